@@ -1,0 +1,161 @@
+/**
+ * The public types: what `createDisk`, `openDisk` and a `Disk` take and give on every runtime. Offsets and lengths are bytes,
+ * logical positions in the disk unless said otherwise.
+ */
+import type { BlockFile, BlockSource } from './block.ts';
+import type { ErrorCode } from './errors.ts';
+
+/** Formats that an image can have. */
+export type ImageFormat = 'raw' | 'qcow2';
+
+/** Where a base comes from: a path or URL, an opened source, or an image of a chain with its own base beneath. */
+export type BaseLocation = string | URL | BlockSource;
+
+/** How a job takes an I/O error: after libvirt's and QEMU's `on-error` policies. */
+export type OnError = 'report' | 'stop' | 'ignore' | 'enospc';
+
+export interface StreamOptions {
+  /** Start of the range; default 0. */
+  offset?: number;
+  /** Length of the range; 0 (the default) with offset 0 means the whole disk. */
+  length?: number;
+  /** Resolve as soon as the job has started; `info` then tells how it stands. */
+  nonblock?: boolean;
+  /** Bytes a second; 0 (the default) is unlimited. */
+  speed?: number;
+  /** What an I/O error does: end the job (`report`, the default), pause it (`stop`), go on (`ignore`), or pause on a full disk and end on others (`enospc`). */
+  onError?: OnError;
+  /** Stream only down to this image of the chain, by its name or its depth (1 is the overlay's own base); it becomes the new base. */
+  base?: string | number;
+  /** Leave the overlay's reference to its base when everything is populated. */
+  keepBase?: boolean;
+  /** `full`: zeros take real space in the overlay too. Default `sparse`. */
+  allocate?: 'sparse' | 'full';
+  /** Start to end is the only order so far. */
+  order?: 'sequential';
+  /** Cancels the job, blocking or not: it ends as aborted. */
+  signal?: AbortSignal;
+}
+
+/** `status` of a job, numbered as in libvirt's API. */
+export const JobStatus = { COMPLETED: 0, ACTIVE: 1, FAILED: 2 } as const;
+export type JobStatus = (typeof JobStatus)[keyof typeof JobStatus];
+
+export interface StreamInfo {
+  status: JobStatus;
+  /** Bytes of the range that are not populated; exact when the job has ended, however it ended. */
+  remaining: number;
+  offset: number;
+  length: number;
+  /** Bytes a second, 0 = unlimited. */
+  speed: number;
+  paused: boolean;
+  /** Why a FAILED job failed. */
+  reason?: 'aborted' | 'error';
+  /** The first error of the job; `offset` is the disk position it happened at. */
+  error?: { code: ErrorCode; message: string; offset?: number };
+}
+
+/** A run of the disk in one state. */
+export interface Extent {
+  offset: number;
+  length: number;
+  state: 'data' | 'zero' | 'compressed' | 'absent';
+  /** The image of the chain that decides it: 0 is the overlay. */
+  depth: number;
+  /** Position of the data in that image's file; only for `data`. */
+  hostOffset?: number;
+}
+
+export interface CheckReport {
+  /** Entries or refcounts that are wrong in a way that can lose or mix data. */
+  corruptions: number;
+  /** Clusters that take space and are used by nothing. */
+  leaks: number;
+  corruptionsFixed: number;
+  leaksFixed: number;
+  /** Clusters of the disk in use, of the disk in all. */
+  allocatedClusters: number;
+  totalClusters: number;
+  compressedClusters: number;
+  /** Bytes: where the last cluster in use ends. */
+  imageEndOffset: number;
+}
+
+/** An image of an open disk's chain. */
+export interface ImageInfo {
+  name: string;
+  format: ImageFormat;
+  /** Bytes the guest would see. */
+  virtualSize: number;
+  /** Bytes of the file. */
+  fileSize: number;
+  /** The rest only for qcow2. */
+  version?: number;
+  clusterSize?: number;
+  compressionType?: 'zlib' | 'zstd';
+  refcountBits?: number;
+  lazyRefcounts?: boolean;
+  extendedL2?: boolean;
+  corrupt?: boolean;
+  dirty?: boolean;
+  backingFile?: string;
+  backingFormat?: string;
+}
+
+export interface CreateOptions {
+  overlay: string | BlockFile;
+  base?: BaseLocation;
+  baseFormat?: ImageFormat;
+  /** Bytes, a multiple of 512; default the base's size. */
+  size?: number;
+  /** Bytes, a power of two from 512 to 2 MiB; default 65536. */
+  clusterSize?: number;
+  /** Bits a refcount entry takes, a power of two from 1 to 64; default 16. */
+  refcountBits?: number;
+  /** 32 subclusters a cluster; clusters of 16 KiB or more. */
+  extendedL2?: boolean;
+}
+
+export interface OpenOptions {
+  overlay: string | BlockFile;
+  /** The base, or the images below the overlay from the nearest down; default what the overlay records. */
+  base?: BaseLocation | BaseLocation[];
+  baseFormat?: ImageFormat | ImageFormat[];
+  /** Follow the backing references of the base itself; default false: an image from elsewhere must not make us open what its author chose. */
+  followChain?: boolean;
+  readOnly?: boolean;
+  /** Store what reads fetch from the base; default true. */
+  copyOnRead?: boolean;
+  /** Bytes of WebAssembly memory for this disk, 8 MiB to 1 GiB; default 32 MiB. */
+  memory?: number;
+}
+
+/** Events of a disk: `progress` (at most ten a second), `completed`, `failed`, `paused`, `resumed`, each a CustomEvent whose `detail` is the job's StreamInfo. */
+export type DiskEvent = 'progress' | 'completed' | 'failed' | 'paused' | 'resumed';
+
+export interface Disk extends EventTarget {
+  readonly size: number;
+  readonly clusterSize: number;
+  read(offset: number, length: number): Promise<Uint8Array>;
+  write(offset: number, data: Uint8Array): Promise<void>;
+  writeZeroes(offset: number, length: number): Promise<void>;
+  discard(offset: number, length: number): Promise<void>;
+  /** Returns when everything written before survives a power cut. */
+  flush(): Promise<void>;
+  /** Shrinking loses data and must be asked for by `shrink`. */
+  resize(size: number, options?: { shrink?: boolean }): Promise<void>;
+  stream(options?: StreamOptions): Promise<StreamInfo>;
+  abort(): Promise<void>;
+  info(): Promise<StreamInfo>;
+  pause(): Promise<void>;
+  resume(): Promise<void>;
+  setSpeed(bytesPerSecond: number): Promise<void>;
+  /** Bytes of the range that are not populated, told by the overlay alone. */
+  remaining(offset?: number, length?: number): Promise<number>;
+  map(offset?: number, length?: number): AsyncIterable<Extent>;
+  check(options?: { repair?: 'leaks' | 'all' }): Promise<CheckReport>;
+  /** The images of the chain, the overlay first. */
+  images(): Promise<ImageInfo[]>;
+  close(): Promise<void>;
+}

@@ -1,0 +1,45 @@
+/**
+ * What a host brings: runs of bytes that the engine reads and writes. Everything Millrace touches outside its own memory, a file,
+ * a remote object, a blob, is one of the two interfaces here; wrappers (tracers, fault injectors) implement them too.
+ *
+ * A source knows no image format, and never returns bytes that were not in the object it was opened on.
+ */
+
+/** What the caller knows about one read. */
+export interface ReadHint {
+  /** Aborted when nobody waits for the bytes any more; the read then rejects with the signal's reason, and should stop its traffic. */
+  signal?: AbortSignal;
+  /** True for the background copy: a read without it goes ahead of those with it. */
+  background?: boolean;
+}
+
+/** A run of bytes that can be read at any offset: a file, a blob, a remote object. Offsets and lengths are bytes. */
+export interface BlockSource {
+  /** Length in bytes, 0 to 2^53 - 1. */
+  readonly size: number;
+  /** What messages call it: a path, or a URL without its credentials. */
+  readonly name?: string;
+  /**
+   * Fills the whole of `into` from `offset` on; the range lies inside `size`. Synchronous hosts return nothing, asynchronous ones
+   * a promise. Reads may be issued concurrently and finish in any order.
+   * @throws MillraceError (`EIO`, `ECHANGED`, …) when the bytes cannot be had; `into` is then undefined.
+   */
+  read(offset: number, into: Uint8Array, hint?: ReadHint): void | Promise<void>;
+  /** How this source likes to be read: bytes a request, requests in flight. */
+  readonly preferred?: { chunk: number; depth: number };
+  /** What identifies the content (an ETag, say): a base that changed under its overlay is refused. */
+  readonly identity?: string;
+  close(): void | Promise<void>;
+}
+
+/** A BlockSource that can be written: where an overlay lives. */
+export interface BlockFile extends BlockSource {
+  /** Writes all of `from` at `offset`; past the end the file grows, and a gap reads as zeros. */
+  write(offset: number, from: Uint8Array): void | Promise<void>;
+  /** Returns when everything written before the call survives a power cut. */
+  flush(): void | Promise<void>;
+  /** Sets the length in bytes; growth reads as zeros. */
+  truncate(size: number): void | Promise<void>;
+  /** Gives the range's space back to the storage; it reads as zeros (or as before) afterwards. */
+  discard?(offset: number, length: number): void | Promise<void>;
+}

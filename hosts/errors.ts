@@ -1,0 +1,49 @@
+/**
+ * The one error class, and the codes it carries. A message says what was being done, to which image, at which offset, and what to
+ * do about it: the command line prints it as it is, on one line.
+ */
+
+/** Why something failed, in the manner of errno. The numbers in the engine are kept equal by a test. */
+export type ErrorCode =
+  /** An argument, option or range that cannot be: nothing was changed. */
+  | 'EINVAL'
+  /** Another job, process or tab has it. */
+  | 'EBUSY'
+  /** No room left for the overlay. */
+  | 'ENOSPC'
+  /** The storage or the network failed, after all retries. */
+  | 'EIO'
+  /** No such file, disk, object or job. */
+  | 'ENOENT'
+  /** It exists already. */
+  | 'EEXIST'
+  /** An image's metadata contradicts itself or its file. */
+  | 'ECORRUPT'
+  /** Known, and not supported. */
+  | 'EUNSUPPORTED'
+  /** A base is not the one that the overlay was made on, or changed while it was read. */
+  | 'ECHANGED'
+  /** Not permitted: a file's mode, a server's 401 or 403, a token. */
+  | 'EACCES'
+  /** The file or disk is read-only. */
+  | 'EROFS'
+  /** Ended by `abort` or an AbortSignal. */
+  | 'ABORTED'
+  /** Something took longer than its limit. */
+  | 'ETIMEDOUT'
+  /** The disk has been closed. */
+  | 'ECLOSED';
+
+/** Every error that Millrace throws on purpose. */
+export class MillraceError extends Error {
+  override readonly name = 'MillraceError';
+  readonly code: ErrorCode;
+  /** Position in the disk (or, for a source's own errors, in the source) in bytes, where there is one. */
+  readonly offset?: number;
+
+  constructor(code: ErrorCode, message: string, options: { cause?: unknown; offset?: number } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    if (options.offset !== undefined) this.offset = options.offset;
+  }
+}
