@@ -1,0 +1,277 @@
+/**
+ * QEMU's own programs as functions: qemu-img and qemu-io to make, write, check and compare images, and the `block-stream` job of
+ * qemu-storage-daemon to measure against. Nothing here knows an image format: what it says is what QEMU says.
+ */
+import { spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import type { Readable, Writable } from 'node:stream';
+import { performance } from 'node:perf_hooks';
+import { run } from './run.ts';
+import type { RunOptions } from './run.ts';
+
+/** Formats as QEMU names them; `undefined` lets it probe. */
+export type QemuFormat = 'raw' | 'qcow2';
+
+/** Runs qemu-img and gives its output. @throws when it fails. */
+export async function qemuImg(args: readonly string[], options: RunOptions = {}): Promise<string> {
+  return (await run('qemu-img', args, options)).stdout;
+}
+
+export interface CreateImageOptions {
+  format?: QemuFormat;
+  /** Bytes; may be left out with a base, whose size it then has. */
+  size?: number;
+  /** Path or URL. */
+  base?: string;
+  baseFormat?: QemuFormat;
+  /** Record the base without opening it, for one that is not there yet; `size` is then needed. */
+  unchecked?: boolean;
+  /** What `-o` takes: cluster_size, compat, refcount_bits, extended_l2, ... */
+  with?: Record<string, string | number>;
+}
+
+/** `qemu-img create`. */
+export async function createImage(path: string, options: CreateImageOptions): Promise<void> {
+  const args = ['create', '-q', '-f', options.format ?? 'qcow2'];
+  if (options.base !== undefined) args.push('-b', options.base, '-F', options.baseFormat ?? 'qcow2');
+  if (options.unchecked) args.push('-u');
+  args.push(...creationOptions(options.with), path);
+  if (options.size !== undefined) args.push(String(options.size));
+  await qemuImg(args);
+}
+
+export interface ConvertOptions {
+  from?: QemuFormat;
+  to?: QemuFormat;
+  compress?: boolean;
+  /** Coroutines that work at once; with it, writes go out of order (`-W`). */
+  coroutines?: number;
+  with?: Record<string, string | number>;
+}
+
+/** `qemu-img convert`: a flat copy of what `source` (a path or URL) shows. */
+export async function convertImage(source: string, target: string, options: ConvertOptions = {}): Promise<void> {
+  const args = ['convert', '-O', options.to ?? 'qcow2'];
+  if (options.from !== undefined) args.push('-f', options.from);
+  if (options.compress) args.push('-c');
+  if (options.coroutines !== undefined) args.push('-W', '-m', String(options.coroutines));
+  await qemuImg([...args, ...creationOptions(options.with), source, target]);
+}
+
+function creationOptions(values: Record<string, string | number> = {}): string[] {
+  const list = Object.entries(values).map(([name, value]) => `${name}=${value}`);
+  return list.length === 0 ? [] : ['-o', list.join(',')];
+}
+
+/** What `qemu-img check --output=json` reports; counts that are 0 are left out by it. */
+export interface QemuCheckReport {
+  filename: string;
+  format: string;
+  'check-errors': number;
+  'image-end-offset'?: number;
+  corruptions?: number;
+  leaks?: number;
+  'corruptions-fixed'?: number;
+  'leaks-fixed'?: number;
+  'total-clusters'?: number;
+  'allocated-clusters'?: number;
+  'fragmented-clusters'?: number;
+  'compressed-clusters'?: number;
+}
+
+export interface QemuCheck {
+  /** 0 sound, 1 the check could not be done, 2 corrupt, 3 leaks, 63 the format has no check. */
+  exitCode: number;
+  /** Missing when the image could not be opened. */
+  report?: QemuCheckReport;
+  /** Each error and leak, a line each. */
+  messages: string;
+}
+
+/** `qemu-img check`. */
+export async function check(path: string, options: { format?: QemuFormat; repair?: 'leaks' | 'all' } = {}): Promise<QemuCheck> {
+  const repair = options.repair === undefined ? [] : ['-r', options.repair];
+  const args = ['check', '-f', options.format ?? 'qcow2', '--output=json', ...repair, path];
+  const { exitCode, stdout, stderr } = await run('qemu-img', args, { exitCodes: [0, 1, 2, 3, 63] });
+  // Errors that are found come before the report on the same output.
+  const start = stdout.indexOf('{\n');
+  const report = start < 0 ? undefined : JSON.parse(stdout.slice(start)) as QemuCheckReport;
+  return { exitCode, report, messages: stdout.slice(0, Math.max(start, 0)) + stderr };
+}
+
+/** `qemu-img compare`: whether two disks show the same bytes (the longer one zeros past the shorter one's end). */
+export async function compare(
+  a: string,
+  b: string,
+  options: { formatA?: QemuFormat; formatB?: QemuFormat } = {},
+): Promise<{ identical: boolean; message: string }> {
+  const args = ['compare'];
+  if (options.formatA !== undefined) args.push('-f', options.formatA);
+  if (options.formatB !== undefined) args.push('-F', options.formatB);
+  const { exitCode, stdout } = await run('qemu-img', [...args, a, b], { exitCodes: [0, 1] });
+  return { identical: exitCode === 0, message: stdout.trim() };
+}
+
+/** A line of `qemu-img map --output=json`. */
+export interface QemuExtent {
+  start: number;
+  length: number;
+  depth: number;
+  present: boolean;
+  zero: boolean;
+  data: boolean;
+  /** Only in QEMU versions that tell it. */
+  compressed?: boolean;
+  offset?: number;
+}
+
+/** `qemu-img map`. */
+export async function map(path: string, options: { format?: QemuFormat } = {}): Promise<QemuExtent[]> {
+  const format = options.format === undefined ? [] : ['-f', options.format];
+  return JSON.parse(await qemuImg(['map', '--output=json', ...format, path])) as QemuExtent[];
+}
+
+/** The part of `qemu-img info --output=json` that tests look at. */
+export interface QemuInfo {
+  filename: string;
+  format: string;
+  'virtual-size': number;
+  'actual-size'?: number;
+  'cluster-size'?: number;
+  'dirty-flag': boolean;
+  'backing-filename'?: string;
+  'full-backing-filename'?: string;
+  'backing-filename-format'?: string;
+  'format-specific'?: { type: string; data: Record<string, unknown> };
+}
+
+/** `qemu-img info`; it opens no backing file. */
+export async function info(path: string, options: { format?: QemuFormat } = {}): Promise<QemuInfo> {
+  const format = options.format === undefined ? [] : ['-f', options.format];
+  return JSON.parse(await qemuImg(['info', '--output=json', ...format, path])) as QemuInfo;
+}
+
+/** Runs qemu-io commands on one image, in order. @throws when one of them fails (a `read -P` that finds other bytes, for one). */
+export async function qemuIo(
+  path: string,
+  commands: readonly string[],
+  options: { format?: QemuFormat; readOnly?: boolean } = {},
+): Promise<string> {
+  const args = ['-f', options.format ?? 'qcow2', ...(options.readOnly ? ['-r'] : [])];
+  for (const command of commands) args.push('-c', command);
+  const { stdout } = await run('qemu-io', [...args, path]);
+  if (/failed|invalid|not supported|bad argument|usage:/i.test(stdout)) throw new Error(`qemu-io on ${path}: ${stdout.trim()}`);
+  return stdout;
+}
+
+export interface BlockStreamOptions {
+  /** A qcow2 overlay with a backing file. */
+  overlay: string;
+  /** Opened as the overlay's base in place of the one it records: a path or URL. */
+  base?: string;
+  baseFormat?: QemuFormat;
+  /** Stream only down to this image of the chain, by the name that the chain records. */
+  downTo?: string;
+}
+
+export interface BlockStreamResult {
+  /** From the job's start to its completion event. */
+  seconds: number;
+  /** From the job's start to the daemon's end, with everything flushed and closed. */
+  secondsWithClose: number;
+}
+
+/** Runs QEMU's block-stream job on an overlay, in a qemu-storage-daemon of its own, and times it. */
+export async function blockStreamJob(options: BlockStreamOptions): Promise<BlockStreamResult> {
+  const daemon = spawn('qemu-storage-daemon', ['--chardev', 'stdio,id=qmp', '--monitor', 'chardev=qmp'], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  const ended = new Promise<void>((resolve, reject) => {
+    daemon.once('error', reject);
+    daemon.once('close', () => resolve());
+  });
+  const qmp = new QmpClient(daemon.stdin, daemon.stdout);
+  try {
+    await qmp.execute('qmp_capabilities');
+    await qmp.execute('blockdev-add', overlayNode(options));
+    const startMs = performance.now();
+    const completed = qmp.event('BLOCK_JOB_COMPLETED');
+    await qmp.execute('block-stream', { device: 'overlay', 'job-id': 'stream', base: options.downTo });
+    const { error } = (await completed) as { error?: string };
+    const seconds = (performance.now() - startMs) / 1000;
+    if (error !== undefined) throw new Error(`block-stream on ${options.overlay}: ${error}`);
+    await qmp.execute('quit');
+    await ended;
+    return { seconds, secondsWithClose: (performance.now() - startMs) / 1000 };
+  } finally {
+    daemon.kill();
+    await ended;
+  }
+}
+
+/** The `blockdev-add` arguments of an overlay. */
+function overlayNode({ overlay, base, baseFormat }: BlockStreamOptions): object {
+  const file = { driver: 'file', filename: overlay };
+  const backing = base === undefined ? undefined : { driver: baseFormat ?? 'qcow2', 'read-only': true, file: protocolNode(base) };
+  return { driver: 'qcow2', 'node-name': 'overlay', file, backing };
+}
+
+function protocolNode(location: string): object {
+  const scheme = /^(https?):/.exec(location)?.[1];
+  return scheme === undefined ? { driver: 'file', filename: location } : { driver: scheme, url: location };
+}
+
+interface QmpMessage {
+  return?: unknown;
+  error?: { class: string; desc: string };
+  event?: string;
+  data?: unknown;
+}
+
+/** QEMU's monitor protocol (docs/interop/qmp-spec.txt) over a pair of pipes: one command at a time, and events by name. */
+class QmpClient {
+  private readonly input: Writable;
+  private answer: { resolve(message: QmpMessage): void; reject(error: Error): void } | undefined;
+  private readonly waiting: Map<string, { resolve(data: unknown): void; reject(error: Error): void }> = new Map();
+
+  constructor(input: Writable, output: Readable) {
+    this.input = input;
+    // A daemon that ended closes its pipes; whoever waits then hears of it below.
+    input.on('error', () => {});
+    const lines = createInterface({ input: output });
+    lines.on('line', (line) => this.receive(JSON.parse(line) as QmpMessage));
+    lines.once('close', () => this.fail(new Error('qemu-storage-daemon ended by itself')));
+  }
+
+  /** Executes a command. @throws with QEMU's description when it is refused. */
+  async execute(command: string, args: object = {}): Promise<unknown> {
+    const answered = new Promise<QmpMessage>((resolve, reject) => { this.answer = { resolve, reject }; });
+    this.input.write(`${JSON.stringify({ execute: command, arguments: args })}\n`);
+    const message = await answered;
+    if (message.error !== undefined) throw new Error(`QEMU ${command}: ${message.error.desc}`);
+    return message.return;
+  }
+
+  /** The data of the next event of this name. */
+  event(name: string): Promise<unknown> {
+    const happened = new Promise((resolve, reject) => this.waiting.set(name, { resolve, reject }));
+    // It is awaited only after the command that causes it, which may be the one to fail.
+    happened.catch(() => {});
+    return happened;
+  }
+
+  private receive(message: QmpMessage): void {
+    if (message.event !== undefined) {
+      this.waiting.get(message.event)?.resolve(message.data);
+      this.waiting.delete(message.event);
+    } else if (message.return !== undefined || message.error !== undefined) {
+      this.answer?.resolve(message);
+      this.answer = undefined;
+    }
+  }
+
+  private fail(error: Error): void {
+    this.answer?.reject(error);
+    for (const { reject } of this.waiting.values()) reject(error);
+  }
+}
