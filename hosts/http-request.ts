@@ -1,0 +1,273 @@
+/**
+ * Gets one range of an object, however many requests that takes: sends, checks the answer, hands the bytes on as they arrive, and
+ * after a failure that may pass asks again from the first missing byte. It keeps no bytes and knows nothing of who reads them.
+ */
+import { MillraceError } from './errors.ts';
+import type { Address, Target } from './http-address.ts';
+import type { Version } from './http-response.ts';
+import { checkResponse, strongEtag } from './http-response.ts';
+import { callerFailure, Failure, RetryBudget, sleep, transportFailure } from './http-retry.ts';
+
+/** A range on its way: `deliver` gets the bytes from `position` on, and moves `position` behind them. */
+export interface Transfer {
+  position: number;
+  /** Lowered to the object's size by the first answer, which is when it is learnt. */
+  end: number;
+  deliver(bytes: Uint8Array): void;
+}
+
+/** What was sent and received so far. */
+export interface HttpStats {
+  /** Requests sent, repeated ones included. */
+  requests: number;
+  /** Body bytes received, used or not. */
+  bytes: number;
+  /** Requests that had to be repeated. */
+  retries: number;
+}
+
+export interface RequestOptions {
+  fetch: typeof globalThis.fetch;
+  /** Milliseconds without a byte after which a request is abandoned. */
+  timeout: number;
+  /** Repetitions of a request that brings nothing. */
+  retries: number;
+}
+
+/** One object on one server. */
+export class HttpObject {
+  readonly stats: HttpStats = { requests: 0, bytes: 0, retries: 0 };
+  readonly #address: Address;
+  readonly #options: RequestOptions;
+  #version: Version | undefined;
+  #sendsIfRange = true;
+
+  constructor(address: Address, options: RequestOptions) {
+    this.#address = address;
+    this.#options = options;
+  }
+
+  get name(): string {
+    return this.#address.name;
+  }
+
+  /** Undefined until the first answer. */
+  get version(): Version | undefined {
+    return this.#version;
+  }
+
+  /**
+   * Fills `transfer` from its position to its end.
+   * @throws MillraceError naming the object, the range, and after retries their number; or the reason of `cancelled`.
+   */
+  async fetch(transfer: Transfer, cancelled: AbortSignal): Promise<void> {
+    const started = performance.now();
+    const budget = new RetryBudget(this.#options.retries);
+    const range = `bytes ${transfer.position}-${transfer.end - 1}`;
+    let renewable = this.#address.renewable;
+    for (let attempts = 1; ; attempts++) {
+      const before = transfer.position;
+      const attempt = new Attempt(this.#options.timeout, cancelled);
+      try {
+        await this.#try(attempt, transfer);
+        return attempt.finish();
+      } catch (error) {
+        attempt.abandon();
+        const failure = attempt.explain(error);
+        if (!(failure instanceof Failure)) throw failure;
+        if (failure.code === 'EACCES' && renewable && attempt.target !== undefined) {
+          renewable = false;
+          this.#address.renew(attempt.target);
+        } else {
+          const waitMs = failure.transient ? budget.next(failure, transfer.position - before) : undefined;
+          if (waitMs === undefined) throw this.#finalError(failure, range, before, attempts, performance.now() - started);
+          await sleep(waitMs, cancelled);
+        }
+        this.stats.retries++;
+      }
+    }
+  }
+
+  async #try(attempt: Attempt, transfer: Transfer): Promise<void> {
+    const response = await attempt.guard(this.#send(attempt, transfer));
+    attempt.progress();
+    const version = checkResponse(response, { first: transfer.position, end: transfer.end }, this.#version);
+    // Another origin's answer to a page: If-Range would have to be allowed there by a preflight, so the answers alone are compared.
+    this.#sendsIfRange = response.type !== 'cors';
+    this.#version ??= version;
+    transfer.end = Math.min(transfer.end, version.size);
+    if (transfer.position < transfer.end) await this.#receive(attempt, response, transfer);
+    else await response.body?.cancel();
+  }
+
+  async #send(attempt: Attempt, transfer: Transfer): Promise<Response> {
+    const { target, headers } = await this.#destination();
+    attempt.target = target;
+    headers.set('Range', `bytes=${transfer.position}-${transfer.end - 1}`);
+    headers.set('Accept-Encoding', 'identity');
+    const etag = this.#version === undefined ? undefined : strongEtag(this.#version);
+    if (etag !== undefined && this.#sendsIfRange) headers.set('If-Range', etag);
+    attempt.signal.throwIfAborted();
+    this.stats.requests++;
+    const { fetch } = this.#options;
+    return fetch(target.href, { ...pastTheCache(), headers, signal: attempt.signal });
+  }
+
+  async #destination(): Promise<{ target: Target; headers: Headers }> {
+    try {
+      const target = await this.#address.target();
+      return { target, headers: await this.#address.headers(target) };
+    } catch (error) {
+      throw error instanceof MillraceError ? error : callerFailure(error);
+    }
+  }
+
+  /** The bytes that end the range are kept back until the body ends there: only then is it known to be neither short nor long. */
+  async #receive(attempt: Attempt, response: Response, transfer: Transfer): Promise<void> {
+    let last: Uint8Array | undefined;
+    for await (const bytes of attempt.chunks(response)) {
+      this.stats.bytes += bytes.length;
+      const missing = transfer.end - transfer.position;
+      if (last !== undefined || bytes.length > missing) {
+        throw new Failure('EIO', 'the server sent more bytes than the range has');
+      }
+      if (bytes.length === missing) last = bytes;
+      else transfer.deliver(bytes);
+    }
+    if (last === undefined) {
+      const missing = transfer.end - transfer.position;
+      throw new Failure('EIO', `the server ended its answer ${missing} bytes early`, { transient: true });
+    }
+    transfer.deliver(last);
+  }
+
+  #finalError(failure: Failure, range: string, offset: number, attempts: number, elapsedMs: number): MillraceError {
+    const tries = attempts === 1 ? '' : ` (${attempts} attempts in ${(elapsedMs / 1000).toFixed(1)} s)`;
+    return new MillraceError(failure.code, `${this.name}, ${range}: ${failure.message}${tries}`, { offset, cause: failure.cause });
+  }
+}
+
+/** One request: its signal, the watch over its progress, and why it ended. */
+class Attempt {
+  /** Where it went, once that is known. */
+  target: Target | undefined;
+  readonly #timeoutMs: number;
+  readonly #cancelled: AbortSignal;
+  readonly #controller = new AbortController();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #progressMs = 0;
+  #stalled = false;
+
+  constructor(timeoutMs: number, cancelled: AbortSignal) {
+    this.#timeoutMs = timeoutMs;
+    this.#cancelled = cancelled;
+    if (cancelled.aborted) this.#abort();
+    cancelled.addEventListener('abort', this.#abort);
+    this.progress();
+    this.#watch();
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** Starts the timeout anew. */
+  progress(): void {
+    this.#progressMs = performance.now();
+  }
+
+  /** The answer, or a rejection as soon as the attempt is over, even when a caller's own `fetch` does not heed the signal. */
+  guard(answer: Promise<Response>): Promise<Response> {
+    return new Promise((resolve, reject) => {
+      const over = (): void => reject(this.signal.reason);
+      if (this.signal.aborted) over();
+      this.signal.addEventListener('abort', over);
+      answer.then((response) => {
+        resolve(response);
+        if (this.signal.aborted) discard(response);
+        else this.signal.addEventListener('abort', () => discard(response));
+      }, reject);
+    });
+  }
+
+  /** The body piece by piece, as it arrives. */
+  async *chunks(response: Response): AsyncGenerator<Uint8Array> {
+    if (response.body === null) return;
+    const reader = response.body.getReader();
+    // Cancelling makes a pending read return, in every runtime and for every kind of stream.
+    this.signal.addEventListener('abort', () => reader.cancel().catch(ignore));
+    while (true) {
+      const { done, value } = await reader.read();
+      this.signal.throwIfAborted();
+      if (done) return;
+      this.progress();
+      yield value;
+    }
+  }
+
+  /** To be called after success: nothing is left to watch. */
+  finish(): void {
+    clearTimeout(this.#timer);
+    this.#cancelled.removeEventListener('abort', this.#abort);
+  }
+
+  /** To be called after a failure: what is still coming of the answer is cut off. */
+  abandon(): void {
+    this.finish();
+    this.#abort();
+  }
+
+  /** The reason behind an error of this attempt: the caller's cancellation, the timeout, or what the error says. */
+  explain(error: unknown): unknown {
+    if (this.#cancelled.aborted) return this.#cancelled.reason;
+    if (this.#stalled) {
+      return new Failure('ETIMEDOUT', `the server sent nothing for ${this.#timeoutMs} ms`, { transient: true });
+    }
+    if (error instanceof Failure || error instanceof MillraceError) return error;
+    return transportFailure(error, this.target === undefined ? '' : corsHint(this.target));
+  }
+
+  readonly #abort = (): void => this.#controller.abort(this.#cancelled.reason);
+
+  /** One timer an attempt, set anew only when it rings: the time of the last progress decides. */
+  #watch(): void {
+    const leftMs = this.#progressMs + this.#timeoutMs - performance.now();
+    if (leftMs > 0) {
+      this.#timer = setTimeout(() => this.#watch(), leftMs);
+      return;
+    }
+    this.#stalled = true;
+    this.#abort();
+  }
+}
+
+function discard(response: Response): void {
+  response.body?.cancel().catch(ignore);
+}
+
+function ignore(): void {}
+
+let cacheInit: RequestInit | undefined;
+
+/**
+ * `cache: 'no-store'` where the runtime knows it: Chromium serialises the requests for one URL behind its cache. Some edge runtimes
+ * throw on a field they do not implement, so it is tried once, on a Request that goes nowhere.
+ */
+function pastTheCache(): RequestInit {
+  if (cacheInit === undefined) {
+    try {
+      cacheInit = { cache: 'no-store' };
+      void new Request('http://localhost/', cacheInit);
+    } catch {
+      cacheInit = {};
+    }
+  }
+  return cacheInit;
+}
+
+/** A page is not told why a request to another origin failed. */
+function corsHint(target: Target): string {
+  const here = (globalThis as { location?: { origin: string } }).location?.origin;
+  if (here === undefined || new URL(target.href).origin === here) return '';
+  return '; the browser does not say why: see that the server is up and allows this page\'s origin by CORS';
+}

@@ -1,0 +1,162 @@
+/**
+ * Whether an answer is the one that was asked for: RFC 9110 sections 14 (ranges), 8.8 (validators) and 15 (status codes), each
+ * field checked before anything depends on it. It reads headers only, never the body, and refuses by name what does not fit.
+ */
+import { Failure, isTransientStatus, parseRetryAfter } from './http-retry.ts';
+
+/** What the first answer told of the object, and every later one must repeat. */
+export interface Version {
+  /** Bytes of the whole object. */
+  readonly size: number;
+  readonly etag?: string;
+  readonly lastModified?: string;
+}
+
+/** `[first, end)` of the object, in bytes. */
+export interface ByteRange {
+  readonly first: number;
+  readonly end: number;
+}
+
+/** A strong validator (RFC 9110, section 8.8.1): equal means equal byte for byte, which is what If-Range needs. */
+export function strongEtag(version: Version): string | undefined {
+  return version.etag?.startsWith('"') ? version.etag : undefined;
+}
+
+/**
+ * One string that stays the same as long as the object does: the strong ETag; else the modification time and size; else a weak
+ * ETag and the size. Undefined when the server sends none of them.
+ */
+export function identityOf(version: Version): string | undefined {
+  const strong = strongEtag(version);
+  if (strong !== undefined) return `etag ${strong}`;
+  if (version.lastModified !== undefined) return `modified ${version.lastModified} size ${version.size}`;
+  return version.etag === undefined ? undefined : `etag ${version.etag} size ${version.size}`;
+}
+
+/**
+ * Checks the answer to a request for `asked` and returns the version it is of. With `known` (the version at open) it must be the
+ * same one. Without, the object may end before `asked` does, and an empty object, which has no range at all, gives size 0.
+ * @throws Failure saying what is wrong with it; transient where another try may help.
+ */
+export function checkResponse(response: Response, asked: ByteRange, known: Version | undefined): Version {
+  if (response.status === 206) return checkPartial(response, asked, known);
+  if (response.status === 200) return checkWhole(response, known);
+  if (response.status === 416) return checkUnsatisfiable(response, known);
+  throw failureOfStatus(response);
+}
+
+function checkPartial(response: Response, asked: ByteRange, known: Version | undefined): Version {
+  const { headers } = response;
+  if (/^multipart\/byteranges/i.test(headers.get('Content-Type') ?? '')) {
+    throw new Failure('EUNSUPPORTED', 'the server answered one range with multipart/byteranges');
+  }
+  checkEncoding(headers);
+  const got = parseContentRange(response);
+  const version = versionOf(headers, got.size);
+  if (known !== undefined) checkVersion(version, known);
+  const end = Math.min(asked.end, got.size);
+  if (got.first !== asked.first || got.end !== end) {
+    throw new Failure('EIO', `the server sent another range than asked (Content-Range: bytes ${got.first}-${got.end - 1}/${got.size})`);
+  }
+  const length = headers.get('Content-Length');
+  if (length !== null && Number(length) !== end - asked.first) {
+    throw new Failure('EIO', `the answer contradicts itself: Content-Length ${length} for a range of ${end - asked.first} bytes`);
+  }
+  return version;
+}
+
+function checkEncoding(headers: Headers): void {
+  const encoding = headers.get('Content-Encoding');
+  if (encoding !== null && encoding.trim().toLowerCase() !== 'identity') {
+    const what = `the server compresses what it sends (Content-Encoding: ${encoding}) although asked for identity`;
+    throw new Failure('EUNSUPPORTED', `${what}, so that ranges are not of the image: turn that off for this URL`);
+  }
+}
+
+function parseContentRange(response: Response): ByteRange & { size: number } {
+  const text = response.headers.get('Content-Range');
+  if (text === null) {
+    if (response.type !== 'cors') throw new Failure('EIO', 'the server answered 206 without a Content-Range');
+    const fix = 'Access-Control-Expose-Headers: Content-Range, ETag';
+    throw new Failure('EUNSUPPORTED', `the answer's Content-Range is hidden from this page by CORS: the server must send ${fix}`);
+  }
+  const match = /^bytes +(\d+)-(\d+)\/(\d+|\*)$/i.exec(text.trim());
+  if (match === null) throw new Failure('EIO', `the server sent a Content-Range that cannot be read (${text})`);
+  if (match[3] === '*') throw new Failure('EUNSUPPORTED', `the server does not tell the object's size (Content-Range: ${text})`);
+  const [first, last, size] = match.slice(1).map(Number);
+  if (!Number.isSafeInteger(size)) throw new Failure('EUNSUPPORTED', `the object is larger than 2^53 - 1 bytes (Content-Range: ${text})`);
+  if (first > last || last >= size) throw new Failure('EIO', `the server sent an impossible Content-Range (${text})`);
+  return { first, end: last + 1, size };
+}
+
+function versionOf(headers: Headers, size: number): Version {
+  const etag = headers.get('ETag') ?? undefined;
+  const lastModified = headers.get('Last-Modified') ?? undefined;
+  return { size, etag, lastModified };
+}
+
+/** Holds an answer to the version at open. A server that never sent a validator is held to the size only. */
+function checkVersion(version: Version, known: Version): void {
+  const difference = differenceBetween(version, known);
+  if (difference !== undefined) throw changed(difference);
+  const validators = validatorsOf(known);
+  if (validators.length > 0 && validators.every((field) => version[field] === undefined)) {
+    throw new Failure('EIO', 'the answer lacks the ETag or Last-Modified of the first one, so that it may be of another version');
+  }
+}
+
+/** What decides whether two answers are of one version: a strong ETag alone; otherwise a weak one and the date, as far as sent. */
+function validatorsOf(known: Version): ('etag' | 'lastModified')[] {
+  if (strongEtag(known) !== undefined) return ['etag'];
+  return (['etag', 'lastModified'] as const).filter((field) => known[field] !== undefined);
+}
+
+function differenceBetween(version: Version, known: Version): string | undefined {
+  if (version.size !== known.size) return `its size was ${known.size} bytes and is ${version.size}`;
+  const field = validatorsOf(known).find((field) => version[field] !== undefined && version[field] !== known[field]);
+  if (field === undefined) return undefined;
+  return `its ${field === 'etag' ? 'ETag' : 'Last-Modified'} was ${known[field]} and is ${version[field]}`;
+}
+
+/** 200 is the whole object: a server that ignores Range, or one that saw by If-Range that the object changed. Or there are no bytes. */
+function checkWhole(response: Response, known: Version | undefined): Version {
+  checkEncoding(response.headers);
+  const length = response.headers.get('Content-Length');
+  if (known === undefined) {
+    if (length !== null && Number(length) === 0) return versionOf(response.headers, 0);
+  } else {
+    const version = versionOf(response.headers, length === null ? known.size : Number(length));
+    const difference = differenceBetween(version, known);
+    if (difference !== undefined) throw changed(difference);
+  }
+  const what = 'the server ignores Range (it answered 200 with the whole object)';
+  throw new Failure('EUNSUPPORTED', `${what}: a base needs a server with byte ranges`);
+}
+
+/** 416 tells the size as `bytes * / size`. For an empty object it is the right answer: no range of it exists. */
+function checkUnsatisfiable(response: Response, known: Version | undefined): Version {
+  const size = /^bytes +\*\/(\d+)$/i.exec(response.headers.get('Content-Range') ?? '')?.[1];
+  if (known === undefined && Number(size) === 0) return versionOf(response.headers, 0);
+  if (known !== undefined && size !== undefined && Number(size) !== known.size) {
+    throw changed(`its size was ${known.size} bytes and is ${size}`);
+  }
+  throw new Failure('EIO', 'the server refused a range inside the object (416 Range Not Satisfiable)');
+}
+
+function failureOfStatus(response: Response): Failure {
+  const { status } = response;
+  const said = `the server answered ${status}${response.statusText === '' ? '' : ` ${response.statusText}`}`;
+  if (status === 401 || status === 403) return new Failure('EACCES', `${said}: check the credentials, or whether the URL has expired`);
+  if (status === 404 || status === 410) return new Failure('ENOENT', `${said}: check the URL`);
+  if (status === 412) return changed('the server says so (412 Precondition Failed)');
+  if (isTransientStatus(status)) {
+    const retryAfterMs = parseRetryAfter(response.headers.get('Retry-After'), Date.now());
+    return new Failure('EIO', said, { transient: true, retryAfterMs });
+  }
+  return new Failure('EIO', `${said}, which is no answer to a range request`);
+}
+
+function changed(how: string): Failure {
+  return new Failure('ECHANGED', `the object is not the one that was opened: ${how}; open it again`);
+}
