@@ -1,0 +1,24 @@
+// A copy: one chunk that is populated in the background, for the job or for read-ahead.
+import { imageCount } from './image';
+import { theJob } from './job';
+import { populate, populateBegin } from './populate';
+import { AHEAD } from './readahead';
+import { DONE, ON_JOB, Task, WAIT, wake } from './task';
+import { ZEROES_ONLY, jobCopyFailed } from './stream';
+
+export function runCopy(t: Task): i32 {
+  if (t.state == 0) {
+    populateBegin(t, t.offset, t.offset + t.length, t.argument == AHEAD ? imageCount() : theJob().bottom);
+    t.zeroes = t.argument == ZEROES_ONLY;
+  }
+  return populate(t) ? DONE : WAIT;
+}
+
+/** Called once when a copy has ended, well or badly. */
+export function copyEnded(t: Task): void {
+  if (t.argument == AHEAD) return;
+  const job = theJob();
+  job.copies--;
+  if (t.error) jobCopyFailed(t);
+  wake(ON_JOB);
+}

@@ -1,0 +1,66 @@
+// Error codes and reasons. Codes are the host's ErrorCode by number; reasons say what exactly is wrong, and the host has a sentence
+// for each (hosts/reasons.ts). A test holds both lists against each other.
+
+export const OK: i32 = 0;
+export const EINVAL: i32 = 1;
+export const EBUSY: i32 = 2;
+export const ENOSPC: i32 = 3;
+export const EIO: i32 = 4;
+export const ENOENT: i32 = 5;
+export const EEXIST: i32 = 6;
+export const ECORRUPT: i32 = 7;
+export const EUNSUPPORTED: i32 = 8;
+export const ECHANGED: i32 = 9;
+export const EACCES: i32 = 10;
+export const EROFS: i32 = 11;
+export const ABORTED: i32 = 12;
+export const ETIMEDOUT: i32 = 13;
+export const ECLOSED: i32 = 14;
+
+/** The host's own error says it: an operation failed. */
+export const R_HOST: i32 = 0;
+export const R_MAGIC: i32 = 1;
+export const R_VERSION: i32 = 2;
+export const R_CLUSTER_BITS: i32 = 3;
+export const R_HEADER_LENGTH: i32 = 4;
+export const R_ENCRYPTED: i32 = 5;
+export const R_EXTERNAL_DATA: i32 = 6;
+export const R_INCOMPATIBLE: i32 = 7;
+export const R_MARKED_CORRUPT: i32 = 8;
+export const R_REFCOUNT_ORDER: i32 = 9;
+export const R_L1_SIZE: i32 = 10;
+export const R_L1_OFFSET: i32 = 11;
+export const R_REFCOUNT_TABLE: i32 = 12;
+export const R_BACKING_NAME: i32 = 13;
+export const R_EXTENSION: i32 = 14;
+export const R_COMPRESSION_TYPE: i32 = 15;
+export const R_SIZE: i32 = 16;
+export const R_SNAPSHOTS: i32 = 17;
+export const R_BITMAPS: i32 = 18;
+export const R_EXTENDED_L2: i32 = 19;
+export const R_L1_ENTRY: i32 = 20;
+export const R_L2_ENTRY: i32 = 21;
+export const R_CLUSTER_UNALIGNED: i32 = 22;
+export const R_CLUSTER_OUTSIDE: i32 = 23;
+export const R_CLUSTER_IN_METADATA: i32 = 24;
+export const R_COMPRESSED: i32 = 25;
+export const R_SUBCLUSTERS: i32 = 26;
+export const R_REFCOUNT_BLOCK: i32 = 27;
+export const R_REFCOUNT: i32 = 28;
+export const R_SHARED_CLUSTER: i32 = 29;
+export const R_RANGE: i32 = 30;
+export const R_READ_ONLY: i32 = 31;
+export const R_JOB_ACTIVE: i32 = 32;
+export const R_NO_JOB: i32 = 33;
+export const R_ABORTED: i32 = 34;
+export const R_MEMORY: i32 = 35;
+export const R_HEADER_FULL: i32 = 36;
+export const R_TOO_LARGE: i32 = 37;
+export const R_FLUSH_LOST: i32 = 38;
+export const R_NOT_A_BASE: i32 = 39;
+export const R_TRUNCATED: i32 = 40;
+export const R_SNAPSHOT_TABLE: i32 = 41;
+export const R_SHRINK: i32 = 42;
+export const R_DATA_BEYOND: i32 = 43;
+export const R_OTHER_FORMAT: i32 = 44;
+export const R_REPAIR: i32 = 45;

@@ -1,0 +1,200 @@
+// The qcow2 header and its extensions (QEMU's docs/interop/qcow2.txt, "Header" and "Header extensions"). All numbers on disk are
+// big-endian. Here is parsed and emitted only; what is done about it is open.ts's and create.ts's.
+import {
+  OK, R_BACKING_NAME, R_CLUSTER_BITS, R_COMPRESSION_TYPE, R_ENCRYPTED, R_EXTENDED_L2, R_EXTENSION, R_EXTERNAL_DATA, R_HEADER_LENGTH,
+  R_INCOMPATIBLE, R_L1_OFFSET, R_L1_SIZE, R_MAGIC, R_REFCOUNT_ORDER, R_REFCOUNT_TABLE, R_SIZE, R_SNAPSHOT_TABLE, R_TRUNCATED, R_VERSION,
+} from '../errors';
+import { Image, clusterBytes } from '../image';
+import { BACKING_NAME_BYTES_MAX, L1_BYTES_MAX, OFFSET_MAX, PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX } from '../limits';
+
+/** "QFI\xfb" */
+export const MAGIC: u32 = 0x514649fb;
+
+export const AT_MAGIC: u32 = 0;
+export const AT_VERSION: u32 = 4;
+export const AT_BACKING_OFFSET: u32 = 8;
+export const AT_BACKING_BYTES: u32 = 16;
+export const AT_CLUSTER_BITS: u32 = 20;
+export const AT_SIZE: u32 = 24;
+export const AT_CRYPT_METHOD: u32 = 32;
+export const AT_L1_SIZE: u32 = 36;
+export const AT_L1_OFFSET: u32 = 40;
+export const AT_REFCOUNT_TABLE_OFFSET: u32 = 48;
+export const AT_REFCOUNT_TABLE_CLUSTERS: u32 = 56;
+export const AT_SNAPSHOT_COUNT: u32 = 60;
+export const AT_SNAPSHOTS_OFFSET: u32 = 64;
+/** Version 3 only, from here on. */
+export const AT_INCOMPATIBLE: u32 = 72;
+export const AT_COMPATIBLE: u32 = 80;
+export const AT_AUTOCLEAR: u32 = 88;
+export const AT_REFCOUNT_ORDER: u32 = 96;
+export const AT_HEADER_LENGTH: u32 = 100;
+export const AT_COMPRESSION: u32 = 104;
+
+export const HEADER_BYTES_V2: u32 = 72;
+export const HEADER_BYTES_V3_MIN: u32 = 104;
+/** The header we write: with the compression type, padded to eight bytes. */
+export const HEADER_BYTES: u32 = 112;
+
+export const INCOMPATIBLE_DIRTY: u64 = 1;
+export const INCOMPATIBLE_CORRUPT: u64 = 2;
+export const INCOMPATIBLE_EXTERNAL_DATA: u64 = 4;
+export const INCOMPATIBLE_COMPRESSION: u64 = 8;
+export const INCOMPATIBLE_EXTENDED_L2: u64 = 16;
+const INCOMPATIBLE_KNOWN: u64 = 31;
+export const COMPATIBLE_LAZY_REFCOUNTS: u64 = 1;
+
+export const EXTENSION_END: u32 = 0;
+export const EXTENSION_BACKING_FORMAT: u32 = 0xe2792aca;
+export const EXTENSION_EXTERNAL_DATA: u32 = 0x44415441;
+export const EXTENSION_BITMAPS: u32 = 0x23852875;
+/** Ours ("MILR"): what identified the base when the overlay was made, as text. Others skip it. */
+export const EXTENSION_IDENTITY: u32 = 0x4d494c52;
+/** Ours ("MILX"): a former extension that means nothing any more. */
+export const EXTENSION_VOID: u32 = 0x4d494c58;
+
+const CLUSTER_BITS_MIN: u32 = 9;
+const CLUSTER_BITS_MAX: u32 = 21;
+const CLUSTER_BITS_EXTENDED_MIN: u32 = 14;
+const REFCOUNT_ORDER_MAX: u32 = 6;
+const SNAPSHOTS_MAX: u32 = 65536;
+
+export function get32(at: usize): u32 {
+  return bswap<u32>(load<u32>(at));
+}
+
+export function get64(at: usize): u64 {
+  return bswap<u64>(load<u64>(at));
+}
+
+export function put32(at: usize, value: u32): void {
+  store<u32>(at, bswap<u32>(value));
+}
+
+export function put64(at: usize, value: u64): void {
+  store<u64>(at, bswap<u64>(value));
+}
+
+/** Reads the header page at `at` into `image`, whose file size is known; returns 0, or the reason why it cannot be. */
+export function parseHeader(at: usize, image: Image): i32 {
+  if (image.fileSize < HEADER_BYTES_V2 || get32(at + AT_MAGIC) != MAGIC) return R_MAGIC;
+  image.version = get32(at + AT_VERSION);
+  if (image.version != 2 && image.version != 3) return R_VERSION;
+  image.clusterBits = get32(at + AT_CLUSTER_BITS);
+  if (image.clusterBits < CLUSTER_BITS_MIN || image.clusterBits > CLUSTER_BITS_MAX) return R_CLUSTER_BITS;
+  const reason = image.version == 3 ? parseVersion3(at, image) : versionTwo(image);
+  if (reason) return reason;
+  if (get32(at + AT_CRYPT_METHOD)) return R_ENCRYPTED;
+  image.l2EntryBits = image.extendedL2 ? 4 : 3;
+  image.l2Bits = image.clusterBits - image.l2EntryBits;
+  image.size = get64(at + AT_SIZE);
+  if (image.size > OFFSET_MAX) return R_SIZE;
+  const tables = parseTables(at, image);
+  if (tables) return tables;
+  const name = parseBackingName(at, image);
+  return name ? name : parseExtensions(at, image);
+}
+
+function versionTwo(image: Image): i32 {
+  image.headerLength = HEADER_BYTES_V2;
+  image.refcountOrder = 4;
+  image.extendedL2 = false;
+  image.compression = 0;
+  image.dirty = false;
+  image.corrupt = false;
+  image.lazyRefcounts = false;
+  return OK;
+}
+
+function parseVersion3(at: usize, image: Image): i32 {
+  const length = get32(at + AT_HEADER_LENGTH);
+  if (length < HEADER_BYTES_V3_MIN || length & 7 || length > <u32>min<u64>(clusterBytes(image), PAGE_BYTES)) return R_HEADER_LENGTH;
+  if (image.fileSize < length) return R_TRUNCATED;
+  image.headerLength = length;
+  const incompatible = get64(at + AT_INCOMPATIBLE);
+  if (incompatible & INCOMPATIBLE_EXTERNAL_DATA) return R_EXTERNAL_DATA;
+  if (incompatible & ~INCOMPATIBLE_KNOWN) return R_INCOMPATIBLE;
+  image.dirty = (incompatible & INCOMPATIBLE_DIRTY) != 0;
+  image.corrupt = (incompatible & INCOMPATIBLE_CORRUPT) != 0;
+  image.extendedL2 = (incompatible & INCOMPATIBLE_EXTENDED_L2) != 0;
+  if (image.extendedL2 && image.clusterBits < CLUSTER_BITS_EXTENDED_MIN) return R_EXTENDED_L2;
+  image.lazyRefcounts = (get64(at + AT_COMPATIBLE) & COMPATIBLE_LAZY_REFCOUNTS) != 0;
+  image.refcountOrder = get32(at + AT_REFCOUNT_ORDER);
+  if (image.refcountOrder > REFCOUNT_ORDER_MAX) return R_REFCOUNT_ORDER;
+  image.compression = length > AT_COMPRESSION ? load<u8>(at + AT_COMPRESSION) : 0;
+  const marked = (incompatible & INCOMPATIBLE_COMPRESSION) != 0;
+  if (image.compression > 1 || marked != (image.compression != 0)) return R_COMPRESSION_TYPE;
+  return OK;
+}
+
+function parseTables(at: usize, image: Image): i32 {
+  const mask = clusterBytes(image) - 1;
+  image.l1Size = get32(at + AT_L1_SIZE);
+  const l1Bytes = (<u64>image.l1Size) << 3;
+  const span = image.clusterBits + image.l2Bits;
+  const needed = (image.size >> span) + (image.size & (((<u64>1) << span) - 1) ? 1 : 0);
+  if (l1Bytes > L1_BYTES_MAX || needed > image.l1Size) return R_L1_SIZE;
+  image.l1Offset = get64(at + AT_L1_OFFSET);
+  if (image.l1Size && misplaced(image, image.l1Offset, l1Bytes, mask)) return R_L1_OFFSET;
+  const refcountBytes = (<u64>get32(at + AT_REFCOUNT_TABLE_CLUSTERS)) << image.clusterBits;
+  if (refcountBytes == 0 || refcountBytes > REFCOUNT_TABLE_BYTES_MAX) return R_REFCOUNT_TABLE;
+  image.refcountTableOffset = get64(at + AT_REFCOUNT_TABLE_OFFSET);
+  // The table's own last cluster may not be written to its end, so only its start must lie in the file.
+  if (misplaced(image, image.refcountTableOffset, 1, mask)) return R_REFCOUNT_TABLE;
+  image.refcountTableBytes = <u32>refcountBytes;
+  image.snapshots = get32(at + AT_SNAPSHOT_COUNT);
+  image.snapshotsOffset = get64(at + AT_SNAPSHOTS_OFFSET);
+  if (image.snapshots > SNAPSHOTS_MAX) return R_SNAPSHOT_TABLE;
+  if (image.snapshots && misplaced(image, image.snapshotsOffset, 1, mask)) return R_SNAPSHOT_TABLE;
+  return OK;
+}
+
+/** A table must be aligned to clusters, behind the header, and inside the file. */
+function misplaced(image: Image, offset: u64, bytes: u64, mask: u64): bool {
+  return (offset & mask) != 0 || offset == 0 || offset > image.fileSize || bytes > image.fileSize - offset;
+}
+
+function parseBackingName(at: usize, image: Image): i32 {
+  const offset = get64(at + AT_BACKING_OFFSET);
+  const bytes = get32(at + AT_BACKING_BYTES);
+  image.backingNameAt = 0;
+  image.backingNameBytes = 0;
+  if (offset == 0 || bytes == 0) return OK;
+  if (bytes > BACKING_NAME_BYTES_MAX || offset < image.headerLength) return R_BACKING_NAME;
+  const room = min<u64>(min<u64>(clusterBytes(image), PAGE_BYTES), image.fileSize);
+  if (offset > room || bytes > room - offset) return R_BACKING_NAME;
+  image.backingNameAt = <u32>offset;
+  image.backingNameBytes = bytes;
+  return OK;
+}
+
+function parseExtensions(at: usize, image: Image): i32 {
+  let end = <u32>min<u64>(min<u64>(clusterBytes(image), PAGE_BYTES), image.fileSize);
+  if (image.backingNameAt) end = min(end, image.backingNameAt);
+  image.backingFormatAt = 0;
+  image.backingFormatBytes = 0;
+  image.identityAt = 0;
+  image.identityBytes = 0;
+  image.bitmaps = false;
+  let from = image.headerLength;
+  while (from + 8 <= end) {
+    const type = get32(at + from);
+    const bytes = get32(at + from + 4);
+    if (type == EXTENSION_END) break;
+    if (bytes > end - from - 8) return R_EXTENSION;
+    if (type == EXTENSION_BACKING_FORMAT) {
+      image.backingFormatAt = from + 8;
+      image.backingFormatBytes = bytes;
+    } else if (type == EXTENSION_IDENTITY) {
+      image.identityAt = from + 8;
+      image.identityBytes = bytes;
+    } else if (type == EXTENSION_EXTERNAL_DATA) {
+      return R_EXTERNAL_DATA;
+    } else if (type == EXTENSION_BITMAPS) {
+      image.bitmaps = true;
+    }
+    from += 8 + ((bytes + 7) & ~7);
+  }
+  image.extensionsEnd = from;
+  return OK;
+}

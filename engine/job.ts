@@ -1,0 +1,107 @@
+// The job: the state of the one stream that a disk can have at a time, and the count of what it still lacks. What the job does is
+// stream.ts's; here is what others tell it and ask of it.
+
+export const STATUS_COMPLETED: u32 = 0;
+export const STATUS_ACTIVE: u32 = 1;
+export const STATUS_FAILED: u32 = 2;
+/** Before the first job. */
+export const STATUS_NONE: u32 = 3;
+
+/** How an I/O error is taken. */
+export const ON_ERROR_REPORT: u32 = 0;
+export const ON_ERROR_STOP: u32 = 1;
+export const ON_ERROR_IGNORE: u32 = 2;
+export const ON_ERROR_ENOSPC: u32 = 3;
+
+/** What `info` tells, as the host reads it from memory; see README.md. */
+@unmanaged
+export class Job {
+  status: u32;
+  paused: u32;
+  aborted: u32;
+  error: i32;
+  reason: i32;
+  errorImage: u32;
+  detail: u32;
+  /** Counts pauses that the job made by itself. */
+  stops: u32;
+  errorOffset: u64;
+  from: u64;
+  to: u64;
+  remaining: u64;
+  /** Bytes a second, 0 = unlimited. */
+  speed: u64;
+
+  // Not for the host.
+  onError: u32;
+  keepBase: bool;
+  full: bool;
+  /** Images from this one down are left; the number of images when all of the chain is streamed. */
+  bottom: u32;
+  limited: bool;
+  cursor: u64;
+  /** How far the first count has come; what is populated behind it is not counted yet. */
+  counted: u64;
+  copies: u32;
+  /** Bytes left out because no image has anything there; once the base is gone they are zeros all the same. */
+  holes: u64;
+  /** Where the search for the next hole stands, and up to where there is known to be none. */
+  holeAt: u64;
+  noHoleTo: u64;
+  /** An error ends the job once its copies have ended. */
+  ending: bool;
+  /** Bytes that may be copied now; negative when more was. */
+  allowance: i64;
+  allowanceAt: f64;
+}
+
+let job: usize = 0;
+/** The earliest time at which `step` is wanted again; 0 for none. */
+let alarm: f64 = 0;
+
+export function jobBytes(): usize {
+  return (offsetof<Job>() + 7) & ~7;
+}
+
+export function jobInit(at: usize): void {
+  job = at;
+  memory.fill(at, 0, jobBytes());
+  theJob().status = STATUS_NONE;
+  alarm = 0;
+}
+
+export function theJob(): Job {
+  return changetype<Job>(job);
+}
+
+export function jobActive(): bool {
+  return theJob().status == STATUS_ACTIVE;
+}
+
+export function jobAllocatesFull(): bool {
+  return jobActive() && theJob().full;
+}
+
+export function setAlarm(time: f64): void {
+  alarm = time;
+}
+
+export function alarmTime(): f64 {
+  return alarm;
+}
+
+/**
+ * `bytes` of the cluster at `offset` have become populated, by a copy of the job or by a guest. A job that streams down to an image
+ * of the chain counts only what it copied itself until it counts again at its end: others also populate what it leaves below.
+ */
+export function jobPopulated(offset: u64, bytes: u64, byJob: bool): void {
+  const j = theJob();
+  if (!jobActive() || offset >= min(j.to, j.counted) || (j.limited && !byJob)) return;
+  if (j.from > offset) {
+    const before = j.from - offset;
+    bytes = bytes > before ? bytes - before : 0;
+  } else {
+    bytes = min(bytes, j.to - offset);
+  }
+  j.remaining -= min(bytes, j.remaining);
+}

@@ -1,0 +1,64 @@
+// Every limit of the engine, each with the reason for its size. Nothing in the engine is larger than what is named here.
+
+/** Unit of the metadata cache: an L2 table of 64 KiB clusters, which maps 512 MiB, comes in one read. */
+export const PAGE_BYTES: u32 = 65536;
+export const PAGE_MASK: u64 = 65535;
+/** Unit in which changed metadata is written: what storage writes whole or not at all, and the smallest qcow2 cluster. */
+export const SECTOR_BYTES: u32 = 512;
+export const SECTOR_BITS: u32 = 9;
+/** Metadata pages kept: enough for every table that the tasks in flight can touch at once, in at most an eighth of the memory. */
+export const PAGES_MAX: u32 = 64;
+export const PAGES_MIN: u32 = 16;
+
+/** Where a write-back keeps its snapshot of changed sectors while it writes them. */
+export const STAGING_BYTES: u32 = 1 << 20;
+/** Runs of neighbouring sectors that one write-back can write; one that has more leaves the rest to the next. */
+export const STAGED_RUNS_MAX: u32 = 512;
+
+/** Host operations in flight. */
+export const IO_MAX: u32 = 256;
+/** Entries of the submission queue: operations, and messages to the requesters, which need no slot. */
+export const SUBMISSIONS_MAX: u32 = 512;
+/** Requests of the host in flight; the host queues what is above. */
+export const REQUESTS_MAX: u32 = 64;
+/** All tasks: the host's requests, the copies of a job, and the engine's own. */
+export const TASKS_MAX: u32 = 128;
+/** Copies of a job in flight. */
+export const COPIES_MAX: u32 = 32;
+/** Task runs in one call of `step`, so that a host thread is never held for long. */
+export const RUNS_PER_STEP_MAX: u32 = 4096;
+/** Table entries that a scan looks at before it lets others run. */
+export const SCAN_ENTRIES_MAX: u32 = 16384;
+
+/** Images in a chain. */
+export const IMAGES_MAX: u32 = 32;
+
+/** Unit of the data arena. */
+export const BLOCK_BYTES: u32 = 65536;
+/** Blocks in the largest arena (1 GiB of memory). */
+export const BLOCKS_MAX: u32 = 16384;
+
+/** What one copy fetches: large enough that a round trip is paid seldom, small enough that many are in flight. */
+export const CHUNK_BYTES: u32 = 1 << 20;
+/** Clusters that one task maps; a cluster of 2 MiB is a chunk by itself, one of 512 bytes makes chunks of 128 KiB. */
+export const CHUNK_CLUSTERS_MAX: u32 = 256;
+
+/** Bytes copied or written since the last write-back that start the next one: what a crash makes the job fetch again. */
+export const WRITEBACK_BYTES: u64 = 64 << 20;
+/** Freed runs that wait until nothing on disk refers to them. */
+export const FREES_MAX: u32 = 1024;
+
+/** Bytes between two compressed clusters that are fetched along with them rather than by a second read. */
+export const GAP_BYTES_MAX: u64 = 4096;
+
+/** qcow2: largest L1 table (as QEMU has it), refcount table, backing file name. */
+export const L1_BYTES_MAX: u64 = 32 << 20;
+export const REFCOUNT_TABLE_BYTES_MAX: u64 = 8 << 20;
+export const BACKING_NAME_BYTES_MAX: u32 = 1023;
+/** The largest offset that a JavaScript number holds exactly. */
+export const OFFSET_MAX: u64 = 9007199254740991;
+
+/** Text passed between host and engine: a backing file name, format and identity. */
+export const TEXT_BYTES: u32 = 4096;
+/** Numbers in a report to the host (an image, the job). */
+export const REPORT_NUMBERS: u32 = 32;

@@ -1,0 +1,181 @@
+// Resizing the disk. What a larger disk gains reads as zeros, also where the base goes on further than the old disk did.
+import { EUNSUPPORTED, R_TOO_LARGE } from './errors';
+import { AT_L1_OFFSET, AT_L1_SIZE, AT_SIZE, get64, put32, put64 } from './format/header';
+import { COPIED, OFFSET_MASK } from './format/l2';
+import { freeLater, freesHaveRoom } from './frees';
+import { Image, OVERLAY, clusterBytes, imageAt, imageCount, overlay } from './image';
+import { L1_BYTES_MAX, PAGE_BYTES, SCAN_ENTRIES_MAX, SECTOR_BYTES } from './limits';
+import { foundHost, foundWhole, lookup } from './lookup';
+import { STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet, pagesForget } from './pages';
+import { linkCluster, zeroPageAt } from './place';
+import { populate, populateBegin } from './populate';
+import { allocate, allocatedAt, allocatedCount } from './refcounts';
+import { OP_WRITE, ioBegin } from './ring';
+import { AGAIN, DONE, EXCLUSIVE, ON_IO, ON_SLOT, Task, WAIT, fail, lock, releaseMemory, unlock, wait } from './task';
+import { flushed, nextWriteback } from './writeback';
+
+const EDGE: u32 = 0;
+const LOCK: u32 = 1;
+const TAIL: u32 = 2;
+const FLUSH: u32 = 3;
+const TABLE: u32 = 4;
+const COPY: u32 = 5;
+const COPIED_TABLE: u32 = 6;
+const HIDE: u32 = 7;
+const SETTLE: u32 = 8;
+const SIZE: u32 = 9;
+const FLUSHED: u32 = 10;
+const POPULATING: u32 = 100;
+
+/** `length` is the new size. A smaller one only cuts: the requester has zeroed what goes. */
+export function runResize(t: Task): i32 {
+  const image = overlay();
+  const cluster = clusterBytes(image);
+  const grows = t.length > image.size;
+  if (t.state == EDGE) {
+    // The cluster that the old end cuts must not show more of the base: it is populated, which fills its rest with zeros.
+    if (grows && image.size & (cluster - 1)) populateBegin(t, image.size & ~(cluster - 1), image.size, imageCount());
+    else t.state = LOCK;
+  }
+  if (t.state >= POPULATING) {
+    if (!populate(t)) return WAIT;
+    releaseMemory(t);
+    unlock(t);
+    t.state = LOCK;
+  }
+  if (t.state == LOCK) {
+    if (!lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;
+    t.cursor = 0;
+    t.state = TAIL;
+  }
+  if (t.state == TAIL) {
+    if (grows && image.size & (cluster - 1) && !zeroTail(t, image)) return WAIT;
+    t.cursor = 0;
+    t.state = FLUSH;
+  }
+  if (t.state == FLUSH) {
+    if (!flushed(t)) return WAIT;
+    t.state = neededEntries(image, t.length) > image.l1Size ? TABLE : HIDE;
+    t.cursor = image.size;
+  }
+  if (t.state < HIDE && !growTable(t, image)) return WAIT;
+  if (t.state == HIDE) {
+    for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
+      const at = (t.cursor + cluster - 1) & ~(cluster - 1);
+      if (at >= min(t.length, baseEnd())) {
+        t.cursor = 0;
+        t.state = SETTLE;
+        break;
+      }
+      if (!linkCluster(t, image, at, 0)) return WAIT;
+      t.cursor = at + cluster;
+    }
+    if (t.state == HIDE) return AGAIN;
+  }
+  if (t.state == SETTLE) {
+    if (!flushed(t)) return WAIT;
+    t.state = SIZE;
+  }
+  if (t.state == SIZE) {
+    const header = pageGet(t, OVERLAY, 0);
+    if (!header) return WAIT;
+    put64(header + AT_SIZE, t.length);
+    pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
+    image.size = t.length;
+    t.state = FLUSHED;
+  }
+  return flushed(t) ? DONE : WAIT;
+}
+
+/** Where the longest image below ends. */
+function baseEnd(): u64 {
+  let end: u64 = 0;
+  for (let i: u32 = 1; i < imageCount(); i++) end = max(end, imageAt(i).size);
+  return end;
+}
+
+function neededEntries(image: Image, size: u64): u64 {
+  const span = image.clusterBits + image.l2Bits;
+  return (size + ((<u64>1) << span) - 1) >> span;
+}
+
+/** Zeros in the last cluster behind the old end, where it has a place of its own. */
+function zeroTail(t: Task, image: Image): bool {
+  const cluster = clusterBytes(image);
+  const last = image.size & ~(cluster - 1);
+  if (t.cursor == 0) {
+    if (!lookup(t, image, last, 1)) return false;
+    if (!foundWhole) return true;
+    t.value = foundHost - last;
+    t.cursor = image.size;
+  }
+  while (t.cursor < last + cluster) {
+    const bytes = <u32>min<u64>(PAGE_BYTES, last + cluster - t.cursor);
+    if (ioBegin(t, OP_WRITE, OVERLAY, t.value + t.cursor, bytes, zeroPageAt()) === null) {
+      wait(t, ON_SLOT);
+      return false;
+    }
+    t.cursor += bytes;
+  }
+  if (t.pending) wait(t, ON_IO);
+  return t.pending == 0;
+}
+
+/** Moves the L1 table to a larger place; true when that is done. */
+function growTable(t: Task, image: Image): bool {
+  if (t.state == TABLE) {
+    const entries = neededEntries(image, t.length);
+    const clusters = ((entries << 3) + clusterBytes(image) - 1) >> image.clusterBits;
+    if (entries << 3 > L1_BYTES_MAX) return tooLarge(t);
+    if (!allocate(t, <u32>clusters)) return false;
+    t.clusterFirst = allocatedAt;
+    t.count = clusters;
+    // Small clusters have refcount blocks between them; a table cannot stand across one.
+    if (allocatedCount < <u32>clusters) {
+      freeLater(allocatedAt, allocatedCount, 0);
+      return tooLarge(t);
+    }
+    t.cursor = 0;
+    t.state = COPY;
+  }
+  if (t.state == COPY) {
+    const bytes = t.count << image.clusterBits;
+    while (t.cursor < bytes) if (!copySector(t, image)) return false;
+    t.cursor = 0;
+    t.state = COPIED_TABLE;
+  }
+  if (!flushed(t) || !freesHaveRoom(2)) return false;
+  const header = pageGet(t, OVERLAY, 0);
+  if (!header) return false;
+  put64(header + AT_L1_OFFSET, t.clusterFirst);
+  put32(header + AT_L1_SIZE, <u32>(t.count << (image.clusterBits - 3)));
+  pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
+  const oldBytes = ((<u64>image.l1Size << 3) + clusterBytes(image) - 1) & ~(clusterBytes(image) - 1);
+  pagesForget(OVERLAY, image.l1Offset, image.l1Offset + oldBytes);
+  if (oldBytes) freeLater(image.l1Offset, <u32>(oldBytes >> image.clusterBits), nextWriteback());
+  image.l1Offset = t.clusterFirst;
+  image.l1Size = <u32>(t.count << (image.clusterBits - 3));
+  t.cursor = image.size;
+  t.state = HIDE;
+  return true;
+}
+
+function tooLarge(t: Task): bool {
+  fail(t, EUNSUPPORTED, R_TOO_LARGE, OVERLAY, 0);
+  return false;
+}
+
+function copySector(t: Task, image: Image): bool {
+  const inOld = t.cursor < (<u64>image.l1Size << 3);
+  const from = inOld ? pageGet(t, OVERLAY, image.l1Offset + t.cursor) : 0;
+  if (inOld && !from) return false;
+  const to = pageGet(t, OVERLAY, t.clusterFirst + t.cursor);
+  if (!to) return false;
+  for (let i: u32 = 0; i < SECTOR_BYTES; i += 8) {
+    const entry = inOld && t.cursor + i < (<u64>image.l1Size << 3) ? get64(from + i) & (OFFSET_MASK | COPIED) : 0;
+    put64(to + i, entry);
+  }
+  pageChanged(to, SECTOR_BYTES, STAGE_REFCOUNTS);
+  t.cursor += SECTOR_BYTES;
+  return true;
+}

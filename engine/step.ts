@@ -1,0 +1,133 @@
+// The step: completions in, submissions out. Everything the engine does happens here, in a deterministic order.
+import { runCheck } from './check';
+import { copyEnded, runCopy } from './copy';
+import { runCreate } from './create';
+import { OK } from './errors';
+import { runClose, runFlush } from './flush';
+import { growEnded, runGrow } from './grow';
+import { OVERLAY } from './image';
+import { alarmTime, setAlarm } from './job';
+import { RUNS_PER_STEP_MAX } from './limits';
+import { runMap } from './map';
+import { runOpen } from './open';
+import { pageLoaded } from './pages';
+import { unplace } from './place';
+import { runRead } from './read';
+import { runRemaining } from './remaining';
+import { runResize } from './resize';
+import { OP_DISCARD, OP_DONE, OP_FLUSH, completion, ioEnd, ringHasRoom, ringTaken, slot, tell } from './ring';
+import { runStream, setNow } from './stream';
+import {
+  AGAIN, KIND_CHECK, KIND_CLOSE, KIND_COPY, KIND_CREATE, KIND_DISCARD, KIND_FLUSH, KIND_GROW, KIND_MAP, KIND_OPEN, KIND_READ,
+  KIND_REMAINING, KIND_REQUEST_LAST, KIND_RESIZE, KIND_STREAM, KIND_WRITE, KIND_WRITEBACK, KIND_ZERO, ON_IO, ON_JOB, ON_SLOT, Task,
+  WAIT, anyReady, failOfHost, ready, takeReady, taskEnd, wait, wake,
+} from './task';
+import { runWrite } from './write';
+import { barrierFailed, runWriteback, scheduleWriteback } from './writeback';
+import { runZeroes } from './zeroes';
+
+/** Takes `completed` completions, runs what can run; returns whether more could be done at once. */
+export function step(completed: u32, now: f64): bool {
+  setNow(now);
+  ringTaken();
+  for (let i: u32 = 0; i < completed; i++) {
+    const c = completion(i);
+    complete(c.tag, c.result, c.detail);
+  }
+  if (completed) wake(ON_SLOT);
+  if (alarmTime() && now >= alarmTime()) {
+    setAlarm(0);
+    wake(ON_JOB);
+  }
+  let runs: u32 = 0;
+  while (runs < RUNS_PER_STEP_MAX && ringHasRoom()) {
+    const t = takeReady();
+    if (t === null) {
+      scheduleWriteback();
+      if (anyReady()) continue;
+      return false;
+    }
+    runs++;
+    settle(t, run(t));
+  }
+  return true;
+}
+
+/** An operation has ended. */
+function complete(tag: u32, result: i32, detail: u32): void {
+  const io = slot(tag);
+  const task = io.task;
+  const page = io.page;
+  // Space that cannot be given back is still free in the image.
+  const error = io.op == OP_DISCARD ? OK : -result;
+  if (io.op == OP_FLUSH && error) barrierFailed();
+  if (task !== null) {
+    task.pending--;
+    if (error) failOfHost(task, error, io.file, io.offset, detail);
+    if (task.waits & ON_IO && task.pending == 0) ready(task);
+  }
+  ioEnd(io);
+  if (page) pageLoaded(page, error, detail);
+}
+
+function run(t: Task): i32 {
+  if (t.kind == KIND_WRITEBACK) return runWriteback(t);
+  if (t.kind == KIND_STREAM) return runStream(t);
+  if (t.error) return WAIT;
+  if (t.kind == KIND_READ) return runRead(t);
+  if (t.kind == KIND_WRITE) return runWrite(t);
+  if (t.kind == KIND_COPY) return runCopy(t);
+  if (t.kind == KIND_ZERO || t.kind == KIND_DISCARD) return runZeroes(t);
+  if (t.kind == KIND_FLUSH) return runFlush(t);
+  if (t.kind == KIND_GROW) return runGrow(t);
+  if (t.kind == KIND_MAP) return runMap(t);
+  if (t.kind == KIND_REMAINING) return runRemaining(t);
+  if (t.kind == KIND_RESIZE) return runResize(t);
+  if (t.kind == KIND_CHECK) return runCheck(t);
+  if (t.kind == KIND_OPEN) return runOpen(t);
+  if (t.kind == KIND_CREATE) return runCreate(t);
+  assert(t.kind == KIND_CLOSE);
+  return runClose(t);
+}
+
+/** Does what follows from a run: the task waits, goes on, or has ended. */
+function settle(t: Task, result: i32): void {
+  if (result == AGAIN) {
+    ready(t);
+    return;
+  }
+  if (result == WAIT) {
+    if (!t.error) return;
+    if (t.kind == KIND_STREAM) {
+      ready(t);
+      return;
+    }
+    // A failed task ends when nothing of it is in flight and what it took is noted as free.
+    if (t.pending) {
+      wait(t, ON_IO);
+      return;
+    }
+    if (t.kind == KIND_WRITEBACK) {
+      ready(t);
+      return;
+    }
+    if (!unplace(t)) return;
+  }
+  finish(t);
+}
+
+function finish(t: Task): void {
+  if (t.kind <= KIND_REQUEST_LAST) {
+    const done = tell(OP_DONE, t.request);
+    done.tag = <u32>t.error;
+    done.flags = <u32>t.reason;
+    done.file = t.errorImage;
+    done.offset = t.error ? t.errorOffset : t.value;
+    done.length = t.detail;
+  } else if (t.kind == KIND_COPY) {
+    copyEnded(t);
+  } else if (t.kind == KIND_GROW) {
+    growEnded(t);
+  }
+  taskEnd(t);
+}

@@ -1,0 +1,345 @@
+// Write-back: how changed metadata reaches the overlay, so that what is on disk is a valid image at every moment.
+//
+// One write-back runs at a time. It takes a snapshot of all changed sectors and writes it stage by stage (see pages.ts), with a
+// barrier (a flush) after every stage that a later one depends on; the first barrier also covers the data written before the
+// snapshot. Tasks go on changing pages meanwhile: what they change belongs to the next write-back.
+import { ECORRUPT, EIO, R_FLUSH_LOST } from './errors';
+import { AT_AUTOCLEAR, AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY, get64, put64 } from './format/header';
+import { anyFree, dropFree, freeCount, peekFree } from './frees';
+import { OVERLAY, overlay } from './image';
+import { SECTOR_BITS, SECTOR_BYTES, STAGED_RUNS_MAX, STAGING_BYTES, WRITEBACK_BYTES } from './limits';
+import {
+  Page, STAGES, STAGE_REFCOUNTS, anyDirty, manyDirty, pageAt, pageChanged, pageCount, pageGet, pagesPressed,
+  pagesRelieved, sectorDirty, sectorsTaken, stageDirty,
+} from './pages';
+import { release } from './refcounts';
+import { OP_DISCARD, OP_FLUSH, OP_WRITE, ioBegin } from './ring';
+import { DONE, KIND_WRITEBACK, ON_IO, ON_SLOT, ON_WRITEBACK, Task, WAIT, fail, failOfHost, taskBegin, wait, wake, wakeFailed } from './task';
+
+/** A run of neighbouring sectors in the snapshot. */
+@unmanaged
+export class StagedRun {
+  page: Page;
+  offset: u64;
+  address: usize;
+  bytes: u32;
+  stage: u32;
+}
+
+let staging: usize = 0;
+let runs: usize = 0;
+let runCount: u32 = 0;
+let stagingUsed: u32 = 0;
+
+let running: bool = false;
+let wanted: bool = false;
+/** Bytes of data that only the cache's metadata refers to. */
+let unwritten: u64 = 0;
+/** Number of the write-back that runs, or ran last. */
+let started: u32 = 0;
+/** Number of the last one that wrote all there was when it started, and of the last such that a barrier followed. */
+let complete: u32 = 0;
+let durable: u32 = 0;
+/** `complete` when the barrier in flight was issued. */
+let barrierCovers: u32 = 0;
+/** How many ended badly, and how the last of them did. */
+let failures: u32 = 0;
+let failError: i32 = 0;
+let failDetail: u32 = 0;
+/** The last one failed: the next waits until somebody asks for it. */
+let stalled: bool = false;
+/** A flush failed: what it covered may be lost, and no later one can tell. */
+let lost: bool = false;
+let trimming: bool = false;
+
+export function writebackBytes(): usize {
+  return STAGING_BYTES + STAGED_RUNS_MAX * offsetof<StagedRun>();
+}
+
+export function writebackInit(at: usize): void {
+  staging = at;
+  runs = at + STAGING_BYTES;
+  running = false;
+  wanted = false;
+  unwritten = 0;
+  started = 0;
+  complete = 0;
+  durable = 0;
+  failures = 0;
+  stalled = false;
+  lost = false;
+  trimming = false;
+}
+
+/** The host can give space back to the storage. */
+export function setTrimming(yes: bool): void {
+  trimming = yes;
+}
+
+/** Metadata in the cache now refers to so many more bytes of data. */
+export function noteUnwritten(bytes: u64): void {
+  unwritten += bytes;
+}
+
+/** The write-back whose snapshot will hold what is changed now. */
+export function nextWriteback(): u32 {
+  return started + 1;
+}
+
+export function writebackWanted(): void {
+  wanted = true;
+}
+
+export function writebackRunning(): bool {
+  return running;
+}
+
+/** A barrier that covers everything completed before it was issued has succeeded; `covers` was `complete` then. */
+function barrierDone(covers: u32): void {
+  if (<i32>(covers - durable) > 0) durable = covers;
+}
+
+export function barrierFailed(): void {
+  lost = true;
+}
+
+/** Whether anything is still to be brought to disk, freed clusters included. */
+export function settled(): bool {
+  return !running && !anyDirty() && freeCount() == 0;
+}
+
+/** Starts a write-back if there is a reason to. Called at the end of every step. */
+export function scheduleWriteback(): void {
+  if (running) return;
+  const due = pagesPressed || manyDirty() || unwritten >= WRITEBACK_BYTES;
+  if (!wanted && (stalled || !due)) return;
+  if (!anyDirty() && !anyFree(durable)) {
+    wanted = false;
+    pagesRelieved();
+    wake(ON_WRITEBACK);
+    return;
+  }
+  if (taskBegin(KIND_WRITEBACK, false) !== null) running = true;
+}
+
+const GIVE_BACK: u32 = 0;
+const MARK: u32 = 1;
+const SNAPSHOT: u32 = 2;
+const WRITE: u32 = 3;
+const BARRIER: u32 = 4;
+
+/** The write-back task. `cursor` is the next run of the snapshot, `count` the stage being written. */
+export function runWriteback(t: Task): i32 {
+  if (t.error) return t.pending ? wait(t, ON_IO) : failed(t);
+  if (t.state == GIVE_BACK) {
+    if (!giveBack(t)) return t.error ? runWriteback(t) : WAIT;
+    t.state = MARK;
+  }
+  if (t.state == MARK) {
+    if (!markDirty(t)) return t.error ? runWriteback(t) : WAIT;
+    t.state = SNAPSHOT;
+  }
+  if (t.state == SNAPSHOT) {
+    started++;
+    wanted = false;
+    unwritten = 0;
+    pagesRelieved();
+    t.value = snapshot() ? 1 : 0;
+    t.cursor = 0;
+    t.count = 0;
+    t.state = WRITE;
+  }
+  while (true) {
+    if (t.state == WRITE) {
+      if (!writeStage(t)) return wait(t, ON_SLOT);
+      if (t.pending) return wait(t, ON_IO);
+      if (t.error) return failed(t);
+      if (<u32>t.cursor == runCount) return succeeded(t);
+      if (!barrier(t)) return wait(t, ON_SLOT);
+      t.state = BARRIER;
+    }
+    if (t.pending) return wait(t, ON_IO);
+    if (t.error) return failed(t);
+    barrierDone(barrierCovers);
+    t.count++;
+    t.state = WRITE;
+  }
+}
+
+/** Lowers the refcounts of clusters that nothing on disk refers to any more, and gives their space back to the storage. */
+function giveBack(t: Task): bool {
+  const image = overlay();
+  while (true) {
+    const offset = peekFree(durable);
+    if (!offset) return true;
+    if (trimming) {
+      const s = ioBegin(t, OP_DISCARD, OVERLAY, offset, <u32>1 << image.clusterBits, 0);
+      if (s === null) {
+        t.waits = ON_SLOT;
+        return false;
+      }
+    }
+    // The discard may be issued twice when the refcount's page has to be read first; that is harmless.
+    if (!release(t, offset >> image.clusterBits)) {
+      if (t.error == ECORRUPT) dropFree(durable);
+      return false;
+    }
+    dropFree(durable);
+  }
+}
+
+/** Sets the header's dirty bit before the first change: whoever opens the image after a crash then knows to look for leaks. */
+function markDirty(t: Task): bool {
+  const image = overlay();
+  if (image.version < 3 || image.dirty || image.cleaning) return true;
+  const header = pageGet(t, OVERLAY, 0);
+  if (!header) return false;
+  put64(header + AT_INCOMPATIBLE, get64(header + AT_INCOMPATIBLE) | INCOMPATIBLE_DIRTY);
+  put64(header + AT_AUTOCLEAR, 0);
+  pageChanged(header, SECTOR_BYTES, STAGE_REFCOUNTS);
+  image.dirty = true;
+  return true;
+}
+
+/** Copies the changed sectors, stage by stage, as far as there is room; true if that was all. */
+function snapshot(): bool {
+  runCount = 0;
+  stagingUsed = 0;
+  for (let stage: u32 = 0; stage < STAGES; stage++) {
+    for (let i: u32 = 0; i < pageCount(); i++) {
+      const page = pageAt(i);
+      // A later stage may depend on all of an earlier one: where one does not fit, the later ones wait for the next write-back.
+      if (stageDirty(page, stage) && !snapshotPage(page, stage)) return false;
+    }
+  }
+  return true;
+}
+
+function snapshotPage(page: Page, stage: u32): bool {
+  const sectors = <u32>128;
+  let first: u32 = 0;
+  while (first < sectors) {
+    if (!sectorDirty(page, stage, first)) {
+      first++;
+      continue;
+    }
+    let end = first + 1;
+    while (end < sectors && sectorDirty(page, stage, end)) end++;
+    const bytes = (end - first) << SECTOR_BITS;
+    if (runCount == STAGED_RUNS_MAX || stagingUsed + bytes > STAGING_BYTES) return false;
+    const run = runAt(runCount++);
+    run.page = page;
+    run.offset = page.offset + (first << SECTOR_BITS);
+    run.address = staging + stagingUsed;
+    run.bytes = bytes;
+    run.stage = stage;
+    memory.copy(run.address, page.frame + (first << SECTOR_BITS), bytes);
+    stagingUsed += bytes;
+    page.pins++;
+    sectorsTaken(page, stage, first, end - first);
+    first = end;
+  }
+  return true;
+}
+
+/** Issues the writes of the current stage; false when slots have run out. */
+function writeStage(t: Task): bool {
+  while (<u32>t.cursor < runCount) {
+    const run = runAt(<u32>t.cursor);
+    if (run.stage > <u32>t.count) return true;
+    if (ioBegin(t, OP_WRITE, OVERLAY, run.offset, run.bytes, run.address) === null) return false;
+    t.cursor++;
+  }
+  return true;
+}
+
+function barrier(t: Task): bool {
+  // Empty stages need no barrier of their own; the next stage to be written is the one of the next run.
+  t.count = runAt(<u32>t.cursor).stage - 1;
+  barrierCovers = complete;
+  return ioBegin(t, OP_FLUSH, OVERLAY, 0, 0, 0) !== null;
+}
+
+function succeeded(t: Task): i32 {
+  unpin();
+  if (t.value) complete = started;
+  running = false;
+  stalled = false;
+  wake(ON_WRITEBACK);
+  return DONE;
+}
+
+/** Marks what was not written as changed again, so that a later write-back can try it again. */
+function failed(t: Task): i32 {
+  for (let i: u32 = 0; i < runCount; i++) {
+    const run = runAt(i);
+    pageChanged(run.page.frame + <usize>(run.offset - run.page.offset), run.bytes, run.stage);
+  }
+  unpin();
+  failures++;
+  failError = t.error;
+  failDetail = t.detail;
+  running = false;
+  wanted = false;
+  stalled = true;
+  pagesRelieved();
+  wakeFailed(t);
+  return DONE;
+}
+
+function unpin(): void {
+  for (let i: u32 = 0; i < runCount; i++) runAt(i).page.pins--;
+  runCount = 0;
+}
+
+function runAt(index: u32): StagedRun {
+  return changetype<StagedRun>(runs + index * offsetof<StagedRun>());
+}
+
+const FLUSH_START: u32 = 0;
+const FLUSH_WRITEBACK: u32 = 1;
+const FLUSH_BARRIER: u32 = 2;
+
+/**
+ * Brings everything completed so far to stable storage: a step that several tasks take, with fields of their own for it. True when
+ * that is done; false: the task waits or has failed.
+ */
+export function flushed(t: Task): bool {
+  if (t.error) return false;
+  if (lost) {
+    fail(t, EIO, R_FLUSH_LOST, OVERLAY, 0);
+    return false;
+  }
+  if (t.flushStep == FLUSH_START) {
+    // Only a write-back whose snapshot is taken from now on is sure to hold all that was changed before.
+    t.flushTarget = nextWriteback();
+    t.flushFailures = failures;
+    t.flushStep = FLUSH_WRITEBACK;
+  }
+  if (t.flushStep == FLUSH_WRITEBACK) {
+    if (failures != t.flushFailures) {
+      t.flushStep = FLUSH_START;
+      failOfHost(t, failError, OVERLAY, 0, failDetail);
+      return false;
+    }
+    const covered = <i32>(complete - t.flushTarget) >= 0;
+    if (!covered && (anyDirty() || running)) {
+      wanted = true;
+      t.waits = ON_WRITEBACK;
+      return false;
+    }
+    t.flushCovers = complete;
+    if (ioBegin(t, OP_FLUSH, OVERLAY, 0, 0, 0) === null) {
+      t.waits = ON_SLOT;
+      return false;
+    }
+    t.flushStep = FLUSH_BARRIER;
+  }
+  if (t.pending) {
+    t.waits = ON_IO;
+    return false;
+  }
+  barrierDone(t.flushCovers);
+  t.flushStep = FLUSH_START;
+  return true;
+}
