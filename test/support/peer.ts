@@ -1,10 +1,6 @@
-/**
- * Which real programs are here to test against. Where one is missing, its tests are skipped with a line that says what was skipped
- * and how to get it; in CI (`CI` is set) a missing one fails them, so that nothing is left out unnoticed.
- */
+/** Which real programs are here to test and measure against, and how to get those that are not. */
 import { accessSync, constants, existsSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
-import { describe, it } from 'vitest';
 
 /** The Debian 12 package that brings each peer. */
 const PACKAGES = {
@@ -52,27 +48,16 @@ export function peerPath(name: PeerName): string {
   return path;
 }
 
-/** A `describe` of tests that need these peers. */
-export function describeWithPeer(names: readonly PeerName[], title: string, tests: () => void): void {
-  const missing = names.map(peer).filter(({ path }) => path === undefined);
-  if (missing.length === 0) {
-    describe(title, tests);
-    return;
-  }
-  const packages = [...new Set(missing.map(({ name }) => PACKAGES[name]))].join(' ');
-  const reason = `${missing.map(({ name }) => name).join(', ')} missing; to get it: apt-get install -y ${packages}`;
-  if (process.env.CI) {
-    describe(title, () => {
-      it('has its peers', () => { throw new Error(reason); });
-    });
-    return;
-  }
-  console.warn(`skipped: ${title} (${reason})`);
-  describe.skip(title, tests);
+/** What to say of the missing ones among these peers, and how to get them; undefined when all are here. */
+export function missingPeers(names: readonly PeerName[]): string | undefined {
+  const missing = names.filter((name) => peer(name).path === undefined);
+  if (missing.length === 0) return undefined;
+  const packages = [...new Set(missing.map((name) => PACKAGES[name]))];
+  return `${missing.join(', ')} missing; to get it: apt-get install -y ${packages.join(' ')}`;
 }
 
 function find(program: string): string | undefined {
-  const folders = [...(process.env.PATH ?? '').split(delimiter), ...SYSTEM_FOLDERS];
+  const folders = [...(process.env.PATH ?? '').split(delimiter).filter(Boolean), ...SYSTEM_FOLDERS];
   return folders.map((folder) => join(folder, program)).find(isExecutable);
 }
 

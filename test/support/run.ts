@@ -1,6 +1,9 @@
 /** Runs other programs to their end and hands back what they said. It never goes through a shell. */
 import { spawn } from 'node:child_process';
 
+/** No program that tests run takes so long: one that does hangs, and is ended. */
+const RUN_MS_MAX = 10 * 60_000;
+
 export interface RunResult {
   exitCode: number;
   stdout: string;
@@ -18,7 +21,7 @@ export interface RunOptions {
 /** Runs a program, its messages in English. @throws with what it wrote to stderr, when it ends with another exit code or by a signal. */
 export async function run(program: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
   const env = { ...process.env, LC_ALL: 'C', ...options.env };
-  const child = spawn(program, args, { cwd: options.cwd, env, stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(program, args, { cwd: options.cwd, env, stdio: ['ignore', 'pipe', 'pipe'], timeout: RUN_MS_MAX });
   const stdout: Buffer[] = [];
   const stderr: Buffer[] = [];
   child.stdout.on('data', (bytes: Buffer) => stdout.push(bytes));
