@@ -100,6 +100,9 @@ export function sleep(ms: number, signal: AbortSignal): Promise<void> {
   });
 }
 
+/** What Node, Deno, Bun and workerd say; browsers do not tell. */
+const ENDLESS_REDIRECTS = /redirect.* (exceeded|reached|too many)|too many redirects/i;
+
 /**
  * What `fetch` or a body threw, as a failure; `hint` is added to its message. A lost connection is worth another try, redirects
  * that go round in a circle are not.
@@ -107,7 +110,7 @@ export function sleep(ms: number, signal: AbortSignal): Promise<void> {
 export function transportFailure(error: unknown, hint: string): Failure {
   const said = innermostMessage(error);
   const cause = scrubbed(error);
-  if (/redirect/i.test(said)) return new Failure('EIO', `the redirects of this URL lead nowhere (${said})`, { cause });
+  if (ENDLESS_REDIRECTS.test(said)) return new Failure('EIO', 'the redirects of this URL have no end: check it', { cause });
   return new Failure('EIO', `the connection failed (${said})${hint}`, { transient: true, cause });
 }
 
