@@ -8,7 +8,7 @@ import type { ErrorCode } from './errors.ts';
 /** Formats that an image can have. */
 export type ImageFormat = 'raw' | 'qcow2';
 
-/** Where a base comes from: a path or URL, an opened source, or an image of a chain with its own base beneath. */
+/** Where a base comes from: a path or URL, or an opened source. */
 export type BaseLocation = string | URL | BlockSource;
 
 /** How a job takes an I/O error: after libvirt's and QEMU's `on-error` policies. */
@@ -115,6 +115,17 @@ export interface CreateOptions {
   refcountBits?: number;
   /** 32 subclusters a cluster; clusters of 16 KiB or more. */
   extendedL2?: boolean;
+  /** Follow the backing references of the base itself; default false. */
+  followChain?: boolean;
+  /**
+   * What the overlay records as its base; default where the base was given: a path (relative to the overlay, if it was given as a
+   * relative one), or a URL without user, password and query, which may hold credentials.
+   */
+  recordBase?: string;
+  /** Store what reads fetch from the base; default true. */
+  copyOnRead?: boolean;
+  /** Bytes of WebAssembly memory for this disk, 8 MiB to 1 GiB; default 32 MiB. */
+  memory?: number;
 }
 
 export interface OpenOptions {
@@ -153,7 +164,8 @@ export interface Disk extends EventTarget {
   setSpeed(bytesPerSecond: number): Promise<void>;
   /** Bytes of the range that are not populated, told by the overlay alone. */
   remaining(offset?: number, length?: number): Promise<number>;
-  map(offset?: number, length?: number): AsyncIterable<Extent>;
+  /** The extents of a range, through the whole chain; with `depth` 1 only what the overlay itself says, without asking the base. */
+  map(offset?: number, length?: number, options?: { depth?: number }): AsyncIterable<Extent>;
   check(options?: { repair?: 'leaks' | 'all' }): Promise<CheckReport>;
   /** The images of the chain, the overlay first. */
   images(): Promise<ImageInfo[]>;

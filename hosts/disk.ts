@@ -1,0 +1,424 @@
+/**
+ * A disk: one engine instance with the files of its images, behind the public calls. The same on every runtime; it knows neither
+ * where the files are nor what format they have.
+ */
+import type { CheckReport, Disk, DiskEvent, Extent, ImageFormat, ImageInfo, StreamInfo, StreamOptions } from './api.ts';
+import { JobStatus } from './api.ts';
+import type { Engine, Failure } from './engine.ts';
+import { Kind } from './engine.ts';
+import { MillraceError } from './errors.ts';
+import { ENGINE_REASONS } from './reasons.ts';
+
+const FORMATS: readonly (ImageFormat | undefined)[] = [undefined, 'raw', 'qcow2'];
+const STATES = ['absent', 'data', 'zero', 'compressed'] as const;
+const ON_ERROR = { report: 0, stop: 1, ignore: 2, enospc: 3 } as const;
+/** `status` before the first job, in the engine's numbers. */
+const STATUS_NONE = 3;
+/** At most ten progress events a second. */
+const PROGRESS_INTERVAL_MS = 100;
+/** Pieces of one large read or write in flight. */
+const PIECES_IN_FLIGHT = 8;
+const WRITE_ZEROES = 1;
+const EXTENT_BYTES = 32;
+const EXTENTS_BLOCK_BYTES = 65536;
+/** Pieces of zeroes or discard: bounded so that others get between. */
+const ZERO_PIECE_BYTES = 1024 ** 3;
+
+/** A job as it stands, with what only the host keeps of it. */
+interface Running {
+  nonblock: boolean;
+  settled: Promise<StreamInfo>;
+}
+
+export class EngineDisk extends EventTarget implements Disk {
+  readonly #engine: Engine;
+  readonly #readOnly: boolean;
+  readonly #release: () => Promise<void>;
+  readonly #clusterSize: number;
+  #job: Running | undefined;
+  #last: StreamInfo | undefined;
+  #size: number;
+  #stops = 0;
+  #progressAt = 0;
+  #progressRemaining = -1;
+  #closing: Promise<void> | undefined;
+
+  /** `release` closes the files and gives locks back. All images of the engine are open. */
+  constructor(engine: Engine, options: { readOnly: boolean; release: () => Promise<void> }) {
+    super();
+    this.#engine = engine;
+    this.#readOnly = options.readOnly;
+    this.#release = options.release;
+    this.#size = this.#image(0).virtualSize;
+    this.#clusterSize = this.#image(0).clusterSize ?? 65536;
+    engine.onstep = () => this.#watch();
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  get clusterSize(): number {
+    return this.#clusterSize;
+  }
+
+  /** Reads of more than a piece (1 MiB at most) are several requests: each sees all or nothing of a write, the whole may not. */
+  async read(offset: number, length: number): Promise<Uint8Array> {
+    this.#mustBeOpen();
+    this.#mustBeInside('read', offset, length);
+    const bytes = new Uint8Array(length);
+    await this.#pieces(offset, length, (at, size) =>
+      this.#engine.request(Kind.read, at, size, 0, { into: bytes.subarray(at - offset, at - offset + size) }));
+    return bytes;
+  }
+
+  async write(offset: number, data: Uint8Array): Promise<void> {
+    this.#mustBeWritable('write');
+    this.#mustBeInside('write', offset, data.length);
+    await this.#pieces(offset, data.length, (at, size) =>
+      this.#engine.request(Kind.write, at, size, 0, { data: data.subarray(at - offset, at - offset + size) }));
+  }
+
+  async writeZeroes(offset: number, length: number): Promise<void> {
+    this.#mustBeWritable('write zeroes');
+    this.#mustBeInside('write zeroes', offset, length);
+    const [from, to] = this.#wholeClusters(offset, length);
+    const zeroes = (at: number, size: number) => this.#engine.request(Kind.write, at, size, WRITE_ZEROES);
+    // Version 2 has no zero clusters.
+    if (from >= to || this.#image(0).version === 2) return this.#pieces(offset, length, zeroes);
+    await this.#pieces(offset, from - offset, zeroes);
+    await this.#wide(Kind.zero, from, to);
+    await this.#pieces(to, offset + length - to, zeroes);
+  }
+
+  /** Whole clusters of the range read as zeros afterwards and take no space; what is left of parts of clusters stays as it is. */
+  async discard(offset: number, length: number): Promise<void> {
+    this.#mustBeWritable('discard');
+    this.#mustBeInside('discard', offset, length);
+    const [from, to] = this.#wholeClusters(offset, length);
+    if (from < to) await this.#wide(Kind.discard, from, to);
+  }
+
+  async flush(): Promise<void> {
+    this.#mustBeOpen();
+    if (!this.#readOnly) await this.#engine.request(Kind.flush);
+  }
+
+  async resize(size: number, options: { shrink?: boolean } = {}): Promise<void> {
+    this.#mustBeWritable('resize');
+    if (!Number.isSafeInteger(size) || size < 0) throw new MillraceError('EINVAL', `a disk of ${size} bytes cannot be`);
+    if (this.#job) throw new MillraceError('EBUSY', 'cannot resize while a job is active: abort it first');
+    if (size < this.#size) {
+      if (!options.shrink) throw new MillraceError('EINVAL', `cannot shrink the disk from ${this.#size} to ${size} bytes: ${ENGINE_REASONS[42]}`);
+      await this.writeZeroes(size, this.#size - size);
+    }
+    await this.#engine.request(Kind.resize, 0, size);
+    this.#size = size;
+  }
+
+  async stream(options: StreamOptions = {}): Promise<StreamInfo> {
+    this.#mustBeWritable('stream');
+    const { nonblock = false, signal } = options;
+    if (this.#job) throw new MillraceError('EBUSY', `cannot stream: ${ENGINE_REASONS[32]}`);
+    if (signal?.aborted) throw new MillraceError('ABORTED', 'cannot stream: aborted before it started', { cause: signal.reason });
+    this.#begin(options);
+    const cancel = () => this.#cancel();
+    signal?.addEventListener('abort', cancel);
+    const settled = this.#engine.request(Kind.stream).then(() => this.#ended(), (error) => this.#broke(error));
+    const done = settled.finally(() => signal?.removeEventListener('abort', cancel));
+    this.#job = { nonblock, settled: done };
+    // A job nobody waits for tells its end by info and events.
+    done.catch(() => {});
+    if (nonblock) return this.#report();
+    return done;
+  }
+
+  async abort(): Promise<void> {
+    this.#mustBeOpen();
+    const job = this.#job;
+    if (!job?.nonblock) throw new MillraceError('ENOENT', 'cannot abort: there is no job that was started with nonblock');
+    this.#cancel();
+    await job.settled.catch(() => {});
+  }
+
+  async info(): Promise<StreamInfo> {
+    this.#mustBeOpen();
+    if (this.#job) return this.#report();
+    if (this.#last) return this.#last;
+    throw new MillraceError('ENOENT', 'no job has run on this disk since it was opened');
+  }
+
+  async pause(): Promise<void> {
+    this.#mustHaveJob('pause');
+    if (this.#report().paused) return;
+    this.#engine.exports.pause();
+    this.#emit('paused');
+  }
+
+  async resume(): Promise<void> {
+    this.#mustHaveJob('resume');
+    if (!this.#report().paused) return;
+    this.#engine.exports.resume();
+    this.#engine.pump();
+    this.#emit('resumed');
+  }
+
+  async setSpeed(bytesPerSecond: number): Promise<void> {
+    this.#mustHaveJob('set the speed');
+    this.#engine.exports.setSpeed(checkedSpeed(bytesPerSecond));
+    this.#engine.pump();
+  }
+
+  async remaining(offset = 0, length = this.#size - offset): Promise<number> {
+    this.#mustBeOpen();
+    this.#mustBeInside('count what remains', offset, length);
+    return this.#engine.request(Kind.remaining, offset, length);
+  }
+
+  async *map(offset: number = 0, length: number = this.#size - offset, options: { depth?: number } = {}): AsyncGenerator<Extent> {
+    this.#mustBeOpen();
+    this.#mustBeInside('map', offset, length);
+    const end = offset + length;
+    let held: Extent | undefined;
+    for (let at = offset; at < end; ) {
+      const block = new Uint8Array(EXTENTS_BLOCK_BYTES);
+      at = await this.#engine.request(Kind.map, at, end - at, options.depth ?? 0, { into: block });
+      for (const extent of extentsOf(block, at)) {
+        if (held && goesOn(held, extent)) held.length += extent.length;
+        else {
+          if (held) yield held;
+          held = extent;
+        }
+      }
+    }
+    if (held) yield held;
+  }
+
+  async check(options: { repair?: 'leaks' | 'all' } = {}): Promise<CheckReport> {
+    this.#mustBeOpen();
+    if (options.repair) this.#mustBeWritable('repair');
+    const numbers = new Uint8Array(64);
+    await this.#engine.request(Kind.check, 0, 0, options.repair === 'all' ? 2 : options.repair ? 1 : 0, { into: numbers });
+    const view = new DataView(numbers.buffer);
+    const number = (index: number) => view.getFloat64(index * 8, true);
+    return {
+      corruptions: number(0), leaks: number(1), corruptionsFixed: number(2), leaksFixed: number(3), allocatedClusters: number(4),
+      totalClusters: Math.ceil(this.#size / this.#clusterSize), compressedClusters: number(5), imageEndOffset: number(6),
+    };
+  }
+
+  async images(): Promise<ImageInfo[]> {
+    this.#mustBeOpen();
+    const images: ImageInfo[] = [];
+    for (let depth = 0; this.#engine.exports.imageAtDepth(depth) >= 0; depth++) images.push(this.#image(this.#engine.exports.imageAtDepth(depth)));
+    return images;
+  }
+
+  /** Ends a job, writes everything, and closes the files. A second call waits for the first. */
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close());
+  }
+
+  async #close(): Promise<void> {
+    try {
+      if (this.#job) {
+        this.#cancel();
+        await this.#job.settled.catch(() => {});
+      }
+      await this.#engine.request(Kind.close, 0, 0, this.#readOnly ? 1 : 0);
+    } finally {
+      this.#engine.close(new MillraceError('ECLOSED', 'the disk has been closed'));
+      await this.#release();
+    }
+  }
+
+  /** Hands the job to the engine, or says why it cannot be. */
+  #begin(options: StreamOptions): void {
+    const { offset = 0, length = 0, speed = 0, onError = 'report', base, keepBase = false, allocate = 'sparse', order = 'sequential' } = options;
+    for (const [name, value] of [['offset', offset], ['length', length]] as const) {
+      if (!Number.isSafeInteger(value) || value < 0) throw new MillraceError('EINVAL', `cannot stream: ${name} ${value} is not a number of bytes`);
+    }
+    if (!(onError in ON_ERROR)) throw new MillraceError('EINVAL', `cannot stream: onError is report, stop, ignore or enospc, not '${onError}'`);
+    if (allocate !== 'sparse' && allocate !== 'full') throw new MillraceError('EINVAL', `cannot stream: allocate is sparse or full, not '${allocate}'`);
+    if (order !== 'sequential') throw new MillraceError('EINVAL', `cannot stream: order is sequential, not '${order}'`);
+    const bottom = base === undefined ? 0 : this.#newBase(base);
+    const reason = this.#engine.exports.stream(
+      offset, length, checkedSpeed(speed), ON_ERROR[onError], keepBase, allocate === 'full', bottom);
+    if (reason) throw new MillraceError('EINVAL', `cannot stream ${length} bytes at ${offset}: ${ENGINE_REASONS[reason]} (the disk has ${this.#size} bytes)`);
+    this.#stops = 0;
+    this.#progressAt = 0;
+    this.#progressRemaining = -1;
+  }
+
+  /** The depth of the image that becomes the new base; hands over what the header will say of it. */
+  #newBase(base: string | number): number {
+    let depth = typeof base === 'number' ? base : -1;
+    for (let d = 1; depth < 0 && this.#engine.exports.imageAtDepth(d) >= 0; d++) {
+      if (this.#engine.name(this.#engine.exports.imageAtDepth(d)) === base) depth = d;
+    }
+    const index = depth > 0 && Number.isSafeInteger(depth) ? this.#engine.exports.imageAtDepth(depth) : -1;
+    if (index < 0) throw new MillraceError('EINVAL', `cannot stream down to '${base}': ${ENGINE_REASONS[39]}`);
+    const name = this.#engine.name(index);
+    const format = this.#image(index).format;
+    if (!this.#engine.setBacking(name, format, '')) throw new MillraceError('EINVAL', `cannot stream down to '${name}': ${ENGINE_REASONS[36]}`);
+    return depth;
+  }
+
+  #cancel(): void {
+    if (!this.#engine.exports.abort()) return;
+    this.#engine.cancelBackground();
+    this.#engine.pump();
+  }
+
+  /** The job has ended: keeps its result, closes the images that left the chain, and tells it once. */
+  async #ended(): Promise<StreamInfo> {
+    const info = this.#report();
+    this.#last = info;
+    this.#job = undefined;
+    await this.#closeDetached();
+    this.#emit(info.status === JobStatus.COMPLETED ? 'completed' : 'failed', info);
+    if (info.status === JobStatus.COMPLETED) return info;
+    const aborted = info.reason === 'aborted';
+    throw new MillraceError(info.error?.code ?? 'ABORTED', info.error && !aborted ? info.error.message : 'the stream was aborted', {
+      cause: this.#failure().error, offset: info.error?.offset });
+  }
+
+  /** The engine broke under the job. */
+  #broke(error: MillraceError): never {
+    this.#last = { ...this.#report(), status: JobStatus.FAILED, reason: 'error', error: { code: error.code, message: error.message } };
+    this.#job = undefined;
+    this.#emit('failed', this.#last);
+    throw error;
+  }
+
+  async #closeDetached(): Promise<void> {
+    const kept = new Set<number>();
+    for (let depth = 0; this.#engine.exports.imageAtDepth(depth) >= 0; depth++) kept.add(this.#engine.exports.imageAtDepth(depth));
+    for (let image = 1; this.#engine.isAttached(image); image++) {
+      // The base is not needed any more: that it cannot be closed properly harms nothing.
+      if (!kept.has(image)) await Promise.resolve(this.#engine.detach(image)?.close()).catch(() => {});
+    }
+  }
+
+  /** Looks at the job after the engine has gone on. */
+  #watch(): void {
+    if (!this.#job) return;
+    const numbers = this.#engine.report(this.#engine.exports.info());
+    if (numbers[8] !== this.#stops) {
+      this.#stops = numbers[8];
+      this.#emit('paused');
+    }
+    const now = performance.now();
+    const remaining = numbers[11];
+    if (now - this.#progressAt < PROGRESS_INTERVAL_MS || remaining === this.#progressRemaining) return;
+    this.#progressAt = now;
+    this.#progressRemaining = remaining;
+    this.#emit('progress');
+  }
+
+  #emit(type: DiskEvent, detail: StreamInfo = this.#report()): void {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+
+  #report(): StreamInfo {
+    const numbers = this.#engine.report(this.#engine.exports.info());
+    const [status, paused, aborted] = numbers;
+    const info: StreamInfo = {
+      status: (status === STATUS_NONE ? JobStatus.FAILED : status) as StreamInfo['status'],
+      remaining: numbers[11], offset: numbers[9], length: numbers[10] - numbers[9], speed: numbers[12], paused: paused !== 0,
+    };
+    if (info.status === JobStatus.FAILED) info.reason = aborted ? 'aborted' : 'error';
+    const { failure, error } = this.#failure();
+    if (failure.code) info.error = { code: error.code, message: error.message, offset: failure.offset };
+    return info;
+  }
+
+  #failure(): { failure: Failure; error: MillraceError } {
+    const n = this.#engine.report(this.#engine.exports.info());
+    const failure = { code: n[3], reason: n[4], image: n[5], offset: n[6], detail: n[7] };
+    return { failure, error: this.#engine.errorOf(failure, 'stream') };
+  }
+
+  #image(index: number): ImageInfo {
+    const n = this.#engine.report(this.#engine.exports.image(index));
+    const info: ImageInfo = { name: this.#engine.name(index), format: FORMATS[n[0]] ?? 'raw', virtualSize: n[1], fileSize: n[2] };
+    if (info.format === 'raw') return info;
+    return {
+      ...info, version: n[3], clusterSize: n[4], compressionType: n[5] ? 'zstd' : 'zlib', refcountBits: n[6], lazyRefcounts: n[7] !== 0,
+      extendedL2: n[8] !== 0, corrupt: n[9] !== 0, dirty: n[10] !== 0,
+      backingFile: n[12] ? this.#engine.headerText(index, n[11], n[12]) : undefined,
+      backingFormat: n[14] ? this.#engine.headerText(index, n[13], n[14]) : undefined,
+    };
+  }
+
+  /** Splits a range into requests, at cluster boundaries where it can, and keeps a few in flight. */
+  async #pieces(offset: number, length: number, request: (at: number, size: number) => Promise<unknown>): Promise<void> {
+    const most = this.#engine.exports.requestBytesMax();
+    const end = offset + length;
+    if (length > 0 && length <= most) return void (await request(offset, length));
+    let at = offset;
+    const lane = async (): Promise<void> => {
+      while (at < end) {
+        const from = at;
+        const boundary = Math.floor((from + most) / this.#clusterSize) * this.#clusterSize;
+        at = Math.min(end, boundary > from ? boundary : from + most);
+        await request(from, at - from);
+      }
+    };
+    await Promise.all(Array.from({ length: PIECES_IN_FLIGHT }, lane));
+  }
+
+  async #wide(kind: number, from: number, to: number): Promise<void> {
+    for (let at = from; at < to; at += ZERO_PIECE_BYTES) await this.#engine.request(kind, at, Math.min(ZERO_PIECE_BYTES, to - at));
+  }
+
+  /** The whole clusters within a range; the last cluster of the disk counts as whole where the disk ends in it. */
+  #wholeClusters(offset: number, length: number): [number, number] {
+    const cluster = this.#clusterSize;
+    const end = offset + length;
+    return [Math.ceil(offset / cluster) * cluster, end === this.#size ? end : Math.floor(end / cluster) * cluster];
+  }
+
+  #mustBeOpen(): void {
+    if (this.#closing) throw new MillraceError('ECLOSED', 'the disk has been closed');
+  }
+
+  #mustBeWritable(action: string): void {
+    this.#mustBeOpen();
+    if (this.#readOnly) throw new MillraceError('EROFS', `cannot ${action}: ${this.#engine.name(0)} was opened read-only`);
+  }
+
+  #mustHaveJob(action: string): void {
+    this.#mustBeOpen();
+    if (!this.#job) throw new MillraceError('ENOENT', `cannot ${action}: no job is active on this disk`);
+  }
+
+  #mustBeInside(action: string, offset: number, length: number): void {
+    const inside = Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0 && length <= this.#size - offset;
+    if (!inside) throw new MillraceError('EINVAL', `cannot ${action} ${length} bytes at ${offset}: the disk has ${this.#size} bytes`, { offset });
+  }
+}
+
+function checkedSpeed(speed: number): number {
+  if (!Number.isFinite(speed) || speed < 0) throw new MillraceError('EINVAL', `a speed of ${speed} bytes a second cannot be`);
+  return Math.ceil(speed);
+}
+
+/** The extents in an answer of the engine, which reaches up to `end`. */
+function* extentsOf(block: Uint8Array, end: number): Generator<Extent> {
+  const view = new DataView(block.buffer);
+  const number = (at: number) => view.getUint32(at, true) + view.getUint32(at + 4, true) * 4294967296;
+  for (let at = 0, reached = 0; reached < end && at < block.length; at += EXTENT_BYTES) {
+    const extent: Extent = { offset: number(at), length: number(at + 8), state: STATES[view.getUint32(at + 24, true)], depth: view.getUint32(at + 28, true) };
+    if (extent.length === 0) return;
+    if (extent.state === 'data') extent.hostOffset = number(at + 16);
+    reached = extent.offset + extent.length;
+    yield extent;
+  }
+}
+
+/** Whether an extent continues the one before it, across two answers. */
+function goesOn(before: Extent, extent: Extent): boolean {
+  if (before.state !== extent.state || before.depth !== extent.depth) return false;
+  return before.hostOffset === undefined || before.hostOffset + before.length === extent.hostOffset;
+}

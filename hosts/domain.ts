@@ -1,0 +1,115 @@
+/** A domain: the disks of one virtual machine under their aliases (`vda`, `vdb`), with the three calls by device. */
+import type { Disk, DiskEvent, StreamInfo, StreamOptions } from './api.ts';
+import { JobStatus } from './api.ts';
+import { MillraceError } from './errors.ts';
+
+const EVENTS: readonly DiskEvent[] = ['progress', 'completed', 'failed', 'paused', 'resumed'];
+
+/** Detail of a domain's events: the disk's alias and its job's info. */
+export interface DomainEventDetail extends StreamInfo {
+  device: string;
+}
+
+/**
+ * ```ts
+ * const vm = new Domain();
+ * vm.attach('vda', disk);
+ * await vm.stream('vda', 0, 0, { nonblock: true });
+ * await vm.info('vda');   // { status: 1, remaining: 104857600, … }
+ * ```
+ * Its events are those of its disks, each a CustomEvent whose `detail` also names the `device`.
+ */
+export class Domain extends EventTarget {
+  readonly #disks = new Map<string, { disk: Disk; detach: () => void }>();
+  #speed = 0;
+
+  /** @throws MillraceError `EEXIST` when the alias is taken. */
+  attach(device: string, disk: Disk): void {
+    if (this.#disks.has(device)) throw new MillraceError('EEXIST', `the domain has a disk '${device}' already`);
+    const forward = (event: Event): void => {
+      const detail: DomainEventDetail = { device, ...(event as CustomEvent<StreamInfo>).detail };
+      this.dispatchEvent(new CustomEvent(event.type, { detail }));
+      if (event.type !== 'progress') void this.#share();
+    };
+    for (const type of EVENTS) disk.addEventListener(type, forward);
+    const detach = (): void => EVENTS.forEach((type) => disk.removeEventListener(type, forward));
+    this.#disks.set(device, { disk, detach });
+  }
+
+  /** Takes a disk out of the domain without closing it. */
+  detach(device: string): Disk {
+    const { disk, detach } = this.#entry(device);
+    detach();
+    this.#disks.delete(device);
+    return disk;
+  }
+
+  /** The aliases, in the order they were attached. */
+  get devices(): string[] {
+    return [...this.#disks.keys()];
+  }
+
+  disk(device: string): Disk {
+    return this.#entry(device).disk;
+  }
+
+  /** Populates [offset, offset + length) of a disk; both 0 mean all of it. See Disk.stream. */
+  async stream(device: string, offset = 0, length = 0, options: Omit<StreamOptions, 'offset' | 'length'> = {}): Promise<StreamInfo> {
+    const { disk } = this.#entry(device);
+    const shared = this.#speed ? { speed: this.#speed } : {};
+    const result = disk.stream({ ...shared, ...options, offset, length });
+    await this.#share();
+    return result;
+  }
+
+  async abort(device: string): Promise<void> {
+    return this.#entry(device).disk.abort();
+  }
+
+  async info(device: string): Promise<StreamInfo> {
+    return this.#entry(device).disk.info();
+  }
+
+  async pause(device: string): Promise<void> {
+    return this.#entry(device).disk.pause();
+  }
+
+  async resume(device: string): Promise<void> {
+    return this.#entry(device).disk.resume();
+  }
+
+  /**
+   * Bytes a second that all jobs of the domain have together, shared evenly among those that run; 0 leaves each job the speed it has
+   * of its own.
+   */
+  async setSpeed(bytesPerSecond: number): Promise<void> {
+    if (!Number.isFinite(bytesPerSecond) || bytesPerSecond < 0) throw new MillraceError('EINVAL', `a speed of ${bytesPerSecond} bytes a second cannot be`);
+    const lifted = this.#speed > 0 && bytesPerSecond === 0;
+    this.#speed = bytesPerSecond;
+    await this.#share(lifted);
+  }
+
+  /** Closes all disks, even if one of them fails to; the first failure is then thrown. */
+  async close(): Promise<void> {
+    const closed = await Promise.allSettled(this.devices.map((device) => this.detach(device).close()));
+    for (const result of closed) if (result.status === 'rejected') throw result.reason;
+  }
+
+  /** Gives every running job its part of the domain's speed. */
+  async #share(lifted = false): Promise<void> {
+    if (!this.#speed && !lifted) return;
+    const running: Disk[] = [];
+    for (const { disk } of this.#disks.values()) {
+      const info = await disk.info().catch(() => undefined);
+      if (info?.status === JobStatus.ACTIVE && !info.paused) running.push(disk);
+    }
+    // A job may have ended in between: then there is nothing to set.
+    await Promise.all(running.map((disk) => disk.setSpeed(this.#speed / running.length).catch(() => {})));
+  }
+
+  #entry(device: string): { disk: Disk; detach: () => void } {
+    const entry = this.#disks.get(device);
+    if (!entry) throw new MillraceError('ENOENT', `the domain has no disk '${device}'`);
+    return entry;
+  }
+}

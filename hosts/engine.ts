@@ -1,0 +1,381 @@
+/**
+ * Drives one engine instance: starts requests, performs the I/O it asks for on the images' files, and hands the completions back. It
+ * knows the ring (engine/README.md) and no image format.
+ */
+import type { BlockFile, BlockSource } from './block.ts';
+import type { Codec } from './codecs.ts';
+import { MillraceError } from './errors.ts';
+import { ENGINE_CODES, ENGINE_REASONS } from './reasons.ts';
+
+/** What the engine exports; engine/README.md documents each. */
+interface Exports {
+  version(): number;
+  init(bytes: number): number;
+  submissions(): number;
+  completions(): number;
+  setFile(image: number, bytes: number): number;
+  setUse(copyOnRead: boolean, readAhead: boolean, trims: boolean): void;
+  text(): number;
+  setBacking(name: number, format: number, identity: number): number;
+  image(index: number): number;
+  imageAtDepth(depth: number): number;
+  headerPage(index: number): number;
+  requestBytesMax(): number;
+  request(kind: number, tag: number, offset: number, length: number, argument: number): number;
+  step(completed: number, now: number): number;
+  submitted(): number;
+  wakeAt(): number;
+  stream(offset: number, length: number, speed: number, onError: number, keepBase: boolean, full: boolean, bottom: number): number;
+  abort(): number;
+  info(): number;
+  pause(): number;
+  resume(): number;
+  setSpeed(bytesPerSecond: number): number;
+  needsRecovery(): number;
+  clusterSize(): number;
+}
+
+const INTERFACE_VERSION = 1;
+const PAGE_BYTES = 65536;
+
+/** Kinds of request. */
+export const Kind = {
+  open: 1, create: 2, read: 3, write: 4, zero: 5, discard: 6, flush: 7, resize: 8, stream: 9, remaining: 10, map: 11, check: 12,
+  close: 13,
+} as const;
+
+const Op = { read: 1, write: 2, flush: 3, truncate: 4, discard: 5, decompress: 6, take: 7, give: 8, done: 9 } as const;
+const FLAG_BACKGROUND = 1;
+const SUBMISSION_WORDS = 12;
+const COMPLETION_WORDS = 4;
+const TWO_TO_32 = 4294967296;
+/** Errors kept for the requests that fail of them; older ones have been told or will not be. */
+const ERRORS_KEPT_MAX = 512;
+/** Steps in a row before others in this thread get a turn. */
+const STEPS_MAX = 64;
+const COMPRESSIONS = ['zlib', 'zstd'] as const;
+
+/** A request in flight, or waiting for a place in the engine's table. */
+interface Pending {
+  kind: number;
+  offset: number;
+  length: number;
+  argument: number;
+  /** A write's data. */
+  data?: Uint8Array;
+  /** Where a read's data goes. */
+  into?: Uint8Array;
+  resolve(value: number): void;
+  reject(error: unknown): void;
+}
+
+/** Why a job or a request failed, as the engine tells it. */
+export interface Failure {
+  code: number;
+  reason: number;
+  image: number;
+  offset: number;
+  detail: number;
+}
+
+export class Engine {
+  /** Called after every round of steps: the disk looks at its job then. */
+  onstep: () => void = () => {};
+  readonly #exports: Exports;
+  readonly #memory: ArrayBuffer;
+  readonly #words: Uint32Array;
+  readonly #files: (BlockSource | BlockFile | undefined)[] = [];
+  readonly #names: string[] = [];
+  readonly #codec: Codec;
+  readonly #pending = new Map<number, Pending>();
+  readonly #waiting: Pending[] = [];
+  readonly #completed: { tag: number; result: number; detail: number }[] = [];
+  readonly #errors = new Map<number, unknown>();
+  #background = new AbortController();
+  #nextTag = 1;
+  #nextError = 1;
+  #stepping = false;
+  #scheduled = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timerAt = 0;
+  #broken: MillraceError | undefined;
+
+  constructor(module: WebAssembly.Module, memoryBytes: number, codec: Codec) {
+    const pages = Math.floor(memoryBytes / PAGE_BYTES);
+    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+    const trap = (line: number, column: number): void => {
+      this.#broken = new MillraceError('EIO', `the engine stopped at an assertion (line ${line}, column ${column}): please report it`);
+    };
+    const instance = new WebAssembly.Instance(module, { env: { memory }, host: { trap } });
+    this.#exports = instance.exports as unknown as Exports;
+    if (this.#exports.version() !== INTERFACE_VERSION) throw new MillraceError('EINVAL', 'the engine has another version than its host');
+    if (!this.#exports.init(memory.buffer.byteLength)) throw new MillraceError('EINVAL', `${memoryBytes} bytes are too little memory for a disk`);
+    this.#memory = memory.buffer;
+    this.#words = new Uint32Array(this.#memory);
+    this.#codec = codec;
+  }
+
+  get exports(): Exports {
+    return this.#exports;
+  }
+
+  /** Gives an image its file; image 0 is the overlay. */
+  attach(image: number, file: BlockSource | BlockFile, name: string): void {
+    if (!this.#exports.setFile(image, file.size)) throw new MillraceError('EUNSUPPORTED', `${name}: the chain has too many images`);
+    this.#files[image] = file;
+    this.#names[image] = name;
+  }
+
+  file(image: number): BlockSource | BlockFile | undefined {
+    return this.#files[image];
+  }
+
+  /** Whether an image of this number has ever been given a file. */
+  isAttached(image: number): boolean {
+    return image in this.#names;
+  }
+
+  name(image: number): string {
+    return this.#names[image] ?? `image ${image}`;
+  }
+
+  /** Takes away the file of an image that left the chain. */
+  detach(image: number): BlockSource | undefined {
+    const file = this.#files[image];
+    this.#files[image] = undefined;
+    return file;
+  }
+
+  /** Runs one request; resolves with its value. */
+  request(kind: number, offset = 0, length = 0, argument = 0, buffers: { data?: Uint8Array; into?: Uint8Array } = {}): Promise<number> {
+    if (this.#broken) return Promise.reject(this.#broken);
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ kind, offset, length, argument, ...buffers, resolve, reject });
+      this.pump();
+    });
+  }
+
+  /** Cancels the reads that only the job waits for. */
+  cancelBackground(): void {
+    this.#background.abort(new MillraceError('ABORTED', 'the job was aborted'));
+    this.#background = new AbortController();
+  }
+
+  /** The numbers of a report that the engine has written at `address`. */
+  report(address: number): Float64Array {
+    return new Float64Array(this.#memory, address, 32).slice();
+  }
+
+  /** Text at a place of an image's header page. */
+  headerText(image: number, at: number, bytes: number): string {
+    const page = this.#exports.headerPage(image);
+    if (!bytes || !page) return '';
+    return new TextDecoder().decode(new Uint8Array(this.#memory, page + at, bytes));
+  }
+
+  /** Hands over what is to be recorded as the base; false if it is too long. */
+  setBacking(name: string, format: string, identity: string): boolean {
+    const texts = [name, format, identity].map((text) => new TextEncoder().encode(text));
+    const [nameBytes, formatBytes, identityBytes] = texts.map((bytes) => bytes.length);
+    if (nameBytes + formatBytes + identityBytes > TEXT_BYTES) return false;
+    let at = this.#exports.text();
+    for (const bytes of texts) {
+      new Uint8Array(this.#memory, at, bytes.length).set(bytes);
+      at += bytes.length;
+    }
+    return this.#exports.setBacking(nameBytes, formatBytes, identityBytes) !== 0;
+  }
+
+  /** The error that a failure is told as: the host's own where there is one, else what the engine found. */
+  errorOf(failure: Failure, action: string): MillraceError {
+    const cause = this.#errors.get(failure.detail);
+    if (cause instanceof MillraceError) return cause;
+    const code = ENGINE_CODES[failure.code] ?? 'EIO';
+    const where = `${this.name(failure.image)}: `;
+    const reason = cause === undefined ? ENGINE_REASONS[failure.reason] ?? 'unknown reason' : messageOf(cause);
+    const at = failure.offset || code === 'ECORRUPT' ? ` (at offset ${failure.offset})` : '';
+    return new MillraceError(code, `cannot ${action}: ${where}${reason}${at}`, { cause, offset: failure.offset });
+  }
+
+  /** Lets the engine go on; called when something was asked of it or its clock has come. */
+  pump(): void {
+    if (this.#stepping || this.#broken) return;
+    this.#stepping = true;
+    try {
+      let steps = 0;
+      while (this.#step() && ++steps < STEPS_MAX);
+      if (steps === STEPS_MAX) this.#schedule();
+      this.#setTimer();
+    } catch (cause) {
+      this.#break(cause);
+    } finally {
+      this.#stepping = false;
+    }
+    this.onstep();
+  }
+
+  /** Ends every request with `error`: the engine is used no more. */
+  close(error: MillraceError): void {
+    clearTimeout(this.#timer);
+    this.#broken ??= error;
+    this.#rejectAll();
+  }
+
+  /** One round: start what waits, hand over what has completed, perform what is submitted. True if there is more to do at once. */
+  #step(): boolean {
+    this.#startWaiting();
+    const count = this.#completed.length;
+    const at = this.#exports.completions() >> 2;
+    for (let i = 0; i < count; i++) {
+      const { tag, result, detail } = this.#completed[i];
+      const entry = at + i * COMPLETION_WORDS;
+      this.#words[entry] = tag;
+      this.#words[entry + 1] = result;
+      this.#words[entry + 2] = detail;
+    }
+    this.#completed.length = 0;
+    const more = this.#exports.step(count, performance.now()) !== 0;
+    const submitted = this.#exports.submitted();
+    const first = this.#exports.submissions() >> 2;
+    for (let i = 0; i < submitted; i++) this.#perform(first + i * SUBMISSION_WORDS);
+    return more || this.#completed.length > 0 || (submitted > 0 && this.#waiting.length > 0);
+  }
+
+  #startWaiting(): void {
+    while (this.#waiting.length) {
+      const next = this.#waiting[0];
+      const tag = this.#nextTag;
+      if (!this.#exports.request(next.kind, tag, next.offset, next.length, next.argument)) return;
+      this.#nextTag = (tag + 1) >>> 0 || 1;
+      this.#pending.set(tag, next);
+      this.#waiting.shift();
+    }
+  }
+
+  #perform(entry: number): void {
+    const words = this.#words;
+    const tag = words[entry];
+    const op = words[entry + 1];
+    const file = words[entry + 2];
+    const flags = words[entry + 3];
+    const offset = words[entry + 4] + words[entry + 5] * TWO_TO_32;
+    const length = words[entry + 6];
+    const address = words[entry + 7];
+    const request = words[entry + 10];
+    if (op === Op.done) return this.#finish(request, { code: tag, reason: flags, image: file, offset, detail: length });
+    const bytes = new Uint8Array(this.#memory, address, op === Op.flush || op === Op.truncate || op === Op.discard ? 0 : length);
+    if (op === Op.give) return this.#pending.get(request)?.into?.set(bytes, offset);
+    try {
+      const result = op === Op.take ? this.#take(request, offset, bytes)
+        : op === Op.decompress ? this.#codec.inflate(COMPRESSIONS[file], bytes, new Uint8Array(this.#memory, words[entry + 8], words[entry + 9]))
+        : this.#io(op, this.#files[file], offset, length, bytes, (flags & FLAG_BACKGROUND) !== 0);
+      if (result === undefined) this.#complete(tag, 0);
+      else result.then(() => this.#completeLater(tag), (error) => this.#completeLater(tag, error));
+    } catch (error) {
+      this.#complete(tag, error);
+    }
+  }
+
+  #take(request: number, offset: number, into: Uint8Array): void {
+    const data = this.#pending.get(request)?.data;
+    if (data) into.set(data.subarray(offset, offset + into.length));
+  }
+
+  #io(op: number, file: BlockSource | BlockFile | undefined, offset: number, length: number, bytes: Uint8Array, background: boolean): void | Promise<void> {
+    if (!file) throw new MillraceError('ECLOSED', 'the image has been closed');
+    if (op === Op.read) {
+      // Metadata that exists only in the engine's cache so far may lie past the end of the file: there are zeros.
+      const present = Math.max(0, Math.min(bytes.length, file.size - offset));
+      if (present < bytes.length) bytes.fill(0, present);
+      if (present === 0) return;
+      const hint = background ? { signal: this.#background.signal, background } : { background };
+      return file.read(offset, bytes.subarray(0, present), hint);
+    }
+    const target = file as BlockFile;
+    if (op === Op.write) return target.write(offset, bytes);
+    if (op === Op.flush) return target.flush();
+    if (op === Op.truncate) return target.truncate(offset);
+    return target.discard?.(offset, length);
+  }
+
+  #complete(tag: number, error: unknown): void {
+    if (error === 0 || error === undefined) {
+      this.#completed.push({ tag, result: 0, detail: 0 });
+      return;
+    }
+    const code = error instanceof MillraceError ? ENGINE_CODES.indexOf(error.code, 1) : ENGINE_CODES.indexOf('EIO', 1);
+    const detail = this.#nextError++;
+    this.#errors.set(detail, error);
+    this.#errors.delete(detail - ERRORS_KEPT_MAX);
+    this.#completed.push({ tag, result: -Math.max(code, 1), detail });
+  }
+
+  #completeLater(tag: number, error?: unknown): void {
+    this.#complete(tag, error);
+    this.#schedule();
+  }
+
+  /** Completions that come together are handed over together. */
+  #schedule(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    queueMicrotask(() => {
+      this.#scheduled = false;
+      this.pump();
+    });
+  }
+
+  #finish(request: number, failure: Failure): void {
+    const pending = this.#pending.get(request);
+    this.#pending.delete(request);
+    if (!pending) return;
+    if (failure.code) pending.reject(this.errorOf(failure, actionOf(pending)));
+    else pending.resolve(failure.offset);
+  }
+
+  #setTimer(): void {
+    const at = this.#exports.wakeAt();
+    if (at === this.#timerAt) return;
+    clearTimeout(this.#timer);
+    this.#timerAt = at;
+    if (at) {
+      this.#timer = setTimeout(() => {
+        this.#timerAt = 0;
+        this.pump();
+      }, Math.max(1, at - performance.now()));
+    }
+  }
+
+  /** An assertion of the engine failed, or a host's operation threw where it must not: the disk is used no more. */
+  #break(cause: unknown): void {
+    this.#broken ??= new MillraceError('EIO', `the engine failed: ${messageOf(cause)}`, { cause });
+    this.#rejectAll();
+  }
+
+  #rejectAll(): void {
+    const error = this.#broken;
+    for (const pending of this.#pending.values()) pending.reject(error);
+    for (const pending of this.#waiting) pending.reject(error);
+    this.#pending.clear();
+    this.#waiting.length = 0;
+  }
+}
+
+/** Bytes of the area where texts are exchanged. */
+const TEXT_BYTES = 4096;
+
+const ACTIONS: Record<number, string> = {
+  [Kind.open]: 'open the image', [Kind.create]: 'create the overlay', [Kind.read]: 'read', [Kind.write]: 'write', [Kind.zero]: 'write zeroes',
+  [Kind.discard]: 'discard', [Kind.flush]: 'flush', [Kind.resize]: 'resize', [Kind.stream]: 'stream', [Kind.remaining]: 'count what remains',
+  [Kind.map]: 'map', [Kind.check]: 'check', [Kind.close]: 'close the disk',
+};
+
+function actionOf(pending: Pending): string {
+  const action = ACTIONS[pending.kind] ?? 'do that';
+  const ranged = pending.kind === Kind.read || pending.kind === Kind.write;
+  return ranged ? `${action} ${pending.length} bytes at ${pending.offset}` : action;
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

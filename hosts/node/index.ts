@@ -1,0 +1,34 @@
+/**
+ * Millrace for Node (and Bun): disks over local files and HTTP bases.
+ *
+ * ```ts
+ * import { createDisk } from 'millrace';
+ * const disk = await createDisk({ overlay: 'vm.qcow2', base: 'https://images.example/debian.qcow2' });
+ * await disk.read(0, 512);   // fetched now, kept in the overlay
+ * await disk.stream();       // the whole base
+ * await disk.close();
+ * ```
+ */
+import type { CreateOptions, Disk, OpenOptions } from '../api.ts';
+import { createDiskWith, openDiskWith } from '../open.ts';
+import { nodeRuntime } from './runtime.ts';
+
+export * from '../api.ts';
+export type { BlockFile, BlockSource, ReadHint } from '../block.ts';
+export { Domain } from '../domain.ts';
+export type { DomainEventDetail } from '../domain.ts';
+export { MillraceError } from '../errors.ts';
+export type { ErrorCode } from '../errors.ts';
+export { openHttp } from '../http.ts';
+export type { HttpOptions, HttpSource } from '../http.ts';
+export { openFile, openFileSource } from './file.ts';
+
+/** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
+export function createDisk(options: CreateOptions): Promise<Disk> {
+  return createDiskWith(nodeRuntime, options);
+}
+
+/** Opens an overlay; its base is the recorded one unless another is given. */
+export function openDisk(options: OpenOptions): Promise<Disk> {
+  return openDiskWith(nodeRuntime, options);
+}

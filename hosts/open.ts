@@ -1,0 +1,259 @@
+/**
+ * Opening and creating disks, the same way on every runtime: files are opened by the runtime, images by the engine, and the chain is
+ * put together from what the caller gave or what the overlay records.
+ */
+import type { BaseLocation, CreateOptions, Disk, ImageFormat, OpenOptions } from './api.ts';
+import type { BlockFile, BlockSource } from './block.ts';
+import { EngineDisk } from './disk.ts';
+import { Engine, Kind } from './engine.ts';
+import { MillraceError } from './errors.ts';
+import type { Runtime } from './runtime.ts';
+
+const MEMORY_BYTES_DEFAULT = 32 * 1024 * 1024;
+const MEMORY_BYTES_MIN = 8 * 1024 * 1024;
+const MEMORY_BYTES_MAX = 1024 * 1024 * 1024;
+const CLUSTER_BYTES_DEFAULT = 65536;
+const REFCOUNT_BITS_DEFAULT = 16;
+const SECTOR_BYTES = 512;
+const OPEN_WRITABLE = 1;
+const REPAIR_LEAKS = 1;
+const CHAIN_IMAGES_MAX = 32;
+const FORMAT_NUMBERS: Record<ImageFormat, number> = { raw: 1, qcow2: 2 };
+const FORMATS: readonly (ImageFormat | undefined)[] = [undefined, 'raw', 'qcow2'];
+
+/** What an overlay records of its base beside name and format, so that another base is noticed. */
+interface RecordedIdentity {
+  size: number;
+  identity?: string;
+}
+
+/** What the header of an image says of its base. */
+interface Backing {
+  name: string;
+  format?: ImageFormat;
+  identity?: RecordedIdentity;
+}
+
+/** Makes a new overlay over a base, or an empty disk, and opens it. */
+export async function createDiskWith(runtime: Runtime, options: CreateOptions): Promise<Disk> {
+  const opening = await Opening.start(runtime, options.memory);
+  try {
+    const shape = checkedShape(options);
+    const size = checkedSize(options.size);
+    if (size === undefined && options.base === undefined) throw new MillraceError('EINVAL', 'a disk without a base needs a size');
+    // The base first: what is wrong with it shows before anything is made.
+    opening.reserve(overlayName(options.overlay));
+    if (options.base !== undefined) await opening.openChain([options.base], [options.baseFormat], options.followChain ?? false);
+    await opening.createOverlay(options.overlay);
+    const base = opening.engine.file(1);
+    if (base) opening.recordBase(options, base);
+    const bytes = size ?? Math.ceil(opening.virtualSize(1) / SECTOR_BYTES) * SECTOR_BYTES;
+    await opening.engine.request(Kind.create, 0, bytes, shape);
+    return opening.finish(false, options.copyOnRead ?? true);
+  } catch (error) {
+    await opening.undo(true);
+    throw error;
+  }
+}
+
+/** Opens an existing overlay with its chain. */
+export async function openDiskWith(runtime: Runtime, options: OpenOptions): Promise<Disk> {
+  const { readOnly = false, followChain = false } = options;
+  const opening = await Opening.start(runtime, options.memory);
+  try {
+    await opening.openOverlay(options.overlay, readOnly);
+    const bases = options.base === undefined ? [] : Array.isArray(options.base) ? options.base : [options.base];
+    const formats = Array.isArray(options.baseFormat) ? options.baseFormat : [options.baseFormat];
+    const recorded = opening.backingOf(0);
+    if (bases.length) await opening.openChain(bases, formats, followChain);
+    else if (recorded) await opening.openChain([opening.resolve(recorded, 0)], [formats[0] ?? recorded.format], followChain);
+    if (recorded?.identity && opening.engine.file(1)) checkIdentity(opening.engine.name(0), recorded.identity, opening.engine.file(1)!);
+    if (!readOnly && opening.engine.exports.needsRecovery()) await opening.recover();
+    return opening.finish(readOnly, options.copyOnRead ?? true);
+  } catch (error) {
+    await opening.undo(false);
+    throw error;
+  }
+}
+
+/** A disk on its way to being open; what has been opened is closed again if it does not get there. */
+class Opening {
+  readonly engine: Engine;
+  readonly #runtime: Runtime;
+  #overlay: BlockFile | undefined;
+  #created: string | undefined;
+  #count = 0;
+
+  static async start(runtime: Runtime, memory = MEMORY_BYTES_DEFAULT): Promise<Opening> {
+    if (!Number.isFinite(memory) || memory < MEMORY_BYTES_MIN || memory > MEMORY_BYTES_MAX) {
+      throw new MillraceError('EINVAL', `memory of ${memory} bytes: it is 8 MiB to 1 GiB a disk`);
+    }
+    return new Opening(runtime, new Engine(await runtime.engine(), memory, runtime.codec));
+  }
+
+  private constructor(runtime: Runtime, engine: Engine) {
+    this.#runtime = runtime;
+    this.engine = engine;
+  }
+
+  /** Keeps number 0 for an overlay that is made after its base has been opened. */
+  reserve(name: string): void {
+    this.engine.attach(0, nowhere, name);
+    this.#count = 1;
+  }
+
+  async createOverlay(overlay: string | BlockFile): Promise<void> {
+    const given = typeof overlay !== 'string';
+    this.#overlay = given ? overlay : await this.#runtime.openOverlay(overlay, { create: true });
+    if (!given) this.#created = overlay;
+    if (this.#overlay.size) throw new MillraceError('EEXIST', `cannot create ${overlayName(overlay)}: it is not empty`);
+    this.engine.attach(0, this.#overlay, overlayName(overlay));
+  }
+
+  async openOverlay(overlay: string | BlockFile, readOnly: boolean): Promise<void> {
+    this.#overlay = typeof overlay === 'string' ? await this.#runtime.openOverlay(overlay, { readOnly }) : overlay;
+    this.engine.attach(0, this.#overlay, overlayName(overlay));
+    this.#count = 1;
+    const format = await this.engine.request(Kind.open, 0, 0, readOnly ? 0 : OPEN_WRITABLE);
+    if (!readOnly && FORMATS[format] !== 'qcow2') {
+      throw new MillraceError('EUNSUPPORTED', `${overlayName(overlay)}: an overlay is a qcow2 image, and this is ${FORMATS[format]} data; open it read-only, or create an overlay over it`);
+    }
+  }
+
+  /** Opens the images below, from the nearest down. A base's own base is followed only if the caller said so. */
+  async openChain(bases: BaseLocation[], formats: (ImageFormat | undefined)[], follow: boolean): Promise<void> {
+    for (let i = 0; i < bases.length; i++) await this.#openBase(bases[i], formats[i]);
+    for (;;) {
+      const last = this.#count - 1;
+      const below = this.backingOf(last);
+      if (!below) return;
+      if (!follow) {
+        throw new MillraceError('EUNSUPPORTED', `${this.engine.name(last)} has a backing file of its own, '${below.name}', which is followed only when asked for (followChain, --follow-chain)`);
+      }
+      if (this.#count >= CHAIN_IMAGES_MAX) throw new MillraceError('EUNSUPPORTED', `${this.engine.name(0)}: the chain has more than ${CHAIN_IMAGES_MAX} images, or goes round in a circle`);
+      await this.#openBase(this.resolve(below, last), below.format);
+    }
+  }
+
+  async #openBase(location: BaseLocation, format?: ImageFormat): Promise<void> {
+    if (format !== undefined && !(format in FORMAT_NUMBERS)) throw new MillraceError('EUNSUPPORTED', `the format '${format}' is not supported: raw or qcow2`);
+    const isPlace = typeof location === 'string' || location instanceof URL;
+    const source = isPlace ? await this.#runtime.openSource(location) : location;
+    const image = this.#count++;
+    this.engine.attach(image, source, source.name ?? (isPlace ? String(location) : `base ${image}`));
+    await this.engine.request(Kind.open, image, format ? FORMAT_NUMBERS[format] : 0);
+  }
+
+  /** What an image records as its base, if it has one. */
+  backingOf(image: number): Backing | undefined {
+    const n = this.engine.report(this.engine.exports.image(image));
+    const name = this.engine.headerText(image, n[11], n[12]);
+    if (FORMATS[n[0]] !== 'qcow2' || !name) return undefined;
+    const format = this.engine.headerText(image, n[13], n[14]);
+    if (format && !(format in FORMAT_NUMBERS)) throw new MillraceError('EUNSUPPORTED', `${this.engine.name(image)}: its backing file has the format '${format}', which is not supported`);
+    return { name, format: (format || undefined) as ImageFormat | undefined, identity: parseIdentity(this.engine.headerText(image, n[15], n[16])) };
+  }
+
+  resolve(backing: Backing, from: number): string {
+    if (backing.name.startsWith('json:')) throw new MillraceError('EUNSUPPORTED', `${this.engine.name(from)}: its backing file is given as 'json:…', which is not supported; name the base explicitly`);
+    return this.#runtime.resolve(backing.name, this.engine.name(from));
+  }
+
+  /** Hands over what the new overlay's header is to say of its base. */
+  recordBase(options: CreateOptions, base: BlockSource): void {
+    const name = options.recordBase ?? this.#recordedName(options, base);
+    const identity: RecordedIdentity = { size: base.size, identity: base.identity };
+    const format = FORMATS[this.engine.report(this.engine.exports.image(1))[0]] ?? 'raw';
+    if (!this.engine.setBacking(name, format, JSON.stringify(identity))) throw new MillraceError('EINVAL', `the name of the base is too long to be recorded: '${name}'`);
+  }
+
+  #recordedName(options: CreateOptions, base: BlockSource): string {
+    const given = options.base;
+    const place = typeof given === 'string' || given instanceof URL ? String(given) : base.name;
+    if (!place) throw new MillraceError('EINVAL', 'the base has no name to be recorded: give one by recordBase');
+    if (/^https?:/i.test(place)) {
+      const url = new URL(place);
+      return `${url.origin}${url.pathname}`;
+    }
+    return this.#runtime.record(place, overlayName(options.overlay));
+  }
+
+  virtualSize(image: number): number {
+    return this.engine.report(this.engine.exports.image(image))[1];
+  }
+
+  /** The overlay was not closed: clusters that were taken and never used are given back. */
+  async recover(): Promise<void> {
+    await this.engine.request(Kind.check, 0, 0, REPAIR_LEAKS, { into: new Uint8Array(64) });
+  }
+
+  finish(readOnly: boolean, copyOnRead: boolean): Disk {
+    const remote = this.engine.file(1)?.preferred !== undefined;
+    this.engine.exports.setUse(copyOnRead && !readOnly && this.#count > 1, remote && !readOnly && copyOnRead, this.#overlay?.discard !== undefined);
+    return new EngineDisk(this.engine, { readOnly, release: () => this.#closeFiles() });
+  }
+
+  async undo(remove: boolean): Promise<void> {
+    this.engine.close(new MillraceError('ECLOSED', 'the disk was not opened'));
+    await this.#closeFiles().catch(() => {});
+    if (remove && this.#created !== undefined) await this.#runtime.remove(this.#created).catch(() => {});
+  }
+
+  /** Closes every file, even if one of them fails to; the first failure is then thrown. */
+  async #closeFiles(): Promise<void> {
+    const files = Array.from({ length: this.#count }, (_, image) => this.engine.detach(image));
+    const closed = await Promise.allSettled(files.map(async (file) => file?.close()));
+    for (const result of closed) if (result.status === 'rejected') throw result.reason;
+  }
+}
+
+/** Stands for an overlay that has not been made yet. */
+const nowhere: BlockSource = {
+  size: 0,
+  read() {
+    throw new MillraceError('EIO', 'the overlay has not been created yet');
+  },
+  close() {},
+};
+
+function overlayName(overlay: string | BlockFile): string {
+  return typeof overlay === 'string' ? overlay : overlay.name ?? 'the overlay';
+}
+
+function checkedSize(size: number | undefined): number | undefined {
+  if (size === undefined) return undefined;
+  if (!Number.isSafeInteger(size) || size < 0 || size % SECTOR_BYTES) throw new MillraceError('EINVAL', `a disk of ${size} bytes: the size is a multiple of ${SECTOR_BYTES}`);
+  return size;
+}
+
+/** Cluster size, refcount width and kind of L2 entries, as the engine takes them in one number. */
+function checkedShape(options: CreateOptions): number {
+  const clusterBits = powerOfTwo('cluster size', options.clusterSize ?? CLUSTER_BYTES_DEFAULT, 512, 2 * 1024 * 1024);
+  const refcountOrder = powerOfTwo('refcount width', options.refcountBits ?? REFCOUNT_BITS_DEFAULT, 1, 64);
+  if (options.extendedL2 && clusterBits < 14) throw new MillraceError('EINVAL', 'extended L2 entries need clusters of 16 KiB or more');
+  return clusterBits + refcountOrder * 256 + (options.extendedL2 ? 65536 : 0);
+}
+
+function powerOfTwo(what: string, value: number, least: number, most: number): number {
+  const bits = Math.log2(value);
+  if (!Number.isInteger(bits) || value < least || value > most) throw new MillraceError('EINVAL', `a ${what} of ${value}: it is a power of two from ${least} to ${most}`);
+  return bits;
+}
+
+function parseIdentity(text: string): RecordedIdentity | undefined {
+  if (!text) return undefined;
+  try {
+    const value = JSON.parse(text.replace(/\0+$/, '')) as RecordedIdentity;
+    return typeof value.size === 'number' ? value : undefined;
+  } catch {
+    // Not written by us, or by a version that knew another form: nothing to compare with.
+    return undefined;
+  }
+}
+
+function checkIdentity(overlay: string, recorded: RecordedIdentity, base: BlockSource): void {
+  const sameSize = recorded.size === base.size;
+  if (sameSize && (!recorded.identity || !base.identity || recorded.identity === base.identity)) return;
+  const detail = sameSize ? `it was ${recorded.identity}, and is ${base.identity}` : `it had ${recorded.size} bytes, and has ${base.size}`;
+  throw new MillraceError('ECHANGED', `${base.name ?? 'the base'} is not the base that ${overlay} was made on (${detail}): give the right base, or rebase the overlay`);
+}
