@@ -362,7 +362,8 @@ export function releaseMemory(t: Task): void {
 export function guestWaitsForMemory(): bool {
   for (let i: u32 = 0; i < TASKS_MAX; i++) {
     const t = taskAt(i);
-    if (t.kind != KIND_NONE && !t.background && t.waits & ON_MEMORY) return true;
+    // The job's own task waits until there is room for another copy; it takes none itself.
+    if (t.kind != KIND_NONE && t.kind != KIND_STREAM && !t.background && t.waits & ON_MEMORY) return true;
   }
   return false;
 }
