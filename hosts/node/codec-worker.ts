@@ -1,0 +1,84 @@
+/**
+ * The program of a decoding thread, as text. It is text because it has to start from wherever the module that starts it is run: from
+ * TypeScript sources (Node 20 runs no .ts file in a worker), from dist, or from a user's bundle (which has no file beside it).
+ * So it imports nothing of ours, and only decodes: what a stream may claim has been checked before, how much it gave is checked after.
+ *
+ * A message is a batch: `input` holds the streams one after another, `output` has room for their clusters one after another; both
+ * are given back with a result for each, the number of bytes it gave or the reason why it does not inflate.
+ */
+
+/** Data of the worker at its start. */
+export interface WorkerSetup {
+  /** URL of the module `zstddec`, for versions of Node without zstd (before 22.15). */
+  zstddec: string;
+}
+
+export interface Batch {
+  id: number;
+  streams: { method: 'zlib' | 'zstd'; length: number; size: number }[];
+  input: ArrayBuffer;
+  output: ArrayBuffer;
+}
+
+export interface BatchDone {
+  id: number;
+  results: (number | string)[];
+  input: ArrayBuffer;
+  output: ArrayBuffer;
+}
+
+export const codecWorkerProgram: string = /* js */ `
+'use strict';
+const { parentPort, workerData, MessageChannel } = require('node:worker_threads');
+const zlib = require('node:zlib');
+
+const SPARE_BYTES = 64;
+const bounded = (decompress) => (from, size) => decompress(from, { chunkSize: size + SPARE_BYTES, maxOutputLength: size });
+
+async function loadZstd() {
+  if (zlib.zstdDecompressSync) return bounded(zlib.zstdDecompressSync);
+  // It would use fetch to read its own wasm from a data: URL, which costs 8 MB and 40 ms; without it, it does not.
+  globalThis.fetch = undefined;
+  const decoder = new (await import(workerData.zstddec)).ZSTDDecoder();
+  await decoder.init();
+  return (from, size) => decoder.decode(from, size);
+}
+
+const decoders = { zlib: () => bounded(zlib.inflateRawSync), zstd: loadZstd };
+const loading = {};
+
+// Each decoded cluster is a new buffer. Left to the garbage collector, they pile up to 40 MB a thread and more, so each is detached as
+// soon as it has been copied: by transfer (Node 21), or by sending it where nobody is. Buffers out of Node's shared pool are let be.
+const nobody = new MessageChannel();
+nobody.port2.close();
+function free(out) {
+  if (out.buffer.byteLength - out.byteLength > SPARE_BYTES || out.byteLength === 0) return;
+  if (out.buffer.transfer) out.buffer.transfer(0);
+  else nobody.port1.postMessage(null, [out.buffer]);
+}
+
+function decode(decoder, from, into) {
+  try {
+    const out = decoder(from, into.length);
+    const count = out.length;
+    into.set(out);
+    free(out);
+    return count;
+  } catch (error) {
+    return error.code === 'ERR_BUFFER_TOO_LARGE' ? into.length + 1 : error.message;
+  }
+}
+
+parentPort.on('message', async ({ id, streams, input, output }) => {
+  const results = [];
+  let from = 0;
+  let to = 0;
+  for (const { method, length, size } of streams) {
+    const decoder = await (loading[method] ??= decoders[method]());
+    results.push(decode(decoder, new Uint8Array(input, from, length), new Uint8Array(output, to, size)));
+    from += length;
+    to += size;
+  }
+  parentPort.postMessage({ id, results, input, output }, [input, output]);
+});
+`;

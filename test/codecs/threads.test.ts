@@ -1,0 +1,141 @@
+/** The pool of decoding threads: when it starts them, that none is lost when they end, and that it keeps no process alive. */
+import { execFile } from 'node:child_process';
+import { once } from 'node:events';
+import { createRequire } from 'node:module';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { promisify } from 'node:util';
+import type { Worker } from 'node:worker_threads';
+import { deflateRawSync } from 'node:zlib';
+import { afterEach, describe, expect, it } from 'vitest';
+import { ThreadedCodec } from '../../hosts/node/codecs.ts';
+import { makeContent } from '../fixtures/content.ts';
+
+const CLUSTER = 64 * 1024;
+const COUNT = 300;
+
+const contents = Array.from({ length: 16 }, (_, i) => makeContent('text', i, CLUSTER));
+const streams = contents.map((content) => deflateRawSync(content));
+
+/** Threads that were started, and whether each has. */
+const started: Worker[] = [];
+const online: Promise<unknown>[] = [];
+process.on('worker', (worker: Worker) => {
+  started.push(worker);
+  online.push(once(worker, 'online'));
+});
+
+const codecs: ThreadedCodec[] = [];
+function makeCodec(threads?: number): ThreadedCodec {
+  codecs.push(new ThreadedCodec(threads));
+  return codecs.at(-1)!;
+}
+
+afterEach(async () => {
+  await Promise.all(codecs.splice(0).map((codec) => codec.close()));
+  started.length = online.length = 0;
+});
+
+/** Decodes `count` clusters at once and checks each. */
+async function decode(codec: ThreadedCodec, count: number): Promise<void> {
+  const results = Array.from({ length: count }, () => new Uint8Array(CLUSTER));
+  await Promise.all(results.map((into, i) => codec.inflate('zlib', streams[i % streams.length], into)));
+  for (const [i, into] of results.entries()) expect(Buffer.compare(into, contents[i % contents.length]), `cluster ${i}`).toBe(0);
+}
+
+/** All that a thread answers. */
+function answers(worker: Worker): { results: unknown[] }[] {
+  const messages: { results: unknown[] }[] = [];
+  worker.on('message', (message) => messages.push(message));
+  return messages;
+}
+
+describe('a pool of threads', () => {
+  it('starts none for a few clusters', async () => {
+    const codec = makeCodec(2);
+    for (let i = 0; i < 20; i++) await decode(codec, 3);
+    expect(started).toEqual([]);
+  });
+
+  it('starts them once for many, and has them decode', async () => {
+    const codec = makeCodec(2);
+    await Promise.all([decode(codec, COUNT), decode(codec, COUNT)]);
+    expect(started).toHaveLength(2);
+    await Promise.all(online);
+    const messages = started.map(answers);
+    await decode(codec, COUNT);
+    expect(started).toHaveLength(2);
+    const byThread = messages.map((list) => list.reduce((sum, { results }) => sum + results.length, 0));
+    expect(byThread[0] + byThread[1]).toBe(COUNT);
+    expect(Math.min(...byThread)).toBeGreaterThan(0);
+  });
+
+  it('of none decodes all the same', async () => {
+    await decode(makeCodec(0), COUNT);
+    expect(started).toEqual([]);
+  });
+
+  it('tells each bad stream of a batch, and decodes the others', async () => {
+    const codec = makeCodec(2);
+    await decode(codec, COUNT);
+    await Promise.all(online);
+    const results = await Promise.allSettled(Array.from({ length: COUNT }, async (_, i) => {
+      const into = new Uint8Array(CLUSTER);
+      await codec.inflate('zlib', i % 3 === 0 ? streams[i % 16].subarray(0, 100) : streams[i % 16], into);
+      expect(Buffer.compare(into, contents[i % 16])).toBe(0);
+    }));
+    const bad = results.flatMap((result, i) => (result.status === 'rejected' ? [[i, result.reason]] : []));
+    expect(bad.map(([i]) => i)).toEqual(Array.from({ length: COUNT / 3 }, (_, i) => 3 * i));
+    for (const [, reason] of bad) expect(reason).toMatchObject({ code: 'ECORRUPT' });
+  });
+
+  it('loses nothing when it is closed in the middle, and starts again when it is needed', async () => {
+    const codec = makeCodec(2);
+    await decode(codec, COUNT);
+    await Promise.all(online);
+    const decoded = decode(codec, COUNT);
+    await new Promise(setImmediate);
+    await codec.close();
+    await decoded;
+    await decode(codec, COUNT);
+    await decode(codec, COUNT);
+    expect(started).toHaveLength(4);
+  });
+
+  it('loses nothing when a thread fails', async () => {
+    const codec = makeCodec(2);
+    await decode(codec, COUNT);
+    await Promise.all(online);
+    const decoded = decode(codec, COUNT);
+    await new Promise(setImmediate);
+    started[0].emit('error', new Error('out of memory'));
+    await decoded;
+    await decode(codec, COUNT);
+    expect(started).toHaveLength(2);
+  });
+});
+
+describe('a process', () => {
+  it('waits for the threads while they decode, and for nothing else', async () => {
+    const program = `
+      import { deflateRawSync } from 'node:zlib';
+      import { ThreadedCodec } from ${JSON.stringify(new URL('../../hosts/node/codecs.ts', import.meta.url).href)};
+      let online = 0;
+      process.on('worker', (worker) => worker.once('online', () => online++));
+      const codec = new ThreadedCodec(2);
+      const stream = deflateRawSync(new Uint8Array(${CLUSTER}).fill(7));
+      const decode = () => Promise.all(Array.from({ length: ${COUNT} }, async () => {
+        const into = new Uint8Array(${CLUSTER});
+        await codec.inflate('zlib', stream, into);
+        return into;
+      }));
+      while (online < 2) await decode();
+      const clusters = await decode();
+      console.log(clusters.filter((cluster) => cluster.every((byte) => byte === 7)).length);
+    `;
+    const loader = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
+    const cwd = fileURLToPath(new URL('.', import.meta.url));
+    const args = ['--import', loader, '--input-type=module', '--eval', program];
+    const { stdout } = await promisify(execFile)(process.execPath, args, { cwd, timeout: 30_000 });
+    expect(stdout).toBe(`${COUNT}\n`);
+  });
+});
