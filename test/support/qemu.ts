@@ -6,7 +6,7 @@ import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
 import { performance } from 'node:perf_hooks';
-import { run } from './run.ts';
+import { run, RUN_MS_MAX } from './run.ts';
 import type { RunOptions } from './run.ts';
 
 /** Formats as QEMU names them; `undefined` lets it probe. */
@@ -47,6 +47,8 @@ export interface ConvertOptions {
   /** Coroutines that work at once; with it, writes go out of order (`-W`). */
   coroutines?: number;
   with?: Record<string, string | number>;
+  /** Milliseconds after which it is ended, and fails. */
+  msMax?: number;
 }
 
 /** `qemu-img convert`: a flat copy of what `source` (a path or URL) shows. */
@@ -55,7 +57,7 @@ export async function convertImage(source: string, target: string, options: Conv
   if (options.from !== undefined) args.push('-f', options.from);
   if (options.compress) args.push('-c');
   if (options.coroutines !== undefined) args.push('-W', '-m', String(options.coroutines));
-  await qemuImg([...args, ...creationOptions(options.with), source, target]);
+  await qemuImg([...args, ...creationOptions(options.with), source, target], { msMax: options.msMax });
 }
 
 function creationOptions(values: Record<string, string | number> = {}): string[] {
@@ -185,6 +187,7 @@ export interface BlockStreamResult {
 export async function blockStreamJob(options: BlockStreamOptions): Promise<BlockStreamResult> {
   const daemon = spawn('qemu-storage-daemon', ['--chardev', 'stdio,id=qmp', '--monitor', 'chardev=qmp'], {
     stdio: ['pipe', 'pipe', 'inherit'],
+    timeout: RUN_MS_MAX,
   });
   const ended = new Promise<void>((resolve, reject) => {
     daemon.once('error', reject);

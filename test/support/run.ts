@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 
 /** No program that tests run takes so long: one that does hangs, and is ended. */
-const RUN_MS_MAX = 10 * 60_000;
+export const RUN_MS_MAX: number = 10 * 60_000;
 
 export interface RunResult {
   exitCode: number;
@@ -16,12 +16,14 @@ export interface RunOptions {
   env?: Record<string, string>;
   /** Exit codes that are answers and not failures; default only 0. */
   exitCodes?: readonly number[];
+  /** Milliseconds after which it is ended; default `RUN_MS_MAX`. */
+  msMax?: number;
 }
 
 /** Runs a program, its messages in English. @throws with what it wrote to stderr, when it ends with another exit code or by a signal. */
 export async function run(program: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
   const env = { ...process.env, LC_ALL: 'C', ...options.env };
-  const child = spawn(program, args, { cwd: options.cwd, env, stdio: ['ignore', 'pipe', 'pipe'], timeout: RUN_MS_MAX });
+  const child = spawn(program, args, { cwd: options.cwd, env, stdio: ['ignore', 'pipe', 'pipe'], timeout: options.msMax ?? RUN_MS_MAX });
   const stdout: Buffer[] = [];
   const stderr: Buffer[] = [];
   child.stdout.on('data', (bytes: Buffer) => stdout.push(bytes));
