@@ -1,8 +1,8 @@
 // map: the extents of a range, each with the image of the chain that decides it. Neighbours that are alike are told as one.
 import { EINVAL, R_RANGE } from './errors';
-import { OVERLAY, imageCount, overlay } from './image';
+import { OVERLAY, clusterBytes, imageAt, imageCount, overlay } from './image';
 import { BLOCK_BYTES, SCAN_ENTRIES_MAX } from './limits';
-import { DATA, foundDepth, foundHost, foundLength, foundState, lookupChain } from './lookup';
+import { COMPRESSED_DATA, DATA, foundDepth, foundHost, foundLength, foundState, lookupChain } from './lookup';
 import { OP_GIVE, tell } from './ring';
 import { AGAIN, DONE, Task, WAIT, fail, takeMemory } from './task';
 
@@ -11,7 +11,7 @@ import { AGAIN, DONE, Task, WAIT, fail, takeMemory } from './task';
 export class ExtentRecord {
   offset: u64;
   length: u64;
-  /** Position in the image's file, for data. */
+  /** Position in the image's file: of data, of zeros or of nothing yet where the cluster keeps a place; else 0. */
   host: u64;
   state: u32;
   depth: u32;
@@ -54,7 +54,9 @@ function add(t: Task, at: u64): bool {
   if (t.count == 0) return false;
   const last = recordAt(t, <u32>t.count - 1);
   if (last.state != foundState || last.depth != depth() || last.offset + last.length != at) return false;
-  if (foundState == DATA && last.host + last.length != foundHost) return false;
+  const host = place(at);
+  const placed = foundState == DATA || host != 0 || last.host != 0;
+  if (placed && last.host + last.length != host) return false;
   last.length += foundLength;
   return true;
 }
@@ -63,9 +65,16 @@ function write(t: Task, at: u64): void {
   const record = recordAt(t, <u32>t.count - 1);
   record.offset = at;
   record.length = foundLength;
-  record.host = foundState == DATA ? foundHost : 0;
+  record.host = place(at);
   record.state = foundState;
   record.depth = depth();
+}
+
+/** Where `at` is in the file of the image that decides it. Zeros and absent subclusters are told with their cluster's place. */
+function place(at: u64): u64 {
+  if (foundState == DATA) return foundHost;
+  if (foundState == COMPRESSED_DATA || foundHost == 0) return 0;
+  return foundHost + (at & (clusterBytes(imageAt(foundDepth)) - 1));
 }
 
 /** What no image has is told of the lowest one looked at. */

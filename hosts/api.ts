@@ -63,7 +63,7 @@ export interface Extent {
   state: 'data' | 'zero' | 'compressed' | 'absent';
   /** The image of the chain that decides it: 0 is the overlay. */
   depth: number;
-  /** Position of the data in that image's file; only for `data`. */
+  /** Position in that image's file: of data, and of zero or absent parts whose cluster has a place kept for them. */
   hostOffset?: number;
 }
 
@@ -130,8 +130,12 @@ export interface CreateOptions {
 
 export interface OpenOptions {
   overlay: string | BlockFile;
-  /** The base, or the images below the overlay from the nearest down; default what the overlay records. */
-  base?: BaseLocation | BaseLocation[];
+  /**
+   * The base, or the images below the overlay from the nearest down; default what the overlay records. `null` leaves the base
+   * unopened, so that an overlay can be looked at and checked while its base is out of reach: what is absent can then not be read
+   * (`ENOENT`), and `map` and `images` tell of the overlay alone.
+   */
+  base?: BaseLocation | BaseLocation[] | null;
   baseFormat?: ImageFormat | ImageFormat[];
   /** Follow the backing references of the base itself; default false: an image from elsewhere must not make us open what its author chose. */
   followChain?: boolean;

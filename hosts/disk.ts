@@ -34,6 +34,7 @@ export class EngineDisk extends EventTarget implements Disk {
   readonly #engine: Engine;
   readonly #readOnly: boolean;
   readonly #release: () => Promise<void>;
+  readonly #baseless: boolean;
   readonly #clusterSize: number;
   #job: Running | undefined;
   #last: StreamInfo | undefined;
@@ -43,11 +44,15 @@ export class EngineDisk extends EventTarget implements Disk {
   #progressRemaining = -1;
   #closing: Promise<void> | undefined;
 
-  /** `release` closes the files and gives locks back. All images of the engine are open. */
-  constructor(engine: Engine, options: { readOnly: boolean; release: () => Promise<void> }) {
+  /**
+   * `release` closes the files and gives locks back. All images of the engine are open; `baseless` says that what lies below the
+   * overlay only stands for a base that was left unopened.
+   */
+  constructor(engine: Engine, options: { readOnly: boolean; baseless: boolean; release: () => Promise<void> }) {
     super();
     this.#engine = engine;
     this.#readOnly = options.readOnly;
+    this.#baseless = options.baseless;
     this.#release = options.release;
     this.#size = this.#image(0).virtualSize;
     this.#clusterSize = this.#image(0).clusterSize ?? 65536;
@@ -169,7 +174,7 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#engine.pump();
   }
 
-  async remaining(offset = 0, length = this.#size - offset): Promise<number> {
+  async remaining(offset: number = 0, length: number = this.#size - offset): Promise<number> {
     this.#mustBeOpen();
     this.#mustBeInside('count what remains', offset, length);
     return this.#engine.request(Kind.remaining, offset, length);
@@ -179,10 +184,11 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#mustBeOpen();
     this.#mustBeInside('map', offset, length);
     const end = offset + length;
+    const depth = this.#baseless ? 1 : options.depth ?? 0;
     let held: Extent | undefined;
     for (let at = offset; at < end; ) {
       const block = new Uint8Array(EXTENTS_BLOCK_BYTES);
-      at = await this.#engine.request(Kind.map, at, end - at, options.depth ?? 0, { into: block });
+      at = await this.#engine.request(Kind.map, at, end - at, depth, { into: block });
       for (const extent of extentsOf(block, at)) {
         if (held && goesOn(held, extent)) held.length += extent.length;
         else {
@@ -209,6 +215,7 @@ export class EngineDisk extends EventTarget implements Disk {
 
   async images(): Promise<ImageInfo[]> {
     this.#mustBeOpen();
+    if (this.#baseless) return [this.#image(this.#engine.exports.imageAtDepth(0))];
     const images: ImageInfo[] = [];
     for (let depth = 0; this.#engine.exports.imageAtDepth(depth) >= 0; depth++) images.push(this.#image(this.#engine.exports.imageAtDepth(depth)));
     return images;
@@ -308,7 +315,7 @@ export class EngineDisk extends EventTarget implements Disk {
       this.#stops = numbers[8];
       this.#emit('paused');
     }
-    const now = performance.now();
+    const now = this.#engine.clock.now();
     const remaining = numbers[11];
     if (now - this.#progressAt < PROGRESS_INTERVAL_MS || remaining === this.#progressRemaining) return;
     this.#progressAt = now;
@@ -411,7 +418,8 @@ function* extentsOf(block: Uint8Array, end: number): Generator<Extent> {
   for (let at = 0, reached = 0; reached < end && at < block.length; at += EXTENT_BYTES) {
     const extent: Extent = { offset: number(at), length: number(at + 8), state: STATES[view.getUint32(at + 24, true)], depth: view.getUint32(at + 28, true) };
     if (extent.length === 0) return;
-    if (extent.state === 'data') extent.hostOffset = number(at + 16);
+    const hostOffset = number(at + 16);
+    if (extent.state === 'data' || hostOffset) extent.hostOffset = hostOffset;
     reached = extent.offset + extent.length;
     yield extent;
   }
@@ -420,5 +428,5 @@ function* extentsOf(block: Uint8Array, end: number): Generator<Extent> {
 /** Whether an extent continues the one before it, across two answers. */
 function goesOn(before: Extent, extent: Extent): boolean {
   if (before.state !== extent.state || before.depth !== extent.depth) return false;
-  return before.hostOffset === undefined || before.hostOffset + before.length === extent.hostOffset;
+  return before.hostOffset === undefined ? extent.hostOffset === undefined : before.hostOffset + before.length === extent.hostOffset;
 }

@@ -62,13 +62,14 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
   const opening = await Opening.start(runtime, options.memory);
   try {
     await opening.openOverlay(options.overlay, readOnly);
+    if (options.base === null) return await opening.finishWithoutBase(readOnly);
     const bases = options.base === undefined ? [] : Array.isArray(options.base) ? options.base : [options.base];
     const formats = Array.isArray(options.baseFormat) ? options.baseFormat : [options.baseFormat];
     const recorded = opening.backingOf(0);
     if (bases.length) await opening.openChain(bases, formats, followChain);
     else if (recorded) await opening.openChain([opening.resolve(recorded, 0)], [formats[0] ?? recorded.format], followChain);
     if (recorded?.identity && opening.engine.file(1)) checkIdentity(opening.engine.name(0), recorded.identity, opening.engine.file(1)!);
-    if (!readOnly && opening.engine.exports.needsRecovery()) await opening.recover();
+    if (!readOnly) await opening.recover();
     return opening.finish(readOnly, options.copyOnRead ?? true);
   } catch (error) {
     await opening.undo(false);
@@ -88,7 +89,7 @@ class Opening {
     if (!Number.isFinite(memory) || memory < MEMORY_BYTES_MIN || memory > MEMORY_BYTES_MAX) {
       throw new MillraceError('EINVAL', `memory of ${memory} bytes: it is 8 MiB to 1 GiB a disk`);
     }
-    return new Opening(runtime, new Engine(await runtime.engine(), memory, runtime.codec));
+    return new Opening(runtime, new Engine(await runtime.engine(), memory, runtime.codec, runtime.clock));
   }
 
   private constructor(runtime: Runtime, engine: Engine) {
@@ -182,15 +183,30 @@ class Opening {
     return this.engine.report(this.engine.exports.image(image))[1];
   }
 
-  /** The overlay was not closed: clusters that were taken and never used are given back. */
+  /** If the overlay was not closed, clusters that were taken and never used are given back. */
   async recover(): Promise<void> {
+    if (!this.engine.exports.needsRecovery()) return;
     await this.engine.request(Kind.check, 0, 0, REPAIR_LEAKS, { into: new Uint8Array(64) });
   }
 
   finish(readOnly: boolean, copyOnRead: boolean): Disk {
     const remote = this.engine.file(1)?.preferred !== undefined;
     this.engine.exports.setUse(copyOnRead && !readOnly && this.#count > 1, remote && !readOnly && copyOnRead, this.#overlay?.discard !== undefined);
-    return new EngineDisk(this.engine, { readOnly, release: () => this.#closeFiles() });
+    return new EngineDisk(this.engine, { readOnly, baseless: false, release: () => this.#closeFiles() });
+  }
+
+  /** In the base's place stands one as large as the disk that cannot be read: nothing absent is ever taken for zeros. */
+  async finishWithoutBase(readOnly: boolean): Promise<Disk> {
+    const overlay = this.engine.report(this.engine.exports.image(0));
+    if (overlay[12] > 0) {
+      const name = `the base of ${this.engine.name(0)}`;
+      this.engine.attach(1, unopened(name, overlay[1]), name);
+      this.#count = 2;
+      await this.engine.request(Kind.open, 1, FORMAT_NUMBERS.raw);
+    }
+    if (!readOnly) await this.recover();
+    this.engine.exports.setUse(false, false, this.#overlay?.discard !== undefined);
+    return new EngineDisk(this.engine, { readOnly, baseless: true, release: () => this.#closeFiles() });
   }
 
   async undo(remove: boolean): Promise<void> {
@@ -215,6 +231,18 @@ const nowhere: BlockSource = {
   },
   close() {},
 };
+
+/** Stands for a base that is not to be opened. */
+function unopened(name: string, size: number): BlockSource {
+  return {
+    name,
+    size,
+    read() {
+      throw new MillraceError('ENOENT', `cannot read from ${name}: the disk was opened without it`);
+    },
+    close() {},
+  };
+}
 
 function overlayName(overlay: string | BlockFile): string {
   return typeof overlay === 'string' ? overlay : overlay.name ?? 'the overlay';
