@@ -3,6 +3,8 @@
  * knows the ring (engine/README.md) and no image format.
  */
 import type { BlockFile, BlockSource } from './block.ts';
+import { systemClock } from './clock.ts';
+import type { Clock } from './clock.ts';
 import type { Codec } from './codecs.ts';
 import { MillraceError } from './errors.ts';
 import { ENGINE_CODES, ENGINE_REASONS } from './reasons.ts';
@@ -87,6 +89,7 @@ export class Engine {
   readonly #files: (BlockSource | BlockFile | undefined)[] = [];
   readonly #names: string[] = [];
   readonly #codec: Codec;
+  readonly clock: Clock;
   readonly #pending = new Map<number, Pending>();
   readonly #waiting: Pending[] = [];
   readonly #completed: { tag: number; result: number; detail: number }[] = [];
@@ -96,11 +99,11 @@ export class Engine {
   #nextError = 1;
   #stepping = false;
   #scheduled = false;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #cancelTimer: () => void = () => {};
   #timerAt = 0;
   #broken: MillraceError | undefined;
 
-  constructor(module: WebAssembly.Module, memoryBytes: number, codec: Codec) {
+  constructor(module: WebAssembly.Module, memoryBytes: number, codec: Codec, clock: Clock = systemClock) {
     const pages = Math.floor(memoryBytes / PAGE_BYTES);
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
     const trap = (line: number, column: number): void => {
@@ -113,6 +116,7 @@ export class Engine {
     this.#memory = memory.buffer;
     this.#words = new Uint32Array(this.#memory);
     this.#codec = codec;
+    this.clock = clock;
   }
 
   get exports(): Exports {
@@ -204,7 +208,7 @@ export class Engine {
     try {
       let steps = 0;
       while (this.#step() && ++steps < STEPS_MAX);
-      if (steps === STEPS_MAX) this.#schedule();
+      if (steps === STEPS_MAX) this.clock.after(0, () => this.pump());
       this.#setTimer();
     } catch (cause) {
       this.#break(cause);
@@ -216,7 +220,7 @@ export class Engine {
 
   /** Ends every request with `error`: the engine is used no more. */
   close(error: MillraceError): void {
-    clearTimeout(this.#timer);
+    this.#cancelTimer();
     this.#broken ??= error;
     this.#rejectAll();
   }
@@ -234,7 +238,7 @@ export class Engine {
       this.#words[entry + 2] = detail;
     }
     this.#completed.length = 0;
-    const more = this.#exports.step(count, performance.now()) !== 0;
+    const more = this.#exports.step(count, this.clock.now()) !== 0;
     const submitted = this.#exports.submitted();
     const first = this.#exports.submissions() >> 2;
     for (let i = 0; i < submitted; i++) this.#perform(first + i * SUBMISSION_WORDS);
@@ -336,14 +340,13 @@ export class Engine {
   #setTimer(): void {
     const at = this.#exports.wakeAt();
     if (at === this.#timerAt) return;
-    clearTimeout(this.#timer);
+    this.#cancelTimer();
     this.#timerAt = at;
-    if (at) {
-      this.#timer = setTimeout(() => {
-        this.#timerAt = 0;
-        this.pump();
-      }, Math.max(1, at - performance.now()));
-    }
+    if (!at) return;
+    this.#cancelTimer = this.clock.after(Math.max(1, at - this.clock.now()), () => {
+      this.#timerAt = 0;
+      this.pump();
+    });
   }
 
   /** An assertion of the engine failed, or a host's operation threw where it must not: the disk is used no more. */

@@ -3,6 +3,7 @@
  * runtime's folder; the shared part of the hosts knows no other way to touch the world.
  */
 import type { BlockFile, BlockSource } from './block.ts';
+import type { Clock } from './clock.ts';
 import type { Codec } from './codecs.ts';
 
 export interface Runtime {
@@ -10,6 +11,8 @@ export interface Runtime {
   engine(): Promise<WebAssembly.Module>;
   /** Inflates compressed clusters. */
   codec: Codec;
+  /** Default the system's. */
+  clock?: Clock;
   /**
    * Opens an overlay by its path or name. A writable one is locked against every other opener until it is closed.
    * @throws MillraceError `EBUSY` naming who has it, `EEXIST` with `create` when it is there already, `ENOENT`, `EROFS`, `EACCES`.
