@@ -43,8 +43,14 @@ export const CHUNK_BYTES: u32 = 1 << 20;
 /** Clusters that one task maps; a cluster of 2 MiB is a chunk by itself, one of 512 bytes makes chunks of 128 KiB. */
 export const CHUNK_CLUSTERS_MAX: u32 = 256;
 
-/** Bytes copied or written since the last write-back that start the next one: what a crash makes the job fetch again. */
-export const WRITEBACK_BYTES: u64 = 64 << 20;
+/**
+ * When data that only the cache's metadata refers to starts a write-back: so many bytes and so long after the last one, or many
+ * bytes. It is what a crash makes the job fetch again; on a link it is little, and on a local disk, where a flush costs more than
+ * reading again, flushes are few.
+ */
+export const WRITEBACK_BYTES_MIN: u64 = 8 << 20;
+export const WRITEBACK_INTERVAL_MS: f64 = 500;
+export const WRITEBACK_BYTES_MAX: u64 = 512 << 20;
 /** Freed runs that wait until nothing on disk refers to them. */
 export const FREES_MAX: u32 = 1024;
 

@@ -1,5 +1,6 @@
 // The step: completions in, submissions out. Everything the engine does happens here, in a deterministic order.
 import { runCheck } from './check';
+import { setNow } from './clock';
 import { copyEnded, runCopy } from './copy';
 import { runCreate } from './create';
 import { OK } from './errors';
@@ -16,26 +17,27 @@ import { runRead } from './read';
 import { runRemaining } from './remaining';
 import { runResize } from './resize';
 import { OP_DISCARD, OP_DONE, OP_FLUSH, completion, ioEnd, ringHasRoom, ringTaken, slot, tell } from './ring';
-import { runStream, setNow } from './stream';
+import { runStream } from './stream';
 import {
   AGAIN, KIND_CHECK, KIND_CLOSE, KIND_COPY, KIND_CREATE, KIND_DISCARD, KIND_FLUSH, KIND_GROW, KIND_MAP, KIND_OPEN, KIND_READ,
   KIND_REMAINING, KIND_REQUEST_LAST, KIND_RESIZE, KIND_STREAM, KIND_WRITE, KIND_WRITEBACK, KIND_ZERO, ON_IO, ON_JOB, ON_SLOT, Task,
-  WAIT, anyReady, failOfHost, ready, takeReady, taskEnd, wait, wake,
+  WAIT, anyGiven, anyReady, failOfHost, givenTaken, ready, takeReady, taskEnd, wait, wake,
 } from './task';
 import { runWrite } from './write';
 import { barrierFailed, runWriteback, scheduleWriteback } from './writeback';
 import { runZeroes } from './zeroes';
 
 /** Takes `completed` completions, runs what can run; returns whether more could be done at once. */
-export function step(completed: u32, now: f64): bool {
-  setNow(now);
+export function step(completed: u32, time: f64): bool {
+  setNow(time);
   ringTaken();
+  givenTaken();
   for (let i: u32 = 0; i < completed; i++) {
     const c = completion(i);
     complete(c.tag, c.result, c.detail);
   }
   if (completed) wake(ON_SLOT);
-  if (alarmTime() && now >= alarmTime()) {
+  if (alarmTime() && time >= alarmTime()) {
     setAlarm(0);
     wake(ON_JOB);
   }
@@ -45,7 +47,8 @@ export function step(completed: u32, now: f64): bool {
     if (t === null) {
       scheduleWriteback();
       if (anyReady()) continue;
-      return false;
+      // Memory that others may wait for comes free with the next step.
+      return anyGiven();
     }
     runs++;
     settle(t, run(t));

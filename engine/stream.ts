@@ -1,6 +1,7 @@
 // stream: the job that copies the base into the overlay. It counts what is missing, then walks the range from start to end, hands out
 // chunks as copies, several in flight, and when all is populated takes the reference to the base out of the overlay's header.
 import { arenaBytes, arenaFreeBytes } from './arena';
+import { now } from './clock';
 import { referToBacking, writeBackingName } from './backing';
 import { ENOSPC, R_NOT_A_BASE, R_RANGE } from './errors';
 import { scratchFor } from './gather';
@@ -38,12 +39,6 @@ const END: u32 = 10;
 /** `argument` of a copy whose range shows zeros only: nothing has to be read. */
 export const ZEROES_ONLY: u64 = 2;
 
-let now: f64 = 0;
-
-export function setNow(time: f64): void {
-  now = time;
-}
-
 /** Makes the job, or says why there cannot be one. `bottom` is the depth of the image to stream down to, 0 for all of the chain. */
 export function jobBegin(from: u64, length: u64, speed: u64, onError: u32, keepBase: bool, full: bool, bottom: u32): i32 {
   const size = overlay().size;
@@ -64,7 +59,7 @@ export function jobBegin(from: u64, length: u64, speed: u64, onError: u32, keepB
   j.full = full;
   j.limited = bottom != 0;
   j.bottom = bottom ? bottom : imageCount();
-  j.allowanceAt = now;
+  j.allowanceAt = now();
   return 0;
 }
 
@@ -324,13 +319,13 @@ function handOut(t: Task, j: Job, absent: u64, zeroes: u64): i32 {
 
 /** Whether the speed allows so many bytes now; if not, sets the alarm for when it will. */
 function allowed(j: Job, bytes: u64): bool {
-  const earned = <i64>((now - j.allowanceAt) * <f64>j.speed / 1000);
+  const earned = <i64>((now() - j.allowanceAt) * <f64>j.speed / 1000);
   if (earned > 0) {
     j.allowance = min(j.allowance + earned, <i64>bytes);
-    j.allowanceAt = now;
+    j.allowanceAt = now();
   }
   if (j.allowance >= <i64>bytes) return true;
-  setAlarm(now + <f64>(<i64>bytes - j.allowance) * 1000 / <f64>j.speed + 1);
+  setAlarm(now() + <f64>(<i64>bytes - j.allowance) * 1000 / <f64>j.speed + 1);
   return false;
 }
 
@@ -359,6 +354,6 @@ export function jobResume(): void {
   const j = theJob();
   if (j.paused && j.onError != ON_ERROR_IGNORE) j.error = 0;
   j.paused = 0;
-  j.allowanceAt = now;
+  j.allowanceAt = now();
   wake(ON_JOB);
 }

@@ -40,6 +40,8 @@ export const KIND_REQUEST_LAST: u32 = 31;
 export const KIND_COPY: u32 = 32;
 export const KIND_WRITEBACK: u32 = 33;
 export const KIND_GROW: u32 = 34;
+/** A request that has ended: the host copies from its memory until the next step. */
+export const KIND_GIVEN: u32 = 35;
 
 export const UNLOCKED: u32 = 0;
 export const SHARED: u32 = 1;
@@ -139,6 +141,7 @@ export class Task {
 let tasks: usize = 0;
 let taskBytes: u32 = 0;
 let turn: u32 = 0;
+let given: u32 = 0;
 let readyFirst: Task | null = null;
 let readyLast: Task | null = null;
 let backFirst: Task | null = null;
@@ -153,6 +156,7 @@ export function tasksInit(at: usize): void {
   tasks = at;
   memory.fill(tasks, 0, TASKS_MAX * taskBytes);
   turn = 0;
+  given = 0;
   readyFirst = null;
   readyLast = null;
   backFirst = null;
@@ -191,13 +195,34 @@ export function taskBegin(kind: u32, background: bool): Task | null {
   return null;
 }
 
-/** Gives back all that a task holds. */
+/** Gives back all that a task holds; the memory of a request only with the next step, for the host has yet to copy from it. */
 export function taskEnd(t: Task): void {
   assert(t.pending == 0);
-  releaseMemory(t);
   unlock(t);
-  t.kind = KIND_NONE;
   t.waits = 0;
+  if (t.buffer && t.kind <= KIND_REQUEST_LAST) {
+    t.kind = KIND_GIVEN;
+    given++;
+    return;
+  }
+  releaseMemory(t);
+  t.kind = KIND_NONE;
+}
+
+/** Called at the start of a step: the host has copied what ended requests gave it. */
+export function givenTaken(): void {
+  if (!given) return;
+  given = 0;
+  for (let i: u32 = 0; i < TASKS_MAX; i++) {
+    const t = taskAt(i);
+    if (t.kind != KIND_GIVEN) continue;
+    releaseMemory(t);
+    t.kind = KIND_NONE;
+  }
+}
+
+export function anyGiven(): bool {
+  return given != 0;
 }
 
 /** Notes the first error of a task; later ones are its consequences. */

@@ -3,11 +3,12 @@
 // One write-back runs at a time. It takes a snapshot of all changed sectors and writes it stage by stage (see pages.ts), with a
 // barrier (a flush) after every stage that a later one depends on; the first barrier also covers the data written before the
 // snapshot. Tasks go on changing pages meanwhile: what they change belongs to the next write-back.
+import { now } from './clock';
 import { ECORRUPT, EIO, R_FLUSH_LOST } from './errors';
 import { AT_AUTOCLEAR, AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY, get64, put64 } from './format/header';
 import { anyFree, dropFree, freeCount, peekFree } from './frees';
 import { OVERLAY, overlay } from './image';
-import { SECTOR_BITS, SECTOR_BYTES, STAGED_RUNS_MAX, STAGING_BYTES, WRITEBACK_BYTES } from './limits';
+import { SECTOR_BITS, SECTOR_BYTES, STAGED_RUNS_MAX, STAGING_BYTES, WRITEBACK_BYTES_MAX, WRITEBACK_BYTES_MIN, WRITEBACK_INTERVAL_MS } from './limits';
 import {
   Page, STAGES, STAGE_REFCOUNTS, anyDirty, manyDirty, pageAt, pageChanged, pageCount, pageGet, pagesPressed,
   pagesRelieved, sectorDirty, sectorsTaken, stageDirty,
@@ -35,6 +36,7 @@ let running: bool = false;
 let wanted: bool = false;
 /** Bytes of data that only the cache's metadata refers to. */
 let unwritten: u64 = 0;
+let endedAt: f64 = 0;
 /** Number of the write-back that runs, or ran last. */
 let started: u32 = 0;
 /** Number of the last one that wrote all there was when it started, and of the last such that a barrier followed. */
@@ -62,6 +64,7 @@ export function writebackInit(at: usize): void {
   running = false;
   wanted = false;
   unwritten = 0;
+  endedAt = 0;
   started = 0;
   complete = 0;
   durable = 0;
@@ -111,7 +114,7 @@ export function settled(): bool {
 /** Starts a write-back if there is a reason to. Called at the end of every step. */
 export function scheduleWriteback(): void {
   if (running) return;
-  const due = pagesPressed || manyDirty() || unwritten >= WRITEBACK_BYTES;
+  const due = pagesPressed || manyDirty() || muchUnwritten();
   if (!wanted && (stalled || !due)) return;
   if (!anyDirty() && !anyFree(durable)) {
     wanted = false;
@@ -120,6 +123,11 @@ export function scheduleWriteback(): void {
     return;
   }
   if (taskBegin(KIND_WRITEBACK, false) !== null) running = true;
+}
+
+function muchUnwritten(): bool {
+  if (unwritten >= WRITEBACK_BYTES_MAX) return true;
+  return unwritten >= WRITEBACK_BYTES_MIN && now() - endedAt >= WRITEBACK_INTERVAL_MS;
 }
 
 const GIVE_BACK: u32 = 0;
@@ -263,6 +271,7 @@ function barrier(t: Task): bool {
 function succeeded(t: Task): i32 {
   unpin();
   if (t.value) complete = started;
+  endedAt = now();
   running = false;
   stalled = false;
   wake(ON_WRITEBACK);
