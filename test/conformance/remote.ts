@@ -1,0 +1,48 @@
+/** A case's own view of a fixture on the server, whose behaviour it sets: the client's side of server.ts. */
+import type { Adapter } from './adapter.ts';
+
+/** How a view answers; nothing set is the plain fixture. */
+export interface Behaviour {
+  /** A range that reaches past this offset is held back until the behaviour changes. */
+  holdFrom?: number;
+  /** A range that reaches past this offset is refused: 403, which no client repeats. */
+  refuseFrom?: number;
+  /** Another ETag: the object has changed. */
+  etag?: string;
+}
+
+export interface Traffic {
+  /** Requests for the fixture so far. */
+  requests: number;
+  /** Of them, those held back at this moment. */
+  held: number;
+}
+
+export class Remote {
+  readonly url: string;
+  readonly #control: string;
+
+  constructor(host: Adapter, fixture: string) {
+    this.#control = `${host.server}/own/${crypto.randomUUID()}`;
+    this.url = `${this.#control}/${fixture}`;
+  }
+
+  async behave(behaviour: Behaviour): Promise<void> {
+    await this.#ask('', { method: 'POST', body: JSON.stringify(behaviour) });
+  }
+
+  traffic(): Promise<Traffic> {
+    return this.#ask('');
+  }
+
+  /** Resolves as soon as the server holds a request back. */
+  async held(): Promise<void> {
+    await this.#ask('?held=1');
+  }
+
+  async #ask(query: string, init?: RequestInit): Promise<Traffic> {
+    const response = await fetch(this.#control + query, init);
+    if (!response.ok) throw new Error(`the server of the fixtures answered ${response.status}: ${await response.text()}`);
+    return await response.json() as Traffic;
+  }
+}
