@@ -1,0 +1,145 @@
+/**
+ * `npm run bench`: Millrace beside its peers on the same images in one run, as ratios. Arguments name the cases to run (default: all
+ * of them). What is measured lies in the folder for temporary files: with TMPDIR on a memory file system the disk is left out.
+ */
+import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { gzipSync } from 'node:zlib';
+import { fixturesFolder } from '../fixtures/real-base.ts';
+import { startNginx } from '../support/nginx.ts';
+import { createImage } from '../support/qemu.ts';
+import { startSlowLinkProcess } from '../support/slow-link.ts';
+import { binariesCompressed, linkRaw, localRaw } from './data.ts';
+import { firstRead, peakMemory, timeStream } from './ours.ts';
+import type { StreamFigures } from './ours.ts';
+import { bestOf, timeBlockStream, timeConvert, timeCopyLoop, timeCurl, warm } from './peers.ts';
+import type { BenchRow } from './table.ts';
+import { formatTable } from './table.ts';
+
+const RUNS = 3;
+const MIB = 1024 * 1024;
+const TIB = 1024 ** 4;
+
+const LINKS = [
+  { name: '20 ms, 1 Gbit/s', roundTripMs: 20, bitsPerSecond: 1e9 },
+  { name: '100 ms, 200 Mbit/s', roundTripMs: 100, bitsPerSecond: 200e6 },
+];
+
+/** A local raw base of 2 GiB, over half of it data. */
+async function local(): Promise<BenchRow[]> {
+  const base = await localRaw();
+  await warm(base);
+  const ourSeconds = await bestOf(RUNS, async () => (await timeStream(base)).seconds);
+  const job = await timeBlockStream({ location: base, format: 'raw' });
+  const convert = await bestOf(RUNS, () => timeConvert({ location: base, format: 'raw' }, 8));
+  const loop = await bestOf(RUNS, () => timeCopyLoop(base));
+  const name = 'local raw, 2 GiB';
+  return [
+    { case: name, ourSeconds, peer: 'QEMU block-stream', peerSeconds: job.seconds, goalRatio: 4 },
+    { case: name, ourSeconds, peer: 'qemu-img convert -W -m 8', peerSeconds: convert, goalRatio: 0.8 },
+    { case: name, ourSeconds, peer: 'Node copy loop', peerSeconds: loop },
+  ];
+}
+
+/** A raw base of 256 MiB over slow links. */
+async function links(): Promise<BenchRow[]> {
+  const rows: BenchRow[] = [];
+  await linkRaw();
+  for (const link of LINKS) {
+    await overLink(link, async (url) => {
+      const base = url('bench-1-link.raw');
+      const curl = await timeCurl(base);
+      const ours = await timeStream(base);
+      rows.push({ case: `raw over ${link.name}, 256 MiB`, ourSeconds: ours.seconds, peer: 'curl', peerSeconds: Math.min(curl, await timeCurl(base)), goalRatio: 0.95 });
+      rows.push({ case: '  requests a MiB', value: ours.requests / (ours.bytes / MIB), unit: '', goalMax: 1 });
+    });
+  }
+  return rows;
+}
+
+/** Compressed qcow2 bases, as cloud images are: over a slow link and local. */
+async function compressed(): Promise<BenchRow[]> {
+  const rows: BenchRow[] = [];
+  for (const method of ['zlib', 'zstd'] as const) {
+    const path = await binariesCompressed(method);
+    await warm(path);
+    const fileBytes = (await stat(path)).size;
+    await overLink(LINKS[0], async (url) => {
+      const base = url(`bench-1-binaries-${method}.qcow2`);
+      const curl = await timeCurl(base);
+      let ours: StreamFigures | undefined;
+      const ourSeconds = await bestOf(2, async () => (ours = await timeStream(base)).seconds);
+      rows.push({ case: `${method} qcow2 over ${LINKS[0].name}`, ourSeconds, peer: 'curl', peerSeconds: Math.min(curl, await timeCurl(base)), goalRatio: 0.8 });
+      rows.push({ case: '  bytes on the wire by bytes of the file', value: ours!.bytes / fileBytes, unit: '', goalMax: 1.03 });
+      rows.push({ case: '  requests a MiB', value: ours!.requests / (ours!.bytes / MIB), unit: '', goalMax: 1 });
+    });
+    const ourSeconds = await bestOf(RUNS, async () => (await timeStream(path)).seconds);
+    const convert = await bestOf(RUNS, () => timeConvert({ location: path, format: 'qcow2' }, 8));
+    rows.push({ case: `${method} qcow2, local`, ourSeconds, peer: 'qemu-img convert -W -m 8', peerSeconds: convert, goalRatio: 0.8 });
+  }
+  return rows;
+}
+
+/** The first read of a disk of 1 TiB over HTTP, in requests and bytes. */
+async function first(): Promise<BenchRow[]> {
+  const dir = await mkdtemp(join(tmpdir(), 'millrace-bench-'));
+  await createImage(join(dir, 'large.qcow2'), { size: TIB, with: { preallocation: 'off' } });
+  const nginx = await startNginx({ root: dir });
+  try {
+    const read = await firstRead(`${nginx.url}/large.qcow2`);
+    return [
+      { case: 'first read of a 1 TiB qcow2 by HTTP', value: read.requests, unit: 'requests', goalMax: 4 },
+      { case: '', value: read.bytes / 1024, unit: 'KiB', goalMax: 512 },
+    ];
+  } finally {
+    await nginx.stop();
+    await rm(dir, { recursive: true });
+  }
+}
+
+/** Memory of the command line while it streams, and the size of the engine. */
+async function size(): Promise<BenchRow[]> {
+  const dir = await mkdtemp(join(tmpdir(), 'millrace-bench-'));
+  try {
+    const large = join(dir, 'large.qcow2');
+    await createImage(large, { size: 16 * TIB });
+    const wasm = gzipSync(await readFile(fileURLToPath(new URL('../../dist/engine.wasm', import.meta.url))), { level: 9 });
+    return [
+      { case: 'peak memory of millrace stream: raw, 2 GiB', value: await peakMemory(await localRaw()), unit: 'MiB', goalMax: 160 },
+      { case: '  zstd qcow2, 512 MiB', value: await peakMemory(await binariesCompressed('zstd')), unit: 'MiB', goalMax: 160 },
+      { case: '  sparse qcow2, 16 TiB', value: await peakMemory(large), unit: 'MiB', goalMax: 160 },
+      { case: 'engine.wasm, gzipped', value: wasm.length / 1024, unit: 'KiB', goalMax: 48 },
+    ];
+  } finally {
+    await rm(dir, { recursive: true });
+  }
+}
+
+/** Serves the fixtures by nginx behind a link of its own process. */
+async function overLink(link: (typeof LINKS)[number], work: (url: (file: string) => string) => Promise<void>): Promise<void> {
+  const nginx = await startNginx({ root: fixturesFolder() });
+  const slow = await startSlowLinkProcess({ ...link, target: { host: '127.0.0.1', port: nginx.port } });
+  try {
+    await work((file) => slow.url(`/${file}`));
+  } finally {
+    await slow.stop();
+    await nginx.stop();
+  }
+}
+
+const CASES: Record<string, () => Promise<BenchRow[]>> = { local, links, compressed, first, size };
+
+const asked = process.argv.slice(2);
+const unknown = asked.filter((name) => !(name in CASES));
+if (unknown.length) {
+  console.error(`no such case: ${unknown.join(', ')}; there are ${Object.keys(CASES).join(', ')}`);
+  process.exit(1);
+}
+const rows: BenchRow[] = [];
+for (const name of asked.length ? asked : Object.keys(CASES)) {
+  console.error(`${name} …`);
+  rows.push(...(await CASES[name]()));
+}
+console.log(formatTable(rows));
