@@ -81,7 +81,7 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
 class Opening {
   readonly engine: Engine;
   readonly #runtime: Runtime;
-  #overlay: BlockFile | undefined;
+  #overlay: BlockFile | BlockSource | undefined;
   #created: string | undefined;
   #count = 0;
 
@@ -111,7 +111,10 @@ class Opening {
     this.engine.attach(0, this.#overlay, overlayName(overlay));
   }
 
-  async openOverlay(overlay: string | BlockFile, readOnly: boolean): Promise<void> {
+  async openOverlay(overlay: string | BlockFile | BlockSource, readOnly: boolean): Promise<void> {
+    if (!readOnly && typeof overlay !== 'string' && !('write' in overlay)) {
+      throw new MillraceError('EROFS', `${overlayName(overlay)} can only be read: open it read-only, or create an overlay over it`);
+    }
     this.#overlay = typeof overlay === 'string' ? await this.#runtime.openOverlay(overlay, { readOnly }) : overlay;
     this.engine.attach(0, this.#overlay, overlayName(overlay));
     this.#count = 1;
@@ -191,7 +194,7 @@ class Opening {
 
   finish(readOnly: boolean, copyOnRead: boolean): Disk {
     const remote = this.engine.file(1)?.preferred !== undefined;
-    this.engine.exports.setUse(copyOnRead && !readOnly && this.#count > 1, remote && !readOnly && copyOnRead, this.#overlay?.discard !== undefined);
+    this.engine.exports.setUse(copyOnRead && !readOnly && this.#count > 1, remote && !readOnly && copyOnRead, this.#trims());
     return new EngineDisk(this.engine, { readOnly, baseless: false, release: () => this.#closeFiles() });
   }
 
@@ -205,8 +208,12 @@ class Opening {
       await this.engine.request(Kind.open, 1, FORMAT_NUMBERS.raw);
     }
     if (!readOnly) await this.recover();
-    this.engine.exports.setUse(false, false, this.#overlay?.discard !== undefined);
+    this.engine.exports.setUse(false, false, this.#trims());
     return new EngineDisk(this.engine, { readOnly, baseless: true, release: () => this.#closeFiles() });
+  }
+
+  #trims(): boolean {
+    return this.#overlay !== undefined && 'discard' in this.#overlay;
   }
 
   async undo(remove: boolean): Promise<void> {
@@ -244,7 +251,7 @@ function unopened(name: string, size: number): BlockSource {
   };
 }
 
-function overlayName(overlay: string | BlockFile): string {
+function overlayName(overlay: string | BlockSource): string {
   return typeof overlay === 'string' ? overlay : overlay.name ?? 'the overlay';
 }
 

@@ -1,0 +1,67 @@
+/** `millrace check`: looks for errors and leaks in an image's metadata, and mends them if asked to. It needs no base. */
+import type { CheckReport } from '../api.ts';
+import { openDiskWith } from '../open.ts';
+import { withDisk } from './image.ts';
+import { EXIT_OK } from './platform.ts';
+import type { Platform } from './platform.ts';
+
+/** As `qemu-img check` has them. */
+const EXIT_CORRUPT = 2;
+const EXIT_LEAKS = 3;
+const EXIT_NOT_CHECKABLE = 63;
+
+export interface CheckCommandOptions {
+  repair?: 'leaks' | 'all';
+  json: boolean;
+}
+
+export async function check(platform: Platform, path: string, { repair, json }: CheckCommandOptions): Promise<number> {
+  const disk = await openDiskWith(platform.runtime, { overlay: path, base: null, readOnly: repair === undefined });
+  const found = await withDisk(disk, async () => {
+    const [{ format }] = await disk.images();
+    return format === 'qcow2' ? disk.check({ repair }) : undefined;
+  });
+  if (found === undefined) {
+    await platform.stderr.write(`millrace: ${path} is a raw image, which has nothing to check\n`);
+    return EXIT_NOT_CHECKABLE;
+  }
+  await platform.stdout.write(json ? `${JSON.stringify(jsonReport(path, found), undefined, 4)}\n` : humanReport(found));
+  if (found.corruptions) return EXIT_CORRUPT;
+  return found.leaks ? EXIT_LEAKS : EXIT_OK;
+}
+
+/** As `qemu-img check --output=json`, which leaves out counts of errors that are 0. */
+function jsonReport(filename: string, found: CheckReport): Record<string, string | number | undefined> {
+  return {
+    'image-end-offset': found.imageEndOffset,
+    'total-clusters': found.totalClusters,
+    'check-errors': 0,
+    'allocated-clusters': found.allocatedClusters,
+    'compressed-clusters': found.compressedClusters,
+    filename,
+    format: 'qcow2',
+    corruptions: found.corruptions || undefined,
+    leaks: found.leaks || undefined,
+    'corruptions-fixed': found.corruptionsFixed || undefined,
+    'leaks-fixed': found.leaksFixed || undefined,
+  };
+}
+
+function humanReport(found: CheckReport): string {
+  const lines: string[] = [];
+  if (found.corruptionsFixed || found.leaksFixed) lines.push(`Mended: ${counted(found.corruptionsFixed, found.leaksFixed)}.`);
+  lines.push(found.corruptions || found.leaks
+    ? `Found: ${counted(found.corruptions, found.leaks)}.${found.corruptions ? ' Data may be corrupt.' : ' No data is lost by leaks: they only take space.'}`
+    : 'No errors were found on the image.');
+  const share = (part: number, whole: number): string => `${(whole ? (part / whole) * 100 : 0).toFixed(2)}%`;
+  lines.push(`${found.allocatedClusters}/${found.totalClusters} = ${share(found.allocatedClusters, found.totalClusters)} allocated, ${share(found.compressedClusters, found.allocatedClusters)} compressed clusters`);
+  lines.push(`Image end offset: ${found.imageEndOffset}`);
+  return `${lines.join('\n')}\n`;
+}
+
+function counted(corruptions: number, leaks: number): string {
+  const parts = [];
+  if (corruptions) parts.push(`${corruptions} error${corruptions === 1 ? '' : 's'}`);
+  if (leaks) parts.push(`${leaks} leaked cluster${leaks === 1 ? '' : 's'}`);
+  return parts.join(' and ');
+}

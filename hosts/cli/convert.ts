@@ -1,0 +1,164 @@
+/**
+ * `millrace convert`: a flat copy of what a disk shows, as a file of its own. It never writes over a file that is there, so neither
+ * over its source; a copy that does not get finished is removed.
+ */
+import type { Disk, Extent, ImageFormat, StreamInfo } from '../api.ts';
+import type { BlockFile } from '../block.ts';
+import { MillraceError } from '../errors.ts';
+import { createDiskWith } from '../open.ts';
+import { openImage, withDisk } from './image.ts';
+import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
+import type { Platform } from './platform.ts';
+import { ProgressBar } from './progress.ts';
+import { formatElapsed, formatSize } from './sizes.ts';
+
+/** Bytes of one read, and reads in flight: together what a disk takes at once. */
+const PIECE_BYTES = 4 * 1024 * 1024;
+const LANES = 3;
+/** Zeros of so many bytes are left out of a raw copy. */
+const HOLE_BYTES = 65536;
+
+export interface ConvertCommandOptions {
+  outputFormat: ImageFormat;
+  clusterSize?: number;
+  followChain?: boolean;
+  json?: boolean;
+}
+
+/** How far a copy has come. */
+type OnProgress = (done: number) => void;
+
+export async function convert(platform: Platform, source: string, target: string, options: ConvertCommandOptions): Promise<number> {
+  if (options.outputFormat === 'raw' && options.clusterSize !== undefined) throw new MillraceError('EINVAL', 'a raw image has no clusters: --cluster-size is for -O qcow2');
+  const stop = new AbortController();
+  const release = platform.onInterrupt(() => (stop.signal.aborted ? platform.exit(EXIT_INTERRUPTED) : stop.abort()));
+  const before = performance.now();
+  let bar: ProgressBar | undefined;
+  try {
+    const size = await copy(platform, source, target, options, stop.signal, (total) => {
+      bar = platform.stderr.isTTY ? new ProgressBar(platform.stderr) : undefined;
+      bar?.start(asInfo(0, total));
+      return (done) => bar?.update(asInfo(done, total));
+    });
+    bar?.stop();
+    const seconds = (performance.now() - before) / 1000;
+    await platform.stdout.write(options.json
+      ? `${JSON.stringify({ filename: target, format: options.outputFormat, 'virtual-size': size, seconds: Number(seconds.toFixed(3)) })}\n`
+      : `${target}: ${formatSize(size)} as ${options.outputFormat} in ${formatElapsed(seconds)}\n`);
+    return EXIT_OK;
+  } catch (error) {
+    bar?.stop();
+    if (!stop.signal.aborted) throw error;
+    await tell(platform, `stopped: ${target} was not finished and is removed`);
+    return EXIT_INTERRUPTED;
+  } finally {
+    release();
+  }
+}
+
+/** Makes the copy and gives its size; `begin` is told the size first. */
+async function copy(
+  platform: Platform, source: string, target: string, options: ConvertCommandOptions, signal: AbortSignal,
+  begin: (total: number) => OnProgress,
+): Promise<number> {
+  const { outputFormat, followChain } = options;
+  const disk = await openImage(platform, source, { followChain });
+  if (outputFormat === 'raw') return withDisk(disk, () => copyToRaw(platform, disk, target, signal, begin(disk.size)));
+  // What could be opened here is the chain that may be followed below, as the base of the copy.
+  await disk.close();
+  return copyToQcow2(platform, source, target, options, signal, begin);
+}
+
+/** A copy in qcow2 is an overlay over the source that has been streamed whole. */
+async function copyToQcow2(
+  platform: Platform, source: string, target: string, options: ConvertCommandOptions, signal: AbortSignal,
+  begin: (total: number) => OnProgress,
+): Promise<number> {
+  const disk = await createDiskWith(platform.runtime, { overlay: target, base: source, followChain: true, clusterSize: options.clusterSize });
+  try {
+    return await withDisk(disk, async () => {
+      const progress = begin(disk.size);
+      disk.addEventListener('progress', (event) => {
+        const { length, remaining } = (event as CustomEvent<StreamInfo>).detail;
+        progress(length - remaining);
+      });
+      await disk.stream({ signal });
+      return disk.size;
+    });
+  } catch (error) {
+    await platform.runtime.remove(target);
+    throw error;
+  }
+}
+
+async function copyToRaw(platform: Platform, disk: Disk, target: string, signal: AbortSignal, progress: OnProgress): Promise<number> {
+  const file = await platform.runtime.openOverlay(target, { create: true });
+  try {
+    await file.truncate(disk.size);
+    const pieces = piecesOf(disk.map(), disk.size);
+    const lane = async (): Promise<void> => {
+      for await (const { offset, length } of pieces) {
+        signal.throwIfAborted();
+        await writeData(file, offset, await disk.read(offset, length));
+        progress(offset + length);
+      }
+    };
+    // Each lane takes the next piece; generators hand out one at a time.
+    await Promise.all(Array.from({ length: LANES }, lane));
+    await file.flush();
+    await file.close();
+    return disk.size;
+  } catch (error) {
+    await Promise.resolve(file.close()).catch(() => {});
+    await platform.runtime.remove(target);
+    throw error;
+  }
+}
+
+/** What is not known to be zero, in pieces that begin and end at multiples of a piece where they can. */
+async function* piecesOf(extents: AsyncIterable<Extent>, size: number): AsyncGenerator<{ offset: number; length: number }> {
+  let start = 0;
+  let end = 0;
+  for await (const { offset, length, state } of extents) {
+    if (state === 'zero' || state === 'absent') continue;
+    // Data that goes on is one run, however its image keeps it.
+    if (offset > end) {
+      yield* split(start, end);
+      start = offset;
+    }
+    end = offset + length;
+    for (; end - start >= 2 * PIECE_BYTES; start = nextBoundary(start)) yield { offset: start, length: nextBoundary(start) - start };
+  }
+  yield* split(start, Math.min(end, size));
+}
+
+function* split(start: number, end: number): Generator<{ offset: number; length: number }> {
+  for (let at = start; at < end; at = nextBoundary(at)) yield { offset: at, length: Math.min(nextBoundary(at), end) - at };
+}
+
+function nextBoundary(offset: number): number {
+  return (Math.floor(offset / PIECE_BYTES) + 1) * PIECE_BYTES;
+}
+
+/** Writes what is not zero, in runs as long as can be. */
+async function writeData(file: BlockFile, offset: number, bytes: Uint8Array): Promise<void> {
+  let start = 0;
+  for (let at = 0; at < bytes.length; at += HOLE_BYTES) {
+    const block = bytes.subarray(at, at + HOLE_BYTES);
+    if (!isZero(block)) continue;
+    if (at > start) await file.write(offset + start, bytes.subarray(start, at));
+    start = at + block.length;
+  }
+  if (start < bytes.length) await file.write(offset + start, bytes.subarray(start));
+}
+
+function isZero(bytes: Uint8Array): boolean {
+  const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length >>> 2);
+  for (let at = 0; at < words.length; at++) if (words[at]) return false;
+  for (let at = words.length * 4; at < bytes.length; at++) if (bytes[at]) return false;
+  return true;
+}
+
+function asInfo(done: number, total: number): StreamInfo {
+  return { status: 1, offset: 0, length: total, remaining: total - done, speed: 0, paused: false };
+}

@@ -1,0 +1,37 @@
+/** Opening disks for a command, and closing them however it ends. */
+import type { Disk } from '../api.ts';
+import { MillraceError } from '../errors.ts';
+import { openDiskWith } from '../open.ts';
+import type { Platform } from './platform.ts';
+
+export function isUrl(location: string): boolean {
+  return /^https?:/i.test(location);
+}
+
+/**
+ * Opens an image only to look at it: a path or a URL. The base that a local image records is opened too, unless `base` is null; the
+ * one that a remote image records only with `followChain`: an image from elsewhere must not make us open what its author chose.
+ */
+export async function openImage(platform: Platform, location: string, how: { followChain?: boolean; base?: null }): Promise<Disk> {
+  if (!isUrl(location)) return openDiskWith(platform.runtime, { overlay: location, readOnly: true, ...how });
+  const overlay = await platform.runtime.openSource(location);
+  if (how.followChain) return openDiskWith(platform.runtime, { overlay, readOnly: true, ...how });
+  const disk = await openDiskWith(platform.runtime, { overlay, readOnly: true, base: null });
+  const [{ backingFile }] = await disk.images();
+  if (backingFile === undefined || how.base === null) return disk;
+  await disk.close();
+  throw new MillraceError('EUNSUPPORTED', `${overlay.name ?? 'the image'} has a backing file of its own, '${backingFile}', which is followed only when asked for (--follow-chain)`);
+}
+
+/** Closes the disk after its use. What the use failed of is told rather than what the closing then failed of. */
+export async function withDisk<T>(disk: Disk, use: (disk: Disk) => Promise<T>): Promise<T> {
+  let result: T;
+  try {
+    result = await use(disk);
+  } catch (error) {
+    await disk.close().catch(() => {});
+    throw error;
+  }
+  await disk.close();
+  return result;
+}

@@ -1,0 +1,91 @@
+/**
+ * `millrace info`: what an image is, in the words and fields of `qemu-img info`, and how much of it is still missing. The base is not
+ * opened: it may be out of reach.
+ */
+import type { ImageInfo } from '../api.ts';
+import { isUrl, openImage, withDisk } from './image.ts';
+import { EXIT_OK } from './platform.ts';
+import type { Platform } from './platform.ts';
+import { formatExactly, formatSize } from './sizes.ts';
+
+const SECTOR_BYTES = 512;
+
+/** `qemu-img info --output=json`, field for field, and `remaining`. */
+interface InfoReport {
+  'virtual-size': number;
+  filename: string;
+  'cluster-size'?: number;
+  format: string;
+  'actual-size'?: number;
+  'format-specific'?: { type: 'qcow2'; data: Record<string, string | number | boolean | undefined> };
+  'backing-filename'?: string;
+  'full-backing-filename'?: string;
+  'backing-filename-format'?: string;
+  'dirty-flag': boolean;
+  /** Bytes that are not populated: neither written nor streamed. */
+  remaining: number;
+}
+
+export async function info(platform: Platform, location: string, options: { json: boolean }): Promise<number> {
+  const [image, remaining] = await withDisk(await openImage(platform, location, { base: null }), async (disk) => (
+    [(await disk.images())[0], await disk.remaining()] as const));
+  const allocated = isUrl(location) ? undefined : await platform.allocatedBytes(location);
+  const report = reportOf(isUrl(location) ? image.name : location, image, allocated, remaining);
+  await platform.stdout.write(options.json ? `${JSON.stringify(report, undefined, 4)}\n` : humanInfo(report));
+  return EXIT_OK;
+}
+
+function reportOf(filename: string, image: ImageInfo, allocated: number | undefined, remaining: number): InfoReport {
+  return {
+    // QEMU sees whole sectors, whatever the length of a raw file is.
+    'virtual-size': Math.ceil(image.virtualSize / SECTOR_BYTES) * SECTOR_BYTES,
+    filename,
+    'cluster-size': image.clusterSize,
+    format: image.format,
+    'actual-size': allocated,
+    'format-specific': image.format === 'qcow2' ? { type: 'qcow2', data: qcow2Data(image) } : undefined,
+    'backing-filename': image.backingFile,
+    'full-backing-filename': image.backingFile === undefined ? undefined : besides(filename, image.backingFile),
+    'backing-filename-format': image.backingFormat,
+    'dirty-flag': image.dirty ?? false,
+    remaining,
+  };
+}
+
+/** Version 2 has no feature bits to tell of. */
+function qcow2Data(image: ImageInfo): Record<string, string | number | boolean | undefined> {
+  const { compressionType, refcountBits, lazyRefcounts, corrupt, extendedL2 } = image;
+  if (image.version === 2) return { compat: '0.10', 'compression-type': compressionType, 'refcount-bits': refcountBits };
+  return {
+    compat: '1.1', 'compression-type': compressionType, 'lazy-refcounts': lazyRefcounts, 'refcount-bits': refcountBits, corrupt,
+    'extended-l2': extendedL2,
+  };
+}
+
+/** A relative backing file lies beside its image; the path is told as QEMU tells it, which does not shorten it. */
+function besides(image: string, backing: string): string {
+  if (backing.startsWith('/') || /^[^/]*:/.test(backing)) return backing;
+  return image.slice(0, image.lastIndexOf('/') + 1) + backing;
+}
+
+function humanInfo(report: InfoReport): string {
+  const backing = report['backing-filename'];
+  const full = report['full-backing-filename'];
+  const actual = report['actual-size'];
+  const lines = [
+    `image: ${report.filename}`,
+    `file format: ${report.format}`,
+    `virtual size: ${formatExactly(report['virtual-size'])}`,
+    `disk size: ${actual === undefined ? 'unavailable' : formatSize(actual)}`,
+  ];
+  if (report['cluster-size'] !== undefined) lines.push(`cluster_size: ${report['cluster-size']}`);
+  if (report['dirty-flag']) lines.push('cleanly shut down: no');
+  if (backing !== undefined) lines.push(`backing file: ${backing}${full === backing ? '' : ` (actual path: ${full})`}`);
+  if (report['backing-filename-format'] !== undefined) lines.push(`backing file format: ${report['backing-filename-format']}`);
+  if (backing !== undefined) lines.push(`still in the backing file: ${formatExactly(report.remaining)}`);
+  if (report['format-specific'] !== undefined) {
+    lines.push('Format specific information:');
+    for (const [name, value] of Object.entries(report['format-specific'].data)) lines.push(`    ${name.replaceAll('-', ' ')}: ${value}`);
+  }
+  return `${lines.join('\n')}\n`;
+}

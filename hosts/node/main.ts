@@ -1,0 +1,53 @@
+#!/usr/bin/env node
+/** The program `millrace` under Node: what the shared command line needs of this runtime. */
+import { readFileSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import process from 'node:process';
+import type { Output, Platform } from '../cli/platform.ts';
+import { runCommandLine } from '../cli/program.ts';
+import { nodeRuntime } from './runtime.ts';
+
+/** stat(2) counts in these, whatever the file system's own blocks are. */
+const STAT_BLOCK_BYTES = 512;
+/** `EPIPE`: nobody reads any more (`millrace map … | head`), which is no error of ours. */
+const EXIT_READER_GONE = 0;
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
+
+const platform: Platform = {
+  runtime: nodeRuntime,
+  version,
+  stdout: outputTo(process.stdout),
+  stderr: outputTo(process.stderr),
+  onInterrupt(handler) {
+    const signals = ['SIGINT', 'SIGTERM'] as const;
+    for (const signal of signals) process.on(signal, handler);
+    return () => {
+      for (const signal of signals) process.removeListener(signal, handler);
+    };
+  },
+  exit: (code) => process.exit(code),
+  async allocatedBytes(path) {
+    return (await stat(path)).blocks * STAT_BLOCK_BYTES;
+  },
+};
+
+function outputTo(stream: NodeJS.WriteStream): Output {
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(EXIT_READER_GONE);
+    throw error;
+  });
+  return {
+    write(text) {
+      // Where the reader is slow, what was not taken yet would pile up in memory.
+      if (!stream.write(text)) return new Promise((resolve) => stream.once('drain', resolve));
+    },
+    get isTTY() { return stream.isTTY === true; },
+    get columns() { return stream.columns; },
+  };
+}
+
+const exitCode = await runCommandLine(platform, process.argv.slice(2));
+// Connections kept alive must not keep the process; what was written must still arrive.
+await Promise.all([process.stdout, process.stderr].map((stream) => new Promise<void>((resolve) => { stream.write('', () => resolve()); })));
+process.exit(exitCode);
