@@ -3,6 +3,7 @@ import { jobAbort } from './abort';
 import { arenaInit, arenaTableBytes } from './arena';
 import { backingInit, setBackingTexts } from './backing';
 import { freesBytes, freesInit } from './frees';
+import { guestInit, noteGuest } from './guest';
 import { FORMAT_QCOW2, clusterBytes, imageAt, imageCount, imageOf, imagesBytes, imagesInit, overlay, setImageCount } from './image';
 import { alarmTime, jobActive, jobBytes, jobInit, theJob } from './job';
 import { BLOCK_BYTES, IMAGES_MAX, PAGES_MAX, PAGES_MIN, PAGE_BYTES, REPORT_NUMBERS, REQUESTS_MAX, TASKS_MAX, TEXT_BYTES } from './limits';
@@ -14,8 +15,8 @@ import { setCopyOnRead } from './read';
 import { refcountsInit } from './refcounts';
 import { completionsAt, ringBytes, ringInit, submissionCount, submissionsAt } from './ring';
 import { step as runStep } from './step';
-import { jobBegin, jobResume } from './stream';
-import { KIND_NONE, KIND_REQUEST_LAST, ON_JOB, taskAt, taskBegin, tasksBytes, tasksInit, wake } from './task';
+import { jobBegin, jobResume, jobSetSpeed } from './stream';
+import { KIND_NONE, KIND_READ, KIND_REQUEST_LAST, KIND_WRITE, taskAt, taskBegin, tasksBytes, tasksInit } from './task';
 import './trap';
 import { setTrimming, writebackBytes, writebackInit } from './writeback';
 
@@ -65,6 +66,7 @@ export function init(bytes: f64): bool {
   at = align(at + writebackBytes(), BLOCK_BYTES);
   refcountsInit();
   readaheadInit(false);
+  guestInit();
   if (at >= end) return false;
   arenaInit(arenaTable, at, end);
   return true;
@@ -160,6 +162,7 @@ export function request(kind: u32, tag: u32, offset: f64, length: f64, argument:
   if (inFlight >= REQUESTS_MAX) return false;
   const t = taskBegin(kind, false);
   if (t === null) return false;
+  if (kind == KIND_READ || kind == KIND_WRITE) noteGuest();
   t.request = tag;
   t.offset = <u64>offset;
   t.length = <u64>length;
@@ -194,7 +197,7 @@ export function abort(): bool {
 
 /**
  * Reports on the job, as 64-bit floats: status, paused, aborted, error, reason, image and disk offset of the error, the host's number
- * for it, how often the job paused itself, start and end of the range, bytes remaining, speed.
+ * for it, how often the job paused itself, start and end of the range, bytes remaining, speed, copies in flight.
  */
 export function info(): u32 {
   const j = theJob();
@@ -211,6 +214,7 @@ export function info(): u32 {
   put(10, <f64>j.to);
   put(11, <f64>j.remaining);
   put(12, <f64>j.speed);
+  put(13, j.copies);
   return <u32>reportAt;
 }
 
@@ -234,8 +238,7 @@ export function resume(): bool {
 /** Bytes a second, 0 for unlimited. */
 export function setSpeed(bytesPerSecond: f64): bool {
   if (!jobActive()) return false;
-  theJob().speed = <u64>bytesPerSecond;
-  wake(ON_JOB);
+  jobSetSpeed(<u64>bytesPerSecond);
   return true;
 }
 

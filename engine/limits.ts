@@ -25,6 +25,12 @@ export const REQUESTS_MAX: u32 = 64;
 export const TASKS_MAX: u32 = 128;
 /** Copies of a job in flight. */
 export const COPIES_MAX: u32 = 32;
+/**
+ * The same while a guest is at work: one of its requests may have to wait for a copy in flight, or share the line with all of them.
+ */
+export const COPIES_WITH_GUEST_MAX: u32 = 4;
+/** How long after its last request a guest counts as at work. */
+export const GUEST_AT_WORK_MS: f64 = 250;
 /** Task runs in one call of `step`, so that a host thread is never held for long. */
 export const RUNS_PER_STEP_MAX: u32 = 4096;
 /** Table entries that a scan looks at before it lets others run. */

@@ -2,6 +2,7 @@
 // chunks as copies, several in flight, and when all is populated takes the reference to the base out of the overlay's header.
 import { arenaBytes, arenaFreeBytes } from './arena';
 import { now } from './clock';
+import { guestAtWork } from './guest';
 import { referToBacking, writeBackingName } from './backing';
 import { ENOSPC, R_NOT_A_BASE, R_RANGE } from './errors';
 import { scratchFor } from './gather';
@@ -9,7 +10,7 @@ import { clusterBytes, imageCount, imagesDropped, l2Span, overlay } from './imag
 import {
   Job, ON_ERROR_ENOSPC, ON_ERROR_IGNORE, ON_ERROR_STOP, STATUS_ACTIVE, STATUS_COMPLETED, STATUS_FAILED, setAlarm, theJob,
 } from './job';
-import { CHUNK_CLUSTERS_MAX, COPIES_MAX, SCAN_ENTRIES_MAX } from './limits';
+import { CHUNK_CLUSTERS_MAX, COPIES_MAX, COPIES_WITH_GUEST_MAX, SCAN_ENTRIES_MAX } from './limits';
 import { ABSENT, COMPRESSED_DATA, DATA, foundLength, foundState, lookup, lookupChain } from './lookup';
 import { chunkBytes } from './populate';
 import {
@@ -302,7 +303,8 @@ function handOut(t: Task, j: Job, absent: u64, zeroes: u64): i32 {
     if (!allowed(j, end - j.cursor)) return wait(t, ON_JOB);
   }
   const memory = linkOnly ? 0 : <u32>chunkBytes() + scratchFor(<u32>chunkBytes());
-  const full = j.copies >= COPIES_MAX || arenaFreeBytes() < arenaBytes() / GUEST_SHARE + memory;
+  const most = guestAtWork() ? COPIES_WITH_GUEST_MAX : COPIES_MAX;
+  const full = j.copies >= most || arenaFreeBytes() < arenaBytes() / GUEST_SHARE + memory;
   if (full && j.copies) return wait(t, ON_JOB | ON_MEMORY);
   const copy = taskBegin(KIND_COPY, true);
   if (copy === null) return wait(t, ON_JOB | ON_MEMORY);
@@ -354,6 +356,14 @@ export function jobResume(): void {
   const j = theJob();
   if (j.paused && j.onError != ON_ERROR_IGNORE) j.error = 0;
   j.paused = 0;
+  j.allowanceAt = now();
+  wake(ON_JOB);
+}
+
+/** Sets another speed; it counts from now on. */
+export function jobSetSpeed(speed: u64): void {
+  const j = theJob();
+  j.speed = speed;
   j.allowanceAt = now();
   wake(ON_JOB);
 }
