@@ -1,6 +1,18 @@
+/** How the tests run: one process a file, as many at a time as there are cores, and a closing line that counts them. */
+import { fileURLToPath } from 'node:url';
+import type { ViteUserConfig } from 'vitest/config';
 import { defineConfig } from 'vitest/config';
+import { Tally } from './support/tally.ts';
 
-export default defineConfig({
-  root: new URL('..', import.meta.url).pathname,
-  test: { include: ['test/**/*.test.ts'], pool: 'forks', testTimeout: 60_000 },
+const config: ViteUserConfig = defineConfig({
+  root: fileURLToPath(new URL('..', import.meta.url)),
+  test: {
+    include: ['test/**/*.test.ts'],
+    pool: 'forks',
+    testTimeout: 60_000,
+    hookTimeout: 120_000,
+    reporters: ['default', new Tally()],
+  },
 });
+
+export default config;
