@@ -55,8 +55,9 @@ function add(t: Task, at: u64): bool {
   const last = recordAt(t, <u32>t.count - 1);
   if (last.state != foundState || last.depth != depth() || last.offset + last.length != at) return false;
   const host = place(at);
-  const placed = foundState == DATA || host != 0 || last.host != 0;
-  if (placed && last.host + last.length != host) return false;
+  const placed = foundState == DATA || host != 0;
+  const lastPlaced = foundState == DATA || last.host != 0;
+  if (placed != lastPlaced || (placed && last.host + last.length != host)) return false;
   last.length += foundLength;
   return true;
 }

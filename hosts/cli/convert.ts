@@ -11,6 +11,7 @@ import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import type { Platform } from './platform.ts';
 import { ProgressBar } from './progress.ts';
 import { formatElapsed, formatSize } from './sizes.ts';
+import { runsOf } from './zeros.ts';
 
 /** Bytes of one read, and reads in flight: together what a disk takes at once. */
 const PIECE_BYTES = 4 * 1024 * 1024;
@@ -140,23 +141,11 @@ function nextBoundary(offset: number): number {
   return (Math.floor(offset / PIECE_BYTES) + 1) * PIECE_BYTES;
 }
 
-/** Writes what is not zero, in runs as long as can be. */
+/** Writes what is not zero. */
 async function writeData(file: BlockFile, offset: number, bytes: Uint8Array): Promise<void> {
-  let start = 0;
-  for (let at = 0; at < bytes.length; at += HOLE_BYTES) {
-    const block = bytes.subarray(at, at + HOLE_BYTES);
-    if (!isZero(block)) continue;
-    if (at > start) await file.write(offset + start, bytes.subarray(start, at));
-    start = at + block.length;
+  for (const { start, end, zero } of runsOf(bytes, HOLE_BYTES)) {
+    if (!zero) await file.write(offset + start, bytes.subarray(start, end));
   }
-  if (start < bytes.length) await file.write(offset + start, bytes.subarray(start));
-}
-
-function isZero(bytes: Uint8Array): boolean {
-  const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length >>> 2);
-  for (let at = 0; at < words.length; at++) if (words[at]) return false;
-  for (let at = words.length * 4; at < bytes.length; at++) if (bytes[at]) return false;
-  return true;
 }
 
 function asInfo(done: number, total: number): StreamInfo {

@@ -1,9 +1,16 @@
-/** `millrace map`: where each part of a disk is, in the words and fields of `qemu-img map`. */
+/**
+ * `millrace map`: where each part of a disk is, in the words and fields of `qemu-img map`. No runtime tells where a file has holes, so
+ * the holes of a raw file are found by reading it, if it takes less space than it is long; those in a qcow2 file are not told.
+ */
 import type { Disk, Extent, ImageInfo } from '../api.ts';
-import { openImage, withDisk } from './image.ts';
+import { isUrl, openImage, withDisk } from './image.ts';
 import { EXIT_OK } from './platform.ts';
 import type { Platform } from './platform.ts';
+import { runsOf } from './zeros.ts';
 
+/** Blocks of the usual file systems: a hole is not smaller. */
+const BLOCK_BYTES = 4096;
+const PIECE_BYTES = 4 * 1024 * 1024;
 const SECTOR_BYTES = 512;
 
 /** A row of `qemu-img map --output=json`, field for field. */
@@ -26,7 +33,8 @@ export async function map(platform: Platform, location: string, options: { json:
   const disk = await openImage(platform, location, { followChain: options.followChain });
   await withDisk(disk, async () => {
     const images = await disk.images();
-    const rows = merged(rowsOf(disk, images));
+    const sparse = await Promise.all(images.map((image) => isSparse(platform, image)));
+    const rows = merged(rowsOf(disk, images, sparse));
     if (options.json) await writeJson(platform, rows);
     else await writeTable(platform, rows, images);
   });
@@ -54,13 +62,20 @@ async function writeTable(platform: Platform, rows: AsyncIterable<MapRow>, image
   }
 }
 
-async function* rowsOf(disk: Disk, images: ImageInfo[]): AsyncGenerator<MapRow> {
+async function isSparse(platform: Platform, { format, name, fileSize }: ImageInfo): Promise<boolean> {
+  if (format !== 'raw' || isUrl(name)) return false;
+  return (await platform.allocatedBytes(name) ?? fileSize) < fileSize;
+}
+
+/** `sparse` says of each image whether its holes are to be looked for. */
+async function* rowsOf(disk: Disk, images: ImageInfo[], sparse: boolean[]): AsyncGenerator<MapRow> {
   for await (const extent of disk.map()) {
     const image = images[extent.depth];
     const end = extent.offset + extent.length;
     // The part of an extent that an image decides by ending before it.
     const edge = Math.min(end, Math.max(extent.offset, image.virtualSize));
-    if (edge > extent.offset) yield rowOf(extent, edge);
+    if (edge > extent.offset && sparse[extent.depth]) yield* sparseRowsOf(disk, extent, edge);
+    else if (edge > extent.offset) yield rowOf(extent, edge);
     if (edge < end) yield* rowsPastEnd(extent, edge, end, image);
   }
   const [top] = images;
@@ -71,6 +86,20 @@ function rowOf({ offset, state, depth, hostOffset }: Extent, end: number): MapRo
   const data = state === 'data' || state === 'compressed';
   const row = { start: offset, length: end - offset, depth, present: state !== 'absent', zero: !data, data, compressed: state === 'compressed' };
   return hostOffset === undefined ? row : { ...row, offset: hostOffset };
+}
+
+/** Data of a raw file, with what reads as zeros told as its holes. */
+async function* sparseRowsOf(disk: Disk, { offset, depth, hostOffset = 0 }: Extent, end: number): AsyncGenerator<MapRow> {
+  for (let at = offset, next = at; at < end; at = next) {
+    next = Math.min(end, (Math.floor(at / PIECE_BYTES) + 1) * PIECE_BYTES);
+    for (const run of runsOf(await disk.read(at, next - at), BLOCK_BYTES)) {
+      const start = at + run.start;
+      yield {
+        start, length: run.end - run.start, depth, present: true, zero: run.zero, data: !run.zero, compressed: false,
+        offset: hostOffset + start - offset,
+      };
+    }
+  }
 }
 
 /** QEMU sees whole sectors of a raw file; past them it is the image above that is said to have nothing. */
