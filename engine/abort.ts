@@ -2,9 +2,9 @@
 import { jobActive, theJob } from './job';
 import { ON_JOB, wake } from './task';
 
-/** False if there is no job to abort. */
+/** False if there is no job to abort, or its end has been decided already. */
 export function jobAbort(): bool {
-  if (!jobActive()) return false;
+  if (!jobActive() || theJob().decided) return false;
   theJob().aborted = 1;
   wake(ON_JOB);
   return true;

@@ -1,15 +1,21 @@
 // A copy: one chunk that is populated in the background, for the job or for read-ahead.
-import { imageCount } from './image';
+import { ABORTED, R_ABORTED } from './errors';
+import { OVERLAY, imageCount } from './image';
 import { theJob } from './job';
-import { populate, populateBegin } from './populate';
+import { hasFetched, populate, populateBegin } from './populate';
 import { AHEAD } from './readahead';
-import { DONE, ON_JOB, Task, WAIT, wake } from './task';
+import { DONE, ON_JOB, Task, WAIT, fail, wake } from './task';
 import { ZEROES_ONLY, jobCopyFailed } from './stream';
 
 export function runCopy(t: Task): i32 {
   if (t.state == 0) {
     populateBegin(t, t.offset, t.offset + t.length, t.argument == AHEAD ? imageCount() : theJob().bottom);
     t.zeroes = t.argument == ZEROES_ONLY;
+  }
+  // After an abort no copy begins to read; the host cancels the reads that are under way.
+  if (t.argument != AHEAD && theJob().aborted && !hasFetched(t)) {
+    fail(t, ABORTED, R_ABORTED, OVERLAY, t.offset);
+    return WAIT;
   }
   return populate(t) ? DONE : WAIT;
 }

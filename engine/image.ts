@@ -112,6 +112,13 @@ export function clusterBytes(image: Image): u64 {
   return (<u64>1) << image.clusterBits;
 }
 
+/** Where the longest image below the overlay ends: behind it, all that the overlay lacks is zeros. */
+export function basesEnd(): u64 {
+  let end: u64 = 0;
+  for (let i: u32 = 1; i < imageCount(); i++) end = max(end, imageAt(i).size);
+  return end;
+}
+
 /** Bytes of the disk that one L2 table maps. */
 export function l2Span(image: Image): u64 {
   return (<u64>1) << (image.clusterBits + image.l2Bits);

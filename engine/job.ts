@@ -36,6 +36,8 @@ export class Job {
   onError: u32;
   keepBase: bool;
   full: bool;
+  /** The range was all of the disk; what the disk gains while the job runs shows zeros and needs no copying. */
+  whole: bool;
   /** Images from this one down are left; the number of images when all of the chain is streamed. */
   bottom: u32;
   limited: bool;
@@ -45,13 +47,15 @@ export class Job {
   copies: u32;
   /** Bytes left out because no image has anything there; once the base is gone they are zeros all the same. */
   holes: u64;
-  /** Where the search for the next hole stands, and up to where there is known to be none. */
+  /** Where the search for the next hole stands, and up to where holes have been counted. */
   holeAt: u64;
-  noHoleTo: u64;
+  holesTo: u64;
   /** An error ends the job once its copies have ended. */
   ending: bool;
-  /** Bytes that may be copied now; negative when more was. */
-  allowance: i64;
+  /** What becomes of the base has been decided: abort and pause come too late. */
+  decided: bool;
+  /** Bytes that may be copied now. */
+  allowance: f64;
   allowanceAt: f64;
 }
 
@@ -91,17 +95,13 @@ export function alarmTime(): f64 {
 }
 
 /**
- * `bytes` of the cluster at `offset` have become populated, by a copy of the job or by a guest. A job that streams down to an image
- * of the chain counts only what it copied itself until it counts again at its end: others also populate what it leaves below.
+ * [offset, offset + bytes) has become populated, by a copy of the job or by a guest. A job that streams down to an image of the chain
+ * counts only what it copied itself until it counts again at its end: others also populate what it leaves below.
  */
 export function jobPopulated(offset: u64, bytes: u64, byJob: bool): void {
   const j = theJob();
-  if (!jobActive() || offset >= min(j.to, j.counted) || (j.limited && !byJob)) return;
-  if (j.from > offset) {
-    const before = j.from - offset;
-    bytes = bytes > before ? bytes - before : 0;
-  } else {
-    bytes = min(bytes, j.to - offset);
-  }
-  j.remaining -= min(bytes, j.remaining);
+  const from = max(offset, j.from);
+  const to = min(offset + bytes, min(j.to, j.counted));
+  if (!jobActive() || from >= to || (j.limited && !byJob)) return;
+  j.remaining -= min(to - from, j.remaining);
 }

@@ -11,6 +11,7 @@ import { CHUNK_CLUSTERS_MAX, PAGE_BYTES } from './limits';
 import { jobPopulated } from './job';
 import { l2EntryAt } from './lookup';
 import { STAGE_L1, STAGE_L2, pageChanged, pageGet, pageMake, pagesForget } from './pages';
+import { AHEAD } from './readahead';
 import { allocate, allocatedAt, allocatedCount } from './refcounts';
 import { OP_WRITE, ioBegin } from './ring';
 import { KIND_COPY, ON_IO, ON_SLOT, ON_WRITEBACK, Task, clusterMap, setClusterMap } from './task';
@@ -130,8 +131,7 @@ export function linkCluster(t: Task, image: Image, offset: u64, host: u64): bool
   }
   pageChanged(at, <u32>1 << image.l2EntryBits, STAGE_L2);
   freeOld(image, old, host);
-  const absent = absentBytes(image, old, oldBitmap);
-  if (absent) jobPopulated(offset, absent, t.kind == KIND_COPY && t.argument == 0);
+  tellPopulated(image, offset, old, oldBitmap, t.kind == KIND_COPY && t.argument != AHEAD);
   if (host) noteUnwritten(clusterBytes(image));
   return true;
 }
@@ -232,12 +232,16 @@ function freeOld(image: Image, old: u64, host: u64): void {
   if (was && was != host) freeLater(was, 1, after);
 }
 
-/** Bytes of a cluster that were absent, by its old entry. */
-function absentBytes(image: Image, old: u64, bitmap: u64): u64 {
-  if (!image.extendedL2) return old & (OFFSET_MASK | COMPRESSED | ZERO) ? 0 : clusterBytes(image);
-  if (old & COMPRESSED) return 0;
-  const present = popcnt<u64>((bitmap | (bitmap >> 32)) & ALL_ALLOCATED);
-  return (<u64>SUBCLUSTERS - present) << (image.clusterBits - 5);
+/** Tells the job which parts of a cluster were absent, by its old entry, and are there now. */
+function tellPopulated(image: Image, offset: u64, old: u64, bitmap: u64, byJob: bool): void {
+  if (old & COMPRESSED) return;
+  if (!image.extendedL2) {
+    if (!(old & (OFFSET_MASK | ZERO))) jobPopulated(offset, clusterBytes(image), byJob);
+    return;
+  }
+  const present = (bitmap | (bitmap >> 32)) & ALL_ALLOCATED;
+  const bytes = clusterBytes(image) / SUBCLUSTERS;
+  for (let i: u64 = 0; i < SUBCLUSTERS; i++) if (!(present & ((<u64>1) << i))) jobPopulated(offset + i * bytes, bytes, byJob);
 }
 
 function isWritten(entry: u64): bool {

@@ -49,6 +49,11 @@ export function populateBegin(t: Task, from: u64, to: u64, bottom: u32): void {
   t.state = LOCK;
 }
 
+/** Whether all that is to be stored has been read. */
+export function hasFetched(t: Task): bool {
+  return t.state > GATHER;
+}
+
 /** Goes on; true when the range is populated. False: the task waits or has failed. */
 export function populate(t: Task): bool {
   const bits = overlay().clusterBits;

@@ -6,7 +6,7 @@ import { guestAtWork } from './guest';
 import { referToBacking, writeBackingName } from './backing';
 import { ENOSPC, R_NOT_A_BASE, R_RANGE } from './errors';
 import { scratchFor } from './gather';
-import { clusterBytes, imageCount, imagesDropped, l2Span, overlay } from './image';
+import { basesEnd, clusterBytes, imageCount, imagesDropped, l2Span, overlay } from './image';
 import {
   Job, ON_ERROR_ENOSPC, ON_ERROR_IGNORE, ON_ERROR_STOP, STATUS_ACTIVE, STATUS_COMPLETED, STATUS_FAILED, setAlarm, theJob,
 } from './job';
@@ -57,6 +57,7 @@ export function jobBegin(from: u64, length: u64, speed: u64, onError: u32, keepB
   j.speed = speed;
   j.onError = onError;
   j.keepBase = keepBase;
+  j.whole = from == 0 && length == size;
   j.full = full;
   j.limited = bottom != 0;
   j.bottom = bottom ? bottom : imageCount();
@@ -68,6 +69,7 @@ export function jobBegin(from: u64, length: u64, speed: u64, onError: u32, keepB
 export function runStream(t: Task): i32 {
   const j = theJob();
   if (t.error) return failedStep(t, j);
+  if (j.paused && !j.aborted && t.state == COUNT) return wait(t, ON_JOB);
   if (t.state == COUNT) {
     const next = count(t, j);
     if (next != DONE) return next;
@@ -97,6 +99,7 @@ export function runStream(t: Task): i32 {
     const next = recount(t, j);
     if (next != DONE) return next;
     t.cursor = 0;
+    j.decided = true;
     t.state = keepsBase(j) ? END : WHOLE;
   }
   return t.state == END ? end(t, j) : detach(t, j);
@@ -139,18 +142,39 @@ function end(t: Task, j: Job): i32 {
   return DONE;
 }
 
-/** A step of the job itself has failed: the job ends with that, after what is in flight and what can still be done. */
+/** A step of the job itself has failed: it is tried again after a pause, or left out, or the job ends with it. */
 function failedStep(t: Task, j: Job): i32 {
   if (t.pending) return wait(t, ON_IO);
-  if (!j.error) noteError(t, j);
-  j.counted = j.to;
+  const error = t.error;
+  if (!j.error || pausesOn(j, error)) noteError(t, j);
   t.error = 0;
   t.flushStep = 0;
   t.cursor = 0;
-  j.ending = true;
   unlock(t);
+  if (!j.aborted && !j.ending && t.state <= FLUSH && pausesOn(j, error)) {
+    pauseByItself(j);
+    if (t.state > COPY) t.state = COPY;
+    return AGAIN;
+  }
+  if (t.state == COPY && j.onError == ON_ERROR_IGNORE) {
+    // The tables that tell of the next chunk cannot be had: it is left out.
+    j.cursor = j.cursor - (j.cursor % chunkBytes()) + chunkBytes();
+    return AGAIN;
+  }
+  j.counted = j.to;
+  j.ending = true;
+  j.decided = t.state >= RECOUNT;
   t.state = t.state < DRAIN ? DRAIN : t.state < RECOUNT ? RECOUNT : END;
   return AGAIN;
+}
+
+function pausesOn(j: Job, error: i32): bool {
+  return j.onError == ON_ERROR_STOP || (j.onError == ON_ERROR_ENOSPC && error == ENOSPC);
+}
+
+function pauseByItself(j: Job): void {
+  if (!j.paused) j.stops++;
+  j.paused = 1;
 }
 
 function noteError(t: Task, j: Job): void {
@@ -163,7 +187,7 @@ function noteError(t: Task, j: Job): void {
 
 /** Whether nothing of the base shows once this job has ended well. */
 function dropsAll(j: Job): bool {
-  return j.from == 0 && j.to == overlay().size && !j.limited && !keepsBase(j);
+  return j.whole && !j.limited && !keepsBase(j);
 }
 
 function keepsBase(j: Job): bool {
@@ -221,9 +245,10 @@ function recount(t: Task, j: Job): i32 {
 function wholeDisk(t: Task, j: Job): i32 {
   t.value = 0;
   if (dropsAll(j)) return DONE;
+  const end = min(overlay().size, basesEnd());
   for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
-    if (t.cursor >= overlay().size) return DONE;
-    if (!findMissing(t, j, t.cursor, overlay().size - t.cursor)) return WAIT;
+    if (t.cursor >= end) return DONE;
+    if (!findMissing(t, j, t.cursor, end - t.cursor)) return WAIT;
     if (isMissing) {
       t.value = 1;
       return DONE;
@@ -236,8 +261,9 @@ function wholeDisk(t: Task, j: Job): i32 {
 /** Hands out copies until nothing more can be done now. */
 function copyOn(t: Task, j: Job): i32 {
   for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
-    if (j.aborted || j.ending || j.cursor >= j.to) return DONE;
+    if (j.aborted || j.ending) return DONE;
     if (j.paused) return wait(t, ON_JOB);
+    if (j.cursor >= j.to) return DONE;
     if (!findMissing(t, j, j.cursor, j.to - j.cursor)) return WAIT;
     if (!isMissing) {
       j.cursor += foundLength;
@@ -285,6 +311,9 @@ function skipsHole(j: Job, zeroes: u64, absent: u64): bool {
   const spanBytes = min(span, j.to - j.cursor);
   if (!dropsAll(j) || j.cursor & (span - 1) || absent < spanBytes || zeroes < spanBytes) return false;
   j.cursor += spanBytes;
+  // After an error the job may come past here again.
+  if (j.cursor <= j.holesTo) return true;
+  j.holesTo = j.cursor;
   j.holes += spanBytes;
   j.remaining -= min(spanBytes, j.remaining);
   return true;
@@ -312,7 +341,7 @@ function handOut(t: Task, j: Job, absent: u64, zeroes: u64): i32 {
   copy.length = end - j.cursor;
   copy.argument = linkOnly ? ZEROES_ONLY : 0;
   j.copies++;
-  j.allowance -= <i64>(end - j.cursor);
+  if (j.speed) j.allowance -= <f64>(end - j.cursor);
   j.cursor = end;
   // The tables that the next copies need come while these are under way; nobody waits for them here.
   if (end + TABLES_AHEAD_BYTES < overlay().size) lookupChain(null, 1, imageCount(), end + TABLES_AHEAD_BYTES, 1);
@@ -321,14 +350,26 @@ function handOut(t: Task, j: Job, absent: u64, zeroes: u64): i32 {
 
 /** Whether the speed allows so many bytes now; if not, sets the alarm for when it will. */
 function allowed(j: Job, bytes: u64): bool {
-  const earned = <i64>((now() - j.allowanceAt) * <f64>j.speed / 1000);
-  if (earned > 0) {
-    j.allowance = min(j.allowance + earned, <i64>bytes);
-    j.allowanceAt = now();
-  }
-  if (j.allowance >= <i64>bytes) return true;
-  setAlarm(now() + <f64>(<i64>bytes - j.allowance) * 1000 / <f64>j.speed + 1);
+  earn(j);
+  // A late alarm does not slow the job down, and a long wait does not let it burst.
+  j.allowance = min(j.allowance, <f64>(bytes + j.speed / PIECES_PER_SECOND / 2));
+  if (j.allowance >= <f64>bytes) return true;
+  setAlarm(now() + (<f64>bytes - j.allowance) * 1000 / <f64>j.speed + 1);
   return false;
+}
+
+/** Adds what the speed has allowed since the last look. */
+function earn(j: Job): void {
+  j.allowance += (now() - j.allowanceAt) * <f64>j.speed / 1000;
+  j.allowanceAt = now();
+}
+
+/** Bytes a second, 0 for unlimited; it holds from now on. */
+export function jobSetSpeed(bytesPerSecond: u64): void {
+  const j = theJob();
+  earn(j);
+  j.speed = bytesPerSecond;
+  wake(ON_JOB);
 }
 
 /** A copy has ended badly: what that means is the job's policy. */
@@ -339,31 +380,27 @@ export function jobCopyFailed(copy: Task): void {
     if (!j.error) noteError(copy, j);
     return;
   }
+  if (j.ending) return;
   noteError(copy, j);
-  const pauses = j.onError == ON_ERROR_STOP || (j.onError == ON_ERROR_ENOSPC && copy.error == ENOSPC);
-  if (!pauses) {
+  if (!pausesOn(j, copy.error)) {
     j.ending = true;
     return;
   }
   // What failed is tried again when the job is resumed.
-  j.cursor = min(j.cursor, copy.offset & ~(clusterBytes(overlay()) - 1));
-  if (!j.paused) j.stops++;
-  j.paused = 1;
+  const from = copy.offset & ~(clusterBytes(overlay()) - 1);
+  if (from < j.cursor) {
+    j.cursor = from;
+    j.holeAt = 0;
+  }
+  pauseByItself(j);
 }
 
 /** Goes on with a paused job; an error that paused it is forgotten. */
 export function jobResume(): void {
   const j = theJob();
-  if (j.paused && j.onError != ON_ERROR_IGNORE) j.error = 0;
+  // One that ends the job stays, even if its last copies are still under way.
+  if (j.paused && !j.ending && j.onError != ON_ERROR_IGNORE) j.error = 0;
   j.paused = 0;
-  j.allowanceAt = now();
-  wake(ON_JOB);
-}
-
-/** Sets another speed; it counts from now on. */
-export function jobSetSpeed(speed: u64): void {
-  const j = theJob();
-  j.speed = speed;
   j.allowanceAt = now();
   wake(ON_JOB);
 }
