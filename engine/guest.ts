@@ -8,7 +8,7 @@ export function guestInit(): void {
   lastRequest = -1e9;
 }
 
-/** A guest has asked for something; by the clock of the last step. */
+/** A request of a guest goes on. */
 export function noteGuest(): void {
   lastRequest = now();
 }

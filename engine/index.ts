@@ -3,7 +3,7 @@ import { jobAbort } from './abort';
 import { arenaInit, arenaTableBytes } from './arena';
 import { backingInit, setBackingTexts } from './backing';
 import { freesBytes, freesInit } from './frees';
-import { guestInit, noteGuest } from './guest';
+import { guestInit } from './guest';
 import { FORMAT_QCOW2, clusterBytes, imageAt, imageCount, imageOf, imagesBytes, imagesInit, overlay, setImageCount } from './image';
 import { alarmTime, jobActive, jobBytes, jobInit, theJob } from './job';
 import { BLOCK_BYTES, IMAGES_MAX, PAGES_MAX, PAGES_MIN, PAGE_BYTES, REPORT_NUMBERS, REQUESTS_MAX, TASKS_MAX, TEXT_BYTES } from './limits';
@@ -16,7 +16,7 @@ import { refcountsInit } from './refcounts';
 import { completionsAt, ringBytes, ringInit, submissionCount, submissionsAt } from './ring';
 import { step as runStep } from './step';
 import { jobBegin, jobResume, jobSetSpeed } from './stream';
-import { KIND_NONE, KIND_READ, KIND_REQUEST_LAST, KIND_WRITE, taskAt, taskBegin, tasksBytes, tasksInit } from './task';
+import { KIND_NONE, KIND_REQUEST_LAST, taskAt, taskBegin, tasksBytes, tasksInit } from './task';
 import './trap';
 import { setTrimming, writebackBytes, writebackInit } from './writeback';
 
@@ -162,7 +162,6 @@ export function request(kind: u32, tag: u32, offset: f64, length: f64, argument:
   if (inFlight >= REQUESTS_MAX) return false;
   const t = taskBegin(kind, false);
   if (t === null) return false;
-  if (kind == KIND_READ || kind == KIND_WRITE) noteGuest();
   t.request = tag;
   t.offset = <u64>offset;
   t.length = <u64>length;

@@ -6,6 +6,7 @@ import { runCreate } from './create';
 import { OK } from './errors';
 import { runClose, runFlush } from './flush';
 import { growEnded, runGrow } from './grow';
+import { noteGuest } from './guest';
 import { OVERLAY } from './image';
 import { alarmTime, setAlarm } from './job';
 import { RUNS_PER_STEP_MAX } from './limits';
@@ -77,6 +78,7 @@ function run(t: Task): i32 {
   if (t.kind == KIND_WRITEBACK) return runWriteback(t);
   if (t.kind == KIND_STREAM) return runStream(t);
   if (t.error) return WAIT;
+  if (t.kind == KIND_READ || t.kind == KIND_WRITE) noteGuest();
   if (t.kind == KIND_READ) return runRead(t);
   if (t.kind == KIND_WRITE) return runWrite(t);
   if (t.kind == KIND_COPY) return runCopy(t);
