@@ -12,6 +12,7 @@ import { startNginx } from '../support/nginx.ts';
 import { createImage } from '../support/qemu.ts';
 import { startSlowLinkProcess } from '../support/slow-link.ts';
 import { binariesCompressed, linkRaw, localRaw } from './data.ts';
+import { guestLatency } from './guest.ts';
 import { firstRead, peakMemory, timeStream } from './ours.ts';
 import type { StreamFigures } from './ours.ts';
 import { bestOf, timeBlockStream, timeConvert, timeCopyLoop, timeCurl, warm } from './peers.ts';
@@ -129,7 +130,20 @@ async function overLink(link: (typeof LINKS)[number], work: (url: (file: string)
   }
 }
 
-const CASES: Record<string, () => Promise<BenchRow[]>> = { local, links, compressed, first, size };
+/** Random 4 KiB requests of a guest while the base streams over a link, beside the same without the stream. */
+async function guest(): Promise<BenchRow[]> {
+  const rows: BenchRow[] = [];
+  await linkRaw();
+  await overLink(LINKS[0], async (url) => {
+    const idle = await guestLatency(url('bench-1-link.raw'), false);
+    const busy = await guestLatency(url('bench-1-link.raw'), true);
+    rows.push({ case: `guest 4 KiB requests over ${LINKS[0].name}: p99 with stream / without`, value: busy.p99Ms / idle.p99Ms, unit: '', goalMax: 2 });
+    rows.push({ case: '  p50 with stream / without', value: busy.p50Ms / idle.p50Ms, unit: '' });
+  });
+  return rows;
+}
+
+const CASES: Record<string, () => Promise<BenchRow[]>> = { local, links, compressed, first, guest, size };
 
 const asked = process.argv.slice(2);
 const unknown = asked.filter((name) => !(name in CASES));
