@@ -7,12 +7,14 @@ import { Image, OVERLAY, clusterBytes, imageAt, imageCount, overlay } from './im
 import { L1_BYTES_MAX, PAGE_BYTES, SCAN_ENTRIES_MAX, SECTOR_BYTES } from './limits';
 import { foundHost, foundWhole, lookup } from './lookup';
 import { STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet, pagesForget } from './pages';
-import { linkCluster, zeroPageAt } from './place';
+import { ACTION, NEW, linkCluster, zeroPageAt } from './place';
 import { populate, populateBegin } from './populate';
-import { allocate, allocatedAt, allocatedCount } from './refcounts';
+import { allocate, allocatedAt, allocatedCount, refcountsPerBlock } from './refcounts';
 import { OP_WRITE, ioBegin } from './ring';
-import { AGAIN, DONE, EXCLUSIVE, ON_IO, ON_SLOT, Task, WAIT, fail, lock, releaseMemory, unlock, wait } from './task';
-import { flushed, nextWriteback } from './writeback';
+import {
+  AGAIN, DONE, EXCLUSIVE, ON_IO, ON_SLOT, ON_WRITEBACK, Task, WAIT, clusterMap, fail, lock, releaseMemory, setClusterMap, unlock, wait,
+} from './task';
+import { flushed, nextWriteback, writebackWanted } from './writeback';
 
 const EDGE: u32 = 0;
 const LOCK: u32 = 1;
@@ -67,7 +69,7 @@ export function runResize(t: Task): i32 {
         t.state = SETTLE;
         break;
       }
-      if (!linkCluster(t, image, at, 0)) return WAIT;
+      if (!hide(t, image, at)) return WAIT;
       t.cursor = at + cluster;
     }
     if (t.state == HIDE) return AGAIN;
@@ -101,21 +103,42 @@ function neededEntries(image: Image, size: u64): u64 {
 
 /** Zeros in the last cluster behind the old end, where it has a place of its own. */
 function zeroTail(t: Task, image: Image): bool {
-  const cluster = clusterBytes(image);
-  const last = image.size & ~(cluster - 1);
-  if (t.cursor == 0) {
-    if (!lookup(t, image, last, 1)) return false;
+  const within = image.size & (clusterBytes(image) - 1);
+  if (t.count == 0) {
+    if (!lookup(t, image, image.size - within, 1)) return false;
     if (!foundWhole) return true;
-    t.value = foundHost - last;
-    t.cursor = image.size;
+    t.count = foundHost + within;
+    t.value = foundHost + clusterBytes(image);
   }
-  while (t.cursor < last + cluster) {
-    const bytes = <u32>min<u64>(PAGE_BYTES, last + cluster - t.cursor);
-    if (ioBegin(t, OP_WRITE, OVERLAY, t.value + t.cursor, bytes, zeroPageAt()) === null) {
+  return writeZeroes(t, t.value);
+}
+
+/** Makes the cluster at `at` show zeros, whatever the base has there. */
+function hide(t: Task, image: Image, at: u64): bool {
+  if (image.version > 2) return linkCluster(t, image, at, 0);
+  // Version 2 has no zero clusters: one full of zeros does it too.
+  if (!t.placed) {
+    if (!allocate(t, 1)) return false;
+    setClusterMap(t, 0, allocatedAt | NEW);
+    t.clusterCount = 1;
+    t.placed = true;
+    t.count = allocatedAt;
+  }
+  const host = clusterMap(t, 0) & ~ACTION;
+  if (!writeZeroes(t, host + clusterBytes(image)) || !linkCluster(t, image, at, host)) return false;
+  t.placed = false;
+  return true;
+}
+
+/** Writes zeros to the file from `count` on to `to`; true when that is done. */
+function writeZeroes(t: Task, to: u64): bool {
+  while (t.count < to) {
+    const bytes = <u32>min<u64>(PAGE_BYTES, to - t.count);
+    if (ioBegin(t, OP_WRITE, OVERLAY, t.count, bytes, zeroPageAt()) === null) {
       wait(t, ON_SLOT);
       return false;
     }
-    t.cursor += bytes;
+    t.count += bytes;
   }
   if (t.pending) wait(t, ON_IO);
   return t.pending == 0;
@@ -126,15 +149,16 @@ function growTable(t: Task, image: Image): bool {
   if (t.state == TABLE) {
     const entries = neededEntries(image, t.length);
     const clusters = ((entries << 3) + clusterBytes(image) - 1) >> image.clusterBits;
-    if (entries << 3 > L1_BYTES_MAX) return tooLarge(t);
-    if (!allocate(t, <u32>clusters)) return false;
+    // A table stands in one piece, and so between two refcount blocks: with small clusters that is not far.
+    if (entries << 3 > L1_BYTES_MAX || clusters >= refcountsPerBlock(image)) return tooLarge(t);
+    while (true) {
+      if (!roomToFree(t) || !allocate(t, <u32>clusters)) return false;
+      if (allocatedCount == <u32>clusters) break;
+      // A gap that is too small; the search goes on behind it.
+      freeLater(allocatedAt, allocatedCount, 0);
+    }
     t.clusterFirst = allocatedAt;
     t.count = clusters;
-    // Small clusters have refcount blocks between them; a table cannot stand across one.
-    if (allocatedCount < <u32>clusters) {
-      freeLater(allocatedAt, allocatedCount, 0);
-      return tooLarge(t);
-    }
     t.cursor = 0;
     t.state = COPY;
   }
@@ -144,7 +168,7 @@ function growTable(t: Task, image: Image): bool {
     t.cursor = 0;
     t.state = COPIED_TABLE;
   }
-  if (!flushed(t) || !freesHaveRoom(2)) return false;
+  if (!flushed(t) || !roomToFree(t)) return false;
   const header = pageGet(t, OVERLAY, 0);
   if (!header) return false;
   put64(header + AT_L1_OFFSET, t.clusterFirst);
@@ -158,6 +182,13 @@ function growTable(t: Task, image: Image): bool {
   t.cursor = image.size;
   t.state = HIDE;
   return true;
+}
+
+function roomToFree(t: Task): bool {
+  if (freesHaveRoom(1)) return true;
+  writebackWanted();
+  wait(t, ON_WRITEBACK);
+  return false;
 }
 
 function tooLarge(t: Task): bool {
