@@ -3,7 +3,7 @@ import { AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY, get64, put64 } from './format/head
 import { OVERLAY, overlay } from './image';
 import { SECTOR_BYTES } from './limits';
 import { STAGE_ROOTS, pageChanged, pageGet } from './pages';
-import { DONE, ON_WRITEBACK, Task, WAIT } from './task';
+import { DONE, EXCLUSIVE, ON_WRITEBACK, Task, WAIT, lock } from './task';
 import { flushed, settled, writebackWanted } from './writeback';
 
 export function runFlush(t: Task): i32 {
@@ -17,10 +17,22 @@ const CLOSED: u32 = 2;
 /** Write-backs that closing waits for: clusters freed by one are given back by the next, and counted by the one after. */
 const SETTLES_MAX: u32 = 8;
 
-/** Writes everything, gives every freed cluster back, and takes the dirty bit out of the header. The argument says read-only. */
+/** `argument` of a close: there is nothing to write. */
+const READ_ONLY: u64 = 1;
+/** `argument` of a close after which the disk goes on: the overlay is brought into the state of a closed one, for a copy of its file. */
+const GOES_ON: u64 = 2;
+
+/** Writes everything, gives every freed cluster back, and takes the dirty bit out of the header. */
 export function runClose(t: Task): i32 {
-  if (t.argument) return DONE;
+  if (t.argument == READ_ONLY) return DONE;
+  // What others are halfway through would leave clusters behind that nothing refers to yet.
+  if (t.argument == GOES_ON && !lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;
   const image = overlay();
+  if (t.error && image.cleaning) {
+    // Nobody knows which of the two the header on disk says now: the next change says it anew.
+    image.cleaning = false;
+    image.dirty = false;
+  }
   if (t.state == SETTLE) {
     if (!flushed(t)) return WAIT;
     if (!settled() && ++t.settles < SETTLES_MAX) {
@@ -40,5 +52,7 @@ export function runClose(t: Task): i32 {
   }
   if (!flushed(t)) return WAIT;
   image.dirty = false;
+  // Whoever changes something from now on sets the bit again.
+  image.cleaning = false;
   return DONE;
 }

@@ -12,6 +12,9 @@ import { ENGINE_REASONS } from './reasons.ts';
 const FORMATS: readonly (ImageFormat | undefined)[] = [undefined, 'raw', 'qcow2'];
 const STATES = ['absent', 'data', 'zero', 'compressed'] as const;
 const ON_ERROR = { report: 0, stop: 1, ignore: 2, enospc: 3 } as const;
+/** Arguments of a close request: nothing is to be written; the disk goes on afterwards. */
+const CLOSE_READ_ONLY = 1;
+const CLOSE_GOES_ON = 2;
 /** `status` before the first job, in the engine's numbers. */
 const STATUS_NONE = 3;
 /** At most ten progress events a second. */
@@ -34,6 +37,7 @@ export class EngineDisk extends EventTarget implements Disk {
   readonly #engine: Engine;
   readonly #readOnly: boolean;
   readonly #release: () => Promise<void>;
+  readonly #recordBase: (image: number) => void;
   readonly #baseless: boolean;
   readonly #clusterSize: number;
   #job: Running | undefined;
@@ -45,15 +49,18 @@ export class EngineDisk extends EventTarget implements Disk {
   #closing: Promise<void> | undefined;
 
   /**
-   * `release` closes the files and gives locks back. All images of the engine are open; `baseless` says that what lies below the
+   * `release` closes the files and gives locks back; `recordBase` hands over what the header says of an image as the base. All images of the engine are open; `baseless` says that what lies below the
    * overlay only stands for a base that was left unopened.
    */
-  constructor(engine: Engine, options: { readOnly: boolean; baseless: boolean; release: () => Promise<void> }) {
+  constructor(engine: Engine, options: {
+    readOnly: boolean; baseless: boolean; release: () => Promise<void>; recordBase: (image: number) => void;
+  }) {
     super();
     this.#engine = engine;
     this.#readOnly = options.readOnly;
     this.#baseless = options.baseless;
     this.#release = options.release;
+    this.#recordBase = options.recordBase;
     this.#size = this.#image(0).virtualSize;
     this.#clusterSize = this.#image(0).clusterSize ?? 65536;
     engine.onstep = () => this.#watch();
@@ -221,6 +228,15 @@ export class EngineDisk extends EventTarget implements Disk {
     return images;
   }
 
+  /**
+   * Brings the overlay's file into the state of a closed one, while the disk stays open: what a host does before it copies the file.
+   * It stays so until something is written.
+   */
+  async settle(): Promise<void> {
+    this.#mustBeOpen();
+    if (!this.#readOnly) await this.#engine.request(Kind.close, 0, 0, CLOSE_GOES_ON);
+  }
+
   /** Ends a job, writes everything, and closes the files. A second call waits for the first. */
   close(): Promise<void> {
     return (this.#closing ??= this.#close());
@@ -232,7 +248,7 @@ export class EngineDisk extends EventTarget implements Disk {
         this.#cancel();
         await this.#job.settled.catch(() => {});
       }
-      await this.#engine.request(Kind.close, 0, 0, this.#readOnly ? 1 : 0);
+      await this.#engine.request(Kind.close, 0, 0, this.#readOnly ? CLOSE_READ_ONLY : 0);
     } finally {
       this.#engine.close(new MillraceError('ECLOSED', 'the disk has been closed'));
       await this.#release();
@@ -265,9 +281,7 @@ export class EngineDisk extends EventTarget implements Disk {
     }
     const index = depth > 0 && Number.isSafeInteger(depth) ? this.#engine.exports.imageAtDepth(depth) : -1;
     if (index < 0) throw new MillraceError('EINVAL', `cannot stream down to '${base}': ${ENGINE_REASONS[39]}`);
-    const name = this.#engine.name(index);
-    const format = this.#image(index).format;
-    if (!this.#engine.setBacking(name, format, '')) throw new MillraceError('EINVAL', `cannot stream down to '${name}': ${ENGINE_REASONS[36]}`);
+    this.#recordBase(index);
     return depth;
   }
 
