@@ -1,0 +1,76 @@
+/** The disks in this browser, by name, while they are closed: list, rename, delete, and the ways in and out as files. */
+import type { ImageFormat } from '../api.ts';
+import { MillraceError } from '../errors.ts';
+import { forgetDisk, recallDisk, rememberDisk } from './catalog.ts';
+import type { DiskRecord } from './catalog.ts';
+import { thisPage, WorkerLink } from './link.ts';
+import { lockDisk } from './lock.ts';
+import type { DiskLock } from './lock.ts';
+import { diskExists, diskFile, diskNames, disksFolder, fileNameOf, moveDisk, removeDisk } from './opfs.ts';
+
+/** All disks of this site, in order of their names, with what is remembered of each. */
+export async function listDisks(): Promise<DiskRecord[]> {
+  const names = await diskNames();
+  return Promise.all(names.map(async (name) => ({ ...(await recallDisk(name)), name })));
+}
+
+/**
+ * Gives a disk another name. Overlays that are based on it by its old name do not follow.
+ * @throws MillraceError `EBUSY` while it is open, `ENOENT`, `EEXIST` when the new name is taken, `EINVAL`.
+ */
+export async function renameDisk(name: string, to: string): Promise<void> {
+  fileNameOf(to);
+  await whileLocked(name, () => whileLocked(to, async () => {
+    if (await diskExists(to)) throw new MillraceError('EEXIST', `cannot rename disk '${name}': there is a disk '${to}' already`);
+    await moveDisk(name, to);
+    const record = await recallDisk(name);
+    if (record) await rememberDisk(to, record).then(() => rememberDisk(to, { name: to }));
+    await forgetDisk(name);
+  }));
+}
+
+/** Deletes a disk for good. @throws MillraceError `EBUSY` while it is open, `ENOENT`. */
+export async function deleteDisk(name: string): Promise<void> {
+  await whileLocked(name, async () => {
+    await removeDisk(name);
+    await forgetDisk(name);
+  });
+}
+
+/**
+ * The file of a disk that is not open, as `NAME.qcow2`, without copying it: it can be read until the disk is written to again. For a disk
+ * that is open, see `BrowserDisk.exportQcow2`.
+ * @throws MillraceError `EBUSY` while it is open, `ENOENT`.
+ */
+export async function exportDisk(name: string): Promise<File> {
+  return whileLocked(name, async () => {
+    const file = await diskFile(name);
+    return new File([file], `${name}.qcow2`, { type: 'application/x-qemu-disk', lastModified: file.lastModified });
+  });
+}
+
+/**
+ * Takes a user's file in as a new disk: a qcow2 image as it is, with the base it refers to, if any, to be named when it is opened;
+ * raw data copied into an overlay that stands alone. The format is told by the file's contents unless it is given.
+ * @throws MillraceError `EEXIST`, `EBUSY`, `ENOSPC`, `ECORRUPT`, `EUNSUPPORTED`; nothing is left of the disk then.
+ */
+export async function importDisk(name: string, file: Blob, options: { format?: ImageFormat } = {}): Promise<void> {
+  if (!(await disksFolder())) throw new MillraceError('EUNSUPPORTED', `cannot import disk '${name}': the browser gives this page no storage`);
+  if (await diskExists(name)) throw new MillraceError('EEXIST', `there is a disk '${name}' already`);
+  const link = new WorkerLink(name, () => {});
+  try {
+    await link.watch();
+    await link.call((service) => service.importFile(name, file, options.format, thisPage()));
+  } finally {
+    link.end(new MillraceError('ECLOSED', 'the import has ended'));
+  }
+}
+
+async function whileLocked<T>(name: string, action: () => Promise<T>): Promise<T> {
+  const lock: DiskLock | undefined = navigator.locks && (await lockDisk(name, { mode: 'exclusive', holder: thisPage() }));
+  try {
+    return await action();
+  } finally {
+    await lock?.release();
+  }
+}

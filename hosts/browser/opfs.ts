@@ -1,0 +1,208 @@
+/**
+ * Overlays in the origin private file system: one file a disk, under the disk's name, in one folder. Files are written through
+ * synchronous access handles, which exist in dedicated workers only; everything else here works in pages too.
+ */
+import { MillraceError } from '../errors.ts';
+import type { ErrorCode } from '../errors.ts';
+import type { SyncFile } from './batch.ts';
+import { GRACE_MS } from './lock.ts';
+
+const FOLDER = 'millrace';
+const SUFFIX = '.qcow2';
+/** What file systems take for one name, less the suffix. */
+const ENCODED_NAME_MAX = 240;
+/** Between two looks whether a handle has been given back by a page that was just closed. */
+const HANDLE_POLL_MS = 50;
+
+/** File System standard, section 2.6; TypeScript knows it in workers only. */
+interface SyncAccessHandle {
+  read(into: Uint8Array, options: { at: number }): number;
+  write(from: Uint8Array, options: { at: number }): number;
+  flush(): void;
+  getSize(): number;
+  truncate(size: number): void;
+  close(): void;
+}
+
+interface OpfsFileHandle extends FileSystemFileHandle {
+  createSyncAccessHandle(): Promise<SyncAccessHandle>;
+  move(name: string): Promise<void>;
+}
+
+let folder: Promise<FileSystemDirectoryHandle | undefined> | undefined;
+
+/** The folder of the disks; undefined where the browser gives this page no storage. */
+export function disksFolder(): Promise<FileSystemDirectoryHandle | undefined> {
+  return (folder ??= openFolder());
+}
+
+async function openFolder(): Promise<FileSystemDirectoryHandle | undefined> {
+  // Pages without a secure context have no `storage`; private windows of some browsers refuse the folder.
+  if (typeof navigator.storage?.getDirectory !== 'function') return undefined;
+  try {
+    return await (await navigator.storage.getDirectory()).getDirectoryHandle(FOLDER, { create: true });
+  } catch (error) {
+    if ((error as Error).name === 'SecurityError' || (error as Error).name === 'NotAllowedError') return undefined;
+    folder = undefined;
+    throw fileError(error, 'open the storage of this site', 'storage');
+  }
+}
+
+/** The file of a disk. @throws MillraceError `EINVAL` for a name that cannot be one. */
+export function fileNameOf(name: string): string {
+  const encoded = encodeName(name);
+  if (encoded === '' || encoded.length > ENCODED_NAME_MAX) {
+    throw new MillraceError('EINVAL', `'${name}' cannot be the name of a disk: it is text of 1 to ${ENCODED_NAME_MAX} bytes (characters other than letters and digits count threefold or more)`);
+  }
+  return encoded + SUFFIX;
+}
+
+function encodeName(name: string): string {
+  try {
+    return encodeURIComponent(name);
+  } catch {
+    // Half of a surrogate pair is no text.
+    return '';
+  }
+}
+
+/** The names of all disks in this browser, in order. */
+export async function diskNames(): Promise<string[]> {
+  const names: string[] = [];
+  const disks = await disksFolder();
+  if (!disks) return names;
+  for await (const file of disks.keys()) if (file.endsWith(SUFFIX)) names.push(decodeURIComponent(file.slice(0, -SUFFIX.length)));
+  return names.sort();
+}
+
+/** The file of a disk as it is now: a `File` that fails to be read once the disk is written to. @throws `ENOENT` */
+export async function diskFile(name: string): Promise<File> {
+  return (await fileHandle(name)).getFile().catch((error) => Promise.reject(fileError(error, 'read', name)));
+}
+
+export async function diskExists(name: string): Promise<boolean> {
+  return diskFile(name).then(() => true, (error) => {
+    if ((error as MillraceError).code === 'ENOENT') return false;
+    throw error;
+  });
+}
+
+export async function removeDisk(name: string): Promise<void> {
+  const disks = await disksFolder();
+  await disks?.removeEntry(fileNameOf(name)).catch((error) => Promise.reject(fileError(error, 'delete', name)));
+}
+
+/** Gives a disk another name, which no disk has. */
+export async function moveDisk(name: string, to: string): Promise<void> {
+  const handle = await fileHandle(name);
+  await handle.move(fileNameOf(to)).catch((error) => Promise.reject(fileError(error, 'rename', name)));
+}
+
+/** Puts the whole of `blob` in the place of a disk, at once: a page that is left halfway leaves nothing. */
+export async function writeDisk(name: string, blob: Blob): Promise<void> {
+  const handle = await fileHandle(name, true);
+  try {
+    await blob.stream().pipeTo(await handle.createWritable());
+  } catch (error) {
+    await removeDisk(name).catch(() => {});
+    throw fileError(error, 'import', name);
+  }
+}
+
+async function fileHandle(name: string, create = false): Promise<OpfsFileHandle> {
+  const disks = await disksFolder();
+  if (!disks) throw new MillraceError('ENOENT', `there is no disk '${name}': the browser gives this page no storage`);
+  try {
+    return (await disks.getFileHandle(fileNameOf(name), { create })) as OpfsFileHandle;
+  } catch (error) {
+    throw fileError(error, 'open', name);
+  }
+}
+
+/** Opens a disk's file for writing, in a worker. The caller holds the disk's lock. @throws `ENOENT`, `EEXIST` with `create`, `EBUSY` */
+export async function openDiskFile(name: string, create: boolean): Promise<OpfsFile> {
+  if (create && (await diskExists(name))) throw new MillraceError('EEXIST', `there is a disk '${name}' already`);
+  const handle = await fileHandle(name, create);
+  for (let waited = 0; ; waited += HANDLE_POLL_MS) {
+    try {
+      return new OpfsFile(name, await handle.createSyncAccessHandle());
+    } catch (error) {
+      // The lock is ours, so whoever still has the file is a worker that is ending, or a program that knows no locks.
+      if ((error as Error).name !== 'NoModificationAllowedError' || waited >= GRACE_MS) throw fileError(error, 'open', name);
+      await new Promise((resolve) => setTimeout(resolve, HANDLE_POLL_MS));
+    }
+  }
+}
+
+/** A disk's file. Every error names the disk, and says what it means there. */
+export class OpfsFile implements SyncFile {
+  readonly name: string;
+  readonly #handle: SyncAccessHandle;
+  #size: number;
+
+  constructor(name: string, handle: SyncAccessHandle) {
+    this.name = name;
+    this.#handle = handle;
+    this.#size = handle.getSize();
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  read(offset: number, into: Uint8Array): void {
+    const count = this.#attempt('read', () => this.#handle.read(into, { at: offset }));
+    if (count < into.length) {
+      throw new MillraceError('EIO', `cannot read disk '${this.name}': its file ends at ${offset + count}, where ${this.#size} bytes should be; the storage was changed from outside`, { offset });
+    }
+  }
+
+  write(offset: number, from: Uint8Array): void {
+    const count = this.#attempt('write', () => this.#handle.write(from, { at: offset }));
+    // Some browsers write what there is room for, and say no more.
+    if (count < from.length) throw noRoom(this.name);
+    this.#size = Math.max(this.#size, offset + from.length);
+  }
+
+  flush(): void {
+    this.#attempt('flush', () => this.#handle.flush());
+  }
+
+  truncate(size: number): void {
+    this.#attempt('resize', () => this.#handle.truncate(size));
+    this.#size = size;
+  }
+
+  close(): void {
+    this.#handle.close();
+  }
+
+  #attempt<T>(action: string, call: () => T): T {
+    try {
+      return call();
+    } catch (error) {
+      throw fileError(error, action, this.name);
+    }
+  }
+}
+
+function noRoom(name: string, cause?: unknown): MillraceError {
+  return new MillraceError('ENOSPC', `no room for disk '${name}' in the browser's storage`, { cause });
+}
+
+const CODES: Record<string, [ErrorCode, string]> = {
+  NotFoundError: ['ENOENT', 'there is no such disk in this browser (its storage may have been cleared)'],
+  NoModificationAllowedError: ['EBUSY', 'its file is in use by another program of this site'],
+  InvalidStateError: ['EIO', 'the browser has taken its file away: the storage of this site was cleared, or has gone'],
+  NotAllowedError: ['EACCES', 'the browser does not allow it'],
+  SecurityError: ['EACCES', 'the browser does not allow it'],
+};
+
+/** What the file system throws, by the names in its standard. */
+export function fileError(error: unknown, action: string, name: string): MillraceError {
+  if (error instanceof MillraceError) return error;
+  const { name: kind, message } = error as Error;
+  if (kind === 'QuotaExceededError') return noRoom(name, error);
+  const [code, reason] = CODES[kind] ?? ['EIO', message];
+  return new MillraceError(code, `cannot ${action} disk '${name}': ${reason}`, { cause: error });
+}

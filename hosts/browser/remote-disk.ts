@@ -1,0 +1,163 @@
+/**
+ * A disk as the page sees it: the same calls and events, each of them a message to the worker that has the engine. It keeps no data
+ * and knows no format.
+ */
+import type { CheckReport, Extent, ImageInfo, StreamInfo, StreamOptions } from '../api.ts';
+import { MillraceError } from '../errors.ts';
+import type { BrowserDisk } from './api.ts';
+import type { Service } from './link.ts';
+import { WorkerLink } from './link.ts';
+import { handOver } from './wire.ts';
+import type { DiskShape, SentEvent } from './wire.ts';
+
+/** What a raw export reads at a time. */
+const EXPORT_BYTES = 1024 * 1024;
+
+export class RemoteDisk extends EventTarget implements BrowserDisk {
+  readonly clusterSize: number;
+  readonly persistent: boolean;
+  readonly #link: WorkerLink;
+  #size: number;
+  #closing: Promise<void> | undefined;
+  readonly #hidden = (): void => {
+    if (document.visibilityState === 'hidden') this.#leave();
+  };
+  readonly #leave = (): void => {
+    // The page may end any moment: nobody is left to be told how this went.
+    this.#link.call((service) => service.writeBack()).catch(() => {});
+  };
+
+  constructor(link: WorkerLink, shape: DiskShape) {
+    super();
+    this.#link = link;
+    this.#size = shape.size;
+    this.clusterSize = shape.clusterSize;
+    this.persistent = shape.persistent;
+    globalThis.document?.addEventListener('visibilitychange', this.#hidden);
+    globalThis.addEventListener('pagehide', this.#leave);
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  /** Called for each event that comes from the worker. */
+  heard({ millraceEvent, detail }: SentEvent): void {
+    this.dispatchEvent(new CustomEvent(millraceEvent, { detail }));
+  }
+
+  read(offset: number, length: number): Promise<Uint8Array> {
+    return this.#call((service) => service.read(offset, length));
+  }
+
+  /** `data` is the caller's again at once: one copy of it is made, and handed over. */
+  write(offset: number, data: Uint8Array): Promise<void> {
+    return this.#call((service) => service.write(offset, handOver(data.slice())));
+  }
+
+  writeZeroes(offset: number, length: number): Promise<void> {
+    return this.#call((service) => service.writeZeroes(offset, length));
+  }
+
+  discard(offset: number, length: number): Promise<void> {
+    return this.#call((service) => service.discard(offset, length));
+  }
+
+  flush(): Promise<void> {
+    return this.#call((service) => service.flush());
+  }
+
+  async resize(size: number, options?: { shrink?: boolean }): Promise<void> {
+    await this.#call((service) => service.resize(size, options));
+    this.#size = size;
+  }
+
+  async stream(options: StreamOptions = {}): Promise<StreamInfo> {
+    const { signal, ...rest } = options;
+    if (signal?.aborted) throw new MillraceError('ABORTED', 'cannot stream: aborted before it started', { cause: signal.reason });
+    const cancel = (): void => void this.#call((service) => service.cancelStream()).catch(() => {});
+    signal?.addEventListener('abort', cancel);
+    const started = this.#call((service) => service.stream(rest));
+    // A job that goes on in the background is cancelled by the signal until it ends; then there is nothing left to cancel.
+    if (!rest.nonblock) started.finally(() => signal?.removeEventListener('abort', cancel)).catch(() => {});
+    return started;
+  }
+
+  abort(): Promise<void> {
+    return this.#call((service) => service.abort());
+  }
+
+  info(): Promise<StreamInfo> {
+    return this.#call((service) => service.info());
+  }
+
+  pause(): Promise<void> {
+    return this.#call((service) => service.pause());
+  }
+
+  resume(): Promise<void> {
+    return this.#call((service) => service.resume());
+  }
+
+  setSpeed(bytesPerSecond: number): Promise<void> {
+    return this.#call((service) => service.setSpeed(bytesPerSecond));
+  }
+
+  remaining(offset?: number, length?: number): Promise<number> {
+    return this.#call((service) => service.remaining(offset, length));
+  }
+
+  async *map(offset: number = 0, length: number = this.#size - offset, options?: { depth?: number }): AsyncGenerator<Extent> {
+    const end = offset + length;
+    for (let at: number | undefined = offset; at !== undefined; ) {
+      const from: number = at;
+      const { extents, next } = await this.#call((service) => service.map(from, end - from, options));
+      yield* extents;
+      at = next;
+    }
+  }
+
+  check(options?: { repair?: 'leaks' | 'all' }): Promise<CheckReport> {
+    return this.#call((service) => service.check(options));
+  }
+
+  images(): Promise<ImageInfo[]> {
+    return this.#call((service) => service.images());
+  }
+
+  exportQcow2(): Promise<Blob> {
+    if (!this.persistent) return Promise.reject(new MillraceError('EUNSUPPORTED', 'a disk in memory has no file to export: export it raw'));
+    return this.#call((service) => service.exportQcow2());
+  }
+
+  exportRaw(): ReadableStream<Uint8Array> {
+    let at = 0;
+    return new ReadableStream({
+      pull: async (controller) => {
+        if (at >= this.#size) return controller.close();
+        const bytes = await this.read(at, Math.min(EXPORT_BYTES, this.#size - at));
+        at += bytes.length;
+        controller.enqueue(bytes);
+      },
+    }, { highWaterMark: 1 });
+  }
+
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close());
+  }
+
+  async #close(): Promise<void> {
+    globalThis.document?.removeEventListener('visibilitychange', this.#hidden);
+    globalThis.removeEventListener('pagehide', this.#leave);
+    try {
+      await this.#link.call((service) => service.close());
+    } finally {
+      this.#link.end(new MillraceError('ECLOSED', 'the disk has been closed'));
+    }
+  }
+
+  #call<T>(action: (service: Service) => Promise<T>): Promise<T> {
+    if (this.#closing) return Promise.reject(new MillraceError('ECLOSED', 'the disk has been closed'));
+    return this.#link.call(action);
+  }
+}

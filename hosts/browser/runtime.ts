@@ -1,0 +1,146 @@
+/** A worker's way to open things: overlays by name in the browser's storage, bases by http: or https: URL or by the name of a disk. */
+import type { BlockFile, BlockSource } from '../block.ts';
+import { codecOf, portableDecoders } from '../codecs.ts';
+import type { Codec } from '../codecs.ts';
+import { MillraceError } from '../errors.ts';
+import { openHttp, redactUrl } from '../http.ts';
+import type { Runtime } from '../runtime.ts';
+import { BatchedFile } from './batch.ts';
+import { openBlob } from './blob.ts';
+import { lockDisk } from './lock.ts';
+import type { DiskLock, Holder } from './lock.ts';
+import { MemoryFile } from './memory.ts';
+import { diskFile, disksFolder, openDiskFile, removeDisk } from './opfs.ts';
+import { explainNoRoom } from './quota.ts';
+
+const SCHEME = /^([a-z][a-z0-9+.-]+):/i;
+
+export class BrowserRuntime implements Runtime {
+  readonly codec: Codec = codecOf(portableDecoders);
+  /** The overlay that was opened for writing, when it is in the browser's storage. */
+  overlay: BatchedFile | undefined;
+  /** False once an overlay had to be kept in memory. */
+  persistent = true;
+  /** Identity of the source that was opened first: the nearest base. */
+  identity: string | undefined;
+  /** Bytes that the running job still has to store: told when there is no room. */
+  missing: () => number = () => 0;
+  readonly #holder: Holder;
+  readonly #wait: boolean;
+  #sources = 0;
+
+  /** `holder` is what others are told who find a disk in use; `wait` is to wait for others. */
+  constructor(holder: Holder, wait: boolean) {
+    this.#holder = holder;
+    this.#wait = wait;
+  }
+
+  engine(): Promise<WebAssembly.Module> {
+    return compileEngine();
+  }
+
+  async openOverlay(name: string, { readOnly = false, create = false }: { readOnly?: boolean; create?: boolean }): Promise<BlockFile> {
+    if (create && !(await disksFolder())) {
+      this.persistent = false;
+      return new MemoryFile(name);
+    }
+    const lock = await this.#lock(name, readOnly ? 'shared' : 'exclusive');
+    try {
+      if (readOnly) return readOnlyFile(withLock(openBlob(await diskFile(name), name), lock));
+      const file = await openDiskFile(name, create);
+      this.overlay = new BatchedFile(file, (error) => explainNoRoom(error, this.missing()));
+      return writableFile(this.overlay, lock);
+    } catch (error) {
+      await lock.release();
+      throw error;
+    }
+  }
+
+  async openSource(location: string | URL): Promise<BlockSource> {
+    const source = await this.#openSource(String(location));
+    if (this.#sources++ === 0) this.identity = source.identity;
+    return source;
+  }
+
+  async #openSource(location: string): Promise<BlockSource> {
+    const scheme = SCHEME.exec(location)?.[1].toLowerCase();
+    if (scheme === 'http' || scheme === 'https') return openHttp(location);
+    if (scheme !== undefined) throw new MillraceError('EUNSUPPORTED', `'${redactUrl(location)}': the scheme '${scheme}:' is not supported; a base is an http: or https: URL, a File, or the name of a disk`);
+    const lock = await this.#lock(location, 'shared');
+    try {
+      return withLock(openBlob(await diskFile(location), location), lock);
+    } catch (cause) {
+      await lock.release();
+      if ((cause as MillraceError).code !== 'ENOENT') throw cause;
+      throw new MillraceError('ENOENT', `the base '${location}' is neither a URL nor a disk in this browser: if it was a file, give that again as the base`, { cause });
+    }
+  }
+
+  resolve(name: string, from: string): string {
+    return !SCHEME.test(name) && SCHEME.test(from) ? new URL(name, from).href : name;
+  }
+
+  record(base: string): string {
+    return base;
+  }
+
+  remove(name: string): Promise<void> {
+    return removeDisk(name);
+  }
+
+  #lock(name: string, mode: 'exclusive' | 'shared'): Promise<DiskLock> {
+    // Without a secure context there are neither locks nor storage to lock.
+    if (!navigator.locks) return Promise.resolve({ release: async () => {} });
+    return lockDisk(name, { mode, wait: this.#wait, holder: this.#holder });
+  }
+}
+
+async function compileEngine(): Promise<WebAssembly.Module> {
+  const url = new URL('../engine.wasm', import.meta.url);
+  const response = await fetch(url);
+  if (!response.ok) throw new MillraceError('EIO', `cannot load the engine: ${url.href} answered ${response.status}; serve engine.wasm along with the scripts`);
+  const isWasm = response.headers.get('Content-Type')?.split(';')[0].trim() === 'application/wasm';
+  // A server that does not know the type of wasm costs the compiling while it loads, no more.
+  return isWasm ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer());
+}
+
+/** The lock goes when the file is closed. */
+function withLock(source: BlockSource, lock: DiskLock): BlockSource {
+  return {
+    ...source,
+    async close() {
+      await source.close();
+      await lock.release();
+    },
+  };
+}
+
+function writableFile(file: BatchedFile, lock: DiskLock): BlockFile {
+  return {
+    get name() {
+      return file.name;
+    },
+    get size() {
+      return file.size;
+    },
+    read: (offset, into) => file.read(offset, into),
+    write: (offset, from) => file.write(offset, from),
+    flush: () => file.flush(),
+    truncate: (size) => file.truncate(size),
+    async close() {
+      try {
+        file.close();
+      } finally {
+        await lock.release();
+      }
+    },
+  };
+}
+
+/** A source where an overlay is wanted. */
+function readOnlyFile(source: BlockSource): BlockFile {
+  const refuse = (): never => {
+    throw new MillraceError('EROFS', `disk '${source.name}' was opened read-only`);
+  };
+  return { ...source, write: refuse, flush: () => {}, truncate: refuse };
+}

@@ -1,0 +1,165 @@
+/**
+ * What crosses between a page and its worker: orders, errors with their codes, and sources and files that stay on the page while the
+ * worker reads them. Data goes by transfer, never by copy.
+ */
+import * as Comlink from 'comlink';
+import type { CreateOptions, DiskEvent, OpenOptions, StreamInfo } from '../api.ts';
+import type { BlockFile, BlockSource } from '../block.ts';
+import { MillraceError } from '../errors.ts';
+import type { ErrorCode } from '../errors.ts';
+import type { Holder } from './lock.ts';
+
+/** A base as it is sent: a URL or name, a blob, or a source on the page. */
+export type SentBase = string | Blob | SentSource;
+
+/** A source or file on the page, behind a port. */
+export interface SentSource {
+  port: MessagePort;
+  size: number;
+  name?: string;
+  identity?: string;
+  preferred?: { chunk: number; depth: number };
+  discards: boolean;
+}
+
+/** An order to open a disk, or to create one. */
+export interface Order {
+  create: boolean;
+  options: Omit<CreateOptions, 'overlay' | 'base'> | Omit<OpenOptions, 'overlay' | 'base'>;
+  overlay: string | SentSource;
+  /** None: the recorded one. `null`: the base stays unopened. */
+  bases: SentBase[] | null;
+  holder: Holder;
+  wait: boolean;
+}
+
+/** A disk once it is open. */
+export interface DiskShape {
+  size: number;
+  clusterSize: number;
+  persistent: boolean;
+}
+
+/** An event of the disk. It goes by the same port as the answers, so that it keeps its place among them. */
+export interface SentEvent {
+  millraceEvent: DiskEvent;
+  detail: StreamInfo;
+}
+
+interface SentError {
+  code: ErrorCode;
+  message: string;
+  offset?: number;
+  stack?: string;
+  /** Of the cause, what can be sent. */
+  cause?: { name: string; message: string };
+}
+
+/** What Comlink hands to its handler of thrown values. */
+interface Thrown {
+  value: unknown;
+}
+
+/** Comlink sends of an error its message only: teaches it to send ours whole. Called on both sides, it changes nothing for other errors. */
+export function sendErrorsWhole(): void {
+  const usual = Comlink.transferHandlers.get('throw') as Comlink.TransferHandler<Thrown, object>;
+  Comlink.transferHandlers.set('throw', {
+    canHandle: usual.canHandle,
+    serialize: (thrown: Thrown) => (thrown.value instanceof MillraceError ? [{ millrace: packed(thrown.value) }, []] : usual.serialize(thrown)),
+    deserialize(sent: object): never {
+      if ('millrace' in sent) throw unpacked(sent.millrace as SentError);
+      return usual.deserialize(sent) as never;
+    },
+  });
+}
+
+function packed(error: MillraceError): SentError {
+  const { code, message, offset, stack, cause } = error;
+  return { code, message, offset, stack, cause: cause instanceof Error ? { name: cause.name, message: cause.message } : undefined };
+}
+
+function unpacked({ code, message, offset, stack, cause }: SentError): MillraceError {
+  const reason = cause && Object.assign(new Error(cause.message), { name: cause.name });
+  return Object.assign(new MillraceError(code, message, { offset, cause: reason }), { stack });
+}
+
+/** Bytes that the other side may have; the array is of no use here afterwards. */
+export function handOver(bytes: Uint8Array): Uint8Array {
+  return Comlink.transfer(bytes, [bytes.buffer as ArrayBuffer]);
+}
+
+/** The page's end of a source that is sent: each call is a message from the worker. */
+class SourceDoor {
+  readonly #source: BlockSource | BlockFile;
+
+  constructor(source: BlockSource | BlockFile) {
+    this.#source = source;
+  }
+
+  async read(offset: number, length: number, background: boolean): Promise<Uint8Array> {
+    const bytes = new Uint8Array(length);
+    await this.#source.read(offset, bytes, { background });
+    return handOver(bytes);
+  }
+
+  async write(offset: number, bytes: Uint8Array): Promise<void> {
+    await (this.#source as BlockFile).write(offset, bytes);
+  }
+
+  async flush(): Promise<void> {
+    await (this.#source as BlockFile).flush();
+  }
+
+  async truncate(size: number): Promise<void> {
+    await (this.#source as BlockFile).truncate(size);
+  }
+
+  async discard(offset: number, length: number): Promise<void> {
+    await (this.#source as BlockFile).discard?.(offset, length);
+  }
+
+  async close(): Promise<void> {
+    await this.#source.close();
+  }
+}
+
+/** Puts a source or file of the page behind a port, which is to be sent along. */
+export function sendSource(source: BlockSource | BlockFile): SentSource {
+  const { port1, port2 } = new MessageChannel();
+  Comlink.expose(new SourceDoor(source), port1);
+  const { size, name, identity, preferred } = source;
+  return { port: port2, size, name, identity, preferred, discards: 'discard' in source && source.discard !== undefined };
+}
+
+/** The worker's end of it. */
+export function receiveSource({ port, size, discards, ...about }: SentSource): BlockFile {
+  const door = Comlink.wrap<SourceDoor>(port);
+  let end = size;
+  return {
+    ...about,
+    get size() {
+      return end;
+    },
+    async read(offset, into, hint) {
+      hint?.signal?.throwIfAborted();
+      const bytes = await door.read(offset, into.length, hint?.background ?? false);
+      // Nobody may wait for it any more, and its place may be another's.
+      hint?.signal?.throwIfAborted();
+      into.set(bytes);
+    },
+    async write(offset, from) {
+      await door.write(offset, handOver(from.slice()));
+      end = Math.max(end, offset + from.length);
+    },
+    flush: () => door.flush(),
+    async truncate(size) {
+      await door.truncate(size);
+      end = size;
+    },
+    discard: discards ? (offset, length) => door.discard(offset, length) : undefined,
+    async close() {
+      await door.close();
+      door[Comlink.releaseProxy]();
+    },
+  };
+}

@@ -1,0 +1,276 @@
+/**
+ * The worker of one disk: opens it with the engine, does what the page asks by Comlink, and keeps the disk's record in the catalogue.
+ * It brings what the guest has written to storage by itself soon after, because pages end without a word.
+ */
+import * as Comlink from 'comlink';
+import type { CheckReport, Disk, DiskEvent, Extent, ImageFormat, ImageInfo, StreamInfo, StreamOptions } from '../api.ts';
+import { JobStatus } from '../api.ts';
+import type { BlockSource } from '../block.ts';
+import type { EngineDisk } from '../disk.ts';
+import { MillraceError } from '../errors.ts';
+import { createDiskWith, openDiskWith } from '../open.ts';
+import { openBlob } from './blob.ts';
+import { rememberDisk } from './catalog.ts';
+import { hold, lockDisk } from './lock.ts';
+import type { Holder } from './lock.ts';
+import { writeDisk } from './opfs.ts';
+import { BrowserRuntime } from './runtime.ts';
+import { handOver, receiveSource, sendErrorsWhole } from './wire.ts';
+import type { DiskShape, Order, SentBase, SentEvent } from './wire.ts';
+
+const EVENTS: readonly DiskEvent[] = ['progress', 'completed', 'failed', 'paused', 'resumed'];
+/** So long after a change everything is flushed, unless somebody does it before. */
+const WRITE_BACK_MS = 1000;
+/** Extents that one answer holds at most. */
+const EXTENTS_MAX = 4096;
+const COPY_BYTES = 4 * 1024 * 1024;
+const QCOW2_TYPE = 'application/x-qemu-disk';
+
+export class DiskService {
+  #runtime: BrowserRuntime | undefined;
+  #disk: EngineDisk | undefined;
+  /** Under which the catalogue has the disk, if it does. */
+  #name: string | undefined;
+  #cancel = new AbortController();
+  #missing = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #closing = false;
+
+  /** Holds a lock of this name as long as the worker lives, by which the page learns of its end. */
+  async live(lock: string): Promise<void> {
+    if (navigator.locks) await hold(lock, { mode: 'exclusive' });
+  }
+
+  async open(order: Order): Promise<DiskShape> {
+    const runtime = new BrowserRuntime(order.holder, order.wait);
+    const bases = order.bases?.map(receiveBase) ?? null;
+    const overlay = typeof order.overlay === 'string' ? order.overlay : receiveSource(order.overlay);
+    const open = order.create
+      ? createDiskWith(runtime, { ...order.options, overlay, base: bases?.[0] } as Parameters<typeof createDiskWith>[1])
+      : openDiskWith(runtime, { ...order.options, overlay, base: bases?.length === 0 ? undefined : bases } as Parameters<typeof openDiskWith>[1]);
+    const disk = (await open) as EngineDisk;
+    this.#runtime = runtime;
+    this.#disk = disk;
+    runtime.missing = () => this.#missing;
+    if (runtime.overlay && typeof overlay === 'string') this.#name = overlay;
+    for (const type of EVENTS) disk.addEventListener(type, (event) => this.#heard(type, (event as CustomEvent<StreamInfo>).detail));
+    const given = bases?.find((base): base is BlockSource => typeof base === 'object');
+    await this.#remember({ identity: given?.identity ?? runtime.identity });
+    return { size: disk.size, clusterSize: disk.clusterSize, persistent: runtime.persistent };
+  }
+
+  async read(offset: number, length: number): Promise<Uint8Array> {
+    this.#writeBackSoon();
+    return handOver(await this.#open.read(offset, length));
+  }
+
+  write(offset: number, data: Uint8Array): Promise<void> {
+    this.#writeBackSoon();
+    return this.#open.write(offset, data);
+  }
+
+  writeZeroes(offset: number, length: number): Promise<void> {
+    this.#writeBackSoon();
+    return this.#open.writeZeroes(offset, length);
+  }
+
+  discard(offset: number, length: number): Promise<void> {
+    this.#writeBackSoon();
+    return this.#open.discard(offset, length);
+  }
+
+  flush(): Promise<void> {
+    return this.#open.flush();
+  }
+
+  /** The page is hidden, and may not come back. */
+  async writeBack(): Promise<void> {
+    await this.#open.flush();
+  }
+
+  async resize(size: number, options?: { shrink?: boolean }): Promise<void> {
+    await this.#open.resize(size, options);
+    await this.#remember();
+  }
+
+  /** `options` as in Disk.stream; the page's signal is `cancelStream`. The catalogue knows of the job as long as it is not done. */
+  async stream(options: StreamOptions): Promise<StreamInfo> {
+    const disk = this.#open;
+    const other = await this.#activeJob();
+    if (!other) this.#cancel = new AbortController();
+    const ended = disk.stream({ ...options, signal: other ? undefined : this.#cancel.signal });
+    // What happens to it is told below; until then it is nobody's.
+    ended.catch(() => {});
+    if (!other && (await this.#activeJob()) && this.#name) {
+      const { nonblock: _, ...job } = options;
+      await rememberDisk(this.#name, { job });
+    }
+    return ended;
+  }
+
+  cancelStream(): void {
+    this.#cancel.abort();
+  }
+
+  abort(): Promise<void> {
+    return this.#open.abort();
+  }
+
+  info(): Promise<StreamInfo> {
+    return this.#open.info();
+  }
+
+  pause(): Promise<void> {
+    return this.#open.pause();
+  }
+
+  resume(): Promise<void> {
+    return this.#open.resume();
+  }
+
+  setSpeed(bytesPerSecond: number): Promise<void> {
+    return this.#open.setSpeed(bytesPerSecond);
+  }
+
+  remaining(offset?: number, length?: number): Promise<number> {
+    return this.#open.remaining(offset, length);
+  }
+
+  /** The first extents of a range, and where the rest of it begins. */
+  async map(offset: number, length: number | undefined, options?: { depth?: number }): Promise<{ extents: Extent[]; next?: number }> {
+    const extents: Extent[] = [];
+    for await (const extent of this.#open.map(offset, length, options)) {
+      if (extents.length === EXTENTS_MAX) return { extents, next: extent.offset };
+      extents.push(extent);
+    }
+    return { extents };
+  }
+
+  check(options?: { repair?: 'leaks' | 'all' }): Promise<CheckReport> {
+    return this.#open.check(options);
+  }
+
+  images(): Promise<ImageInfo[]> {
+    return this.#open.images();
+  }
+
+  async close(): Promise<void> {
+    const disk = this.#open;
+    this.#closing = true;
+    clearTimeout(this.#timer);
+    // What remains can only be asked before; a job that closing ends is still the one to be taken up again.
+    await this.#remember().catch(() => {});
+    await disk.close();
+  }
+
+  /** A copy of the overlay as if it were closed. */
+  async exportQcow2(): Promise<Blob> {
+    const disk = this.#open;
+    await disk.settle();
+    const overlay = this.#runtime?.overlay;
+    if (!overlay) throw new MillraceError('EUNSUPPORTED', 'only a writable disk in the browser\'s storage is exported from here: a closed one by exportDisk');
+    return overlay.unchanged(async (file) => {
+      const parts: Blob[] = [];
+      for (let at = 0; at < overlay.size; at += COPY_BYTES) {
+        const bytes = new Uint8Array(Math.min(COPY_BYTES, overlay.size - at));
+        file.read(at, bytes);
+        parts.push(new Blob([bytes]));
+        // Reads of the guest get their turn.
+        await new Promise((resolve) => setTimeout(resolve));
+      }
+      return new Blob(parts, { type: QCOW2_TYPE });
+    });
+  }
+
+  /** Takes a file in as a disk: a qcow2 image as it is, raw data into a new overlay that stands alone. */
+  async importFile(name: string, file: Blob, format: ImageFormat | undefined, holder: Holder): Promise<void> {
+    const runtime = new BrowserRuntime(holder, false);
+    const image = format === 'raw' ? undefined : await probe(runtime, file);
+    if (image?.format === 'qcow2') return importImage(name, file, image, holder);
+    if (format === 'qcow2') throw new MillraceError('EUNSUPPORTED', `cannot import disk '${name}': the file is not a qcow2 image`);
+    await importRaw(name, file, runtime);
+  }
+
+  get #open(): EngineDisk {
+    if (!this.#disk) throw new Error('no disk has been opened in this worker');
+    return this.#disk;
+  }
+
+  async #activeJob(): Promise<StreamInfo | undefined> {
+    const info = await this.#open.info().catch(() => undefined);
+    return info?.status === JobStatus.ACTIVE ? info : undefined;
+  }
+
+  #heard(type: DiskEvent, detail: StreamInfo): void {
+    this.#missing = detail.status === JobStatus.ACTIVE ? detail.remaining : 0;
+    postToPage({ millraceEvent: type, detail });
+    const ended = type === 'completed' || type === 'failed';
+    if (!ended || this.#closing || !this.#name) return;
+    // Ordered after the record of its start, which the catalogue was given before.
+    void rememberDisk(this.#name, { job: undefined }).then(() => this.#remember()).catch(() => {});
+  }
+
+  /** Brings the disk's record up to date. */
+  async #remember(change: { identity?: string } = {}): Promise<void> {
+    const disk = this.#open;
+    if (!this.#name) return;
+    const [, base] = await disk.images();
+    const identity = change.identity ?? this.#runtime?.identity;
+    const remaining = base ? await disk.remaining() : 0;
+    await rememberDisk(this.#name, { size: disk.size, remaining, lastUsed: Date.now(), base: base && { name: base.name, identity } });
+  }
+
+  #writeBackSoon(): void {
+    if (this.#timer !== undefined || this.#closing) return;
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      // What fails here stays in memory, and is told by the next flush that somebody waits for.
+      if (!this.#closing) this.#disk?.flush().catch(() => {});
+    }, WRITE_BACK_MS);
+  }
+}
+
+function receiveBase(base: SentBase): string | BlockSource {
+  if (typeof base === 'string') return base;
+  return base instanceof Blob ? openBlob(base) : receiveSource(base);
+}
+
+/** What format an image has, and what it says of itself; nothing it refers to is opened. */
+async function probe(runtime: BrowserRuntime, file: Blob): Promise<ImageInfo> {
+  const disk = await openDiskWith(runtime, { overlay: openBlob(file), base: null, readOnly: true });
+  const [image] = await disk.images();
+  await disk.close();
+  return image;
+}
+
+async function importImage(name: string, file: Blob, image: ImageInfo, holder: Holder): Promise<void> {
+  const lock = await lockDisk(name, { mode: 'exclusive', holder });
+  try {
+    await writeDisk(name, file);
+  } finally {
+    await lock.release();
+  }
+  const base = image.backingFile === undefined ? undefined : { name: image.backingFile };
+  await rememberDisk(name, { size: image.virtualSize, base, lastUsed: Date.now() });
+}
+
+async function importRaw(name: string, file: Blob, runtime: BrowserRuntime): Promise<void> {
+  const disk: Disk = await createDiskWith(runtime, { overlay: name, base: openBlob(file), baseFormat: 'raw' });
+  try {
+    await disk.stream();
+    await disk.close();
+  } catch (error) {
+    await disk.close().catch(() => {});
+    await runtime.remove(name).catch(() => {});
+    throw error;
+  }
+  await rememberDisk(name, { size: disk.size, remaining: 0, lastUsed: Date.now() });
+}
+
+function postToPage(event: SentEvent): void {
+  // The page's types, which this project is checked with, have `postMessage` of windows only.
+  (self as unknown as { postMessage(message: SentEvent): void }).postMessage(event);
+}
+
+sendErrorsWhole();
+Comlink.expose(new DiskService());
