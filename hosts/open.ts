@@ -45,8 +45,8 @@ export async function createDiskWith(runtime: Runtime, options: CreateOptions): 
     opening.reserve(overlayName(options.overlay));
     if (options.base !== undefined) await opening.openChain([options.base], [options.baseFormat], options.followChain ?? false);
     await opening.createOverlay(options.overlay);
-    const base = opening.engine.file(1);
-    if (base) opening.recordBase(options, base);
+    const { base, recordBase } = options;
+    if (base !== undefined) opening.recordBase(1, typeof base === 'string' || base instanceof URL ? String(base) : base.name, recordBase);
     const bytes = size ?? Math.ceil(opening.virtualSize(1) / SECTOR_BYTES) * SECTOR_BYTES;
     await opening.engine.request(Kind.create, 0, bytes, shape);
     return opening.finish(false, options.copyOnRead ?? true);
@@ -163,23 +163,22 @@ class Opening {
     return this.#runtime.resolve(backing.name, this.engine.name(from));
   }
 
-  /** Hands over what the new overlay's header is to say of its base. */
-  recordBase(options: CreateOptions, base: BlockSource): void {
-    const name = options.recordBase ?? this.#recordedName(options, base);
+  /** Hands over what the overlay's header is to say of its base, which was opened from `place`, or is to be named `as`. */
+  recordBase(image: number, place?: string, as?: string): void {
+    const base = this.engine.file(image)!;
+    const name = as ?? this.#recordedName(place ?? base.name);
     const identity: RecordedIdentity = { size: base.size, identity: base.identity };
-    const format = FORMATS[this.engine.report(this.engine.exports.image(1))[0]] ?? 'raw';
+    const format = FORMATS[this.engine.report(this.engine.exports.image(image))[0]] ?? 'raw';
     if (!this.engine.setBacking(name, format, JSON.stringify(identity))) throw new MillraceError('EINVAL', `the name of the base is too long to be recorded: '${name}'`);
   }
 
-  #recordedName(options: CreateOptions, base: BlockSource): string {
-    const given = options.base;
-    const place = typeof given === 'string' || given instanceof URL ? String(given) : base.name;
+  #recordedName(place: string | undefined): string {
     if (!place) throw new MillraceError('EINVAL', 'the base has no name to be recorded: give one by recordBase');
     if (/^https?:/i.test(place)) {
       const url = new URL(place);
       return `${url.origin}${url.pathname}`;
     }
-    return this.#runtime.record(place, overlayName(options.overlay));
+    return this.#runtime.record(place, this.engine.name(0));
   }
 
   virtualSize(image: number): number {
@@ -195,7 +194,7 @@ class Opening {
   finish(readOnly: boolean, copyOnRead: boolean): Disk {
     const remote = this.engine.file(1)?.preferred !== undefined;
     this.engine.exports.setUse(copyOnRead && !readOnly && this.#count > 1, remote && !readOnly && copyOnRead, this.#trims());
-    return new EngineDisk(this.engine, { readOnly, baseless: false, release: () => this.#closeFiles() });
+    return this.#disk(readOnly, false);
   }
 
   /** In the base's place stands one as large as the disk that cannot be read: nothing absent is ever taken for zeros. */
@@ -209,7 +208,13 @@ class Opening {
     }
     if (!readOnly) await this.recover();
     this.engine.exports.setUse(false, false, this.#trims());
-    return new EngineDisk(this.engine, { readOnly, baseless: true, release: () => this.#closeFiles() });
+    return this.#disk(readOnly, true);
+  }
+
+  #disk(readOnly: boolean, baseless: boolean): Disk {
+    return new EngineDisk(this.engine, {
+      readOnly, baseless, release: () => this.#closeFiles(), recordBase: (image) => this.recordBase(image),
+    });
   }
 
   #trims(): boolean {
