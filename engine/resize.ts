@@ -1,11 +1,12 @@
-// Resizing the disk. What a larger disk gains reads as zeros, also where the base goes on further than the old disk did.
+// Resizing the disk, also while a job runs. What a larger disk gains reads as zeros, also where the base goes on further than the old
+// disk did; what a smaller one loses gives its space back.
 import { EUNSUPPORTED, R_TOO_LARGE } from './errors';
 import { AT_L1_OFFSET, AT_L1_SIZE, AT_SIZE, get64, put32, put64 } from './format/header';
 import { COPIED, OFFSET_MASK } from './format/l2';
 import { freeLater, freesHaveRoom } from './frees';
-import { Image, OVERLAY, clusterBytes, imageAt, imageCount, overlay } from './image';
+import { Image, OVERLAY, basesEnd, clusterBytes, imageCount, overlay } from './image';
 import { L1_BYTES_MAX, PAGE_BYTES, SCAN_ENTRIES_MAX, SECTOR_BYTES } from './limits';
-import { foundHost, foundWhole, lookup } from './lookup';
+import { ABSENT, foundLength, foundHost, foundState, foundWhole, lookup } from './lookup';
 import { STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet, pagesForget } from './pages';
 import { ACTION, NEW, linkCluster, zeroPageAt } from './place';
 import { populate, populateBegin } from './populate';
@@ -27,9 +28,10 @@ const HIDE: u32 = 7;
 const SETTLE: u32 = 8;
 const SIZE: u32 = 9;
 const FLUSHED: u32 = 10;
+const CUT: u32 = 11;
 const POPULATING: u32 = 100;
 
-/** `length` is the new size. A smaller one only cuts: the requester has zeroed what goes. */
+/** `length` is the new size; one such request at a time. For a smaller one, the requester has zeroed the rest of the last cluster. */
 export function runResize(t: Task): i32 {
   const image = overlay();
   const cluster = clusterBytes(image);
@@ -64,7 +66,7 @@ export function runResize(t: Task): i32 {
   if (t.state == HIDE) {
     for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
       const at = (t.cursor + cluster - 1) & ~(cluster - 1);
-      if (at >= min(t.length, baseEnd())) {
+      if (at >= min(t.length, basesEnd())) {
         t.cursor = 0;
         t.state = SETTLE;
         break;
@@ -83,17 +85,32 @@ export function runResize(t: Task): i32 {
     if (!header) return WAIT;
     put64(header + AT_SIZE, t.length);
     pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
-    image.size = t.length;
     t.state = FLUSHED;
   }
-  return flushed(t) ? DONE : WAIT;
+  if (t.state == FLUSHED) {
+    if (!flushed(t)) return WAIT;
+    t.cursor = (t.length + cluster - 1) & ~(cluster - 1);
+    t.state = CUT;
+  }
+  const next = cut(t, image);
+  if (next == DONE) image.size = t.length;
+  return next;
 }
 
-/** Where the longest image below ends. */
-function baseEnd(): u64 {
-  let end: u64 = 0;
-  for (let i: u32 = 1; i < imageCount(); i++) end = max(end, imageAt(i).size);
-  return end;
+/** Frees what lies behind the new end, once the header tells of that. */
+function cut(t: Task, image: Image): i32 {
+  const mask = clusterBytes(image) - 1;
+  for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
+    if (t.cursor >= image.size) return DONE;
+    if (!lookup(t, image, t.cursor, image.size - t.cursor)) return WAIT;
+    if (foundState == ABSENT && foundHost == 0) {
+      t.cursor = (t.cursor + foundLength + mask) & ~mask;
+    } else {
+      if (!linkCluster(t, image, t.cursor, 0)) return WAIT;
+      t.cursor += clusterBytes(image);
+    }
+  }
+  return AGAIN;
 }
 
 function neededEntries(image: Image, size: u64): u64 {

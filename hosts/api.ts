@@ -159,7 +159,7 @@ export interface Disk extends EventTarget {
   discard(offset: number, length: number): Promise<void>;
   /** Returns when everything written before survives a power cut. */
   flush(): Promise<void>;
-  /** Shrinking loses data and must be asked for by `shrink`. */
+  /** Bytes, a multiple of 512. Growing works while a job runs; shrinking loses data, must be asked for by `shrink`, and waits for no job. */
   resize(size: number, options?: { shrink?: boolean }): Promise<void>;
   stream(options?: StreamOptions): Promise<StreamInfo>;
   abort(): Promise<void>;

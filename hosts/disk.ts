@@ -22,6 +22,7 @@ const PROGRESS_INTERVAL_MS = 100;
 /** Pieces of one large read or write in flight. */
 const PIECES_IN_FLIGHT = 8;
 const WRITE_ZEROES = 1;
+const SECTOR_BYTES = 512;
 const EXTENT_BYTES = 32;
 const EXTENTS_BLOCK_BYTES = 65536;
 /** Pieces of zeroes or discard: bounded so that others get between. */
@@ -31,6 +32,8 @@ const ZERO_PIECE_BYTES = 1024 ** 3;
 interface Running {
   nonblock: boolean;
   settled: Promise<StreamInfo>;
+  /** Called when a paused job has no copies in flight any more. */
+  quiet: (() => void)[];
 }
 
 export class EngineDisk extends EventTarget implements Disk {
@@ -43,14 +46,16 @@ export class EngineDisk extends EventTarget implements Disk {
   #job: Running | undefined;
   #last: StreamInfo | undefined;
   #size: number;
+  #resizing: Promise<void> | undefined;
+  readonly #wides = new Set<Promise<void>>();
   #stops = 0;
   #progressAt = 0;
   #progressRemaining = -1;
   #closing: Promise<void> | undefined;
 
   /**
-   * `release` closes the files and gives locks back; `recordBase` hands over what the header says of an image as the base. All images of the engine are open; `baseless` says that what lies below the
-   * overlay only stands for a base that was left unopened.
+   * `release` closes the files and gives locks back; `recordBase` hands over what the header is to say of an image as the base. All
+   * images of the engine are open; `baseless` says that what lies below the overlay only stands for a base that was left unopened.
    */
   constructor(engine: Engine, options: {
     readOnly: boolean; baseless: boolean; release: () => Promise<void>; recordBase: (image: number) => void;
@@ -93,7 +98,12 @@ export class EngineDisk extends EventTarget implements Disk {
 
   async writeZeroes(offset: number, length: number): Promise<void> {
     this.#mustBeWritable('write zeroes');
+    if (this.#resizing) await this.#resized();
     this.#mustBeInside('write zeroes', offset, length);
+    return this.#asWide(this.#writeZeroes(offset, length));
+  }
+
+  async #writeZeroes(offset: number, length: number): Promise<void> {
     const [from, to] = this.#wholeClusters(offset, length);
     const zeroes = (at: number, size: number) => this.#engine.request(Kind.write, at, size, WRITE_ZEROES);
     // Version 2 has no zero clusters.
@@ -106,9 +116,10 @@ export class EngineDisk extends EventTarget implements Disk {
   /** Whole clusters of the range read as zeros afterwards and take no space; what is left of parts of clusters stays as it is. */
   async discard(offset: number, length: number): Promise<void> {
     this.#mustBeWritable('discard');
+    if (this.#resizing) await this.#resized();
     this.#mustBeInside('discard', offset, length);
     const [from, to] = this.#wholeClusters(offset, length);
-    if (from < to) await this.#wide(Kind.discard, from, to);
+    if (from < to) await this.#asWide(this.#wide(Kind.discard, from, to));
   }
 
   async flush(): Promise<void> {
@@ -118,14 +129,26 @@ export class EngineDisk extends EventTarget implements Disk {
 
   async resize(size: number, options: { shrink?: boolean } = {}): Promise<void> {
     this.#mustBeWritable('resize');
-    if (!Number.isSafeInteger(size) || size < 0) throw new MillraceError('EINVAL', `a disk of ${size} bytes cannot be`);
-    if (this.#job) throw new MillraceError('EBUSY', 'cannot resize while a job is active: abort it first');
+    if (!Number.isSafeInteger(size) || size < 0 || size % SECTOR_BYTES) throw new MillraceError('EINVAL', `a disk of ${size} bytes cannot be: a size is a multiple of ${SECTOR_BYTES}`);
+    if (this.#resizing) await this.#resized();
+    const done = Promise.allSettled(this.#wides).then(() => this.#resize(size, options));
+    this.#resizing = done.catch(() => {}).then(() => { this.#resizing = undefined; });
+    return done;
+  }
+
+  async #resize(size: number, options: { shrink?: boolean }): Promise<void> {
+    this.#mustBeOpen();
     if (size < this.#size) {
       if (!options.shrink) throw new MillraceError('EINVAL', `cannot shrink the disk from ${this.#size} to ${size} bytes: ${ENGINE_REASONS[42]}`);
-      await this.writeZeroes(size, this.#size - size);
+      if (this.#job) throw new MillraceError('EBUSY', 'cannot shrink the disk while a job is active: abort it first');
+      const clusterEnd = Math.min(this.#size, Math.ceil(size / this.#clusterSize) * this.#clusterSize);
+      await this.#writeZeroes(size, clusterEnd - size);
     }
-    await this.#engine.request(Kind.resize, 0, size);
-    this.#size = size;
+    try {
+      await this.#engine.request(Kind.resize, 0, size);
+    } finally {
+      this.#size = this.#image(0).virtualSize;
+    }
   }
 
   async stream(options: StreamOptions = {}): Promise<StreamInfo> {
@@ -138,7 +161,7 @@ export class EngineDisk extends EventTarget implements Disk {
     signal?.addEventListener('abort', cancel);
     const settled = this.#engine.request(Kind.stream).then(() => this.#ended(), (error) => this.#broke(error));
     const done = settled.finally(() => signal?.removeEventListener('abort', cancel));
-    this.#job = { nonblock, settled: done };
+    this.#job = { nonblock, settled: done, quiet: [] };
     // A job nobody waits for tells its end by info and events.
     done.catch(() => {});
     if (nonblock) return this.#report();
@@ -160,11 +183,13 @@ export class EngineDisk extends EventTarget implements Disk {
     throw new MillraceError('ENOENT', 'no job has run on this disk since it was opened');
   }
 
+  /** Resolves when the job has no I/O in flight any more, or has ended. */
   async pause(): Promise<void> {
-    this.#mustHaveJob('pause');
-    if (this.#report().paused) return;
+    const job = this.#mustHaveJob('pause');
+    if (this.#report().paused) return this.#quiet(job);
     this.#engine.exports.pause();
     this.#emit('paused');
+    return this.#quiet(job);
   }
 
   async resume(): Promise<void> {
@@ -295,21 +320,26 @@ export class EngineDisk extends EventTarget implements Disk {
   async #ended(): Promise<StreamInfo> {
     const info = this.#report();
     this.#last = info;
-    this.#job = undefined;
+    this.#jobIsOver();
     await this.#closeDetached();
     this.#emit(info.status === JobStatus.COMPLETED ? 'completed' : 'failed', info);
     if (info.status === JobStatus.COMPLETED) return info;
     const aborted = info.reason === 'aborted';
-    throw new MillraceError(info.error?.code ?? 'ABORTED', info.error && !aborted ? info.error.message : 'the stream was aborted', {
+    throw new MillraceError(aborted ? 'ABORTED' : info.error?.code ?? 'EIO', aborted ? 'the stream was aborted' : info.error?.message ?? 'the stream failed', {
       cause: this.#failure().error, offset: info.error?.offset });
   }
 
   /** The engine broke under the job. */
   #broke(error: MillraceError): never {
     this.#last = { ...this.#report(), status: JobStatus.FAILED, reason: 'error', error: { code: error.code, message: error.message } };
-    this.#job = undefined;
+    this.#jobIsOver();
     this.#emit('failed', this.#last);
     throw error;
+  }
+
+  #jobIsOver(): void {
+    for (const resolve of this.#job?.quiet ?? []) resolve();
+    this.#job = undefined;
   }
 
   async #closeDetached(): Promise<void> {
@@ -329,6 +359,9 @@ export class EngineDisk extends EventTarget implements Disk {
       this.#stops = numbers[8];
       this.#emit('paused');
     }
+    const [, paused] = numbers;
+    const copies = numbers[13];
+    if (!paused || !copies) for (const resolve of this.#job?.quiet.splice(0) ?? []) resolve();
     const now = this.#engine.clock.now();
     const remaining = numbers[11];
     if (now - this.#progressAt < PROGRESS_INTERVAL_MS || remaining === this.#progressRemaining) return;
@@ -389,6 +422,22 @@ export class EngineDisk extends EventTarget implements Disk {
     await Promise.all(Array.from({ length: PIECES_IN_FLIGHT }, lane));
   }
 
+  /** Waits while the disk is being resized: what means the disk's end by whole clusters must know where that is. */
+  async #resized(): Promise<void> {
+    while (this.#resizing) await this.#resizing;
+    this.#mustBeOpen();
+  }
+
+  /** A resize waits for what means the disk's end by whole clusters. */
+  async #asWide(request: Promise<void>): Promise<void> {
+    this.#wides.add(request);
+    try {
+      await request;
+    } finally {
+      this.#wides.delete(request);
+    }
+  }
+
   async #wide(kind: number, from: number, to: number): Promise<void> {
     for (let at = from; at < to; at += ZERO_PIECE_BYTES) await this.#engine.request(kind, at, Math.min(ZERO_PIECE_BYTES, to - at));
   }
@@ -409,9 +458,18 @@ export class EngineDisk extends EventTarget implements Disk {
     if (this.#readOnly) throw new MillraceError('EROFS', `cannot ${action}: ${this.#engine.name(0)} was opened read-only`);
   }
 
-  #mustHaveJob(action: string): void {
+  #mustHaveJob(action: string): Running {
     this.#mustBeOpen();
     if (!this.#job) throw new MillraceError('ENOENT', `cannot ${action}: no job is active on this disk`);
+    return this.#job;
+  }
+
+  /** Waits until the paused job's copies have ended; #watch tells when. */
+  #quiet(job: Running): Promise<void> {
+    return new Promise((resolve) => {
+      job.quiet.push(resolve);
+      this.#watch();
+    });
   }
 
   #mustBeInside(action: string, offset: number, length: number): void {
