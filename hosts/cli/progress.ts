@@ -10,8 +10,6 @@ const RATE_WINDOW_MS = 5000;
 const BAR_COLUMNS_MIN = 8;
 const BAR_COLUMNS_MAX = 40;
 const COLUMNS_DEFAULT = 80;
-/** Carriage return, and "erase in line" of ECMA-48. */
-const CLEAR_LINE = '\r\x1b[K';
 
 /** How fast bytes come in. */
 export class Rate {
@@ -38,6 +36,8 @@ export class ProgressBar {
   readonly #output: Output;
   readonly #rate = new Rate();
   readonly #bar: cliProgress.SingleBar;
+  #total = 0;
+  #value = 0;
 
   constructor(output: Output) {
     this.#output = output;
@@ -55,18 +55,21 @@ export class ProgressBar {
   }
 
   start(info: StreamInfo): void {
-    this.#rate.add(info.length - info.remaining);
-    this.#bar.start(info.length, info.length - info.remaining);
+    this.#take(info);
+    this.#bar.start(this.#total, this.#value);
   }
 
   update(info: StreamInfo): void {
-    this.#rate.add(info.length - info.remaining);
-    this.#bar.update(info.length - info.remaining);
+    this.#take(info);
+    this.#bar.update(this.#value);
   }
 
   /** Writes a line of its own above the bar. */
   note(text: string): void {
-    void this.#output.write(`${CLEAR_LINE}${text}\n`);
+    // The bar goes back to where it began, which the new line may scroll away: it begins again below.
+    this.#bar.stop();
+    void this.#output.write(`${text}\n`);
+    this.#bar.start(this.#total, this.#value);
   }
 
   /** Takes the bar off the terminal. */
@@ -74,11 +77,17 @@ export class ProgressBar {
     this.#bar.stop();
   }
 
+  #take({ length, remaining }: StreamInfo): void {
+    this.#total = length;
+    this.#value = length - remaining;
+    this.#rate.add(this.#value);
+  }
+
   #line(value: number, total: number, options: cliProgress.Options): string {
     const share = total ? value / total : 1;
     const rate = this.#rate.bytesPerSecond;
-    const left = rate > 0 ? `, ${formatDuration((total - value) / rate)} left` : '';
-    const text = ` ${String(Math.floor(share * 100)).padStart(3)}%  ${formatSize(value)} of ${formatSize(total)}, ${formatSize(rate)}/s${left}`;
+    const pace = rate > 0 ? `, ${formatSize(rate)}/s, ${formatDuration((total - value) / rate)} left` : '';
+    const text = ` ${String(Math.floor(share * 100)).padStart(3)}%  ${formatSize(value)} of ${formatSize(total)}${pace}`;
     // One column stays free: some terminals wrap as soon as the last one is written.
     const room = (this.#output.columns ?? COLUMNS_DEFAULT) - text.length - 3;
     if (room < BAR_COLUMNS_MIN) return text.trimStart().slice(0, this.#output.columns);

@@ -51,7 +51,7 @@ async function runJob(platform: Platform, disk: Disk, options: StreamOptions, js
   const missing = await missingFrom(disk, options);
   const before = performance.now();
   const started = { ...await disk.stream({ ...options, nonblock: true }), remaining: missing };
-  const watcher = json ? new JsonWatcher(platform, disk) : new TerminalWatcher(platform, disk, started);
+  const watcher = json ? new JsonWatcher(platform, disk, started) : new TerminalWatcher(platform, disk, started);
   const ended = new Promise<void>((resolve) => {
     disk.addEventListener('completed', () => resolve(), { once: true });
     disk.addEventListener('failed', () => resolve(), { once: true });
@@ -131,9 +131,10 @@ class JsonWatcher implements Watcher {
   readonly #platform: Platform;
   readonly #timer: ReturnType<typeof setInterval>;
 
-  constructor(platform: Platform, disk: Disk) {
+  constructor(platform: Platform, disk: Disk, started: StreamInfo) {
     this.#platform = platform;
     const rate = new Rate();
+    rate.add(started.length - started.remaining);
     const tick = async (): Promise<void> => {
       const info = await disk.info();
       if (info.status !== JobStatus.ACTIVE) return;
