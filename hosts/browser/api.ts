@@ -3,6 +3,7 @@
  * storage, and the ways in and out of it.
  */
 import type { BaseLocation, CreateOptions, Disk, OpenOptions } from '../api.ts';
+import type { HttpStats } from '../http.ts';
 
 /**
  * A base: a URL (relative ones, which begin with `/`, `./` or `../`, are resolved against the page), the name of another disk in this
@@ -30,6 +31,8 @@ export interface BrowserOpenOptions extends Omit<OpenOptions, 'base'> {
 export interface BrowserDisk extends Disk {
   /** False where the browser gives the page no storage (a private window, say): the overlay is in memory and goes with the page. */
   readonly persistent: boolean;
+  /** What has gone over the network for the bases since the disk was opened. */
+  traffic(): Promise<HttpStats>;
   /**
    * The overlay as a file, exactly as a closed one: flushed, and sound by itself at this moment. The guest's writes wait while it is
    * copied. It refers to its base until a stream has made it complete.

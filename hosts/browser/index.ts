@@ -31,7 +31,7 @@ export type { DomainEventDetail } from '../domain.ts';
 export { MillraceError } from '../errors.ts';
 export type { ErrorCode } from '../errors.ts';
 export { openHttp } from '../http.ts';
-export type { HttpOptions, HttpSource } from '../http.ts';
+export type { HttpOptions, HttpSource, HttpStats } from '../http.ts';
 export type { BrowserBase, BrowserCreateOptions, BrowserDisk, BrowserOpenOptions } from './api.ts';
 export { openBlob, openBuffer } from './blob.ts';
 export type { DiskRecord, RememberedJob } from './catalog.ts';

@@ -4,6 +4,7 @@
  */
 import type { CheckReport, Extent, ImageInfo, StreamInfo, StreamOptions } from '../api.ts';
 import { MillraceError } from '../errors.ts';
+import type { HttpStats } from '../http.ts';
 import type { BrowserDisk } from './api.ts';
 import type { Service } from './link.ts';
 import { WorkerLink } from './link.ts';
@@ -123,6 +124,10 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
 
   images(): Promise<ImageInfo[]> {
     return this.#call((service) => service.images());
+  }
+
+  traffic(): Promise<HttpStats> {
+    return this.#call((service) => service.traffic());
   }
 
   exportQcow2(): Promise<Blob> {

@@ -4,6 +4,7 @@ import { codecOf, portableDecoders } from '../codecs.ts';
 import type { Codec } from '../codecs.ts';
 import { MillraceError } from '../errors.ts';
 import { openHttp, redactUrl } from '../http.ts';
+import type { HttpSource, HttpStats } from '../http.ts';
 import type { Runtime } from '../runtime.ts';
 import { BatchedFile } from './batch.ts';
 import { openBlob } from './blob.ts';
@@ -28,6 +29,7 @@ export class BrowserRuntime implements Runtime {
   readonly #holder: Holder;
   readonly #wait: boolean;
   #sources = 0;
+  readonly #remote: HttpSource[] = [];
 
   /** `holder` is what others are told who find a disk in use; `wait` is to wait for others. */
   constructor(holder: Holder, wait: boolean) {
@@ -62,9 +64,26 @@ export class BrowserRuntime implements Runtime {
     return source;
   }
 
+  /** What has gone over the network for the bases so far. */
+  traffic(): HttpStats {
+    const sum: HttpStats = { requests: 0, bytes: 0, retries: 0 };
+    for (const { stats } of this.#remote) {
+      sum.requests += stats.requests;
+      sum.bytes += stats.bytes;
+      sum.retries += stats.retries;
+    }
+    return sum;
+  }
+
+  async #openHttp(url: string): Promise<HttpSource> {
+    const source = await openHttp(url);
+    this.#remote.push(source);
+    return source;
+  }
+
   async #openSource(location: string): Promise<BlockSource> {
     const scheme = SCHEME.exec(location)?.[1].toLowerCase();
-    if (scheme === 'http' || scheme === 'https') return openHttp(location);
+    if (scheme === 'http' || scheme === 'https') return this.#openHttp(location);
     if (scheme !== undefined) throw new MillraceError('EUNSUPPORTED', `'${redactUrl(location)}': the scheme '${scheme}:' is not supported; a base is an http: or https: URL, a File, or the name of a disk`);
     const lock = await this.#lock(location, 'shared');
     try {

@@ -8,6 +8,7 @@ import { JobStatus } from '../api.ts';
 import type { BlockSource } from '../block.ts';
 import type { EngineDisk } from '../disk.ts';
 import { MillraceError } from '../errors.ts';
+import type { HttpStats } from '../http.ts';
 import { createDiskWith, openDiskWith } from '../open.ts';
 import { openBlob } from './blob.ts';
 import { rememberDisk } from './catalog.ts';
@@ -161,6 +162,10 @@ export class DiskService {
     // What remains can only be asked before; a job that closing ends is still the one to be taken up again.
     await this.#remember().catch(() => {});
     await disk.close();
+  }
+
+  traffic(): HttpStats {
+    return this.#runtime?.traffic() ?? { requests: 0, bytes: 0, retries: 0 };
   }
 
   /** A copy of the overlay as if it were closed. */
