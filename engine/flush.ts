@@ -24,9 +24,9 @@ const GOES_ON: u64 = 2;
 
 /** Writes everything, gives every freed cluster back, and takes the dirty bit out of the header. */
 export function runClose(t: Task): i32 {
+  // What others are halfway through ends first: it would leave clusters behind that nothing refers to yet, and I/O on closed files.
+  if (!lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;
   if (t.argument == READ_ONLY) return DONE;
-  // What others are halfway through would leave clusters behind that nothing refers to yet.
-  if (t.argument == GOES_ON && !lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;
   const image = overlay();
   if (t.error && image.cleaning) {
     // Nobody knows which of the two the header on disk says now: the next change says it anew.

@@ -59,6 +59,15 @@ export function anyFree(durable: u32): bool {
   return false;
 }
 
+/** Whether the byte at `offset` of the file lies in a cluster that is noted as free. */
+export function isFree(offset: u64): bool {
+  for (let i: u32 = 0; i < count; i++) {
+    const entry = freeAt(i);
+    if (offset >= entry.offset && offset - entry.offset < (<u64>entry.clusters) << overlay().clusterBits) return true;
+  }
+  return false;
+}
+
 /** Takes one cluster off the first run that can be given back; 0 when there is none. */
 export function peekFree(durable: u32): u64 {
   for (let i: u32 = 0; i < count; i++) if (freeAt(i).after <= durable) return freeAt(i).offset;

@@ -2,7 +2,7 @@
 //
 // A page may also hold data clusters (where clusters are smaller than a page); those are never looked at here, and never written
 // back, since only sectors that were marked as changed are. Writing back is writeback.ts's work alone.
-import { imageOf } from './image';
+import { OVERLAY, imageOf } from './image';
 import { PAGE_BYTES, PAGE_MASK, SECTOR_BITS, SECTOR_BYTES } from './limits';
 import { OP_READ, ioBegin, slot } from './ring';
 import { ON_WRITEBACK, ON_PAGE, ON_SLOT, Task, wakePage } from './task';
@@ -249,10 +249,15 @@ function evict(): Page | null {
   for (let i: u32 = 0; i < count; i++) {
     const page = pageAt(i);
     if (page.state == EMPTY) return page;
-    if (page.state == LOADING || page.pins || isDirty(page)) continue;
+    if (page.state == LOADING || page.pins || isDirty(page) || isHeader(page)) continue;
     if (oldest === null || <i32>(page.used - oldest.used) < 0) oldest = page;
   }
   return oldest;
+}
+
+/** The overlay's header stays: a write-back needs it when nothing else can be evicted. */
+function isHeader(page: Page): bool {
+  return page.image == OVERLAY && page.offset == 0;
 }
 
 function pageOf(address: usize): Page {

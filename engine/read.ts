@@ -27,6 +27,8 @@ export function setCopyOnRead(yes: bool): void {
 }
 
 export function runRead(t: Task): i32 {
+  // A read need not fail because there is no room to keep what it has read.
+  if (t.error) return t.error == ENOSPC && t.tries < POPULATE_TRIES_MAX ? withoutStoring(t) : WAIT;
   const image = overlay();
   if (t.offset + t.length > image.size || t.length > requestBytes()) {
     fail(t, EINVAL, R_RANGE, OVERLAY, t.offset);
@@ -76,11 +78,7 @@ export function runRead(t: Task): i32 {
     const from = t.gatherAt - (t.gatherAt % bytes);
     populateBegin(t, from, min(roundUp(t.gatherAt + t.cursor, bytes), from + chunkBytes()), imageCount());
   }
-  if (!populate(t)) {
-    // The read need not fail because there is no room to keep what it read.
-    return t.error == ENOSPC ? withoutStoring(t) : WAIT;
-  }
-  return again(t);
+  return populate(t) ? again(t) : WAIT;
 }
 
 function withoutStoring(t: Task): i32 {

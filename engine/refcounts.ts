@@ -149,7 +149,7 @@ function getRefcount(part: usize, index: u32, order: u32): u64 {
 /** The part of the overlay's refcount block that holds `cluster`'s entry; a missing block is made first. */
 function partOf(t: Task, image: Image, cluster: u64): usize {
   const index = cluster / refcountsPerBlock(image);
-  const block = growing ? 0 : blockOf(t, image, index);
+  const block = blockOf(t, image, index);
   if (block < 0) return 0;
   if (block > 0) return pageGet(t, image.index, partOffset(image, block, cluster));
   if (!growing) {

@@ -77,7 +77,7 @@ function complete(tag: u32, result: i32, detail: u32): void {
 function run(t: Task): i32 {
   if (t.kind == KIND_WRITEBACK) return runWriteback(t);
   if (t.kind == KIND_STREAM) return runStream(t);
-  if (t.error) return WAIT;
+  if (t.error && t.kind != KIND_READ) return WAIT;
   if (t.kind == KIND_READ || t.kind == KIND_WRITE) noteGuest();
   if (t.kind == KIND_READ) return runRead(t);
   if (t.kind == KIND_WRITE) return runWrite(t);

@@ -181,9 +181,10 @@ function mapAddress(t: Task, index: u32): usize {
   return changetype<usize>(t) + ((offsetof<Task>() + 7) & ~7) + index * 8;
 }
 
-/** A fresh task, ready to run, or null when the table is full. */
+/** A fresh task, ready to run, or null when the table is full. The engine's own, which others wait for, always find a place. */
 export function taskBegin(kind: u32, background: bool): Task | null {
-  for (let i: u32 = 0; i < TASKS_MAX; i++) {
+  const places = kind == KIND_WRITEBACK || kind == KIND_GROW ? TASKS_MAX : TASKS_MAX - 2;
+  for (let i: u32 = 0; i < places; i++) {
     const t = taskAt(i);
     if (t.kind != KIND_NONE) continue;
     memory.fill(changetype<usize>(t), 0, offsetof<Task>());

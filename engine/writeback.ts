@@ -6,7 +6,7 @@
 import { now } from './clock';
 import { ECORRUPT, EIO, R_FLUSH_LOST } from './errors';
 import { AT_AUTOCLEAR, AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY, get64, put64 } from './format/header';
-import { anyFree, dropFree, freeCount, peekFree } from './frees';
+import { anyFree, dropFree, freeAt, freeCount, isFree, peekFree } from './frees';
 import { OVERLAY, overlay } from './image';
 import { SECTOR_BITS, SECTOR_BYTES, STAGED_RUNS_MAX, STAGING_BYTES, WRITEBACK_BYTES_MAX, WRITEBACK_BYTES_MIN, WRITEBACK_INTERVAL_MS } from './limits';
 import {
@@ -114,12 +114,13 @@ export function settled(): bool {
 /** Starts a write-back if there is a reason to. Called at the end of every step. */
 export function scheduleWriteback(): void {
   if (running) return;
-  const due = pagesPressed || manyDirty() || muchUnwritten();
-  if (!wanted && (stalled || !due)) return;
-  if (!anyDirty() && !anyFree(durable)) {
+  const due = manyDirty() || muchUnwritten();
+  if (!wanted && !pagesPressed && (stalled || !due)) return;
+  if (!anyDirty() && !anyFree(wanted ? complete : durable)) {
+    // With nothing to be written, whoever wants room in the cache waits for pages that are being read.
+    if (wanted) wake(ON_WRITEBACK);
     wanted = false;
     pagesRelieved();
-    wake(ON_WRITEBACK);
     return;
   }
   if (taskBegin(KIND_WRITEBACK, false) !== null) running = true;
@@ -130,15 +131,31 @@ function muchUnwritten(): bool {
   return unwritten >= WRITEBACK_BYTES_MIN && now() - endedAt >= WRITEBACK_INTERVAL_MS;
 }
 
-const GIVE_BACK: u32 = 0;
-const MARK: u32 = 1;
-const SNAPSHOT: u32 = 2;
-const WRITE: u32 = 3;
-const BARRIER: u32 = 4;
+const FIRST_BARRIER: u32 = 0;
+const PUNCH: u32 = 1;
+const GIVE_BACK: u32 = 2;
+const MARK: u32 = 3;
+const SNAPSHOT: u32 = 4;
+const WRITE: u32 = 5;
+const BARRIER: u32 = 6;
+
+/** Bytes that one discard gives back at most. */
+const DISCARD_BYTES_MAX: u64 = 1 << 30;
 
 /** The write-back task. `cursor` is the next run of the snapshot, `count` the stage being written. */
 export function runWriteback(t: Task): i32 {
   if (t.error) return t.pending ? wait(t, ON_IO) : failed(t);
+  if (t.state == FIRST_BARRIER) {
+    if (!firstBarrier(t)) return WAIT;
+    t.flushCovers = durable;
+    t.cursor = 0;
+    t.count = 0;
+    t.state = PUNCH;
+  }
+  if (t.state == PUNCH) {
+    if (trimming && !punch(t)) return WAIT;
+    t.state = GIVE_BACK;
+  }
   if (t.state == GIVE_BACK) {
     if (!giveBack(t)) return t.error ? runWriteback(t) : WAIT;
     t.state = MARK;
@@ -174,25 +191,64 @@ export function runWriteback(t: Task): i32 {
   }
 }
 
-/** Lowers the refcounts of clusters that nothing on disk refers to any more, and gives their space back to the storage. */
+/** Where nothing is to be written and freed clusters wait for a barrier all the same, this is it. */
+function firstBarrier(t: Task): bool {
+  if (t.flushStep == 0) {
+    if (anyDirty() || anyFree(durable)) return true;
+    t.flushCovers = complete;
+    if (ioBegin(t, OP_FLUSH, OVERLAY, 0, 0, 0) === null) {
+      t.waits = ON_SLOT;
+      return false;
+    }
+    t.flushStep = 1;
+  }
+  if (t.pending) {
+    t.waits = ON_IO;
+    return false;
+  }
+  barrierDone(t.flushCovers);
+  return true;
+}
+
+/**
+ * Gives the space of clusters that nothing on disk refers to any more back to the storage, before they count as free: a discard on its
+ * way must not hit who takes them next. `cursor` is the run of free clusters, `count` the bytes of it that are done.
+ */
+function punch(t: Task): bool {
+  const image = overlay();
+  while (<u32>t.cursor < freeCount()) {
+    const entry = freeAt(<u32>t.cursor);
+    const bytes = (<u64>entry.clusters) << image.clusterBits;
+    if (entry.after > t.flushCovers || t.count >= bytes) {
+      t.cursor++;
+      t.count = 0;
+      continue;
+    }
+    const piece = <u32>min(DISCARD_BYTES_MAX, bytes - t.count);
+    if (ioBegin(t, OP_DISCARD, OVERLAY, entry.offset + t.count, piece, 0) === null) {
+      t.waits = ON_SLOT;
+      return false;
+    }
+    t.count += piece;
+  }
+  if (t.pending) t.waits = ON_IO;
+  return t.pending == 0;
+}
+
+/** Lowers the refcounts of clusters that nothing on disk refers to any more. */
 function giveBack(t: Task): bool {
   const image = overlay();
   while (true) {
-    const offset = peekFree(durable);
+    const offset = peekFree(t.flushCovers);
     if (!offset) return true;
-    if (trimming) {
-      const s = ioBegin(t, OP_DISCARD, OVERLAY, offset, <u32>1 << image.clusterBits, 0);
-      if (s === null) {
-        t.waits = ON_SLOT;
-        return false;
-      }
-    }
-    // The discard may be issued twice when the refcount's page has to be read first; that is harmless.
     if (!release(t, offset >> image.clusterBits)) {
-      if (t.error == ECORRUPT) dropFree(durable);
-      return false;
+      if (t.error == ECORRUPT) dropFree(t.flushCovers);
+      // Without room in the cache for their refcounts, they wait for the next time: this write-back is what makes room.
+      if (!(t.waits & ON_WRITEBACK)) return false;
+      t.waits = 0;
+      return true;
     }
-    dropFree(durable);
+    dropFree(t.flushCovers);
   }
 }
 
@@ -278,11 +334,14 @@ function succeeded(t: Task): i32 {
   return DONE;
 }
 
-/** Marks what was not written as changed again, so that a later write-back can try it again. */
+/** Marks what was not written as changed again, so that a later write-back can try it again; but for what has been freed meanwhile. */
 function failed(t: Task): i32 {
   for (let i: u32 = 0; i < runCount; i++) {
     const run = runAt(i);
-    pageChanged(run.page.frame + <usize>(run.offset - run.page.offset), run.bytes, run.stage);
+    const address = run.page.frame + <usize>(run.offset - run.page.offset);
+    for (let at: u32 = 0; at < run.bytes; at += SECTOR_BYTES) {
+      if (!isFree(run.offset + at)) pageChanged(address + at, SECTOR_BYTES, run.stage);
+    }
   }
   unpin();
   failures++;
