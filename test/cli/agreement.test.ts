@@ -1,0 +1,89 @@
+/** `info` and `map` agree field for field with qemu-img, on every kind of image. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { baseKind, baseKinds, overlayKinds } from '../fixtures/images.ts';
+import type { MadeImage } from '../fixtures/images.ts';
+import { describeWithPeer } from '../support/describe-with-peer.ts';
+import { map, qemuImg } from '../support/qemu.ts';
+import type { QemuExtent } from '../support/qemu.ts';
+import { millraceHere } from './program.ts';
+
+/** The base under each kind of overlay: of another cluster size, and with data, zeros and nothing. */
+const BASE_OF_OVERLAYS = 'qcow2-v3-4k';
+
+describeWithPeer(['qemu-img', 'qemu-io'], 'agreement with qemu-img', () => {
+  let folder: string;
+  let base: MadeImage;
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'millrace-agreement-'));
+    base = await baseKind(BASE_OF_OVERLAYS).make(folder);
+  });
+  afterAll(() => rm(folder, { recursive: true, force: true }));
+
+  for (const kind of baseKinds) {
+    it(`base ${kind.name}`, async () => agrees((await kind.make(folder)).path));
+  }
+  for (const kind of overlayKinds) {
+    it(`overlay ${kind.name}`, async () => {
+      const { path } = await kind.make(folder, { location: base.path, format: base.format, virtualSize: base.virtualSize });
+      await agrees(path);
+    });
+  }
+});
+
+async function agrees(path: string): Promise<void> {
+  expect(await infoOf(path)).toEqual(await qemuInfoOf(path));
+  expect(await mapOf(path)).toEqual(withoutHoles(await map(path)));
+  expect(await humanMap(path)).toBe(await qemuHumanMap(path));
+}
+
+async function infoOf(path: string): Promise<unknown> {
+  const { stdout, stderr } = await millraceHere('info', '--output=json', path);
+  const { remaining, ...info } = JSON.parse(stdout || stderr) as Record<string, unknown>;
+  expect(remaining).toBeTypeOf('number');
+  return info;
+}
+
+/** We do not list internal snapshots: an image that has some cannot be an overlay. */
+async function qemuInfoOf(path: string): Promise<unknown> {
+  const { snapshots: _, ...info } = JSON.parse(await qemuImg(['info', '--output=json', path])) as Record<string, unknown>;
+  return info;
+}
+
+async function mapOf(path: string): Promise<QemuExtent[]> {
+  const { stdout } = await millraceHere('map', '--json', '--follow-chain', path);
+  return (JSON.parse(stdout) as QemuExtent[]).map(({ compressed, ...row }) => {
+    // It is data without a place to QEMU 7.2, which does not name it.
+    if (compressed) expect(row).toMatchObject({ data: true, zero: false, present: true });
+    return row;
+  });
+}
+
+/** QEMU tells holes that the file system has inside the data of a qcow2 file; no runtime tells us where they are. */
+function withoutHoles(rows: QemuExtent[]): QemuExtent[] {
+  const result: QemuExtent[] = [];
+  for (const row of rows) {
+    const plain = { ...row, zero: row.zero && !row.data };
+    const last = result.at(-1);
+    const goesOn = last?.data && plain.data && last.depth === plain.depth && last.offset !== undefined && last.offset + last.length === plain.offset;
+    if (goesOn) last.length += plain.length;
+    else result.push(plain);
+  }
+  return result;
+}
+
+/** qemu-img has no table for images with compressed clusters, nor has it a row for holes: these are compared as JSON alone. */
+async function humanMap(path: string): Promise<string | undefined> {
+  if (!(await hasTable(path))) return undefined;
+  return (await millraceHere('map', '--follow-chain', path)).stdout;
+}
+
+async function qemuHumanMap(path: string): Promise<string | undefined> {
+  return await hasTable(path) ? qemuImg(['map', path]) : undefined;
+}
+
+async function hasTable(path: string): Promise<boolean> {
+  return (await map(path)).every(({ data, zero, offset }) => !data || (!zero && offset !== undefined));
+}
