@@ -26,6 +26,8 @@ export interface LockHolder {
   program: string;
   /** When the lock was taken: ISO 8601. */
   since: string;
+  /** The holder keeps its record locked by flock(2) as long as it lives: for runtimes that may not look at other processes. */
+  flock?: boolean;
 }
 
 /**
@@ -35,8 +37,8 @@ export interface LockHolder {
 export interface LockHost {
   /** The record of this process. */
   self(): LockHolder;
-  /** Whether the holder still runs; `unknown` where this process cannot tell. */
-  stateOf(holder: LockHolder): 'alive' | 'gone' | 'unknown';
+  /** Whether the holder, whose record is the file `path`, still runs; `unknown` where this process cannot tell. */
+  stateOf(holder: LockHolder, path: string): 'alive' | 'gone' | 'unknown';
   makeFolder(path: string): void;
   /** Names, not paths. */
   list(folder: string): string[];
@@ -72,8 +74,8 @@ export function takeLock(image: string, host: LockHost): Lock {
   try {
     host.writeFile(`${staging}/${token}`, `${JSON.stringify(self)}\n`);
     for (let round = 1; !putInPlace(staging, place, host); round++) {
-      const holder = removeGone(place, host);
-      if (holder !== undefined) throw busy(image, place, holder, self, host);
+      const record = removeGone(place, host);
+      if (record !== undefined) throw busy(image, place, record, self, host);
       if (round === ROUNDS_MAX) throw new MillraceError('EBUSY', `cannot lock '${image}': '${place}' cannot be replaced`);
     }
   } catch (error) {
@@ -103,10 +105,10 @@ function putInPlace(staging: string, place: string, host: LockHost): boolean {
 }
 
 /** Removes the records of holders that are gone; gives a record that is not, if there is one. */
-function removeGone(folder: string, host: LockHost): LockHolder | 'unreadable' | undefined {
-  for (const { path, holder } of records(folder, host)) {
-    if (holder === 'unreadable') return holder;
-    if (holder !== 'empty' && host.stateOf(holder) !== 'gone') return holder;
+function removeGone(folder: string, host: LockHost): LockRecord | undefined {
+  for (const record of records(folder, host)) {
+    const { path, holder } = record;
+    if (holder === 'unreadable' || (holder !== 'empty' && host.stateOf(holder, path) !== 'gone')) return record;
     removeRecord(path, folder, host);
   }
   return undefined;
@@ -118,7 +120,7 @@ function sweepStaging(place: string, host: LockHost): void {
   const parent = place.slice(0, at);
   for (const name of host.list(parent).filter((name) => name.startsWith(`${place.slice(at)}.`))) {
     for (const { path, holder } of records(parent + name, host)) {
-      if (typeof holder === 'object' && host.stateOf(holder) === 'gone') removeRecord(path, parent + name, host);
+      if (typeof holder === 'object' && host.stateOf(holder, path) === 'gone') removeRecord(path, parent + name, host);
     }
   }
 }
@@ -156,14 +158,15 @@ function parse(text: string): LockHolder | 'empty' | 'unreadable' {
   }
 }
 
-function busy(image: string, place: string, holder: LockHolder | 'unreadable', self: LockHolder, host: LockHost): MillraceError {
+function busy(image: string, place: string, { path, holder }: LockRecord, self: LockHolder, host: LockHost): MillraceError {
   const remove = `if that program is gone, remove '${place}'`;
-  if (holder === 'unreadable') return new MillraceError('EBUSY', `'${image}' is locked by an unknown program; ${remove}`);
-  if (host.stateOf(holder) === 'alive' && holder.pid === self.pid) {
+  if (typeof holder === 'string') return new MillraceError('EBUSY', `'${image}' is locked by an unknown program; ${remove}`);
+  const isAlive = host.stateOf(holder, path) === 'alive';
+  if (isAlive && holder.pid === self.pid) {
     return new MillraceError('EBUSY', `'${image}' is open for writing in this process already, since ${holder.since}`);
   }
   const who = `${holder.program} (pid ${holder.pid} on ${holder.host}, since ${holder.since})`.replace(/\p{Cc}/gu, '?');
-  const advice = host.stateOf(holder) === 'alive' ? 'end it there, or open the image read-only' : remove;
+  const advice = isAlive ? 'end it there, or open the image read-only' : remove;
   return new MillraceError('EBUSY', `'${image}' is open for writing by ${who}; ${advice}`);
 }
 

@@ -57,8 +57,9 @@ export async function openFile(path: string, options: OpenFileOptions = {}): Pro
 }
 
 /**
- * Opens a local file or block device as a base. Its identity is its size and time of last change in nanoseconds: cheap, and changed
- * by everything that writes to it (by `touch` and by copies that do not keep times as well). A block device has no such time.
+ * Opens a local file or block device as a base. Its identity is its size and time of last change in milliseconds, which every runtime
+ * can tell: cheap, and changed by everything that writes to it (by `touch` and by copies that do not keep times as well). A block
+ * device has no such time.
  * @throws MillraceError as `openFile`.
  */
 export function openFileSource(path: string): Promise<BlockSource> {
@@ -102,7 +103,7 @@ async function wrap(path: string, fd: number, how: { readOnly?: boolean; lock?: 
     refuseKind(path, stats, how.readOnly ?? false);
     const size = stats.isBlockDevice() ? await deviceSize(path, stats.rdev) : Number(stats.size);
     if (!Number.isSafeInteger(size)) throw new MillraceError('EUNSUPPORTED', `'${path}' is larger than 8 PiB`);
-    const identity = stats.isFile() && how.readOnly ? `${size}-${stats.mtimeNs}` : undefined;
+    const identity = stats.isFile() && how.readOnly ? `${size}-${stats.mtimeMs}` : undefined;
     return new LocalFile(path, fd, size, { ...how, identity });
   } catch (error) {
     await close(fd);

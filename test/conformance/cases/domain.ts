@@ -22,11 +22,15 @@ export const domainCases: readonly Case[] = [
         const { status, length } = await vm.info('vdb');
         equal([status, length], [JobStatus.ACTIVE, BASE_SIZE], 'status and length of vdb');
         equal((await vm.stream('vda', 0, CLUSTER)).remaining, 0, 'remaining of vda');
+        await vm.abort('vdb');
+        equal((await vm.info('vdb')).reason, 'aborted', 'reason');
+        await remote.behave({});
+        await vm.stream('vdb', 0, 0, { nonblock: true, speed: 1 });
         await vm.pause('vdb');
         equal((await vm.info('vdb')).paused, true, 'paused');
         await vm.resume('vdb');
+        equal((await vm.info('vdb')).paused, false, 'paused after resume');
         await vm.abort('vdb');
-        equal((await vm.info('vdb')).reason, 'aborted', 'reason');
         await rejects(vm.abort('vda'), 'ENOENT');
         await reads(vm.disk('vda'), baseContent());
       } finally {

@@ -116,16 +116,29 @@ export const streamCases: readonly Case[] = [
     }),
   },
   {
-    name: 'a second job on a disk is EBUSY, and so is resize; jobs on other disks are not',
+    name: 'a second job on a disk is EBUSY, and so is shrinking it; jobs on other disks are not',
     run: (host) => withHeldBase(host, async (disk, remote) => {
       await disk.stream({ nonblock: true });
       await rejects(disk.stream(), 'EBUSY', /job/);
-      await rejects(disk.resize(4 * MIB), 'EBUSY', /job/);
+      await rejects(disk.resize(MIB, { shrink: true }), 'EBUSY', /job/);
       await using(diskOver(host, 'base.raw'), (other) => other.stream());
       const completed = nextEvent(disk, 'completed');
       await remote.behave({});
       await completed;
       equal((await disk.stream()).remaining, 0, 'remaining of the next job');
+    }),
+  },
+  {
+    name: 'a disk grows while its job runs',
+    run: (host) => using(diskOver(host, 'base.raw'), async (disk) => {
+      await disk.stream({ nonblock: true, speed: 1 });
+      await disk.resize(3 * MIB);
+      const completed = nextEvent(disk, 'completed');
+      await disk.setSpeed(0);
+      equal((await completed).length, BASE_SIZE, 'length of the job');
+      const content = new Uint8Array(3 * MIB);
+      content.set(baseContent());
+      await reads(disk, content);
     }),
   },
   {
@@ -162,15 +175,15 @@ export const streamCases: readonly Case[] = [
   },
   {
     name: 'a paused job moves nothing until it is resumed',
-    run: (host) => withHeldBase(host, async (disk, remote) => {
+    run: (host) => using(diskOver(host, 'base.raw'), async (disk) => {
       const events = record(disk);
-      await disk.stream({ nonblock: true });
-      await remote.held();
-      await disk.pause();
-      await disk.pause();
+      await disk.stream({ nonblock: true, speed: 1 });
+      await Promise.all([disk.pause(), disk.pause()]);
       const info = await disk.info();
       equal([info.status, info.paused], [JobStatus.ACTIVE, true], 'status and paused');
-      await remote.behave({});
+      await disk.setSpeed(0);
+      await disk.flush();
+      equal((await disk.info()).remaining, info.remaining, 'remaining while paused');
       const completed = nextEvent(disk, 'completed');
       await disk.resume();
       await completed;
@@ -180,12 +193,12 @@ export const streamCases: readonly Case[] = [
   },
   {
     name: 'a paused job can be aborted',
-    run: (host) => withHeldBase(host, async (disk, remote) => {
-      await disk.stream({ nonblock: true });
-      await remote.held();
+    run: (host) => using(diskOver(host, 'base.raw'), async (disk) => {
+      await disk.stream({ nonblock: true, speed: 1 });
       await disk.pause();
       await disk.abort();
-      equal((await disk.info()).reason, 'aborted', 'reason');
+      const info = await disk.info();
+      equal([info.status, info.reason, info.paused], [JobStatus.FAILED, 'aborted', false], 'status, reason and paused');
     }),
   },
   {

@@ -1,0 +1,35 @@
+/**
+ * Millrace for Deno: disks over local files and HTTP bases. A disk needs `--allow-read` and `--allow-write` of its folder and
+ * `--allow-net` of its base's host.
+ *
+ * ```ts
+ * import { createDisk } from 'millrace/deno';
+ * const disk = await createDisk({ overlay: 'vm.qcow2', base: 'https://images.example/debian.qcow2' });
+ * await disk.read(0, 512);   // fetched now, kept in the overlay
+ * await disk.stream();       // the whole base
+ * await disk.close();
+ * ```
+ */
+import type { CreateOptions, Disk, OpenOptions } from '../api.ts';
+import { createDiskWith, openDiskWith } from '../open.ts';
+import { denoRuntime } from './runtime.ts';
+
+export * from '../api.ts';
+export type { BlockFile, BlockSource, ReadHint } from '../block.ts';
+export { Domain } from '../domain.ts';
+export type { DomainEventDetail } from '../domain.ts';
+export { MillraceError } from '../errors.ts';
+export type { ErrorCode } from '../errors.ts';
+export { openHttp } from '../http.ts';
+export type { HttpOptions, HttpSource } from '../http.ts';
+export { openFile, openFileSource } from './file.ts';
+
+/** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
+export function createDisk(options: CreateOptions): Promise<Disk> {
+  return createDiskWith(denoRuntime, options);
+}
+
+/** Opens an overlay; its base is the recorded one unless another is given. */
+export function openDisk(options: OpenOptions): Promise<Disk> {
+  return openDiskWith(denoRuntime, options);
+}

@@ -1,0 +1,25 @@
+/** Deno's way to open things: files by path, bases also by http: and https: URL. It needs no permission beyond those of the files and hosts used. */
+import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import * as zlib from 'node:zlib';
+import { codecOf, zlibDecoder } from '../codecs.ts';
+import type { ZlibFunction } from '../codecs.ts';
+import { openHttp } from '../http.ts';
+import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../location.ts';
+import type { Paths } from '../location.ts';
+import type { Runtime } from '../runtime.ts';
+import engine from './engine.js';
+import { openFile, openFileSource } from './file.ts';
+
+const paths: Paths = { dirname, isAbsolute, join, relative, resolve, fileURLToPath };
+const { inflateRawSync, zstdDecompressSync } = zlib as unknown as Record<'inflateRawSync' | 'zstdDecompressSync', ZlibFunction>;
+
+export const denoRuntime: Runtime = {
+  engine: () => Promise.resolve(engine),
+  codec: codecOf({ zlib: () => zlibDecoder(inflateRawSync), zstd: () => zlibDecoder(zstdDecompressSync) }),
+  openOverlay: (path, mode) => openFile(pathOf(path, paths), mode),
+  openSource: async (location) => (isHttpUrl(String(location)) ? openHttp(location) : openFileSource(pathOf(String(location), paths))),
+  resolve: (name, from) => resolveBacking(name, from, paths),
+  record: (base, overlay) => recordedBase(base, overlay, paths),
+  remove: (path) => Deno.remove(pathOf(path, paths)),
+};

@@ -1,0 +1,46 @@
+/**
+ * What a location names on hosts that have files: a path, a file: URL, or an http: or https: URL; and how one is told relative to
+ * another. It opens nothing, and asks where the process stands only where that matters.
+ */
+import { MillraceError } from './errors.ts';
+import { redactUrl } from './http-address.ts';
+
+/** The path functions of a runtime. */
+export interface Paths {
+  dirname(path: string): string;
+  isAbsolute(path: string): boolean;
+  join(...parts: string[]): string;
+  relative(from: string, to: string): string;
+  resolve(path: string): string;
+  fileURLToPath(url: string): string;
+}
+
+/** A URL has a scheme of two letters or more; one letter is a drive. */
+const SCHEME = /^([a-z][a-z0-9+.-]+):/i;
+
+export function isHttpUrl(text: string): boolean {
+  return /^https?:/i.test(text);
+}
+
+/** A path as it is, or of a file: URL (which QEMU also writes without slashes). @throws MillraceError `EUNSUPPORTED` for other schemes. */
+export function pathOf(text: string, paths: Paths): string {
+  const scheme = SCHEME.exec(text)?.[1].toLowerCase();
+  if (scheme === undefined) return text;
+  if (scheme !== 'file') throw new MillraceError('EUNSUPPORTED', `'${redactUrl(text)}': the scheme '${scheme}:' is not supported; a base is a path or an http: or https: URL`);
+  return text.startsWith('file://') ? paths.fileURLToPath(text) : text.slice('file:'.length);
+}
+
+/** Where a backing file's name leads that is recorded in the image `from`. */
+export function resolveBacking(name: string, from: string, paths: Paths): string {
+  if (SCHEME.test(name) || paths.isAbsolute(name)) return name;
+  return isHttpUrl(from) ? new URL(name, from).href : paths.join(paths.dirname(from), name);
+}
+
+/** How a base at a path given by the user is recorded in an overlay: a relative one is relative to the overlay. */
+export function recordedBase(base: string, overlay: string, paths: Paths): string {
+  if (SCHEME.test(base) || paths.isAbsolute(base)) return base;
+  const [from, to] = [paths.join(paths.dirname(overlay)), paths.join(base)];
+  // Below the place where the process stands, wherever that is: it need not be asked, which could need a permission.
+  if (!paths.isAbsolute(from) && ![from, to].some((path) => path.startsWith('..'))) return paths.relative(`/${from}`, `/${to}`);
+  return paths.relative(paths.resolve(from), paths.resolve(to));
+}
