@@ -1,5 +1,6 @@
 /** The page under test: puts the browser host, and what the tests need beside it, where scripts of the tests find them. */
 import * as millrace from '../../../hosts/browser/index.ts';
+import { cases } from '../../conformance/suite.ts';
 import { makeContent } from '../../fixtures/content.ts';
 
 /** Leaves bytes on the site's server under a name. */
@@ -20,7 +21,20 @@ async function sha256(bytes: Uint8Array): Promise<string> {
   return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
-const tools = { ...millrace, makeContent, leave, refusal, sha256 };
+/** Runs a case of the conformance suite; what went wrong, if anything. */
+async function runCase(name: string, server: string): Promise<string | undefined> {
+  const { createDisk, openDisk, Domain } = millrace;
+  const found = cases.find((one) => one.name === name);
+  if (!found) return `there is no case '${name}'`;
+  try {
+    await found.run({ name: navigator.userAgent, createDisk, openDisk, Domain, overlay: (name) => name, server });
+    return undefined;
+  } catch (error) {
+    return (error as Error).stack ?? String(error);
+  }
+}
+
+const tools = { ...millrace, makeContent, leave, refusal, sha256, runCase };
 export type Tools = typeof tools;
 
 Object.assign(globalThis, { tools });
