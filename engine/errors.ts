@@ -64,3 +64,4 @@ export const R_SHRINK: i32 = 42;
 export const R_DATA_BEYOND: i32 = 43;
 export const R_OTHER_FORMAT: i32 = 44;
 export const R_REPAIR: i32 = 45;
+export const R_DAMAGED: i32 = 46;

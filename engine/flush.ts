@@ -14,8 +14,17 @@ const SETTLE: u32 = 0;
 const CLEAN: u32 = 1;
 const CLOSED: u32 = 2;
 
-/** Write-backs that closing waits for: clusters freed by one are given back by the next, and counted by the one after. */
+/** Write-backs that settling waits for: clusters freed by one are given back by the next, and counted by the one after. */
 const SETTLES_MAX: u32 = 8;
+
+/** Writes everything and gives every freed cluster back; false: the task waits or has failed. */
+export function settle(t: Task): bool {
+  if (!flushed(t)) return false;
+  if (settled() || ++t.settles >= SETTLES_MAX) return true;
+  writebackWanted();
+  t.waits = ON_WRITEBACK;
+  return false;
+}
 
 /** `argument` of a close: there is nothing to write. */
 const READ_ONLY: u64 = 1;
@@ -34,12 +43,7 @@ export function runClose(t: Task): i32 {
     image.dirty = false;
   }
   if (t.state == SETTLE) {
-    if (!flushed(t)) return WAIT;
-    if (!settled() && ++t.settles < SETTLES_MAX) {
-      writebackWanted();
-      t.waits = ON_WRITEBACK;
-      return WAIT;
-    }
+    if (!settle(t)) return WAIT;
     t.state = image.dirty ? CLEAN : CLOSED;
   }
   if (t.state == CLEAN) {

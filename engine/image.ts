@@ -38,6 +38,10 @@ export class Image {
   snapshots: u32;
   snapshotsOffset: u64;
   bitmaps: bool;
+  /** The bitmap directory, and how many are in it; none if another program has written to the disk since. */
+  bitmapCount: u32;
+  bitmapsOffset: u64;
+  bitmapsBytes: u64;
 
   l1Offset: u64;
   /** Entries. */

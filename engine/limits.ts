@@ -36,6 +36,11 @@ export const RUNS_PER_STEP_MAX: u32 = 4096;
 /** Table entries that a scan looks at before it lets others run. */
 export const SCAN_ENTRIES_MAX: u32 = 16384;
 
+/** The least that a check counts references in: clusters that share one page of refcounts are counted together, however narrow those are. */
+export const CHECK_WINDOW_BYTES_MIN: u32 = 1 << 20;
+/** Repairs of one check; what was wrong after the second would stay so. */
+export const CHECK_REPAIRS_MAX: u32 = 2;
+
 /** Images in a chain. */
 export const IMAGES_MAX: u32 = 32;
 
@@ -63,9 +68,10 @@ export const FREES_MAX: u32 = 1024;
 /** Bytes between two compressed clusters that are fetched along with them rather than by a second read. */
 export const GAP_BYTES_MAX: u64 = 4096;
 
-/** qcow2: largest L1 table (as QEMU has it), refcount table, backing file name. */
+/** qcow2: largest L1 table (as QEMU has it), refcount table, bitmap table (entries), backing file name. */
 export const L1_BYTES_MAX: u64 = 32 << 20;
 export const REFCOUNT_TABLE_BYTES_MAX: u64 = 8 << 20;
+export const BITMAP_ENTRIES_MAX: u64 = 8 << 20;
 export const BACKING_NAME_BYTES_MAX: u32 = 1023;
 /** The largest offset that a JavaScript number holds exactly. */
 export const OFFSET_MAX: u64 = 9007199254740991;

@@ -7,6 +7,9 @@ import { PAGE_BYTES } from './limits';
 import { STAGE_REFCOUNTS, pageChanged, pageGet } from './pages';
 import { KIND_GROW, ON_REFCOUNTS, Task, fail, taskBegin } from './task';
 
+/** Bits 9 to 63 of a refcount table's entry: where the block is. The others must be zero. */
+export const BLOCK_OFFSET_MASK: u64 = 0xfffffffffffffe00;
+
 /** The answer of the last `allocate`: position of the first cluster in the file, and how many. */
 export let allocatedAt: u64 = 0;
 export let allocatedCount: u32 = 0;
@@ -28,6 +31,11 @@ export function missingBlock(): u64 {
   return wantedBlock;
 }
 
+/** A task makes refcount blocks now. */
+export function refcountsGrowing(): bool {
+  return growing;
+}
+
 export function grown(): void {
   growing = false;
 }
@@ -38,7 +46,7 @@ export function refcountsPerBlock(image: Image): u64 {
 }
 
 /** Entries that fit into one page of a block (all of them where clusters are no larger than pages). */
-function refcountsPerPart(image: Image): u64 {
+export function refcountsPerPart(image: Image): u64 {
   return (min<u64>(clusterBytes(image), PAGE_BYTES) << 3) >> image.refcountOrder;
 }
 
@@ -137,7 +145,7 @@ export function putRefcount(part: usize, index: u32, order: u32, value: u64): vo
   }
 }
 
-function getRefcount(part: usize, index: u32, order: u32): u64 {
+export function getRefcount(part: usize, index: u32, order: u32): u64 {
   if (order == 4) return bswap<u16>(load<u16>(part + (index << 1)));
   if (order == 3) return load<u8>(part + index);
   if (order == 5) return get32(part + (index << 2));
@@ -163,7 +171,7 @@ function partOf(t: Task, image: Image, cluster: u64): usize {
 }
 
 /** Where in the file the part of the block begins that holds `cluster`'s entry. */
-function partOffset(image: Image, block: u64, cluster: u64): u64 {
+export function partOffset(image: Image, block: u64, cluster: u64): u64 {
   const perPart = refcountsPerPart(image);
   const within = (cluster % refcountsPerBlock(image)) / perPart;
   return block + within * min<u64>(clusterBytes(image), PAGE_BYTES);

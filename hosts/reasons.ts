@@ -20,7 +20,7 @@ export const ENGINE_REASONS: readonly string[] = [
   'encrypted images are not supported',
   'images with an external data file are not supported',
   'the image needs a feature that is not supported (an unknown incompatible feature bit is set)',
-  "the image is marked corrupt: repair it with 'qemu-img check -r all'",
+  "the image is marked corrupt: repair it with 'millrace check --repair all'",
   'the refcount width is out of range: 1 to 64 bits',
   'the L1 table is too small for the disk, or larger than 32 MiB',
   'the L1 table is not aligned to clusters or lies outside the file',
@@ -57,5 +57,6 @@ export const ENGINE_REASONS: readonly string[] = [
   'a smaller size has to be asked for explicitly: it loses data',
   'two clusters share one place in the file',
   'the image has a format that is not supported (neither raw nor qcow2)',
-  'it cannot be repaired here',
+  'it cannot be repaired without losing data: entries point behind the end of the file, which may have been cut off; copy what can still be read into a new image',
+  "its metadata is damaged in a way that no crash leaves behind: look at it with 'millrace check', and repair it with 'millrace check --repair all'",
 ];

@@ -43,11 +43,15 @@ export const INCOMPATIBLE_COMPRESSION: u64 = 8;
 export const INCOMPATIBLE_EXTENDED_L2: u64 = 16;
 const INCOMPATIBLE_KNOWN: u64 = 31;
 export const COMPATIBLE_LAZY_REFCOUNTS: u64 = 1;
+/** The bitmaps extension tells of the disk as it is. */
+const AUTOCLEAR_BITMAPS: u64 = 1;
 
 export const EXTENSION_END: u32 = 0;
 export const EXTENSION_BACKING_FORMAT: u32 = 0xe2792aca;
 export const EXTENSION_EXTERNAL_DATA: u32 = 0x44415441;
 export const EXTENSION_BITMAPS: u32 = 0x23852875;
+/** Count, padding, size and offset of the bitmap directory. */
+const BITMAPS_BYTES: u32 = 24;
 /** Ours ("MILR"): what identified the base when the overlay was made, as text. Others skip it. */
 export const EXTENSION_IDENTITY: u32 = 0x4d494c52;
 /** Ours ("MILX"): a former extension that means nothing any more. */
@@ -176,6 +180,7 @@ function parseExtensions(at: usize, image: Image): i32 {
   image.identityAt = 0;
   image.identityBytes = 0;
   image.bitmaps = false;
+  image.bitmapCount = 0;
   let from = image.headerLength;
   while (from + 8 <= end) {
     const type = get32(at + from);
@@ -192,6 +197,11 @@ function parseExtensions(at: usize, image: Image): i32 {
       return R_EXTERNAL_DATA;
     } else if (type == EXTENSION_BITMAPS) {
       image.bitmaps = true;
+      if (bytes >= BITMAPS_BYTES && image.version > 2 && get64(at + AT_AUTOCLEAR) & AUTOCLEAR_BITMAPS) {
+        image.bitmapCount = get32(at + from + 8);
+        image.bitmapsBytes = get64(at + from + 16);
+        image.bitmapsOffset = get64(at + from + 24);
+      }
     }
     from += 8 + ((bytes + 7) & ~7);
   }
