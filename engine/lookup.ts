@@ -35,6 +35,9 @@ export let foundWhole: bool = false;
 /** The entry says that nothing else refers to the cluster. */
 export let foundCopied: bool = false;
 
+/** Entries that one lookup follows: nobody can use a longer run at once, and who wants to know asks again. */
+const RUN_ENTRIES_MAX: u32 = 512;
+
 /**
  * Looks up `offset` in one image, and how far (up to `length`) it goes on alike. False: the task waits or has failed.
  * The offset lies inside the image.
@@ -104,7 +107,7 @@ function lookupClusters(t: Task | null, image: Image, l2: usize, at: u64, offset
   let run = cluster - within;
   if (state != COMPRESSED_DATA) {
     // Neighbouring entries of the same page that go on alike.
-    const pageEnd = l2 + <usize>(PAGE_BYTES - <u32>(at & PAGE_MASK));
+    const pageEnd = l2 + min<usize>(PAGE_BYTES - <u32>(at & PAGE_MASK), RUN_ENTRIES_MAX * 8);
     let expected = first;
     for (let next = l2 + 8; next < pageEnd && run < length; next += 8) {
       if (state == DATA) expected += cluster;

@@ -8,6 +8,7 @@ import type { Engine, Failure } from './engine.ts';
 import { Kind } from './engine.ts';
 import { MillraceError } from './errors.ts';
 import { ENGINE_REASONS } from './reasons.ts';
+import { ImageField, JobField } from './reports.ts';
 
 const FORMATS: readonly (ImageFormat | undefined)[] = [undefined, 'raw', 'qcow2'];
 const STATES = ['absent', 'data', 'zero', 'compressed'] as const;
@@ -326,7 +327,7 @@ export class EngineDisk extends EventTarget implements Disk {
     if (info.status === JobStatus.COMPLETED) return info;
     const aborted = info.reason === 'aborted';
     throw new MillraceError(aborted ? 'ABORTED' : info.error?.code ?? 'EIO', aborted ? 'the stream was aborted' : info.error?.message ?? 'the stream failed', {
-      cause: this.#failure().error, offset: info.error?.offset });
+      cause: this.#failure(), offset: info.error?.offset });
   }
 
   /** The engine broke under the job. */
@@ -354,16 +355,14 @@ export class EngineDisk extends EventTarget implements Disk {
   /** Looks at the job after the engine has gone on. */
   #watch(): void {
     if (!this.#job) return;
-    const numbers = this.#engine.report(this.#engine.exports.info());
-    if (numbers[8] !== this.#stops) {
-      this.#stops = numbers[8];
+    const job = this.#engine.jobReport();
+    if (job[JobField.stops] !== this.#stops) {
+      this.#stops = job[JobField.stops];
       this.#emit('paused');
     }
-    const [, paused] = numbers;
-    const copies = numbers[13];
-    if (!paused || !copies) for (const resolve of this.#job?.quiet.splice(0) ?? []) resolve();
+    if (!job[JobField.paused] || !job[JobField.copies]) for (const resolve of this.#job?.quiet.splice(0) ?? []) resolve();
     const now = this.#engine.clock.now();
-    const remaining = numbers[11];
+    const remaining = job[JobField.remaining];
     if (now - this.#progressAt < PROGRESS_INTERVAL_MS || remaining === this.#progressRemaining) return;
     this.#progressAt = now;
     this.#progressRemaining = remaining;
@@ -375,33 +374,55 @@ export class EngineDisk extends EventTarget implements Disk {
   }
 
   #report(): StreamInfo {
-    const numbers = this.#engine.report(this.#engine.exports.info());
-    const [status, paused, aborted] = numbers;
+    const job = this.#engine.jobReport();
+    const status = job[JobField.status];
     const info: StreamInfo = {
       status: (status === STATUS_NONE ? JobStatus.FAILED : status) as StreamInfo['status'],
-      remaining: numbers[11], offset: numbers[9], length: numbers[10] - numbers[9], speed: numbers[12], paused: paused !== 0,
+      remaining: job[JobField.remaining],
+      offset: job[JobField.from],
+      length: job[JobField.to] - job[JobField.from],
+      speed: job[JobField.speed],
+      // The engine keeps the word of a job that was aborted while it was paused.
+      paused: status === JobStatus.ACTIVE && job[JobField.paused] !== 0,
     };
-    if (info.status === JobStatus.FAILED) info.reason = aborted ? 'aborted' : 'error';
-    const { failure, error } = this.#failure();
-    if (failure.code) info.error = { code: error.code, message: error.message, offset: failure.offset };
+    if (info.status === JobStatus.FAILED) info.reason = job[JobField.aborted] ? 'aborted' : 'error';
+    const error = this.#failure();
+    if (error) info.error = { code: error.code, message: error.message, offset: error.offset };
     return info;
   }
 
-  #failure(): { failure: Failure; error: MillraceError } {
-    const n = this.#engine.report(this.#engine.exports.info());
-    const failure = { code: n[3], reason: n[4], image: n[5], offset: n[6], detail: n[7] };
-    return { failure, error: this.#engine.errorOf(failure, 'stream') };
+  /** The first error of the job, if there was one. */
+  #failure(): MillraceError | undefined {
+    const job = this.#engine.jobReport();
+    if (!job[JobField.error]) return undefined;
+    const failure: Failure = {
+      code: job[JobField.error], reason: job[JobField.reason], image: job[JobField.errorImage], offset: job[JobField.errorOffset],
+      detail: job[JobField.detail],
+    };
+    return this.#engine.errorOf(failure, 'stream');
   }
 
   #image(index: number): ImageInfo {
-    const n = this.#engine.report(this.#engine.exports.image(index));
-    const info: ImageInfo = { name: this.#engine.name(index), format: FORMATS[n[0]] ?? 'raw', virtualSize: n[1], fileSize: n[2] };
+    const image = this.#engine.imageReport(index);
+    const info: ImageInfo = {
+      name: this.#engine.name(index),
+      format: FORMATS[image[ImageField.format]] ?? 'raw',
+      virtualSize: image[ImageField.size],
+      fileSize: image[ImageField.fileSize],
+    };
     if (info.format === 'raw') return info;
     return {
-      ...info, version: n[3], clusterSize: n[4], compressionType: n[5] ? 'zstd' : 'zlib', refcountBits: n[6], lazyRefcounts: n[7] !== 0,
-      extendedL2: n[8] !== 0, corrupt: n[9] !== 0, dirty: n[10] !== 0,
-      backingFile: n[12] ? this.#engine.headerText(index, n[11], n[12]) : undefined,
-      backingFormat: n[14] ? this.#engine.headerText(index, n[13], n[14]) : undefined,
+      ...info,
+      version: image[ImageField.version],
+      clusterSize: image[ImageField.clusterSize],
+      compressionType: image[ImageField.compression] ? 'zstd' : 'zlib',
+      refcountBits: image[ImageField.refcountBits],
+      lazyRefcounts: image[ImageField.lazyRefcounts] !== 0,
+      extendedL2: image[ImageField.extendedL2] !== 0,
+      corrupt: image[ImageField.corrupt] !== 0,
+      dirty: image[ImageField.dirty] !== 0,
+      backingFile: this.#engine.headerText(index, image[ImageField.nameAt], image[ImageField.nameBytes]) || undefined,
+      backingFormat: this.#engine.headerText(index, image[ImageField.formatAt], image[ImageField.formatBytes]) || undefined,
     };
   }
 

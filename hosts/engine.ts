@@ -165,9 +165,14 @@ export class Engine {
     this.#background = new AbortController();
   }
 
-  /** The numbers of a report that the engine has written at `address`. */
-  report(address: number): Float64Array {
-    return new Float64Array(this.#memory, address, 32).slice();
+  /** The engine's report on the job, by JobField; good until the engine is asked for another. */
+  jobReport(): Float64Array {
+    return this.#report(this.#exports.info());
+  }
+
+  /** The engine's report on an image, by ImageField; it stays as it is. */
+  imageReport(image: number): Float64Array {
+    return this.#report(this.#exports.image(image)).slice();
   }
 
   /** Text at a place of an image's header page. */
@@ -216,6 +221,10 @@ export class Engine {
       this.#stepping = false;
     }
     this.onstep();
+  }
+
+  #report(address: number): Float64Array {
+    return new Float64Array(this.#memory, address, REPORT_NUMBERS);
   }
 
   /** Ends every request with `error`: the engine is used no more. */
@@ -364,6 +373,8 @@ export class Engine {
   }
 }
 
+/** Numbers in a report. */
+const REPORT_NUMBERS = 32;
 /** Bytes of the area where texts are exchanged. */
 const TEXT_BYTES = 4096;
 

@@ -7,6 +7,7 @@ import type { BlockFile, BlockSource } from './block.ts';
 import { EngineDisk } from './disk.ts';
 import { Engine, Kind } from './engine.ts';
 import { MillraceError } from './errors.ts';
+import { ImageField } from './reports.ts';
 import type { Runtime } from './runtime.ts';
 
 const MEMORY_BYTES_DEFAULT = 32 * 1024 * 1024;
@@ -150,12 +151,12 @@ class Opening {
 
   /** What an image records as its base, if it has one. */
   backingOf(image: number): Backing | undefined {
-    const n = this.engine.report(this.engine.exports.image(image));
-    const name = this.engine.headerText(image, n[11], n[12]);
-    if (FORMATS[n[0]] !== 'qcow2' || !name) return undefined;
-    const format = this.engine.headerText(image, n[13], n[14]);
+    const n = this.engine.imageReport(image);
+    const name = this.engine.headerText(image, n[ImageField.nameAt], n[ImageField.nameBytes]);
+    if (FORMATS[n[ImageField.format]] !== 'qcow2' || !name) return undefined;
+    const format = this.engine.headerText(image, n[ImageField.formatAt], n[ImageField.formatBytes]);
     if (format && !(format in FORMAT_NUMBERS)) throw new MillraceError('EUNSUPPORTED', `${this.engine.name(image)}: its backing file has the format '${format}', which is not supported`);
-    return { name, format: (format || undefined) as ImageFormat | undefined, identity: parseIdentity(this.engine.headerText(image, n[15], n[16])) };
+    return { name, format: (format || undefined) as ImageFormat | undefined, identity: parseIdentity(this.engine.headerText(image, n[ImageField.identityAt], n[ImageField.identityBytes])) };
   }
 
   resolve(backing: Backing, from: number): string {
@@ -168,7 +169,7 @@ class Opening {
     const base = this.engine.file(image)!;
     const name = as ?? this.#recordedName(place ?? base.name);
     const identity: RecordedIdentity = { size: base.size, identity: base.identity };
-    const format = FORMATS[this.engine.report(this.engine.exports.image(image))[0]] ?? 'raw';
+    const format = FORMATS[this.engine.imageReport(image)[ImageField.format]] ?? 'raw';
     if (!this.engine.setBacking(name, format, JSON.stringify(identity))) throw new MillraceError('EINVAL', `the name of the base is too long to be recorded: '${name}'`);
   }
 
@@ -182,7 +183,7 @@ class Opening {
   }
 
   virtualSize(image: number): number {
-    return this.engine.report(this.engine.exports.image(image))[1];
+    return this.engine.imageReport(image)[ImageField.size];
   }
 
   /** If the overlay was not closed, clusters that were taken and never used are given back. */
@@ -199,10 +200,10 @@ class Opening {
 
   /** In the base's place stands one as large as the disk that cannot be read: nothing absent is ever taken for zeros. */
   async finishWithoutBase(readOnly: boolean): Promise<Disk> {
-    const overlay = this.engine.report(this.engine.exports.image(0));
-    if (overlay[12] > 0) {
+    const overlay = this.engine.imageReport(0);
+    if (overlay[ImageField.nameBytes] > 0) {
       const name = `the base of ${this.engine.name(0)}`;
-      this.engine.attach(1, unopened(name, overlay[1]), name);
+      this.engine.attach(1, unopened(name, overlay[ImageField.size]), name);
       this.#count = 2;
       await this.engine.request(Kind.open, 1, FORMAT_NUMBERS.raw);
     }
