@@ -1,0 +1,273 @@
+/**
+ * A Millrace disk as a hard disk of v86, the x86 emulator: `new V86({ hda: await attachDisk(disk), … })`. It works with a disk of any
+ * runtime, in pages and in Node. The guest never sees an error of its disk: a request that fails is told to the page and tried again
+ * until it succeeds, and the guest waits meanwhile, as it would for a disk that spins up. It must never hand on a byte before the
+ * writes that came before it have been taken.
+ */
+import type { Disk } from '../api.ts';
+import { MillraceError } from '../errors.ts';
+
+const SECTOR_BYTES = 512;
+/** A write is made to last when the guest has written nothing for so long ... */
+const FLUSH_QUIET_MS = 250;
+/** ... or at the latest after this, however busy it is: v86 tells no disk of the guest's own flushes. */
+const FLUSH_LATEST_MS = 2000;
+/** Between two attempts at a request that failed. */
+const RETRY_MS = 2000;
+/** What is kept for going back to a saved state; when the guest has overwritten more than this, older states cannot be restored. */
+const UNDO_BYTES_MAX = 256 * 1024 * 1024;
+
+/** Detail of `read` and `write` events. */
+export interface GuestAccess {
+  /** Bytes, positions in the disk. */
+  offset: number;
+  length: number;
+  /** How long the guest waited for it. */
+  milliseconds: number;
+}
+
+/** A write that is on its way. */
+interface Pending {
+  offset: number;
+  end: number;
+  done: Promise<void>;
+}
+
+/** What a write has replaced, since a state was saved. */
+interface Undo {
+  offset: number;
+  length: number;
+  bytes?: Uint8Array;
+}
+
+/** Makes an open disk ready for v86. @throws MillraceError when its first sector cannot be read. */
+export async function attachDisk(disk: Disk): Promise<V86Disk> {
+  return new V86Disk(disk, await disk.read(0, Math.min(SECTOR_BYTES, disk.size)));
+}
+
+/**
+ * What v86 takes as `hda` or `hdb`. Its events: `read` and `write`, when a request of the guest has ended (`detail` is a
+ * GuestAccess); `flushed`, when all that was written has been made to last; `error`, once for each request that has to be tried again
+ * (`detail` is the MillraceError); `recovered`, when no request is failing any more.
+ */
+export class V86Disk extends EventTarget {
+  /** Bytes of the disk. */
+  readonly byteLength: number;
+  /** v86's own types know an image by its URL only; nothing is ever loaded from this one. */
+  readonly url: string = 'millrace:';
+  /** Set by v86, and called by `load`. */
+  onload: ((event: object) => void) | undefined;
+  readonly #disk: Disk;
+  /** The first sector, which v86 asks for without waiting. */
+  readonly #first: Uint8Array;
+  readonly #pending = new Set<Pending>();
+  readonly #reads = new Set<Promise<void>>();
+  readonly #undo: Undo[] = [];
+  /** States that were saved, and how long `#undo` was then. */
+  readonly #states = new Map<string, number>();
+  #undoBytes = 0;
+  #written = false;
+  #unsavedSince: number | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #failing = 0;
+  #closed = false;
+
+  /** Use `attachDisk`, which reads the first sector. */
+  constructor(disk: Disk, first: Uint8Array) {
+    super();
+    this.#disk = disk;
+    this.#first = first;
+    this.byteLength = disk.size;
+  }
+
+  /** True while something the guest has written would not survive a power cut. */
+  get unsaved(): boolean {
+    return this.#unsavedSince !== undefined;
+  }
+
+  /** v86 waits for `onload` before it starts the machine. */
+  load(): void {
+    this.onload?.({});
+  }
+
+  /** Reads for v86. A request that the guest has given up (`signal`) is tried no more. */
+  get(start: number, length: number, done: (data: Uint8Array) => void, options: { signal?: AbortSignal } = {}): void {
+    const from = performance.now();
+    const read = this.#after(start, start + length)
+      .then(() => this.#untilItSucceeds(() => this.#disk.read(start, length), options.signal))
+      .then((bytes) => {
+        if (!bytes) return;
+        done(bytes);
+        this.#tell('read', start, length, from);
+      })
+      .finally(() => this.#reads.delete(read));
+    this.#reads.add(read);
+  }
+
+  /** Writes for v86, which uses the memory of `data` again at once. */
+  set(start: number, data: Uint8Array, done: () => void): void {
+    const from = performance.now();
+    const bytes = data.slice();
+    if (start < this.#first.length) this.#first.set(bytes.subarray(0, this.#first.length - start), start);
+    this.#write(start, bytes, this.#remember(start, bytes.length)).then(() => {
+      done();
+      this.#tell('write', start, bytes.length, from);
+    });
+  }
+
+  /** As `get`: v86 asks this way for the first sectors before it starts the machine. */
+  get_and_cache(start: number, length: number, done: (data: Uint8Array) => void, options?: { signal?: AbortSignal }): void {
+    this.get(start, length, done, options);
+  }
+
+  /** What can be had without waiting: the first sector, where v86 looks for the disk's geometry. */
+  get_from_cache(start: number, length: number): Uint8Array | undefined {
+    return start + length <= this.#first.length ? this.#first.slice(start, start + length) : undefined;
+  }
+
+  /**
+   * The disk's part of a state that v86 saves: a mark, no data. Call `flush` between the emulator's `stop` and `save_state`, so that
+   * no request is on its way. While this object lives, restoring a state takes the disk back to where it was, from what writes since
+   * then have replaced (up to 256 MiB). Later, or elsewhere, a state fits only the disk as it was left when the state was saved.
+   */
+  get_state(): [number, string] {
+    const mark = crypto.randomUUID();
+    this.#states.set(mark, this.#undo.length);
+    return [this.byteLength, mark];
+  }
+
+  /** @throws MillraceError `EINVAL` for a state of a disk of another size; `ECHANGED` when the disk cannot be taken back to that state. */
+  set_state([byteLength, mark]: [number, string]): void {
+    if (byteLength !== this.byteLength) throw new MillraceError('EINVAL', `the saved state is of a disk of ${byteLength} bytes, and this one has ${this.byteLength}`);
+    const kept = this.#states.get(mark);
+    if (kept === undefined) {
+      if (this.#written) throw new MillraceError('ECHANGED', 'the disk has been written to since this state was saved, and cannot be taken back: restart the machine from the disk instead');
+      return;
+    }
+    for (const [other, length] of this.#states) if (length > kept) this.#states.delete(other);
+    const undone = this.#undo.splice(kept).reverse();
+    for (const undo of undone) this.#takeBack(undo);
+  }
+
+  /** Waits for the requests on their way, and returns when everything written so far survives a power cut. */
+  async flush(): Promise<void> {
+    clearTimeout(this.#timer);
+    while (this.#pending.size + this.#reads.size > 0) await Promise.all([...this.#pending].map(({ done }) => done).concat([...this.#reads]));
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    const since = this.#unsavedSince;
+    this.#unsavedSince = undefined;
+    try {
+      await this.#disk.flush();
+    } catch (error) {
+      this.#unsavedSince = since ?? performance.now();
+      throw error;
+    }
+    if (!this.unsaved) this.dispatchEvent(new CustomEvent('flushed'));
+  }
+
+  /** Ends the use of the disk by a machine that has been stopped; requests that fail are given up. The disk stays open. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.flush();
+  }
+
+  #write(offset: number, bytes: Uint8Array, undo?: Undo): Promise<void> {
+    const before = this.#after(offset, offset + bytes.length);
+    const pending: Pending = { offset, end: offset + bytes.length, done: before };
+    pending.done = before
+      .then(async () => {
+        if (undo) undo.bytes = await this.#untilItSucceeds(() => this.#disk.read(offset, bytes.length));
+        await this.#untilItSucceeds(() => this.#disk.write(offset, bytes));
+      })
+      .finally(() => this.#pending.delete(pending));
+    this.#pending.add(pending);
+    this.#written = true;
+    this.#unsavedSince ??= performance.now();
+    this.#flushLater();
+    return pending.done;
+  }
+
+  /** Settles when the writes before that touch this range have been taken. */
+  #after(offset: number, end: number): Promise<void> {
+    const before = [...this.#pending].filter((write) => write.offset < end && offset < write.end);
+    return before.length ? Promise.all(before.map(({ done }) => done)).then(() => {}) : Promise.resolve();
+  }
+
+  /** Undefined when nobody waits for the answer any more. */
+  async #untilItSucceeds<T>(request: () => Promise<T>, signal?: AbortSignal): Promise<T | undefined> {
+    for (let failed = false; ; failed = true) {
+      try {
+        const answer = await request();
+        if (failed) this.#recovered();
+        return answer;
+      } catch (error) {
+        if (!failed) this.#failed(error);
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+        if (!signal?.aborted && !this.#closed) continue;
+        this.#recovered();
+        return undefined;
+      }
+    }
+  }
+
+  #failed(error: unknown): void {
+    this.#failing++;
+    const detail = error instanceof MillraceError ? error : new MillraceError('EIO', `the disk failed: ${String(error)}`, { cause: error });
+    this.dispatchEvent(new CustomEvent('error', { detail }));
+  }
+
+  #recovered(): void {
+    if (--this.#failing === 0) this.dispatchEvent(new CustomEvent('recovered'));
+  }
+
+  #flushLater(): void {
+    clearTimeout(this.#timer);
+    const latest = this.#unsavedSince! + FLUSH_LATEST_MS - performance.now();
+    this.#timer = setTimeout(() => {
+      // What has failed is tried again with the next flush, and told now.
+      this.flush().catch((error) => {
+        if (this.#closed) return;
+        this.dispatchEvent(new CustomEvent('error', { detail: error }));
+        this.#timer = setTimeout(() => this.#flushLater(), RETRY_MS);
+      });
+    }, Math.max(0, Math.min(FLUSH_QUIET_MS, latest)));
+  }
+
+  /** Makes room for what a write replaces, when there is a state to go back to. */
+  #remember(offset: number, length: number): Undo | undefined {
+    if (this.#states.size === 0) return undefined;
+    this.#undoBytes += length;
+    if (this.#undoBytes > UNDO_BYTES_MAX) {
+      this.#states.clear();
+      this.#undo.length = this.#undoBytes = 0;
+      return undefined;
+    }
+    const undo: Undo = { offset, length };
+    this.#undo.push(undo);
+    return undo;
+  }
+
+  /** Writes back what was replaced; later requests for the range wait, as they do for every write. */
+  #takeBack(undo: Undo): void {
+    this.#undoBytes -= undo.length;
+    const { offset, length } = undo;
+    const before = this.#after(offset, offset + length);
+    const pending: Pending = { offset, end: offset + length, done: before };
+    pending.done = before
+      .then(async () => {
+        if (!undo.bytes) return;
+        if (offset < this.#first.length) this.#first.set(undo.bytes.subarray(0, this.#first.length - offset), offset);
+        await this.#untilItSucceeds(() => this.#disk.write(offset, undo.bytes!));
+      })
+      .finally(() => this.#pending.delete(pending));
+    this.#pending.add(pending);
+    this.#unsavedSince ??= performance.now();
+    this.#flushLater();
+  }
+
+  #tell(type: 'read' | 'write', offset: number, length: number, from: number): void {
+    const detail: GuestAccess = { offset, length, milliseconds: performance.now() - from };
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
