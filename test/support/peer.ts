@@ -18,6 +18,9 @@ const PACKAGES = {
   'apt-get': 'apt',
   'dpkg-deb': 'dpkg',
   flock: 'util-linux',
+  debugfs: 'e2fsprogs',
+  /** The BIOS of virtual machines: files, not a program. */
+  seabios: 'seabios',
 } as const;
 
 export type PeerName = keyof typeof PACKAGES;
@@ -32,12 +35,13 @@ export interface Peer {
 
 /** Where the modules of QEMU's block layer are on Debian, by multiarch name. */
 const QEMU_MODULES = ['x86_64-linux-gnu', 'aarch64-linux-gnu'].map((arch) => `/usr/lib/${arch}/qemu/block-curl.so`);
+const SEABIOS = '/usr/share/seabios/bios.bin';
 /** Servers and file system tools are here, which not every user's PATH has. */
 const SYSTEM_FOLDERS = ['/usr/local/sbin', '/usr/sbin', '/sbin'];
 
 /** Looks for one peer. */
 export function peer(name: PeerName): Peer {
-  const path = name === 'qemu-curl' ? QEMU_MODULES.find((file) => existsSync(file)) : find(name);
+  const path = find(name);
   return { name, path, install: `apt-get install -y ${PACKAGES[name]}` };
 }
 
@@ -56,9 +60,11 @@ export function missingPeers(names: readonly PeerName[]): string | undefined {
   return `${missing.join(', ')} missing; to get it: apt-get install -y ${packages.join(' ')}`;
 }
 
-function find(program: string): string | undefined {
+function find(name: PeerName): string | undefined {
+  if (name === 'qemu-curl') return QEMU_MODULES.find((file) => existsSync(file));
+  if (name === 'seabios') return existsSync(SEABIOS) ? SEABIOS : undefined;
   const folders = [...(process.env.PATH ?? '').split(delimiter).filter(Boolean), ...SYSTEM_FOLDERS];
-  return folders.map((folder) => join(folder, program)).find(isExecutable);
+  return folders.map((folder) => join(folder, name)).find(isExecutable);
 }
 
 function isExecutable(path: string): boolean {

@@ -1,0 +1,161 @@
+/** A Millrace disk as v86's hard disk, without a page: the order of requests, failures, saved states, and a real guest. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { createDisk, MillraceError, openDisk, openFileSource } from '../../hosts/node/index.ts';
+import type { Disk } from '../../hosts/api.ts';
+import type { BlockSource } from '../../hosts/block.ts';
+import { attachDisk } from '../../hosts/v86/index.ts';
+import type { V86Disk } from '../../hosts/v86/index.ts';
+import { guestPeers, makeGuest } from '../guest/guest.ts';
+import { Machine } from '../guest/machine.ts';
+import { describeWithPeer } from '../support/describe-with-peer.ts';
+
+const SIZE = 1024 * 1024;
+const BASE_READ_MS = 5;
+const GUEST_MS_MAX = 240_000;
+const sector = (value: number): Uint8Array => new Uint8Array(512).fill(value);
+const read = (hda: V86Disk, at: number): Promise<number> => new Promise((done) => hda.get(at, 512, (data) => done(data[0])));
+const write = (hda: V86Disk, at: number, value: number): Promise<void> => new Promise((done) => hda.set(at, sector(value), done));
+const once = (target: EventTarget, type: string): Promise<CustomEvent> => new Promise((done) => target.addEventListener(type, (event) => done(event as CustomEvent), { once: true }));
+
+let folder: string;
+let disk: Disk;
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'millrace-v86-'));
+  disk = await createDisk({ overlay: join(folder, 'vm.qcow2'), size: SIZE });
+});
+afterEach(async () => {
+  await disk.close();
+  await rm(folder, { recursive: true });
+});
+
+/** The disk with some of its calls replaced. */
+function altered(change: Partial<Pick<Disk, 'read' | 'write' | 'flush'>>): Disk {
+  const { size } = disk;
+  return { size, read: disk.read.bind(disk), write: disk.write.bind(disk), flush: disk.flush.bind(disk), ...change } as Disk;
+}
+
+describe('a disk for v86', () => {
+  it('gives the first sector at once, as the guest last wrote it, and nothing else', async () => {
+    await disk.write(0, sector(7));
+    const hda = await attachDisk(disk);
+    expect(hda.get_from_cache(0, 512)?.[0]).toBe(7);
+    await write(hda, 0, 8);
+    expect(hda.get_from_cache(0, 512)?.[0]).toBe(8);
+    expect(hda.get_from_cache(512, 512)).toBeUndefined();
+    await hda.close();
+  });
+
+  it('copies what is written before v86 uses its buffer again', async () => {
+    const hda = await attachDisk(disk);
+    const data = sector(1);
+    const written = new Promise<void>((done) => hda.set(4096, data, done));
+    data.fill(2);
+    await written;
+    expect(await read(hda, 4096)).toBe(1);
+    await hda.close();
+  });
+
+  it('lets a read see the write before it, though that takes its time', async () => {
+    let release = (): void => {};
+    const held = new Promise<void>((resolve) => (release = resolve));
+    const hda = await attachDisk(altered({ write: (offset, data) => held.then(() => disk.write(offset, data)) }));
+    void write(hda, 4096, 3);
+    const after = read(hda, 4096);
+    expect(await read(hda, 8192)).toBe(0);
+    release();
+    expect(await after).toBe(3);
+    await hda.close();
+  });
+
+  it('tells a failure once, tries again, and tells that it has passed', async () => {
+    let failures = 2;
+    const hda = await attachDisk(altered({
+      read: (offset, length) => (offset > 0 && failures-- > 0 ? Promise.reject(new MillraceError('EIO', 'no line')) : disk.read(offset, length)),
+    }));
+    const errors: unknown[] = [];
+    hda.addEventListener('error', (event) => errors.push((event as CustomEvent).detail.message));
+    const recovered = once(hda, 'recovered');
+    expect(await read(hda, 4096)).toBe(0);
+    await recovered;
+    expect(errors).toEqual(['no line']);
+    await hda.close();
+  });
+
+  it('brings writes to last by itself, though v86 never asks for it', async () => {
+    let flushes = 0;
+    const hda = await attachDisk(altered({ flush: () => (flushes++, disk.flush()) }));
+    const flushed = once(hda, 'flushed');
+    await write(hda, 4096, 1);
+    expect(hda.unsaved).toBe(true);
+    await flushed;
+    expect([hda.unsaved, flushes]).toEqual([false, 1]);
+    await hda.close();
+  });
+
+  it('goes back to the state that is restored, and refuses one that it cannot go back to', async () => {
+    const hda = await attachDisk(disk);
+    await write(hda, 0, 1);
+    await write(hda, 4096, 1);
+    const first = hda.get_state();
+    await write(hda, 0, 2);
+    await write(hda, 4096, 2);
+    const second = hda.get_state();
+    await write(hda, 4096, 3);
+    hda.set_state(second);
+    expect([await read(hda, 0), await read(hda, 4096)]).toEqual([2, 2]);
+    await write(hda, 4096, 4);
+    hda.set_state(first);
+    expect([await read(hda, 0), await read(hda, 4096), hda.get_from_cache(0, 512)?.[0]]).toEqual([1, 1, 1]);
+    expect(() => hda.set_state(second)).toThrow(/written to since/);
+    expect(() => hda.set_state([512, first[1]])).toThrow(/of a disk of 512 bytes/);
+    await hda.close();
+    const later = await attachDisk(disk);
+    later.set_state(first);
+    await later.close();
+  });
+});
+
+describeWithPeer([...guestPeers, 'seabios'], 'a Linux guest under Node', () => {
+  it('boots from a slow base, writes, and goes back to a saved state', { timeout: GUEST_MS_MAX }, async () => {
+    const guest = await makeGuest();
+    const file = await openFileSource(guest.path);
+    const slow: BlockSource = {
+      size: file.size,
+      name: guest.path,
+      async read(offset, into, hint) {
+        await new Promise((resolve) => setTimeout(resolve, BASE_READ_MS));
+        return file.read(offset, into, hint);
+      },
+      close: () => file.close(),
+    };
+    const overlay = join(folder, 'guest.qcow2');
+    const vm = await createDisk({ overlay, base: slow });
+    const hda = await attachDisk(vm);
+    await vm.stream({ nonblock: true });
+    const machine = await Machine.start(hda, guest.prompt);
+    expect(await machine.untilPrompt()).toContain('GUEST-READY');
+    const [here, known] = (await machine.run('md5sum /data/blob.bin; grep data/blob.bin /data/MD5SUMS')).split('\n');
+    expect(here.split(' ')[0]).toBe(known.split(' ')[0]);
+
+    await machine.run('echo kept > /root/file; sync');
+    await machine.emulator.stop();
+    await hda.flush();
+    const state = await machine.emulator.save_state();
+    await machine.emulator.run();
+    await machine.run('echo lost > /root/file; sync');
+    await machine.emulator.stop();
+    await machine.emulator.restore_state(state);
+    await machine.emulator.run();
+    expect(await machine.run('echo 3 > /proc/sys/vm/drop_caches; cat /root/file')).toBe('kept');
+    await machine.stop();
+    await hda.close();
+    await vm.close();
+
+    const again = await openDisk({ overlay, base: guest.path });
+    expect((await again.check()).corruptions).toBe(0);
+    await again.close();
+  });
+});
