@@ -3,17 +3,16 @@ import { ABORTED, R_ABORTED } from './errors';
 import { OVERLAY, imageCount } from './image';
 import { theJob } from './job';
 import { hasFetched, populate, populateBegin } from './populate';
-import { AHEAD } from './readahead';
-import { DONE, ON_JOB, Task, WAIT, fail, wake } from './task';
-import { ZEROES_ONLY, jobCopyFailed } from './stream';
+import { COPY_AHEAD, COPY_OF_ZEROES, DONE, ON_JOB, Task, WAIT, fail, wake } from './task';
+import { jobCopyFailed } from './stream';
 
 export function runCopy(t: Task): i32 {
   if (t.state == 0) {
-    populateBegin(t, t.offset, t.offset + t.length, t.argument == AHEAD ? imageCount() : theJob().bottom);
-    t.zeroes = t.argument == ZEROES_ONLY;
+    populateBegin(t, t.offset, t.offset + t.length, t.argument == COPY_AHEAD ? imageCount() : theJob().bottom);
+    t.zeroes = t.argument == COPY_OF_ZEROES;
   }
   // After an abort no copy begins to read; the host cancels the reads that are under way.
-  if (t.argument != AHEAD && theJob().aborted && !hasFetched(t)) {
+  if (t.argument != COPY_AHEAD && theJob().aborted && !hasFetched(t)) {
     fail(t, ABORTED, R_ABORTED, OVERLAY, t.offset);
     return WAIT;
   }
@@ -22,7 +21,7 @@ export function runCopy(t: Task): i32 {
 
 /** Called once when a copy has ended, well or badly. */
 export function copyEnded(t: Task): void {
-  if (t.argument == AHEAD) return;
+  if (t.argument == COPY_AHEAD) return;
   const job = theJob();
   job.copies--;
   if (t.error) jobCopyFailed(t);

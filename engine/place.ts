@@ -11,10 +11,9 @@ import { CHUNK_CLUSTERS_MAX, PAGE_BYTES } from './limits';
 import { jobPopulated } from './job';
 import { l2EntryAt } from './lookup';
 import { STAGE_L1, STAGE_L2, pageChanged, pageGet, pageMake, pagesForget } from './pages';
-import { AHEAD } from './readahead';
 import { allocate, allocatedAt, allocatedCount } from './refcounts';
 import { OP_WRITE, ioBegin } from './ring';
-import { KIND_COPY, ON_IO, ON_SLOT, ON_WRITEBACK, Task, clusterMap, setClusterMap } from './task';
+import { COPY_AHEAD, KIND_COPY, ON_IO, ON_SLOT, ON_WRITEBACK, Task, clusterMap, setClusterMap } from './task';
 import { nextWriteback, noteUnwritten, writebackWanted } from './writeback';
 import { isZero } from './zero';
 
@@ -131,7 +130,7 @@ export function linkCluster(t: Task, image: Image, offset: u64, host: u64): bool
   }
   pageChanged(at, <u32>1 << image.l2EntryBits, STAGE_L2);
   freeOld(image, old, host);
-  tellPopulated(image, offset, old, oldBitmap, t.kind == KIND_COPY && t.argument != AHEAD);
+  tellPopulated(image, offset, old, oldBitmap, t.kind == KIND_COPY && t.argument != COPY_AHEAD);
   if (host) noteUnwritten(clusterBytes(image));
   return true;
 }

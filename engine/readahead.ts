@@ -2,16 +2,13 @@
 // window doubles while reads go on where the last one ended, and halves when they do not.
 import { clusterBytes, imageCount, overlay } from './image';
 import { chunkBytes } from './populate';
-import { KIND_COPY, taskBegin } from './task';
+import { COPY_AHEAD, KIND_COPY, taskBegin } from './task';
 
 /** Bytes of the first window, and of the largest: a few round trips' worth on a fast link. */
 const WINDOW_BYTES_MIN: u64 = 256 << 10;
 const WINDOW_BYTES_MAX: u64 = 4 << 20;
 /** A read that starts so far behind the end of the last one still goes on from it: boot loaders skip. */
 const SKIP_BYTES_MAX: u64 = 64 << 10;
-
-/** `argument` of a copy that belongs to read-ahead and not to the job. */
-export const AHEAD: u64 = 1;
 
 let expected: u64 = 0;
 let frontier: u64 = 0;
@@ -49,7 +46,7 @@ export function noteGuestRead(offset: u64, length: u64, missed: bool): void {
     if (t === null) return;
     t.offset = frontier;
     t.length = end - frontier;
-    t.argument = AHEAD;
+    t.argument = COPY_AHEAD;
     frontier = end;
   }
 }

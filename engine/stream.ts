@@ -14,7 +14,7 @@ import { CHUNK_CLUSTERS_MAX, COPIES_MAX, COPIES_WITH_GUEST_MAX, SCAN_ENTRIES_MAX
 import { ABSENT, COMPRESSED_DATA, DATA, foundLength, foundState, lookup, lookupChain } from './lookup';
 import { chunkBytes } from './populate';
 import {
-  AGAIN, DONE, EXCLUSIVE, KIND_COPY, ON_IO, ON_JOB, ON_MEMORY, Task, WAIT, lock, taskBegin, unlock, wait, wake,
+  AGAIN, COPY_OF_JOB, COPY_OF_ZEROES, DONE, EXCLUSIVE, KIND_COPY, ON_IO, ON_JOB, ON_MEMORY, Task, WAIT, lock, taskBegin, unlock, wait, wake,
 } from './task';
 import { flushed } from './writeback';
 
@@ -36,9 +36,6 @@ const NAMED: u32 = 7;
 const DETACH: u32 = 8;
 const DETACHED: u32 = 9;
 const END: u32 = 10;
-
-/** `argument` of a copy whose range shows zeros only: nothing has to be read. */
-export const ZEROES_ONLY: u64 = 2;
 
 /** Makes the job, or says why there cannot be one. `bottom` is the depth of the image to stream down to, 0 for all of the chain. */
 export function jobBegin(from: u64, length: u64, speed: u64, onError: u32, keepBase: bool, full: bool, bottom: u32): i32 {
@@ -339,7 +336,7 @@ function handOut(t: Task, j: Job, absent: u64, zeroes: u64): i32 {
   if (copy === null) return wait(t, ON_JOB | ON_MEMORY);
   copy.offset = j.cursor;
   copy.length = end - j.cursor;
-  copy.argument = linkOnly ? ZEROES_ONLY : 0;
+  copy.argument = linkOnly ? COPY_OF_ZEROES : COPY_OF_JOB;
   j.copies++;
   if (j.speed) j.allowance -= <f64>(end - j.cursor);
   j.cursor = end;

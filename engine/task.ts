@@ -43,6 +43,11 @@ export const KIND_GROW: u32 = 34;
 /** A request that has ended: the host copies from its memory until the next step. */
 export const KIND_GIVEN: u32 = 35;
 
+/** `argument` of a copy: whether it is the job's, the job's over a range that shows zeros only, or read-ahead's. */
+export const COPY_OF_JOB: u64 = 0;
+export const COPY_AHEAD: u64 = 1;
+export const COPY_OF_ZEROES: u64 = 2;
+
 export const UNLOCKED: u32 = 0;
 export const SHARED: u32 = 1;
 export const EXCLUSIVE: u32 = 2;
