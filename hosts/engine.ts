@@ -94,7 +94,8 @@ export class Engine {
   readonly #waiting: Pending[] = [];
   readonly #completed: { tag: number; result: number; detail: number }[] = [];
   readonly #errors = new Map<number, unknown>();
-  #background = new AbortController();
+  /** One a background read: a signal for all of them would gather a listener from each. */
+  readonly #background = new Set<AbortController>();
   #nextTag = 1;
   #nextError = 1;
   #stepping = false;
@@ -161,8 +162,7 @@ export class Engine {
 
   /** Cancels the reads that only the job waits for. */
   cancelBackground(): void {
-    this.#background.abort(new MillraceError('ABORTED', 'the job was aborted'));
-    this.#background = new AbortController();
+    for (const controller of this.#background) controller.abort(new MillraceError('ABORTED', 'the job was aborted'));
   }
 
   /** The engine's report on the job, by JobField; good until the engine is asked for another. */
@@ -301,14 +301,21 @@ export class Engine {
       const present = Math.max(0, Math.min(bytes.length, file.size - offset));
       if (present < bytes.length) bytes.fill(0, present);
       if (present === 0) return;
-      const hint = background ? { signal: this.#background.signal, background } : { background };
-      return file.read(offset, bytes.subarray(0, present), hint);
+      return background ? this.#readInBackground(file, offset, bytes.subarray(0, present)) : file.read(offset, bytes.subarray(0, present), { background });
     }
     const target = file as BlockFile;
     if (op === Op.write) return target.write(offset, bytes);
     if (op === Op.flush) return target.flush();
     if (op === Op.truncate) return target.truncate(offset);
     return target.discard?.(offset, length);
+  }
+
+  #readInBackground(file: BlockSource, offset: number, into: Uint8Array): void | Promise<void> {
+    const controller = new AbortController();
+    const reading = file.read(offset, into, { signal: controller.signal, background: true });
+    if (reading === undefined) return undefined;
+    this.#background.add(controller);
+    return reading.finally(() => this.#background.delete(controller));
   }
 
   #complete(tag: number, error: unknown): void {
