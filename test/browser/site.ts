@@ -105,10 +105,11 @@ async function sendFile(path: string, request: IncomingMessage, response: Server
   if (!file?.isFile()) return void response.writeHead(404).end();
   const extension = extname(path);
   const type = (extension === '.wasm' ? options.wasmType : undefined) ?? TYPES[extension] ?? 'application/octet-stream';
-  const headers = { 'Content-Type': type, 'ETag': `"${file.mtimeMs}-${file.size}"`, 'Cache-Control': 'no-store' };
+  const headers = { 'Content-Type': type, 'ETag': `"${file.mtimeMs}-${file.size}"`, 'Cache-Control': 'no-store', 'Accept-Ranges': 'bytes' };
   const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '');
   if (range === null) {
     response.writeHead(200, { ...headers, 'Content-Length': file.size });
+    if (request.method === 'HEAD') return void response.end();
     return pipeline(createReadStream(path), response);
   }
   const first = Number(range[1]);

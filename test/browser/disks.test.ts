@@ -1,0 +1,162 @@
+/** Disks in a browser's own storage: streamed, exported and judged by qemu-img, listed and taken in, over every kind of base. */
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { beforeAll, expect, it } from 'vitest';
+import { makeContent } from '../fixtures/content.ts';
+import { describeWithPeer } from '../support/describe-with-peer.ts';
+import { check, compare, convertImage, info, qemuImg } from '../support/qemu.ts';
+import { startChromium, startFirefox } from './browsers.ts';
+import type { BrowserUnderTest } from './browsers.ts';
+import { setScene } from './scene.ts';
+
+const MIB = 1024 * 1024;
+const BASE = makeContent('text', 11, 6 * MIB);
+
+describeWithPeer(['chromium', 'qemu-img', 'qemu-curl'], 'disks in Chromium', () => disks(startChromium));
+describeWithPeer(['firefox-esr', 'qemu-img', 'qemu-curl'], 'disks in Firefox', () => disks(startFirefox));
+
+function disks(start: () => Promise<BrowserUnderTest>): void {
+  const scene = setScene(start);
+  const left = (name: string): string => join(scene.site.left, name);
+
+  beforeAll(async () => {
+    await writeFile(join(scene.site.images, 'base.raw'), BASE);
+    await convertImage(join(scene.site.images, 'base.raw'), join(scene.site.images, 'base.qcow2'), { from: 'raw', compress: true });
+  });
+
+  it('exports an overlay that qemu-img finds sound, in the middle of a job and after it', async () => {
+    const tab = await scene.tab();
+    const end = await tab.run(async (tools) => {
+      const disk = await tools.createDisk({ overlay: 'export', base: '/images/base.qcow2' });
+      const ended = new Promise((resolve) => disk.addEventListener('completed', (event) => resolve((event as CustomEvent).detail)));
+      await disk.write(1_000_001, new Uint8Array(5000).fill(7));
+      await disk.stream({ nonblock: true, speed: 2 * 1024 * 1024 });
+      await tools.leave('early.qcow2', await disk.exportQcow2());
+      await disk.setSpeed(0);
+      const detail = await ended;
+      await tools.leave('late.qcow2', await disk.exportQcow2());
+      await tools.leave('late.raw', await new Response(disk.exportRaw()).blob());
+      await disk.close();
+      await tools.leave('closed.qcow2', await tools.exportDisk('export'));
+      return { detail };
+    });
+    expect(end).toMatchObject({ detail: { status: 0, remaining: 0 } });
+    const content = BASE.slice().fill(7, 1_000_001, 1_005_001);
+    await writeFile(left('content.raw'), content);
+    expect(Buffer.compare(await readFile(left('late.raw')), content)).toBe(0);
+    expect(await info(left('early.qcow2'))).toMatchObject({ 'dirty-flag': false, 'backing-filename': `${scene.site.origin}/images/base.qcow2` });
+    expect(await check(left('early.qcow2'))).toMatchObject({ exitCode: 0 });
+    for (const name of ['late.qcow2', 'closed.qcow2']) {
+      expect((await info(left(name)))['backing-filename']).toBeUndefined();
+      expect(await check(left(name))).toMatchObject({ exitCode: 0 });
+      expect(await compare(left(name), left('content.raw'), { formatB: 'raw' })).toMatchObject({ identical: true });
+    }
+  });
+
+  it('lists disks after a reload with what is known of them, renames and deletes them', async () => {
+    const tab = await scene.tab();
+    await tab.run(async (tools) => {
+      const disk = await tools.createDisk({ overlay: 'ein Name / mit: Ümläuten?', base: '/images/base.qcow2' });
+      await disk.stream({ offset: 0, length: 1024 * 1024 });
+      await disk.close();
+    });
+    await tab.reload();
+    const told = await tab.run(async (tools) => {
+      const name = 'ein Name / mit: Ümläuten?';
+      const found = async (wanted: string) => (await tools.listDisks()).find((disk) => disk.name === wanted);
+      const before = await found(name);
+      await (await tools.createDisk({ overlay: 'taken', size: 1024 * 1024 })).close();
+      const taken = await tools.refusal(tools.renameDisk(name, 'taken'));
+      const missing = await tools.refusal(tools.renameDisk('nowhere', 'other'));
+      await tools.renameDisk(name, 'plain');
+      const disk = await tools.openDisk({ overlay: 'plain' });
+      const open = await tools.refusal(tools.deleteDisk('plain'));
+      const bytes = await tools.sha256(await disk.read(0, 65536));
+      await disk.close();
+      const after = await found('plain');
+      await tools.deleteDisk('plain');
+      const gone = await tools.refusal(tools.openDisk({ overlay: 'plain' }));
+      return { before, taken, missing, open, bytes, after, gone, last: await found('plain'), old: await found(name) };
+    });
+    const base = { name: `${scene.site.origin}/images/base.qcow2`, identity: expect.stringMatching(/^etag "/) };
+    expect(told.before).toEqual({ name: 'ein Name / mit: Ümläuten?', size: 6 * MIB, remaining: 5 * MIB, base, lastUsed: expect.any(Number) });
+    expect(told.taken).toMatchObject({ code: 'EEXIST' });
+    expect(told.missing).toMatchObject({ code: 'ENOENT' });
+    expect(told.open).toMatchObject({ code: 'EBUSY', message: expect.stringContaining('Test page') });
+    expect(told.after).toMatchObject({ name: 'plain', size: 6 * MIB, remaining: 5 * MIB, base });
+    expect(told.gone).toMatchObject({ code: 'ENOENT' });
+    expect([told.last ?? undefined, told.old ?? undefined]).toEqual([undefined, undefined]);
+  });
+
+  it('takes in qcow2 and raw files, and refuses what they are not', async () => {
+    await qemuImg(['create', '-q', '-f', 'qcow2', '-u', '-b', 'https://nobody.invalid/base.raw', '-F', 'raw', join(scene.site.images, 'over.qcow2'), '6M']);
+    const tab = await scene.tab();
+    const told = await tab.run(async (tools) => {
+      const file = async (name: string) => new File([await (await fetch(`/images/${name}`)).blob()], name);
+      const contentOf = async (overlay: string) => {
+        const disk = await tools.openDisk({ overlay });
+        const bytes = await disk.read(0, disk.size);
+        const images = await disk.images();
+        await disk.close();
+        return { hash: await tools.sha256(bytes), images: images.length, format: images[0].format };
+      };
+      await tools.importDisk('from qcow2', await file('base.qcow2'));
+      await tools.importDisk('from raw', await file('base.raw'));
+      await tools.importDisk('bytes', await file('base.qcow2'), { format: 'raw' });
+      await tools.importDisk('over', await file('over.qcow2'));
+      return {
+        qcow2: await contentOf('from qcow2'),
+        raw: await contentOf('from raw'),
+        again: await tools.refusal(tools.importDisk('from raw', await file('base.raw'))),
+        wrong: await tools.refusal(tools.importDisk('wrong', await file('base.raw'), { format: 'qcow2' })),
+        sizes: (await tools.listDisks()).map(({ name, size, base }) => ({ name, size, base: base?.name })),
+      };
+    });
+    const hash = await tab.run((tools) => fetch('/images/base.raw').then((answer) => answer.arrayBuffer()).then((bytes) => tools.sha256(new Uint8Array(bytes))));
+    expect(told.qcow2).toEqual({ hash, images: 1, format: 'qcow2' });
+    expect(told.raw).toEqual({ hash, images: 1, format: 'qcow2' });
+    expect(told.again).toMatchObject({ code: 'EEXIST' });
+    expect(told.wrong).toMatchObject({ code: 'EUNSUPPORTED', message: expect.stringContaining('not a qcow2 image') });
+    expect(told.sizes).toContainEqual({ name: 'over', size: 6 * MIB, base: 'https://nobody.invalid/base.raw' });
+    expect(told.sizes).toContainEqual(expect.objectContaining({ name: 'from raw', size: 6 * MIB }));
+    expect(told.sizes.map(({ name }) => name)).not.toContain('wrong');
+  });
+
+  it('has files, blobs, buffers and other disks as bases', async () => {
+    const tab = await scene.tab();
+    const told = await tab.run(async (tools) => {
+      const bytes = await (await fetch('/images/base.raw')).arrayBuffer();
+      const hash = await tools.sha256(new Uint8Array(bytes));
+      const streamed = async (overlay: string, base: Parameters<typeof tools.createDisk>[0]['base']) => {
+        const disk = await tools.createDisk({ overlay, base });
+        await disk.stream();
+        const same = (await tools.sha256(await disk.read(0, disk.size))) === hash;
+        await disk.close();
+        return same;
+      };
+      const file = new File([bytes], 'chosen.raw');
+      const partly = await tools.createDisk({ overlay: 'partly', base: file });
+      await partly.read(0, 4096);
+      await partly.close();
+      return {
+        file: await streamed('on file', file),
+        blob: await streamed('on blob', new Blob([bytes])),
+        buffer: await streamed('on buffer', bytes),
+        kept: bytes.byteLength,
+        disk: await streamed('on disk', 'on file'),
+        alone: await tools.refusal(tools.openDisk({ overlay: 'partly' })),
+        other: await tools.refusal(tools.openDisk({ overlay: 'partly', base: new File([bytes.slice(0, 4096)], 'chosen.raw') })),
+        again: await tools.openDisk({ overlay: 'partly', base: file }).then(async (disk) => {
+          const same = (await tools.sha256(await disk.read(0, disk.size))) === hash;
+          await disk.close();
+          return same;
+        }),
+        relative: await tools.refusal(tools.createDisk({ overlay: 'x', base: 'ftp://nobody.invalid/disk' })),
+      };
+    });
+    expect(told).toMatchObject({ file: true, blob: true, buffer: true, kept: 6 * MIB, disk: true, again: true });
+    expect(told.alone).toMatchObject({ code: 'ENOENT', message: expect.stringContaining('chosen.raw') });
+    expect(told.other).toMatchObject({ code: 'ECHANGED' });
+    expect(told.relative).toMatchObject({ code: 'EUNSUPPORTED', message: expect.stringContaining('ftp:') });
+  });
+}

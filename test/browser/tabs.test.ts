@@ -1,0 +1,132 @@
+/** Pages that come and go: two tabs and one disk, a reload in the middle of a job, a tab closed while it writes. */
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { beforeAll, expect, it } from 'vitest';
+import { makeContent } from '../fixtures/content.ts';
+import { describeWithPeer } from '../support/describe-with-peer.ts';
+import { check, compare } from '../support/qemu.ts';
+import { startChromium, startFirefox } from './browsers.ts';
+import type { BrowserUnderTest } from './browsers.ts';
+import { setScene } from './scene.ts';
+
+const MIB = 1024 * 1024;
+const BASE = makeContent('random', 12, 8 * MIB);
+
+describeWithPeer(['chromium', 'qemu-img', 'qemu-curl'], 'tabs of Chromium', () => tabs(startChromium));
+describeWithPeer(['firefox-esr', 'qemu-img', 'qemu-curl'], 'tabs of Firefox', () => tabs(startFirefox));
+
+function tabs(start: () => Promise<BrowserUnderTest>): void {
+  const scene = setScene(start);
+  const left = (name: string): string => join(scene.site.left, name);
+
+  beforeAll(() => writeFile(join(scene.site.images, 'base.raw'), BASE));
+
+  it('gives a disk to one tab at a time, and to the one that waits when the first closes', async () => {
+    const [first, second] = [await scene.tab(), await scene.tab()];
+    await first.run(async (tools) => {
+      const disk = await tools.createDisk({ overlay: 'shared', size: 1024 * 1024 });
+      await disk.write(0, new Uint8Array([1, 2, 3]));
+      Object.assign(globalThis, { disk });
+    });
+    const busy = await second.run((tools) => tools.refusal(tools.openDisk({ overlay: 'shared' })));
+    expect(busy).toMatchObject({ name: 'MillraceError', code: 'EBUSY', message: expect.stringContaining(`'Test page' (${scene.site.origin}/`) });
+    const given = await second.run(async (tools) => {
+      const giveUp = new AbortController();
+      const waiting = tools.refusal(tools.openDisk({ overlay: 'shared', whenBusy: 'wait', signal: giveUp.signal }));
+      giveUp.abort();
+      return waiting;
+    });
+    expect(given).toMatchObject({ code: 'ABORTED' });
+    await second.run((tools) => void Object.assign(globalThis, { later: tools.openDisk({ overlay: 'shared', whenBusy: 'wait' }) }));
+    await first.run(() => (globalThis as unknown as { disk: { close(): Promise<void> } }).disk.close());
+    const read = await second.run(async () => {
+      const disk = await (globalThis as unknown as { later: Promise<import('../../hosts/api.ts').Disk> }).later;
+      return [...(await disk.read(0, 4))];
+    });
+    expect(read).toEqual([1, 2, 3, 0]);
+    // The tab that has it now is closed without a word.
+    await first.run((tools) => void Object.assign(globalThis, { later: tools.openDisk({ overlay: 'shared', whenBusy: 'wait' }) }));
+    await second.close();
+    await first.run(async () => (await (globalThis as unknown as { later: Promise<import('../../hosts/api.ts').Disk> }).later).close());
+  });
+
+  it('takes up a job again after a reload', async () => {
+    const tab = await scene.tab();
+    await tab.run(async (tools) => {
+      const disk = await tools.createDisk({ overlay: 'reloaded', base: '/images/base.raw' });
+      await disk.write(5_000_000, new Uint8Array(1000).fill(9));
+      await disk.flush();
+      await disk.stream({ nonblock: true, speed: 2 * 1024 * 1024, onError: 'stop' });
+    });
+    await tab.reload();
+    const told = await tab.run(async (tools) => {
+      const listed = (await tools.listDisks()).find((disk) => disk.name === 'reloaded');
+      const disk = await tools.openDisk({ overlay: 'reloaded', resumeJob: true });
+      const info = await disk.info();
+      const ended = new Promise((resolve) => disk.addEventListener('completed', resolve));
+      await disk.setSpeed(0);
+      await ended;
+      await tools.leave('reloaded.qcow2', await disk.exportQcow2());
+      await disk.close();
+      return { listed, info, after: (await tools.listDisks()).find((disk) => disk.name === 'reloaded') };
+    });
+    expect(told.listed).toMatchObject({ job: { speed: 2 * MIB, onError: 'stop' } });
+    expect(told.info).toMatchObject({ status: 1, speed: 2 * MIB });
+    expect(told.after).toMatchObject({ remaining: 0 });
+    expect(told.after?.job ?? undefined).toBeUndefined();
+    await writeFile(left('content.raw'), BASE.slice().fill(9, 5_000_000, 5_001_000));
+    expect(await check(left('reloaded.qcow2'))).toMatchObject({ exitCode: 0 });
+    expect(await compare(left('reloaded.qcow2'), left('content.raw'), { formatB: 'raw' })).toMatchObject({ identical: true });
+  });
+
+  it('keeps what was flushed, in a sound image, when a tab is closed in the middle of writing', async () => {
+    const tab = await scene.tab();
+    await tab.run(async (tools) => {
+      const disk = await tools.createDisk({ overlay: 'closed', base: '/images/base.raw' });
+      await disk.write(65536 * 3 + 100, new Uint8Array(200_000).fill(5));
+      await disk.flush();
+      // Goes on until the page is gone.
+      const write = async (seed: number): Promise<void> => {
+        await disk.write(4 * 1024 * 1024 + (seed % 300) * 10_000, new Uint8Array(9_000).fill(seed % 250));
+        void write(seed + 1);
+      };
+      for (let i = 0; i < 4; i++) void write(i);
+      void disk.stream({ nonblock: true });
+      await write(4);
+    });
+    await tab.close();
+    const other = await scene.tab();
+    const { report, data } = await other.run(async (tools) => {
+      const disk = await tools.openDisk({ overlay: 'closed' });
+      const data = await disk.read(65536 * 3, 300_000);
+      await tools.leave('closed.qcow2', await disk.exportQcow2());
+      const report = await disk.check();
+      await disk.close();
+      return { report, data: await tools.sha256(data) };
+    });
+    expect(report).toMatchObject({ corruptions: 0, leaks: 0 });
+    const wanted = BASE.slice().fill(5, 65536 * 3 + 100, 65536 * 3 + 200_100).slice(65536 * 3, 65536 * 3 + 300_000);
+    const digest = Buffer.from(await crypto.subtle.digest('SHA-256', wanted)).toString('hex');
+    expect(data).toBe(digest);
+    expect(await check(left('closed.qcow2'))).toMatchObject({ exitCode: 0 });
+  });
+
+  it('brings what the guest writes to storage by itself', async () => {
+    const tab = await scene.tab();
+    const found = await tab.run(async (tools) => {
+      const disk = await tools.createDisk({ overlay: 'unflushed', size: 1024 * 1024 });
+      await disk.write(1000, new TextEncoder().encode('written, and never flushed'));
+      const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('millrace');
+      const stored = async (): Promise<boolean> => (await (await (await folder.getFileHandle('unflushed.qcow2')).getFile()).text()).includes('written, and never flushed');
+      for (let i = 0; i < 100; i++) {
+        // A file that changes under its reader cannot be read: another try will.
+        if (await stored().catch(() => false)) break;
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+      const there = await stored();
+      await disk.close();
+      return there;
+    });
+    expect(found).toBe(true);
+  });
+}
