@@ -34,7 +34,14 @@ async function runCase(name: string, server: string): Promise<string | undefined
   }
 }
 
-const tools = { ...millrace, makeContent, leave, refusal, sha256, runCase };
-export type Tools = typeof tools;
+/** What scripts of the tests are given. */
+export type Tools = typeof millrace & {
+  makeContent: typeof makeContent;
+  leave: typeof leave;
+  refusal: typeof refusal;
+  sha256: typeof sha256;
+  runCase: typeof runCase;
+};
 
+const tools: Tools = { ...millrace, makeContent, leave, refusal, sha256, runCase };
 Object.assign(globalThis, { tools });
