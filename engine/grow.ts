@@ -6,7 +6,7 @@ import { freeLater, freesHaveRoom } from './frees';
 import { OVERLAY, clusterBytes, overlay } from './image';
 import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from './limits';
 import {
-  STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet, pageMake, pagesForget, sectorDirty, pageAt, pageCount,
+  STAGE_MARK, STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet, pageMake, pagesForget, sectorDirty, pageAt, pageCount,
 } from './pages';
 import { zeroOnDisk } from './place';
 import { grown, missingBlock, putRefcount, refcountsPerBlock } from './refcounts';
@@ -142,7 +142,7 @@ function copyPiece(t: Task, newTable: u64): bool {
 function headerPending(): bool {
   for (let i: u32 = 0; i < pageCount(); i++) {
     const page = pageAt(i);
-    if (page.image == OVERLAY && page.offset == 0 && sectorDirty(page, STAGE_REFCOUNTS, 0)) return true;
+    if (page.image == OVERLAY && page.offset == 0 && (sectorDirty(page, STAGE_MARK, 0) || sectorDirty(page, STAGE_REFCOUNTS, 0))) return true;
   }
   return overlay().version > 2 && !overlay().dirty;
 }

@@ -8,14 +8,16 @@ import { OP_READ, ioBegin, slot } from './ring';
 import { ON_WRITEBACK, ON_PAGE, ON_SLOT, Task, wakePage } from './task';
 
 /**
- * The order in which changes reach the disk: every stage is on stable storage before the next is written. Refcounts (and whatever
- * nothing refers to yet) come first, then what makes refcount blocks reachable, then L2 tables, then L1 entries.
+ * The order in which changes reach the disk: every stage is on stable storage before the next is written. First the mark that the
+ * image is not closed, then refcounts (and whatever nothing refers to yet), then what makes refcount blocks reachable, then L2
+ * tables, then L1 entries.
  */
-export const STAGE_REFCOUNTS: u32 = 0;
-export const STAGE_ROOTS: u32 = 1;
-export const STAGE_L2: u32 = 2;
-export const STAGE_L1: u32 = 3;
-export const STAGES: u32 = 4;
+export const STAGE_MARK: u32 = 0;
+export const STAGE_REFCOUNTS: u32 = 1;
+export const STAGE_ROOTS: u32 = 2;
+export const STAGE_L2: u32 = 3;
+export const STAGE_L1: u32 = 4;
+export const STAGES: u32 = 5;
 
 const EMPTY: u32 = 0;
 const LOADING: u32 = 1;
@@ -40,6 +42,8 @@ export class Page {
   dirty2b: u64;
   dirty3: u64;
   dirty3b: u64;
+  dirty4: u64;
+  dirty4b: u64;
 }
 
 let pages: usize = 0;
@@ -268,7 +272,8 @@ function pageOf(address: usize): Page {
 
 function isDirty(page: Page): bool {
   return (
-    (page.dirty0 | page.dirty0b | page.dirty1 | page.dirty1b | page.dirty2 | page.dirty2b | page.dirty3 | page.dirty3b) != 0
+    (page.dirty0 | page.dirty0b | page.dirty1 | page.dirty1b | page.dirty2 | page.dirty2b | page.dirty3 | page.dirty3b |
+      page.dirty4 | page.dirty4b) != 0
   );
 }
 

@@ -10,7 +10,7 @@ import { anyFree, dropFree, freeAt, freeCount, isFree, peekFree } from './frees'
 import { OVERLAY, overlay } from './image';
 import { SECTOR_BITS, SECTOR_BYTES, STAGED_RUNS_MAX, STAGING_BYTES, WRITEBACK_BYTES_MAX, WRITEBACK_BYTES_MIN, WRITEBACK_INTERVAL_MS } from './limits';
 import {
-  Page, STAGES, STAGE_REFCOUNTS, anyDirty, manyDirty, pageAt, pageChanged, pageCount, pageGet, pagesPressed,
+  Page, STAGES, STAGE_MARK, anyDirty, manyDirty, pageAt, pageChanged, pageCount, pageGet, pagesPressed,
   pagesRelieved, sectorDirty, sectorsTaken, stageDirty,
 } from './pages';
 import { release } from './refcounts';
@@ -260,7 +260,7 @@ function markDirty(t: Task): bool {
   if (!header) return false;
   put64(header + AT_INCOMPATIBLE, get64(header + AT_INCOMPATIBLE) | INCOMPATIBLE_DIRTY);
   put64(header + AT_AUTOCLEAR, 0);
-  pageChanged(header, SECTOR_BYTES, STAGE_REFCOUNTS);
+  pageChanged(header, SECTOR_BYTES, STAGE_MARK);
   image.dirty = true;
   return true;
 }

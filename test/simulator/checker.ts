@@ -1,0 +1,184 @@
+/**
+ * A checker of qcow2 files that shares nothing with the engine: it reads a whole image from memory, follows every table (QEMU's
+ * docs/interop/qcow2.txt), and says what is wrong. It repairs nothing.
+ */
+import { extensionsOf, readHeader } from './qcow2.ts';
+import type { Header } from './qcow2.ts';
+
+export interface Finding {
+  /** What can lose or mix data; a valid image has none at any moment. */
+  corruptions: string[];
+  /** Clusters that are counted as used, and are not. */
+  leaks: number;
+  dirty: boolean;
+  /** The base that the header names. */
+  backing: string;
+  size: number;
+}
+
+const OFFSET = 0x00fffffffffffe00n;
+const COPIED = 1n << 63n;
+const COMPRESSED = 1n << 62n;
+const L1_RESERVED = 0x7f000000000001ffn;
+const L2_RESERVED = 0x3f000000000001fen;
+const ZERO = 1n;
+/** Enough to tell what happened. */
+const CORRUPTIONS_TOLD = 8;
+
+export function checkImage(file: Uint8Array): Finding {
+  return new Check(file).run();
+}
+
+class Check {
+  readonly #file: Uint8Array;
+  readonly #view: DataView;
+  readonly #header: Header;
+  readonly #corruptions: string[] = [];
+  /** References to every cluster of the file, as the tables have them. */
+  readonly #references: Uint32Array;
+  readonly #cluster: number;
+
+  constructor(file: Uint8Array) {
+    this.#file = file;
+    this.#view = new DataView(file.buffer, file.byteOffset, file.byteLength);
+    this.#header = readHeader(file);
+    this.#cluster = 2 ** this.#header.clusterBits;
+    this.#references = new Uint32Array(Math.ceil(file.length / this.#cluster));
+  }
+
+  run(): Finding {
+    const h = this.#header;
+    this.#refer(0, 1, 'the header');
+    this.#refer(h.l1Offset, Math.ceil((h.l1Size * 8) / this.#cluster), 'the L1 table');
+    this.#refer(h.refcountTableOffset, h.refcountTableClusters, 'the refcount table');
+    this.#blocks();
+    this.#tables();
+    const leaks = this.#compare();
+    const backing = h.backingOffset ? new TextDecoder().decode(this.#file.subarray(h.backingOffset, h.backingOffset + h.backingBytes)) : '';
+    extensionsOf(this.#file);
+    return { corruptions: this.#corruptions, leaks, dirty: (h.incompatible & 1n) !== 0n, backing, size: h.size };
+  }
+
+  #wrong(message: string): void {
+    if (this.#corruptions.length < CORRUPTIONS_TOLD) this.#corruptions.push(message);
+  }
+
+  #word(offset: number): bigint {
+    return offset + 8 <= this.#file.length ? this.#view.getBigUint64(offset) : 0n;
+  }
+
+  #refer(offset: number, clusters: number, what: string): boolean {
+    if (offset % this.#cluster) {
+      this.#wrong(`${what} at ${offset} is not aligned`);
+      return false;
+    }
+    for (let i = 0; i < clusters; i++) {
+      const index = offset / this.#cluster + i;
+      if (index >= this.#references.length) {
+        // The last clusters of a table need not have been written yet, if they are zeros; anything else must be in the file.
+        this.#wrong(`${what} at ${offset} lies past the end of the file (${this.#file.length})`);
+        return false;
+      }
+      this.#references[index]++;
+    }
+    return true;
+  }
+
+  #blocks(): void {
+    const { refcountTableOffset, refcountTableClusters } = this.#header;
+    for (let at = refcountTableOffset; at < refcountTableOffset + refcountTableClusters * this.#cluster; at += 8) {
+      const block = this.#word(at);
+      if (block) this.#refer(Number(block), 1, `the refcount block of the entry at ${at}`);
+    }
+  }
+
+  #tables(): void {
+    const h = this.#header;
+    for (let i = 0; i < h.l1Size; i++) {
+      const entry = this.#word(h.l1Offset + i * 8);
+      if (entry & L1_RESERVED) this.#wrong(`L1 entry ${i} has reserved bits`);
+      const table = Number(entry & OFFSET);
+      if (!table) continue;
+      if (!this.#refer(table, 1, `the L2 table of L1 entry ${i}`)) continue;
+      if ((entry & COPIED) !== 0n !== (this.#refcount(table / this.#cluster) === 1)) this.#wrong(`the COPIED flag of L1 entry ${i} is wrong`);
+      this.#table(table);
+    }
+  }
+
+  #table(table: number): void {
+    const step = this.#header.extendedL2 ? 16 : 8;
+    for (let at = table; at < table + this.#cluster; at += step) {
+      const entry = this.#word(at);
+      const bitmap = step === 16 ? this.#word(at + 8) : 0n;
+      if (entry === 0n && bitmap === 0n) continue;
+      if (entry & COMPRESSED) this.#compressed(entry, at);
+      else this.#standard(entry, bitmap, at);
+    }
+  }
+
+  #compressed(entry: bigint, at: number): void {
+    const shift = BigInt(62 - (this.#header.clusterBits - 8));
+    const from = Number(entry & ((1n << shift) - 1n));
+    const sectors = Number((entry & ~(COPIED | COMPRESSED)) >> shift) + 1;
+    const to = from - (from % 512) + sectors * 512;
+    if (entry & COPIED) this.#wrong(`the compressed entry at ${at} has the COPIED flag`);
+    for (let c = Math.floor(from / this.#cluster); c <= Math.floor((to - 1) / this.#cluster); c++) {
+      // The last sectors that a stream may take need not be in the file.
+      if (c * this.#cluster < Math.max(this.#file.length, from + 1)) this.#refer(c * this.#cluster, 1, `the compressed cluster of the entry at ${at}`);
+    }
+  }
+
+  #standard(entry: bigint, bitmap: bigint, at: number): void {
+    const h = this.#header;
+    const reserved = h.extendedL2 || h.version === 2 ? L2_RESERVED | ZERO : L2_RESERVED;
+    if (entry & reserved) this.#wrong(`the L2 entry at ${at} has reserved bits`);
+    if (h.extendedL2 && bitmap & (bitmap >> 32n) & 0xffffffffn) this.#wrong(`the L2 entry at ${at} has subclusters that are both data and zeros`);
+    const host = Number(entry & OFFSET);
+    if (!host) {
+      if (h.extendedL2 && bitmap & 0xffffffffn) this.#wrong(`the L2 entry at ${at} has data and no place`);
+      return;
+    }
+    if (!this.#refer(host, 1, `the cluster of the L2 entry at ${at}`)) return;
+    if ((entry & COPIED) !== 0n !== (this.#refcount(host / this.#cluster) === 1)) this.#wrong(`the COPIED flag of the L2 entry at ${at} is wrong`);
+  }
+
+  #refcount(cluster: number): number {
+    const { refcountTableOffset, refcountTableClusters, refcountOrder } = this.#header;
+    const perBlock = (this.#cluster * 8) >> refcountOrder;
+    const index = Math.floor(cluster / perBlock);
+    if (index * 8 >= refcountTableClusters * this.#cluster) return 0;
+    const block = Number(this.#word(refcountTableOffset + index * 8));
+    if (!block || block >= this.#file.length) return 0;
+    const bit = (cluster % perBlock) << refcountOrder;
+    const at = block + (bit >> 3);
+    if (at >= this.#file.length) return 0;
+    if (refcountOrder < 3) return (this.#file[at] >> (bit & 7)) & ((1 << (1 << refcountOrder)) - 1);
+    if (refcountOrder === 3) return this.#file[at];
+    if (refcountOrder === 4) return this.#view.getUint16(at);
+    return refcountOrder === 5 ? this.#view.getUint32(at) : Number(this.#view.getBigUint64(at));
+  }
+
+  /** Returns the number of leaks. */
+  #compare(): number {
+    let leaks = 0;
+    for (let cluster = 0; cluster < this.#references.length; cluster++) {
+      const count = this.#refcount(cluster);
+      const references = this.#references[cluster];
+      if (count < references) this.#wrong(`cluster ${cluster} is used ${references} times and counted ${count} times`);
+      else if (count > references) leaks++;
+    }
+    return leaks + this.#countedPastTheEnd();
+  }
+
+  /** Refcounts of clusters that the file does not reach. */
+  #countedPastTheEnd(): number {
+    const { refcountTableOffset, refcountTableClusters, refcountOrder } = this.#header;
+    const perBlock = (this.#cluster * 8) >> refcountOrder;
+    let leaks = 0;
+    for (let index = 0; index < (refcountTableClusters * this.#cluster) / 8; index++) {
+      if (!this.#word(refcountTableOffset + index * 8) || (index + 1) * perBlock <= this.#references.length) continue;
+      for (let c = Math.max(index * perBlock, this.#references.length); c < (index + 1) * perBlock; c++) if (this.#refcount(c)) leaks++;
+    }
+    return leaks;
+  }
+}

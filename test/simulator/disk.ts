@@ -1,0 +1,302 @@
+/**
+ * One simulated disk: its storage, its chain, what a guest may see of it, and its life: opened, worked on under faults, cut off or
+ * closed, checked, and opened again.
+ */
+import { inflateRawSync } from 'node:zlib';
+import { Random } from '../fixtures/content.ts';
+import { checkImage } from './checker.ts';
+import type { Events } from './events.ts';
+import { Guest } from './guest.ts';
+import { makeImage } from './images.ts';
+import { Kind, Machine, NO_FAULTS, must } from './machine.ts';
+import type { Answer, Faults } from './machine.ts';
+import type { Plan } from './plan.ts';
+import { contentOf, readHeader } from './qcow2.ts';
+import { CUTS, Storage } from './storage.ts';
+import type { Cut } from './storage.ts';
+import { Truth } from './truth.ts';
+
+const FORMAT = { raw: 1, qcow2: 2 } as const;
+const WRITABLE = 1;
+const REPAIR_LEAKS = 1;
+/** Events in which everything has to settle once the faults have stopped. */
+const EVENTS_MAX = 400_000;
+/** Where operations may never end, so many without an answer show that one did not. */
+const DROPPED_EVENTS_MAX = 3000;
+/** Virtual hours in which it has to. */
+const SETTLING_MS_MAX = 24 * 3600 * 1000;
+/** Of the overlay's epochs, so many of a hundred end by a cut. */
+const CUT_PER_CENT = 60;
+
+/** An image below the overlay. */
+interface Base {
+  name: string;
+  bytes: Uint8Array;
+  format: 'raw' | 'qcow2';
+  /** What it shows, with all that is below it. */
+  shown: Uint8Array;
+}
+
+/** What a run looks at from outside. */
+export interface Hooks {
+  traced: boolean;
+  /** Called with the overlay's file at every cut and every close; the sound ones after a close have no leaks. */
+  onImage(file: Uint8Array, closed: boolean): void;
+}
+
+export interface Counts {
+  requests: number;
+  operations: number;
+  cuts: number;
+  opens: number;
+  jobs: number;
+  faults: number;
+}
+
+export class SimulatedDisk {
+  readonly plan: Plan;
+  readonly events: Events;
+  readonly random: Random;
+  readonly counts: Counts = { requests: 0, operations: 0, cuts: 0, opens: 0, jobs: 0, faults: 0 };
+  readonly storage: Storage;
+  truth: Truth;
+  /** The images below, from the nearest down, and those that the overlay still refers to. */
+  readonly #chain: Base[] = [];
+  #bases: Base[] = [];
+  readonly #module: WebAssembly.Module;
+  readonly #hooks: Hooks;
+  /** Sizes that the disk may have after a cut. */
+  sizes: number[] = [];
+  #machine: Machine | undefined;
+  /** Clusters may have been leaked that no recovery has looked for. */
+  #leaks = false;
+
+  constructor(module: WebAssembly.Module, plan: Plan, seed: number, events: Events, hooks: Hooks) {
+    this.#module = module;
+    this.plan = plan;
+    this.events = events;
+    this.#hooks = hooks;
+    this.random = new Random(seed);
+    let below: Uint8Array = new Uint8Array(0);
+    for (let i = plan.chain.length - 1; i >= 0; i--) {
+      const backing = i + 1 < plan.chain.length ? { name: `base-${i + 2}`, format: plan.chain[i + 1].format } : undefined;
+      const bytes = makeImage(plan.chain[i], this.random, backing);
+      below = plan.chain[i].format === 'raw' ? bytes : contentOf(bytes, below);
+      this.#chain.unshift({ name: `base-${i + 1}`, bytes, format: plan.chain[i].format, shown: below });
+    }
+    const backing = plan.chain.length ? { name: 'base-1', format: plan.chain[0].format } : undefined;
+    this.storage = new Storage(plan.created ? undefined : makeImage(plan.overlay, this.random, backing));
+    const shown = new Uint8Array(plan.overlay.size);
+    shown.set(below.subarray(0, shown.length));
+    this.truth = new Truth(plan.created ? shown : contentOf(this.storage.bytes, below));
+  }
+
+  get machine(): Machine {
+    return this.#machine!;
+  }
+
+  /** Name and format of an image, by its number in the engine. */
+  nameAt(image: number): [name: string, format: string] {
+    const { name, format } = this.#bases[image - 1];
+    return [name, format];
+  }
+
+  get trace(): string[] {
+    return this.#machine?.trace ?? [];
+  }
+
+  run(): void {
+    if (this.plan.created) this.#create();
+    for (let epoch = 1; epoch <= this.plan.epochs; epoch++) {
+      const last = epoch === this.plan.epochs;
+      if (!this.#open()) continue;
+      const cuts = !last && this.random.between(1, 100) <= CUT_PER_CENT;
+      const guest = new Guest(this, cuts ? this.random.between(1, this.plan.requests) : this.plan.requests);
+      this.#work(guest, cuts);
+      if (cuts) this.#cut();
+      else this.#close(guest);
+      this.#count();
+    }
+    this.#verifyClosed();
+  }
+
+  /** Runs one request to its end, whatever else happens meanwhile. */
+  call(kind: number, offset: number, length: number, argument: number, into?: Uint8Array): Answer {
+    let answer: Answer | undefined;
+    const done = (a: Answer): void => void (answer = a);
+    must(this.machine.request(kind, offset, length, argument, { into, done }), 'a request is taken when few are in flight');
+    this.#until(() => answer !== undefined, 'a single request ends');
+    return answer!;
+  }
+
+  #create(): void {
+    this.#machine = this.#newMachine({ ...this.plan.faults, ...NO_FAULTS });
+    const { clusterBits, refcountOrder, extendedL2, size } = this.plan.overlay;
+    this.#chain.forEach((_, index) => this.#openImage(index + 1));
+    if (this.#chain.length) this.machine.setBacking('base-1', this.#chain[0].format);
+    const answer = this.call(Kind.create, 0, size, clusterBits + refcountOrder * 256 + (extendedL2 ? 65536 : 0));
+    must(answer.code === 0, `an overlay can be created (code ${answer.code}, reason ${answer.reason})`);
+    this.machine.stop();
+    const before = this.storage.bytes.slice(0, this.storage.size);
+    this.storage.cut('nothing kept', [], this.random);
+    must(Buffer.compare(before, this.storage.bytes.subarray(0, this.storage.size)) === 0, 'a new overlay has been flushed');
+    this.#expectSound(false);
+  }
+
+  #openImage(index: number): Answer {
+    return this.call(Kind.open, index, FORMAT[this.#bases[index - 1].format], 0);
+  }
+
+  #newMachine(faults: Faults): Machine {
+    this.#bases = this.#chain;
+    if (this.storage.size) {
+      const { backing } = this.#check();
+      const first = this.#chain.findIndex(({ name }) => name === backing);
+      must(backing === '' || first >= 0, `the header names a base that there is, not '${backing}'`);
+      this.#bases = backing === '' ? [] : this.#chain.slice(first);
+    }
+    this.counts.opens++;
+    const { memory } = this.plan;
+    return new Machine(this.#module, {
+      memory, overlay: this.storage, bases: this.#bases, events: this.events, random: this.random, faults, traced: this.#hooks.traced, inflate,
+    });
+  }
+
+  /** False if it could not be opened because of a fault. */
+  #open(): boolean {
+    const faults = this.random.between(0, 3) === 0 ? this.plan.faults : { ...this.plan.faults, ...NO_FAULTS };
+    this.#machine = this.#newMachine(faults);
+    const opened = (answer: Answer): boolean => {
+      if (answer.code === 0) return true;
+      must(this.machine.injected > 0, `an image can be opened (code ${answer.code}, reason ${answer.reason}, image ${answer.image})`);
+      return false;
+    };
+    let good = opened(this.call(Kind.open, 0, FORMAT.qcow2, WRITABLE));
+    for (let i = 1; good && i <= this.#bases.length; i++) good = opened(this.#openImage(i));
+    if (good && this.machine.exports.needsRecovery()) {
+      good = opened(this.call(Kind.check, 0, 0, REPAIR_LEAKS, new Uint8Array(64)));
+      if (good && !process.env.NO_CHECK) this.#leaks = false;
+    }
+    const { copyOnRead, readAhead, trims } = this.plan;
+    this.machine.exports.setUse(copyOnRead && this.#bases.length > 0, readAhead && copyOnRead, trims);
+    this.machine.faults = this.plan.faults;
+    if (!good) this.#cut();
+    return good;
+  }
+
+  #work(guest: Guest, cuts: boolean): void {
+    guest.begin();
+    const done = (): boolean => (cuts ? guest.asked >= guest.requests : guest.finished);
+    for (let events = 0, answered = 0; !done(); events++) {
+      if (guest.answered !== answered) events = 0;
+      answered = guest.answered;
+      const happens = events < EVENTS_MAX && this.events.next();
+      // Operations that never end: only a cut helps.
+      if (this.plan.faults.drops && (!happens || events > DROPPED_EVENTS_MAX)) return;
+      if (!happens) throw new Error(`a guest does not get on (${this.machine.describe()})`);
+    }
+  }
+
+  /** The faults stop; everything must settle, the disk be closed, and its file be sound. */
+  #close(guest: Guest): void {
+    const dropped = this.plan.faults.drops > 0;
+    this.machine.faults = { ...this.plan.faults, ...NO_FAULTS };
+    guest.calm();
+    if (dropped) return this.#cut();
+    this.#until(() => guest.idle, 'everything settles once the faults have stopped');
+    if (this.machine.flushesFailed === 0) {
+      const begun = this.truth.mark();
+      must(this.call(Kind.flush, 0, 0, 0).code === 0, 'a flush succeeds once the faults have stopped');
+      this.truth.flushed(begun);
+    }
+    this.#expectContent();
+    const { code } = this.call(Kind.close, 0, 0, 0);
+    if (this.machine.flushesFailed) {
+      must(code !== 0, 'nothing is said to be safe after a flush has failed');
+      return this.#cut();
+    }
+    must(code === 0, `a disk can be closed (${code})`);
+    must(this.machine.waiting === 0, 'nothing waits when the disk is closed');
+    this.machine.stop();
+    this.storage.cut('nothing kept', [], this.random);
+    this.#hooks.onImage(this.storage.bytes.subarray(0, this.storage.size), !this.#leaks);
+    this.#expectSound(this.#leaks);
+    this.#verify();
+  }
+
+  #cut(): void {
+    const cut: Cut = CUTS[this.random.between(0, CUTS.length - 1)];
+    this.counts.cuts++;
+    this.machine.cut(cut);
+    const { dirty, leaks } = this.#check();
+    if (process.env.NO_CHECK && leaks) this.#leaks = true;
+    must(leaks === 0 || dirty || this.plan.overlay.version === 2 || this.#leaks, `an image with ${leaks} leaks says that it was not closed`);
+    this.#hooks.onImage(this.storage.bytes.subarray(0, this.storage.size), false);
+    this.#verify();
+  }
+
+  #count(): void {
+    this.counts.operations += this.machine.operations;
+    this.counts.faults += this.machine.injected;
+  }
+
+  /** After a cut or a close: what is there is something that may be there. */
+  #verify(): void {
+    const found = this.#content();
+    must(found.length === this.truth.size || this.sizes.includes(found.length), `the disk has a size that it may have, not ${found.length}`);
+    this.sizes = [];
+    this.truth.recovered(found);
+  }
+
+  #content(): Uint8Array {
+    const { backing } = this.#check();
+    const base = this.#chain.find(({ name }) => name === backing);
+    return contentOf(this.storage.bytes.subarray(0, this.storage.size), base?.shown ?? new Uint8Array(0));
+  }
+
+  /** Reads the whole disk through the engine. */
+  #expectContent(): void {
+    const most = this.machine.exports.requestBytesMax();
+    for (let at = 0; at < this.truth.size; at += most) {
+      const into = new Uint8Array(Math.min(most, this.truth.size - at));
+      const begun = this.truth.mark();
+      const { code, reason } = this.call(Kind.read, at, into.length, 0, into);
+      must(code === 0, `a read succeeds once the faults have stopped (code ${code}, reason ${reason})`);
+      this.truth.check(into, at, begun);
+    }
+  }
+
+  #verifyClosed(): void {
+    if (readHeader(this.storage.bytes).version === 3) must(!this.#check().dirty || this.machine.flushesFailed > 0 || this.plan.faults.drops > 0, 'a closed overlay is clean');
+  }
+
+  #check(): ReturnType<typeof checkImage> {
+    const finding = checkImage(this.storage.bytes.subarray(0, this.storage.size));
+    must(finding.corruptions.length === 0, `the image is valid: ${finding.corruptions.join('; ')}`);
+    return finding;
+  }
+
+  #expectSound(leaksAllowed: boolean): void {
+    const { leaks } = this.#check();
+    must(leaks === 0 || leaksAllowed, `a closed image has no leaks, not ${leaks}`);
+  }
+
+  #until(reached: () => boolean, what: string): void {
+    const start = this.events.now;
+    for (let events = 0; !reached(); events++) {
+      const inTime = events < EVENTS_MAX && this.events.now - start < SETTLING_MS_MAX;
+      if (!inTime || !this.events.next()) throw new Error(`it must be that ${what} (${this.machine.describe()})`);
+    }
+  }
+}
+
+function inflate(method: number, from: Uint8Array, into: Uint8Array): boolean {
+  must(method === 0, 'only deflate is used here');
+  try {
+    const bytes = inflateRawSync(from, { maxOutputLength: into.length });
+    into.set(bytes);
+    return bytes.length === into.length;
+  } catch {
+    return false;
+  }
+}

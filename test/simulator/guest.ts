@@ -1,0 +1,360 @@
+/**
+ * A guest and its operator: requests of every kind at any moment and place, several at once, and jobs that are started, paused,
+ * throttled and aborted. Every answer is held against the truth.
+ */
+import { poolBytes } from './images.ts';
+import type { SimulatedDisk } from './disk.ts';
+import { Code, Kind, must } from './machine.ts';
+import type { Answer, Machine } from './machine.ts';
+import type { Random } from '../fixtures/content.ts';
+import type { Truth } from './truth.ts';
+import type { Weights } from './plan.ts';
+
+const WRITE_ZEROES = 1;
+const STATUS = { completed: 0, active: 1, failed: 2 } as const;
+const EXTENT_BYTES = 32;
+const MAP_BYTES = 65536;
+/** How long the operator leaves a job that has paused itself. */
+const RESUME_AFTER_MS = 50;
+/** How often a guest looks that waits for answers. */
+const LOOK_MS = 20;
+
+interface JobRun {
+  whole: boolean;
+  limited: boolean;
+  keepBase: boolean;
+  aborted: boolean;
+  remaining: number;
+}
+
+export class Guest {
+  asked = 0;
+  answered = 0;
+  readonly requests: number;
+  readonly #disk: SimulatedDisk;
+  readonly #random: Random;
+  readonly #machine: Machine;
+  #inFlight = 0;
+  #changes = 0;
+  #job: JobRun | undefined;
+  #resizing = false;
+  #calm = false;
+  #scheduled = false;
+  /** The engine had no room for the last request. */
+  #refused = false;
+
+  constructor(disk: SimulatedDisk, requests: number) {
+    this.#disk = disk;
+    this.#random = disk.random;
+    this.#machine = disk.machine;
+    this.requests = requests;
+  }
+
+  /** All that it wanted to ask has been asked and answered. */
+  get finished(): boolean {
+    return this.asked >= this.requests && this.idle;
+  }
+
+  get idle(): boolean {
+    return this.#inFlight === 0 && this.#job === undefined;
+  }
+
+  begin(): void {
+    this.#soon();
+  }
+
+  /** Asks nothing more, and lets a job run freely. */
+  calm(): void {
+    this.#calm = true;
+    if (!this.#job) return;
+    if (this.#random.next() & 1) this.#abort();
+    this.#machine.exports.setSpeed(0);
+    this.#machine.exports.resume();
+    this.#machine.wake();
+  }
+
+  get #truth(): Truth {
+    return this.#disk.truth;
+  }
+
+  #soon(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    const think = (this.#random.next() / 2 ** 32) * this.#disk.plan.think;
+    // Who can ask nothing now only looks how things stand, now and then.
+    const blocked = this.asked >= this.requests || this.#inFlight >= this.#disk.plan.depth || this.#resizing || this.#refused;
+    this.#disk.events.after(blocked ? Math.max(think, LOOK_MS) : think, this.#random.next(), () => {
+      this.#scheduled = false;
+      if (this.#machine.stopped) return;
+      if (!this.#calm) this.#act();
+      if (!this.#calm && (this.asked < this.requests || this.#job)) this.#soon();
+    });
+  }
+
+  #act(): void {
+    this.#lookAfterJob();
+    if (this.asked >= this.requests || this.#inFlight >= this.#disk.plan.depth || this.#resizing) return;
+    if (this.#truth.size === 0) return void this.asked++;
+    this[this.#choose()]();
+  }
+
+  #choose(): keyof Weights {
+    const entries = Object.entries(this.#disk.plan.weights) as [keyof Weights, number][];
+    let left = this.#random.between(1, entries.reduce((sum, [, weight]) => sum + weight, 0));
+    for (const [kind, weight] of entries) {
+      left -= weight;
+      if (left <= 0) return kind;
+    }
+    return 'read';
+  }
+
+  /** Starts a request, and calls `check` with its answer unless it failed of an injected error. */
+  #ask(kind: number, offset: number, length: number, argument: number, options: { data?: Uint8Array; into?: Uint8Array }, ended: (answer: Answer) => void): boolean {
+    const started = this.#machine.request(kind, offset, length, argument, {
+      ...options,
+      done: (answer) => {
+        this.#inFlight--;
+        this.answered++;
+        if (this.#inFlight === this.#disk.plan.depth - 1) this.#soon();
+        this.#expectReason(kind, answer);
+        ended(answer);
+      },
+    });
+    this.#refused = !started;
+    if (!started) return false;
+    this.#inFlight++;
+    this.asked++;
+    this.#disk.counts.requests++;
+    return true;
+  }
+
+  #expectReason(kind: number, { code, reason, image }: Answer): void {
+    if (code === Code.ok) return;
+    const injected = this.#machine.injected > 0 && (code === Code.io || code === Code.noSpace || code === Code.aborted);
+    must(injected, `a request of kind ${kind} succeeds or fails of a fault (code ${code}, reason ${reason}, image ${image})`);
+  }
+
+  #range(longest: number = this.#disk.plan.longest): [offset: number, length: number] {
+    const { alignment, hotspots } = this.#disk.plan;
+    const size = this.#truth.size;
+    const most = Math.min(longest, this.#machine.exports.requestBytesMax(), size);
+    const step = Math.min(alignment, size);
+    let offset = this.#random.between(0, size - 1);
+    if (hotspots) offset = Math.min(size - 1, Math.floor((size * (offset % hotspots)) / hotspots) + this.#random.between(0, 3 * this.#machine.exports.clusterSize()));
+    offset -= offset % step;
+    const length = Math.min(size - offset, Math.max(step, this.#random.between(1, most)));
+    return [offset, Math.min(most, length - (length % step) || length)];
+  }
+
+  read(): void {
+    const [offset, length] = this.#range();
+    const into = new Uint8Array(length);
+    const begun = this.#truth.mark();
+    this.#ask(Kind.read, offset, length, 0, { into }, ({ code }) => {
+      if (code === Code.ok) this.#truth.check(into, offset, begun);
+    });
+  }
+
+  write(): void {
+    const [offset, length] = this.#range();
+    if (this.#random.between(0, 9) === 0) return this.#change(Kind.write, offset, length, WRITE_ZEROES);
+    let data: Uint8Array = poolBytes(this.#random, length);
+    if (this.#random.between(0, 3) === 0) {
+      data = data.slice();
+      const from = this.#random.between(0, length);
+      data.fill(0, from, this.#random.between(from, length));
+    }
+    this.#change(Kind.write, offset, length, 0, data);
+  }
+
+  zero(): void {
+    const [from, to] = this.#clusters();
+    if (from >= to) return this.read();
+    if (this.#version === 2) return this.#change(Kind.write, from, Math.min(to - from, this.#machine.exports.requestBytesMax()), WRITE_ZEROES);
+    this.#change(Kind.zero, from, to - from, 0);
+  }
+
+  discard(): void {
+    const [from, to] = this.#clusters();
+    if (from >= to) return this.read();
+    if (this.#version === 2) return void this.#ask(Kind.discard, from, to - from, 0, {}, () => {});
+    this.#change(Kind.discard, from, to - from, 0);
+  }
+
+  get #version(): number {
+    return this.#disk.plan.overlay.version;
+  }
+
+  /** Whole clusters, sometimes many; the last may be the disk's. */
+  #clusters(): [from: number, to: number] {
+    const cluster = this.#machine.exports.clusterSize();
+    const size = this.#truth.size;
+    const from = Math.floor(this.#range()[0] / cluster) * cluster;
+    const count = this.#random.between(0, 9) === 0 ? this.#random.between(1, 4000) : this.#random.between(1, 8);
+    return [from, Math.min(from + count * cluster, size)];
+  }
+
+  #change(kind: number, offset: number, length: number, argument: number, data?: Uint8Array): void {
+    const holder: { change?: ReturnType<Truth['change']> } = {};
+    const started = this.#ask(kind, offset, length, argument, { data }, ({ code }) => {
+      this.#changes--;
+      this.#truth.ended(holder.change!, code !== Code.ok);
+    });
+    if (!started) return;
+    this.#changes++;
+    holder.change = this.#truth.change(offset, length, data);
+  }
+
+  flush(): void {
+    const begun = this.#truth.mark();
+    this.#ask(Kind.flush, 0, 0, 0, {}, ({ code }) => {
+      if (code !== Code.ok) return;
+      must(this.#machine.flushesFailed === 0, 'no flush succeeds after one has failed');
+      this.#truth.flushed(begun);
+      if (this.#changes === 0) this.#truth.settle();
+    });
+  }
+
+  /** Grows or shrinks the disk; nothing else is asked meanwhile, and no job runs. */
+  resize(): void {
+    if (this.#job || this.#inFlight) return this.read();
+    const old = this.#truth.size;
+    const grows = this.#random.between(0, 2) > 0;
+    const size = grows ? old + this.#random.between(1, 4000) * 512 : this.#random.between(1, old / 512) * 512;
+    this.#resizing = true;
+    if (size >= old) return this.#resizeTo(size);
+    const cluster = this.#machine.exports.clusterSize();
+    const whole = Math.min(old, Math.ceil(size / cluster) * cluster);
+    // As hosts do it: what goes is zeroed first, so that it is gone when the disk grows again.
+    const steps: [number, number, number][] = [];
+    if (whole > size) steps.push([Kind.write, size, whole - size]);
+    if (whole < old && this.#version === 3) steps.push([Kind.zero, whole, old - whole]);
+    const most = this.#machine.exports.requestBytesMax();
+    if (this.#version === 2) for (let at = whole; at < old; at += most) steps.push([Kind.write, at, Math.min(most, old - at)]);
+    this.#shrink(steps, size);
+  }
+
+  #shrink(steps: [number, number, number][], size: number): void {
+    const next = steps.shift();
+    if (next === undefined) return this.#resizeTo(size);
+    const [kind, offset, length] = next;
+    const change = this.#truth.change(offset, length);
+    this.#ask(kind, offset, length, kind === Kind.write ? WRITE_ZEROES : 0, {}, ({ code }) => {
+      this.#truth.ended(change, code !== Code.ok);
+      if (code === Code.ok) this.#shrink(steps, size);
+      else this.#resizing = false;
+    });
+  }
+
+  #resizeTo(size: number): void {
+    this.#disk.sizes.push(this.#truth.size, size);
+    const old = this.#truth.size;
+    this.#ask(Kind.resize, 0, size, 0, {}, ({ code }) => {
+      this.#resizing = false;
+      const now = this.#machine.report(this.#machine.exports.image(0))[1];
+      must(now === size || (code !== Code.ok && now === old), `the disk has the size that was asked for, not ${now}`);
+      if (now !== old) this.#truth.resized(now);
+    });
+  }
+
+  /** Counts what remains, or maps. */
+  look(): void {
+    const [offset, length] = this.#range(this.#truth.size);
+    if (this.#random.next() & 1) {
+      this.#ask(Kind.remaining, offset, length, 0, {}, ({ code, value }) => must(code !== Code.ok || value <= length, 'no more remains than there is'));
+      return;
+    }
+    const into = new Uint8Array(MAP_BYTES);
+    this.#ask(Kind.map, offset, length, 0, { into }, ({ code, value }) => {
+      if (code === Code.ok) expectExtents(into, offset, value);
+    });
+  }
+
+  job(): void {
+    if (this.#job || this.#resizing) return this.read();
+    const random = this.#random;
+    const { exports } = this.#machine;
+    let depth = 0;
+    while (exports.imageAtDepth(depth + 1) >= 0) depth++;
+    const [offset, length] = random.between(0, 2) === 0 ? this.#range(this.#truth.size) : [0, 0];
+    const speed = random.between(0, 3) === 0 ? random.between(1000, 5_000_000) : 0;
+    const keepBase = random.between(0, 3) === 0;
+    const bottom = depth > 1 && random.between(0, 1) ? random.between(1, depth) : 0;
+    if (bottom) this.#machine.setBacking(...this.#disk.nameAt(exports.imageAtDepth(bottom)));
+    const refused = exports.stream(offset, length, speed, random.between(0, 3), keepBase, random.between(0, 5) === 0, bottom);
+    must(refused === 0, `a job can be started (${refused})`);
+    const whole = (offset === 0 && length === 0) || length === this.#truth.size;
+    const run: JobRun = { whole, limited: bottom > 0, keepBase, aborted: false, remaining: Infinity };
+    if (!this.#ask(Kind.stream, 0, 0, 0, {}, ({ code }) => this.#jobEnded(run, code))) {
+      // No room for the request now: the job that was made is done away with by the next.
+      return;
+    }
+    this.#job = run;
+    this.#disk.counts.jobs++;
+    this.#soon();
+  }
+
+  #jobEnded(run: JobRun, code: number): void {
+    this.#job = undefined;
+    must(code === Code.ok, 'the request of a job ends well however the job ended');
+    const [status, , aborted, error, , , , , , from, to, remaining] = this.#machine.report(this.#machine.exports.info());
+    must(status !== STATUS.active, 'a job that has ended is active no more');
+    must((aborted !== 0) === run.aborted, 'a job is aborted when it was asked to be');
+    if (status === STATUS.completed) must(error === 0 && (remaining === 0 || run.limited), `nothing remains of a completed job, not ${remaining}`);
+    else must(error !== 0 || run.aborted, 'a job fails of something');
+    if (error) must(this.#machine.injected > 0, `a job fails of a fault only (code ${error})`);
+    if (status === STATUS.completed && run.whole && !run.keepBase && !run.limited && !run.aborted && !error) {
+      must(this.#machine.exports.imageAtDepth(1) < 0, 'a base is let go when nothing of it is needed');
+    }
+    if (!run.limited && this.#changes === 0 && this.#inFlight === 0 && !this.#calm) this.#compareRemaining(from, to, remaining);
+  }
+
+  /** What the job says remains is what the overlay says, if nobody changes it meanwhile. */
+  #compareRemaining(from: number, to: number, remaining: number): void {
+    const asked = this.asked;
+    this.#ask(Kind.remaining, from, to - from, 0, {}, ({ code, value }) => {
+      const undisturbed = this.asked === asked + 1 && code === Code.ok && this.#job === undefined;
+      if (undisturbed && !this.#disk.plan.readAhead) must(value === remaining, `as much remains as the job says: ${remaining}, not ${value}`);
+    });
+  }
+
+  /** The operator's part. */
+  #lookAfterJob(): void {
+    if (!this.#job) return;
+    const { exports } = this.#machine;
+    const [, paused, , , , , , , , , , remaining] = this.#machine.report(exports.info());
+    must(remaining <= this.#job.remaining || this.#job.limited, 'what remains of a job never grows while it runs');
+    this.#job.remaining = remaining;
+    const act = this.#random.between(0, 19);
+    if (act === 0) exports.pause();
+    else if (act === 1) exports.setSpeed(this.#random.between(0, 1) ? 0 : this.#random.between(10_000, 10_000_000));
+    else if (act === 2 && this.#random.between(0, 3) === 0) this.#abort();
+    else if (paused) {
+      const machine = this.#machine;
+      this.#disk.events.after(RESUME_AFTER_MS, 0, () => {
+        if (machine.stopped) return;
+        machine.exports.resume();
+        machine.wake();
+      });
+    }
+    if (this.asked >= this.requests && exports.setSpeed(0)) this.#machine.wake();
+    this.#machine.wake();
+  }
+
+  #abort(): void {
+    if (!this.#job || !this.#machine.exports.abort()) return;
+    this.#job.aborted = true;
+    this.#machine.cancelBackground();
+  }
+}
+
+/** The extents of a map follow one another without gaps, and reach as far as it says. */
+function expectExtents(block: Uint8Array, offset: number, end: number): void {
+  const view = new DataView(block.buffer);
+  let at = offset;
+  for (let i = 0; at < end; i += EXTENT_BYTES) {
+    must(Number(view.getBigUint64(i, true)) === at, 'the extents of a map follow one another');
+    at += Number(view.getBigUint64(i + 8, true));
+  }
+  must(at === end, 'the extents of a map end where it says');
+}

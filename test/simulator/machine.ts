@@ -1,0 +1,370 @@
+/**
+ * One engine under a virtual clock: the real WebAssembly, driven by its ring (engine/README.md). Every operation ends when, and how,
+ * the faults of the seed want it to. What the engine must never do (read outside the memory, answer twice, hang) is noticed here.
+ */
+import type { Random } from '../fixtures/content.ts';
+import type { Events } from './events.ts';
+import type { Cut, Storage } from './storage.ts';
+
+export const Kind = {
+  open: 1, create: 2, read: 3, write: 4, zero: 5, discard: 6, flush: 7, resize: 8, stream: 9, remaining: 10, map: 11, check: 12,
+  close: 13,
+} as const;
+const KIND_NAMES = Object.fromEntries(Object.entries(Kind).map(([name, kind]) => [kind, name]));
+const Op = { read: 1, write: 2, flush: 3, truncate: 4, discard: 5, decompress: 6, take: 7, give: 8, done: 9 } as const;
+const OP_NAMES = ['', 'READ', 'WRITE', 'FLUSH', 'TRUNCATE', 'DISCARD', 'DECOMPRESS', 'TAKE', 'GIVE', 'DONE'];
+export const Code = { ok: 0, invalid: 1, noSpace: 3, io: 4, corrupt: 7, unsupported: 8, aborted: 12 } as const;
+
+const FLAG_BACKGROUND = 1;
+const PAGE_BYTES = 65536;
+/** Steps that may follow one another without anything new from outside. */
+const STEPS_MAX = 10_000;
+/** Most operations that one event may lead to. */
+const TRACE_LINES = 400;
+
+export interface Exports {
+  version(): number; init(bytes: number): number; submissions(): number; completions(): number;
+  setFile(image: number, bytes: number): number; setUse(copyOnRead: boolean, readAhead: boolean, trims: boolean): void;
+  text(): number; setBacking(name: number, format: number, identity: number): number; image(index: number): number;
+  imageAtDepth(depth: number): number; headerPage(image: number): number; requestBytesMax(): number;
+  request(kind: number, tag: number, offset: number, length: number, argument: number): number; step(completed: number, now: number): number;
+  submitted(): number; wakeAt(): number; abort(): number; info(): number; pause(): number; resume(): number;
+  stream(offset: number, length: number, speed: number, onError: number, keepBase: boolean, full: boolean, bottom: number): number;
+  setSpeed(speed: number): number; needsRecovery(): number; clusterSize(): number;
+}
+
+/** How often (of a thousand) and how an operation goes wrong, and how long it takes. */
+export interface Faults {
+  readFails: number;
+  writeFails: number;
+  flushFails: number;
+  /** Writes that fail have written some of their sectors. */
+  tears: boolean;
+  /** Failures of writes say that the disk is full. */
+  noSpace: boolean;
+  /** Operations that never end: only a cut helps. */
+  drops: number;
+  /** Longest time of an operation of the overlay, and of a base: ms. */
+  slow: number;
+  slowBase: number;
+  /** Operations (of a thousand) that take a hundred times as long. */
+  stalls: number;
+  /** Part of the operations (of a thousand) that are done at once, as synchronous hosts do them all. */
+  immediate: number;
+}
+
+export const NO_FAULTS: Pick<Faults, 'readFails' | 'writeFails' | 'flushFails' | 'drops' | 'stalls'> = {
+  readFails: 0, writeFails: 0, flushFails: 0, drops: 0, stalls: 0,
+};
+
+/** How a request ended. */
+export interface Answer {
+  code: number;
+  reason: number;
+  image: number;
+  value: number;
+}
+
+interface Pending {
+  kind: number;
+  text: string;
+  data?: Uint8Array;
+  into?: Uint8Array;
+  given: boolean;
+  done(answer: Answer): void;
+}
+
+interface InFlight {
+  op: number;
+  file: number;
+  offset: number;
+  data: Uint8Array;
+  background: boolean;
+}
+
+/** A base: bytes that are only read. */
+export interface Source {
+  bytes: Uint8Array;
+}
+
+export class Machine {
+  readonly exports: Exports;
+  faults: Faults;
+  /** Errors that operations were ended with so far. */
+  injected = 0;
+  flushesFailed = 0;
+  operations = 0;
+  /** Called with each read of a base. */
+  onBaseRead: (image: number, offset: number, length: number) => void = () => {};
+  readonly trace: string[] = [];
+  readonly #memory: WebAssembly.Memory;
+  readonly #buffer: ArrayBuffer;
+  readonly #words: Uint32Array;
+  readonly #overlay: Storage;
+  readonly #bases: Source[];
+  readonly #events: Events;
+  readonly #random: Random;
+  readonly #inflate: (method: number, from: Uint8Array, into: Uint8Array) => boolean;
+  readonly #pending = new Map<number, Pending>();
+  readonly #inFlight = new Map<number, InFlight>();
+  #completed: [tag: number, result: number][] = [];
+  #nextTag = 1;
+  #alarm = 0;
+  #stopped = false;
+  #stepping = false;
+  #traced: boolean;
+
+  /** `bases[i]` is image i + 1. */
+  constructor(module: WebAssembly.Module, options: {
+    memory: number; overlay: Storage; bases: Source[]; events: Events; random: Random; faults: Faults; traced: boolean;
+    inflate(method: number, from: Uint8Array, into: Uint8Array): boolean;
+  }) {
+    const pages = options.memory / PAGE_BYTES;
+    this.#memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+    const trap = (line: number, column: number): never => {
+      throw new Error(`an assertion of the engine failed (line ${line}, column ${column})`);
+    };
+    this.exports = new WebAssembly.Instance(module, { env: { memory: this.#memory }, host: { trap } }).exports as unknown as Exports;
+    this.#buffer = this.#memory.buffer;
+    this.#words = new Uint32Array(this.#buffer);
+    this.#overlay = options.overlay;
+    this.#bases = options.bases;
+    this.#events = options.events;
+    this.#random = options.random;
+    this.faults = options.faults;
+    this.#traced = options.traced;
+    this.#inflate = options.inflate;
+    must(this.exports.init(options.memory) !== 0, 'the engine takes its memory');
+    this.exports.setFile(0, options.overlay.size);
+    options.bases.forEach((base, index) => this.exports.setFile(index + 1, base.bytes.length));
+  }
+
+  /** Requests that have not ended. */
+  get waiting(): number {
+    return this.#pending.size;
+  }
+
+  get stopped(): boolean {
+    return this.#stopped;
+  }
+
+  /** Starts a request; false when the engine has no room for it now. */
+  request(kind: number, offset: number, length: number, argument: number, options: { data?: Uint8Array; into?: Uint8Array; done(answer: Answer): void }): boolean {
+    const tag = this.#nextTag;
+    if (!this.exports.request(kind, tag, offset, length, argument)) return false;
+    this.#nextTag++;
+    const text = `${KIND_NAMES[kind]} ${length} at ${offset}${argument ? ` (${argument})` : ''} #${tag}`;
+    this.#note(() => `> ${text}`);
+    this.#pending.set(tag, { kind, text, given: false, ...options });
+    this.wake();
+    return true;
+  }
+
+  /** Has the engine go on soon, as when something was asked of it from outside. */
+  wake(): void {
+    this.#later(0, () => this.pump());
+  }
+
+  /** Lets the engine go on as far as it can. */
+  pump(): void {
+    if (this.#stopped || this.#stepping) return;
+    this.#stepping = true;
+    let steps = 0;
+    for (let more = true; more; ) {
+      must(++steps <= STEPS_MAX, `the engine comes to rest within ${STEPS_MAX} steps`);
+      more = this.#step();
+    }
+    this.#stepping = false;
+    must(this.#memory.buffer === this.#buffer, 'the memory never grows');
+    const at = this.exports.wakeAt();
+    if (at && at !== this.#alarm) this.#later(Math.max(0, at - this.#events.now), () => this.pump());
+    this.#alarm = at;
+  }
+
+  /** The numbers of a report. */
+  report(address: number): Float64Array {
+    return new Float64Array(this.#buffer, address, 32).slice();
+  }
+
+  /** Puts the texts of a base where the engine looks for them. */
+  setBacking(name: string, format: string): void {
+    const bytes = new TextEncoder().encode(name + format);
+    new Uint8Array(this.#buffer, this.exports.text(), bytes.length).set(bytes);
+    must(this.exports.setBacking(name.length, format.length, 0) !== 0, 'the name of a base is taken');
+  }
+
+  /** The background reads in flight are cancelled, as a host does when its job is aborted: some end at once. */
+  cancelBackground(): void {
+    for (const [tag, io] of this.#inFlight) {
+      if (!io.background || io.op !== Op.read || io.file === 0 || this.#random.next() % 4 === 0) continue;
+      this.#inFlight.delete(tag);
+      this.injected++;
+      io.data.fill(0xcc);
+      this.#complete(tag, -Code.aborted);
+    }
+    this.wake();
+  }
+
+  /** The power goes, or the process is killed: nothing ends any more. */
+  cut(cut: Cut): void {
+    this.stop();
+    const writes = [...this.#inFlight.values()].filter(({ op }) => op === Op.write);
+    this.#note(() => `= cut: ${cut}, ${writes.length} writes in flight`);
+    this.#overlay.cut(cut, writes, this.#random);
+  }
+
+  /** Nothing of this engine happens any more. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  /** What keeps the engine from going on, for the message of a failure. */
+  describe(): string {
+    const requests = [...this.#pending.values()].map(({ text }) => text).join(', ');
+    const operations = [...this.#inFlight.values()].map(({ op, file, offset }) => `${OP_NAMES[op]} ${file}@${offset}`).join(', ');
+    return `requests: ${requests || 'none'}; operations: ${operations || 'none'}; job: ${[...this.report(this.exports.info()).slice(0, 13)].join(' ')}`;
+  }
+
+  #later(delay: number, run: () => void): void {
+    this.#events.after(delay, this.#random.next(), () => {
+      if (!this.#stopped) run();
+    });
+  }
+
+  #step(): boolean {
+    const at = this.exports.completions() >> 2;
+    const count = Math.min(this.#completed.length, 256);
+    for (let i = 0; i < count; i++) {
+      const [tag, result] = this.#completed[i];
+      this.#words[at + i * 4] = tag;
+      this.#words[at + i * 4 + 1] = result;
+      this.#words[at + i * 4 + 2] = 0;
+    }
+    this.#completed.splice(0, count);
+    const more = this.exports.step(count, this.#events.now + 1) !== 0;
+    const submitted = this.exports.submitted();
+    const first = this.exports.submissions() >> 2;
+    const answers: (() => void)[] = [];
+    for (let i = 0; i < submitted; i++) this.#perform(first + i * 12, answers);
+    for (const answer of answers) answer();
+    return more || this.#completed.length > 0;
+  }
+
+  #perform(entry: number, answers: (() => void)[]): void {
+    const w = this.#words;
+    const [tag, op, file, flags] = [w[entry], w[entry + 1], w[entry + 2], w[entry + 3]];
+    const offset = w[entry + 4] + w[entry + 5] * 2 ** 32;
+    const [length, address, request] = [w[entry + 6], w[entry + 7], w[entry + 10]];
+    this.operations++;
+    this.#note(() => `  ${OP_NAMES[op]} ${op === Op.done ? `${request}: ${tag} ${flags} (image ${file}, ${offset})` : `${file}@${offset}+${length}${request ? ` #${request}` : ''}`}`);
+    if (op === Op.done) return void answers.push(this.#ended(request, { code: tag, reason: flags, image: file, value: offset }));
+    const carries = op !== Op.flush && op !== Op.truncate && op !== Op.discard;
+    must(!carries || address + length <= this.#buffer.byteLength, 'an operation stays inside the memory');
+    const data = new Uint8Array(this.#buffer, carries ? address : 0, carries ? length : 0);
+    if (op === Op.give) return this.#give(request, offset, data);
+    must(!this.#inFlight.has(tag), 'a tag is used once at a time');
+    must(op === Op.read || op === Op.decompress || op === Op.take || file === 0, 'only the overlay is changed');
+    this.#inFlight.set(tag, { op, file, offset, data, background: (flags & FLAG_BACKGROUND) !== 0 });
+    const mark = this.#overlay.mark();
+    if (op === Op.take) return this.#ends(tag, 0, () => this.#take(request, offset, data));
+    if (op === Op.decompress) {
+      const into = new Uint8Array(this.#buffer, w[entry + 8], w[entry + 9]);
+      return this.#ends(tag, this.#delay(0), () => (this.#inflate(file, data, into) ? Code.ok : Code.corrupt));
+    }
+    const name = OP_NAMES[op];
+    if (this.#happens(this.faults.drops)) return this.#note(() => `    the ${name} will never end`);
+    this.#ends(tag, this.#delay(file), () => this.#io(op, file, offset, length, data, mark));
+  }
+
+  #io(op: number, file: number, offset: number, length: number, data: Uint8Array, mark: number): number {
+    const failing = op === Op.read ? this.faults.readFails : op === Op.flush ? this.faults.flushFails : this.faults.writeFails;
+    if (this.#happens(failing)) return this.#fail(op, offset, data);
+    if (op === Op.read && file > 0) {
+      const base = this.#bases[file - 1];
+      must(base !== undefined, 'a base is read that is open');
+      must(offset + data.length <= base.bytes.length, `a read stays inside its base (${offset} + ${data.length})`);
+      data.set(base.bytes.subarray(offset, offset + data.length));
+      this.onBaseRead(file, offset, data.length);
+    } else if (op === Op.read) this.#overlay.read(offset, data);
+    else if (op === Op.write) this.#overlay.write(offset, data);
+    else if (op === Op.truncate) this.#overlay.truncate(offset);
+    else if (op === Op.flush) this.#overlay.flushed(mark);
+    else if (offset + length <= this.#overlay.size) this.#overlay.write(offset, this.#discarded(length));
+    return Code.ok;
+  }
+
+  #fail(op: number, offset: number, data: Uint8Array): number {
+    this.injected++;
+    if (op === Op.read) data.fill(0xcc);
+    if (op === Op.flush) this.flushesFailed++;
+    if (op === Op.write && this.faults.tears) this.#overlay.writeSome(offset, data, this.#random);
+    return this.faults.noSpace && (op === Op.write || op === Op.truncate) ? Code.noSpace : Code.io;
+  }
+
+  /** What was given back may read as anything: nobody may look at it. */
+  #discarded(length: number): Uint8Array {
+    return new Uint8Array(length).fill(this.#random.next() & 1 ? 0 : 0xdd);
+  }
+
+  #take(request: number, offset: number, into: Uint8Array): number {
+    const pending = this.#pending.get(request);
+    must(pending?.data !== undefined, 'data is taken of a request that is under way');
+    into.set(pending!.data!.subarray(offset, offset + into.length));
+    return Code.ok;
+  }
+
+  #give(request: number, offset: number, data: Uint8Array): void {
+    const pending = this.#pending.get(request);
+    must(pending?.into !== undefined, 'data is given to a request that is under way');
+    pending!.into!.set(data, offset);
+    pending!.given = true;
+  }
+
+  #ended(request: number, answer: Answer): () => void {
+    const pending = this.#pending.get(request);
+    must(pending !== undefined, 'a request ends once');
+    this.#pending.delete(request);
+    must(!(pending!.kind === Kind.read && answer.code === 0) || pending!.given, 'a read that ends well has given its data');
+    return () => pending!.done(answer);
+  }
+
+  #ends(tag: number, delay: number, run: () => number): void {
+    const end = (): void => {
+      if (!this.#inFlight.has(tag)) return;
+      this.#inFlight.delete(tag);
+      this.#complete(tag, -run());
+    };
+    if (delay === 0) end();
+    else this.#later(delay, () => {
+      end();
+      this.pump();
+    });
+  }
+
+  #complete(tag: number, result: number): void {
+    if (result) this.#note(() => `    ${tag} fails: ${-result}`);
+    this.#completed.push([tag, result]);
+  }
+
+  #delay(file: number): number {
+    if (this.#happens(this.faults.immediate)) return 0;
+    const most = file === 0 ? this.faults.slow : this.faults.slowBase;
+    const delay = 0.001 + (this.#random.next() / 2 ** 32) * most;
+    return this.#happens(this.faults.stalls) ? delay * 100 : delay;
+  }
+
+  #happens(perThousand: number): boolean {
+    return perThousand > 0 && this.#random.next() % 1000 < perThousand;
+  }
+
+  #note(line: () => string): void {
+    if (!this.#traced) return;
+    this.trace.push(`${this.#events.now.toFixed(3).padStart(12)} ${line()}`);
+    if (this.trace.length > 2 * TRACE_LINES) this.trace.splice(0, TRACE_LINES);
+  }
+}
+
+/** @throws when what must hold does not. */
+export function must(holds: boolean, what: string): void {
+  if (!holds) throw new Error(`it must be that ${what}`);
+}

@@ -1,0 +1,132 @@
+/**
+ * What one seed is about: every seed picks its own images, options, workload and faults (swarm testing), so that rare combinations
+ * come up, and nothing is drowned by what happens always.
+ */
+import { Random } from '../fixtures/content.ts';
+import type { Faults } from './machine.ts';
+import type { Fill } from './qcow2.ts';
+
+/** An image of the chain below the overlay, or the overlay itself where it is not made by the engine. */
+export interface ImagePlan {
+  format: 'raw' | 'qcow2';
+  version: 2 | 3;
+  clusterBits: number;
+  refcountOrder: number;
+  extendedL2: boolean;
+  size: number;
+  /** What its clusters are chosen from. */
+  fills: Fill[];
+}
+
+export interface Weights {
+  read: number;
+  write: number;
+  zero: number;
+  discard: number;
+  flush: number;
+  resize: number;
+  job: number;
+  look: number;
+}
+
+export interface Plan {
+  memory: number;
+  overlay: ImagePlan;
+  /** The engine makes the overlay; otherwise the writer does, with content of its own. */
+  created: boolean;
+  /** From the nearest down. */
+  chain: ImagePlan[];
+  copyOnRead: boolean;
+  readAhead: boolean;
+  trims: boolean;
+  faults: Faults;
+  /** Times that the disk is opened. */
+  epochs: number;
+  /** Guest requests each time. */
+  requests: number;
+  depth: number;
+  /** Longest pause between two requests: ms. */
+  think: number;
+  /** Requests start and end at multiples of this. */
+  alignment: number;
+  longest: number;
+  /** Requests go to so many places, if not 0. */
+  hotspots: number;
+  weights: Weights;
+}
+
+const MIB = 1 << 20;
+const MEMORY_MIN = 8 * MIB;
+
+export function planOf(seed: number): Plan {
+  const random = new Random(seed * 2654435761);
+  const pick = <T>(...choices: T[]): T => choices[random.between(0, choices.length - 1)];
+  const sometimes = (perCent: number): boolean => random.between(1, 100) <= perCent;
+  const size = pick(random.between(1, 64) * 512, random.between(1, 16) * 65536, random.between(1, 12) * MIB, random.between(2000, 12000) * 512);
+  const overlay = imagePlan(random, size, true);
+  const chain = Array.from({ length: pick(0, 1, 1, 1, 2, 3) }, () => {
+    const bytes = pick(size, size, random.between(1, size), size + random.between(1, 100_000));
+    const image = imagePlan(random, bytes, false);
+    return sometimes(40) ? { ...image, format: 'raw' as const } : { ...image, size: Math.ceil(bytes / 512) * 512 };
+  });
+  // A raw image has nothing below.
+  const end = chain.findIndex(({ format }) => format === 'raw');
+  if (end >= 0) chain.length = end + 1;
+  return {
+    memory: MEMORY_MIN + (overlay.clusterBits > 18 ? 24 * MIB : pick(0, 0, 8 * MIB)),
+    overlay,
+    created: overlay.version === 3 && sometimes(50),
+    chain,
+    copyOnRead: sometimes(80),
+    readAhead: sometimes(40),
+    trims: sometimes(60),
+    faults: faultsOf(random, pick, sometimes),
+    epochs: random.between(1, 6),
+    requests: pick(10, 50, 150, 400),
+    depth: pick(1, 4, 16, 90),
+    think: pick(0, 0.1, 5, 200, 60_000),
+    alignment: pick(1, 512, 512, 4096),
+    longest: pick(4096, 65536, 4 * 2 ** overlay.clusterBits, 300_000),
+    hotspots: pick(0, 0, 2, 5),
+    weights: weightsOf(random),
+  };
+}
+
+function imagePlan(random: Random, size: number, isOverlay: boolean): ImagePlan {
+  const version = random.between(1, 6) === 1 ? 2 : 3;
+  const clusterBits = [9, 9, 10, 12, 12, 14, 16, 16, 16, 18, 21][random.between(0, isOverlay ? 10 : 9)];
+  const extendedL2 = version === 3 && clusterBits >= 14 && random.between(1, 3) === 1;
+  const refcountOrder = version === 2 ? 4 : [4, 4, 0, 1, 2, 3, 5, 6][random.between(0, 7)];
+  const all: Fill[] = ['data', 'absent', 'absent', 'zero', 'zero with place', 'compressed', 'subclusters'];
+  const fills = all.filter((fill) => {
+    if (fill === 'zero' || fill === 'zero with place') return version === 3 && random.between(0, 2) > 0;
+    if (fill === 'compressed') return refcountOrder > 3 && random.between(0, 2) === 0;
+    if (fill === 'subclusters') return extendedL2;
+    return true;
+  });
+  return { format: 'qcow2', version, clusterBits, refcountOrder, extendedL2, size, fills };
+}
+
+function faultsOf(random: Random, pick: <T>(...choices: T[]) => T, sometimes: (perCent: number) => boolean): Faults {
+  const rate = (perCent: number, most: number): number => (sometimes(perCent) ? random.between(1, most) : 0);
+  return {
+    readFails: rate(30, 60),
+    writeFails: rate(30, 60),
+    flushFails: rate(12, 60),
+    tears: sometimes(50),
+    noSpace: sometimes(40),
+    drops: rate(5, 10),
+    slow: pick(0.05, 1, 10),
+    slowBase: pick(0.05, 5, 100),
+    stalls: rate(20, 50),
+    immediate: pick(0, 0, 0, 300, 1000),
+  };
+}
+
+function weightsOf(random: Random): Weights {
+  const weight = (often: number): number => (random.between(0, 3) === 0 ? 0 : random.between(1, often));
+  return {
+    read: random.between(1, 20), write: weight(20), zero: weight(6), discard: weight(6), flush: weight(5), resize: weight(1) && random.between(0, 1),
+    job: weight(4), look: weight(3),
+  };
+}
