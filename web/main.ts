@@ -1,0 +1,190 @@
+/** The console: goes between the list of disks and a machine at work, and takes what the user asks for. */
+import './style.css';
+import { listDisks, MillraceError, persistDisks } from '../hosts/browser/index.ts';
+import { announce, make, part } from './dom.ts';
+import { bytes } from './format.ts';
+import { note } from './memory.ts';
+import type { Remedy } from './problems.ts';
+import { hideProblem, showProblem } from './problems.ts';
+import type { Boot } from './session.ts';
+import { Session } from './session.ts';
+import { showShelf } from './shelf.ts';
+import { saveDisk, takeDisk } from './transfer.ts';
+
+/** An image that this site offers, as samples.json beside the page lists it. */
+interface Sample {
+  name: string;
+  /** Absolute, or relative to the page. */
+  url: string;
+  text?: string;
+  /** Bytes of the image. */
+  size?: number;
+}
+
+const MEBIBYTE = 1024 * 1024;
+const PANES = ['serial-pane', 'screen-pane', 'disk-pane'];
+
+let session: Session | undefined;
+let starting = false;
+
+async function boot(wanted: Boot): Promise<void> {
+  if (starting || session) return;
+  starting = true;
+  hideProblem();
+  part('title').textContent = `Opening ${wanted.name} …`;
+  try {
+    void persistDisks();
+    show('console');
+    session = await Session.start(wanted);
+    history.replaceState(null, '', `#disk=${encodeURIComponent(wanted.name)}`);
+    part('title').textContent = wanted.name;
+    document.title = `${wanted.name} – Millrace`;
+    part('power').hidden = false;
+    announce(`${wanted.name} boots.`);
+  } catch (error) {
+    await showStart();
+    showProblem(error, remediesFor(error, wanted));
+  } finally {
+    starting = false;
+  }
+}
+
+/** What can be done about a disk that did not open. */
+function remediesFor(error: unknown, wanted: Boot): Remedy[] {
+  if (!(error instanceof MillraceError)) return [];
+  const again = { label: 'Try again', act: () => void boot(wanted) };
+  if (error.code === 'EBUSY') return [{ label: 'Wait for it', act: () => void waitFor(wanted) }];
+  if (error.code === 'ENOENT' && !wanted.create) return [{ label: 'Choose the file…', act: () => chooseBase(wanted) }, again];
+  return error.code === 'EIO' || error.code === 'ETIMEDOUT' ? [again] : [];
+}
+
+async function waitFor(wanted: Boot): Promise<void> {
+  const waiting = new AbortController();
+  part('home').addEventListener('click', () => waiting.abort(), { signal: waiting.signal });
+  announce('Waiting until the other tab closes the disk.');
+  await boot({ ...wanted, wait: true, signal: waiting.signal });
+}
+
+function chooseBase(wanted: Boot): void {
+  const input = make('input', { type: 'file', onchange: () => void boot({ ...wanted, base: input.files![0] }) });
+  input.click();
+}
+
+/** Makes a new disk over an image, and boots it. */
+async function bootImage(base: string | File): Promise<void> {
+  const name = await freeName(typeof base === 'string' ? decodeURIComponent(new URL(base).pathname.split('/').pop() || 'disk') : base.name);
+  note(name, { memory: Number(part<HTMLSelectElement>('memory').value) * MEBIBYTE, written: undefined });
+  await boot({ name, create: true, base });
+}
+
+/** A name for a disk that no disk has, from that of an image. */
+async function freeName(image: string): Promise<string> {
+  const wanted = image.replace(/\.(raw|img|qcow2|bin)$/i, '') || 'disk';
+  const taken = new Set((await listDisks()).map(({ name }) => name));
+  for (let number = 1; ; number++) {
+    const name = number === 1 ? wanted : `${wanted} ${number}`;
+    if (!taken.has(name)) return name;
+  }
+}
+
+async function importFile(file: File): Promise<void> {
+  await takeDisk(await freeName(file.name), file);
+  await showStart();
+}
+
+/** Ends a machine that is at work, and shows the list. */
+async function showStart(): Promise<void> {
+  const ending = session;
+  session = undefined;
+  part('power').hidden = true;
+  part('title').textContent = '';
+  document.title = 'Millrace';
+  if (location.hash.startsWith('#disk=')) history.replaceState(null, '', location.pathname + location.search);
+  await ending?.end().catch(showProblem);
+  show('start');
+  await showShelf((name) => void boot({ name, create: false })).catch(showProblem);
+}
+
+function show(view: 'start' | 'console'): void {
+  part('start').hidden = view !== 'start';
+  part('console').hidden = view !== 'console';
+}
+
+async function showSamples(): Promise<void> {
+  const response = await fetch('samples.json').catch(() => undefined);
+  // A site need not offer any; some servers answer with a page of theirs then.
+  const samples = response?.ok ? ((await response.json().catch(() => [])) as Sample[]) : [];
+  part('samples').replaceChildren(...samples.map(({ name, url, text, size }) => make('button', {
+    type: 'button', className: 'sample', onclick: () => void bootImage(new URL(url, document.baseURI).href).catch(showProblem),
+  }, make('b', {}, name), make('br'), [text, size && bytes(size)].filter(Boolean).join(' · '))));
+}
+
+function wire(): void {
+  const files = (id: string, take: (file: File) => Promise<void>): void => {
+    const input = part<HTMLInputElement>(id);
+    input.addEventListener('change', () => {
+      const file = input.files?.[0];
+      if (file) take(file).catch(showProblem);
+      input.value = '';
+    });
+  };
+  files('file', bootImage);
+  files('import', importFile);
+  part('boot').addEventListener('submit', (event) => {
+    event.preventDefault();
+    bootImage(part<HTMLInputElement>('url').value).catch(showProblem);
+  });
+  part('home').addEventListener('click', (event) => {
+    event.preventDefault();
+    void showStart();
+  });
+  part('off').addEventListener('click', () => void showStart());
+  part('restart').addEventListener('click', () => session?.restart());
+  for (const format of ['qcow2', 'raw'] as const) part(`export-${format}`).addEventListener('click', () => session && void saveDisk(session.name, format, session.disk));
+  wireDrop();
+  wirePanes();
+}
+
+/** A file dropped anywhere boots, unless a machine is at work. */
+function wireDrop(): void {
+  addEventListener('dragover', (event) => {
+    event.preventDefault();
+    document.body.classList.toggle('dropping', !session);
+  });
+  addEventListener('dragleave', () => document.body.classList.remove('dropping'));
+  addEventListener('drop', (event) => {
+    event.preventDefault();
+    document.body.classList.remove('dropping');
+    const file = event.dataTransfer?.files[0];
+    if (file && !session) bootImage(file).catch(showProblem);
+  });
+}
+
+/** F6 goes from pane to pane: out of the terminal and the screen, which take every other key for the machine. */
+function wirePanes(): void {
+  addEventListener('keydown', (event) => {
+    if (event.key !== 'F6' || !session) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    const panes = PANES.map(part);
+    const at = panes.findIndex((pane) => pane.contains(document.activeElement));
+    const next = panes[(at + (event.shiftKey ? panes.length - 1 : 1) + (at < 0 && event.shiftKey ? 1 : 0)) % panes.length];
+    (next.querySelector<HTMLElement>('textarea, #screen') ?? next).focus();
+  }, { capture: true });
+}
+
+async function start(): Promise<void> {
+  wire();
+  const hash = new URLSearchParams(location.hash.slice(1));
+  const disk = hash.get('disk');
+  // A link may name an image; booting it is for the user to decide.
+  part<HTMLInputElement>('url').value = hash.get('url') ?? '';
+  await showSamples();
+  if (disk !== null) await boot({ name: disk, create: false });
+  else await showStart();
+}
+
+if (import.meta.env.PROD && navigator.serviceWorker) {
+  navigator.serviceWorker.register('sw.js').catch((error) => console.warn(`the page will not open without a network: ${String(error)}`));
+}
+await start();

@@ -1,0 +1,66 @@
+/** Errors as a person can act on them: what happened in a sentence, what to do about it, and the exact words of the error below. */
+import type { ErrorCode } from '../hosts/browser/index.ts';
+import { MillraceError } from '../hosts/browser/index.ts';
+import { make, part } from './dom.ts';
+
+/** What the page can offer to do. */
+export interface Remedy {
+  label: string;
+  act(): void;
+}
+
+interface Explanation {
+  title: string;
+  advice: string;
+}
+
+const BY_CODE: Partial<Record<ErrorCode, Explanation>> = {
+  ENOSPC: { title: 'There is no room left in this browser', advice: 'Delete a disk that is no longer needed, or make room on the device; the machine waits, and goes on by itself. A paused stream is taken up by “Resume”.' },
+  ECHANGED: { title: 'The image on the server is another one now', advice: 'This disk was made on the old image, and mixing the two would destroy it. Put the old image back, or make a new disk from the new one; what was written here can still be exported while the machine is off, if the disk is complete.' },
+  EBUSY: { title: 'Another tab has this disk', advice: 'Only one tab at a time can use a disk. Close it there, or wait here until it is free.' },
+  EEXIST: { title: 'That name is taken', advice: 'Choose another name, or delete the disk that has it.' },
+  ECORRUPT: { title: 'The image is damaged', advice: 'Its tables contradict each other, so it is not used. Fetch it again from where it came.' },
+  EUNSUPPORTED: { title: 'This cannot be used as it is', advice: 'The details say what is not supported and what to do about it.' },
+  EACCES: { title: 'The server or the browser refuses access', advice: 'See that the address needs no sign-in, or sign in there first.' },
+  ENOENT: { title: 'There is nothing at that address', advice: 'See that the address is right. If the disk was started from a file, give that file again.' },
+  ETIMEDOUT: { title: 'The server does not answer', advice: 'See that it is up and that you are online. The machine waits, and goes on when it answers.' },
+  EINVAL: { title: 'That cannot be', advice: 'The details say why.' },
+};
+const OFFLINE: Explanation = { title: 'The image cannot be reached', advice: 'See that you are online and the server is up. If it is, it may not allow this page: it must send “Access-Control-Allow-Origin”. A machine that runs waits, and goes on when the server answers.' };
+const HIDDEN: Explanation = { title: 'The server does not let this page read the image', advice: 'It must send “Access-Control-Allow-Origin”, “Access-Control-Allow-Headers: Range” and “Access-Control-Expose-Headers: Content-Range, ETag” (CORS). Whoever runs the server can add them.' };
+const RANGES: Explanation = { title: 'The server cannot send parts of a file', advice: 'Booting at once needs byte ranges (RFC 9110). Serve the image from a server that has them, or download it and drop the file here.' };
+const OTHER: Explanation = { title: 'Something went wrong', advice: 'The details say what. Reload the page to try again; what was saved is kept.' };
+
+/** What is thrown when an image holds nothing that boots. */
+export class NotAnImage extends Error {}
+
+const NOT_AN_IMAGE: Explanation = { title: 'This is not a disk image that boots', advice: 'Its first sector is no boot record. See that the address leads to the image itself, not to a page about it or to a compressed archive.' };
+
+export function explain(error: unknown): Explanation {
+  if (error instanceof NotAnImage) return NOT_AN_IMAGE;
+  if (!(error instanceof MillraceError)) return OTHER;
+  if (/CORS/.test(error.message)) return /hidden/.test(error.message) ? HIDDEN : OFFLINE;
+  if (/byte ranges|ignores? Range|without ranges/i.test(error.message)) return RANGES;
+  return BY_CODE[error.code] ?? (error.code === 'EIO' ? OFFLINE : OTHER);
+}
+
+/** Shows a problem, until `hideProblem`. */
+export function showProblem(error: unknown, remedies: Remedy[] = []): void {
+  const { title, advice } = explain(error);
+  part('problem-title').textContent = title;
+  part('problem-advice').textContent = advice;
+  part('problem-detail').textContent = error instanceof MillraceError ? `${error.code}: ${error.message}` : String(error);
+  const buttons = [...remedies, { label: 'Dismiss', act: () => {} }].map(({ label, act }) => make('button', {
+    type: 'button',
+    onclick: () => {
+      hideProblem();
+      act();
+    },
+  }, label));
+  part('problem-actions').replaceChildren(...buttons);
+  part('problem').hidden = false;
+}
+
+export function hideProblem(): void {
+  part('problem').hidden = true;
+}

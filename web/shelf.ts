@@ -1,0 +1,54 @@
+/** The list of disks in this browser, and what can be done with one that is not in use. */
+import type { DiskRecord } from '../hosts/browser/index.ts';
+import { deleteDisk, listDisks, renameDisk, storageRoom } from '../hosts/browser/index.ts';
+import { announce, ask, make, part } from './dom.ts';
+import { ago, bytes, percent } from './format.ts';
+import * as memory from './memory.ts';
+import { showProblem } from './problems.ts';
+import { saveDisk } from './transfer.ts';
+
+/** Shows the list anew. `boot` is called for the disk that is chosen. */
+export async function showShelf(boot: (name: string) => void): Promise<void> {
+  const disks = await listDisks();
+  disks.sort((a, b) => (b.lastUsed ?? 0) - (a.lastUsed ?? 0));
+  part('no-disks').hidden = disks.length > 0;
+  part('disks').replaceChildren(...disks.map((disk) => row(disk, boot)));
+  const { used, quota } = await storageRoom();
+  part('room').textContent = quota > 0 ? `${bytes(used)} in use, of ${bytes(quota)} that this site may use` : '';
+}
+
+function row(disk: DiskRecord, boot: (name: string) => void): HTMLLIElement {
+  const { name, size, remaining, lastUsed } = disk;
+  const again = (): Promise<void> => showShelf(boot);
+  const button = (label: string, act: () => unknown, kind = ''): HTMLButtonElement =>
+    make('button', { type: 'button', className: kind, onclick: () => void Promise.resolve(act()).then(again).catch(showProblem), ariaLabel: `${label}: ${name}` }, label);
+  const start = make('button', { type: 'button', className: 'main', onclick: () => boot(name), ariaLabel: `Boot: ${name}` }, 'Boot');
+  const about = make('div', {}, make('h3', {}, name), make('p', {}, ...state(disk)));
+  if (lastUsed !== undefined) about.append(make('p', {}, `used ${ago(lastUsed)}`));
+  const item = make('li', {}, about, make('div', { className: 'row' }, start,
+    button('Rename', () => rename(name)), button('qcow2', () => saveDisk(name, 'qcow2')), button('raw', () => saveDisk(name, 'raw')), button('Delete', () => remove(name), 'danger')));
+  if (size && remaining) item.append(make('progress', { max: 1, value: 1 - remaining / size, ariaLabel: `Part of ${name} that is here` }));
+  return item;
+}
+
+function state({ size, remaining, base }: DiskRecord): (Node | string)[] {
+  if (size === undefined) return ['what it holds shows when it is booted'];
+  if (base === undefined || remaining === 0) return [`${bytes(size)} · `, make('span', { className: 'whole' }, 'complete: boots without the network')];
+  const here = remaining === undefined ? '' : ` · ${percent(1 - remaining / size)} here`;
+  return [`${bytes(size)}${here} · base ${base.name}`];
+}
+
+async function rename(name: string): Promise<void> {
+  const to = await ask({ title: `Rename ${name}`, text: 'The disk keeps everything else.', yes: 'Rename', name });
+  if (!to || to === name) return;
+  await renameDisk(name, to);
+  memory.rename(name, to);
+  announce(`${name} is now called ${to}.`);
+}
+
+async function remove(name: string): Promise<void> {
+  if ((await ask({ title: `Delete ${name}?`, text: 'Everything the machine has written on it is lost for good. Export it first to keep a copy.', yes: 'Delete', danger: true })) === undefined) return;
+  await deleteDisk(name);
+  memory.forget(name);
+  announce(`${name} is deleted.`);
+}

@@ -1,0 +1,52 @@
+/**
+ * The service worker: keeps the files of the page, so that it opens without a network. It never touches disk images, and a page never
+ * gets files of two builds: a new build's worker takes over when no page of the old one is open any more.
+ */
+interface Lifetime extends Event {
+  waitUntil(promise: Promise<unknown>): void;
+}
+
+interface Fetch extends Lifetime {
+  readonly request: Request;
+  respondWith(response: Promise<Response>): void;
+}
+
+/** What a service worker's global scope has that the page's types do not know. */
+const scope = self as unknown as EventTarget & { readonly clients: { claim(): Promise<void> }; readonly registration: { readonly scope: string } };
+
+const PREFIX = 'millrace-page-';
+const files: readonly string[] = __FILES__;
+const name = `${PREFIX}${fingerprint(files.join())}`;
+const home = scope.registration.scope;
+
+scope.addEventListener('install', (event) => {
+  (event as Lifetime).waitUntil(caches.open(name).then((cache) => cache.addAll(files.map((file) => new Request(new URL(file, home), { cache: 'reload' })))));
+});
+
+scope.addEventListener('activate', (event) => {
+  (event as Lifetime).waitUntil(forgetOldBuilds().then(() => scope.clients.claim()));
+});
+
+scope.addEventListener('fetch', (event) => {
+  const { request } = event as Fetch;
+  if (request.method !== 'GET' || request.headers.has('Range') || !request.url.startsWith(home)) return;
+  (event as Fetch).respondWith(answer(request));
+});
+
+async function answer(request: Request): Promise<Response> {
+  const cache = await caches.open(name);
+  const url = new URL(request.url);
+  const kept = await cache.match(url.href === home ? new URL('index.html', home) : url, { ignoreSearch: true });
+  return kept ?? fetch(request);
+}
+
+async function forgetOldBuilds(): Promise<void> {
+  for (const other of await caches.keys()) if (other.startsWith(PREFIX) && other !== name) await caches.delete(other);
+}
+
+/** FNV-1a: names of files hold the hashes of their contents already. */
+function fingerprint(text: string): string {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+  return (hash >>> 0).toString(16);
+}

@@ -1,0 +1,79 @@
+/** Ways out of the browser for a disk, and in: with progress that can be cancelled, one transfer at a time. */
+import type { BrowserDisk } from '../hosts/browser/index.ts';
+import { exportDisk, importDisk, openDisk } from '../hosts/browser/index.ts';
+import { announce, make, part } from './dom.ts';
+import { bytes, percent } from './format.ts';
+import { showProblem } from './problems.ts';
+
+const RAW_TYPE = 'application/octet-stream';
+/** Until then a download has surely begun, and its address can be given back. */
+const DOWNLOAD_MS = 60_000;
+
+type Format = 'qcow2' | 'raw';
+
+let running: AbortController | undefined;
+
+/** Saves a disk as a file: `open` is the disk itself where it is in use by this page. Problems are shown. */
+export async function saveDisk(name: string, format: Format, open?: BrowserDisk): Promise<void> {
+  await transfer(`Exporting ${name}.${format}`, async (tell, signal) => {
+    if (format === 'qcow2') return download(`${name}.qcow2`, open ? await open.exportQcow2() : await exportDisk(name));
+    const disk = open ?? (await openDisk({ overlay: name, readOnly: true }));
+    try {
+      const blob = await gather(disk, tell, signal);
+      download(`${name}.raw`, blob);
+    } finally {
+      if (!open) await disk.close();
+    }
+  });
+}
+
+/** Takes a file in as a disk of that name. Problems are shown. */
+export async function takeDisk(name: string, file: File): Promise<void> {
+  await transfer(`Importing ${file.name}, ${bytes(file.size)}`, () => importDisk(name, file));
+}
+
+async function gather(disk: BrowserDisk, tell: (part: number) => void, signal: AbortSignal): Promise<Blob> {
+  let done = 0;
+  const counted = new TransformStream<Uint8Array, Uint8Array>({
+    transform(chunk, controller) {
+      done += chunk.length;
+      tell(done / disk.size);
+      controller.enqueue(chunk);
+    },
+  });
+  // The browser keeps what it gathers on its own storage when it is large.
+  const blob = await new Response(disk.exportRaw().pipeThrough(counted, { signal }) as ReadableStream<Uint8Array<ArrayBuffer>>).blob();
+  return blob.slice(0, blob.size, RAW_TYPE);
+}
+
+async function transfer(text: string, action: (tell: (part: number) => void, signal: AbortSignal) => Promise<void>): Promise<void> {
+  if (running) return showProblem(new Error('another export or import is under way: wait for it, or cancel it'));
+  running = new AbortController();
+  const { signal } = running;
+  const bar = part<HTMLProgressElement>('transfer-bar');
+  const tell = (done: number): void => {
+    bar.value = done;
+    part('transfer-text').textContent = `${text} · ${percent(done)}`;
+    part('transfer-stop').hidden = false;
+  };
+  part('transfer-text').textContent = `${text} …`;
+  bar.removeAttribute('value');
+  part('transfer-stop').hidden = true;
+  part('transfer-stop').onclick = () => running?.abort();
+  part('transfer').hidden = false;
+  try {
+    await action(tell, signal);
+    announce(`${text}: done.`);
+  } catch (error) {
+    if (!signal.aborted) showProblem(error);
+  } finally {
+    running = undefined;
+    part('transfer').hidden = true;
+  }
+}
+
+function download(name: string, blob: Blob): void {
+  const url = URL.createObjectURL(blob);
+  make('a', { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), DOWNLOAD_MS);
+}

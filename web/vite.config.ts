@@ -1,0 +1,49 @@
+/**
+ * Builds the console into build/web: static files with relative addresses, for any server and any folder of it. The virtual machine's
+ * BIOS comes from Debian's package `seabios`, and is copied into the build.
+ */
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import type { Plugin, UserConfig } from 'vite';
+import { defineConfig } from 'vite';
+
+const SEABIOS = process.env.SEABIOS ?? '/usr/share/seabios';
+if (!existsSync(SEABIOS)) throw new Error(`${SEABIOS} is missing, which has the BIOS: apt-get install seabios, or set SEABIOS to a folder with bios.bin and vgabios-stdvga.bin`);
+
+const here = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
+
+/** Tells the service worker which files it is to keep, and so makes it a new one whenever they change. */
+function offline(): Plugin {
+  return {
+    name: 'offline',
+    generateBundle(_, bundle) {
+      const worker = bundle['sw.js'];
+      if (worker?.type !== 'chunk') throw new Error('the service worker is missing from the build');
+      const files = Object.keys(bundle).filter((file) => file !== 'sw.js' && !file.endsWith('.map')).sort();
+      worker.code = worker.code.replace('__FILES__', JSON.stringify(files));
+    },
+  };
+}
+
+const config: UserConfig = defineConfig({
+  root: here('.'),
+  base: './',
+  plugins: [offline()],
+  resolve: { alias: { seabios: SEABIOS } },
+  server: { fs: { allow: [here('..'), SEABIOS] } },
+  worker: { format: 'es' },
+  build: {
+    outDir: here('../build/web'),
+    emptyOutDir: true,
+    target: 'es2022',
+    // What is compiled while it loads is not put into scripts as text.
+    assetsInlineLimit: 0,
+    chunkSizeWarningLimit: 1024,
+    rolldownOptions: {
+      input: { index: here('index.html'), example: here('example.html'), sw: here('sw.ts') },
+      output: { entryFileNames: ({ name }) => (name === 'sw' ? 'sw.js' : 'assets/[name]-[hash].js') },
+    },
+  },
+});
+
+export default config;
