@@ -78,6 +78,8 @@ export interface CheckReport {
   allocatedClusters: number;
   totalClusters: number;
   compressedClusters: number;
+  /** Clusters that do not follow the one before them in the file; compressed ones all count. */
+  fragmentedClusters: number;
   /** Bytes: where the last cluster in use ends. */
   imageEndOffset: number;
 }
@@ -125,6 +127,15 @@ export interface CreateOptions {
   /** Store what reads fetch from the base; default true. */
   copyOnRead?: boolean;
   /** Bytes of WebAssembly memory for this disk, 8 MiB to 1 GiB; default 32 MiB. */
+  memory?: number;
+}
+
+export interface CheckOptions {
+  /** A path or name; or an opened file, of which a source is enough where nothing is repaired. */
+  overlay: string | BlockFile | BlockSource;
+  /** `leaks` gives back space that nothing uses; `all` also mends what is wrong, as far as that can be done. */
+  repair?: 'leaks' | 'all';
+  /** Bytes of WebAssembly memory, 8 MiB to 1 GiB; default 32 MiB. */
   memory?: number;
 }
 

@@ -16,6 +16,9 @@ const ON_ERROR = { report: 0, stop: 1, ignore: 2, enospc: 3 } as const;
 /** Arguments of a close request: nothing is to be written; the disk goes on afterwards. */
 const CLOSE_READ_ONLY = 1;
 const CLOSE_GOES_ON = 2;
+/** Arguments of a check request, and the bytes of its answer: eight 64-bit floats. */
+const REPAIRS = { leaks: 1, all: 2 } as const;
+const CHECK_REPORT_BYTES = 64;
 /** `status` before the first job, in the engine's numbers. */
 const STATUS_NONE = 3;
 /** At most ten progress events a second. */
@@ -236,14 +239,7 @@ export class EngineDisk extends EventTarget implements Disk {
   async check(options: { repair?: 'leaks' | 'all' } = {}): Promise<CheckReport> {
     this.#mustBeOpen();
     if (options.repair) this.#mustBeWritable('repair');
-    const numbers = new Uint8Array(64);
-    await this.#engine.request(Kind.check, 0, 0, options.repair === 'all' ? 2 : options.repair ? 1 : 0, { into: numbers });
-    const view = new DataView(numbers.buffer);
-    const number = (index: number) => view.getFloat64(index * 8, true);
-    return {
-      corruptions: number(0), leaks: number(1), corruptionsFixed: number(2), leaksFixed: number(3), allocatedClusters: number(4),
-      totalClusters: Math.ceil(this.#size / this.#clusterSize), compressedClusters: number(5), imageEndOffset: number(6),
-    };
+    return checkWith(this.#engine, this.#size, options.repair);
   }
 
   async images(): Promise<ImageInfo[]> {
@@ -497,6 +493,18 @@ export class EngineDisk extends EventTarget implements Disk {
     const inside = Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0 && length <= this.#size - offset;
     if (!inside) throw new MillraceError('EINVAL', `cannot ${action} ${length} bytes at ${offset}: the disk has ${this.#size} bytes`, { offset });
   }
+}
+
+/** Checks image 0 of an engine, which shows `size` bytes, and repairs it if that is asked for. */
+export async function checkWith(engine: Engine, size: number, repair?: 'leaks' | 'all'): Promise<CheckReport> {
+  const numbers = new Uint8Array(CHECK_REPORT_BYTES);
+  await engine.request(Kind.check, 0, 0, repair ? REPAIRS[repair] : 0, { into: numbers });
+  const view = new DataView(numbers.buffer);
+  const number = (index: number) => view.getFloat64(index * 8, true);
+  return {
+    corruptions: number(0), leaks: number(1), corruptionsFixed: number(2), leaksFixed: number(3), allocatedClusters: number(4),
+    totalClusters: Math.ceil(size / engine.exports.clusterSize()), compressedClusters: number(5), fragmentedClusters: number(7), imageEndOffset: number(6),
+  };
 }
 
 function checkedSpeed(speed: number): number {

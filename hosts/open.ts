@@ -2,9 +2,9 @@
  * Opening and creating disks, the same way on every runtime: files are opened by the runtime, images by the engine, and the chain is
  * put together from what the caller gave or what the overlay records.
  */
-import type { BaseLocation, CreateOptions, Disk, ImageFormat, OpenOptions } from './api.ts';
+import type { BaseLocation, CheckOptions, CheckReport, CreateOptions, Disk, ImageFormat, OpenOptions } from './api.ts';
 import type { BlockFile, BlockSource } from './block.ts';
-import { EngineDisk } from './disk.ts';
+import { EngineDisk, checkWith } from './disk.ts';
 import { Engine, Kind } from './engine.ts';
 import { MillraceError } from './errors.ts';
 import { ImageField } from './reports.ts';
@@ -17,7 +17,8 @@ const CLUSTER_BYTES_DEFAULT = 65536;
 const REFCOUNT_BITS_DEFAULT = 16;
 const SECTOR_BYTES = 512;
 const OPEN_WRITABLE = 1;
-const REPAIR_LEAKS = 1;
+/** Argument of a check: repair what a crash leaves behind, and refuse what it cannot have left. */
+const REPAIR_CRASH = 3;
 const CHAIN_IMAGES_MAX = 32;
 const FORMAT_NUMBERS: Record<ImageFormat, number> = { raw: 1, qcow2: 2 };
 const FORMATS: readonly (ImageFormat | undefined)[] = [undefined, 'raw', 'qcow2'];
@@ -78,6 +79,24 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
   }
 }
 
+/**
+ * Checks an image by itself, whatever state it is in: its base is not needed, and nothing is changed but what `repair` says. Undefined
+ * for a raw image, which has nothing to check.
+ * @throws MillraceError where the header cannot be read, or (`ECORRUPT`) a repair could lose data; nothing has been changed then.
+ */
+export async function checkDiskWith(runtime: Runtime, { overlay, repair, memory }: CheckOptions): Promise<CheckReport | undefined> {
+  const opening = await Opening.start(runtime, memory);
+  try {
+    if (!(await opening.openToCheck(overlay, repair !== undefined))) return undefined;
+    const report = await checkWith(opening.engine, opening.virtualSize(0), repair);
+    // An image that is still wrong is not marked as sound.
+    if (repair && !report.corruptions) await opening.engine.request(Kind.close);
+    return report;
+  } finally {
+    await opening.undo(false);
+  }
+}
+
 /** A disk on its way to being open; what has been opened is closed again if it does not get there. */
 class Opening {
   readonly engine: Engine;
@@ -113,16 +132,25 @@ class Opening {
   }
 
   async openOverlay(overlay: string | BlockFile | BlockSource, readOnly: boolean): Promise<void> {
-    if (!readOnly && typeof overlay !== 'string' && !('write' in overlay)) {
-      throw new MillraceError('EROFS', `${overlayName(overlay)} can only be read: open it read-only, or create an overlay over it`);
-    }
-    this.#overlay = typeof overlay === 'string' ? await this.#runtime.openOverlay(overlay, { readOnly }) : overlay;
-    this.engine.attach(0, this.#overlay, overlayName(overlay));
-    this.#count = 1;
+    mustBeWritable(overlay, !readOnly);
+    await this.#attachOverlay(overlay, readOnly);
     const format = await this.engine.request(Kind.open, 0, 0, readOnly ? 0 : OPEN_WRITABLE);
     if (!readOnly && FORMATS[format] !== 'qcow2') {
       throw new MillraceError('EUNSUPPORTED', `${overlayName(overlay)}: an overlay is a qcow2 image, and this is ${FORMATS[format]} data; open it read-only, or create an overlay over it`);
     }
+  }
+
+  /** Opens an image for nothing but a check: one that is marked corrupt, or has snapshots, as well. False for a raw one. */
+  async openToCheck(overlay: string | BlockFile | BlockSource, writable: boolean): Promise<boolean> {
+    mustBeWritable(overlay, writable);
+    await this.#attachOverlay(overlay, !writable);
+    return FORMATS[await this.engine.request(Kind.open)] === 'qcow2';
+  }
+
+  async #attachOverlay(overlay: string | BlockFile | BlockSource, readOnly: boolean): Promise<void> {
+    this.#overlay = typeof overlay === 'string' ? await this.#runtime.openOverlay(overlay, { readOnly }) : overlay;
+    this.engine.attach(0, this.#overlay, overlayName(overlay));
+    this.#count = 1;
   }
 
   /** Opens the images below, from the nearest down. A base's own base is followed only if the caller said so. */
@@ -186,10 +214,12 @@ class Opening {
     return this.engine.imageReport(image)[ImageField.size];
   }
 
-  /** If the overlay was not closed, clusters that were taken and never used are given back. */
+  /**
+   * If the overlay was not closed, what that left behind is put right: space that nothing uses, and refcounts that had not been written.
+   * @throws MillraceError `ECORRUPT` when more than that is wrong; nothing has been changed then.
+   */
   async recover(): Promise<void> {
-    if (!this.engine.exports.needsRecovery()) return;
-    await this.engine.request(Kind.check, 0, 0, REPAIR_LEAKS, { into: new Uint8Array(64) });
+    if (this.engine.exports.needsRecovery()) await this.engine.request(Kind.check, 0, 0, REPAIR_CRASH);
   }
 
   finish(readOnly: boolean, copyOnRead: boolean): Disk {
@@ -255,6 +285,11 @@ function unopened(name: string, size: number): BlockSource {
     },
     close() {},
   };
+}
+
+function mustBeWritable(overlay: string | BlockFile | BlockSource, writable: boolean): void {
+  if (!writable || typeof overlay === 'string' || 'write' in overlay) return;
+  throw new MillraceError('EROFS', `${overlayName(overlay)} can only be read: open it read-only, or create an overlay over it`);
 }
 
 function overlayName(overlay: string | BlockSource): string {

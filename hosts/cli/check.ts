@@ -1,7 +1,6 @@
 /** `millrace check`: looks for errors and leaks in an image's metadata, and mends them if asked to. It needs no base. */
 import type { CheckReport } from '../api.ts';
-import { openDiskWith } from '../open.ts';
-import { withDisk } from './image.ts';
+import { checkDiskWith } from '../open.ts';
 import { EXIT_OK } from './platform.ts';
 import type { Platform } from './platform.ts';
 
@@ -16,11 +15,7 @@ export interface CheckCommandOptions {
 }
 
 export async function check(platform: Platform, path: string, { repair, json }: CheckCommandOptions): Promise<number> {
-  const disk = await openDiskWith(platform.runtime, { overlay: path, base: null, readOnly: repair === undefined });
-  const found = await withDisk(disk, async () => {
-    const [{ format }] = await disk.images();
-    return format === 'qcow2' ? disk.check({ repair }) : undefined;
-  });
+  const found = await checkDiskWith(platform.runtime, { overlay: path, repair });
   if (found === undefined) {
     await platform.stderr.write(`millrace: ${path} is a raw image, which has nothing to check\n`);
     return EXIT_NOT_CHECKABLE;
@@ -37,6 +32,7 @@ function jsonReport(filename: string, found: CheckReport): Record<string, string
     'total-clusters': found.totalClusters,
     'check-errors': 0,
     'allocated-clusters': found.allocatedClusters,
+    'fragmented-clusters': found.fragmentedClusters || undefined,
     'compressed-clusters': found.compressedClusters,
     filename,
     format: 'qcow2',
@@ -54,7 +50,11 @@ function humanReport(found: CheckReport): string {
     ? `Found: ${counted(found.corruptions, found.leaks)}.${found.corruptions ? ' Data may be corrupt.' : ' No data is lost by leaks: they only take space.'}`
     : 'No errors were found on the image.');
   const share = (part: number, whole: number): string => `${(whole ? (part / whole) * 100 : 0).toFixed(2)}%`;
-  lines.push(`${found.allocatedClusters}/${found.totalClusters} = ${share(found.allocatedClusters, found.totalClusters)} allocated, ${share(found.compressedClusters, found.allocatedClusters)} compressed clusters`);
+  lines.push([
+    `${found.allocatedClusters}/${found.totalClusters} = ${share(found.allocatedClusters, found.totalClusters)} allocated`,
+    `${share(found.fragmentedClusters, found.allocatedClusters)} fragmented`,
+    `${share(found.compressedClusters, found.allocatedClusters)} compressed clusters`,
+  ].join(', '));
   lines.push(`Image end offset: ${found.imageEndOffset}`);
   return `${lines.join('\n')}\n`;
 }
