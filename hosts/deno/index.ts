@@ -10,8 +10,8 @@
  * await disk.close();
  * ```
  */
-import type { CreateOptions, Disk, OpenOptions } from '../api.ts';
-import { createDiskWith, openDiskWith } from '../open.ts';
+import type { CheckOptions, CheckReport, CreateOptions, Disk, OpenOptions } from '../api.ts';
+import { checkDiskWith, createDiskWith, openDiskWith } from '../open.ts';
 import { denoRuntime } from './runtime.ts';
 
 export * from '../api.ts';
@@ -32,4 +32,9 @@ export function createDisk(options: CreateOptions): Promise<Disk> {
 /** Opens an overlay; its base is the recorded one unless another is given. */
 export function openDisk(options: OpenOptions): Promise<Disk> {
   return openDiskWith(denoRuntime, options);
+}
+
+/** Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw image, which has nothing to check. */
+export function checkDisk(options: CheckOptions): Promise<CheckReport | undefined> {
+  return checkDiskWith(denoRuntime, options);
 }
