@@ -1,5 +1,6 @@
 // The job: the state of the one stream that a disk can have at a time, and the count of what it still lacks. What the job does is
 // stream.ts's; here is what others tell it and ask of it.
+import { imageCount } from './image';
 
 export const STATUS_COMPLETED: u32 = 0;
 export const STATUS_ACTIVE: u32 = 1;
@@ -50,6 +51,8 @@ export class Job {
   /** Where the search for the next hole stands, and up to where holes have been counted. */
   holeAt: u64;
   holesTo: u64;
+  /** The first count could not be ended: it is made up for at the job's end. */
+  uncounted: bool;
   /** An error ends the job once its copies have ended. */
   ending: bool;
   /** What becomes of the base has been decided: abort and pause come too late. */
@@ -100,6 +103,8 @@ export function alarmTime(): f64 {
  */
 export function jobPopulated(offset: u64, bytes: u64, byJob: bool): void {
   const j = theJob();
+  // With nothing below nothing was missing.
+  if (imageCount() < 2) return;
   const from = max(offset, j.from);
   const to = min(offset + bytes, min(j.to, j.counted));
   if (!jobActive() || from >= to || (j.limited && !byJob)) return;

@@ -158,6 +158,7 @@ function failedStep(t: Task, j: Job): i32 {
     j.cursor = j.cursor - (j.cursor % chunkBytes()) + chunkBytes();
     return AGAIN;
   }
+  j.uncounted = j.counted < j.to;
   j.counted = j.to;
   j.ending = true;
   j.decided = t.state >= RECOUNT;
@@ -217,10 +218,10 @@ function count(t: Task, j: Job): i32 {
 
 /**
  * Counts anew what is missing at the end, where the count that was kept may differ: holes that were left out are missing after all
- * when the base stays; of a job that goes down to an image of the chain, guests may have populated parts.
+ * when the base stays; of a job that goes down to an image of the chain, guests may have populated parts; or the first count failed.
  */
 function recount(t: Task, j: Job): i32 {
-  if (!(j.holes && keepsBase(j)) && !j.limited) return DONE;
+  if (!(j.holes && keepsBase(j)) && !j.limited && !j.uncounted) return DONE;
   if (!lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;
   t.cursor = max(t.cursor, j.from);
   for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
@@ -373,6 +374,8 @@ export function jobSetSpeed(bytesPerSecond: u64): void {
 export function jobCopyFailed(copy: Task): void {
   const j = theJob();
   if (j.aborted) return;
+  // Where in the disk it happened, not where in the base's file.
+  copy.errorOffset = copy.offset;
   if (j.onError == ON_ERROR_IGNORE) {
     if (!j.error) noteError(copy, j);
     return;
