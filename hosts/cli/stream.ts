@@ -3,7 +3,7 @@ import type { Disk, ImageFormat, StreamInfo, StreamOptions } from '../api.ts';
 import { JobStatus } from '../api.ts';
 import { MillraceError } from '../errors.ts';
 import { openDiskWith } from '../open.ts';
-import { withDisk } from './image.ts';
+import { openImage, withDisk } from './image.ts';
 import { EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import type { Platform } from './platform.ts';
 import { ProgressBar, Rate } from './progress.ts';
@@ -40,8 +40,15 @@ export async function stream(platform: Platform, overlay: string, options: Strea
   try {
     const disk = await openDiskWith(platform.runtime, { overlay, base: from, baseFormat, followChain });
     running = true;
-    const outcome = await withDisk(disk, () => runJob(platform, disk, { ...job, signal: stop.signal }, json));
-    return await report(platform, overlay, outcome, json);
+    let outcome: Outcome | undefined;
+    try {
+      await withDisk(disk, async () => { outcome = await runJob(platform, disk, { ...job, signal: stop.signal }, json); });
+    } catch (error) {
+      if (outcome?.info.reason !== 'error') throw error;
+      // What the job failed of has kept the disk from being closed as well: only the file tells now how much it has.
+      outcome.info.remaining = await missingOnDisk(platform, overlay, outcome.info);
+    }
+    return await report(platform, overlay, outcome!, json);
   } finally {
     release();
   }
@@ -73,6 +80,11 @@ async function runJob(platform: Platform, disk: Disk, options: StreamOptions, js
 async function missingFrom(disk: Disk, { offset = 0, length = 0 }: StreamOptions): Promise<number> {
   const bytes = length === 0 && offset === 0 ? disk.size : length;
   return offset + bytes <= disk.size ? disk.remaining(offset, bytes) : 0;
+}
+
+/** What the overlay's file, opened anew, lacks in the range of a job. */
+async function missingOnDisk(platform: Platform, overlay: string, { offset, length }: StreamInfo): Promise<number> {
+  return withDisk(await openImage(platform, overlay, { base: null }), (disk) => disk.remaining(offset, length));
 }
 
 /** A job paused by an error goes on by itself, should its cause have passed; the user hears of each pause. */

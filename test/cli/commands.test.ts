@@ -1,0 +1,206 @@
+/** Each command and its options, as a user runs them. */
+import { existsSync } from 'node:fs';
+import { readFile, rename, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { serveFile } from '../demo/file-server.ts';
+import { makeContent } from '../fixtures/content.ts';
+import { describeWithPeer } from '../support/describe-with-peer.ts';
+import { check, compare, createImage, info, qemuIo } from '../support/qemu.ts';
+import { millrace, withFolder } from './program.ts';
+
+const MIB = 1024 * 1024;
+const BASE_BYTES = 4 * MIB;
+
+/** A raw base: data, then zeros, then data. */
+async function makeBase(folder: string): Promise<void> {
+  const bytes = new Uint8Array(BASE_BYTES);
+  bytes.set(makeContent('text', 1, MIB), 0);
+  bytes.set(makeContent('random', 2, MIB), 3 * MIB);
+  await writeFile(join(folder, 'base.raw'), bytes);
+}
+
+describe('the program', () => {
+  it('tells its version, and its help with an example for each command', () => withFolder(async (cwd) => {
+    expect(await millrace(['--version'], { cwd })).toMatchObject({ exitCode: 0, stdout: expect.stringMatching(/^\d+\.\d+\.\d+\n$/) });
+    for (const command of ['create', 'stream', 'info', 'map', 'check', 'convert']) {
+      const { exitCode, stdout } = await millrace([command, '-h'], { cwd });
+      expect(exitCode).toBe(0);
+      expect(stdout).toMatch(new RegExp(`Usage: millrace ${command} .*Example:\\n  millrace ${command} `, 's'));
+    }
+  }), 60_000);
+
+  it('refuses a wrong command line on one line', () => withFolder(async (cwd) => {
+    const wrong: [args: string[], message: RegExp][] = [
+      [['bogus'], /unknown command 'bogus'/],
+      [['stream'], /missing required argument/],
+      [['stream', 'a', 'b'], /too many arguments/],
+      [['stream', 'a', '--spede', '1'], /unknown option '--spede' \(Did you mean --speed\?\)/],
+      [['stream', 'a', '--speed', 'fast'], /'fast' is invalid.*K, M, G, T/],
+      [['stream', 'a', '--offset', '-1'], /'-1' is invalid/],
+      [['stream', 'a', '--on-error', 'cry'], /Allowed choices are report, stop, ignore, enospc/],
+      [['create', 'a', '--refcount-bits', 'x'], /'x' is invalid/],
+      [['create', 'a'], /needs a size/],
+      [['create', 'a', '--size', '1G', '--cluster-size', '3000'], /cluster size of 3000: it is a power of two/],
+      [['create', 'a', '--size', '1G', '--refcount-bits', '3'], /refcount width of 3/],
+      [['create', 'a', '--size', '1G', '--cluster-size', '4K', '--extended-l2'], /clusters of 16 KiB or more/],
+      [['convert', 'a', 'b', '-O', 'vmdk'], /Allowed choices are raw, qcow2/],
+      [['convert', 'a', 'b', '-O', 'raw', '--cluster-size', '4K'], /a raw image has no clusters/],
+    ];
+    for (const [args, message] of wrong) {
+      const { exitCode, stdout, stderr } = await millrace(args, { cwd });
+      expect({ args, exitCode, stdout }).toEqual({ args, exitCode: 1, stdout: '' });
+      expect(stderr).toMatch(/^millrace: [^\n]+\n$/);
+      expect(stderr).toMatch(message);
+    }
+    expect(existsSync(join(cwd, 'a'))).toBe(false);
+  }), 60_000);
+});
+
+describeWithPeer(['qemu-img', 'qemu-io'], 'the commands', () => {
+  it('create makes the overlay that its options ask for', () => withFolder(async (cwd) => {
+    await makeBase(cwd);
+    const args = ['create', 'o.qcow2', '--base', 'base.raw', '--base-format', 'raw', '--size', '1.0001G', '--cluster-size', '32K',
+      '--refcount-bits', '64', '--extended-l2', '--record-base', './elsewhere.raw', '--json'];
+    const { exitCode, stdout } = await millrace(args, { cwd });
+    expect(exitCode).toBe(0);
+    const size = Math.ceil((1.0001 * 1024 ** 3) / 512) * 512;
+    expect(JSON.parse(stdout)).toEqual({
+      filename: 'o.qcow2', 'virtual-size': size, 'cluster-size': 32768, 'backing-filename': './elsewhere.raw', 'backing-filename-format': 'raw',
+    });
+    expect(await info(join(cwd, 'o.qcow2'))).toMatchObject({
+      'virtual-size': size, 'cluster-size': 32768, 'backing-filename': './elsewhere.raw',
+      'format-specific': { data: { 'refcount-bits': 64, 'extended-l2': true } },
+    });
+    expect(await millrace(['create', 'empty.qcow2', '--size', '1G'], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
+    expect(await millrace(['create', 'o.qcow2', '--base', 'base.raw'], { cwd })).toMatchObject({ exitCode: 1, stderr: expect.stringContaining('EEXIST') });
+  }), 60_000);
+
+  it('stream populates a range, then the rest, and leaves an image that stands alone', () => withFolder(async (cwd) => {
+    await makeBase(cwd);
+    await millrace(['create', 'o.qcow2', '--base', 'base.raw'], { cwd });
+    const part = await millrace(['stream', 'o.qcow2', '--offset', '1M', '--length', '64K', '--json'], { cwd });
+    expect(JSON.parse(part.stdout)).toMatchObject({ status: 0, remaining: 0, offset: MIB, length: 65536 });
+    expect(JSON.parse((await millrace(['info', 'o.qcow2', '--json'], { cwd })).stdout)).toMatchObject({ remaining: BASE_BYTES - 65536 });
+    expect((await millrace(['info', 'o.qcow2'], { cwd })).stdout).toContain(`still in the backing file: 3.94 MiB (${BASE_BYTES - 65536} bytes)\n`);
+
+    const rest = await millrace(['stream', 'o.qcow2'], { cwd });
+    expect(rest).toMatchObject({ exitCode: 0, stderr: '', stdout: expect.stringMatching(/^o\.qcow2: 4 MiB complete, 3\.94 MiB of it in .*\/s\)\n$/) });
+    expect((await info(join(cwd, 'o.qcow2')))['backing-filename']).toBeUndefined();
+    expect(await compare(join(cwd, 'o.qcow2'), join(cwd, 'base.raw'), { formatB: 'raw' })).toMatchObject({ identical: true });
+    expect((await check(join(cwd, 'o.qcow2'))).exitCode).toBe(0);
+    expect((await millrace(['stream', 'o.qcow2'], { cwd })).stdout).toBe('o.qcow2: 4 MiB complete, nothing was missing\n');
+  }), 60_000);
+
+  it('stream keeps the base, allocates in full, and takes the base from another place', () => withFolder(async (cwd) => {
+    await makeBase(cwd);
+    await millrace(['create', 'o.qcow2', '--base', 'base.raw', '--record-base', 'gone.raw'], { cwd });
+    expect(await millrace(['stream', 'o.qcow2'], { cwd })).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/gone\.raw.*no such file/) });
+    const { exitCode, stderr } = await millrace(['stream', 'o.qcow2', '--from', 'base.raw', '--keep-base', '--allocate', 'full'], { cwd });
+    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: '' });
+    expect((await info(join(cwd, 'o.qcow2')))['backing-filename']).toBe('gone.raw');
+    await rename(join(cwd, 'base.raw'), join(cwd, 'gone.raw'));
+    expect((await check(join(cwd, 'o.qcow2'))).report?.['allocated-clusters']).toBe(BASE_BYTES / 65536);
+  }), 60_000);
+
+  it('stream goes down to an image of the chain, which is followed only if asked for', () => withFolder(async (cwd) => {
+    await makeBase(cwd);
+    await createImage(join(cwd, 'middle.qcow2'), { base: 'base.raw', baseFormat: 'raw' });
+    await qemuIo(join(cwd, 'middle.qcow2'), ['write -P 7 1M 128K']);
+    const refused = await millrace(['create', 'o.qcow2', '--base', 'middle.qcow2'], { cwd });
+    expect(refused).toMatchObject({ exitCode: 1, stderr: expect.stringContaining('--follow-chain') });
+    expect(existsSync(join(cwd, 'o.qcow2'))).toBe(false);
+    expect(await millrace(['create', 'o.qcow2', '--base', 'middle.qcow2', '--follow-chain'], { cwd })).toMatchObject({ exitCode: 0 });
+    expect(await millrace(['map', 'o.qcow2'], { cwd })).toMatchObject({ exitCode: 1, stderr: expect.stringContaining('--follow-chain') });
+    expect(await millrace(['stream', 'o.qcow2', '--follow-chain', '--base', 'nowhere.raw'], { cwd })).toMatchObject({ exitCode: 1 });
+    expect(await millrace(['stream', 'o.qcow2', '--follow-chain', '--base', 'base.raw'], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
+    expect((await info(join(cwd, 'o.qcow2')))['backing-filename']).toBe('base.raw');
+    expect(await compare(join(cwd, 'o.qcow2'), join(cwd, 'middle.qcow2'))).toMatchObject({ identical: true });
+    expect((await check(join(cwd, 'o.qcow2'))).report?.['allocated-clusters']).toBe(2);
+  }), 60_000);
+
+  it('convert copies what the disk shows, in either format, and never over a file', () => withFolder(async (cwd) => {
+    await makeBase(cwd);
+    await millrace(['create', 'o.qcow2', '--base', 'base.raw', '--size', '6M'], { cwd });
+    await qemuIo(join(cwd, 'o.qcow2'), ['write -P 9 5M 1000', 'write -z 0 64K']);
+    const before = await readFile(join(cwd, 'o.qcow2'));
+    expect(await millrace(['convert', 'o.qcow2', 'flat.raw', '-O', 'raw'], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
+    expect(await millrace(['convert', 'o.qcow2', 'flat.qcow2', '--cluster-size', '4K', '--json'], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
+    for (const [name, format] of [['flat.raw', 'raw'], ['flat.qcow2', 'qcow2']] as const) {
+      expect(await compare(join(cwd, name), join(cwd, 'o.qcow2'), { formatA: format, formatB: 'qcow2' })).toMatchObject({ identical: true });
+    }
+    const raw = await stat(join(cwd, 'flat.raw'));
+    expect({ size: raw.size, sparse: raw.blocks * 512 < 3 * MIB }).toEqual({ size: 6 * MIB, sparse: true });
+    const flat = await info(join(cwd, 'flat.qcow2'));
+    expect(flat).toMatchObject({ 'cluster-size': 4096, 'virtual-size': 6 * MIB });
+    expect(flat['backing-filename']).toBeUndefined();
+    expect((await check(join(cwd, 'flat.qcow2'))).exitCode).toBe(0);
+
+    for (const target of ['flat.raw', 'flat.qcow2', 'o.qcow2', 'base.raw']) {
+      for (const format of ['raw', 'qcow2']) {
+        const { exitCode, stderr } = await millrace(['convert', 'o.qcow2', target, '-O', format], { cwd });
+        expect({ target, exitCode, stderr }).toEqual({ target, exitCode: 1, stderr: expect.stringContaining('already exists') });
+      }
+    }
+    expect(before.equals(await readFile(join(cwd, 'o.qcow2')))).toBe(true);
+  }), 60_000);
+
+  it('works over HTTP: a base is created over, streamed, looked at and converted by its URL', () => withFolder(async (cwd) => {
+    await makeBase(cwd);
+    await millrace(['convert', 'base.raw', 'base.qcow2'], { cwd });
+    const server = await serveFile(join(cwd, 'base.qcow2'));
+    const url = `http://127.0.0.1:${server.port}/base.qcow2`;
+    try {
+      const looked = JSON.parse((await millrace(['info', url, '--json'], { cwd })).stdout) as Record<string, unknown>;
+      expect(looked).toMatchObject({ filename: url, format: 'qcow2', 'virtual-size': BASE_BYTES });
+      expect(looked).not.toHaveProperty('actual-size');
+      expect((await millrace(['map', url], { cwd })).stdout).toContain(url);
+      expect(await millrace(['convert', url, 'copy.raw', '-O', 'raw'], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
+      expect((await readFile(join(cwd, 'copy.raw'))).equals(await readFile(join(cwd, 'base.raw')))).toBe(true);
+      await millrace(['create', 'o.qcow2', '--base', url], { cwd });
+      expect((await info(join(cwd, 'o.qcow2')))['backing-filename']).toBe(url);
+      expect(await millrace(['stream', 'o.qcow2'], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
+    } finally {
+      await server.stop();
+    }
+    expect(await compare(join(cwd, 'o.qcow2'), join(cwd, 'base.raw'), { formatB: 'raw' })).toMatchObject({ identical: true });
+  }), 60_000);
+
+  it('records no credentials of a URL, says so, and prints none', () => withFolder(async (cwd) => {
+    await makeBase(cwd);
+    const server = await serveFile(join(cwd, 'base.raw'));
+    const place = `127.0.0.1:${server.port}/base.raw`;
+    const url = `http://anna:geheim@${place}?signature=s3cret`;
+    try {
+      const made = await millrace(['create', 'o.qcow2', '--base', url], { cwd });
+      expect(made).toMatchObject({ exitCode: 0, stderr: expect.stringMatching(/^millrace: the user, password or query .* is not recorded[^\n]*\n$/) });
+      const kept = await millrace(['create', 'kept.qcow2', '--base', url, '--record-base', url], { cwd });
+      expect(kept).toMatchObject({ exitCode: 0, stderr: '' });
+      const plain = await millrace(['create', 'plain.qcow2', '--base', `http://${place}`], { cwd });
+      expect(plain.stderr).toBe('');
+      const streamed = await millrace(['stream', 'o.qcow2', '--from', url, '--keep-base'], { cwd });
+      expect(streamed).toMatchObject({ exitCode: 0, stderr: '' });
+      const overlay = await readFile(join(cwd, 'o.qcow2'), 'latin1');
+      for (const secret of ['anna', 'geheim', 's3cret']) {
+        expect(overlay.slice(0, 65536)).not.toContain(secret);
+        expect(made.stdout + made.stderr + streamed.stdout).not.toContain(secret);
+      }
+      expect((await info(join(cwd, 'kept.qcow2')))['backing-filename']).toBe(url);
+    } finally {
+      await server.stop();
+    }
+    const failed = await millrace(['create', 'x.qcow2', '--base', `ftp://anna:geheim@${place}`], { cwd });
+    expect(failed.exitCode).toBe(1);
+    expect(failed.stderr).not.toContain('geheim');
+  }), 60_000);
+
+  it('info and check need no base', () => withFolder(async (cwd) => {
+    await makeBase(cwd);
+    await millrace(['create', 'o.qcow2', '--base', 'base.raw', '--record-base', 'http://127.0.0.1:9/gone.raw'], { cwd });
+    expect(JSON.parse((await millrace(['info', 'o.qcow2', '--json'], { cwd })).stdout)).toMatchObject({
+      'backing-filename': 'http://127.0.0.1:9/gone.raw', remaining: BASE_BYTES,
+    });
+    expect(await millrace(['check', 'o.qcow2'], { cwd })).toMatchObject({ exitCode: 0, stderr: '', stdout: expect.stringContaining('No errors were found') });
+    expect(await millrace(['check', 'base.raw'], { cwd })).toMatchObject({ exitCode: 63, stdout: '', stderr: expect.stringContaining('raw') });
+  }), 60_000);
+});

@@ -1,0 +1,75 @@
+/** Ctrl-C: the job stops cleanly, what was copied stays, and running it again goes on. */
+import { existsSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { makeContent } from '../fixtures/content.ts';
+import { describeWithPeer } from '../support/describe-with-peer.ts';
+import { check, compare, info } from '../support/qemu.ts';
+import { millrace, startMillrace, withFolder } from './program.ts';
+
+const MIB = 1024 * 1024;
+const SIZE = 64 * MIB;
+/** So slow that the job cannot end before it is stopped, and so quick that it has copied something. */
+const SPEED = '1M';
+
+async function makeOverlay(cwd: string): Promise<void> {
+  await writeFile(join(cwd, 'base.raw'), makeContent('random', 3, SIZE));
+  await millrace(['create', 'o.qcow2', '--base', 'base.raw'], { cwd });
+}
+
+async function remaining(cwd: string): Promise<number> {
+  return (JSON.parse((await millrace(['info', 'o.qcow2', '--json'], { cwd })).stdout) as { remaining: number }).remaining;
+}
+
+describeWithPeer(['qemu-img'], 'an interrupted stream', () => {
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    it(`stops cleanly at ${signal}, and goes on when run again`, () => withFolder(async (cwd) => {
+      await makeOverlay(cwd);
+      const job = startMillrace(['stream', 'o.qcow2', '--speed', SPEED, '--json'], { cwd });
+      await job.until('stdout', /"status":1/);
+      job.child.kill(signal);
+      const { exitCode, stdout, stderr } = await job.ended;
+      expect(exitCode).toBe(130);
+      const last = JSON.parse(stdout.trim().split('\n').at(-1)!) as { remaining: number };
+      expect(last).toMatchObject({ status: 2, reason: 'aborted' });
+      expect(stderr).toMatch(/^millrace: stopped: [^\n]* left; run it again to go on\n$/);
+      expect(stderr).toContain(`(${last.remaining} bytes) of 64 MiB left`);
+
+      expect(last.remaining).toBeGreaterThan(0);
+      expect(last.remaining).toBeLessThan(SIZE);
+      expect(await remaining(cwd)).toBe(last.remaining);
+      expect((await check(join(cwd, 'o.qcow2'))).exitCode).toBe(0);
+      expect(existsSync(join(cwd, 'o.qcow2.lock'))).toBe(false);
+
+      const again = await millrace(['stream', 'o.qcow2', '--json'], { cwd });
+      expect(again).toMatchObject({ exitCode: 0, stderr: '' });
+      expect((await info(join(cwd, 'o.qcow2')))['backing-filename']).toBeUndefined();
+      expect(await compare(join(cwd, 'o.qcow2'), join(cwd, 'base.raw'), { formatB: 'raw' })).toMatchObject({ identical: true });
+      expect((await check(join(cwd, 'o.qcow2'))).exitCode).toBe(0);
+    }), 60_000);
+  }
+
+  it('is the only one that may write: a second one is told who has the overlay, and lookers are let in', () => withFolder(async (cwd) => {
+    await makeOverlay(cwd);
+    const job = startMillrace(['stream', 'o.qcow2', '--speed', SPEED, '--json'], { cwd });
+    await job.until('stdout', /"status":1/);
+    const second = await millrace(['stream', 'o.qcow2'], { cwd });
+    expect(second).toMatchObject({ exitCode: 1, stdout: '' });
+    expect(second.stderr).toMatch(new RegExp(`^millrace: [^\\n]*\\b${job.child.pid}\\b[^\\n]*\\n$`));
+    expect(await millrace(['info', 'o.qcow2'], { cwd })).toMatchObject({ exitCode: 0 });
+    job.child.kill('SIGINT');
+    expect((await job.ended).exitCode).toBe(130);
+  }), 60_000);
+
+  it('of a copy leaves no half of one', () => withFolder(async (cwd) => {
+    await makeOverlay(cwd);
+    for (const format of ['raw', 'qcow2']) {
+      const copy = startMillrace(['convert', 'o.qcow2', 'copy', '-O', format], { cwd });
+      // However far it has come: it has either ended, or leaves nothing.
+      copy.child.kill('SIGINT');
+      const { exitCode } = await copy.ended;
+      expect(existsSync(join(cwd, 'copy')) ? exitCode : 'none').toBe(existsSync(join(cwd, 'copy')) ? 0 : 'none');
+    }
+  }), 60_000);
+});
