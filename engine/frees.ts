@@ -10,6 +10,8 @@ export class Free {
   clusters: u32;
   /** The write-back that takes the last reference from the disk; 0 if there never was one. */
   after: u32;
+  /** Others may have a part of these clusters: their space must not go back to the storage. */
+  shared: bool;
 }
 
 let list: usize = 0;
@@ -37,11 +39,14 @@ export function freeAt(index: u32): Free {
   return changetype<Free>(list + index * offsetof<Free>());
 }
 
-/** Notes clusters as free after write-back `after` is on stable storage. The caller has made sure of room. */
-export function freeLater(offset: u64, clusters: u32, after: u32): void {
+/**
+ * Notes one reference less to clusters, after write-back `after` is on stable storage. With `shared`, compressed clusters beside the one
+ * that went may still stand there. The caller has made sure of room.
+ */
+export function freeLater(offset: u64, clusters: u32, after: u32, shared: bool = false): void {
   if (count) {
     const last = freeAt(count - 1);
-    if (last.after == after && last.offset + ((<u64>last.clusters) << overlay().clusterBits) == offset) {
+    if (last.after == after && last.shared == shared && last.offset + ((<u64>last.clusters) << overlay().clusterBits) == offset) {
       last.clusters += clusters;
       return;
     }
@@ -51,6 +56,7 @@ export function freeLater(offset: u64, clusters: u32, after: u32): void {
   entry.offset = offset;
   entry.clusters = clusters;
   entry.after = after;
+  entry.shared = shared;
 }
 
 /** Whether anything can be given back, now that write-back `durable` is on stable storage. */

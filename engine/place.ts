@@ -224,7 +224,7 @@ function freeOld(image: Image, old: u64, host: u64): void {
   if (old & COMPRESSED) {
     const from = compressedOffset(image, old) >> image.clusterBits;
     const to = (compressedOffset(image, old) + compressedBytes(image, old) - 1) >> image.clusterBits;
-    for (let c = from; c <= to; c++) freeLater(c << image.clusterBits, 1, after);
+    for (let c = from; c <= to; c++) freeLater(c << image.clusterBits, 1, after, true);
     return;
   }
   const was = old & OFFSET_MASK;

@@ -219,7 +219,7 @@ function punch(t: Task): bool {
   while (<u32>t.cursor < freeCount()) {
     const entry = freeAt(<u32>t.cursor);
     const bytes = (<u64>entry.clusters) << image.clusterBits;
-    if (entry.after > t.flushCovers || t.count >= bytes) {
+    if (entry.shared || entry.after > t.flushCovers || t.count >= bytes) {
       t.cursor++;
       t.count = 0;
       continue;
