@@ -34,12 +34,13 @@ export function noteGuestRead(offset: u64, length: u64, missed: bool): void {
     frontier = expected;
     return;
   }
-  if (missed) window = min(max(window * 2, WINDOW_BYTES_MIN), WINDOW_BYTES_MAX);
+  if (missed) window = max(window, WINDOW_BYTES_MIN);
   if (window == 0) return;
   frontier = max(frontier, expected);
-  // Ask for the next piece when half of the window has been used up.
+  // Ask for the next piece when half of the window has been used up; the one after that may be larger.
   if (frontier - expected > window / 2) return;
   const to = min(expected + window, overlay().size);
+  window = min(window * 2, WINDOW_BYTES_MAX);
   while (frontier < to) {
     const end = min(to, frontier - (frontier % clusterBytes(overlay())) + chunkBytes());
     const t = taskBegin(KIND_COPY, true);

@@ -4,7 +4,7 @@ import { arenaBytes, arenaFreeBytes } from './arena';
 import { now } from './clock';
 import { guestAtWork } from './guest';
 import { referToBacking, writeBackingName } from './backing';
-import { ENOSPC, R_NOT_A_BASE, R_RANGE } from './errors';
+import { ENOSPC, R_FLUSH_LOST, R_NOT_A_BASE, R_RANGE } from './errors';
 import { scratchFor } from './gather';
 import { basesEnd, clusterBytes, imageCount, imagesDropped, l2Span, overlay } from './image';
 import {
@@ -142,13 +142,14 @@ function end(t: Task, j: Job): i32 {
 /** A step of the job itself has failed: it is tried again after a pause, or left out, or the job ends with it. */
 function failedStep(t: Task, j: Job): i32 {
   if (t.pending) return wait(t, ON_IO);
-  const error = t.error;
-  if (!j.error || pausesOn(j, error)) noteError(t, j);
+  // Once a flush has failed, no resume makes it good.
+  const pauses = pausesOn(j, t.error) && t.reason != R_FLUSH_LOST;
+  if (!j.error || pauses) noteError(t, j);
   t.error = 0;
   t.flushStep = 0;
   t.cursor = 0;
   unlock(t);
-  if (!j.aborted && !j.ending && t.state <= FLUSH && pausesOn(j, error)) {
+  if (pauses && !j.aborted && !j.ending && t.state <= FLUSH) {
     pauseByItself(j);
     if (t.state > COPY) t.state = COPY;
     return AGAIN;

@@ -408,6 +408,8 @@ export function flushed(t: Task): bool {
     return false;
   }
   barrierDone(t.flushCovers);
+  // Nothing on disk refers to them any more: their space goes back now, not when something is written again.
+  if (anyFree(durable)) wanted = true;
   t.flushStep = FLUSH_START;
   return true;
 }

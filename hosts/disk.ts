@@ -166,6 +166,8 @@ export class EngineDisk extends EventTarget implements Disk {
     const settled = this.#engine.request(Kind.stream).then(() => this.#ended(), (error) => this.#broke(error));
     const done = settled.finally(() => signal?.removeEventListener('abort', cancel));
     this.#job = { nonblock, settled: done, quiet: [] };
+    // Storage that answers at once may have brought the job to a pause already.
+    this.#watch();
     // A job nobody waits for tells its end by info and events.
     done.catch(() => {});
     if (nonblock) return this.#report();
@@ -200,8 +202,8 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#mustHaveJob('resume');
     if (!this.#report().paused) return;
     this.#engine.exports.resume();
-    this.#engine.pump();
     this.#emit('resumed');
+    this.#engine.pump();
   }
 
   async setSpeed(bytesPerSecond: number): Promise<void> {
@@ -383,7 +385,7 @@ export class EngineDisk extends EventTarget implements Disk {
     };
     if (info.status === JobStatus.FAILED) info.reason = job[JobField.aborted] ? 'aborted' : 'error';
     const error = this.#failure();
-    if (error) info.error = { code: error.code, message: error.message, offset: error.offset };
+    if (error) info.error = { code: error.code, message: error.message, offset: job[JobField.errorOffset] };
     return info;
   }
 
