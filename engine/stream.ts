@@ -208,6 +208,11 @@ function findMissing(t: Task, j: Job, offset: u64, length: u64): bool {
 
 /** The first look at the range: what is there already is taken off `remaining`, which starts with all of it. */
 function count(t: Task, j: Job): i32 {
+  if (imageCount() < 2) {
+    j.remaining = 0;
+    j.counted = j.to;
+    j.cursor = j.to;
+  }
   for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
     if (j.counted >= j.to) return DONE;
     if (!findMissing(t, j, j.counted, j.to - j.counted)) return WAIT;
