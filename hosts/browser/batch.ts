@@ -134,7 +134,7 @@ export class BatchedFile implements BlockFile {
 
   #gather(offset: number, from: Uint8Array): void {
     const end = offset + from.length;
-    if (end > this.#file.size) this.#file.truncate(Math.ceil(end / GROWTH_BYTES) * GROWTH_BYTES);
+    if (end > this.#file.size) this.#grow(end);
     for (const index of blocksOf(offset, from.length)) {
       const start = index * BLOCK_BYTES;
       const first = Math.max(offset, start);
@@ -142,6 +142,15 @@ export class BatchedFile implements BlockFile {
       this.#put(index, first - start, from.subarray(first - offset, last - offset));
     }
     if (this.#blocks.size >= BLOCKS_MAX) this.#writeBack();
+  }
+
+  #grow(end: number): void {
+    try {
+      this.#file.truncate(Math.ceil(end / GROWTH_BYTES) * GROWTH_BYTES);
+    } catch {
+      // Near the end of the quota, the step may not fit where the write itself does.
+      this.#file.truncate(end);
+    }
   }
 
   #put(index: number, at: number, bytes: Uint8Array): void {

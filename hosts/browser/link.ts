@@ -10,6 +10,9 @@ import type { DiskService } from './worker.ts';
 
 export type Service = Comlink.Remote<DiskService>;
 
+/** A worker that lives answers within this, whatever it is doing. */
+const ANSWER_MS_MAX = 2000;
+
 /** Who uses a disk, as the user knows it. */
 export function thisPage(): { title: string; url: string } {
   const { origin, pathname } = location;
@@ -49,10 +52,15 @@ export class WorkerLink {
     const lock = `millrace/worker/${crypto.randomUUID()}`;
     await this.call((service) => service.live(lock));
     const { signal } = this.#watch;
-    const died = navigator.locks.request(lock, { signal }, () => {
-      this.end(new MillraceError('EIO', `${this.#what} has ended unexpectedly: open the disk again; what was flushed is kept`));
-    });
+    const died = navigator.locks.request(lock, { signal }, () => this.#confirm());
     died.catch(() => {});
+  }
+
+  /** The worker's lock is free. Clearing a site's data frees locks too, so only one that does not answer either is dead. */
+  async #confirm(): Promise<void> {
+    const silent = new Promise<boolean>((resolve) => setTimeout(resolve, ANSWER_MS_MAX, true));
+    if (!(await Promise.race([silent, this.#service.answer().then(() => false)]))) return;
+    this.end(new MillraceError('EIO', `${this.#what} has ended unexpectedly: open the disk again; what was flushed is kept`));
   }
 
   /** One call. It rejects when the worker dies. */

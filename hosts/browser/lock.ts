@@ -55,7 +55,8 @@ export function hold(name: string, options: LockOptionsOfBrowser): Promise<DiskL
       resolve({
         release() {
           finish();
-          return released;
+          // After the site's data were cleared, some browsers never say that a lock is free.
+          return Promise.race([released, new Promise<void>((resolve) => setTimeout(resolve, GRACE_MS))]);
         },
       });
       return held;

@@ -29,22 +29,15 @@ interface OpfsFileHandle extends FileSystemFileHandle {
   move(name: string): Promise<void>;
 }
 
-let folder: Promise<FileSystemDirectoryHandle | undefined> | undefined;
-
-/** The folder of the disks; undefined where the browser gives this page no storage. */
-export function disksFolder(): Promise<FileSystemDirectoryHandle | undefined> {
-  return (folder ??= openFolder());
-}
-
-async function openFolder(): Promise<FileSystemDirectoryHandle | undefined> {
+/** The folder of the disks, looked up each time because it may be cleared; undefined where the browser gives this page no storage. */
+export async function disksFolder(): Promise<FileSystemDirectoryHandle | undefined> {
   // Pages without a secure context have no `storage`; private windows of some browsers refuse the folder.
   if (typeof navigator.storage?.getDirectory !== 'function') return undefined;
   try {
     return await (await navigator.storage.getDirectory()).getDirectoryHandle(FOLDER, { create: true });
   } catch (error) {
     if ((error as Error).name === 'SecurityError' || (error as Error).name === 'NotAllowedError') return undefined;
-    folder = undefined;
-    throw fileError(error, 'open the storage of this site', 'storage');
+    throw new MillraceError('EIO', `cannot open the storage of this site: ${(error as Error).message}`, { cause: error });
   }
 }
 

@@ -18,15 +18,16 @@ export async function storageRoom(): Promise<{ used: number; quota: number }> {
 }
 
 /**
- * Adds to an `ENOSPC` how much room there is and how much more is needed. `missing` is what the running job still has to store, in
- * bytes; 0 when there is none.
+ * Adds to an `ENOSPC` how much this site uses, how much is free where the browser tells the truth of it (some name a quota that has
+ * little to do with the real one), and how much more is needed: `missing` is what the running job still has to store, in bytes.
  */
 export async function explainNoRoom(error: unknown, missing: number): Promise<Error> {
   if (!(error instanceof MillraceError) || error.code !== 'ENOSPC') return error as Error;
   const { used, quota } = await storageRoom();
   const free = Math.max(0, quota - used);
-  const need = missing > 0 ? `; ${mebibytes(missing)} are needed to populate the rest` : '';
-  const message = `${error.message}: this site uses ${mebibytes(used)} of the ${mebibytes(quota)} it may use, ${mebibytes(free)} are free${need}; delete other disks or make room on the device`;
+  const told = free < missing ? ` of the ${mebibytes(quota)} it may use` : '';
+  const need = missing > 0 ? `, and ${mebibytes(missing)} more are needed to populate the rest` : '';
+  const message = `${error.message}: this site uses ${mebibytes(used)}${told}${need}; delete other disks or make room on the device`;
   return new MillraceError('ENOSPC', message, { cause: error.cause });
 }
 

@@ -14,7 +14,7 @@ import { openBlob } from './blob.ts';
 import { rememberDisk } from './catalog.ts';
 import { hold, lockDisk } from './lock.ts';
 import type { Holder } from './lock.ts';
-import { writeDisk } from './opfs.ts';
+import { diskExists, writeDisk } from './opfs.ts';
 import { BrowserRuntime } from './runtime.ts';
 import { handOver, receiveSource, sendErrorsWhole } from './wire.ts';
 import type { DiskShape, Order, SentBase, SentEvent } from './wire.ts';
@@ -36,11 +36,16 @@ export class DiskService {
   #missing = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #closing = false;
+  /** The disk's file has been taken away. */
+  #lost: MillraceError | undefined;
 
   /** Holds a lock of this name as long as the worker lives, by which the page learns of its end. */
   async live(lock: string): Promise<void> {
     if (navigator.locks) await hold(lock, { mode: 'exclusive' });
   }
+
+  /** Nothing but an answer. */
+  answer(): void {}
 
   async open(order: Order): Promise<DiskShape> {
     const runtime = new BrowserRuntime(order.holder, order.wait);
@@ -65,9 +70,10 @@ export class DiskService {
     return handOver(await this.#open.read(offset, length));
   }
 
-  write(offset: number, data: Uint8Array): Promise<void> {
+  async write(offset: number, data: Uint8Array): Promise<void> {
     this.#writeBackSoon();
-    return this.#open.write(offset, data);
+    if (this.#lost) throw this.#lost;
+    await this.#open.write(offset, data);
   }
 
   writeZeroes(offset: number, length: number): Promise<void> {
@@ -80,13 +86,10 @@ export class DiskService {
     return this.#open.discard(offset, length);
   }
 
-  flush(): Promise<void> {
-    return this.#open.flush();
-  }
-
-  /** The page is hidden, and may not come back. */
-  async writeBack(): Promise<void> {
+  /** Brings everything to storage, and looks whether the storage is still there. Also called when the page is hidden. */
+  async flush(): Promise<void> {
     await this.#open.flush();
+    await this.#checkStored();
   }
 
   async resize(size: number, options?: { shrink?: boolean }): Promise<void> {
@@ -161,6 +164,8 @@ export class DiskService {
     clearTimeout(this.#timer);
     // What remains can only be asked before; a job that closing ends is still the one to be taken up again.
     await this.#remember().catch(() => {});
+    // Chromium never comes back from closing a file that it has thrown away; the page ends the worker, and with it the file.
+    await this.#checkStored();
     await disk.close();
   }
 
@@ -230,8 +235,15 @@ export class DiskService {
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
       // What fails here stays in memory, and is told by the next flush that somebody waits for.
-      if (!this.#closing) this.#disk?.flush().catch(() => {});
+      if (!this.#closing) this.flush().catch(() => {});
     }, WRITE_BACK_MS);
+  }
+
+  /** When a site's data are cleared, browsers let an open file be written on, and throw it away when it is closed. */
+  async #checkStored(): Promise<void> {
+    if (!this.#name || (await diskExists(this.#name))) return;
+    const message = `disk '${this.#name}' is in storage no more: the data of this site were cleared while it was open; export it before you close it`;
+    throw (this.#lost = new MillraceError('EIO', message));
   }
 }
 

@@ -1,0 +1,226 @@
+/** What goes wrong in browsers, in a real one: each fault has an error with a name, and nothing that was flushed is lost. */
+import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import { once } from 'node:events';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { beforeAll, expect, it } from 'vitest';
+import { makeContent } from '../fixtures/content.ts';
+import { describeWithPeer } from '../support/describe-with-peer.ts';
+import { check, compare } from '../support/qemu.ts';
+import { startChromium } from './browsers.ts';
+import { setScene } from './scene.ts';
+import { serveSite } from './site.ts';
+
+const MIB = 1024 * 1024;
+const BASE = makeContent('random', 13, 24 * MIB);
+const DIST = fileURLToPath(new URL('../../dist', import.meta.url));
+
+describeWithPeer(['chromium', 'qemu-img'], 'faults in Chromium', () => {
+  const scene = setScene(startChromium);
+  const left = (name: string): string => join(scene.site.left, name);
+
+  beforeAll(() => writeFile(join(scene.site.images, 'base.raw'), BASE));
+
+  it('a full quota pauses the job, says how much is needed, and lets it go on when there is room', async () => {
+    const tab = await scene.tab();
+    const protocol = await scene.browser.protocol(tab);
+    await protocol.send('Storage.overrideQuotaForOrigin', { origin: scene.site.origin, quotaSize: 12 * MIB });
+    const paused = await tab.run(async (tools) => {
+      const disk = await tools.createDisk({ overlay: 'full', base: '/images/base.raw' });
+      const stopped = new Promise((resolve) => disk.addEventListener('paused', (event) => resolve((event as CustomEvent).detail)));
+      await disk.stream({ nonblock: true, onError: 'enospc' });
+      const info = await stopped as import('../../hosts/api.ts').StreamInfo;
+      const write = await tools.refusal(disk.write(disk.size - 1024 * 1024, new Uint8Array(1024 * 1024).fill(1)));
+      Object.assign(globalThis, { disk });
+      return { info, write };
+    });
+    expect(paused.info).toMatchObject({ status: 1, paused: true, error: { code: 'ENOSPC', message: expect.stringMatching(/no room for disk 'full'.*this site uses [\d.]+ MiB.* [\d.]+ MiB more are needed to populate the rest/) } });
+    expect(paused.write).toMatchObject({ code: 'ENOSPC' });
+    await protocol.send('Storage.overrideQuotaForOrigin', { origin: scene.site.origin });
+    await tab.run(async (tools) => {
+      const { disk } = globalThis as unknown as { disk: import('../../hosts/browser/api.ts').BrowserDisk };
+      const ended = new Promise((resolve) => disk.addEventListener('completed', resolve));
+      await disk.resume();
+      await ended;
+      await tools.leave('full.qcow2', await disk.exportQcow2());
+      await disk.close();
+      await tools.deleteDisk('full');
+    });
+    expect(await check(left('full.qcow2'))).toMatchObject({ exitCode: 0 });
+    expect(await compare(left('full.qcow2'), join(scene.site.images, 'base.raw'), { formatB: 'raw' })).toMatchObject({ identical: true });
+  });
+
+  it('a base that goes offline in the middle pauses the job, which goes on when it is back', async () => {
+    const tab = await scene.tab();
+    await tab.run(async (tools) => {
+      const base = await tools.openHttp(new URL('/images/base.raw', location.href), { retries: 1 });
+      const disk = await tools.createDisk({ overlay: 'offline', base, recordBase: base.name });
+      const stopped = new Promise((resolve) => disk.addEventListener('paused', (event) => resolve((event as CustomEvent).detail)));
+      await disk.write(10, new Uint8Array([1, 2, 3]));
+      await disk.flush();
+      await disk.stream({ nonblock: true, onError: 'stop', speed: 4 * 1024 * 1024 });
+      Object.assign(globalThis, { disk, stopped });
+    });
+    scene.site.offline(true);
+    const info = await tab.run(() => (globalThis as unknown as { stopped: Promise<import('../../hosts/api.ts').StreamInfo> }).stopped);
+    expect(info).toMatchObject({ status: 1, paused: true, error: { code: 'EIO', message: expect.stringContaining('/images/base.raw') } });
+    scene.site.offline(false);
+    const end = await tab.run(async (tools) => {
+      const { disk } = globalThis as unknown as { disk: import('../../hosts/browser/api.ts').BrowserDisk };
+      const ended = new Promise((resolve) => disk.addEventListener('completed', (event) => resolve((event as CustomEvent).detail)));
+      await disk.setSpeed(0);
+      await disk.resume();
+      const detail = await ended as import('../../hosts/api.ts').StreamInfo;
+      await disk.close();
+      await tools.leave('offline.qcow2', await tools.exportDisk('offline'));
+      return detail;
+    });
+    expect(end).toMatchObject({ status: 0, remaining: 0 });
+    await writeFile(left('content.raw'), Buffer.concat([BASE.subarray(0, 10), Uint8Array.of(1, 2, 3), BASE.subarray(13)]));
+    expect(await check(left('offline.qcow2'))).toMatchObject({ exitCode: 0 });
+    expect(await compare(left('offline.qcow2'), left('content.raw'), { formatB: 'raw' })).toMatchObject({ identical: true });
+  });
+
+  it('a worker that dies rejects what is pending and what comes, and the disk opens again', async () => {
+    const tab = await scene.tab();
+    const told = await tab.run(async (tools) => {
+      const workers: Worker[] = [];
+      const RealWorker = globalThis.Worker;
+      globalThis.Worker = class extends RealWorker {
+        constructor(...args: ConstructorParameters<typeof Worker>) {
+          super(...args);
+          workers.push(this);
+        }
+      };
+      const disk = await tools.createDisk({ overlay: 'dying', base: '/images/base.raw' });
+      await disk.write(4096, new Uint8Array(4096).fill(4));
+      await disk.flush();
+      const pending = [tools.refusal(disk.stream({ speed: 1024 * 1024 })), tools.refusal(disk.read(20 * 1024 * 1024, 4 * 1024 * 1024))];
+      workers[0].terminate();
+      const rejected = await Promise.all(pending);
+      const later = await tools.refusal(disk.info());
+      const close = await tools.refusal(disk.close());
+      const again = await tools.openDisk({ overlay: 'dying' });
+      const report = await again.check();
+      const data = await again.read(4095, 3);
+      await again.close();
+      return { rejected, later, close, report, data: [...data] };
+    });
+    const death = { name: 'MillraceError', code: 'EIO', message: expect.stringContaining("the worker of disk 'dying' has ended unexpectedly") };
+    expect(told.rejected).toMatchObject([death, death]);
+    expect(told.later).toMatchObject(death);
+    expect(told.close).toMatchObject(death);
+    expect(told.report).toMatchObject({ corruptions: 0, leaks: 0 });
+    expect(told.data).toEqual([BASE[4095], 4, 4]);
+  });
+
+  it('storage that is cleared under a disk is told by name, and the page can start anew', async () => {
+    const tab = await scene.tab();
+    const protocol = await scene.browser.protocol(tab);
+    await tab.run(async (tools) => {
+      const disk = await tools.createDisk({ overlay: 'cleared', size: 16 * 1024 * 1024 });
+      await disk.write(0, new Uint8Array(100_000).fill(1));
+      await disk.flush();
+      Object.assign(globalThis, { disk });
+    });
+    await protocol.send('Storage.clearDataForOrigin', { origin: scene.site.origin, storageTypes: 'all' });
+    const told = await tab.run(async (tools) => {
+      const { disk } = globalThis as unknown as { disk: import('../../hosts/browser/api.ts').BrowserDisk };
+      await disk.write(8 * 1024 * 1024, new Uint8Array(200_000).fill(2));
+      const flush = await tools.refusal(disk.flush());
+      const later = await tools.refusal(disk.write(0, new Uint8Array(10)));
+      const saved = await disk.exportQcow2();
+      const close = await tools.refusal(disk.close());
+      const gone = await tools.refusal(tools.openDisk({ overlay: 'cleared' }));
+      const anew = await tools.createDisk({ overlay: 'cleared', size: 1024 * 1024 });
+      await anew.close();
+      return { flush, later, close, gone, saved: saved.size };
+    });
+    const lost = { name: 'MillraceError', code: 'EIO', message: expect.stringContaining('the data of this site were cleared while it was open') };
+    expect(told.flush).toMatchObject(lost);
+    expect(told.later).toMatchObject(lost);
+    expect(told.saved).toBeGreaterThan(300_000);
+    expect(told.close).toMatchObject(lost);
+    expect(told.gone).toMatchObject({ code: 'ENOENT' });
+  });
+
+  it('a base that another origin does not allow is refused, with the header that is missing', async () => {
+    const headers: Record<string, string> = { 'Access-Control-Allow-Headers': '*' };
+    const server = createServer((request, response) => {
+      if (request.method === 'OPTIONS') return void response.writeHead(204, headers).end();
+      response.writeHead(206, { ...headers, 'Content-Range': `bytes 0-511/512`, 'ETag': '"x"' }).end(new Uint8Array(512));
+    });
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/disk.img`;
+    try {
+      const tab = await scene.tab();
+      const refused = await tab.run(async (tools, base) => tools.refusal(tools.openHttp(base, { retries: 0 })), url);
+      expect(refused).toMatchObject({ code: 'EIO', message: expect.stringMatching(/allows this page's origin|Access-Control-Allow-Origin|CORS/) });
+      headers['Access-Control-Allow-Origin'] = '*';
+      const hidden = await tab.run(async (tools, base) => tools.refusal(tools.createDisk({ overlay: 'cors', base })), url);
+      expect(hidden).toMatchObject({ code: 'EUNSUPPORTED', message: expect.stringContaining('Access-Control-Expose-Headers: Content-Range, ETag') });
+    } finally {
+      server.closeAllConnections();
+      server.close();
+    }
+  });
+
+  it('a page without storage has its disks in memory, and says so', async () => {
+    const tab = await scene.browser.open(`http://insecure.test:${scene.site.port}/`);
+    const told = await tab.run(async (tools) => {
+      const disk = await tools.createDisk({ overlay: 'fleeting', base: '/images/base.raw' });
+      await disk.write(5, new Uint8Array([1, 2, 3]));
+      await disk.stream();
+      const bytes = await disk.read(4, 5);
+      const raw = await new Response(disk.exportRaw()).arrayBuffer();
+      const file = await tools.refusal(disk.exportQcow2());
+      const report = await disk.check();
+      await disk.close();
+      return { persistent: disk.persistent, bytes: [...bytes], raw: raw.byteLength, file, report, list: await tools.listDisks(), again: await tools.refusal(tools.openDisk({ overlay: 'fleeting' })) };
+    });
+    expect(told).toMatchObject({ persistent: false, bytes: [BASE[4], 1, 2, 3, BASE[8]], raw: 24 * MIB, list: [] });
+    expect(told.report).toMatchObject({ corruptions: 0, leaks: 0 });
+    expect(told.file).toMatchObject({ code: 'EUNSUPPORTED' });
+    expect(told.again).toMatchObject({ code: 'ENOENT', message: expect.stringContaining('no storage') });
+    expect(tab.console.join('\n')).toMatch(/disk 'fleeting' is in memory/);
+    await tab.close();
+  });
+
+  it('the built package runs from a plain server, even one that does not know wasm; a part that is missing is named', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'millrace-static-'));
+    await cp(DIST, join(folder, 'millrace'), { recursive: true });
+    await writeFile(join(folder, 'index.html'), PLAIN_PAGE);
+    const site = await serveSite(folder, { wasmType: 'application/octet-stream' });
+    try {
+      await writeFile(join(site.images, 'base.raw'), BASE.subarray(0, MIB));
+      const tab = await scene.browser.open(`${site.origin}/`);
+      const use = () => tab.run(async (tools) => tools.createDisk({ overlay: crypto.randomUUID(), base: '/images/base.raw' }).then(async (disk) => {
+        const info = await disk.stream();
+        await disk.close();
+        return info;
+      }, (error: Error & { code: string }) => ({ code: error.code, message: error.message })));
+      expect(await use()).toMatchObject({ status: 0, remaining: 0, length: MIB });
+      await rm(join(folder, 'millrace/engine.wasm'));
+      expect(await use()).toMatchObject({ code: 'EIO', message: expect.stringContaining('engine.wasm answered 404') });
+      await rm(join(folder, 'millrace/browser/worker.js'));
+      expect(await use()).toMatchObject({ code: 'EIO', message: expect.stringContaining('cannot run') });
+      await tab.close();
+    } finally {
+      await site.stop();
+      await rm(folder, { recursive: true });
+    }
+  });
+});
+
+const PLAIN_PAGE = `<!doctype html>
+<title>Plain page</title>
+<link rel="icon" href="data:,">
+<script type="module">
+  import * as tools from './millrace/browser/index.js';
+  globalThis.tools = tools;
+</script>
+`;
