@@ -297,7 +297,7 @@ export class Guest {
   #jobEnded(run: JobRun, code: number): void {
     this.#job = undefined;
     must(code === Code.ok, 'the request of a job ends well however the job ended');
-    const [status, , aborted, error, , , , , , from, to, remaining] = this.#machine.report(this.#machine.exports.info());
+    const [status, , aborted, error, , image, , , , from, to, remaining] = this.#machine.report(this.#machine.exports.info());
     must(status !== STATUS.active, 'a job that has ended is active no more');
     must((aborted !== 0) === run.aborted, 'a job is aborted when it was asked to be');
     if (status === STATUS.completed) must(error === 0 && (remaining === 0 || run.limited), `nothing remains of a completed job, not ${remaining}`);
@@ -306,7 +306,9 @@ export class Guest {
     if (status === STATUS.completed && run.whole && !run.keepBase && !run.limited && !run.aborted && !error) {
       must(this.#machine.exports.imageAtDepth(1) < 0, 'a base is let go when nothing of it is needed');
     }
-    if (!run.limited && this.#changes === 0 && this.#inFlight === 0 && !this.#calm) this.#compareRemaining(from, to, remaining);
+    // What the overlay's own tables do not tell cannot be counted.
+    const untold = error !== 0 && image === 0 && this.#disk.plan.faults.readFails > 0;
+    if (!run.limited && !untold && this.#changes === 0 && this.#inFlight === 0 && !this.#calm) this.#compareRemaining(from, to, remaining);
   }
 
   /** What the job says remains is what the overlay says, if nobody changes it meanwhile. */

@@ -89,7 +89,8 @@ export class Truth {
       if (name === 'now') this.now = content;
       else this.#start = content;
     }
-    this.#changes = this.#changes.filter((change) => change.offset + change.length <= size);
+    this.#changes = this.#changes.filter(({ offset }) => offset < size);
+    for (const change of this.#changes) change.length = Math.min(change.length, size - change.offset);
   }
 
   /** Forgets how it came to be, if all that was done was flushed and nothing is uncertain. */
