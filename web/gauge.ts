@@ -43,6 +43,11 @@ export class Gauge {
     void this.#look();
   }
 
+  /** Starts to stream the whole disk, at the speed that is chosen. */
+  start(): Promise<unknown> {
+    return this.#disk.stream({ nonblock: true, onError: 'stop', speed: this.#speed });
+  }
+
   end(): void {
     clearInterval(this.#timer);
     this.#end.abort();
@@ -75,12 +80,13 @@ export class Gauge {
     const on = (id: string, act: () => Promise<unknown>): void => {
       part(id).addEventListener('click', () => act().then(() => this.#look()).catch(showProblem), { signal });
     };
-    on('job-start', () => this.#start());
+    on('job-start', () => this.start());
     on('job-pause', () => this.#disk.pause());
     on('job-resume', () => this.#disk.resume());
     on('job-abort', () => this.#disk.abort());
     part('job-speed').addEventListener('change', () => {
-      if (this.#job?.status === JobStatus.ACTIVE) this.#disk.setSpeed(this.#speed).catch(showProblem);
+      // Without a job it is the speed of the next one.
+      this.#disk.setSpeed(this.#speed).catch((error: MillraceError) => error.code === 'ENOENT' || showProblem(error));
     }, { signal });
   }
 
@@ -88,12 +94,8 @@ export class Gauge {
     return Number(part<HTMLSelectElement>('job-speed').value);
   }
 
-  #start(): Promise<unknown> {
-    return this.#disk.stream({ nonblock: true, onError: 'stop', speed: this.#speed });
-  }
-
   #again(): Promise<unknown> {
-    return (this.#job?.paused ? this.#disk.resume() : this.#start()).catch(showProblem);
+    return (this.#job?.paused ? this.#disk.resume() : this.start()).catch(showProblem);
   }
 
   /** Asks the disk how it stands, and shows it. One look at a time. */
@@ -156,7 +158,7 @@ export class Gauge {
     part('job-abort').hidden = !active;
     part('job-speed-field').hidden = !active && this.#remaining === 0;
     const speed = part<HTMLSelectElement>('job-speed');
-    if (active && document.activeElement !== speed) speed.value = String(job.speed);
+    if (active && document.activeElement !== speed && [...speed.options].some(({ value }) => value === String(job.speed))) speed.value = String(job.speed);
     this.#text('info', job ? lines(job) : 'no job has run since the disk was opened');
   }
 

@@ -43,7 +43,7 @@ async function boot(wanted: Boot): Promise<void> {
     announce(`${wanted.name} boots.`);
   } catch (error) {
     await showStart();
-    showProblem(error, remediesFor(error, wanted));
+    if (!wanted.signal?.aborted) showProblem(error, remediesFor(error, wanted));
   } finally {
     starting = false;
   }
@@ -61,8 +61,11 @@ function remediesFor(error: unknown, wanted: Boot): Remedy[] {
 async function waitFor(wanted: Boot): Promise<void> {
   const waiting = new AbortController();
   part('home').addEventListener('click', () => waiting.abort(), { signal: waiting.signal });
+  const opening = boot({ ...wanted, wait: true, signal: waiting.signal });
+  part('title').textContent = `Waiting until the other tab closes ${wanted.name} …`;
   announce('Waiting until the other tab closes the disk.');
-  await boot({ ...wanted, wait: true, signal: waiting.signal });
+  await opening;
+  waiting.abort();
 }
 
 function chooseBase(wanted: Boot): void {

@@ -37,7 +37,7 @@ export class Session {
     try {
       const session = new Session(boot.name, disk, await attachDisk(disk));
       // A new disk begins to stream at once; what was under way on another has been taken up by opening it.
-      if (boot.create && (await disk.remaining()) > 0) await disk.stream({ nonblock: true, onError: 'stop' });
+      if (boot.create && (await disk.remaining()) > 0) await session.#gauge.start().catch(showProblem);
       return session;
     } catch (error) {
       await disk.close().catch(() => {});

@@ -67,7 +67,10 @@ export class V86Disk extends EventTarget {
   readonly #states = new Map<string, number>();
   #undoBytes = 0;
   #written = false;
+  /** When the first write was taken that no flush has been asked for. */
   #unsavedSince: number | undefined;
+  #flushes = 0;
+  #flushing = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #failing = 0;
   #closed = false;
@@ -82,7 +85,7 @@ export class V86Disk extends EventTarget {
 
   /** True while something the guest has written would not survive a power cut. */
   get unsaved(): boolean {
-    return this.#unsavedSince !== undefined;
+    return this.#unsavedSince !== undefined || this.#flushes > 0;
   }
 
   /** v86 waits for `onload` before it starts the machine. */
@@ -151,17 +154,19 @@ export class V86Disk extends EventTarget {
 
   /** Waits for the requests on their way, and returns when everything written so far survives a power cut. */
   async flush(): Promise<void> {
-    clearTimeout(this.#timer);
-    while (this.#pending.size + this.#reads.size > 0) await Promise.all([...this.#pending].map(({ done }) => done).concat([...this.#reads]));
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
     const since = this.#unsavedSince;
     this.#unsavedSince = undefined;
+    clearTimeout(this.#timer);
+    this.#flushes++;
     try {
+      // Those that come later may never come to an end.
+      await Promise.all([...[...this.#pending].map(({ done }) => done), ...this.#reads]);
       await this.#disk.flush();
     } catch (error) {
-      this.#unsavedSince = since ?? performance.now();
+      this.#unsavedSince = since ?? this.#unsavedSince;
       throw error;
+    } finally {
+      this.#flushes--;
     }
     if (!this.unsaved) this.dispatchEvent(new CustomEvent('flushed'));
   }
@@ -221,16 +226,16 @@ export class V86Disk extends EventTarget {
     if (--this.#failing === 0) this.dispatchEvent(new CustomEvent('recovered'));
   }
 
+  /** Flushes when the guest has paused; one such flush at a time, which looks again at its end. */
   #flushLater(): void {
+    if (this.#flushing || this.#unsavedSince === undefined) return;
     clearTimeout(this.#timer);
-    const latest = this.#unsavedSince! + FLUSH_LATEST_MS - performance.now();
-    this.#timer = setTimeout(() => {
-      // What has failed is tried again with the next flush, and told now.
-      this.flush().catch((error) => {
-        if (this.#closed) return;
-        this.dispatchEvent(new CustomEvent('error', { detail: error }));
-        this.#timer = setTimeout(() => this.#flushLater(), RETRY_MS);
-      });
+    const latest = this.#unsavedSince + FLUSH_LATEST_MS - performance.now();
+    this.#timer = setTimeout(async () => {
+      this.#flushing = true;
+      await this.#untilItSucceeds(() => this.flush());
+      this.#flushing = false;
+      if (!this.#closed) this.#flushLater();
     }, Math.max(0, Math.min(FLUSH_QUIET_MS, latest)));
   }
 

@@ -84,14 +84,16 @@ describe('a disk for v86', () => {
     await hda.close();
   });
 
-  it('brings writes to last by itself, though v86 never asks for it', async () => {
+  it('brings writes to last by itself, though v86 never asks for it, and tries again', async () => {
     let flushes = 0;
-    const hda = await attachDisk(altered({ flush: () => (flushes++, disk.flush()) }));
+    const hda = await attachDisk(altered({ flush: () => (flushes++ > 0 ? disk.flush() : Promise.reject(new MillraceError('ENOSPC', 'full'))) }));
+    const error = once(hda, 'error');
     const flushed = once(hda, 'flushed');
     await write(hda, 4096, 1);
+    expect((await error).detail.code).toBe('ENOSPC');
     expect(hda.unsaved).toBe(true);
     await flushed;
-    expect([hda.unsaved, flushes]).toEqual([false, 1]);
+    expect([hda.unsaved, flushes]).toEqual([false, 2]);
     await hda.close();
   });
 
