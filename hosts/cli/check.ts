@@ -1,4 +1,4 @@
-/** `millrace check`: looks for errors and leaks in an image's metadata, and mends them if asked to. It needs no base. */
+/** `millrace check`: looks for errors and leaks in an image's metadata, and repairs them if asked to. It needs no base. */
 import type { CheckReport } from '../api.ts';
 import { checkDiskWith } from '../open.ts';
 import { EXIT_OK } from './platform.ts';
@@ -25,15 +25,15 @@ export async function check(platform: Platform, path: string, { repair, json }: 
   return found.leaks ? EXIT_LEAKS : EXIT_OK;
 }
 
-/** As `qemu-img check --output=json`, which leaves out counts of errors that are 0. */
+/** As `qemu-img check --output=json`, which leaves out counts that are 0. */
 function jsonReport(filename: string, found: CheckReport): Record<string, string | number | undefined> {
   return {
     'image-end-offset': found.imageEndOffset,
-    'total-clusters': found.totalClusters,
+    'total-clusters': found.totalClusters || undefined,
     'check-errors': 0,
-    'allocated-clusters': found.allocatedClusters,
+    'allocated-clusters': found.allocatedClusters || undefined,
     'fragmented-clusters': found.fragmentedClusters || undefined,
-    'compressed-clusters': found.compressedClusters,
+    'compressed-clusters': found.compressedClusters || undefined,
     filename,
     format: 'qcow2',
     corruptions: found.corruptions || undefined,
@@ -45,7 +45,7 @@ function jsonReport(filename: string, found: CheckReport): Record<string, string
 
 function humanReport(found: CheckReport): string {
   const lines: string[] = [];
-  if (found.corruptionsFixed || found.leaksFixed) lines.push(`Mended: ${counted(found.corruptionsFixed, found.leaksFixed)}.`);
+  if (found.corruptionsFixed || found.leaksFixed) lines.push(`Repaired: ${counted(found.corruptionsFixed, found.leaksFixed)}.`);
   lines.push(found.corruptions || found.leaks
     ? `Found: ${counted(found.corruptions, found.leaks)}.${found.corruptions ? ' Data may be corrupt.' : ' No data is lost by leaks: they only take space.'}`
     : 'No errors were found on the image.');

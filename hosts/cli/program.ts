@@ -96,7 +96,7 @@ function makeProgram(platform: Platform, ended: (exitCode: number) => void): Com
   const checkCommand = program.command('check')
     .description('Look for errors in an image. Exit code: 0 sound, 1 could not be checked, 2 corrupt, 3 only leaks.')
     .argument('<image>', 'a qcow2 file')
-    .addOption(new Option('-r, --repair <what>', 'mend leaks, or all that can be mended').choices(['leaks', 'all']))
+    .addOption(new Option('-r, --repair <what>', 'repair leaks, or all that can be repaired').choices(['leaks', 'all']))
     .addOption(outputFormat()).option('--json', 'the same as --output json')
     .action(async (image, options) => ended(await check(platform, image, { repair: options.repair, json: wantsJson(options) })));
   addExample(checkCommand, 'millrace check vm.qcow2 --repair leaks');

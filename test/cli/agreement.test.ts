@@ -1,4 +1,4 @@
-/** `info` and `map` agree field for field with qemu-img, on every kind of image. */
+/** `info`, `map` and `check` agree field for field with qemu-img, on every kind of image. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { baseKind, baseKinds, overlayKinds } from '../fixtures/images.ts';
 import type { MadeImage } from '../fixtures/images.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
-import { map, qemuImg } from '../support/qemu.ts';
+import { check, map, qemuImg } from '../support/qemu.ts';
 import type { QemuExtent } from '../support/qemu.ts';
 import { millraceHere } from './program.ts';
 
@@ -37,6 +37,14 @@ async function agrees(path: string): Promise<void> {
   expect(await infoOf(path)).toEqual(await qemuInfoOf(path));
   expect(await mapOf(path)).toEqual(withoutHoles(await map(path)));
   expect(await humanMap(path)).toBe(await qemuHumanMap(path));
+  await checkAgrees(path);
+}
+
+async function checkAgrees(path: string): Promise<void> {
+  const { exitCode, stdout } = await millraceHere('check', '--json', path);
+  const theirs = await check(path, { format: path.endsWith('.raw') ? 'raw' : 'qcow2' });
+  expect(exitCode).toBe(theirs.exitCode);
+  expect(stdout === '' ? undefined : JSON.parse(stdout)).toEqual(theirs.report);
 }
 
 async function infoOf(path: string): Promise<unknown> {

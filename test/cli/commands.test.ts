@@ -1,6 +1,6 @@
 /** Each command and its options, as a user runs them. */
 import { existsSync } from 'node:fs';
-import { readFile, rename, stat, writeFile } from 'node:fs/promises';
+import { open, readFile, rename, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { serveFile } from '../demo/file-server.ts';
@@ -202,5 +202,34 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'the commands', () => {
     });
     expect(await millrace(['check', 'o.qcow2'], { cwd })).toMatchObject({ exitCode: 0, stderr: '', stdout: expect.stringContaining('No errors were found') });
     expect(await millrace(['check', 'base.raw'], { cwd })).toMatchObject({ exitCode: 63, stdout: '', stderr: expect.stringContaining('raw') });
+  }), 60_000);
+
+  it('check tells leaks from corruption by its exit code, and repairs them', () => withFolder(async (cwd) => {
+    await makeBase(cwd);
+    const path = join(cwd, 'o.qcow2');
+    const l2 = 4 * 65536;
+    const damage = async (entry: bigint): Promise<void> => {
+      await createImage(path, { base: 'base.raw', baseFormat: 'raw' });
+      await qemuIo(path, ['write -P 1 0 64K', 'write -P 2 1M 64K']);
+      const file = await open(path, 'r+');
+      const bytes = Buffer.alloc(8);
+      bytes.writeBigUInt64BE(entry);
+      await file.write(bytes, 0, 8, l2);
+      await file.close();
+    };
+    // The first cluster is forgotten: a leak.
+    await damage(0n);
+    expect(await millrace(['check', 'o.qcow2'], { cwd })).toMatchObject({ exitCode: 3, stdout: expect.stringContaining('Found: 1 leaked cluster.') });
+    expect(await millrace(['check', 'o.qcow2', '--repair', 'leaks'], { cwd })).toMatchObject({ exitCode: 0, stdout: expect.stringContaining('Repaired: 1 leaked cluster.') });
+    expect((await check(path)).exitCode).toBe(0);
+    // It lies where the file has nothing yet: its refcount is too low.
+    await damage((1n << 63n) | BigInt(7 * 65536));
+    await truncate(path, 8 * 65536);
+    const found = await check(path);
+    expect(found.exitCode).toBe(2);
+    const { exitCode, stdout } = await millrace(['check', 'o.qcow2', '--json'], { cwd });
+    expect({ exitCode, report: JSON.parse(stdout) }).toEqual({ exitCode: 2, report: { ...found.report, filename: 'o.qcow2' } });
+    expect(await millrace(['check', 'o.qcow2', '--repair', 'all'], { cwd })).toMatchObject({ exitCode: 0 });
+    expect((await check(path)).exitCode).toBe(0);
   }), 60_000);
 });

@@ -1,6 +1,6 @@
 /** Ctrl-C: the job stops cleanly, what was copied stays, and running it again goes on. */
 import { existsSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { makeContent } from '../fixtures/content.ts';
@@ -66,10 +66,14 @@ describeWithPeer(['qemu-img'], 'an interrupted stream', () => {
     await makeOverlay(cwd);
     for (const format of ['raw', 'qcow2']) {
       const copy = startMillrace(['convert', 'o.qcow2', 'copy', '-O', format], { cwd });
-      // However far it has come: it has either ended, or leaves nothing.
+      while (!existsSync(join(cwd, 'copy')) && copy.child.exitCode === null) await new Promise((resolve) => setTimeout(resolve, 1));
       copy.child.kill('SIGINT');
-      const { exitCode } = await copy.ended;
-      expect(existsSync(join(cwd, 'copy')) ? exitCode : 'none').toBe(existsSync(join(cwd, 'copy')) ? 0 : 'none');
+      // However far it has come: it has either ended, or leaves nothing.
+      const { exitCode, stderr } = await copy.ended;
+      const left = existsSync(join(cwd, 'copy'));
+      expect({ exitCode, left }).toEqual(exitCode === 0 ? { exitCode: 0, left: true } : { exitCode: 130, left: false });
+      if (!left) expect(stderr).toBe('millrace: stopped: copy was not finished and is removed\n');
+      await rm(join(cwd, 'copy'), { force: true });
     }
   }), 60_000);
 });
