@@ -9,7 +9,7 @@ import { makeContent } from '../fixtures/content.ts';
 import { peer } from '../support/peer.ts';
 import { convertImage } from '../support/qemu.ts';
 
-export const DISK_BYTES: number = 128 * 1024 * 1024;
+export const DISK_BYTES: number = 96 * 1024 * 1024;
 const BLOCK_BYTES = 1024 * 1024;
 
 export interface SampleBase {

@@ -6,6 +6,7 @@
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
+import { rmSync } from 'node:fs';
 import { mkdtemp, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -20,15 +21,19 @@ import { serveFile } from './file-server.ts';
 const ROUND_TRIP_MS = 20;
 const BITS_PER_SECOND = 100e6;
 /** As a machine that boots asks: its boot sector, then a block here and there. */
-const GUEST_READS: readonly [offset: number, length: number][] = [[0, 512], [1024 * 1024, 4096], [64 * 1024 * 1024, 4096], [97 * 1024 * 1024, 4096]];
+const GUEST_READS: readonly [offset: number, length: number][] = [[0, 512], [1024 * 1024, 4096], [64 * 1024 * 1024, 4096], [81 * 1024 * 1024, 4096]];
 const HASH_PIECE_BYTES = 4 * 1024 * 1024;
 /** The program as a user has it. */
 const PROGRAM = fileURLToPath(new URL('../../dist/node/main.js', import.meta.url));
 
 const folder = await mkdtemp(join(tmpdir(), 'millrace-demo-'));
 let child: ReturnType<typeof spawn> | undefined;
-// Ctrl-C reaches the program that streams, too: it stops cleanly, and the demo then ends by itself.
-process.on('SIGINT', () => { if (!child) process.exit(130); });
+process.on('SIGINT', () => {
+  // Ctrl-C reaches the program that streams, too: it stops cleanly, and the demo then ends by itself.
+  if (child) return;
+  rmSync(folder, { recursive: true, force: true });
+  process.exit(130);
+});
 try {
   process.exitCode = await demo(folder);
 } finally {
