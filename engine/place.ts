@@ -107,10 +107,10 @@ export function link(t: Task): bool {
 }
 
 /**
- * Makes one cluster's L2 entry point to `host`, or be a zero cluster if that is 0; makes the L2 table if there is none, and frees
+ * Makes one cluster's L2 entry point to `host`, or be a zero cluster if that is 0, or none at all (`absent`); makes the L2 table if there is none, and frees
  * what the entry pointed to before. False: the task waits or has failed, and nothing has changed.
  */
-export function linkCluster(t: Task, image: Image, offset: u64, host: u64): bool {
+export function linkCluster(t: Task, image: Image, offset: u64, host: u64, absent: bool = false): bool {
   if (!freesHaveRoom(4)) {
     writebackWanted();
     t.waits = ON_WRITEBACK;
@@ -124,9 +124,9 @@ export function linkCluster(t: Task, image: Image, offset: u64, host: u64): bool
   const oldBitmap = image.extendedL2 ? get64(at + 8) : 0;
   if (image.extendedL2) {
     put64(at, host ? host | COPIED : 0);
-    put64(at + 8, host ? ALL_ALLOCATED : ALL_ZERO);
+    put64(at + 8, host ? ALL_ALLOCATED : absent ? 0 : ALL_ZERO);
   } else {
-    put64(at, host ? host | COPIED : image.version > 2 ? ZERO : 0);
+    put64(at, host ? host | COPIED : image.version > 2 && !absent ? ZERO : 0);
   }
   pageChanged(at, <u32>1 << image.l2EntryBits, STAGE_L2);
   freeOld(image, old, host);

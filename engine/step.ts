@@ -15,13 +15,14 @@ import { runOpen } from './open';
 import { pageLoaded } from './pages';
 import { unplace } from './place';
 import { runRead } from './read';
+import { runRefer } from './refer';
 import { runRemaining } from './remaining';
 import { runResize } from './resize';
 import { OP_DISCARD, OP_DONE, OP_FLUSH, completion, ioEnd, ringHasRoom, ringTaken, slot, tell } from './ring';
 import { runStream } from './stream';
 import {
   AGAIN, KIND_CHECK, KIND_CLOSE, KIND_COPY, KIND_CREATE, KIND_DISCARD, KIND_FLUSH, KIND_GROW, KIND_MAP, KIND_OPEN, KIND_READ,
-  KIND_REMAINING, KIND_REQUEST_LAST, KIND_RESIZE, KIND_STREAM, KIND_WRITE, KIND_WRITEBACK, KIND_ZERO, ON_IO, ON_JOB, ON_SLOT, Task,
+  KIND_REFER,  KIND_REMAINING, KIND_REQUEST_LAST, KIND_RESIZE, KIND_STREAM, KIND_WRITE, KIND_WRITEBACK, KIND_ZERO, ON_IO, ON_JOB, ON_SLOT, Task,
   WAIT, anyGiven, anyReady, failOfHost, givenTaken, ready, takeReady, taskEnd, wait, wake,
 } from './task';
 import { runWrite } from './write';
@@ -91,6 +92,7 @@ function run(t: Task): i32 {
   if (t.kind == KIND_CHECK) return runCheck(t);
   if (t.kind == KIND_OPEN) return runOpen(t);
   if (t.kind == KIND_CREATE) return runCreate(t);
+  if (t.kind == KIND_REFER) return runRefer(t);
   assert(t.kind == KIND_CLOSE);
   return runClose(t);
 }

@@ -8,6 +8,9 @@ import { ABSENT, ZEROES, foundHost, foundLength, foundState, lookup } from './lo
 import { linkCluster } from './place';
 import { AGAIN, DONE, EXCLUSIVE, KIND_DISCARD, Task, WAIT, fail, lock } from './task';
 
+/** Argument of a discard: the base holds what the overlay holds (after a commit), so the clusters become absent again. */
+const EMPTY: u64 = 1;
+
 /** KIND_ZERO and KIND_DISCARD; the range is of whole clusters, except that it may end where the disk does. */
 export function runZeroes(t: Task): i32 {
   const image = overlay();
@@ -18,7 +21,8 @@ export function runZeroes(t: Task): i32 {
     return WAIT;
   }
   // Version 2 has no zero clusters: the host writes zeros instead, and a discard need not do anything.
-  if (image.version < 3) {
+  const empties = t.argument == EMPTY;
+  if (image.version < 3 && !empties) {
     if (t.kind != KIND_DISCARD) fail(t, EINVAL, R_RANGE, OVERLAY, t.offset);
     return t.error ? WAIT : DONE;
   }
@@ -28,12 +32,13 @@ export function runZeroes(t: Task): i32 {
     if (at >= end) return DONE;
     if (!lookup(t, image, at, end - at)) return WAIT;
     const whole = min(cluster, end - at);
-    const zeroAlready = foundState == ZEROES ? foundHost == 0 : foundState == ABSENT && imageCount() == 1;
-    if (zeroAlready && foundLength >= whole) {
+    const nothing = foundState == ABSENT && foundHost == 0;
+    const asWanted = empties ? nothing : foundState == ZEROES ? foundHost == 0 : nothing && imageCount() == 1;
+    if (asWanted && foundLength >= whole) {
       t.cursor += foundLength;
       continue;
     }
-    if (!linkCluster(t, image, at, 0)) return WAIT;
+    if (!linkCluster(t, image, at, 0, empties)) return WAIT;
     t.cursor += whole;
   }
   return AGAIN;

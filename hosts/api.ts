@@ -142,6 +142,8 @@ export interface CheckOptions {
 export interface OpenOptions {
   /** A path or name; or an opened file, of which a source is enough to read. */
   overlay: string | BlockFile | BlockSource;
+  /** The overlay's own format; default told by its first bytes. One that is written is qcow2. */
+  format?: ImageFormat;
   /**
    * The base, or the images below the overlay from the nearest down; default what the overlay records. `null` leaves the base
    * unopened, so that an overlay can be looked at and checked while its base is out of reach: what is absent can then not be read

@@ -26,6 +26,8 @@ const PROGRESS_INTERVAL_MS = 100;
 /** Pieces of one large read or write in flight. */
 const PIECES_IN_FLIGHT = 8;
 const WRITE_ZEROES = 1;
+/** Argument of a discard: the clusters become absent. */
+const EMPTY = 1;
 const SECTOR_BYTES = 512;
 const EXTENT_BYTES = 32;
 const EXTENTS_BLOCK_BYTES = 65536;
@@ -261,6 +263,19 @@ export class EngineDisk extends EventTarget implements Disk {
     if (!this.#readOnly) await this.#engine.request(Kind.close, 0, 0, CLOSE_GOES_ON);
   }
 
+  /** Gives up all that the overlay holds, so that its base shows: the last step of a commit, when the base holds it too. */
+  async empty(): Promise<void> {
+    this.#mustBeWritable('empty');
+    await this.#wide(Kind.discard, 0, this.#size, EMPTY);
+  }
+
+  /** Records another base, or none by an empty name. The images of this disk stay as they are: close it, and open it anew. */
+  async refer(name: string, format: ImageFormat | '', identity: string): Promise<void> {
+    this.#mustBeWritable('record another base');
+    if (!this.#engine.setBacking(name, format, identity)) throw new MillraceError('EINVAL', `the name of the base is too long to be recorded: '${name}'`);
+    await this.#engine.request(Kind.refer);
+  }
+
   /** Ends a job, writes everything, and closes the files. A second call waits for the first. */
   close(): Promise<void> {
     return (this.#closing ??= this.#close());
@@ -457,8 +472,8 @@ export class EngineDisk extends EventTarget implements Disk {
     }
   }
 
-  async #wide(kind: number, from: number, to: number): Promise<void> {
-    for (let at = from; at < to; at += ZERO_PIECE_BYTES) await this.#engine.request(kind, at, Math.min(ZERO_PIECE_BYTES, to - at));
+  async #wide(kind: number, from: number, to: number, argument = 0): Promise<void> {
+    for (let at = from; at < to; at += ZERO_PIECE_BYTES) await this.#engine.request(kind, at, Math.min(ZERO_PIECE_BYTES, to - at), argument);
   }
 
   /** The whole clusters within a range; the last cluster of the disk counts as whole where the disk ends in it. */

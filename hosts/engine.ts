@@ -43,7 +43,7 @@ const PAGE_BYTES = 65536;
 /** Kinds of request. */
 export const Kind = {
   open: 1, create: 2, read: 3, write: 4, zero: 5, discard: 6, flush: 7, resize: 8, stream: 9, remaining: 10, map: 11, check: 12,
-  close: 13,
+  close: 13, refer: 14,
 } as const;
 
 const Op = { read: 1, write: 2, flush: 3, truncate: 4, discard: 5, decompress: 6, take: 7, give: 8, done: 9 } as const;
@@ -388,7 +388,7 @@ const TEXT_BYTES = 4096;
 const ACTIONS: Record<number, string> = {
   [Kind.open]: 'open the image', [Kind.create]: 'create the overlay', [Kind.read]: 'read', [Kind.write]: 'write', [Kind.zero]: 'write zeroes',
   [Kind.discard]: 'discard', [Kind.flush]: 'flush', [Kind.resize]: 'resize', [Kind.stream]: 'stream', [Kind.remaining]: 'count what remains',
-  [Kind.map]: 'map', [Kind.check]: 'check', [Kind.close]: 'close the disk',
+  [Kind.map]: 'map', [Kind.check]: 'check', [Kind.close]: 'close the disk', [Kind.refer]: 'record another base',
 };
 
 function actionOf(pending: Pending): string {

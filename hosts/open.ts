@@ -29,6 +29,18 @@ interface RecordedIdentity {
   identity?: string;
 }
 
+/** The text that stands for a base's identity in an overlay's header. */
+export function identityText({ size, identity }: BlockSource): string {
+  return JSON.stringify({ size, identity } satisfies RecordedIdentity);
+}
+
+/** How a base at `place` is recorded in an overlay: a URL without user, password and query, which may hold credentials. */
+export function recordedName(runtime: Runtime, place: string, overlay: string): string {
+  if (!/^https?:/i.test(place)) return runtime.record(place, overlay);
+  const url = new URL(place);
+  return `${url.origin}${url.pathname}`;
+}
+
 /** What the header of an image says of its base. */
 interface Backing {
   name: string;
@@ -63,7 +75,7 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
   const { readOnly = false, followChain = false } = options;
   const opening = await Opening.start(runtime, options.memory);
   try {
-    await opening.openOverlay(options.overlay, readOnly);
+    await opening.openOverlay(options.overlay, readOnly, options.format);
     if (options.base === null) return await opening.finishWithoutBase(readOnly);
     const bases = options.base === undefined ? [] : Array.isArray(options.base) ? options.base : [options.base];
     const formats = Array.isArray(options.baseFormat) ? options.baseFormat : [options.baseFormat];
@@ -131,10 +143,10 @@ class Opening {
     this.engine.attach(0, this.#overlay, overlayName(overlay));
   }
 
-  async openOverlay(overlay: string | BlockFile | BlockSource, readOnly: boolean): Promise<void> {
+  async openOverlay(overlay: string | BlockFile | BlockSource, readOnly: boolean, as?: ImageFormat): Promise<void> {
     mustBeWritable(overlay, !readOnly);
     await this.#attachOverlay(overlay, readOnly);
-    const format = await this.engine.request(Kind.open, 0, 0, readOnly ? 0 : OPEN_WRITABLE);
+    const format = await this.engine.request(Kind.open, 0, as ? FORMAT_NUMBERS[as] : 0, readOnly ? 0 : OPEN_WRITABLE);
     if (!readOnly && FORMATS[format] !== 'qcow2') {
       throw new MillraceError('EUNSUPPORTED', `${overlayName(overlay)}: an overlay is a qcow2 image, and this is ${FORMATS[format]} data; open it read-only, or create an overlay over it`);
     }
@@ -196,18 +208,13 @@ class Opening {
   recordBase(image: number, place?: string, as?: string): void {
     const base = this.engine.file(image)!;
     const name = as ?? this.#recordedName(place ?? base.name);
-    const identity: RecordedIdentity = { size: base.size, identity: base.identity };
     const format = FORMATS[this.engine.imageReport(image)[ImageField.format]] ?? 'raw';
-    if (!this.engine.setBacking(name, format, JSON.stringify(identity))) throw new MillraceError('EINVAL', `the name of the base is too long to be recorded: '${name}'`);
+    if (!this.engine.setBacking(name, format, identityText(base))) throw new MillraceError('EINVAL', `the name of the base is too long to be recorded: '${name}'`);
   }
 
   #recordedName(place: string | undefined): string {
     if (!place) throw new MillraceError('EINVAL', 'the base has no name to be recorded: give one by recordBase');
-    if (/^https?:/i.test(place)) {
-      const url = new URL(place);
-      return `${url.origin}${url.pathname}`;
-    }
-    return this.#runtime.record(place, this.engine.name(0));
+    return recordedName(this.#runtime, place, this.engine.name(0));
   }
 
   virtualSize(image: number): number {

@@ -10,15 +10,21 @@
  * ```
  */
 import type { CheckOptions, CheckReport, CreateOptions, Disk, OpenOptions } from '../api.ts';
+import { commitWith } from '../commit.ts';
+import type { CommitOptions, CommitReport } from '../commit.ts';
 import { checkDiskWith, createDiskWith, openDiskWith } from '../open.ts';
+import { rebaseWith } from '../rebase.ts';
+import type { RebaseOptions, RebaseReport } from '../rebase.ts';
 import { nodeRuntime } from './runtime.ts';
 
 export * from '../api.ts';
 export type { BlockFile, BlockSource, ReadHint } from '../block.ts';
+export type { CommitOptions, CommitReport } from '../commit.ts';
 export { Domain } from '../domain.ts';
 export type { DomainEventDetail } from '../domain.ts';
 export { MillraceError } from '../errors.ts';
 export type { ErrorCode } from '../errors.ts';
+export type { RebaseOptions, RebaseReport } from '../rebase.ts';
 export { openHttp } from '../http.ts';
 export type { HttpOptions, HttpSource } from '../http.ts';
 export { openFile, openFileSource } from './file.ts';
@@ -36,4 +42,14 @@ export function openDisk(options: OpenOptions): Promise<Disk> {
 /** Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw image, which has nothing to check. */
 export function checkDisk(options: CheckOptions): Promise<CheckReport | undefined> {
   return checkDiskWith(nodeRuntime, options);
+}
+
+/** Writes what an overlay holds down into a local base of its chain, and empties the overlay. */
+export function commitDisk(options: CommitOptions): Promise<CommitReport> {
+  return commitWith(nodeRuntime, options);
+}
+
+/** Gives an overlay another base; the disk shows the same as before. */
+export function rebaseDisk(options: RebaseOptions): Promise<RebaseReport> {
+  return rebaseWith(nodeRuntime, options);
 }

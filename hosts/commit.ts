@@ -1,0 +1,123 @@
+/**
+ * commit: writes what an overlay holds down into a base of its chain, as `qemu-img commit` does: for those who keep the base and want
+ * the overlay's changes in it. The base is written in place: other overlays over it show the changes too, or break.
+ */
+import type { Disk, Extent } from './api.ts';
+import type { BlockFile } from './block.ts';
+import type { EngineDisk } from './disk.ts';
+import { MillraceError } from './errors.ts';
+import { identityText, openDiskWith } from './open.ts';
+import type { Runtime } from './runtime.ts';
+
+/** Bytes of one read and write, and how many go on at once. */
+const PIECE_BYTES = 4 * 1024 * 1024;
+const LANES = 3;
+const URL_SCHEME = /^[a-z][a-z0-9+.-]+:\/\//i;
+
+export interface CommitOptions {
+  /** A path or name. */
+  overlay: string;
+  /** The image to write into, by its name or its depth; default 1, the overlay's own base. With a deeper one, all images above it are committed. */
+  base?: string | number;
+  /** Leave the overlay's data where it is; it is emptied otherwise, when its own base was written. */
+  keep?: boolean;
+  /** Follow the backing references of the base itself; default false. */
+  followChain?: boolean;
+  /** Bytes of WebAssembly memory for each of the two disks. */
+  memory?: number;
+}
+
+export interface CommitReport {
+  /** The image that was written. */
+  base: string;
+  /** Bytes of the disk that were written, zeros included. */
+  bytes: number;
+  /** Whether the overlay was emptied. */
+  emptied: boolean;
+}
+
+/** Where the data goes. */
+type Target = Pick<Disk, 'write' | 'writeZeroes' | 'flush' | 'close'>;
+
+/** @throws MillraceError `EINVAL` when there is no such base, `EUNSUPPORTED` when it is remote, `EBUSY` when one of the two is in use. */
+export async function commitWith(runtime: Runtime, options: CommitOptions): Promise<CommitReport> {
+  const { overlay, followChain, memory, base = 1, keep = false } = options;
+  const disk = await openDiskWith(runtime, { overlay, followChain, memory, copyOnRead: false }) as EngineDisk;
+  try {
+    const images = await disk.images();
+    const depth = typeof base === 'number' ? base : images.findIndex(({ name }, at) => at > 0 && name === base);
+    if (!(depth > 0 && depth < images.length)) throw new MillraceError('EINVAL', `cannot commit ${overlay} into '${base}': there is no such image in the chain below it`);
+    const { name, format, virtualSize } = images[depth];
+    if (URL_SCHEME.test(name)) throw new MillraceError('EUNSUPPORTED', `cannot commit ${overlay} into ${name}: only a local base can be written`);
+    const target = format === 'raw' ? await openRaw(runtime, name, disk.size) : await openQcow2(runtime, name, disk.size, virtualSize, options);
+    let bytes: number;
+    try {
+      bytes = await copyDown(disk, target, depth);
+      await target.flush();
+    } catch (error) {
+      await target.close().catch(() => {});
+      throw error;
+    }
+    await target.close();
+    const emptied = depth === 1 && !keep;
+    if (emptied) await disk.empty();
+    if (depth === 1) await recordAnew(runtime, disk, images[0].backingFile ?? name, format, name);
+    await disk.close();
+    return { base: name, bytes, emptied };
+  } catch (error) {
+    await disk.close().catch(() => {});
+    throw error;
+  }
+}
+
+/** The base is another than the one that was recorded: it has been written. */
+async function recordAnew(runtime: Runtime, disk: EngineDisk, name: string, format: 'raw' | 'qcow2', location: string): Promise<void> {
+  const source = await runtime.openSource(location);
+  try {
+    await disk.refer(name, format, identityText(source));
+  } finally {
+    await source.close();
+  }
+}
+
+async function openQcow2(runtime: Runtime, overlay: string, size: number, own: number, { followChain, memory }: CommitOptions): Promise<Target> {
+  const target = await openDiskWith(runtime, { overlay, followChain, memory, copyOnRead: false });
+  if (own < size) await target.resize(size);
+  return target;
+}
+
+async function openRaw(runtime: Runtime, location: string, size: number): Promise<Target> {
+  const file: BlockFile = await runtime.openOverlay(location, {});
+  if (file.size < size) await file.truncate(size);
+  const zeros = new Uint8Array(PIECE_BYTES);
+  return {
+    async write(offset, data) { await file.write(offset, data); },
+    async writeZeroes(offset, length) { await file.write(offset, zeros.subarray(0, length)); },
+    async flush() { await file.flush(); },
+    async close() { await file.close(); },
+  };
+}
+
+/** Writes everything that stands above `depth` into the target; gives how many bytes that were. */
+async function copyDown(disk: Disk, target: Target, depth: number): Promise<number> {
+  let bytes = 0;
+  const pieces = piecesOf(disk.map(0, disk.size, { depth }));
+  const lane = async (): Promise<void> => {
+    for await (const { offset, length, state } of pieces) {
+      if (state === 'zero') await target.writeZeroes(offset, length);
+      else await target.write(offset, await disk.read(offset, length));
+      bytes += length;
+    }
+  };
+  // Each lane takes the next piece; a generator hands out one at a time.
+  await Promise.all(Array.from({ length: LANES }, lane));
+  return bytes;
+}
+
+async function* piecesOf(extents: AsyncIterable<Extent>): AsyncGenerator<Extent> {
+  for await (const extent of extents) {
+    if (extent.state === 'absent') continue;
+    const end = extent.offset + extent.length;
+    for (let at = extent.offset; at < end; at += PIECE_BYTES) yield { ...extent, offset: at, length: Math.min(PIECE_BYTES, end - at) };
+  }
+}

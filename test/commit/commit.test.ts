@@ -1,0 +1,144 @@
+/** commit and rebase, held against what qemu-img makes of the same images. */
+import { copyFile, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { commitDisk, openDisk, rebaseDisk } from '../../hosts/node/index.ts';
+import { describeWithPeer } from '../support/describe-with-peer.ts';
+import { check, compare, createImage, info, qemuImg, qemuIo } from '../support/qemu.ts';
+
+const MIB = 1024 * 1024;
+const SIZE = 16 * MIB;
+
+let dir: string;
+const at = (name: string): string => join(dir, name);
+
+beforeEach(async () => { dir = await mkdtemp(join(tmpdir(), 'millrace-commit-')); });
+afterEach(async () => { await rm(dir, { recursive: true }); });
+
+interface Shape {
+  name: string;
+  baseFormat: 'raw' | 'qcow2';
+  baseSize?: number;
+  with?: Record<string, string | number>;
+}
+
+const shapes: Shape[] = [
+  { name: 'a qcow2 base', baseFormat: 'qcow2' },
+  { name: 'a raw base', baseFormat: 'raw' },
+  { name: 'a smaller qcow2 base', baseFormat: 'qcow2', baseSize: 9 * MIB + 512 },
+  { name: 'a smaller raw base', baseFormat: 'raw', baseSize: 9 * MIB + 512 },
+  { name: 'clusters of 4 KiB', baseFormat: 'qcow2', with: { cluster_size: 4096 } },
+  { name: 'extended L2 entries', baseFormat: 'qcow2', with: { extended_l2: 'on' } },
+  { name: 'version 2', baseFormat: 'qcow2', with: { compat: '0.10' } },
+];
+
+/** A base with data, and an overlay with data, zeros and holes over it. */
+async function makePair({ baseFormat, baseSize = SIZE, with: options }: Shape, base = 'base', overlay = 'overlay'): Promise<void> {
+  await createImage(at(base), { format: baseFormat, size: baseSize });
+  await qemuIo(at(base), ['write -P 1 0 3M', 'write -P 2 5M 100k', `write -P 3 ${baseSize - 65536} 64k`], { format: baseFormat });
+  await createImage(at(overlay), { size: SIZE, base: at(base), baseFormat, with: options });
+  await qemuIo(at(overlay), ['write -P 17 1000k 300k', 'write -z 2M 512k', 'write -P 18 5000k 77k', `write -P 19 ${SIZE - 512} 512`, 'write -P 20 10M 1M']);
+}
+
+describeWithPeer(['qemu-img', 'qemu-io'], 'commit', () => {
+  it.each(shapes)('makes of $name what qemu-img makes of it', async (shape) => {
+    await makePair(shape);
+    for (const name of ['base', 'overlay']) await copyFile(at(name), at(`${name}.qemu`));
+    await qemuImg(['rebase', '-u', '-f', 'qcow2', '-b', at('base.qemu'), '-F', shape.baseFormat, at('overlay.qemu')]);
+    await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);
+    await qemuImg(['commit', '-q', '-f', 'qcow2', at('overlay.qemu')]);
+    const report = await commitDisk({ overlay: at('overlay') });
+    expect(report).toMatchObject({ base: at('base'), emptied: true });
+    const formats = { formatA: shape.baseFormat, formatB: shape.baseFormat };
+    expect(await compare(at('base'), at('base.qemu'), formats)).toMatchObject({ identical: true });
+    expect(await compare(at('base'), at('expected'), { formatA: shape.baseFormat, formatB: 'raw' })).toMatchObject({ identical: true });
+    expect(await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
+    expect((await check(at('overlay'))).exitCode).toBe(0);
+    if (shape.baseFormat === 'qcow2') expect((await check(at('base'))).exitCode).toBe(0);
+    const disk = await openDisk({ overlay: at('overlay') });
+    expect(await disk.remaining()).toBe(SIZE);
+    await disk.close();
+  });
+
+  it('keeps the overlay\'s data when asked to', async () => {
+    await makePair(shapes[0]);
+    await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);
+    const before = await openDisk({ overlay: at('overlay') });
+    const remaining = await before.remaining();
+    await before.close();
+    expect(await commitDisk({ overlay: at('overlay'), keep: true })).toMatchObject({ emptied: false });
+    const after = await openDisk({ overlay: at('overlay') });
+    expect(await after.remaining()).toBe(remaining);
+    await after.close();
+    expect(await compare(at('base'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
+  });
+
+  it('writes all that stands above a deeper base into it', async () => {
+    await makePair(shapes[0], 'base', 'middle');
+    await createImage(at('overlay'), { size: SIZE, base: at('middle'), baseFormat: 'qcow2' });
+    await qemuIo(at('overlay'), ['write -P 30 1100k 10k', 'write -z 10M 64k', 'write -P 31 0 1k']);
+    await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);
+    expect(await commitDisk({ overlay: at('overlay'), base: at('base'), followChain: true })).toMatchObject({ base: at('base'), emptied: false });
+    expect(await compare(at('base'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
+    expect(await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
+    expect((await check(at('base'))).exitCode).toBe(0);
+  });
+
+  it('is refused where there is no such base', async () => {
+    await makePair(shapes[0]);
+    await expect(commitDisk({ overlay: at('overlay'), base: 2 })).rejects.toMatchObject({ code: 'EINVAL' });
+    await expect(commitDisk({ overlay: at('overlay'), base: 'other' })).rejects.toMatchObject({ code: 'EINVAL' });
+    await createImage(at('alone'), { size: MIB });
+    await expect(commitDisk({ overlay: at('alone') })).rejects.toMatchObject({ code: 'EINVAL' });
+  });
+});
+
+describeWithPeer(['qemu-img', 'qemu-io'], 'rebase', () => {
+  /** Another base: partly the same, partly different, longer or shorter. */
+  async function makeNext(format: 'raw' | 'qcow2', size: number): Promise<void> {
+    await createImage(at('next'), { format, size });
+    await qemuIo(at('next'), ['write -P 1 0 1M', 'write -P 9 1M 1M', 'write -P 8 6M 200k', 'write -P 2 5M 50k'], { format });
+  }
+
+  it.each(shapes.flatMap((shape) => [{ ...shape, nextSize: SIZE }, { ...shape, nextSize: 7 * MIB + 512 }]))(
+    'from $name onto one of $nextSize bytes leaves the disk as it is', async (shape) => {
+      await makePair(shape);
+      await makeNext(shape.baseFormat, shape.nextSize);
+      await copyFile(at('overlay'), at('overlay.qemu'));
+      await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);
+      await qemuImg(['rebase', '-f', 'qcow2', '-b', at('next'), '-F', shape.baseFormat, at('overlay.qemu')]);
+      expect(await rebaseDisk({ overlay: at('overlay'), base: at('next') })).toMatchObject({ base: at('next') });
+      await rm(at('base'));
+      expect(await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
+      expect(await compare(at('overlay'), at('overlay.qemu'), { formatA: 'qcow2', formatB: 'qcow2' })).toMatchObject({ identical: true });
+      expect((await check(at('overlay'))).exitCode).toBe(0);
+      expect(await info(at('overlay'))).toMatchObject({ 'full-backing-filename': at('next'), 'backing-filename-format': shape.baseFormat });
+    });
+
+  it('onto no base makes the overlay stand alone', async () => {
+    await makePair(shapes[0]);
+    await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);
+    expect(await rebaseDisk({ overlay: at('overlay'), base: null })).toMatchObject({ base: null });
+    await rm(at('base'));
+    expect(await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
+    expect((await info(at('overlay')))['backing-filename']).toBeUndefined();
+  });
+
+  it('changes only the reference when that is all that is asked for, and needs no old base', async () => {
+    await makePair(shapes[0]);
+    await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);
+    await copyFile(at('base'), at('moved'));
+    await rm(at('base'));
+    expect(await rebaseDisk({ overlay: at('overlay'), base: at('moved'), unsafe: true })).toMatchObject({ base: at('moved'), bytes: 0 });
+    expect(await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
+    expect((await check(at('overlay'))).exitCode).toBe(0);
+  });
+
+  it('is refused where the header could not tell that the new base is raw', async () => {
+    await createImage(at('alone'), { size: MIB });
+    await createImage(at('next'), { format: 'raw', size: MIB });
+    await expect(rebaseDisk({ overlay: at('alone'), base: at('next') })).rejects.toMatchObject({ code: 'EUNSUPPORTED' });
+    expect((await info(at('alone')))['backing-filename']).toBeUndefined();
+  });
+});
