@@ -48,8 +48,8 @@ export function jobBegin(from: u64, length: u64, speed: u64, onError: u32, keepB
   j.status = STATUS_ACTIVE;
   j.from = from;
   j.to = from + length;
-  j.counted = from & ~(clusterBytes(overlay()) - 1);
-  j.cursor = j.counted;
+  j.counted = from;
+  j.cursor = from & ~(clusterBytes(overlay()) - 1);
   j.remaining = length;
   j.speed = speed;
   j.onError = onError;
@@ -216,7 +216,7 @@ function count(t: Task, j: Job): i32 {
   for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
     if (j.counted >= j.to) return DONE;
     if (!findMissing(t, j, j.counted, j.to - j.counted)) return WAIT;
-    if (!isMissing) j.remaining -= min(j.counted + foundLength, j.to) - max(j.counted, j.from);
+    if (!isMissing) j.remaining -= foundLength;
     j.counted += foundLength;
   }
   return AGAIN;

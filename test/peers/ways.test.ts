@@ -12,7 +12,7 @@ import { Random } from '../fixtures/content.ts';
 import { baseKind, overlayKind } from '../fixtures/images.ts';
 import type { MadeImage } from '../fixtures/images.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
-import { createImage, info, map, qemuImg } from '../support/qemu.ts';
+import { createImage, info, map, qemuImg, qemuIo } from '../support/qemu.ts';
 import { expectReads, expectShows, expectSound, guestWrites, Model } from './model.ts';
 
 const KIB = 1024;
@@ -190,6 +190,19 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'ways of use', () => {
     await disk.close();
     await expectSound(overlay.path);
     await expectShows(overlay.path, model);
+    await model.close();
+  });
+
+  it('counts a part right that begins and ends in clusters of which some subclusters are there', async () => {
+    const { overlay, model } = await made('raw', 'overlay-extended-l2-64k');
+    await qemuIo(overlay.path, ['write -P 1 0 4k', 'write -P 2 8k 2k', 'write -P 3 192k 6k', 'write -z 250k 4k']);
+    const disk = await openDisk({ overlay: overlay.path });
+    const [offset, length] = [40 * KIB + 7, 200 * KIB];
+    const missing = await disk.remaining(offset, length);
+    expect(missing).toBe(length - 6 * KIB);
+    expect(await disk.stream({ offset, length })).toMatchObject({ status: 0, remaining: 0 });
+    expect(await disk.remaining(offset, length)).toBe(0);
+    await disk.close();
     await model.close();
   });
 
