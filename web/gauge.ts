@@ -173,11 +173,3 @@ function lines(info: StreamInfo): string {
   const fields = Object.entries(info).filter(([, value]) => value !== undefined);
   return fields.map(([name, value]) => `${name}: ${name === 'status' ? `${value} (${STATUS[info.status]})` : JSON.stringify(value)}`).join('\n');
 }
-
-/** A line under a disk's name. */
-export function summary(size: number | undefined, remaining: number | undefined): string {
-  if (size === undefined) return 'size unknown until it is opened';
-  if (remaining === undefined) return bytes(size);
-  return remaining === 0 ? `${bytes(size)}, complete` : `${bytes(size)}, ${percent(1 - remaining / size)} here`;
-}
-

@@ -16,7 +16,7 @@ const scope = self as unknown as EventTarget & { readonly clients: { claim(): Pr
 
 const PREFIX = 'millrace-page-';
 const files: readonly string[] = __FILES__;
-const name = `${PREFIX}${fingerprint(files.join())}`;
+const name = PREFIX + __BUILD__;
 const home = scope.registration.scope;
 
 scope.addEventListener('install', (event) => {
@@ -42,11 +42,4 @@ async function answer(request: Request): Promise<Response> {
 
 async function forgetOldBuilds(): Promise<void> {
   for (const other of await caches.keys()) if (other.startsWith(PREFIX) && other !== name) await caches.delete(other);
-}
-
-/** FNV-1a: names of files hold the hashes of their contents already. */
-function fingerprint(text: string): string {
-  let hash = 0x811c9dc5;
-  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
-  return (hash >>> 0).toString(16);
 }

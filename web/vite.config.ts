@@ -2,9 +2,10 @@
  * Builds the console into build/web: static files with relative addresses, for any server and any folder of it. The virtual machine's
  * BIOS comes from Debian's package `seabios`, and is copied into the build.
  */
+import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import type { Plugin, UserConfig } from 'vite';
+import type { Plugin, Rolldown, UserConfig } from 'vite';
 import { defineConfig } from 'vite';
 
 const SEABIOS = process.env.SEABIOS ?? '/usr/share/seabios';
@@ -16,13 +17,21 @@ const here = (path: string): string => fileURLToPath(new URL(path, import.meta.u
 function offline(): Plugin {
   return {
     name: 'offline',
+    // After the pages themselves have been put into the bundle.
+    enforce: 'post',
     generateBundle(_, bundle) {
       const worker = bundle['sw.js'];
       if (worker?.type !== 'chunk') throw new Error('the service worker is missing from the build');
       const files = Object.keys(bundle).filter((file) => file !== 'sw.js' && !file.endsWith('.map')).sort();
-      worker.code = worker.code.replace('__FILES__', JSON.stringify(files));
+      const hash = createHash('sha256');
+      for (const file of files) hash.update(file).update(contentOf(bundle[file]));
+      worker.code = worker.code.replace('__FILES__', JSON.stringify(files)).replace('__BUILD__', JSON.stringify(hash.digest('hex').slice(0, 12)));
     },
   };
+}
+
+function contentOf(file: Rolldown.OutputAsset | Rolldown.OutputChunk): string | Uint8Array {
+  return file.type === 'chunk' ? file.code : file.source;
 }
 
 const config: UserConfig = defineConfig({

@@ -1,0 +1,203 @@
+/**
+ * The console in a real Chromium, as its users meet it: a Linux guest boots from a base behind a slow link, writes, lives through a
+ * reload in the middle of the stream, then without any server, and leaves as a file. With MILLRACE_SCREENSHOTS set to a folder, each
+ * state is drawn there at the width of a desktop and of a phone, and in light colours.
+ */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Page } from 'playwright-core';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import type { Site } from '../browser/site.ts';
+import type { Guest } from '../guest/guest.ts';
+import { guestPeers, makeGuest } from '../guest/guest.ts';
+import { describeWithPeer } from '../support/describe-with-peer.ts';
+import { peerPath } from '../support/peer.ts';
+import { run } from '../support/run.ts';
+import type { Browser, Images } from './site.ts';
+import { DESKTOP, PHONE, serveConsole, serveGuest, startBrowser } from './site.ts';
+
+const ROUND_TRIP_MS = 50;
+const BITS_PER_SECOND = 200e6;
+const BOOT_MS_MAX = 300_000;
+const COMPLETE_MS_MAX = 120_000;
+const NOTE = 'kept through everything';
+
+describeWithPeer([...guestPeers, 'chromium', 'seabios', 'nginx', 'qemu-img', 'debugfs'], 'the console in Chromium', () => {
+  let guest: Guest;
+  let images: Images;
+  let site: Site;
+  let browser: Browser;
+  let page: Page;
+  let work: string;
+  let serving = true;
+  const complaints: string[] = [];
+
+  beforeAll(async () => {
+    work = await mkdtemp(join(tmpdir(), 'millrace-console-test-'));
+    guest = await makeGuest();
+    images = await serveGuest(guest, ROUND_TRIP_MS, BITS_PER_SECOND);
+    site = await serveConsole({ name: 'A small Debian', url: images.url });
+    browser = await startBrowser();
+    page = await browser.context.newPage();
+    page.on('pageerror', (error) => complaints.push(String(error.stack)));
+  }, BOOT_MS_MAX);
+
+  afterAll(async () => {
+    await browser.close();
+    if (serving) await stopServers();
+    await rm(work, { recursive: true });
+  });
+
+  async function stopServers(): Promise<void> {
+    serving = false;
+    await images.stop();
+    await site.stop();
+  }
+
+  it('says what a server must do that does not allow this page', async () => {
+    await page.goto(`${site.origin}/`);
+    await boot(page, images.closedUrl);
+    await page.getByRole('alert').getByText('Access-Control-Allow-Origin').first().waitFor({ timeout: COMPLETE_MS_MAX });
+    await shoot(page, 'problem-cors');
+    expect(await disks(page)).toEqual([]);
+  }, COMPLETE_MS_MAX);
+
+  it('refuses what is not an image, and keeps nothing of it', async () => {
+    await page.goto(`${site.origin}/`);
+    await boot(page, `${site.origin}/samples.json`);
+    await page.getByRole('alert').getByText('not a disk image that boots').waitFor();
+    await shoot(page, 'problem-image');
+    expect(await disks(page)).toEqual([]);
+  });
+
+  it('boots from the sample to a prompt while it streams, and keeps what the guest writes', async () => {
+    await page.goto(`${site.origin}/`);
+    await page.getByRole('button', { name: 'A small Debian' }).waitFor();
+    await shoot(page, 'first-visit');
+    await page.getByRole('button', { name: 'A small Debian' }).click();
+    // So slowly that it cannot end before the longest boot has.
+    await page.getByLabel('Speed').selectOption({ label: '256 KiB/s' });
+    await prompt(page);
+    expect(await state(page)).toBe('active');
+    await shoot(page, 'streaming');
+    await shell(page, `echo '${NOTE}' > /root/note; sync`);
+    await page.getByText('All writes saved').waitFor();
+    expect(await state(page)).toBe('active');
+  }, BOOT_MS_MAX);
+
+  it('boots again after a reload in the middle of the stream, and the file is there', async () => {
+    await page.reload();
+    // The job goes on with the speed that it was started with.
+    await page.waitForFunction(() => document.getElementById('info')!.textContent!.includes('status: 1 (ACTIVE)'), undefined, { timeout: BOOT_MS_MAX });
+    await page.getByLabel('Speed').selectOption({ label: 'unlimited' });
+    await prompt(page);
+    await shell(page, 'cat /root/note', NOTE);
+    await shell(page, 'md5sum /data/blob.bin | cut -c1-32; grep -o "^.* data/blob.bin" /data/MD5SUMS', /([0-9a-f]{32})\s*\n\1 {2}data\/blob.bin/);
+  }, BOOT_MS_MAX);
+
+  it('tells a second tab who has the disk, and lets it wait', async () => {
+    const second = await browser.context.newPage();
+    await second.goto(`${site.origin}/`);
+    await second.getByRole('button', { name: 'Boot: guest' }).click();
+    await second.getByRole('alert').getByText('Another tab has this disk').waitFor();
+    await shoot(second, 'problem-busy');
+    await second.close();
+  }, COMPLETE_MS_MAX);
+
+  it('becomes complete, and then boots without any server', async () => {
+    await page.waitForFunction(() => document.getElementById('disk-pane')!.dataset.state === 'complete', undefined, { timeout: COMPLETE_MS_MAX });
+    await shoot(page, 'complete');
+    await page.waitForFunction(() => navigator.serviceWorker.ready.then(({ active }) => active?.state === 'activated'));
+    await stopServers();
+    await page.reload();
+    await prompt(page);
+    await shell(page, 'cat /root/note', NOTE);
+    await shell(page, 'sync; mount -o remount,ro /');
+    await page.getByText('All writes saved').waitFor();
+  }, BOOT_MS_MAX + COMPLETE_MS_MAX);
+
+  it('exports the disk as qcow2 and raw, sound and with the guest’s file', async () => {
+    await page.getByRole('button', { name: 'Switch off' }).click();
+    await page.getByText('complete: boots without the network').waitFor();
+    await shoot(page, 'second-visit');
+    const qcow2 = await save(page, 'qcow2: guest', join(work, 'guest.qcow2'));
+    const raw = await save(page, 'raw: guest', join(work, 'guest.raw'));
+    await run('qemu-img', ['check', qcow2]);
+    await run('qemu-img', ['compare', '-f', 'qcow2', '-F', 'raw', qcow2, raw]);
+    const information = JSON.parse((await run('qemu-img', ['info', '--output=json', qcow2])).stdout) as Record<string, unknown>;
+    expect(information['backing-filename']).toBeUndefined();
+    const { stdout } = await run(peerPath('debugfs'), ['-R', 'cat /root/note', `${raw}?offset=${guest.fileSystemOffset}`]);
+    expect(stdout).toBe(`${NOTE}\n`);
+  }, COMPLETE_MS_MAX);
+
+  it('renames, imports and deletes disks', async () => {
+    await page.getByRole('button', { name: 'Rename: guest' }).click();
+    await shoot(page, 'rename');
+    await page.getByRole('dialog').getByLabel('Name').fill('kept');
+    await page.getByRole('button', { name: 'Rename', exact: true }).click();
+    await page.getByRole('button', { name: 'Boot: kept' }).waitFor();
+    await page.setInputFiles('#import', join(work, 'guest.qcow2'));
+    await page.getByRole('button', { name: 'Boot: guest' }).waitFor();
+    for (const name of ['kept', 'guest']) {
+      await page.getByRole('button', { name: `Delete: ${name}` }).click();
+      await page.getByRole('button', { name: 'Delete', exact: true }).click();
+      await page.getByRole('button', { name: `Boot: ${name}` }).waitFor({ state: 'detached' });
+    }
+    expect(await disks(page)).toEqual([]);
+    expect(complaints).toEqual([]);
+  }, COMPLETE_MS_MAX);
+});
+
+async function boot(page: Page, url: string): Promise<void> {
+  await page.getByLabel('Image URL').fill(url);
+  await page.getByRole('button', { name: 'Boot', exact: true }).click();
+}
+
+/** The names in the list of disks. */
+function disks(page: Page): Promise<string[]> {
+  return page.locator('#disks h3').allTextContents();
+}
+
+function state(page: Page): Promise<string | undefined> {
+  return page.locator('#disk-pane').evaluate((pane) => pane.dataset.state);
+}
+
+/** Waits until the shell on the serial console waits for a command. */
+async function prompt(page: Page): Promise<void> {
+  await page.waitForFunction(() => /guest:\S*#\s*$/.test(document.querySelector('.xterm-rows')?.textContent ?? ''), undefined, { timeout: BOOT_MS_MAX, polling: 500 });
+}
+
+/** Types a command into the serial console, and waits for the next prompt; what the command says is to hold `expected`. */
+async function shell(page: Page, command: string, expected: string | RegExp = ''): Promise<void> {
+  await page.locator('#serial textarea').focus();
+  await page.keyboard.type(`clear; ${command}; echo done-$((6*7))\n`);
+  await page.waitForFunction(() => document.querySelector('.xterm-rows')?.textContent?.includes('done-42'), undefined, { timeout: COMPLETE_MS_MAX, polling: 200 });
+  const rows = await page.locator('.xterm-rows > div').allTextContents();
+  const output = rows.map((row) => row.replaceAll('\u00a0', ' ').trimEnd()).join('\n');
+  if (typeof expected === 'string') expect(output).toContain(expected);
+  else expect(output).toMatch(expected);
+  await prompt(page);
+}
+
+/** Clicks a button that saves a file, and keeps the file. */
+async function save(page: Page, button: string, path: string): Promise<string> {
+  const [download] = await Promise.all([page.waitForEvent('download', { timeout: COMPLETE_MS_MAX }), page.getByRole('button', { name: button }).click()]);
+  await download.saveAs(path);
+  return path;
+}
+
+async function shoot(page: Page, name: string): Promise<void> {
+  const folder = process.env.MILLRACE_SCREENSHOTS;
+  if (!folder) return;
+  for (const [kind, size] of Object.entries({ desktop: DESKTOP, phone: PHONE })) {
+    await page.setViewportSize(size);
+    // Two frames: the screens fit themselves to the new size in the first.
+    await page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))));
+    await page.screenshot({ path: join(folder, `${name}-${kind}.png`), fullPage: kind === 'phone' });
+  }
+  await page.setViewportSize(DESKTOP);
+  await page.emulateMedia({ colorScheme: 'light' });
+  await page.screenshot({ path: join(folder, `${name}-light.png`) });
+  await page.emulateMedia({ colorScheme: 'dark' });
+}

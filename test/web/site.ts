@@ -1,0 +1,97 @@
+/** What the console's tests and its bench share: the built page, the guest behind a slow link, and a browser with a profile. */
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { chromium } from 'playwright-core';
+import type { BrowserContext } from 'playwright-core';
+import { build } from 'vite';
+import type { Site } from '../browser/site.ts';
+import { serveSite } from '../browser/site.ts';
+import type { Guest } from '../guest/guest.ts';
+import { startNginx } from '../support/nginx.ts';
+import { peerPath } from '../support/peer.ts';
+import type { SlowLinkProcess } from '../support/slow-link.ts';
+import { startSlowLinkProcess } from '../support/slow-link.ts';
+
+const WEB = fileURLToPath(new URL('../../web/', import.meta.url));
+export const DESKTOP = { width: 1280, height: 860 } as const;
+export const PHONE = { width: 390, height: 844 } as const;
+/** What a server must send for a page of another origin to read images: see the browser host. */
+const CORS = `location / {
+  add_header Access-Control-Allow-Origin *;
+  add_header Access-Control-Allow-Headers 'Range, If-Range, If-Match';
+  add_header Access-Control-Expose-Headers 'Content-Range, ETag';
+  add_header Access-Control-Max-Age 86400;
+  if ($request_method = OPTIONS) { return 204; }
+}
+location /closed/ { alias ROOT/; }`;
+
+/** Images on a server of their own, behind a link. */
+export interface Images {
+  readonly link: SlowLinkProcess;
+  /** Of the guest's image, for any page. */
+  readonly url: string;
+  /** The same, from a server that allows no other page. */
+  readonly closedUrl: string;
+  /** What has been asked for so far, and the bytes that were sent. */
+  traffic(): Promise<{ requests: number; bytes: number }>;
+  stop(): Promise<void>;
+}
+
+export async function serveGuest(guest: Guest, roundTripMs: number, bitsPerSecond: number): Promise<Images> {
+  const nginx = await startNginx({ root: guest.dir, extra: CORS.replace('ROOT', guest.dir) });
+  const link = await startSlowLinkProcess({ target: { host: '127.0.0.1', port: nginx.port }, roundTripMs, bitsPerSecond });
+  return {
+    link,
+    url: link.url(`/${guest.file}`),
+    closedUrl: link.url(`/closed/${guest.file}`),
+    async traffic() {
+      const log = await nginx.log();
+      return { requests: log.length, bytes: log.reduce((sum, { bytes }) => sum + bytes, 0) };
+    },
+    async stop() {
+      await link.stop();
+      await nginx.stop();
+    },
+  };
+}
+
+/** The console as it is deployed, with this image as its sample. */
+export async function serveConsole(sample: { name: string; url: string }): Promise<Site> {
+  const folder = await mkdtemp(join(tmpdir(), 'millrace-console-'));
+  // The test runner sets NODE_ENV, and Vite would take this for a build that is not to be deployed.
+  const define = { 'import.meta.env.PROD': 'true' };
+  await build({ configFile: join(WEB, 'vite.config.ts'), publicDir: false, logLevel: 'error', define, build: { outDir: folder } });
+  await writeFile(join(folder, 'samples.json'), JSON.stringify([sample]));
+  const site = await serveSite(folder);
+  return {
+    ...site,
+    async stop() {
+      await site.stop();
+      await rm(folder, { recursive: true });
+    },
+  };
+}
+
+export interface Browser {
+  readonly context: BrowserContext;
+  close(): Promise<void>;
+}
+
+/** Chromium with a profile on disk: in a private one its storage is many times slower. */
+export async function startBrowser(): Promise<Browser> {
+  const profile = await mkdtemp(join(tmpdir(), 'millrace-console-profile-'));
+  const context = await chromium.launchPersistentContext(profile, {
+    executablePath: peerPath('chromium'), headless: true, chromiumSandbox: false, viewport: DESKTOP, colorScheme: 'dark', acceptDownloads: true,
+    args: ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-dev-shm-usage'],
+  });
+  return {
+    context,
+    async close() {
+      await context.close();
+      await rm(profile, { recursive: true, force: true, maxRetries: 3 });
+    },
+  };
+}
+
