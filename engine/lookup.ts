@@ -61,15 +61,29 @@ export function lookup(t: Task | null, image: Image, offset: u64, length: u64): 
   const span = l2Span(image);
   const toTableEnd = span - (offset & (span - 1));
   length = min(length, toTableEnd);
-  if (entry & L1_RESERVED) return corrupt(t, image, R_L1_ENTRY, image.l1Offset + (l1Index << 3));
+  if (!isTableSound(t, image, entry, image.l1Offset + (l1Index << 3))) return false;
   if (table == 0) return found(ABSENT, length);
-  if (!placed(t, image, table, clusterBytes(image), image.l1Offset + (l1Index << 3))) return false;
-  if (table + clusterBytes(image) > image.fileSize) return corrupt(t, image, R_CLUSTER_OUTSIDE, image.l1Offset + (l1Index << 3));
   const index = (offset >> image.clusterBits) & (((<u64>1) << image.l2Bits) - 1);
   const at = table + (index << image.l2EntryBits);
   const l2 = pageGet(t, image.index, at);
   if (!l2) return false;
   return image.extendedL2 ? lookupSubclusters(t, image, l2, at, offset, length) : lookupClusters(t, image, l2, at, offset, length);
+}
+
+/** Whether an L1 entry, which stands at `at` of the file, points to nothing or to where a table can be. */
+export function isTableSound(t: Task | null, image: Image, entry: u64, at: u64): bool {
+  const table = entry & OFFSET_MASK;
+  if (entry & L1_RESERVED) return corrupt(t, image, R_L1_ENTRY, at);
+  if (table == 0) return true;
+  if (!placed(t, image, table, clusterBytes(image), at)) return false;
+  return table + clusterBytes(image) <= image.fileSize || corrupt(t, image, R_CLUSTER_OUTSIDE, at);
+}
+
+/** Whether an L2 entry, which stands at `at` of the file, has no place or one where a cluster can be. */
+export function isClusterSound(t: Task, image: Image, entry: u64, at: u64): bool {
+  if (entry & COMPRESSED) return compressedState(t, image, entry, at);
+  const host = entry & OFFSET_MASK;
+  return host == 0 || placed(t, image, host, clusterBytes(image), at);
 }
 
 /** As lookup, but from image `depth` down to the one that decides, not as far as `bottom`. Past a base's end all is zeros. */

@@ -9,7 +9,7 @@ import { freeLater, freesHaveRoom } from './frees';
 import { Image, OVERLAY, clusterBytes, overlay } from './image';
 import { CHUNK_CLUSTERS_MAX, PAGE_BYTES } from './limits';
 import { jobPopulated } from './job';
-import { l2EntryAt } from './lookup';
+import { isClusterSound, isTableSound, l2EntryAt } from './lookup';
 import { STAGE_L1, STAGE_L2, pageChanged, pageGet, pageMake, pagesForget } from './pages';
 import { allocate, allocatedAt, allocatedCount } from './refcounts';
 import { OP_WRITE, ioBegin } from './ring';
@@ -121,6 +121,7 @@ export function linkCluster(t: Task, image: Image, offset: u64, host: u64, absen
   const at = l2EntryAt(t, image, table, offset);
   if (!at) return false;
   const old = get64(at);
+  if (!isClusterSound(t, image, old, table)) return false;
   const oldBitmap = image.extendedL2 ? get64(at + 8) : 0;
   if (image.extendedL2) {
     put64(at, host ? host | COPIED : 0);
@@ -159,6 +160,7 @@ function tableFor(t: Task, image: Image, offset: u64): u64 {
   const index = offset >> (image.clusterBits + image.l2Bits);
   const l1 = pageGet(t, OVERLAY, image.l1Offset + (index << 3));
   if (!l1) return 0;
+  if (!isTableSound(t, image, get64(l1), image.l1Offset + (index << 3))) return 0;
   const table = get64(l1) & OFFSET_MASK;
   if (table) {
     dropSpareTable(t);
