@@ -5,12 +5,14 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { MillraceError } from '../errors.ts';
 import { check } from './check.ts';
+import { commit } from './commit.ts';
 import { convert } from './convert.ts';
 import { create } from './create.ts';
 import { info } from './info.ts';
 import { map } from './map.ts';
 import { EXIT_FAILED, EXIT_OK, tell } from './platform.ts';
 import type { Platform } from './platform.ts';
+import { rebase } from './rebase.ts';
 import { parseSize } from './sizes.ts';
 import { stream } from './stream.ts';
 
@@ -111,6 +113,29 @@ function makeProgram(platform: Platform, ended: (exitCode: number) => void): Com
     .option('--json', 'tell the result as JSON')
     .action(async (source, target, options) => ended(await convert(platform, source, target, options)));
   addExample(convertCommand, 'millrace convert vm.qcow2 vm.raw -O raw');
+
+  const commitCommand = program.command('commit')
+    .description('Write what an overlay holds down into its base, which must be local, and empty the overlay.\nOther overlays over that base show the changes too, or break.')
+    .argument('<overlay>')
+    .option('--base <image>', 'write into this image of the chain, together with all that lies between; the overlay then stays as it is')
+    .option('--keep', "keep the overlay's data")
+    .option('--follow-chain', 'follow the backing files that the base records')
+    .option('--json', 'tell the result as JSON')
+    .action(async (overlay, options) => ended(await commit(platform, overlay, options)));
+  addExample(commitCommand, 'millrace commit vm.qcow2');
+
+  const rebaseCommand = program.command('rebase')
+    .description('Give an overlay another base. The disk shows the same as before: where the two differ, the overlay takes over what the\nold base holds.')
+    .argument('<overlay>')
+    .option('--base <url|path>', 'the new base')
+    .option('--no-base', 'no base: the overlay then stands alone')
+    .addOption(baseFormat())
+    .option('-u, --unsafe', 'change only the reference, for a base that was moved; the old one need not be there')
+    .option('--follow-chain', 'follow the backing files that the bases record')
+    .option('--record-base <name>', "what the overlay records as its base's place (default: where it is, without user, password and query of a URL)")
+    .option('--json', 'tell the result as JSON')
+    .action(async (overlay, options) => ended(await rebase(platform, overlay, options)));
+  addExample(rebaseCommand, 'millrace rebase vm.qcow2 --base /images/debian-13.qcow2');
   return program;
 }
 
