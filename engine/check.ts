@@ -116,7 +116,8 @@ function look(t: Task, c: Check, image: Image): i32 {
 
 /** Whether to repair, and how. */
 function decide(t: Task, c: Check, image: Image): i32 {
-  const fixable = t.argument == REPAIR_LEAKS ? c.leaks : c.leaks + c.wrongBlocks + c.tooLow + c.wrongFlags + c.looseZeroes;
+  const fixable = t.argument != REPAIR_LEAKS ? corruptions(c) - c.wrongEntries + c.leaks + c.looseZeroes
+    : moreIsWrong(c) ? c.leaks : c.leaks + c.wrongFlags;
   t.settles = 0;
   const wrongBlocks = c.wrongBlocks + c.sharedBlocks;
   if (t.argument == REPAIR_CRASH && c.wrongEntries + wrongBlocks + c.shared) return damaged(t);
@@ -135,6 +136,11 @@ function decide(t: Task, c: Check, image: Image): i32 {
   startWindows(c, image);
   t.state = REPAIRING;
   return DONE;
+}
+
+/** With leaks go the flags that they made wrong, as in QEMU; not where more is wrong, which is not asked for. */
+function moreIsWrong(c: Check): bool {
+  return corruptions(c) != c.wrongFlags;
 }
 
 function damaged(t: Task): i32 {
@@ -162,7 +168,7 @@ function repair(t: Task, c: Check, image: Image): i32 {
   if (t.state == REPAIRED) {
     if (!settle(t)) return WAIT;
     beginTable(c);
-    t.state = t.argument == REPAIR_LEAKS ? FLAGGED : FLAGS;
+    t.state = t.argument == REPAIR_LEAKS && moreIsWrong(c) ? FLAGGED : FLAGS;
   }
   if (t.state == FLAGS) {
     const next = compareFlags(t, c, image);
