@@ -30,7 +30,8 @@ export interface BrowserUnderTest {
   close(): Promise<void>;
 }
 
-const CHROMIUM_FLAGS = [
+/** What every Chromium of the tests and benchmarks is started with. */
+export const CHROMIUM_FLAGS: readonly string[] = [
   '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
   '--disable-sync', '--disable-dev-shm-usage',
   // A name that is not loopback's, for pages without a secure context.
@@ -40,7 +41,7 @@ const CHROMIUM_FLAGS = [
 export async function startChromium(): Promise<BrowserUnderTest> {
   const profile = await mkdtemp(join(tmpdir(), 'millrace-chromium-'));
   const context: BrowserContext = await chromium.launchPersistentContext(profile, {
-    executablePath: peerPath('chromium'), headless: true, args: CHROMIUM_FLAGS, chromiumSandbox: false,
+    executablePath: peerPath('chromium'), headless: true, args: [...CHROMIUM_FLAGS], chromiumSandbox: false,
   });
   const pages = new Map<Tab, Page>();
   return {
@@ -105,5 +106,6 @@ export async function startFirefox(): Promise<BrowserUnderTest> {
 }
 
 function callOf(script: unknown, argument: unknown): string {
-  return `(${String(script)})(globalThis.tools, ${JSON.stringify(argument) ?? 'undefined'})`;
+  // Run by tsx, functions are named by a helper of its own, which a page does not have.
+  return `((__name) => (${String(script)})(globalThis.tools, ${JSON.stringify(argument) ?? 'undefined'}))((named) => named)`;
 }

@@ -40,7 +40,7 @@ export async function buildPage(source: string): Promise<string> {
   await build({
     root: source, base: './', configFile: false, logLevel: 'error',
     worker: { format: 'es' },
-    build: { outDir, emptyOutDir: true, assetsInlineLimit: 0, target: 'es2022', minify: false, modulePreload: { polyfill: false } },
+    build: { outDir, emptyOutDir: true, assetsInlineLimit: 0, target: 'esnext', minify: false, modulePreload: { polyfill: false } },
   });
   return outDir;
 }
