@@ -36,7 +36,9 @@ scope.addEventListener('fetch', (event) => {
 async function answer(request: Request): Promise<Response> {
   const cache = await caches.open(name);
   const url = new URL(request.url);
-  const kept = await cache.match(url.href === home ? new URL('index.html', home) : url, { ignoreSearch: true });
+  // A page's address has what it shows behind it.
+  url.hash = url.search = '';
+  const kept = await cache.match(url.href === home ? new URL('index.html', home) : url);
   return kept ?? fetch(request);
 }
 

@@ -168,11 +168,15 @@ async function prompt(page: Page): Promise<void> {
   await page.waitForFunction(() => /guest:\S*#\s*$/.test(document.querySelector('.xterm-rows')?.textContent ?? ''), undefined, { timeout: BOOT_MS_MAX, polling: 500 });
 }
 
+let commands = 0;
+
 /** Types a command into the serial console, and waits for the next prompt; what the command says is to hold `expected`. */
 async function shell(page: Page, command: string, expected: string | RegExp = ''): Promise<void> {
   await page.locator('#serial textarea').focus();
-  await page.keyboard.type(`clear; ${command}; echo done-$((6*7))\n`);
-  await page.waitForFunction(() => document.querySelector('.xterm-rows')?.textContent?.includes('done-42'), undefined, { timeout: COMPLETE_MS_MAX, polling: 200 });
+  const number = ++commands;
+  // What is typed shows as well: the sum is what only the shell says.
+  await page.keyboard.type(`clear; ${command}; echo done-$((${number}+1000))\n`);
+  await page.waitForFunction((end) => document.querySelector('.xterm-rows')?.textContent?.includes(end), `done-${number + 1000}`, { timeout: COMPLETE_MS_MAX, polling: 200 });
   const rows = await page.locator('.xterm-rows > div').allTextContents();
   const output = rows.map((row) => row.replaceAll('\u00a0', ' ').trimEnd()).join('\n');
   if (typeof expected === 'string') expect(output).toContain(expected);
