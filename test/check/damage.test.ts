@@ -20,7 +20,7 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a check of damaged images', () => {
 
   for (const name of Object.keys(damages)) {
     it(`finds of ${name} what QEMU finds`, async () => {
-      for await (const { path, label } of images.spoiledBy(name, 4)) {
+      for await (const { path, label } of images.spoiledBy(name, 3)) {
         const { report } = await check(path);
         // Where QEMU gives up, so may we, by name; but we may also go on.
         if (report === undefined) await checkDisk({ overlay: path }).catch((error) => expect(error).toBeInstanceOf(MillraceError));
