@@ -4,7 +4,7 @@
  */
 import type { BlockFile } from '../../hosts/block.ts';
 
-/** Room is taken in steps of this many bytes, so that small writes do not copy the file each time. */
+/** Least room that is taken at once; a file that grows on doubles it, so that it is not copied with each write. */
 const GROWTH_BYTES = 1 << 20;
 
 export class MemoryFile implements BlockFile {
@@ -61,7 +61,7 @@ export class MemoryFile implements BlockFile {
 
   #reserve(size: number): void {
     if (size <= this.#bytes.length) return;
-    const grown = new Uint8Array(Math.ceil(size / GROWTH_BYTES) * GROWTH_BYTES);
+    const grown = new Uint8Array(Math.max(size, GROWTH_BYTES, this.#bytes.length * 2));
     grown.set(this.bytes);
     this.#bytes = grown;
   }
