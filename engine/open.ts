@@ -40,8 +40,12 @@ export function runOpen(t: Task): i32 {
   return DONE;
 }
 
+/** Raw images have no clusters; where one stands in the overlay's place, requests for it are cut as with the usual ones (64 KiB). */
+const RAW_CLUSTER_BITS: u32 = 16;
+
 function raw(t: Task, image: Image): i32 {
   image.format = FORMAT_RAW;
+  image.clusterBits = RAW_CLUSTER_BITS;
   image.size = image.fileSize;
   image.version = 0;
   t.value = FORMAT_RAW;
