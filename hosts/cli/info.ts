@@ -1,6 +1,6 @@
 /**
  * `millrace info`: what an image is, in the words and fields of `qemu-img info`, and how much of it is still missing. The base is not
- * opened: it may be out of reach.
+ * opened: it may be out of reach. Internal snapshots are not listed.
  */
 import type { ImageInfo } from '../api.ts';
 import { isUrl, openImage, withDisk } from './image.ts';
