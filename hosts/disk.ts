@@ -52,6 +52,7 @@ export class EngineDisk extends EventTarget implements Disk {
   #job: Running | undefined;
   #last: StreamInfo | undefined;
   #size: number;
+  #changes = 0;
   #resizing: Promise<void> | undefined;
   readonly #wides = new Set<Promise<void>>();
   #stops = 0;
@@ -85,6 +86,11 @@ export class EngineDisk extends EventTarget implements Disk {
     return this.#clusterSize;
   }
 
+  /** Grows with every change of what the guest sees, at its begin and at its end: the same before and after a read, it saw no change. */
+  get changes(): number {
+    return this.#changes;
+  }
+
   /** Reads of more than a piece (1 MiB at most) are several requests: each sees all or nothing of a write, the whole may not. */
   async read(offset: number, length: number): Promise<Uint8Array> {
     this.#mustBeOpen();
@@ -98,15 +104,24 @@ export class EngineDisk extends EventTarget implements Disk {
   async write(offset: number, data: Uint8Array): Promise<void> {
     this.#mustBeWritable('write');
     this.#mustBeInside('write', offset, data.length);
-    await this.#pieces(offset, data.length, (at, size) =>
-      this.#engine.request(Kind.write, at, size, 0, { data: data.subarray(at - offset, at - offset + size) }));
+    await this.#changing(this.#pieces(offset, data.length, (at, size) =>
+      this.#engine.request(Kind.write, at, size, 0, { data: data.subarray(at - offset, at - offset + size) })));
   }
 
   async writeZeroes(offset: number, length: number): Promise<void> {
     this.#mustBeWritable('write zeroes');
     if (this.#resizing) await this.#resized();
     this.#mustBeInside('write zeroes', offset, length);
-    return this.#asWide(this.#writeZeroes(offset, length));
+    return this.#changing(this.#asWide(this.#writeZeroes(offset, length)));
+  }
+
+  async #changing(work: Promise<void>): Promise<void> {
+    this.#changes++;
+    try {
+      await work;
+    } finally {
+      this.#changes++;
+    }
   }
 
   async #writeZeroes(offset: number, length: number): Promise<void> {
@@ -125,7 +140,7 @@ export class EngineDisk extends EventTarget implements Disk {
     if (this.#resizing) await this.#resized();
     this.#mustBeInside('discard', offset, length);
     const [from, to] = this.#wholeClusters(offset, length);
-    if (from < to) await this.#asWide(this.#wide(Kind.discard, from, to));
+    if (from < to) await this.#changing(this.#asWide(this.#wide(Kind.discard, from, to)));
   }
 
   async flush(): Promise<void> {
@@ -137,7 +152,7 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#mustBeWritable('resize');
     if (!Number.isSafeInteger(size) || size < 0 || size % SECTOR_BYTES) throw new MillraceError('EINVAL', `a disk of ${size} bytes cannot be: a size is a multiple of ${SECTOR_BYTES}`);
     if (this.#resizing) await this.#resized();
-    const done = Promise.allSettled(this.#wides).then(() => this.#resize(size, options));
+    const done = this.#changing(Promise.allSettled(this.#wides).then(() => this.#resize(size, options)));
     this.#resizing = done.catch(() => {}).then(() => { this.#resizing = undefined; });
     return done;
   }

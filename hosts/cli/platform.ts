@@ -2,6 +2,7 @@
  * What a runtime (Node, Deno) brings to the command line. The commands know no other way to reach the terminal, the process and the
  * files, so that they run unchanged wherever a runtime's entry point fills this in.
  */
+import type { Handler } from '../handler.ts';
 import type { Runtime } from '../runtime.ts';
 
 /** Where a command writes. */
@@ -25,6 +26,16 @@ export interface Platform {
   exit(code: number): never;
   /** Bytes that a local file takes on its storage; undefined where that cannot be told. */
   allocatedBytes(path: string): Promise<number | undefined>;
+  /** Answers HTTP requests at an address until it is closed; port 0 takes a free one. */
+  serve(handler: Handler, address: { hostname: string; port: number }): Promise<Listening>;
+}
+
+/** A handler that answers. */
+export interface Listening {
+  /** `http://ADDRESS:PORT` */
+  readonly url: string;
+  /** Ends what is still being answered. */
+  close(): Promise<void>;
 }
 
 /** Exit codes of every command: what `qemu-img` has, and what a shell has for a program ended by Ctrl-C (128 + SIGINT). */

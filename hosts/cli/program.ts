@@ -13,6 +13,7 @@ import { map } from './map.ts';
 import { EXIT_FAILED, EXIT_OK, tell } from './platform.ts';
 import type { Platform } from './platform.ts';
 import { rebase } from './rebase.ts';
+import { abort, serve } from './serve.ts';
 import { parseSize } from './sizes.ts';
 import { stream } from './stream.ts';
 
@@ -136,6 +137,27 @@ function makeProgram(platform: Platform, ended: (exitCode: number) => void): Com
     .option('--json', 'tell the result as JSON')
     .action(async (overlay, options) => ended(await rebase(platform, overlay, options)));
   addExample(rebaseCommand, 'millrace rebase vm.qcow2 --base /images/debian-13.qcow2');
+
+  const serveCommand = program.command('serve')
+    .description('Serve disks over HTTP, until Ctrl-C: their flat content by ranges, and their jobs. Without a token, only to this machine.')
+    .argument('<image...>', 'images, served as vda, vdb, …, or under a name: NAME=IMAGE')
+    .option('--listen <address>', 'PORT or ADDRESS:PORT; port 0 takes a free one', '127.0.0.1:7468')
+    .option('--token-file <path>', 'the token that requests must have (Authorization: Bearer …), in a file')
+    .option('--origin <origin...>', 'origins of web pages that may use it')
+    .option('--read-only', 'change nothing: no jobs, and what is read from a base is not kept')
+    .addOption(baseFormat())
+    .option('--follow-chain', 'follow the backing files that the base records')
+    .option('--json', 'tell where the disks are as JSON')
+    .action(async (images, options) => ended(await serve(platform, images, options)));
+  addExample(serveCommand, 'millrace serve vm.qcow2', 'curl -r 0-511 http://127.0.0.1:7468/disks/vda/data');
+
+  const abortCommand = program.command('abort')
+    .description('End the job of a disk that millrace serve has, started there with nonblock. What was copied stays.')
+    .argument('<url>', 'http://HOST:PORT/disks/DEVICE, as millrace serve tells it')
+    .option('--token-file <path>', 'the token, in a file')
+    .option('--json', 'tell how the job stands as JSON')
+    .action(async (url, options) => ended(await abort(platform, url, options)));
+  addExample(abortCommand, 'millrace abort http://127.0.0.1:7468/disks/vda');
   return program;
 }
 

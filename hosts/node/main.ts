@@ -6,6 +6,7 @@ import process from 'node:process';
 import type { Output, Platform } from '../cli/platform.ts';
 import { runCommandLine } from '../cli/program.ts';
 import { nodeRuntime } from './runtime.ts';
+import { serve } from './serve.ts';
 
 /** stat(2) counts in these, whatever the file system's own blocks are. */
 const STAT_BLOCK_BYTES = 512;
@@ -30,6 +31,7 @@ const platform: Platform = {
   async allocatedBytes(path) {
     return (await stat(path)).blocks * STAT_BLOCK_BYTES;
   },
+  serve,
 };
 
 function outputTo(stream: NodeJS.WriteStream): Output {

@@ -14,6 +14,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import { runCommandLine } from '../../hosts/cli/program.ts';
 import type { Output, Platform } from '../../hosts/cli/platform.ts';
 import { nodeRuntime } from '../../hosts/node/runtime.ts';
+import { serve } from '../../hosts/node/serve.ts';
 import { run } from '../support/run.ts';
 import type { RunResult } from '../support/run.ts';
 
@@ -81,6 +82,7 @@ export async function millraceHere(...args: string[]): Promise<RunResult> {
     onInterrupt: () => () => {},
     exit: (code) => { throw new Error(`exit ${code}`); },
     allocatedBytes: async (path) => (await stat(path)).blocks * 512,
+    serve,
   };
   const exitCode = await runCommandLine(platform, args);
   return { exitCode, ...written };

@@ -1,0 +1,37 @@
+/**
+ * A disk's events as server-sent events (HTML standard, "Server-sent events"): first `info`, how the job stands, then each event as it
+ * comes, with its StreamInfo as JSON. Who connects again after a loss has missed nothing that counts.
+ */
+import type { Disk, DiskEvent, StreamInfo } from './api.ts';
+
+const EVENTS: readonly DiskEvent[] = ['progress', 'completed', 'failed', 'paused', 'resumed'];
+/** Proxies end connections that say nothing for half a minute or more. */
+const KEEP_ALIVE_MS = 15_000;
+
+/** The answer lasts until the client goes away. */
+export function answerEvents(request: Request, disk: Disk): Response {
+  const encoder = new TextEncoder();
+  let stop = (): void => {};
+  const body = new ReadableStream<Uint8Array>({
+    async start(controller) {
+      const send = (text: string): void => controller.enqueue(encoder.encode(text));
+      const forward = (event: Event): void => send(eventText(event.type, (event as CustomEvent<StreamInfo>).detail));
+      const timer = setInterval(() => send(': still here\n\n'), KEEP_ALIVE_MS);
+      stop = () => {
+        clearInterval(timer);
+        for (const type of EVENTS) disk.removeEventListener(type, forward);
+      };
+      for (const type of EVENTS) disk.addEventListener(type, forward);
+      request.signal.addEventListener('abort', stop);
+      // Before any job there is nothing to tell.
+      const info = await disk.info().catch(() => undefined);
+      send(info === undefined ? ': connected\n\n' : eventText('info', info));
+    },
+    cancel: () => stop(),
+  });
+  return new Response(body, { headers: { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' } });
+}
+
+function eventText(type: string, info: StreamInfo): string {
+  return `event: ${type}\ndata: ${JSON.stringify(info)}\n\n`;
+}

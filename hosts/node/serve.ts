@@ -1,0 +1,56 @@
+/** A fetch handler behind node:http. */
+import { createServer } from 'node:http';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { once } from 'node:events';
+import type { AddressInfo } from 'node:net';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import type { Listening } from '../cli/platform.ts';
+import { MillraceError } from '../errors.ts';
+import type { Handler } from '../handler.ts';
+import { fileError } from './file.ts';
+
+/** Listens; port 0 takes a free one. @throws MillraceError `EBUSY` when another program has the port. */
+export async function serve(handler: Handler, { hostname, port }: { hostname: string; port: number }): Promise<Listening> {
+  const server = createServer((request, response) => {
+    // The client has gone, or its answer was cut off because it could not be ended rightly: there is nobody left to tell.
+    answer(handler, request, response).catch(() => response.destroy());
+  });
+  server.listen(port, hostname);
+  try {
+    await once(server, 'listening');
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw fileError('listen at', `${hostname}:${port}`, cause);
+    throw new MillraceError('EBUSY', `cannot listen at ${hostname}:${port}: another program does`, { cause });
+  }
+  const address = server.address() as AddressInfo;
+  return {
+    url: `http://${address.family === 'IPv6' ? `[${address.address}]` : address.address}:${address.port}`,
+    async close() {
+      server.closeAllConnections();
+      server.close();
+      await once(server, 'close');
+    },
+  };
+}
+
+async function answer(handler: Handler, incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> {
+  const gone = new AbortController();
+  outgoing.once('close', () => gone.abort());
+  const response = await handler(requestOf(incoming, gone.signal));
+  outgoing.writeHead(response.status, Object.fromEntries(response.headers));
+  if (response.body === null) return void outgoing.end();
+  await pipeline(Readable.fromWeb(response.body as Parameters<typeof Readable.fromWeb>[0]), outgoing);
+}
+
+function requestOf(incoming: IncomingMessage, signal: AbortSignal): Request {
+  const headers = new Headers();
+  for (const [name, value] of Object.entries(incoming.headers)) {
+    if (value !== undefined) headers.set(name, Array.isArray(value) ? value.join(', ') : value);
+  }
+  const { method = 'GET', url = '/' } = incoming;
+  const hasBody = method !== 'GET' && method !== 'HEAD';
+  const init: RequestInit & { duplex: 'half' } = { method, headers, signal, duplex: 'half' };
+  if (hasBody) init.body = Readable.toWeb(incoming) as ReadableStream<Uint8Array>;
+  return new Request(new URL(url.replace(/^\/+/, '/'), `http://${incoming.headers.host ?? 'localhost'}`), init);
+}

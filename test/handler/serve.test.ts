@@ -1,0 +1,56 @@
+/** `millrace serve` and `millrace abort` as programs. */
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { makeContent } from '../fixtures/content.ts';
+import { millrace, startMillrace, withFolder } from '../cli/program.ts';
+
+const CONTENT = makeContent('random', 3, 300_000);
+
+describe('millrace serve', () => {
+  it('serves on loopback, for this machine by its own names only, until it is stopped', () => withFolder(async (cwd) => {
+    await writeFile(join(cwd, 'base.raw'), CONTENT);
+    await millrace(['create', 'vm.qcow2', '--base', 'base.raw'], { cwd });
+    const server = startMillrace(['serve', 'vm.qcow2', 'root=base.raw', '--read-only', '--listen', '0', '--json'], { cwd });
+    const urls = JSON.parse((await server.until('stdout', /\n/), server.output.stdout)) as Record<string, string>;
+    expect(Object.keys(urls)).toEqual(['vda', 'root']);
+    for (const url of Object.values(urls)) {
+      const data = await fetch(`${url}/data`, { headers: { Range: 'bytes=1000-1999' } });
+      expect([data.status, Buffer.from(await data.arrayBuffer()).equals(CONTENT.subarray(1000, 2000))]).toEqual([206, true]);
+    }
+    expect((await fetch(`${urls.vda}/stream`, { method: 'POST' })).status).toBe(403);
+    server.child.kill('SIGTERM');
+    expect(await server.ended).toMatchObject({ exitCode: 0 });
+  }));
+
+  it('has its jobs ended by millrace abort, with the token', () => withFolder(async (cwd) => {
+    await writeFile(join(cwd, 'base.raw'), CONTENT);
+    await writeFile(join(cwd, 'token'), 'sesame\n');
+    await millrace(['create', 'vm.qcow2', '--base', 'base.raw'], { cwd });
+    const server = startMillrace(['serve', 'vm.qcow2', '--listen', '0', '--token-file', 'token', '--json'], { cwd });
+    const { vda } = JSON.parse((await server.until('stdout', /\n/), server.output.stdout)) as { vda: string };
+    const tokens = ['--token-file', 'token'];
+    expect(await millrace(['abort', vda], { cwd })).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/token is needed/) });
+    expect(await millrace(['abort', vda, ...tokens], { cwd })).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/no job/) });
+    const headers = { Authorization: 'Bearer sesame' };
+    await fetch(`${vda}/stream`, { method: 'POST', headers, body: '{"nonblock":true,"speed":1}' });
+    expect(await millrace(['abort', vda, ...tokens, '--json'], { cwd })).toMatchObject({ exitCode: 0, stdout: expect.stringMatching(/"reason":"aborted"/) });
+    server.child.kill('SIGTERM');
+    expect(await server.ended).toMatchObject({ exitCode: 0 });
+  }));
+
+  it('refuses what would be open to others, and what it does not understand', () => withFolder(async (cwd) => {
+    await writeFile(join(cwd, 'base.raw'), CONTENT);
+    await writeFile(join(cwd, 'empty'), '\n');
+    const refused = async (args: string[], message: RegExp): Promise<void> => {
+      expect(await millrace(args, { cwd })).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(message) });
+    };
+    await refused(['serve', 'base.raw', '--read-only', '--listen', '0.0.0.0:0'], /without a token/);
+    await refused(['serve', 'base.raw', '--read-only', '--listen', 'here'], /'here'/);
+    await refused(['serve', 'a=base.raw', 'a=base.raw', '--read-only'], /two disks 'a'/);
+    await refused(['serve', 'base.raw', '--read-only', '--token-file', 'empty'], /token/);
+    await refused(['serve', 'missing.qcow2'], /missing\.qcow2/);
+    await refused(['abort', 'vm.qcow2'], /not the URL of a served disk/);
+    await refused(['abort', 'http://127.0.0.1:1/disks/vda'], /cannot reach/);
+  }));
+});
