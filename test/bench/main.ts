@@ -11,6 +11,7 @@ import { fixturesFolder } from '../fixtures/real-base.ts';
 import { startNginx } from '../support/nginx.ts';
 import { createImage } from '../support/qemu.ts';
 import { startSlowLinkProcess } from '../support/slow-link.ts';
+import { consoleBoots } from './console.ts';
 import { binariesCompressed, linkRaw, localRaw } from './data.ts';
 import { guestLatency } from './guest.ts';
 import { firstRead, peakMemory, timeStream } from './ours.ts';
@@ -143,7 +144,7 @@ async function guest(): Promise<BenchRow[]> {
   return rows;
 }
 
-const CASES: Record<string, () => Promise<BenchRow[]>> = { local, links, compressed, first, guest, size };
+const CASES: Record<string, () => Promise<BenchRow[]>> = { local, links, compressed, first, guest, console: consoleBoots, size };
 
 const asked = process.argv.slice(2);
 const unknown = asked.filter((name) => !(name in CASES));

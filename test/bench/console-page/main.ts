@@ -1,0 +1,72 @@
+/**
+ * The page of the console's benchmark: boots the guest from one kind of disk, and tells how long that took. All kinds have the same
+ * machine, the same page and the same serial console; only the disk differs.
+ */
+import biosUrl from 'seabios/bios.bin?url';
+import vgaBiosUrl from 'seabios/vgabios-stdvga.bin?url';
+import { V86 } from 'v86';
+import type { V86Options } from 'v86';
+import v86Url from 'v86/build/v86.wasm?url';
+import { createDisk, openDisk } from '../../../hosts/browser/index.ts';
+import { attachDisk } from '../../../hosts/v86/index.ts';
+
+/**
+ * `memory`: the whole image in memory before the start. `first`: a new Millrace disk, with its stream behind. `second`: the same disk
+ * after the page was left. `async`: v86's own reader, which asks for what the guest asks for. `chunks`: the same, a MiB at a time.
+ */
+export type DiskKind = 'memory' | 'first' | 'second' | 'async' | 'chunks';
+
+export interface BootFigures {
+  /** From the start of the page to the guest's prompt, less the loading of an image into memory. */
+  seconds: number;
+  /** Of these, how long the guest had a read under way. */
+  waitSeconds: number;
+  reads: number;
+}
+
+const OVERLAY = 'bench';
+const CHUNK_BYTES = 1024 * 1024;
+const MEMORY_BYTES = 128 * 1024 * 1024;
+const PROMPT = /guest:[^\n]*# $/;
+
+async function boot(kind: DiskKind, url: string, size: number): Promise<BootFigures> {
+  const loadFrom = performance.now();
+  const hda = await diskOf(kind, url, size);
+  const loadMs = kind === 'memory' ? performance.now() - loadFrom : 0;
+  const emulator = new V86({
+    wasm_path: v86Url, bios: { url: biosUrl }, vga_bios: { url: vgaBiosUrl }, memory_size: MEMORY_BYTES, autostart: true,
+    disable_keyboard: true, disable_mouse: true, disable_speaker: true, fastboot: true, hda,
+  });
+  let [waitMs, reads, readFrom] = [0, 0, 0];
+  emulator.add_listener('ide-read-start', () => (readFrom = performance.now()));
+  emulator.add_listener('ide-read-end', () => {
+    reads++;
+    waitMs += performance.now() - readFrom;
+  });
+  const at = await promptOf(emulator);
+  await emulator.stop();
+  return { seconds: (at - loadMs) / 1000, waitSeconds: waitMs / 1000, reads };
+}
+
+async function diskOf(kind: DiskKind, url: string, size: number): Promise<V86Options['hda']> {
+  if (kind === 'memory') return { buffer: await (await fetch(url)).arrayBuffer() };
+  if (kind === 'async') return { url, size, async: true };
+  if (kind === 'chunks') return { url, size, async: true, fixed_chunk_size: CHUNK_BYTES };
+  if (kind === 'second') return attachDisk(await openDisk({ overlay: OVERLAY, resumeJob: true }));
+  const disk = await createDisk({ overlay: OVERLAY, base: url });
+  await disk.stream({ nonblock: true });
+  return attachDisk(disk);
+}
+
+function promptOf(emulator: V86): Promise<number> {
+  let output = '';
+  return new Promise((resolve) => emulator.add_listener('serial0-output-byte', (byte) => {
+    output += String.fromCharCode(byte);
+    if (PROMPT.test(output)) resolve(performance.now());
+  }));
+}
+
+declare global {
+  var boot: (kind: DiskKind, url: string, size: number) => Promise<BootFigures>;
+}
+globalThis.boot = boot;
