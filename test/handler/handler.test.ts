@@ -114,7 +114,8 @@ describe('the data of a served disk', () => {
 
 describeWithPeer(['qemu-img', 'qemu-curl'], 'a served disk, read by QEMU', () => {
   it('is the same disk', () => served({ authorize: () => true }, async (_, url) => {
-    await convertImage(`${url}/disks/vda/data`, join(folder, 'qemu.qcow2'), { from: 'raw' });
+    // With several requests in flight, QEMU 7.2 hangs now and then, with any server.
+    await convertImage(`${url}/disks/vda/data`, join(folder, 'qemu.qcow2'), { from: 'raw', coroutines: 1 });
     expect((await compare(join(folder, 'qemu.qcow2'), join(folder, 'copy.qcow2'), { formatA: 'qcow2', formatB: 'qcow2' })).identical).toBe(true);
   }));
 });
