@@ -110,6 +110,8 @@ const ENDLESS_REDIRECTS = /redirect.* (exceeded|reached|too many)|too many redir
 export function transportFailure(error: unknown, hint: string): Failure {
   const said = innermostMessage(error);
   const cause = scrubbed(error);
+  // Deno's way to say that the user did not allow it: asking again would not change that.
+  if (error instanceof Error && error.name === 'NotCapable') return new Failure('EACCES', said, { cause });
   if (ENDLESS_REDIRECTS.test(said)) return new Failure('EIO', 'the redirects of this URL have no end: check it', { cause });
   return new Failure('EIO', `the connection failed (${said})${hint}`, { transient: true, cause });
 }

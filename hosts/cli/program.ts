@@ -46,6 +46,9 @@ function makeProgram(platform: Platform, ended: (exitCode: number) => void): Com
       outputError: (text) => void tell(platform, text.replace(/^error: /, '').trim()),
       getOutHelpWidth: () => platform.stdout.columns ?? 80,
       getErrHelpWidth: () => platform.stderr.columns ?? 80,
+      // Nothing is coloured; otherwise it asks the environment, which needs a permission in Deno.
+      getOutHasColors: () => false,
+      getErrHasColors: () => false,
     });
   addExample(program, 'millrace create vm.qcow2 --base https://images.example/debian.qcow2', 'millrace stream vm.qcow2');
 

@@ -1,0 +1,66 @@
+/**
+ * The program `millrace` under Deno: what the shared command line needs of this runtime. A command needs the permissions of the files
+ * and hosts it uses (`--allow-read`, `--allow-write`, `--allow-net`), and none besides.
+ */
+import manifest from '../../deno.json' with { type: 'json' };
+import type { Listening, Output, Platform } from '../cli/platform.ts';
+import { runCommandLine } from '../cli/program.ts';
+import { MillraceError } from '../errors.ts';
+import type { Handler } from '../handler.ts';
+import { denoRuntime } from './runtime.ts';
+
+/** stat(2) counts in these, whatever the file system's own blocks are. */
+const STAT_BLOCK_BYTES = 512;
+/** Nobody reads any more (`millrace map … | head`), which is no error of ours. */
+const EXIT_READER_GONE = 0;
+
+const platform: Platform = {
+  runtime: denoRuntime,
+  version: manifest.version,
+  stdout: outputTo(Deno.stdout),
+  stderr: outputTo(Deno.stderr),
+  onInterrupt(handler) {
+    const signals: readonly Deno.Signal[] = Deno.build.os === 'windows' ? ['SIGINT'] : ['SIGINT', 'SIGTERM'];
+    for (const signal of signals) Deno.addSignalListener(signal, handler);
+    return () => {
+      for (const signal of signals) Deno.removeSignalListener(signal, handler);
+    };
+  },
+  exit: (code) => Deno.exit(code),
+  async allocatedBytes(path) {
+    const { blocks } = await Deno.stat(path);
+    return blocks === null ? undefined : blocks * STAT_BLOCK_BYTES;
+  },
+  async serve(handler, address) {
+    return listen(handler, address);
+  },
+};
+
+function outputTo(stream: typeof Deno.stdout): Output {
+  return {
+    write(text) {
+      try {
+        for (let bytes = new TextEncoder().encode(text); bytes.length > 0;) bytes = bytes.subarray(stream.writeSync(bytes));
+      } catch (error) {
+        if (error instanceof Deno.errors.BrokenPipe) Deno.exit(EXIT_READER_GONE);
+        throw error;
+      }
+    },
+    get isTTY() { return stream.isTerminal(); },
+    get columns() { return stream.isTerminal() ? Deno.consoleSize().columns : undefined; },
+  };
+}
+
+function listen(handler: Handler, { hostname, port }: { hostname: string; port: number }): Listening {
+  try {
+    const server = Deno.serve({ hostname, port, onListen: () => {} }, handler);
+    const { hostname: address, port: taken } = server.addr;
+    return { url: `http://${address.includes(':') ? `[${address}]` : address}:${taken}`, close: () => server.shutdown() };
+  } catch (cause) {
+    if (cause instanceof Deno.errors.NotCapable) throw new MillraceError('EACCES', `cannot listen at ${hostname}:${port}: ${cause.message}`, { cause });
+    if (!(cause instanceof Deno.errors.AddrInUse)) throw new MillraceError('EIO', `cannot listen at ${hostname}:${port}: ${(cause as Error).message}`, { cause });
+    throw new MillraceError('EBUSY', `cannot listen at ${hostname}:${port}: another program does`, { cause });
+  }
+}
+
+Deno.exit(await runCommandLine(platform, Deno.args));

@@ -1,0 +1,101 @@
+/** What only Deno has: permissions, locks that Node heeds and the other way round, and the command line. */
+import { spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { mkdtemp, realpath, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { createDisk, openDisk } from '../../hosts/node/index.ts';
+import { makeContent } from '../fixtures/content.ts';
+import { run } from '../support/run.ts';
+import { DENO, denoArgs, millraceUnderDeno } from './program.ts';
+
+const MIB = 1024 * 1024;
+let folder: string;
+beforeEach(async () => { folder = await realpath(await mkdtemp(join(tmpdir(), 'millrace-deno-'))); });
+afterEach(() => rm(folder, { recursive: true }));
+
+/** Starts a Deno program that has the overlay open. */
+async function hold(overlay: string): Promise<ChildProcess> {
+  const child = spawn(DENO, [...denoArgs(folder, 'test/deno/holder.ts'), overlay], { stdio: ['pipe', 'pipe', 'inherit'] });
+  await once(child.stdout!, 'data');
+  return child;
+}
+
+async function newOverlay(): Promise<string> {
+  const overlay = join(folder, 'vm.qcow2');
+  await (await createDisk({ overlay, size: MIB })).close();
+  return overlay;
+}
+
+describe('an overlay that Deno has open', () => {
+  it('is EBUSY for Node and for Deno until it is closed', async () => {
+    const overlay = await newOverlay();
+    const holder = await hold(overlay);
+    await expect(openDisk({ overlay })).rejects.toMatchObject({ code: 'EBUSY', message: expect.stringMatching(/holder\.ts \(pid \d+/) });
+    expect(await millraceUnderDeno(folder, ['stream', overlay])).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/open for writing by holder\.ts/) });
+    holder.stdin!.end();
+    await once(holder, 'close');
+    expect(existsSync(`${overlay}.lock`)).toBe(false);
+    await (await openDisk({ overlay })).close();
+  });
+
+  it('is taken over by Deno when its holder was killed', async () => {
+    const overlay = await newOverlay();
+    const holder = await hold(overlay);
+    holder.kill('SIGKILL');
+    await once(holder, 'close');
+    expect(existsSync(`${overlay}.lock`)).toBe(true);
+    await expect(openDisk({ overlay })).rejects.toMatchObject({ code: 'EBUSY', message: expect.stringMatching(/if that program is gone, remove/) });
+    expect(await millraceUnderDeno(folder, ['stream', overlay])).toMatchObject({ exitCode: 0 });
+    expect(existsSync(`${overlay}.lock`)).toBe(false);
+  });
+});
+
+describe('an overlay that Node has open', () => {
+  it('is EBUSY for Deno', async () => {
+    const disk = await createDisk({ overlay: join(folder, 'vm.qcow2'), size: MIB });
+    expect(await millraceUnderDeno(folder, ['stream', 'vm.qcow2'])).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/is open for writing by/) });
+    await disk.close();
+    expect(await millraceUnderDeno(folder, ['stream', 'vm.qcow2'])).toMatchObject({ exitCode: 0 });
+  });
+});
+
+describe('the command line under Deno', () => {
+  it('makes, streams and looks at an overlay that Node made none of, and Node opens it', async () => {
+    const content = makeContent('random', 5, 700_000);
+    await writeFile(join(folder, 'base.raw'), content);
+    expect(await millraceUnderDeno(folder, ['create', 'vm.qcow2', '--base', 'base.raw'])).toMatchObject({ exitCode: 0 });
+    const disk = await openDisk({ overlay: join(folder, 'vm.qcow2') });
+    expect((await disk.images())[0].backingFile).toBe('base.raw');
+    await disk.close();
+    expect(await millraceUnderDeno(folder, ['stream', 'vm.qcow2'])).toMatchObject({ exitCode: 0, stdout: expect.stringMatching(/complete/) });
+    expect(await millraceUnderDeno(folder, ['check', 'vm.qcow2'])).toMatchObject({ exitCode: 0 });
+    await rm(join(folder, 'base.raw'));
+    const alone = await openDisk({ overlay: join(folder, 'vm.qcow2') });
+    expect(Buffer.from(await alone.read(0, content.length)).equals(content)).toBe(true);
+    await alone.close();
+  });
+
+  it('opens overlays that Node made over a local base, whose identity both tell alike', async () => {
+    await writeFile(join(folder, 'base.raw'), makeContent('text', 6, 300_000));
+    await (await createDisk({ overlay: join(folder, 'vm.qcow2'), base: join(folder, 'base.raw') })).close();
+    expect(await millraceUnderDeno(folder, ['stream', 'vm.qcow2'])).toMatchObject({ exitCode: 0 });
+  });
+
+  it('tells its help without any permission, and names the permission that is missing', async () => {
+    expect(await run(DENO, ['run', '--no-prompt', '--quiet', '--cached-only', 'hosts/deno/main.ts', '--help'])).toMatchObject({ stdout: expect.stringMatching(/millrace create/) });
+    const elsewhere = await millraceUnderDeno(folder, ['create', '/nowhere/vm.qcow2', '--size', '1M']);
+    expect(elsewhere).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/--allow-read and --allow-write of its folder/) });
+    const unreachable = await millraceUnderDeno(folder, ['create', 'vm.qcow2', '--base', 'http://127.0.0.1:7999/base.raw']);
+    expect(unreachable).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/--allow-net/) });
+  }, 120_000);
+});
+
+describe('deno check', () => {
+  it('finds nothing wrong', async () => {
+    expect(await run(DENO, ['check', '--quiet', 'hosts/deno', 'test/deno/holder.ts', 'test/conformance/deno.ts'])).toMatchObject({ exitCode: 0 });
+  }, 120_000);
+});
