@@ -139,6 +139,11 @@ const SNAPSHOT: u32 = 4;
 const WRITE: u32 = 5;
 const BARRIER: u32 = 6;
 
+/**
+ * Reads of refcounts that one write-back waits for to free clusters; the rest is the next one's. With all of the cache changed but for
+ * one page, the table and the block would push each other out for ever, and only this write-back makes room.
+ */
+const REFCOUNT_READS_MAX: u32 = 64;
 /** Bytes that one discard gives back at most. */
 const DISCARD_BYTES_MAX: u64 = 1 << 30;
 
@@ -242,9 +247,12 @@ function giveBack(t: Task): bool {
     const offset = peekFree(t.flushCovers);
     if (!offset) return true;
     if (!release(t, offset >> image.clusterBits)) {
-      if (t.error == ECORRUPT) dropFree(t.flushCovers);
+      if (t.error) {
+        if (t.error == ECORRUPT) dropFree(t.flushCovers);
+        return false;
+      }
       // Without room in the cache for their refcounts, they wait for the next time: this write-back is what makes room.
-      if (!(t.waits & ON_WRITEBACK)) return false;
+      if (!(t.waits & ON_WRITEBACK) && ++t.tries < REFCOUNT_READS_MAX) return false;
       t.waits = 0;
       return true;
     }

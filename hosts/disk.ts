@@ -468,7 +468,15 @@ export class EngineDisk extends EventTarget implements Disk {
         await request(from, at - from);
       }
     };
-    await Promise.all(Array.from({ length: PIECES_IN_FLIGHT }, lane));
+    // After a failure no further piece begins, and the caller hears of it when those under way have ended: none of a write's pieces may
+    // come after what the caller does next.
+    const stopping = (): Promise<void> => lane().catch((error) => {
+      at = end;
+      throw error;
+    });
+    for (const result of await Promise.allSettled(Array.from({ length: PIECES_IN_FLIGHT }, stopping))) {
+      if (result.status === 'rejected') throw result.reason;
+    }
   }
 
   /** Waits while the disk is being resized: what means the disk's end by whole clusters must know where that is. */

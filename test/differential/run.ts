@@ -267,6 +267,8 @@ class Run {
   }
 
   #stream(): void {
+    // A disk that is about to shrink waits for no job.
+    if (this.#resizing) return;
     const whole = this.#one(2);
     const [offset, length] = whole ? [0, 0] : this.#range();
     const aborter = new AbortController();
