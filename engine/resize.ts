@@ -66,13 +66,17 @@ export function runResize(t: Task): i32 {
   if (t.state == HIDE) {
     for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
       const at = (t.cursor + cluster - 1) & ~(cluster - 1);
-      if (at >= min(t.length, basesEnd())) {
+      if (at >= t.length) {
         t.cursor = 0;
         t.state = SETTLE;
         break;
       }
-      if (!hide(t, image, at)) return WAIT;
-      t.cursor = at + cluster;
+      if (at >= basesEnd()) {
+        if (!forget(t, image, at)) return WAIT;
+      } else {
+        if (!hide(t, image, at)) return WAIT;
+        t.cursor = at + cluster;
+      }
     }
     if (t.state == HIDE) return AGAIN;
   }
@@ -113,6 +117,13 @@ function cut(t: Task, image: Image): i32 {
   return AGAIN;
 }
 
+/** Called once when a resize has ended: one that failed gives back the table that nothing points to. */
+export function resizeEnded(t: Task): void {
+  if (!t.error || (t.state != COPY && t.state != COPIED_TABLE) || !freesHaveRoom(1)) return;
+  pagesForget(OVERLAY, t.clusterFirst, t.clusterFirst + (t.count << overlay().clusterBits));
+  freeLater(t.clusterFirst, <u32>t.count, 0);
+}
+
 function neededEntries(image: Image, size: u64): u64 {
   const span = image.clusterBits + image.l2Bits;
   return (size + ((<u64>1) << span) - 1) >> span;
@@ -128,6 +139,22 @@ function zeroTail(t: Task, image: Image): bool {
     t.value = foundHost + clusterBytes(image);
   }
   return writeZeroes(t, t.value);
+}
+
+/** What lies behind the end, where a crash came before a smaller disk had freed it, must not show when the disk grows over it. */
+function forget(t: Task, image: Image, at: u64): bool {
+  const size = image.size;
+  image.size = t.length;
+  const found = lookup(t, image, at, t.length - at);
+  image.size = size;
+  if (!found) return false;
+  if (foundState == ABSENT && foundHost == 0) {
+    t.cursor = at + foundLength;
+    return true;
+  }
+  if (!linkCluster(t, image, at, 0)) return false;
+  t.cursor = at + clusterBytes(image);
+  return true;
 }
 
 /** Makes the cluster at `at` show zeros, whatever the base has there. */

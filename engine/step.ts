@@ -17,7 +17,7 @@ import { unplace } from './place';
 import { runRead } from './read';
 import { runRefer } from './refer';
 import { runRemaining } from './remaining';
-import { runResize } from './resize';
+import { resizeEnded, runResize } from './resize';
 import { OP_DISCARD, OP_DONE, OP_FLUSH, completion, ioEnd, ringHasRoom, ringTaken, slot, tell } from './ring';
 import { runStream } from './stream';
 import {
@@ -124,6 +124,7 @@ function settle(t: Task, result: i32): void {
 }
 
 function finish(t: Task): void {
+  if (t.kind == KIND_RESIZE) resizeEnded(t);
   if (t.kind <= KIND_REQUEST_LAST) {
     const done = tell(OP_DONE, t.request);
     done.tag = <u32>t.error;
