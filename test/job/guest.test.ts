@@ -1,6 +1,7 @@
-/** The guest beside the job: who goes first, who fetches, what is freed. */
+/** The guest, alone and beside the job: who goes first, who fetches, what is freed. */
 import { describe, expect, it } from 'vitest';
 import { JobStatus } from '../../hosts/api.ts';
+import { MillraceError } from '../../hosts/errors.ts';
 import { Bench, CLUSTER, KIB, MIB } from './bench.ts';
 
 describe('a guest beside the job', () => {
@@ -71,6 +72,31 @@ describe('a guest beside the job', () => {
     const expected = Buffer.alloc(9 * MIB + 512);
     expected.set(content.subarray(0, 4 * MIB));
     expect(Buffer.compare(await disk.read(0, disk.size), expected)).toBe(0);
+    await disk.close();
+  });
+});
+
+describe('a write of many pieces', () => {
+  it('is over when it fails: nothing of it comes after what the guest does next', async () => {
+    const bench = new Bench();
+    const disk = await bench.create({ base: undefined, size: 32 * MIB });
+    bench.holds = ({ kind, length }) => kind === 'write' && length >= CLUSTER;
+    let failed = false;
+    const writing = disk.write(0, new Uint8Array(32 * MIB).fill(1)).catch(() => { failed = true; });
+    await bench.settle();
+    await bench.held[0].fail(new MillraceError('EIO', 'injected'));
+    await bench.settle();
+    expect(failed).toBe(false);
+    while (!failed) {
+      await bench.holding.releaseAll();
+      await bench.settle();
+    }
+    await writing;
+    bench.holds = () => false;
+    const operations = bench.of('write', 'overlay.qcow2').length;
+    await bench.settle();
+    expect(bench.of('write', 'overlay.qcow2')).toHaveLength(operations);
+    expect((await disk.read(24 * MIB, 8 * MIB)).every((byte) => byte === 0)).toBe(true);
     await disk.close();
   });
 });
