@@ -1,0 +1,3 @@
+/** The compiled engine, not instantiated. */
+declare const engine: WebAssembly.Module;
+export default engine;

@@ -1,0 +1,43 @@
+/**
+ * Millrace for edge runtimes (workerd and its like): overlays in a Durable Object's storage or in an R2 bucket, bases over HTTP or in
+ * the bucket. No file, no compilation at run time.
+ *
+ * ```ts
+ * import { DurableObject } from 'cloudflare:workers';
+ * import { serveDisks } from 'millrace/edge';
+ * export class Machine extends DurableObject {
+ *   served = serveDisks(this.ctx, { disks: { vda: { overlay: 'vda', base: 'https://images.example/debian.qcow2' } }, token: this.env.TOKEN });
+ *   fetch(request) { return this.served.fetch(request); }
+ *   alarm() { return this.served.alarm(); }
+ * }
+ * ```
+ */
+import type { CreateOptions, Disk, OpenOptions } from '../api.ts';
+import { createDiskWith, openDiskWith } from '../open.ts';
+import { edgeRuntime } from './runtime.ts';
+import type { EdgePlaces } from './runtime.ts';
+
+export * from '../api.ts';
+export type { BlockFile, BlockSource, ReadHint } from '../block.ts';
+export { Domain } from '../domain.ts';
+export type { DomainEventDetail } from '../domain.ts';
+export { MillraceError } from '../errors.ts';
+export type { ErrorCode } from '../errors.ts';
+export { createHandler } from '../handler.ts';
+export type { Handler, HandlerOptions } from '../handler.ts';
+export { openHttp } from '../http.ts';
+export type { HttpOptions, HttpSource } from '../http.ts';
+export type { Bucket, ObjectStorage } from './platform.ts';
+export type { EdgePlaces } from './runtime.ts';
+export { serveDisks } from './serve.ts';
+export type { ObjectState, ServedDisks, ServeDisksOptions } from './serve.ts';
+
+/** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
+export function createDisk({ storage, bucket, ...options }: CreateOptions & EdgePlaces): Promise<Disk> {
+  return createDiskWith(edgeRuntime({ storage, bucket }), options);
+}
+
+/** Opens an overlay; its base is the recorded one unless another is given. */
+export function openDisk({ storage, bucket, ...options }: OpenOptions & EdgePlaces): Promise<Disk> {
+  return openDiskWith(edgeRuntime({ storage, bucket }), options);
+}

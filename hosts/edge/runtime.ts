@@ -1,0 +1,68 @@
+/** An edge's way to open things: overlays by name in a Durable Object or, as `r2:NAME`, in a bucket; bases by URL or, as `r2:KEY`, in the bucket. */
+import type { BlockFile, BlockSource } from '../block.ts';
+import type { Decoder, ZlibFunction } from '../codecs.ts';
+import { codecOf, portableDecoders, zlibDecoder } from '../codecs.ts';
+import { MillraceError } from '../errors.ts';
+import { openHttp } from '../http.ts';
+import { redactUrl } from '../http-address.ts';
+import type { Runtime } from '../runtime.ts';
+import { openBucketFile, openBucketSource, removeBucketFile } from './bucket.ts';
+import { openDurable, removeDurable } from './durable.ts';
+import engine from './engine.js';
+import type { Bucket, ObjectStorage } from './platform.ts';
+
+/** Where disks can be: what the platform has given to this worker. */
+export interface EdgePlaces {
+  /** A Durable Object's storage (backed by SQLite), for overlays: `ctx.storage`. */
+  storage?: ObjectStorage;
+  /** An R2 bucket, for bases and overlays named `r2:…`. */
+  bucket?: Bucket;
+}
+
+const BUCKET_NAME = /^r2:/;
+
+export function edgeRuntime({ storage, bucket }: EdgePlaces): Runtime {
+  const inBucket = (): Bucket => bucket ?? missing('bucket', 'r2: names need an R2 bucket');
+  const inStorage = (): ObjectStorage => storage ?? missing('storage', "overlays need a Durable Object's storage");
+  return {
+    engine: () => Promise.resolve(engine),
+    codec,
+    openOverlay: async (name, mode): Promise<BlockFile> => {
+      return BUCKET_NAME.test(name) ? openBucketFile(inBucket(), name.slice('r2:'.length), mode) : openDurable(inStorage(), name, mode);
+    },
+    openSource: async (location): Promise<BlockSource> => {
+      const text = String(location);
+      if (BUCKET_NAME.test(text)) return openBucketSource(inBucket(), text.slice('r2:'.length));
+      if (/^https?:/i.test(text)) return openHttp(location);
+      throw new MillraceError('EUNSUPPORTED', `'${redactUrl(text)}': a base is an http: or https: URL, or r2:KEY in the bucket`);
+    },
+    resolve,
+    record: (base) => base,
+    remove: async (name) => (BUCKET_NAME.test(name) ? removeBucketFile(inBucket(), name.slice('r2:'.length)) : removeDurable(inStorage(), name)),
+  };
+}
+
+/** Relative names are relative to the image that records them, in the bucket as on a server. */
+function resolve(name: string, from: string): string {
+  if (/^[a-z][a-z0-9+.-]+:/i.test(name)) return name;
+  if (/^https?:/i.test(from)) return new URL(name, from).href;
+  return BUCKET_NAME.test(from) ? `r2:${new URL(name, `http://bucket/${from.slice('r2:'.length)}`).pathname.slice(1)}` : name;
+}
+
+function missing(option: string, what: string): never {
+  throw new MillraceError('EINVAL', `${what}: give it as '${option}'`);
+}
+
+/** node:zlib where the platform has it (in workerd by `nodejs_compat`). Without it, zstd cannot be had: its decoder is wasm that would have to be compiled now. */
+const codec = codecOf({
+  zlib: () => platformDecoder('inflateRawSync', portableDecoders.zlib),
+  zstd: () => platformDecoder('zstdDecompressSync', () => { throw new MillraceError('EUNSUPPORTED', 'node:zlib is needed here (compatibility flag nodejs_compat)'); }),
+});
+
+async function platformDecoder(name: 'inflateRawSync' | 'zstdDecompressSync', otherwise: () => Decoder | Promise<Decoder>): Promise<Decoder> {
+  const zlib = await import('node:zlib').catch(() => undefined) as Partial<Record<typeof name, ZlibFunction>> | undefined;
+  const decompress = zlib?.[name];
+  if (!decompress) return otherwise();
+  // workerd takes output that just fits for more than fits.
+  return zlibDecoder((from, { chunkSize }) => decompress(from, { chunkSize, maxOutputLength: 2 * chunkSize }));
+}

@@ -1,0 +1,135 @@
+/**
+ * The handler inside a Durable Object: its disks are opened when they are first asked for, and a job started with nonblock outlives the
+ * request, and the object itself: what was asked is kept in the storage, and alarms take it up again until it has ended.
+ */
+import type { CreateOptions, Disk, StreamInfo, StreamOptions } from '../api.ts';
+import { JobStatus } from '../api.ts';
+import { MillraceError } from '../errors.ts';
+import { createHandler } from '../handler.ts';
+import type { HandlerOptions } from '../handler.ts';
+import { createDiskWith, openDiskWith } from '../open.ts';
+import type { Bucket, ObjectStorage } from './platform.ts';
+import { edgeRuntime } from './runtime.ts';
+
+/** How long an alarm stays with its jobs: the platform ends it after 15 minutes. */
+const ALARM_MS = 60_000;
+/** From a job's start, or the end of an alarm, to the next one. */
+const PAUSE_MS = 1000;
+const SCHEMA = 'CREATE TABLE IF NOT EXISTS millrace_jobs (device TEXT PRIMARY KEY, options TEXT NOT NULL)';
+
+/** The part of a Durable Object's state that is used. */
+export interface ObjectState {
+  readonly id: { toString(): string };
+  readonly storage: ObjectStorage;
+}
+
+export interface ServeDisksOptions extends Omit<HandlerOptions, 'disks' | 'identity'> {
+  /** By device: what each disk is made of when its overlay is not there yet, and opened with when it is. */
+  disks: Readonly<Record<string, CreateOptions & { overlay: string }>>;
+  bucket?: Bucket;
+}
+
+export interface ServedDisks {
+  /** The object's own `fetch`. */
+  fetch(request: Request): Promise<Response>;
+  /** The object's own `alarm`. */
+  alarm(): Promise<void>;
+}
+
+export function serveDisks(state: ObjectState, options: ServeDisksOptions): ServedDisks {
+  const disks = new DiskTable(state.storage, options);
+  const handler = createHandler({ ...options, disks: (device) => disks.get(device) });
+  return {
+    async fetch(request) {
+      const [, device, call] = /^\/disks\/([^/]+)\/(stream|abort)$/.exec(new URL(request.url).pathname) ?? [];
+      const asked = call === 'stream' && request.method === 'POST' ? request.clone() : undefined;
+      const response = await handler(request);
+      // 202 is told of a job that goes on; it was checked by now.
+      if (asked && response.status === 202) await disks.keep(decodeURIComponent(device!), await asked.text());
+      if (call === 'abort' && response.ok) disks.forget(decodeURIComponent(device!));
+      return response;
+    },
+    alarm: () => disks.goOn(),
+  };
+}
+
+class DiskTable {
+  readonly #storage: ObjectStorage;
+  readonly #options: ServeDisksOptions;
+  readonly #open = new Map<string, Promise<Disk>>();
+
+  constructor(storage: ObjectStorage, options: ServeDisksOptions) {
+    this.#storage = storage;
+    this.#options = options;
+    storage.sql.exec(SCHEMA);
+  }
+
+  get(device: string): Promise<Disk> | undefined {
+    if (!Object.hasOwn(this.#options.disks, device)) return undefined;
+    const known = this.#open.get(device);
+    if (known) return known;
+    const opening = this.#openOrCreate(this.#options.disks[device]);
+    this.#open.set(device, opening);
+    opening.catch(() => this.#open.delete(device));
+    return opening;
+  }
+
+  async #openOrCreate(options: CreateOptions & { overlay: string }): Promise<Disk> {
+    const runtime = edgeRuntime({ storage: this.#storage, bucket: this.#options.bucket });
+    try {
+      const { overlay, followChain, copyOnRead, memory } = options;
+      return await openDiskWith(runtime, { overlay, followChain, copyOnRead, memory });
+    } catch (error) {
+      if (!(error instanceof MillraceError) || error.code !== 'ENOENT' || await this.#exists(options.overlay)) throw error;
+      return createDiskWith(runtime, options);
+    }
+  }
+
+  /** The overlay may be there, and its base not. */
+  async #exists(overlay: string): Promise<boolean> {
+    try {
+      await (await edgeRuntime({ storage: this.#storage, bucket: this.#options.bucket }).openOverlay(overlay, { readOnly: true })).close();
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  async keep(device: string, options: string): Promise<void> {
+    this.#storage.sql.exec('INSERT OR REPLACE INTO millrace_jobs (device, options) VALUES (?, ?)', device, options);
+    await this.#storage.setAlarm(Date.now() + PAUSE_MS);
+  }
+
+  forget(device: string): void {
+    this.#storage.sql.exec('DELETE FROM millrace_jobs WHERE device = ?', device);
+  }
+
+  /** Stays with the jobs for a while, starts again those that were lost with the object, and comes back for what is left. */
+  async goOn(): Promise<void> {
+    const jobs = this.#storage.sql.exec('SELECT device, options FROM millrace_jobs').toArray() as { device: string; options: string }[];
+    const late = new Promise<false>((resolve) => setTimeout(() => resolve(false), ALARM_MS));
+    const ended = await Promise.all(jobs.map(({ device, options }) => Promise.race([this.#seeThrough(device, options), late])));
+    if (ended.includes(false)) await this.#storage.setAlarm(Date.now() + PAUSE_MS);
+  }
+
+  /** Resolves with true when the job has ended, however it did: `info` tells. */
+  async #seeThrough(device: string, options: string): Promise<boolean> {
+    const disk = await this.get(device);
+    // A disk that knows of no job has lost it with the object: this is a new one.
+    if (disk && await infoOf(disk) === undefined) await disk.stream({ ...JSON.parse(options || '{}') as StreamOptions, nonblock: true });
+    if (disk) await untilEnd(disk);
+    this.forget(device);
+    return true;
+  }
+}
+
+function infoOf(disk: Disk): Promise<StreamInfo | undefined> {
+  return disk.info().catch(() => undefined);
+}
+
+async function untilEnd(disk: Disk): Promise<void> {
+  const ended = new Promise<void>((resolve) => {
+    for (const type of ['completed', 'failed']) disk.addEventListener(type, () => resolve(), { once: true });
+  });
+  if ((await infoOf(disk))?.status === JobStatus.ACTIVE) await ended;
+}

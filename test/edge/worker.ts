@@ -1,0 +1,34 @@
+/** Runs a worker of the tests in workerd, by Miniflare: bundled as a deployment does it, with the engine as a compiled module. */
+import { readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+import { Miniflare } from 'miniflare';
+
+const ENGINE = fileURLToPath(new URL('../../hosts/engine.wasm', import.meta.url));
+
+export interface WorkerOptions {
+  /** The Durable Object's class, bound under the name in capitals. */
+  object: string;
+  bindings?: Record<string, string>;
+}
+
+/** Starts the module at `entry`, with one class of Durable Objects (over SQLite) and a bucket, BUCKET. */
+export async function startWorker(entry: URL, { object, bindings }: WorkerOptions): Promise<Miniflare> {
+  const bundle = await build({
+    entryPoints: [fileURLToPath(entry)], bundle: true, format: 'esm', target: 'es2022', write: false, conditions: ['workerd'],
+    external: ['*.wasm', 'node:*'],
+  });
+  const worker = new Miniflare({
+    modules: [
+      { type: 'ESModule', path: 'hosts/edge/worker.js', contents: bundle.outputFiles[0].text },
+      { type: 'CompiledWasm', path: 'hosts/engine.wasm', contents: await readFile(ENGINE) },
+    ],
+    compatibilityDate: '2026-07-01',
+    compatibilityFlags: ['nodejs_compat'],
+    durableObjects: { [object.toUpperCase()]: { className: object, useSQLite: true } },
+    r2Buckets: ['BUCKET'],
+    bindings,
+  });
+  await worker.ready;
+  return worker;
+}
