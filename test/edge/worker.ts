@@ -10,10 +10,12 @@ export interface WorkerOptions {
   /** The Durable Object's class, bound under the name in capitals. */
   object: string;
   bindings?: Record<string, string>;
+  /** A folder where the objects' storage outlives the worker. */
+  persist?: string;
 }
 
 /** Starts the module at `entry`, with one class of Durable Objects (over SQLite) and a bucket, BUCKET. */
-export async function startWorker(entry: URL, { object, bindings }: WorkerOptions): Promise<Miniflare> {
+export async function startWorker(entry: URL, { object, bindings, persist }: WorkerOptions): Promise<Miniflare> {
   const bundle = await build({
     entryPoints: [fileURLToPath(entry)], bundle: true, format: 'esm', target: 'es2022', write: false, conditions: ['workerd'],
     external: ['*.wasm', 'node:*'],
@@ -27,6 +29,7 @@ export async function startWorker(entry: URL, { object, bindings }: WorkerOption
     compatibilityFlags: ['nodejs_compat'],
     durableObjects: { [object.toUpperCase()]: { className: object, useSQLite: true } },
     r2Buckets: ['BUCKET'],
+    durableObjectsPersist: persist ?? false,
     bindings,
   });
   await worker.ready;

@@ -1,0 +1,114 @@
+/** Disks served by a Durable Object in workerd: what a first read costs, jobs that outlive their request, bases in a bucket. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Miniflare } from 'miniflare';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { StreamInfo } from '../../hosts/api.ts';
+import { makeContent } from '../fixtures/content.ts';
+import { serveObject } from '../http/object-server.ts';
+import type { ObjectServer } from '../http/object-server.ts';
+import { startWorker } from './worker.ts';
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+const TOKEN = 'sesame';
+const CONTENT = makeContent('random', 8, 6 * MIB);
+/** What the handler may cost a machine that boots through it, for its first sector. */
+const FIRST_READ_REQUESTS_MAX = 3;
+const START_MS_MAX = 60_000;
+
+let base: ObjectServer;
+let worker: Miniflare;
+const ask = (path: string, init: { method?: string; body?: string; headers?: Record<string, string> } = {}) =>
+  worker.dispatchFetch(`http://edge${path}`, { ...init, headers: { Authorization: `Bearer ${TOKEN}`, ...init.headers } });
+
+/** The part of Miniflare's view of the bucket that is used here: its own types need those of the platform. */
+interface TestBucket {
+  put(key: string, value: Uint8Array): Promise<unknown>;
+  list(options: { prefix: string }): Promise<{ objects: { key: string }[] }>;
+}
+const bucketOf = async (): Promise<TestBucket> => await worker.getR2Bucket('BUCKET') as unknown as TestBucket;
+
+/** Reads a disk's events until the job has completed. */
+async function untilCompleted(worker: Miniflare, device: string): Promise<void> {
+  const response = await worker.dispatchFetch(`http://edge/disks/${device}/events`, { headers: { Authorization: `Bearer ${TOKEN}` } });
+  const events = response.body!.getReader() as ReadableStreamDefaultReader<Uint8Array>;
+  const decoder = new TextDecoder();
+  let told = '';
+  while (!/event: completed|event: info\ndata: {"status":0/.test(told)) told += decoder.decode((await events.read()).value, { stream: true });
+  await events.cancel();
+}
+
+beforeAll(async () => {
+  base = await serveObject(CONTENT);
+  worker = await startWorker(new URL('machine.ts', import.meta.url), { object: 'Machine', bindings: { BASE: base.url, TOKEN } });
+  await (await bucketOf()).put('base.raw', CONTENT);
+}, START_MS_MAX);
+afterAll(async () => {
+  await worker.dispose();
+  await base.stop();
+});
+
+describe('a disk in a Durable Object', () => {
+  it('costs the base few requests for its first read', async () => {
+    const first = await ask('/disks/vda/data', { headers: { Range: `bytes=${3 * MIB}-${3 * MIB + 511}` } });
+    expect([first.status, first.headers.get('Content-Range')]).toEqual([206, `bytes ${3 * MIB}-${3 * MIB + 511}/${CONTENT.length}`]);
+    expect(Buffer.from(await first.arrayBuffer()).equals(CONTENT.subarray(3 * MIB, 3 * MIB + 512))).toBe(true);
+    expect(base.ranges.length).toBeLessThanOrEqual(FIRST_READ_REQUESTS_MAX);
+  });
+
+  it('refuses whoever has no token, by name', async () => {
+    const refused = await ask('/disks/vda/info', { headers: { Authorization: 'Bearer guess' } });
+    expect([refused.status, await refused.json()]).toMatchObject([401, { code: 'EACCES' }]);
+    expect(await (await ask('/disks/vdz/info')).json()).toMatchObject({ code: 'ENOENT' });
+  });
+
+  it('streams on when the request that started the job has ended', async () => {
+    const started = await ask('/disks/vda/stream', { method: 'POST', body: JSON.stringify({ nonblock: true }) });
+    expect(started.status).toBe(202);
+    await untilCompleted(worker, 'vda');
+    expect(await (await ask('/disks/vda/info')).json() as StreamInfo).toMatchObject({ status: 0, remaining: 0 });
+    const requests = base.ranges.length;
+    const whole = await ask('/disks/vda/data');
+    expect(Buffer.from(await whole.arrayBuffer()).equals(CONTENT)).toBe(true);
+    expect(base.ranges.length).toBe(requests);
+  });
+
+  it('reads a base in the bucket, and keeps its overlay there', async () => {
+    const part = await ask('/disks/vdb/data', { headers: { Range: 'bytes=-1000' } });
+    expect(Buffer.from(await part.arrayBuffer()).equals(CONTENT.subarray(-1000))).toBe(true);
+    expect(await (await ask('/disks/vdb/stream', { method: 'POST' })).json()).toMatchObject({ status: 0, remaining: 0 });
+    const whole = await ask('/disks/vdb/data');
+    expect(Buffer.from(await whole.arrayBuffer()).equals(CONTENT)).toBe(true);
+    const bucket = await bucketOf();
+    expect((await bucket.list({ prefix: 'vdb/' })).objects.map(({ key }) => key)).toContain('vdb/manifest');
+  });
+});
+
+describe('a job whose object is gone', () => {
+  it('is taken up again by an alarm, without a request for it', async () => {
+    const persist = await mkdtemp(join(tmpdir(), 'millrace-edge-'));
+    let stalled = true;
+    const slow = await serveObject(CONTENT, (ask) => { if (!stalled || ask.number === 0) ask.answer(); });
+    const options = { object: 'Machine', bindings: { BASE: slow.url, TOKEN }, persist };
+    const headers = { Authorization: `Bearer ${TOKEN}` };
+    let machine = await startWorker(new URL('machine.ts', import.meta.url), options);
+    try {
+      const started = await machine.dispatchFetch('http://edge/disks/vda/stream', { method: 'POST', headers, body: '{"nonblock":true}' });
+      expect(started.status).toBe(202);
+      await slow.arrived(2);
+      await machine.dispose();
+      stalled = false;
+      machine = await startWorker(new URL('machine.ts', import.meta.url), options);
+      // The object wakes by this, but knows of no job until its alarm has come.
+      await untilCompleted(machine, 'vda');
+      const info = await machine.dispatchFetch('http://edge/disks/vda/info', { headers });
+      expect(await info.json() as StreamInfo).toMatchObject({ status: 0, remaining: 0 });
+    } finally {
+      await machine.dispose();
+      await slow.stop();
+      await rm(persist, { recursive: true });
+    }
+  }, START_MS_MAX);
+});

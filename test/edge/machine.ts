@@ -1,0 +1,35 @@
+/** A worker of the tests: one Durable Object that serves disks over a base elsewhere, and over one in the bucket. */
+import { serveDisks } from '../../hosts/edge/index.ts';
+import type { Bucket, ObjectState, ServedDisks } from '../../hosts/edge/index.ts';
+
+interface Env {
+  MACHINE: { idFromName(name: string): unknown; get(id: unknown): { fetch(request: Request): Promise<Response> } };
+  BUCKET: Bucket;
+  BASE: string;
+  TOKEN: string;
+}
+
+export class Machine {
+  readonly #served: ServedDisks;
+
+  constructor(state: ObjectState, env: Env) {
+    const disks = {
+      vda: { overlay: 'vda', base: env.BASE },
+      vdb: { overlay: 'r2:vdb', base: 'r2:base.raw' },
+      lost: { overlay: 'lost', base: `${env.BASE}.missing` },
+    };
+    this.#served = serveDisks(state, { disks, bucket: env.BUCKET, token: env.TOKEN });
+  }
+
+  fetch(request: Request): Promise<Response> {
+    return this.#served.fetch(request);
+  }
+
+  alarm(): Promise<void> {
+    return this.#served.alarm();
+  }
+}
+
+export default {
+  fetch: (request: Request, env: Env): Promise<Response> => env.MACHINE.get(env.MACHINE.idFromName('vm')).fetch(request),
+};
