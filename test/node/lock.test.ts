@@ -153,7 +153,8 @@ describe('a lock that somebody left', () => {
   });
 
   it('of a process that has ended but that its parent has not noticed is taken over', async () => {
-    const parent = spawn('sh', ['-c', 'true & echo $!; exec sleep 60']);
+    // The child outlives the shell, which would take notice of its end; the program that replaces the shell never does.
+    const parent = spawn('sh', ['-c', 'sleep 1 & echo $!; exec sleep 60']);
     children.push(parent);
     const zombie = Number((await once(parent.stdout, 'data'))[0]);
     while (!/\) Z /.test(readFileSync(`/proc/${zombie}/stat`, 'utf8'))) await setTimeout(5);
