@@ -329,8 +329,10 @@ export class Machine {
   }
 
   #ends(tag: number, delay: number, run: () => number): void {
+    const operation = this.#inFlight.get(tag);
     const end = (): void => {
-      if (!this.#inFlight.has(tag)) return;
+      // It may have been cancelled, and its tag be another's now.
+      if (this.#inFlight.get(tag) !== operation) return;
       this.#inFlight.delete(tag);
       this.#complete(tag, -run());
     };

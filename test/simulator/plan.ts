@@ -62,7 +62,7 @@ export function planOf(seed: number): Plan {
   const random = new Random(seed * 2654435761);
   const pick = <T>(...choices: T[]): T => choices[random.between(0, choices.length - 1)];
   const sometimes = (perCent: number): boolean => random.between(1, 100) <= perCent;
-  const size = pick(random.between(1, 64) * 512, random.between(1, 16) * 65536, random.between(1, 12) * MIB, random.between(2000, 12000) * 512);
+  const size = pick(random.between(1, 64) * 512, random.between(1, 16) * 65536, random.between(1, 3) * MIB, random.between(1000, sometimes(10) ? 20_000 : 4000) * 512);
   const overlay = imagePlan(random, size, true);
   const chain = Array.from({ length: pick(0, 1, 1, 1, 2, 3) }, () => {
     const bytes = pick(size, size, random.between(1, size), size + random.between(1, 100_000));
