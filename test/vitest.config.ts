@@ -9,10 +9,10 @@ const config: ViteUserConfig = defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
     pool: 'forks',
-    // What fits two cores; no test is decided by time.
-    maxWorkers: 2,
-    testTimeout: 60_000,
-    hookTimeout: 120_000,
+    // One file at a time: browsers, guests and servers of one test take both cores of a small machine.
+    maxWorkers: 1,
+    testTimeout: 180_000,
+    hookTimeout: 180_000,
     reporters: ['default', new Tally()],
   },
 });
