@@ -1,4 +1,4 @@
-/** How the tests run: one process a file, as many at a time as there are cores, and a closing line that counts them. */
+/** How the tests run: one process a file, one file at a time, and a closing line that counts them. */
 import { fileURLToPath } from 'node:url';
 import type { ViteUserConfig } from 'vitest/config';
 import { defineConfig } from 'vitest/config';
