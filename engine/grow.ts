@@ -9,7 +9,7 @@ import {
   STAGE_MARK, STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet, pageMake, pagesForget, sectorDirty, pageAt, pageCount,
 } from './pages';
 import { zeroOnDisk } from './place';
-import { grown, missingBlock, putRefcount, refcountsPerBlock } from './refcounts';
+import { grown, isFreePlace, missingBlock, putRefcount, refcountsPerBlock } from './refcounts';
 import { DONE, ON_WRITEBACK, Task, WAIT, fail, wakeRefcounts } from './task';
 import { nextWriteback, writebackRunning, writebackWanted } from './writeback';
 
@@ -33,6 +33,7 @@ export function runGrow(t: Task): i32 {
     t.count = 1;
     t.value = 0;
     if (missingBlock() << 3 >= image.refcountTableBytes && !planTable(t, perBlock)) return WAIT;
+    if (!isFreePlace(t, image, t.clusterFirst << image.clusterBits, (t.count + t.value) << image.clusterBits)) return WAIT;
     t.state = BLOCKS;
   }
   if (t.state == BLOCKS) {

@@ -1,8 +1,8 @@
 // The overlay's refcounts: which clusters of its file are in use, and the search for free ones (QEMU's docs/interop/qcow2.txt, "Host
 // cluster management"). A cluster is taken here long before anything refers to it; order on disk is writeback.ts's work.
-import { ECORRUPT, R_REFCOUNT, R_REFCOUNT_BLOCK } from './errors';
+import { ECORRUPT, R_CLUSTER_IN_METADATA, R_REFCOUNT, R_REFCOUNT_BLOCK } from './errors';
 import { get32, get64, put32, put64 } from './format/header';
-import { Image, clusterBytes, overlay } from './image';
+import { Image, clusterBytes, inFixedMetadata, overlay } from './image';
 import { PAGE_BYTES } from './limits';
 import { STAGE_REFCOUNTS, pageChanged, pageGet } from './pages';
 import { KIND_GROW, ON_REFCOUNTS, Task, fail, taskBegin } from './task';
@@ -65,17 +65,23 @@ export function allocate(t: Task, wanted: u32): bool {
     freeFrom = freeFrom - (freeFrom % perPart) + index;
     if (index == <u32>perPart) continue;
     let count: u32 = 0;
-    while (count < wanted && index + count < <u32>perPart && !getRefcount(part, index + count, image.refcountOrder)) {
-      putRefcount(part, index + count, image.refcountOrder, 1);
-      count++;
-    }
-    changed(part, index, count, image.refcountOrder);
+    while (count < wanted && index + count < <u32>perPart && !getRefcount(part, index + count, image.refcountOrder)) count++;
     allocatedAt = freeFrom << image.clusterBits;
     allocatedCount = count;
+    if (!isFreePlace(t, image, allocatedAt, (<u64>count) << image.clusterBits)) return false;
+    for (let i: u32 = 0; i < count; i++) putRefcount(part, index + i, image.refcountOrder, 1);
+    changed(part, index, count, image.refcountOrder);
     freeFrom += count;
     image.fileSize = max(image.fileSize, freeFrom << image.clusterBits);
     return true;
   }
+}
+
+/** What the refcounts say is free must not be where header, L1 table or refcount table are: the task fails then. */
+export function isFreePlace(t: Task, image: Image, offset: u64, bytes: u64): bool {
+  if (!inFixedMetadata(image, offset, bytes)) return true;
+  fail(t, ECORRUPT, R_CLUSTER_IN_METADATA, image.index, offset);
+  return false;
 }
 
 /** Lowers the refcount of one cluster; false: the task waits or has failed. */
