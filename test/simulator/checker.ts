@@ -53,7 +53,7 @@ class Check {
     this.#refer(h.refcountTableOffset, h.refcountTableClusters, 'the refcount table');
     this.#blocks();
     this.#tables();
-    const leaks = this.#compare();
+    const leaks = this.#corruptions.length ? 0 : this.#compare();
     const backing = h.backingOffset ? new TextDecoder().decode(this.#file.subarray(h.backingOffset, h.backingOffset + h.backingBytes)) : '';
     extensionsOf(this.#file);
     return { corruptions: this.#corruptions, leaks, dirty: (h.incompatible & 1n) !== 0n, backing, size: h.size };
@@ -143,42 +143,58 @@ class Check {
   }
 
   #refcount(cluster: number): number {
-    const { refcountTableOffset, refcountTableClusters, refcountOrder } = this.#header;
-    const perBlock = (this.#cluster * 8) >> refcountOrder;
-    const index = Math.floor(cluster / perBlock);
+    const perBlock = this.#perBlock();
+    return this.#countIn(this.#blockAt(Math.floor(cluster / perBlock)), cluster % perBlock);
+  }
+
+  #perBlock(): number {
+    return (this.#cluster * 8) / 2 ** this.#header.refcountOrder;
+  }
+
+  /** Where a refcount block is; 0 if there is none in the file. */
+  #blockAt(index: number): number {
+    const { refcountTableOffset, refcountTableClusters } = this.#header;
     if (index * 8 >= refcountTableClusters * this.#cluster) return 0;
     const block = Number(this.#word(refcountTableOffset + index * 8));
-    if (!block || block >= this.#file.length) return 0;
-    const bit = (cluster % perBlock) << refcountOrder;
-    const at = block + (bit >> 3);
-    if (at >= this.#file.length) return 0;
-    if (refcountOrder < 3) return (this.#file[at] >> (bit & 7)) & ((1 << (1 << refcountOrder)) - 1);
+    return block < this.#file.length ? block : 0;
+  }
+
+  #countIn(block: number, index: number): number {
+    const { refcountOrder } = this.#header;
+    const bit = index * 2 ** refcountOrder;
+    const at = block + Math.floor(bit / 8);
+    if (!block || at + 2 ** Math.max(0, refcountOrder - 3) > this.#file.length) return 0;
+    if (refcountOrder < 3) return (this.#file[at] >> (bit % 8)) & ((1 << (1 << refcountOrder)) - 1);
     if (refcountOrder === 3) return this.#file[at];
     if (refcountOrder === 4) return this.#view.getUint16(at);
     return refcountOrder === 5 ? this.#view.getUint32(at) : Number(this.#view.getBigUint64(at));
   }
 
-  /** Returns the number of leaks. */
+  /** Compares every count with the references, those of clusters that the file does not reach too. Returns the number of leaks. */
   #compare(): number {
+    const perBlock = this.#perBlock();
+    const blocks = Math.max(Math.ceil(this.#references.length / perBlock), (this.#header.refcountTableClusters * this.#cluster) / 8);
     let leaks = 0;
-    for (let cluster = 0; cluster < this.#references.length; cluster++) {
-      const count = this.#refcount(cluster);
-      const references = this.#references[cluster];
-      if (count < references) this.#wrong(`cluster ${cluster} is used ${references} times and counted ${count} times`);
-      else if (count > references) leaks++;
-    }
-    return leaks + this.#countedPastTheEnd();
-  }
-
-  /** Refcounts of clusters that the file does not reach. */
-  #countedPastTheEnd(): number {
-    const { refcountTableOffset, refcountTableClusters, refcountOrder } = this.#header;
-    const perBlock = (this.#cluster * 8) >> refcountOrder;
-    let leaks = 0;
-    for (let index = 0; index < (refcountTableClusters * this.#cluster) / 8; index++) {
-      if (!this.#word(refcountTableOffset + index * 8) || (index + 1) * perBlock <= this.#references.length) continue;
-      for (let c = Math.max(index * perBlock, this.#references.length); c < (index + 1) * perBlock; c++) if (this.#refcount(c)) leaks++;
+    for (let index = 0; index < blocks; index++) {
+      const block = this.#blockAt(index);
+      const first = index * perBlock;
+      if (!block && first >= this.#references.length) continue;
+      const used = block ? this.#lastCounted(block) : 0;
+      for (let i = 0; i < perBlock && (i < used || first + i < this.#references.length); i++) {
+        const count = this.#countIn(block, i);
+        const references = this.#references[first + i] ?? 0;
+        if (count < references) this.#wrong(`cluster ${first + i} is used ${references} times and counted ${count} times`);
+        else if (count > references) leaks++;
+      }
     }
     return leaks;
+  }
+
+  /** Behind the last count of a block that is not zero. */
+  #lastCounted(block: number): number {
+    const bytes = this.#file.subarray(block, block + this.#cluster);
+    let end = bytes.length;
+    while (end > 0 && bytes[end - 1] === 0) end--;
+    return Math.ceil((end * 8) / 2 ** this.#header.refcountOrder);
   }
 }
