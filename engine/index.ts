@@ -1,24 +1,24 @@
 // Every export of the engine. README.md documents them for hosts in any language; nothing here does more than hand on.
-import { jobAbort } from './abort';
-import { arenaInit, arenaTableBytes } from './arena';
-import { backingInit, setBackingTexts } from './backing';
-import { freesBytes, freesInit } from './frees';
-import { guestInit } from './guest';
-import { FORMAT_QCOW2, clusterBytes, imageAt, imageCount, imageOf, imagesBytes, imagesInit, overlay, setImageCount } from './image';
-import { alarmTime, jobActive, jobBytes, jobInit, theJob } from './job';
+import { jobAbort } from './requests/abort';
+import { arenaInit, arenaTableBytes } from './core/arena';
+import { backingInit, setBackingTexts } from './tables/backing';
+import { freesBytes, freesInit } from './tables/frees';
+import { guestInit } from './core/guest';
+import { FORMAT_QCOW2, clusterBytes, imageAt, imageCount, imageOf, imagesBytes, imagesInit, overlay, setImageCount } from './core/image';
+import { alarmTime, jobActive, jobBytes, jobInit, theJob } from './core/job';
 import { BLOCK_BYTES, IMAGES_MAX, PAGES_MAX, PAGES_MIN, PAGE_BYTES, REPORT_NUMBERS, REQUESTS_MAX, TASKS_MAX, TEXT_BYTES } from './limits';
-import { pageAt, pagesInit, pagesTableBytes } from './pages';
-import { zeroPageInit } from './place';
-import { requestBytes } from './populate';
-import { readaheadInit } from './readahead';
-import { setCopyOnRead } from './read';
-import { refcountsInit } from './refcounts';
-import { completionsAt, ringBytes, ringInit, submissionCount, submissionsAt } from './ring';
+import { pageAt, pagesInit, pagesTableBytes } from './core/pages';
+import { requestBytes } from './data/populate';
+import { readaheadInit } from './requests/readahead';
+import { setCopyOnRead } from './requests/read';
+import { refcountsInit } from './tables/refcounts';
+import { completionsAt, ringBytes, ringInit, submissionCount, submissionsAt } from './core/ring';
 import { step as runStep } from './step';
-import { jobBegin, jobResume, jobSetSpeed } from './stream';
-import { KIND_NONE, KIND_REQUEST_LAST, taskAt, taskBegin, tasksBytes, tasksInit } from './task';
-import './trap';
-import { setTrimming, writebackBytes, writebackInit } from './writeback';
+import { jobBegin, jobResume, jobSetSpeed } from './requests/stream';
+import { KIND_NONE, KIND_REQUEST_LAST, taskAt, taskBegin, tasksBytes, tasksInit } from './core/task';
+import './core/trap';
+import { setTrimming, writebackBytes, writebackInit } from './tables/writeback';
+import { zeroPageInit } from './tables/zeropage';
 
 /** Version of this interface; a host refuses another. */
 const INTERFACE_VERSION: u32 = 1;

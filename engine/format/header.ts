@@ -4,7 +4,7 @@ import {
   OK, R_BACKING_NAME, R_CLUSTER_BITS, R_COMPRESSION_TYPE, R_ENCRYPTED, R_EXTENDED_L2, R_EXTENSION, R_EXTERNAL_DATA, R_HEADER_LENGTH,
   R_INCOMPATIBLE, R_L1_OFFSET, R_L1_SIZE, R_MAGIC, R_REFCOUNT_ORDER, R_REFCOUNT_TABLE, R_SIZE, R_SNAPSHOT_TABLE, R_TRUNCATED, R_VERSION,
 } from '../errors';
-import { Image, clusterBytes } from '../image';
+import { Image, clusterBytes } from '../core/image';
 import { BACKING_NAME_BYTES_MAX, L1_BYTES_MAX, OFFSET_MAX, PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX } from '../limits';
 
 /** "QFI\xfb" */

@@ -62,14 +62,14 @@ it.each(Object.entries(ABOUT))('says of %s what it is about', async (name, word)
 });
 
 it('numbers the requests alike', async () => {
-  const kinds = withoutPrefix(await constants('engine/task.ts', /^KIND_/), 'KIND_');
+  const kinds = withoutPrefix(await constants('engine/core/task.ts', /^KIND_/), 'KIND_');
   const last = kinds.get('REQUEST_LAST')!;
   const requests = [...kinds].filter(([key, value]) => key !== 'NONE' && key !== 'REQUEST_LAST' && value <= last);
   expect(await members('hosts/engine.ts', 'Kind')).toEqual(new Map(requests));
 });
 
 it('numbers the operations of the ring alike', async () => {
-  expect(await members('hosts/engine.ts', 'Op')).toEqual(withoutPrefix(await constants('engine/ring.ts', /^OP_/), 'OP_'));
+  expect(await members('hosts/engine.ts', 'Op')).toEqual(withoutPrefix(await constants('engine/core/ring.ts', /^OP_/), 'OP_'));
 });
 
 it('knows the same flags, versions, formats, policies and sizes', async () => {
@@ -77,16 +77,16 @@ it('knows the same flags, versions, formats, policies and sizes', async () => {
   const disk = await constants('hosts/disk.ts', /./);
   const open = await constants('hosts/open.ts', /./);
   const limits = await constants('engine/limits.ts', /./);
-  expect(host.get('FLAG_BACKGROUND')).toBe((await constants('engine/ring.ts', /FLAG/)).get('FLAG_BACKGROUND'));
+  expect(host.get('FLAG_BACKGROUND')).toBe((await constants('engine/core/ring.ts', /FLAG/)).get('FLAG_BACKGROUND'));
   expect(host.get('INTERFACE_VERSION')).toBe((await constants('engine/index.ts', /VERSION/)).get('INTERFACE_VERSION'));
   expect(host.get('TEXT_BYTES')).toBe(limits.get('TEXT_BYTES'));
   expect(disk.get('EXTENTS_BLOCK_BYTES')).toBe(limits.get('BLOCK_BYTES'));
-  expect(disk.get('WRITE_ZEROES')).toBe((await constants('engine/write.ts', /WRITE/)).get('WRITE_ZEROES'));
-  expect(open.get('OPEN_WRITABLE')).toBe((await constants('engine/open.ts', /OPEN/)).get('OPEN_WRITABLE'));
-  expect(disk.get('STATUS_NONE')).toBe((await constants('engine/job.ts', /STATUS/)).get('STATUS_NONE'));
-  const policies = withoutPrefix(await constants('engine/job.ts', /^ON_ERROR_/), 'ON_ERROR_');
+  expect(disk.get('WRITE_ZEROES')).toBe((await constants('engine/requests/write.ts', /WRITE/)).get('WRITE_ZEROES'));
+  expect(open.get('OPEN_WRITABLE')).toBe((await constants('engine/requests/open.ts', /OPEN/)).get('OPEN_WRITABLE'));
+  expect(disk.get('STATUS_NONE')).toBe((await constants('engine/core/job.ts', /STATUS/)).get('STATUS_NONE'));
+  const policies = withoutPrefix(await constants('engine/core/job.ts', /^ON_ERROR_/), 'ON_ERROR_');
   expect(await members('hosts/disk.ts', 'ON_ERROR')).toEqual(policies);
-  const formats = withoutPrefix(await constants('engine/image.ts', /^FORMAT_(?!PROBE)/), 'FORMAT_');
+  const formats = withoutPrefix(await constants('engine/core/image.ts', /^FORMAT_(?!PROBE)/), 'FORMAT_');
   expect(formats).toEqual(new Map([['RAW', 1], ['QCOW2', 2]]));
 });
 
@@ -99,7 +99,7 @@ async function recordBytes(path: string, name: string): Promise<number> {
 
 it('lays the entries of the ring and of a map out alike', async () => {
   const host = await constants('hosts/engine.ts', /_WORDS$/);
-  expect(host.get('SUBMISSION_WORDS')! * 4).toBe(await recordBytes('engine/ring.ts', 'Submission'));
-  expect(host.get('COMPLETION_WORDS')! * 4).toBe(await recordBytes('engine/ring.ts', 'Completion'));
-  expect((await constants('hosts/disk.ts', /EXTENT_BYTES/)).get('EXTENT_BYTES')).toBe(await recordBytes('engine/map.ts', 'ExtentRecord'));
+  expect(host.get('SUBMISSION_WORDS')! * 4).toBe(await recordBytes('engine/core/ring.ts', 'Submission'));
+  expect(host.get('COMPLETION_WORDS')! * 4).toBe(await recordBytes('engine/core/ring.ts', 'Completion'));
+  expect((await constants('hosts/disk.ts', /EXTENT_BYTES/)).get('EXTENT_BYTES')).toBe(await recordBytes('engine/requests/map.ts', 'ExtentRecord'));
 });

@@ -1,0 +1,292 @@
+// check: compares what the overlay's file says is in use with what refers to it, and repairs it. It finds what `qemu-img check` finds;
+// the disk is at rest meanwhile. What is repaired is written so that a crash in between leaves nothing worse than before.
+import { arenaBytes } from '../core/arena';
+import { countBlocks, countTables, refer } from './count';
+import { switchTable, planRebuild, writeBlocks, writeTable } from './rebuild';
+import { compareFlags, compareWindow, freeBehindEnd } from './refcounts';
+import { countBitmaps, countSnapshots } from './snapshots';
+import { COUNT_BYTES, Check, REBUILD, REPAIR, beginLook, beginTable, checkOf, corruptions } from './state';
+import { ECORRUPT, EUNSUPPORTED, R_BITMAPS, R_DAMAGED, R_MAGIC } from '../errors';
+import { AT_INCOMPATIBLE, INCOMPATIBLE_CORRUPT, get64, put64 } from '../format/header';
+import { FORMAT_QCOW2, Image, OVERLAY, clusterBytes, overlay } from '../core/image';
+import { CHECK_REPAIRS_MAX, CHECK_WINDOW_BYTES_MIN, SECTOR_BYTES } from '../limits';
+import { STAGE_ROOTS, pageChanged, pageGet } from '../core/pages';
+import { refcountsGrowing } from '../tables/refcounts';
+import { OP_GIVE, tell } from '../core/ring';
+import { DONE, EXCLUSIVE, ON_REFCOUNTS, Task, WAIT, fail, lock, takeMemory, wait } from '../core/task';
+import { settle, settled } from '../tables/writeback';
+
+/** Arguments of a check: what it may repair. */
+const REPAIR_NOTHING: u64 = 0;
+const REPAIR_LEAKS: u64 = 1;
+const REPAIR_ALL: u64 = 2;
+/** After a crash: everything, unless something is wrong that no crash leaves behind; then nothing is changed. */
+const REPAIR_CRASH: u64 = 3;
+
+/** Numbers of the report. */
+const REPORT_BYTES: u32 = 8 * 8;
+
+const REST: u32 = 0;
+const BEGIN: u32 = 1;
+const LOOKING: u32 = 2;
+const LOOKING_AT_FLAGS: u32 = 3;
+const DECIDE: u32 = 4;
+const REPAIRING: u32 = 5;
+const REBUILDING: u32 = 6;
+const SWITCHING: u32 = 7;
+const REPAIRED: u32 = 8;
+const FLAGS: u32 = 9;
+const FLAGGED: u32 = 10;
+const BEHIND_END: u32 = 11;
+const MARK: u32 = 12;
+const MARKED: u32 = 13;
+const END: u32 = 14;
+
+/**
+ * The argument says what may be repaired. Gives eight 64-bit floats: corruptions, leaks, corruptions fixed, leaks fixed, clusters of the
+ * disk that have a place, of these compressed ones, bytes up to the end of the last cluster in use, clusters that do not follow the one
+ * before them.
+ */
+export function runCheck(t: Task): i32 {
+  const image = overlay();
+  if (!mayCheck(t, image) || !lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;
+  if (t.state == REST) {
+    // What a failed task took, and what was freed, is counted as free first.
+    if (refcountsGrowing()) return wait(t, ON_REFCOUNTS);
+    if (!settled() && !settle(t)) return WAIT;
+    t.state = BEGIN;
+  }
+  if (!takeMemory(t, windowBytes(image), offsetof<Check>())) return WAIT;
+  const c = checkOf(t);
+  if (t.state == BEGIN) begin(t, c, image);
+  while (t.state != END) {
+    const next = t.state < DECIDE ? look(t, c, image) : t.state == DECIDE ? decide(t, c, image) : repair(t, c, image);
+    if (next != DONE) return next;
+  }
+  report(t, c);
+  return DONE;
+}
+
+function mayCheck(t: Task, image: Image): bool {
+  if (image.format != FORMAT_QCOW2) fail(t, EUNSUPPORTED, R_MAGIC, OVERLAY, 0);
+  else if (t.argument != REPAIR_NOTHING && image.bitmapCount) fail(t, EUNSUPPORTED, R_BITMAPS, OVERLAY, 0);
+  return t.error == 0;
+}
+
+/** Enough to count all clusters at once, or half of the memory. */
+function windowBytes(image: Image): u32 {
+  const wanted = ((image.fileSize >> image.clusterBits) + 2) * COUNT_BYTES;
+  let bytes = CHECK_WINDOW_BYTES_MIN;
+  while (wanted > bytes && bytes << 1 <= arenaBytes() / 2) bytes <<= 1;
+  return bytes;
+}
+
+function begin(t: Task, c: Check, image: Image): void {
+  memory.fill(changetype<usize>(c), 0, offsetof<Check>());
+  c.window = t.buffer;
+  c.windowClusters = t.bufferBytes / COUNT_BYTES;
+  c.refcountMax = image.refcountOrder == 6 ? u64.MAX_VALUE : ((<u64>1) << (1 << image.refcountOrder)) - 1;
+  startLook(t, c, image);
+}
+
+function startLook(t: Task, c: Check, image: Image): void {
+  beginLook(c, image);
+  startWindows(c, image);
+  t.state = LOOKING;
+}
+
+function startWindows(c: Check, image: Image): void {
+  if (c.round != REBUILD) c.clusters = (image.fileSize + clusterBytes(image) - 1) >> image.clusterBits;
+  c.windowFirst = 0;
+  c.part = START;
+}
+
+function look(t: Task, c: Check, image: Image): i32 {
+  if (t.state == LOOKING) {
+    const next = allWindows(t, c, image);
+    if (next != DONE) return next;
+    beginTable(c);
+    t.state = LOOKING_AT_FLAGS;
+  }
+  const next = compareFlags(t, c, image);
+  if (next == DONE) t.state = DECIDE;
+  return next;
+}
+
+/** Whether to repair, and how. */
+function decide(t: Task, c: Check, image: Image): i32 {
+  const fixable = t.argument != REPAIR_LEAKS ? corruptions(c) - c.wrongEntries + c.leaks + c.looseZeroes
+    : moreIsWrong(c) ? c.leaks : c.leaks + c.wrongFlags;
+  t.settles = 0;
+  const wrongBlocks = c.wrongBlocks + c.sharedBlocks;
+  if (t.argument == REPAIR_CRASH && c.wrongEntries + wrongBlocks + c.shared) return damaged(t);
+  if (t.argument == REPAIR_NOTHING || fixable == 0 || c.repairs == CHECK_REPAIRS_MAX) {
+    c.round = REPAIR;
+    c.cursor = c.clusters;
+    t.state = t.argument == REPAIR_CRASH ? BEHIND_END : MARK;
+    return DONE;
+  }
+  // A block that something else refers to as well, or that is not where blocks can be, must not be written to.
+  if (t.argument == REPAIR_LEAKS && wrongBlocks) return damaged(t);
+  c.repairs++;
+  const rebuilds = t.argument != REPAIR_LEAKS && wrongBlocks + c.missing != 0;
+  if (rebuilds && !planRebuild(t, c, image)) return WAIT;
+  if (!rebuilds) c.round = REPAIR;
+  startWindows(c, image);
+  t.state = REPAIRING;
+  return DONE;
+}
+
+/** With leaks go the flags that they made wrong, as in QEMU; not where more is wrong, which is not asked for. */
+function moreIsWrong(c: Check): bool {
+  return corruptions(c) != c.wrongFlags;
+}
+
+function damaged(t: Task): i32 {
+  fail(t, ECORRUPT, R_DAMAGED, OVERLAY, 0);
+  return WAIT;
+}
+
+function repair(t: Task, c: Check, image: Image): i32 {
+  if (t.state == REPAIRING) {
+    const next = allWindows(t, c, image);
+    if (next != DONE) return next;
+    c.cursor = 0;
+    t.state = c.round == REBUILD ? REBUILDING : REPAIRED;
+  }
+  if (t.state == REBUILDING) {
+    if (!writeTable(t, c, image)) return WAIT;
+    t.state = SWITCHING;
+  }
+  if (t.state == SWITCHING) {
+    if (!switchTable(t, c, image)) return WAIT;
+    c.round = REPAIR;
+    t.state = REPAIRED;
+  }
+  // Refcounts are on stable storage before a flag relies on them.
+  if (t.state == REPAIRED) {
+    if (!settle(t)) return WAIT;
+    beginTable(c);
+    t.state = t.argument == REPAIR_LEAKS && moreIsWrong(c) ? FLAGGED : FLAGS;
+  }
+  if (t.state == FLAGS) {
+    const next = compareFlags(t, c, image);
+    if (next != DONE) return next;
+    t.state = FLAGGED;
+  }
+  if (t.state == FLAGGED) {
+    if (!settle(t)) return WAIT;
+    if (t.argument != REPAIR_CRASH) {
+      startLook(t, c, image);
+      return DONE;
+    }
+    c.cursor = c.clusters;
+    t.state = BEHIND_END;
+  }
+  if (t.state == BEHIND_END) {
+    const next = freeBehindEnd(t, c, image);
+    if (next != DONE) return next;
+    t.state = MARK;
+  }
+  return markSound(t, c, image);
+}
+
+/** Takes the mark of a corrupt image off one that has been repaired. */
+function markSound(t: Task, c: Check, image: Image): i32 {
+  if (t.state == MARK) {
+    t.state = MARKED;
+    if (t.argument == REPAIR_ALL && image.corrupt && corruptions(c) == 0) {
+      const header = pageGet(t, OVERLAY, 0);
+      if (!header) {
+        t.state = MARK;
+        return WAIT;
+      }
+      put64(header + AT_INCOMPATIBLE, get64(header + AT_INCOMPATIBLE) & ~INCOMPATIBLE_CORRUPT);
+      pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
+      image.corrupt = false;
+    }
+  }
+  if (!settled() && !settle(t)) return WAIT;
+  t.state = END;
+  return DONE;
+}
+
+/** Parts of what is done with one window. */
+const START: u32 = 0;
+const ACTIVE: u32 = 1;
+const SNAPSHOTS: u32 = 2;
+const BITMAPS: u32 = 3;
+const BLOCKS: u32 = 4;
+const COMPARE: u32 = 5;
+
+/** Counts the references to all clusters of the file, window by window, and does with each window what the round is for. */
+function allWindows(t: Task, c: Check, image: Image): i32 {
+  while (true) {
+    if (c.part != COMPARE) {
+      const next = countReferences(t, c, image);
+      if (next != DONE) return next;
+      c.cursor = c.windowFirst;
+      c.part = COMPARE;
+    }
+    const next = c.round == REBUILD ? writeBlocks(t, c, image) : compareWindow(t, c, image, t.argument != REPAIR_LEAKS);
+    if (next != DONE) return next;
+    c.windowFirst += c.windowClusters;
+    c.part = START;
+    if (c.windowFirst >= c.clusters) return DONE;
+  }
+}
+
+/** Counts all references to the clusters of the window. The refcount blocks come last: see countBlocks. */
+function countReferences(t: Task, c: Check, image: Image): i32 {
+  if (c.part == START) {
+    memory.fill(c.window, 0, t.bufferBytes);
+    refer(c, image, 0, clusterBytes(image), true);
+    refer(c, image, image.l1Offset, (<u64>image.l1Size) << 3, true);
+    beginTable(c);
+    c.part = ACTIVE;
+  }
+  if (c.part == ACTIVE) {
+    const next = countTables(t, c, image, image.l1Offset, image.l1Size, true);
+    if (next != DONE) return next;
+    c.item = 0;
+    c.itemAt = image.snapshotsOffset;
+    c.itemRead = false;
+    c.part = SNAPSHOTS;
+  }
+  if (c.part == SNAPSHOTS) {
+    const next = countSnapshots(t, c, image);
+    if (next != DONE) return next;
+    c.item = 0;
+    c.itemAt = image.bitmapsOffset;
+    c.itemRead = false;
+    c.part = BITMAPS;
+  }
+  if (c.part == BITMAPS) {
+    const next = countBitmaps(t, c, image);
+    if (next != DONE) return next;
+    // A rebuild makes a new refcount table, with new blocks.
+    if (c.round == REBUILD) return DONE;
+    refer(c, image, image.refcountTableOffset, image.refcountTableBytes, true);
+    c.cursor = 0;
+    c.part = BLOCKS;
+  }
+  return countBlocks(t, c, image);
+}
+
+function report(t: Task, c: Check): void {
+  put(t, 0, corruptions(c));
+  put(t, 1, c.leaks);
+  put(t, 2, c.corruptionsFixed);
+  put(t, 3, c.leaksFixed);
+  put(t, 4, c.allocated);
+  put(t, 5, c.compressed);
+  put(t, 6, c.end);
+  put(t, 7, c.fragmented);
+  const give = tell(OP_GIVE, t.request);
+  give.address = <u32>t.buffer;
+  give.length = REPORT_BYTES;
+}
+
+function put(t: Task, index: u32, value: u64): void {
+  store<f64>(t.buffer + index * 8, <f64>value);
+}

@@ -1,0 +1,193 @@
+// Counting references: everything in the image that refers to clusters of its file, noted in the check's window, in the order and by
+// the rules of QEMU's own check, so that both find the same. A wrong entry is counted and followed as far as that can be.
+import { get64 } from '../format/header';
+import {
+  ALL_ALLOCATED, COMPRESSED, COPIED, L1_RESERVED, L2_RESERVED, OFFSET_MASK, ZERO, compressedBytes, compressedOffset,
+} from '../format/l2';
+import { Check, COUNT_BYTES, LOOK, REFERENCES, WHOLE, telling } from './state';
+import { Image, clusterBytes } from '../core/image';
+import { OFFSET_MAX, PAGE_BYTES, PAGE_MASK, SCAN_ENTRIES_MAX } from '../limits';
+import { pageGet } from '../core/pages';
+import { BLOCK_OFFSET_MASK } from '../tables/refcounts';
+import { AGAIN, DONE, Task, WAIT } from '../core/task';
+
+/** Counts one reference to each cluster that a range touches; `whole` says that no other may refer to them. */
+export function refer(c: Check, image: Image, offset: u64, bytes: u64, whole: bool): void {
+  if (bytes == 0) return;
+  // What is referred to last may end up to a cluster behind the file: files are not always filled up.
+  if (offset > OFFSET_MAX || offset + bytes >= image.fileSize + clusterBytes(image)) {
+    if (!telling(c)) return;
+    c.wrongEntries++;
+    c.outside++;
+    return;
+  }
+  const end = ((offset + bytes - 1) >> image.clusterBits) + 1;
+  c.clusters = max(c.clusters, end);
+  const to = min(end, c.windowFirst + c.windowClusters);
+  for (let cluster = max(offset >> image.clusterBits, c.windowFirst); cluster < to; cluster++) countOne(c, cluster, whole);
+}
+
+/** References found to a cluster of the window, as far as its refcount can hold them. */
+export function referencesTo(c: Check, cluster: u64): u64 {
+  return min<u64>(countedOf(c, cluster), c.refcountMax);
+}
+
+/** References found to a cluster of the window, up to the most that are counted. */
+export function countedOf(c: Check, cluster: u64): u16 {
+  return load<u16>(countAt(c, cluster)) & REFERENCES;
+}
+
+export function claimedWhole(c: Check, cluster: u64): bool {
+  return (load<u16>(countAt(c, cluster)) & WHOLE) != 0;
+}
+
+function countAt(c: Check, cluster: u64): usize {
+  return c.window + <usize>(cluster - c.windowFirst) * COUNT_BYTES;
+}
+
+function countOne(c: Check, cluster: u64, whole: bool): void {
+  const at = countAt(c, cluster);
+  const counted = countedOf(c, cluster);
+  // What the refcount's width cannot hold is told.
+  if (c.round == LOOK && counted >= c.refcountMax) c.wrongEntries++;
+  if (counted == REFERENCES) c.uncounted++;
+  else store<u16>(at, load<u16>(at) + 1);
+  if (whole) store<u16>(at, load<u16>(at) | WHOLE);
+}
+
+/** Counts what an L1 table refers to, and what its L2 tables do. `active`: it is the disk's own, and not a snapshot's. */
+export function countTables(t: Task, c: Check, image: Image, l1Offset: u64, l1Entries: u64, active: bool): i32 {
+  const l2Entries = (<u64>1) << image.l2Bits;
+  let scanned: u64 = 0;
+  while (l1Entries > c.l1) {
+    if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
+    const at = pageGet(t, image.index, l1Offset + (c.l1 << 3));
+    if (!at) return WAIT;
+    const entry = get64(at);
+    const table = entry & OFFSET_MASK;
+    if (entry && !c.entered) enterTable(c, image, entry);
+    while (c.entered && l2Entries > c.l2) {
+      if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
+      const offset = table + (c.l2 << image.l2EntryBits);
+      // Behind the end of the file there are no entries. An L1 table with more L2 tables than the file has clusters is not followed on.
+      if (offset >= image.fileSize || c.tables > c.clusters) break;
+      const l2 = pageGet(t, image.index, offset);
+      if (!l2) return WAIT;
+      const count = min(l2Entries - c.l2, entriesOfPage(offset) >> (image.l2EntryBits - 3));
+      countEntries(c, image, l2, <u32>count, active && telling(c));
+      c.l2 += count;
+      scanned += count;
+    }
+    c.entered = false;
+    c.l1++;
+    scanned++;
+  }
+  return DONE;
+}
+
+/** Eight-byte entries from an offset of the file to the end of its page. */
+export function entriesOfPage(offset: u64): u64 {
+  return (<u64>PAGE_BYTES - (offset & PAGE_MASK)) >> 3;
+}
+
+function enterTable(c: Check, image: Image, entry: u64): void {
+  const table = entry & OFFSET_MASK;
+  if (telling(c)) {
+    if (entry & L1_RESERVED) c.wrongEntries++;
+    if (table & (clusterBytes(image) - 1)) c.wrongEntries++;
+  }
+  refer(c, image, table, clusterBytes(image), true);
+  c.entered = true;
+  c.l2 = 0;
+  c.contiguous = 0;
+  c.tables++;
+}
+
+/** Counts what `count` neighbouring L2 entries at an address refer to; `statistics` says to also count clusters by kind. */
+function countEntries(c: Check, image: Image, at: usize, count: u32, statistics: bool): void {
+  const step = <usize>1 << image.l2EntryBits;
+  const last = at + <usize>count * step;
+  for (; at < last; at += step) {
+    const entry = get64(at);
+    const bitmap = image.extendedL2 ? get64(at + 8) : 0;
+    if ((entry | bitmap) == 0) continue;
+    if (entry & COMPRESSED) {
+      countCompressed(c, image, entry, bitmap, statistics);
+      continue;
+    }
+    if (telling(c)) tellEntry(c, image, entry, bitmap);
+    const offset = entry & OFFSET_MASK;
+    if (offset == 0) continue;
+    if (statistics) {
+      c.allocated++;
+      if (c.contiguous && offset != c.contiguous) c.fragmented++;
+      c.contiguous = offset + clusterBytes(image);
+    }
+    refer(c, image, offset, clusterBytes(image), true);
+  }
+}
+
+/** What is wrong with a standard or extended entry by itself. */
+function tellEntry(c: Check, image: Image, entry: u64, bitmap: u64): void {
+  if (entry & L2_RESERVED) c.wrongEntries++;
+  const offset = entry & OFFSET_MASK;
+  if (offset == 0) {
+    // The zero bit comes first, where there are no subclusters: what it says needs no place.
+    if (bitmap & ALL_ALLOCATED) c.wrongEntries++;
+    return;
+  }
+  if ((bitmap >> 32) & bitmap) c.wrongEntries++;
+  if (offset & (clusterBytes(image) - 1)) {
+    c.wrongEntries++;
+    if (showsNoData(image, entry, bitmap)) c.looseZeroes++;
+  }
+}
+
+/** Whether an entry with a place shows nothing of what is there. */
+export function showsNoData(image: Image, entry: u64, bitmap: u64): bool {
+  return image.extendedL2 ? (bitmap & ALL_ALLOCATED) == 0 : (entry & ZERO) != 0;
+}
+
+function countCompressed(c: Check, image: Image, entry: u64, bitmap: u64, statistics: bool): void {
+  if (telling(c) && entry & COPIED) c.wrongEntries++;
+  if (bitmap) {
+    if (telling(c)) c.wrongEntries++;
+    return;
+  }
+  refer(c, image, compressedOffset(image, entry), compressedBytes(image, entry), false);
+  if (!statistics) return;
+  c.allocated++;
+  c.compressed++;
+  c.fragmented++;
+}
+
+/** Counts the refcount blocks, after everything else: nothing but the refcount table may refer to them, and that once. */
+export function countBlocks(t: Task, c: Check, image: Image): i32 {
+  const entries = image.refcountTableBytes >> 3;
+  let scanned: u64 = 0;
+  while (entries > c.cursor) {
+    if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
+    const offset = image.refcountTableOffset + (c.cursor << 3);
+    const at = pageGet(t, image.index, offset);
+    if (!at) return WAIT;
+    const count = <u32>min(entries - c.cursor, entriesOfPage(offset));
+    for (let i: u32 = 0; i < count; i++) countBlock(c, image, get64(at + (i << 3)));
+    c.cursor += count;
+    scanned += count;
+  }
+  return DONE;
+}
+
+function countBlock(c: Check, image: Image, entry: u64): void {
+  const offset = entry & BLOCK_OFFSET_MASK;
+  if (offset == 0 && entry == 0) return;
+  const cluster = offset >> image.clusterBits;
+  if (entry != offset || offset & (clusterBytes(image) - 1) || cluster >= c.clusters) {
+    if (telling(c)) c.wrongBlocks++;
+    return;
+  }
+  refer(c, image, offset, clusterBytes(image), true);
+  if (c.round != LOOK || c.windowFirst > cluster || cluster >= c.windowFirst + c.windowClusters) return;
+  if (countedOf(c, cluster) != 1) c.sharedBlocks++;
+  if (referencesTo(c, cluster) != 1) c.wrongBlocks++;
+}

@@ -1,0 +1,151 @@
+// What internal snapshots and persistent bitmaps refer to (QEMU's docs/interop/qcow2.txt, "Snapshots" and "Bitmaps extension"): read
+// only to count it. Both are lists of entries of varying length, each with a table of its own.
+import { Check, beginTable, telling } from './state';
+import { countTables, entriesOfPage, refer } from './count';
+import { get64 } from '../format/header';
+import { Image, clusterBytes } from '../core/image';
+import { BITMAP_ENTRIES_MAX, L1_BYTES_MAX, SCAN_ENTRIES_MAX } from '../limits';
+import { OFFSET_MASK } from '../format/l2';
+import { pageGet } from '../core/pages';
+import { AGAIN, DONE, Task, WAIT } from '../core/task';
+
+/** An entry of the snapshot table: where the words stand that tell of its L1 table and its lengths. */
+const SNAPSHOT_L1_OFFSET: u64 = 0;
+const SNAPSHOT_SIZES: u64 = 8;
+const SNAPSHOT_EXTRA: u64 = 32;
+const SNAPSHOT_BYTES: u64 = 40;
+/** Version 3 wants the size of the VM state and of the disk there; QEMU takes no more than this. */
+const SNAPSHOT_EXTRA_MIN: u64 = 16;
+const SNAPSHOT_EXTRA_MAX: u64 = 1024;
+
+/** An entry of the bitmap directory. */
+const BITMAP_TABLE_OFFSET: u64 = 0;
+const BITMAP_TABLE_SIZE: u64 = 8;
+const BITMAP_SIZES: u64 = 16;
+const BITMAP_BYTES: u64 = 24;
+/** A bitmap table's entry without a cluster says that all bits are set; with one, the bit is reserved like the others. */
+const BITMAP_ALL_SET: u64 = 1;
+const BITMAP_RESERVED: u64 = 0xff000000000001fe;
+
+/** The answer of the last `word`. */
+let theWord: u64 = 0;
+
+/** Reads eight bytes at a multiple of eight. */
+function word(t: Task, image: Image, offset: u64): bool {
+  const at = pageGet(t, image.index, offset);
+  if (!at) return false;
+  theWord = get64(at);
+  return true;
+}
+
+/** Counts the snapshots' L1 tables and what they refer to, then the snapshot table itself. */
+export function countSnapshots(t: Task, c: Check, image: Image): i32 {
+  while (image.snapshots > <u32>c.item) {
+    if (!c.itemRead) {
+      if (!readSnapshot(t, c, image)) return WAIT;
+      if (c.item == image.snapshots) break;
+      beginTable(c);
+    }
+    const next = countTables(t, c, image, c.itemTable, c.itemEntries, false);
+    if (next != DONE) return next;
+    c.itemRead = false;
+    c.itemAt = c.itemNext;
+    c.item++;
+  }
+  if (image.snapshots) refer(c, image, image.snapshotsOffset, c.itemAt - image.snapshotsOffset, true);
+  return DONE;
+}
+
+/** Reads one entry of the snapshot table; where the table ends too early, the rest is skipped. False: the task waits. */
+function readSnapshot(t: Task, c: Check, image: Image): bool {
+  const at = (c.itemAt + 7) & ~7;
+  if (at + SNAPSHOT_BYTES > image.fileSize) return skipList(c, image.snapshots);
+  if (!word(t, image, at + SNAPSHOT_L1_OFFSET)) return false;
+  const table = theWord;
+  if (!word(t, image, at + SNAPSHOT_SIZES)) return false;
+  const entries = theWord >> 32;
+  const texts = ((theWord >> 16) & 0xffff) + (theWord & 0xffff);
+  if (!word(t, image, at + SNAPSHOT_EXTRA)) return false;
+  const extra = theWord & 0xffffffff;
+  if (extra > SNAPSHOT_EXTRA_MAX) return skipList(c, image.snapshots);
+  if (telling(c) && image.version > 2 && extra < SNAPSHOT_EXTRA_MIN) c.wrongEntries++;
+  c.itemNext = at + SNAPSHOT_BYTES + extra + texts;
+  c.itemTable = table;
+  c.itemEntries = entries;
+  c.itemRead = true;
+  const wrong = (table & (clusterBytes(image) - 1)) != 0 || entries << 3 > L1_BYTES_MAX;
+  if (wrong && telling(c)) c.wrongEntries++;
+  if (wrong || table >= image.fileSize) c.itemEntries = 0;
+  if (!wrong) refer(c, image, table, entries << 3, true);
+  return true;
+}
+
+/** The list cannot be followed any further. */
+function skipList(c: Check, items: u64): bool {
+  if (telling(c)) c.wrongEntries++;
+  c.item = items;
+  return true;
+}
+
+/** Counts the bitmaps' tables and what they refer to, then the bitmap directory. */
+export function countBitmaps(t: Task, c: Check, image: Image): i32 {
+  while (image.bitmapCount > <u32>c.item) {
+    if (!c.itemRead) {
+      if (!readBitmap(t, c, image)) return WAIT;
+      if (c.item == image.bitmapCount) break;
+    }
+    const next = countBitmapTable(t, c, image);
+    if (next != DONE) return next;
+    c.itemRead = false;
+    c.itemAt = c.itemNext;
+    c.item++;
+  }
+  if (image.bitmapCount) refer(c, image, image.bitmapsOffset, image.bitmapsBytes, true);
+  return DONE;
+}
+
+function readBitmap(t: Task, c: Check, image: Image): bool {
+  const end = image.bitmapsOffset + image.bitmapsBytes;
+  if (c.itemAt + BITMAP_BYTES > min(end, image.fileSize)) return skipList(c, image.bitmapCount);
+  if (!word(t, image, c.itemAt + BITMAP_TABLE_OFFSET)) return false;
+  const table = theWord;
+  if (!word(t, image, c.itemAt + BITMAP_TABLE_SIZE)) return false;
+  const entries = theWord >> 32;
+  if (!word(t, image, c.itemAt + BITMAP_SIZES)) return false;
+  const texts = ((theWord >> 32) & 0xffff) + (theWord & 0xffffffff);
+  c.itemNext = (c.itemAt + BITMAP_BYTES + texts + 7) & ~7;
+  const unaligned = (table & (clusterBytes(image) - 1)) != 0;
+  if (c.itemNext > end || unaligned || table == 0 || entries > BITMAP_ENTRIES_MAX) return skipList(c, image.bitmapCount);
+  refer(c, image, table, entries << 3, true);
+  c.itemTable = table;
+  c.itemEntries = table < image.fileSize ? entries : 0;
+  c.itemRead = true;
+  c.l1 = 0;
+  return true;
+}
+
+/** Counts the clusters of one bitmap; `l1` is how far its table has been read. */
+function countBitmapTable(t: Task, c: Check, image: Image): i32 {
+  let scanned: u64 = 0;
+  while (c.itemEntries > c.l1) {
+    if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
+    const offset = c.itemTable + (c.l1 << 3);
+    const at = pageGet(t, image.index, offset);
+    if (!at) return WAIT;
+    const count = <u32>min(c.itemEntries - c.l1, entriesOfPage(offset));
+    for (let i: u32 = 0; i < count; i++) countBitmapCluster(c, image, get64(at + (i << 3)));
+    c.l1 += count;
+    scanned += count;
+  }
+  return DONE;
+}
+
+function countBitmapCluster(c: Check, image: Image, entry: u64): void {
+  const offset = entry & OFFSET_MASK;
+  const placedWrong = offset && (entry & BITMAP_ALL_SET || offset & (clusterBytes(image) - 1));
+  if (entry & BITMAP_RESERVED || placedWrong) {
+    if (telling(c)) c.wrongEntries++;
+    return;
+  }
+  if (offset) refer(c, image, offset, clusterBytes(image), true);
+}

@@ -1,0 +1,287 @@
+// The metadata cache: 64 KiB pages of every image's tables, with what has changed in them noted by sector and by stage.
+//
+// A page may also hold data clusters (where clusters are smaller than a page); those are never looked at here, and never written
+// back, since only sectors that were marked as changed are. Writing back is writeback.ts's work alone.
+import { OVERLAY, imageOf } from './image';
+import { PAGE_BYTES, PAGE_MASK, SECTOR_BITS, SECTOR_BYTES } from '../limits';
+import { OP_READ, ioBegin, slot } from './ring';
+import { ON_WRITEBACK, ON_PAGE, ON_SLOT, Task, wakePage } from './task';
+
+/**
+ * The order in which changes reach the disk: every stage is on stable storage before the next is written. First the mark that the
+ * image is not closed, then refcounts (and whatever nothing refers to yet), then what makes refcount blocks reachable, then L2
+ * tables, then L1 entries.
+ */
+export const STAGE_MARK: u32 = 0;
+export const STAGE_REFCOUNTS: u32 = 1;
+export const STAGE_ROOTS: u32 = 2;
+export const STAGE_L2: u32 = 3;
+export const STAGE_L1: u32 = 4;
+export const STAGES: u32 = 5;
+
+const EMPTY: u32 = 0;
+const LOADING: u32 = 1;
+const VALID: u32 = 2;
+
+@unmanaged
+export class Page {
+  state: u32;
+  image: u32;
+  /** Position in the file, a multiple of PAGE_BYTES. */
+  offset: u64;
+  frame: usize;
+  /** Kept in the cache while a write-back writes its sectors. */
+  pins: u32;
+  used: u32;
+  /** Changed sectors, two words a stage. */
+  dirty0: u64;
+  dirty0b: u64;
+  dirty1: u64;
+  dirty1b: u64;
+  dirty2: u64;
+  dirty2b: u64;
+  dirty3: u64;
+  dirty3b: u64;
+  dirty4: u64;
+  dirty4b: u64;
+}
+
+let pages: usize = 0;
+let count: u32 = 0;
+let clock: u32 = 0;
+let last: usize = 0;
+let dirtyPages: u32 = 0;
+
+/** Set when a task found no page that could be evicted: a write-back is wanted. */
+export let pagesPressed: bool = false;
+
+export function pagesTableBytes(pageCount: u32): usize {
+  return pageCount * offsetof<Page>();
+}
+
+export function pagesInit(table: usize, frames: usize, pageCount: u32): void {
+  pages = table;
+  count = pageCount;
+  memory.fill(table, 0, pageCount * offsetof<Page>());
+  for (let i: u32 = 0; i < count; i++) pageAt(i).frame = frames + i * PAGE_BYTES;
+  clock = 0;
+  last = 0;
+  dirtyPages = 0;
+  pagesPressed = false;
+}
+
+export function pageCount(): u32 {
+  return count;
+}
+
+export function pageAt(index: u32): Page {
+  return changetype<Page>(pages + index * offsetof<Page>());
+}
+
+export function anyDirty(): bool {
+  return dirtyPages != 0;
+}
+
+/** More than half of the cache is changed: time to write back before tasks must wait for it. */
+export function manyDirty(): bool {
+  return dirtyPages * 2 > count;
+}
+
+/**
+ * The address of the byte at `offset` of an image's file, valid until the end of the page, or 0: the task then waits for the page
+ * (or for room), or has failed.
+ */
+export function pageGet(t: Task | null, image: u32, offset: u64): usize {
+  const start = offset & ~PAGE_MASK;
+  const cached = find(image, start);
+  if (cached !== null) {
+    if (cached.state == VALID) {
+      cached.used = ++clock;
+      return cached.frame + <usize>(offset - start);
+    }
+    if (t !== null) waitFor(t, changetype<usize>(cached));
+    return 0;
+  }
+  const page = evict();
+  if (page === null) {
+    if (t !== null) waitForRoom(t);
+    return 0;
+  }
+  return loadPage(t, page, image, start) ? page.frame + <usize>(offset - start) : 0;
+}
+
+/** As pageGet, for a table that is made anew in a page of its own: nothing is read, and the page is all zeros. */
+export function pageMake(t: Task, image: u32, offset: u64): usize {
+  assert((offset & PAGE_MASK) == 0);
+  let page = find(image, offset);
+  if (page === null) page = evict();
+  else if (page.state == LOADING) {
+    waitFor(t, changetype<usize>(page));
+    return 0;
+  }
+  if (page === null) {
+    waitForRoom(t);
+    return 0;
+  }
+  page.image = image;
+  page.offset = offset;
+  page.state = VALID;
+  page.used = ++clock;
+  memory.fill(page.frame, 0, PAGE_BYTES);
+  return page.frame;
+}
+
+/** Notes that `bytes` bytes at `address`, which came from pageGet, have changed, and in which stage they are to be written. */
+export function pageChanged(address: usize, bytes: u32, stage: u32): void {
+  const page = pageOf(address);
+  const wasDirty = isDirty(page);
+  const first = <u32>(address - page.frame) >> SECTOR_BITS;
+  const end = (<u32>(address - page.frame) + bytes - 1) >> SECTOR_BITS;
+  const words = dirtyWords(page, stage);
+  for (let i = first; i <= end; i++) {
+    const word = words + ((i >> 6) << 3);
+    store<u64>(word, load<u64>(word) | ((<u64>1) << (i & 63)));
+  }
+  if (!wasDirty) dirtyPages++;
+}
+
+/** Forgets changes to a range that is metadata no longer (a freed table), so that they are not written over what comes there. */
+export function pagesForget(image: u32, from: u64, to: u64): void {
+  for (let i: u32 = 0; i < count; i++) {
+    const page = pageAt(i);
+    if (page.state != VALID || page.image != image) continue;
+    if (page.offset >= to || page.offset + PAGE_BYTES <= from || !isDirty(page)) continue;
+    const first = <u32>(max(from, page.offset) - page.offset) >> SECTOR_BITS;
+    const end = <u32>(min(to, page.offset + PAGE_BYTES) - page.offset) >> SECTOR_BITS;
+    for (let stage: u32 = 0; stage < STAGES; stage++) {
+      for (let s = first; s < end; s++) clearDirty(page, stage, s);
+    }
+    if (!isDirty(page)) dirtyPages--;
+  }
+}
+
+export function sectorDirty(page: Page, stage: u32, sector: u32): bool {
+  return (load<u64>(dirtyWords(page, stage) + ((sector >> 6) << 3)) & ((<u64>1) << (sector & 63))) != 0;
+}
+
+export function stageDirty(page: Page, stage: u32): bool {
+  const words = dirtyWords(page, stage);
+  return (load<u64>(words) | load<u64>(words, 8)) != 0;
+}
+
+/** A write-back has taken these sectors into its snapshot. */
+export function sectorsTaken(page: Page, stage: u32, first: u32, sectors: u32): void {
+  for (let s = first; s < first + sectors; s++) clearDirty(page, stage, s);
+  if (!isDirty(page)) dirtyPages--;
+}
+
+/** Drops every page of an image. */
+export function pagesDrop(image: u32): void {
+  for (let i: u32 = 0; i < count; i++) {
+    const page = pageAt(i);
+    if (page.state == VALID && page.image == image) {
+      assert(!isDirty(page) && page.pins == 0);
+      page.state = EMPTY;
+    }
+  }
+  last = 0;
+}
+
+/** A page has been read, or could not be. */
+export function pageLoaded(address: usize, error: i32, detail: u32): void {
+  const page = changetype<Page>(address);
+  assert(page.state == LOADING);
+  page.state = error ? EMPTY : VALID;
+  wakePage(address, error, page.image, page.offset, detail);
+}
+
+function loadPage(t: Task | null, page: Page, image: u32, start: u64): bool {
+  const size = imageOf(image).fileSize;
+  page.image = image;
+  page.offset = start;
+  page.used = ++clock;
+  if (start >= size) {
+    memory.fill(page.frame, 0, PAGE_BYTES);
+    page.state = VALID;
+    return true;
+  }
+  const bytes = <u32>min<u64>(PAGE_BYTES, size - start);
+  const s = ioBegin(null, OP_READ, image, start, bytes, page.frame);
+  if (s === null) {
+    page.state = EMPTY;
+    if (t !== null) t.waits = ON_SLOT;
+    return false;
+  }
+  slot(s.tag).page = changetype<usize>(page);
+  if (bytes < PAGE_BYTES) memory.fill(page.frame + bytes, 0, PAGE_BYTES - bytes);
+  page.state = LOADING;
+  if (t !== null) waitFor(t, changetype<usize>(page));
+  return false;
+}
+
+function waitFor(t: Task, page: usize): void {
+  t.page = page;
+  t.waits = ON_PAGE;
+}
+
+function waitForRoom(t: Task): void {
+  pagesPressed = true;
+  t.page = 0;
+  t.waits = ON_PAGE | ON_WRITEBACK;
+}
+
+export function pagesRelieved(): void {
+  pagesPressed = false;
+}
+
+function find(image: u32, start: u64): Page | null {
+  if (last) {
+    const page = changetype<Page>(last);
+    if (page.state != EMPTY && page.image == image && page.offset == start) return page;
+  }
+  for (let i: u32 = 0; i < count; i++) {
+    const page = pageAt(i);
+    if (page.state == EMPTY || page.image != image || page.offset != start) continue;
+    last = changetype<usize>(page);
+    return page;
+  }
+  return null;
+}
+
+function evict(): Page | null {
+  let oldest: Page | null = null;
+  for (let i: u32 = 0; i < count; i++) {
+    const page = pageAt(i);
+    if (page.state == EMPTY) return page;
+    if (page.state == LOADING || page.pins || isDirty(page) || isHeader(page)) continue;
+    if (oldest === null || <i32>(page.used - oldest.used) < 0) oldest = page;
+  }
+  return oldest;
+}
+
+/** The overlay's header stays: a write-back needs it when nothing else can be evicted. */
+function isHeader(page: Page): bool {
+  return page.image == OVERLAY && page.offset == 0;
+}
+
+function pageOf(address: usize): Page {
+  const index = <u32>((address - pageAt(0).frame) / PAGE_BYTES);
+  assert(index < count);
+  return pageAt(index);
+}
+
+function isDirty(page: Page): bool {
+  return (
+    (page.dirty0 | page.dirty0b | page.dirty1 | page.dirty1b | page.dirty2 | page.dirty2b | page.dirty3 | page.dirty3b |
+      page.dirty4 | page.dirty4b) != 0
+  );
+}
+
+function clearDirty(page: Page, stage: u32, sector: u32): void {
+  const word = dirtyWords(page, stage) + ((sector >> 6) << 3);
+  store<u64>(word, load<u64>(word) & ~((<u64>1) << (sector & 63)));
+}
+
+function dirtyWords(page: Page, stage: u32): usize {
+  return changetype<usize>(page) + offsetof<Page>('dirty0') + stage * 16;
+}

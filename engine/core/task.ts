@@ -1,0 +1,401 @@
+// Tasks: everything that the engine does over more than one step. A task is run as a straight-line function that returns when it
+// must wait, and is run again when what it waits for has come; its progress is in its fields, so that running it again is harmless.
+import { arenaGive, arenaTake } from './arena';
+import { CHUNK_CLUSTERS_MAX, TASKS_MAX } from '../limits';
+import { R_HOST } from '../errors';
+
+/** What a run of a task returns. */
+export const DONE: i32 = 0;
+export const WAIT: i32 = 1;
+/** Let others run, then run again. */
+export const AGAIN: i32 = 2;
+
+/** What a task waits for; several may be set. */
+export const ON_IO: u32 = 1;
+export const ON_SLOT: u32 = 2;
+export const ON_PAGE: u32 = 4;
+export const ON_LOCK: u32 = 8;
+export const ON_MEMORY: u32 = 16;
+export const ON_WRITEBACK: u32 = 32;
+export const ON_REFCOUNTS: u32 = 64;
+export const ON_JOB: u32 = 128;
+
+/** Kinds of task. Those up to KIND_REQUEST_LAST are requests of the host. */
+export const KIND_NONE: u32 = 0;
+export const KIND_OPEN: u32 = 1;
+export const KIND_CREATE: u32 = 2;
+export const KIND_READ: u32 = 3;
+export const KIND_WRITE: u32 = 4;
+export const KIND_ZERO: u32 = 5;
+export const KIND_DISCARD: u32 = 6;
+export const KIND_FLUSH: u32 = 7;
+export const KIND_RESIZE: u32 = 8;
+export const KIND_STREAM: u32 = 9;
+export const KIND_REMAINING: u32 = 10;
+export const KIND_MAP: u32 = 11;
+export const KIND_CHECK: u32 = 12;
+export const KIND_CLOSE: u32 = 13;
+export const KIND_REFER: u32 = 14;
+export const KIND_REQUEST_LAST: u32 = 31;
+/** The engine's own: a copy of the job, the write-back, the growth of the refcount tables. */
+export const KIND_COPY: u32 = 32;
+export const KIND_WRITEBACK: u32 = 33;
+export const KIND_GROW: u32 = 34;
+/** A request that has ended: the host copies from its memory until the next step. */
+export const KIND_GIVEN: u32 = 35;
+
+/** `argument` of a copy: whether it is the job's, the job's over a range that shows zeros only, or read-ahead's. */
+export const COPY_OF_JOB: u64 = 0;
+export const COPY_AHEAD: u64 = 1;
+export const COPY_OF_ZEROES: u64 = 2;
+
+export const UNLOCKED: u32 = 0;
+export const SHARED: u32 = 1;
+export const EXCLUSIVE: u32 = 2;
+
+@unmanaged
+export class Task {
+  kind: u32;
+  /** Step of the task's function; its meaning is the kind's. */
+  state: u32;
+  waits: u32;
+  queued: bool;
+  /** Nobody but the job waits for it: guest requests go first. */
+  background: bool;
+  next: Task | null;
+
+  /** The host's tag. */
+  request: u32;
+  /** What was asked: bytes of the disk. */
+  offset: u64;
+  length: u64;
+  argument: u64;
+  /** What the host is told when it ends well. */
+  value: u64;
+
+  error: i32;
+  reason: i32;
+  /** The image, and the disk or file position, that the error is about. */
+  errorImage: u32;
+  errorOffset: u64;
+  /** The host's number for its own error. */
+  detail: u32;
+
+  /** Operations in flight. */
+  pending: u32;
+  /** The page it waits for. */
+  page: usize;
+
+  lockMode: u32;
+  lockHeld: bool;
+  lockFrom: u64;
+  lockTo: u64;
+  lockTurn: u32;
+
+  buffer: usize;
+  bufferBytes: u32;
+  /** Disk position of the buffer's first byte. */
+  bufferFrom: u64;
+
+  /** Scratch for compressed data; see gather.ts. */
+  scratch: usize;
+  scratchBytes: u32;
+  scratchUsed: u32;
+  /** Everything is given back and begun again once no operation is in flight. */
+  restart: bool;
+  entries: u32;
+  entriesIssued: u32;
+  runImage: u32;
+  runOpen: bool;
+  runFrom: u64;
+  runTo: u64;
+  runAddress: usize;
+  partOpen: bool;
+  partReady: bool;
+  partImage: u32;
+  partFrom: u64;
+  gatherPhase: u32;
+  gatherAt: u64;
+  gatherTo: u64;
+
+  /** The clusters being mapped: the first one, how many, and how far the current step is. See place.ts. */
+  clusterFirst: u64;
+  clusterCount: u32;
+  clusterAt: u32;
+  /** Host clusters taken and not yet linked must be given back if the task fails. */
+  placed: bool;
+  /** An L2 table that has been taken and nothing points to yet, and how far it has been filled. */
+  spareTable: u64;
+  spareTableAt: u64;
+  /** Images from this one down are left where they are: see populate.ts. */
+  bottom: u32;
+  /** What is populated shows zeros only: nothing has to be read for it. */
+  zeroes: bool;
+  /** General progress of scans. */
+  cursor: u64;
+  count: u64;
+  tries: u32;
+  settles: u32;
+
+  /** See `flushed` in writeback.ts. */
+  flushStep: u32;
+  flushTarget: u32;
+  flushFailures: u32;
+  flushCovers: u32;
+}
+
+let tasks: usize = 0;
+let taskBytes: u32 = 0;
+let turn: u32 = 0;
+let given: u32 = 0;
+let readyFirst: Task | null = null;
+let readyLast: Task | null = null;
+let backFirst: Task | null = null;
+let backLast: Task | null = null;
+
+export function tasksBytes(): usize {
+  taskBytes = ((<u32>offsetof<Task>() + 7) & ~7) + CHUNK_CLUSTERS_MAX * 8;
+  return TASKS_MAX * taskBytes;
+}
+
+export function tasksInit(at: usize): void {
+  tasks = at;
+  memory.fill(tasks, 0, TASKS_MAX * taskBytes);
+  turn = 0;
+  given = 0;
+  readyFirst = null;
+  readyLast = null;
+  backFirst = null;
+  backLast = null;
+}
+
+export function taskAt(index: u32): Task {
+  return changetype<Task>(tasks + index * taskBytes);
+}
+
+/** The map entry of a task's cluster: see place.ts. */
+export function clusterMap(t: Task, index: u32): u64 {
+  return load<u64>(mapAddress(t, index));
+}
+
+export function setClusterMap(t: Task, index: u32, entry: u64): void {
+  store<u64>(mapAddress(t, index), entry);
+}
+
+function mapAddress(t: Task, index: u32): usize {
+  assert(index < CHUNK_CLUSTERS_MAX);
+  return changetype<usize>(t) + ((offsetof<Task>() + 7) & ~7) + index * 8;
+}
+
+/** A fresh task, ready to run, or null when the table is full. The engine's own, which others wait for, always find a place. */
+export function taskBegin(kind: u32, background: bool): Task | null {
+  const places = kind == KIND_WRITEBACK || kind == KIND_GROW ? TASKS_MAX : TASKS_MAX - 2;
+  for (let i: u32 = 0; i < places; i++) {
+    const t = taskAt(i);
+    if (t.kind != KIND_NONE) continue;
+    memory.fill(changetype<usize>(t), 0, offsetof<Task>());
+    t.kind = kind;
+    t.background = background;
+    ready(t);
+    return t;
+  }
+  return null;
+}
+
+/** Gives back all that a task holds; the memory of a request only with the next step, for the host has yet to copy from it. */
+export function taskEnd(t: Task): void {
+  assert(t.pending == 0);
+  unlock(t);
+  t.waits = 0;
+  if (t.buffer && t.kind <= KIND_REQUEST_LAST) {
+    t.kind = KIND_GIVEN;
+    given++;
+    return;
+  }
+  releaseMemory(t);
+  t.kind = KIND_NONE;
+}
+
+/** Called at the start of a step: the host has copied what ended requests gave it. */
+export function givenTaken(): void {
+  if (!given) return;
+  given = 0;
+  for (let i: u32 = 0; i < TASKS_MAX; i++) {
+    const t = taskAt(i);
+    if (t.kind != KIND_GIVEN) continue;
+    releaseMemory(t);
+    t.kind = KIND_NONE;
+  }
+}
+
+export function anyGiven(): bool {
+  return given != 0;
+}
+
+/** Notes the first error of a task; later ones are its consequences. */
+export function fail(t: Task, error: i32, reason: i32, image: u32, offset: u64): void {
+  if (t.error) return;
+  t.error = error;
+  t.reason = reason;
+  t.errorImage = image;
+  t.errorOffset = offset;
+}
+
+export function failOfHost(t: Task, error: i32, image: u32, offset: u64, detail: u32): void {
+  if (t.error) return;
+  fail(t, error, R_HOST, image, offset);
+  t.detail = detail;
+}
+
+export function wait(t: Task, on: u32): i32 {
+  t.waits = on;
+  return WAIT;
+}
+
+/** Puts a task into its queue: guest requests before background work, each in its order. */
+export function ready(t: Task): void {
+  t.waits = 0;
+  if (t.queued) return;
+  t.queued = true;
+  t.next = null;
+  if (t.background) {
+    const last = backLast;
+    if (last === null) backFirst = t;
+    else last.next = t;
+    backLast = t;
+  } else {
+    const last = readyLast;
+    if (last === null) readyFirst = t;
+    else last.next = t;
+    readyLast = t;
+  }
+}
+
+export function takeReady(): Task | null {
+  let t = readyFirst;
+  if (t !== null) {
+    readyFirst = t.next;
+    if (readyFirst === null) readyLast = null;
+  } else {
+    t = backFirst;
+    if (t === null) return null;
+    backFirst = t.next;
+    if (backFirst === null) backLast = null;
+  }
+  t.queued = false;
+  t.next = null;
+  return t;
+}
+
+export function anyReady(): bool {
+  return readyFirst !== null || backFirst !== null;
+}
+
+/** Makes every task that waits on one of these ready again, in the order of the table. */
+export function wake(on: u32): void {
+  for (let i: u32 = 0; i < TASKS_MAX; i++) {
+    const t = taskAt(i);
+    if (t.kind != KIND_NONE && t.waits & on) ready(t);
+  }
+}
+
+/** Makes the tasks that wait for a page ready, failing them if it could not be read. */
+export function wakePage(page: usize, error: i32, image: u32, offset: u64, detail: u32): void {
+  for (let i: u32 = 0; i < TASKS_MAX; i++) {
+    const t = taskAt(i);
+    if (t.kind == KIND_NONE || !(t.waits & ON_PAGE) || (t.page != page && t.page != 0)) continue;
+    if (error && t.page == page) failOfHost(t, error, image, offset, detail);
+    ready(t);
+  }
+}
+
+/** A write-back has failed: those who wait for room in the cache fail with it, the others look for themselves. */
+export function wakeFailed(cause: Task): void {
+  for (let i: u32 = 0; i < TASKS_MAX; i++) {
+    const t = taskAt(i);
+    if (t.kind == KIND_NONE || !(t.waits & ON_WRITEBACK)) continue;
+    if (t.waits & ON_PAGE) failOfHost(t, cause.error, cause.errorImage, cause.errorOffset, cause.detail);
+    ready(t);
+  }
+}
+
+/** The refcount tables could not grow: those who wait for it fail. */
+export function wakeRefcounts(cause: Task): void {
+  for (let i: u32 = 0; i < TASKS_MAX; i++) {
+    const t = taskAt(i);
+    if (t.kind == KIND_NONE || !(t.waits & ON_REFCOUNTS)) continue;
+    if (cause.error) {
+      fail(t, cause.error, cause.reason, cause.errorImage, cause.errorOffset);
+      t.detail = cause.detail;
+    }
+    ready(t);
+  }
+}
+
+/**
+ * Locks [from, to) of the disk for a task, or says that it must wait. Shared locks go together; a task waits behind every earlier
+ * one that its lock conflicts with, held or waiting, so that overlapping requests are done in the order they came.
+ */
+export function lock(t: Task, mode: u32, from: u64, to: u64): bool {
+  if (t.lockHeld) return true;
+  if (t.lockMode == UNLOCKED) {
+    t.lockMode = mode;
+    t.lockFrom = from;
+    t.lockTo = to;
+    t.lockTurn = ++turn;
+  }
+  for (let i: u32 = 0; i < TASKS_MAX; i++) {
+    const o = taskAt(i);
+    if (o === t || o.kind == KIND_NONE || o.lockMode == UNLOCKED) continue;
+    if (o.lockFrom >= t.lockTo || t.lockFrom >= o.lockTo) continue;
+    if (o.lockMode == SHARED && t.lockMode == SHARED) continue;
+    if (o.lockHeld || <i32>(o.lockTurn - t.lockTurn) < 0) {
+      t.waits = ON_LOCK;
+      return false;
+    }
+  }
+  t.lockHeld = true;
+  return true;
+}
+
+export function unlock(t: Task): void {
+  if (t.lockMode == UNLOCKED) return;
+  t.lockMode = UNLOCKED;
+  t.lockHeld = false;
+  wake(ON_LOCK);
+}
+
+/** Takes buffer and scratch in one, or says that it must wait. Background work takes nothing while a guest request waits. */
+export function takeMemory(t: Task, bufferBytes: u32, scratchBytes: u32): bool {
+  if (t.buffer) return true;
+  let at: usize = 0;
+  if (!t.background || !guestWaitsForMemory()) at = arenaTake(bufferBytes + scratchBytes);
+  if (!at) {
+    t.waits = ON_MEMORY;
+    return false;
+  }
+  t.buffer = at;
+  t.bufferBytes = bufferBytes;
+  t.scratch = at + bufferBytes;
+  t.scratchBytes = scratchBytes;
+  return true;
+}
+
+export function releaseMemory(t: Task): void {
+  if (!t.buffer) return;
+  arenaGive(t.buffer, t.bufferBytes + t.scratchBytes);
+  t.buffer = 0;
+  t.scratch = 0;
+  t.bufferBytes = 0;
+  t.scratchBytes = 0;
+  wake(ON_MEMORY);
+}
+
+export function guestWaitsForMemory(): bool {
+  for (let i: u32 = 0; i < TASKS_MAX; i++) {
+    const t = taskAt(i);
+    // The job's own task waits until there is room for another copy; it takes none itself.
+    if (t.kind != KIND_NONE && t.kind != KIND_STREAM && !t.background && t.waits & ON_MEMORY) return true;
+  }
+  return false;
+}

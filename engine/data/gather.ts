@@ -1,0 +1,240 @@
+// Gathering: filling a task's buffer with what the disk shows. Data is read straight into
+// its place; compressed clusters go through the task's scratch memory:
+//
+//   scratch: | compressed streams, as read ->            <- entries: Inflation, one a cluster |
+//
+// Streams that lie next to each other in the file are read by one operation. A compressed cluster of which only a part is wanted is
+// inflated behind its stream in the scratch, alone, and the part is copied out.
+import { Image, OVERLAY, clusterBytes, imageAt, imageCount, imageOf } from '../core/image';
+import { GAP_BYTES_MAX, SECTOR_BYTES } from '../limits';
+import {
+  ABSENT, COMPRESSED_DATA, DATA, foundBytes, foundHost, foundImage, foundLength, foundState, lookupChain,
+} from '../tables/lookup';
+import { OP_DECOMPRESS, OP_READ, ioBegin } from '../core/ring';
+import { ON_IO, ON_SLOT, Task, WAIT, wait } from '../core/task';
+
+/** What gather returns: WAIT, or one of these. GATHERED says that all is under way; gatherFinish tells when it has come. */
+export const GATHERED: i32 = 10;
+/** The position gatherAt is absent from the overlay, and the caller wanted to know. */
+export const MISSED: i32 = 11;
+/** Compressed clusters need scratch memory and the task has none: give back everything and begin again with it. */
+export const NEEDS_SCRATCH: i32 = 12;
+export const GATHER_FAILED: i32 = 13;
+
+/** Phases: looking up and reading; waiting for streams; inflating. */
+const PLAN: u32 = 0;
+const READ: u32 = 1;
+const INFLATE: u32 = 2;
+
+/** A stream in the scratch, and where it is to be inflated to. */
+@unmanaged
+class Inflation {
+  source: u32;
+  bytes: u32;
+  target: u32;
+  targetBytes: u32;
+  method: u32;
+  reserved: u32;
+}
+
+const ENTRY_BYTES: u32 = 24;
+
+/** Scratch bytes that a buffer of so many bytes needs, if any image of the chain may hold compressed clusters. */
+export function scratchFor(bufferBytes: u32): u32 {
+  let largest: u64 = 0;
+  for (let i: u32 = 0; i < imageCount(); i++) {
+    const image = imageAt(i);
+    if (image.compressedSeen) largest = max(largest, clusterBytes(image));
+  }
+  if (!largest) return 0;
+  return max(bufferBytes + 65536, <u32>(largest * 2) + 2 * SECTOR_BYTES + 2 * ENTRY_BYTES);
+}
+
+/** Starts gathering into the task's buffer, of which nothing is filled yet; gatherRange says what. */
+export function gatherBegin(t: Task): void {
+  t.gatherAt = 0;
+  t.gatherTo = 0;
+  t.gatherPhase = PLAN;
+  t.entries = 0;
+  t.entriesIssued = 0;
+  t.scratchUsed = 0;
+  t.runOpen = false;
+  t.partOpen = false;
+  t.partReady = false;
+}
+
+/** The next range of the disk to be gathered. */
+export function gatherRange(t: Task, from: u64, to: u64): void {
+  t.gatherAt = from;
+  t.gatherTo = to;
+}
+
+/** Goes on gathering. With `stopAtAbsent`, a position that the overlay does not have ends it with MISSED. */
+export function gather(t: Task, stopAtAbsent: bool): i32 {
+  while (true) {
+    if (t.error) return GATHER_FAILED;
+    if (t.gatherPhase != PLAN) {
+      if (!inflateAll(t)) return t.error ? GATHER_FAILED : WAIT;
+      continue;
+    }
+    if (t.gatherAt >= t.gatherTo) return GATHERED;
+    if (!lookupChain(t, OVERLAY, imageCount(), t.gatherAt, t.gatherTo - t.gatherAt)) return t.error ? GATHER_FAILED : WAIT;
+    if (stopAtAbsent && (foundImage != OVERLAY || foundState == ABSENT)) return MISSED;
+    const next = take(t);
+    if (next) return next;
+  }
+}
+
+/** Waits until everything that was gathered is in the buffer. False: the task waits or has failed. */
+export function gatherFinish(t: Task): bool {
+  if (t.entries || t.gatherPhase != PLAN) {
+    if (t.gatherPhase == PLAN) t.gatherPhase = READ;
+    if (!inflateAll(t)) return false;
+  }
+  if (t.pending) t.waits = ON_IO;
+  return t.pending == 0 && t.error == 0;
+}
+
+/** Deals with what the lookup found at gatherAt; 0 to go on. */
+function take(t: Task): i32 {
+  const target = t.buffer + <usize>(t.gatherAt - t.bufferFrom);
+  const length = <u32>foundLength;
+  if (foundState == COMPRESSED_DATA) return takeCompressed(t, imageOf(foundImage), target, length);
+  if (foundState == DATA) {
+    if (ioBegin(t, OP_READ, foundImage, foundHost, length, target) === null) return wait(t, ON_SLOT);
+  } else {
+    memory.fill(target, 0, length);
+  }
+  t.gatherAt += length;
+  return 0;
+}
+
+function takeCompressed(t: Task, image: Image, target: usize, length: u32): i32 {
+  image.compressedSeen = true;
+  const cluster = <u32>clusterBytes(image);
+  if (t.scratchBytes < scratchFor(t.bufferBytes)) return NEEDS_SCRATCH;
+  const within = <u32>(t.gatherAt & (cluster - 1));
+  if (length != cluster) return takePart(t, image, target, within, length, cluster);
+  if (t.partReady || t.partOpen) dropPart(t);
+  if (!addToRun(t, image)) {
+    if (!closeRun(t)) return WAIT;
+    // Not a neighbour: the next turn opens a run of its own. No room: what has been gathered is inflated first.
+    if (!roomFor(t, <u32>foundBytes)) t.gatherPhase = READ;
+    return 0;
+  }
+  addEntry(t, image, t.runAddress + <usize>(foundHost - t.runFrom), <u32>foundBytes, target, cluster);
+  t.gatherAt += length;
+  return 0;
+}
+
+/** Adds the found stream to the open run of neighbours, or opens one; false if the run must be closed or the scratch be emptied first. */
+function addToRun(t: Task, image: Image): bool {
+  const end = foundHost + foundBytes;
+  if (t.runOpen) {
+    const near = t.runImage == image.index && foundHost >= t.runFrom && foundHost <= t.runTo + GAP_BYTES_MAX;
+    if (!near || !roomFor(t, end > t.runTo ? <u32>(end - t.runTo) : 0)) return false;
+    if (end > t.runTo) {
+      t.scratchUsed += <u32>(end - t.runTo);
+      t.runTo = end;
+    }
+    return true;
+  }
+  if (!roomFor(t, <u32>foundBytes)) return false;
+  t.runOpen = true;
+  t.runImage = image.index;
+  t.runFrom = foundHost;
+  t.runTo = end;
+  t.runAddress = t.scratch + t.scratchUsed;
+  t.scratchUsed += <u32>foundBytes;
+  return true;
+}
+
+function roomFor(t: Task, bytes: u32): bool {
+  return t.scratchUsed + bytes + (t.entries + 2) * ENTRY_BYTES <= t.scratchBytes;
+}
+
+/** Issues the read of the open run; false when slots have run out. */
+function closeRun(t: Task): bool {
+  if (!t.runOpen) return true;
+  if (ioBegin(t, OP_READ, t.runImage, t.runFrom, <u32>(t.runTo - t.runFrom), t.runAddress) === null) {
+    t.waits = ON_SLOT;
+    return false;
+  }
+  t.runOpen = false;
+  return true;
+}
+
+/** A part of a compressed cluster: once that cluster stands inflated in the scratch, the part is copied. */
+function takePart(t: Task, image: Image, target: usize, within: u32, length: u32, cluster: u32): i32 {
+  if (t.partReady && t.partImage == image.index && t.partFrom == foundHost) {
+    memory.copy(target, t.scratch + t.scratchBytes - ENTRY_BYTES * 2 - cluster + within, length);
+    t.gatherAt += length;
+    return 0;
+  }
+  if (t.entries || t.runOpen) {
+    t.gatherPhase = READ;
+    return 0;
+  }
+  dropPart(t);
+  if (t.pending) return wait(t, ON_IO);
+  t.scratchUsed = 0;
+  addToRun(t, image);
+  addEntry(t, image, t.runAddress, <u32>foundBytes, t.scratch + t.scratchBytes - ENTRY_BYTES * 2 - cluster, cluster);
+  t.partOpen = true;
+  t.partImage = image.index;
+  t.partFrom = foundHost;
+  t.gatherPhase = READ;
+  return 0;
+}
+
+function dropPart(t: Task): void {
+  t.partOpen = false;
+  t.partReady = false;
+}
+
+/** Waits for the streams, then has them inflated; true when all are. */
+function inflateAll(t: Task): bool {
+  if (!closeRun(t)) return false;
+  if (t.gatherPhase == READ) {
+    if (t.pending) {
+      t.waits = ON_IO;
+      return false;
+    }
+    t.gatherPhase = INFLATE;
+  }
+  while (t.entriesIssued < t.entries) {
+    const entry = entryAt(t, t.entriesIssued);
+    const s = ioBegin(t, OP_DECOMPRESS, entry.method, 0, entry.bytes, entry.source);
+    if (s === null) {
+      t.waits = ON_SLOT;
+      return false;
+    }
+    s.address2 = entry.target;
+    s.length2 = entry.targetBytes;
+    t.entriesIssued++;
+  }
+  if (t.pending) {
+    t.waits = ON_IO;
+    return false;
+  }
+  t.entries = 0;
+  t.entriesIssued = 0;
+  t.scratchUsed = 0;
+  t.partReady = t.partOpen;
+  t.partOpen = false;
+  t.gatherPhase = PLAN;
+  return true;
+}
+
+function addEntry(t: Task, image: Image, source: usize, bytes: u32, target: usize, targetBytes: u32): void {
+  const entry = entryAt(t, t.entries++);
+  entry.source = <u32>source;
+  entry.bytes = bytes;
+  entry.target = <u32>target;
+  entry.targetBytes = targetBytes;
+  entry.method = image.compression;
+}
+
+function entryAt(t: Task, index: u32): Inflation {
+  return changetype<Inflation>(((t.scratch + t.scratchBytes) & ~7) - (index + 1) * ENTRY_BYTES);
+}

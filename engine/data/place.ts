@@ -1,0 +1,248 @@
+// Placing: giving clusters of the disk their content in the overlay. A task that stores data goes through four steps over its
+// clusters: classify (what stands there), place (take host clusters), store (write the data), link (let the L2 table point there).
+// Nothing refers to a host cluster before its data is written, so that a failure or a crash in between only wastes space.
+import { get64, put64 } from '../format/header';
+import {
+  ALL_ALLOCATED, ALL_ZERO, COMPRESSED, COPIED, OFFSET_MASK, SUBCLUSTERS, ZERO, compressedBytes, compressedOffset,
+} from '../format/l2';
+import { freeLater, freesHaveRoom } from '../tables/frees';
+import { Image, OVERLAY, clusterBytes, overlay } from '../core/image';
+import { CHUNK_CLUSTERS_MAX, PAGE_BYTES } from '../limits';
+import { jobPopulated } from '../core/job';
+import { isClusterSound, isTableSound, l2EntryAt } from '../tables/lookup';
+import { STAGE_L1, STAGE_L2, pageChanged, pageGet, pageMake, pagesForget } from '../core/pages';
+import { allocate, allocatedAt, allocatedCount } from '../tables/refcounts';
+import { OP_WRITE, ioBegin } from '../core/ring';
+import { COPY_AHEAD, KIND_COPY, ON_IO, ON_SLOT, ON_WRITEBACK, Task, clusterMap, setClusterMap } from '../core/task';
+import { nextWriteback, noteUnwritten, writebackWanted } from '../tables/writeback';
+import { isZero } from './zero';
+import { zeroOnDisk } from '../tables/zeropage';
+
+/** What a task does with a cluster: the low bits of its map entry; the rest is the host cluster's position. */
+export const KEEP: u64 = 0;
+/** Needs content, and a host cluster unless it is all zeros. */
+export const FILL: u64 = 1;
+/** Has a host cluster whose content is incomplete: to be written whole and linked anew. */
+export const OWNED: u64 = 2;
+/** Has a whole cluster: the requester's bytes go straight there. */
+export const IN_PLACE: u64 = 3;
+/** Has been given a host cluster. */
+export const NEW: u64 = 4;
+/** Becomes a zero cluster. */
+export const ZEROED: u64 = 5;
+export const ACTION: u64 = 15;
+
+/** Takes host clusters for what is to be filled; clusters that are all zeros become zero clusters where `zeroes` allows it. */
+export function place(t: Task, zeroes: bool): bool {
+  const cluster = <u32>clusterBytes(overlay());
+  const sparse = zeroes && overlay().version > 2;
+  while (t.clusterAt < t.clusterCount) {
+    if ((clusterMap(t, t.clusterAt) & ACTION) != FILL) {
+      t.clusterAt++;
+      continue;
+    }
+    if (sparse && isZero(clusterBuffer(t, t.clusterAt), cluster)) {
+      setClusterMap(t, t.clusterAt++, ZEROED);
+      continue;
+    }
+    let end = t.clusterAt + 1;
+    while (end < t.clusterCount && (clusterMap(t, end) & ACTION) == FILL) {
+      if (sparse && isZero(clusterBuffer(t, end), cluster)) break;
+      end++;
+    }
+    if (!allocate(t, end - t.clusterAt)) return false;
+    t.placed = true;
+    for (let i: u32 = 0; i < allocatedCount; i++) setClusterMap(t, t.clusterAt + i, (allocatedAt + i * cluster) | NEW);
+    t.clusterAt += allocatedCount;
+  }
+  t.clusterAt = 0;
+  return true;
+}
+
+/** Writes the clusters' data: whole ones to their new places, the bytes [from, to) of the disk to those that stay. */
+export function storeClusters(t: Task, from: u64, to: u64): bool {
+  const cluster = clusterBytes(overlay());
+  while (t.clusterAt < t.clusterCount) {
+    const entry = clusterMap(t, t.clusterAt);
+    if (!isWritten(entry)) {
+      t.clusterAt++;
+      continue;
+    }
+    let end = t.clusterAt + 1;
+    while (end < t.clusterCount && continues(clusterMap(t, end), entry, (end - t.clusterAt) * cluster)) end++;
+    let first = (t.clusterFirst + t.clusterAt) * cluster;
+    let last = (t.clusterFirst + end) * cluster;
+    let host = entry & ~ACTION;
+    if ((entry & ACTION) == IN_PLACE) {
+      host += max(first, from) - first;
+      first = max(first, from);
+      last = min(last, to);
+    }
+    const bytes = <u32>(last - first);
+    if (ioBegin(t, OP_WRITE, OVERLAY, host, bytes, t.buffer + <usize>(first - t.bufferFrom)) === null) {
+      t.waits = ON_SLOT;
+      return false;
+    }
+    overlay().fileSize = max(overlay().fileSize, host + bytes);
+    t.clusterAt = end;
+  }
+  t.clusterAt = 0;
+  return true;
+}
+
+/** Lets the L2 tables point to what has been stored. */
+export function link(t: Task): bool {
+  const image = overlay();
+  while (t.clusterAt < t.clusterCount) {
+    const entry = clusterMap(t, t.clusterAt);
+    const action = entry & ACTION;
+    if (action == NEW || action == OWNED || action == ZEROED) {
+      const offset = (t.clusterFirst + t.clusterAt) << image.clusterBits;
+      if (!linkCluster(t, image, offset, action == ZEROED ? 0 : entry & ~ACTION)) return false;
+      setClusterMap(t, t.clusterAt, KEEP);
+    }
+    t.clusterAt++;
+  }
+  t.placed = false;
+  return true;
+}
+
+/**
+ * Makes one cluster's L2 entry point to `host`, or be a zero cluster if that is 0, or none at all (`absent`); makes the L2 table if there is none, and frees
+ * what the entry pointed to before. False: the task waits or has failed, and nothing has changed.
+ */
+export function linkCluster(t: Task, image: Image, offset: u64, host: u64, absent: bool = false): bool {
+  if (!freesHaveRoom(4)) {
+    writebackWanted();
+    t.waits = ON_WRITEBACK;
+    return false;
+  }
+  const table = tableFor(t, image, offset);
+  if (!table) return false;
+  const at = l2EntryAt(t, image, table, offset);
+  if (!at) return false;
+  const old = get64(at);
+  if (!isClusterSound(t, image, old, table)) return false;
+  const oldBitmap = image.extendedL2 ? get64(at + 8) : 0;
+  if (image.extendedL2) {
+    put64(at, host ? host | COPIED : 0);
+    put64(at + 8, host ? ALL_ALLOCATED : absent ? 0 : ALL_ZERO);
+  } else {
+    put64(at, host ? host | COPIED : image.version > 2 && !absent ? ZERO : 0);
+  }
+  pageChanged(at, <u32>1 << image.l2EntryBits, STAGE_L2);
+  freeOld(image, old, host);
+  tellPopulated(image, offset, old, oldBitmap, t.kind == KIND_COPY && t.argument != COPY_AHEAD);
+  if (host) noteUnwritten(clusterBytes(image));
+  return true;
+}
+
+/** Notes what a failed task took and never linked, to be given back. */
+export function unplace(t: Task): bool {
+  if (t.spareTable && freesHaveRoom(1)) dropSpareTable(t);
+  if (t.spareTable || (t.placed && !freesHaveRoom(CHUNK_CLUSTERS_MAX))) {
+    writebackWanted();
+    t.waits = ON_WRITEBACK;
+    return false;
+  }
+  if (!t.placed) return true;
+  for (let i: u32 = 0; i < t.clusterCount; i++) {
+    const entry = clusterMap(t, i);
+    if ((entry & ACTION) != NEW) continue;
+    freeLater(entry & ~ACTION, 1, 0);
+    setClusterMap(t, i, KEEP);
+  }
+  t.placed = false;
+  return true;
+}
+
+/** Position of the L2 table that maps `offset`, made if there is none; 0: the task waits or has failed. */
+function tableFor(t: Task, image: Image, offset: u64): u64 {
+  const index = offset >> (image.clusterBits + image.l2Bits);
+  const l1 = pageGet(t, OVERLAY, image.l1Offset + (index << 3));
+  if (!l1) return 0;
+  if (!isTableSound(t, image, get64(l1), image.l1Offset + (index << 3))) return 0;
+  const table = get64(l1) & OFFSET_MASK;
+  if (table) {
+    dropSpareTable(t);
+    return table;
+  }
+  if (!t.spareTable) {
+    if (!allocate(t, 1)) return 0;
+    t.spareTable = allocatedAt;
+    t.spareTableAt = 0;
+  }
+  if (!makeTable(t, t.spareTable)) return 0;
+  // Making the table may have taken a while: the L1 page may have gone, or another task may have been quicker.
+  const again = pageGet(t, OVERLAY, image.l1Offset + (index << 3));
+  if (!again) return 0;
+  const other = get64(again) & OFFSET_MASK;
+  if (other) {
+    dropSpareTable(t);
+    return other;
+  }
+  put64(again, t.spareTable | COPIED);
+  pageChanged(again, 8, STAGE_L1);
+  const made = t.spareTable;
+  t.spareTable = 0;
+  return made;
+}
+
+/** Fills a new L2 table with zeros: in the cache if it fits into a page, else on disk. */
+function makeTable(t: Task, table: u64): bool {
+  const bytes = clusterBytes(overlay());
+  if (bytes > PAGE_BYTES) return zeroOnDisk(t, table, bytes);
+  const whole = bytes == PAGE_BYTES;
+  const at = whole ? pageMake(t, OVERLAY, table) : pageGet(t, OVERLAY, table);
+  if (!at) return false;
+  memory.fill(at, 0, <usize>bytes);
+  pageChanged(at, <u32>bytes, STAGE_L2);
+  return true;
+}
+
+/** Another task made the table first: ours is given back, and what it has in the cache is not written over its next user's data. */
+function dropSpareTable(t: Task): void {
+  if (!t.spareTable) return;
+  pagesForget(OVERLAY, t.spareTable, t.spareTable + clusterBytes(overlay()));
+  freeLater(t.spareTable, 1, 0);
+  t.spareTable = 0;
+}
+
+function freeOld(image: Image, old: u64, host: u64): void {
+  const after = nextWriteback();
+  if (old & COMPRESSED) {
+    const from = compressedOffset(image, old) >> image.clusterBits;
+    const to = (compressedOffset(image, old) + compressedBytes(image, old) - 1) >> image.clusterBits;
+    for (let c = from; c <= to; c++) freeLater(c << image.clusterBits, 1, after, true);
+    return;
+  }
+  const was = old & OFFSET_MASK;
+  if (was && was != host) freeLater(was, 1, after);
+}
+
+/** Tells the job which parts of a cluster were absent, by its old entry, and are there now. */
+function tellPopulated(image: Image, offset: u64, old: u64, bitmap: u64, byJob: bool): void {
+  if (old & COMPRESSED) return;
+  if (!image.extendedL2) {
+    if (!(old & (OFFSET_MASK | ZERO))) jobPopulated(offset, clusterBytes(image), byJob);
+    return;
+  }
+  const present = (bitmap | (bitmap >> 32)) & ALL_ALLOCATED;
+  const bytes = clusterBytes(image) / SUBCLUSTERS;
+  for (let i: u64 = 0; i < SUBCLUSTERS; i++) if (!(present & ((<u64>1) << i))) jobPopulated(offset + i * bytes, bytes, byJob);
+}
+
+function isWritten(entry: u64): bool {
+  const action = entry & ACTION;
+  return action == NEW || action == OWNED || action == IN_PLACE;
+}
+
+/** Whether a cluster's place follows, `distance` bytes behind, the one of `first`, and it is written in the same way. */
+function continues(entry: u64, first: u64, distance: u64): bool {
+  if (!isWritten(entry) || (entry & ~ACTION) != (first & ~ACTION) + distance) return false;
+  return ((entry & ACTION) == IN_PLACE) == ((first & ACTION) == IN_PLACE);
+}
+
+function clusterBuffer(t: Task, index: u32): usize {
+  return t.buffer + <usize>(((t.clusterFirst + index) << overlay().clusterBits) - t.bufferFrom);
+}

@@ -1,0 +1,174 @@
+// Populating: bringing clusters that the overlay does not have from its base into it. Copy-on-read and the job's copies are this one
+// sequence; a range lock makes sure that no cluster is fetched twice.
+import { GATHERED, NEEDS_SCRATCH, gather, gatherBegin, gatherFinish, gatherRange, scratchFor } from './gather';
+import { clusterBytes, imageAt, imageCount, overlay } from '../core/image';
+import { jobAllocatesFull } from '../core/job';
+import { CHUNK_BYTES, CHUNK_CLUSTERS_MAX } from '../limits';
+import { ABSENT, foundHoles, foundHost, foundLength, foundState, lookup, lookupChain } from '../tables/lookup';
+import { FILL, KEEP, OWNED, ZEROED, link, place, storeClusters } from './place';
+import { EXCLUSIVE, ON_IO, Task, clusterMap, lock, releaseMemory, setClusterMap, takeMemory } from '../core/task';
+
+const LOCK: u32 = 100;
+const CLASSIFY: u32 = 101;
+const MEMORY: u32 = 102;
+const GATHER: u32 = 103;
+const PLACE: u32 = 104;
+const STORE: u32 = 105;
+const STORED: u32 = 106;
+
+/** Bytes that one populating task takes on: a multiple of every cluster size that matters. */
+export function chunkBytes(): u64 {
+  const cluster = clusterBytes(overlay());
+  return min(max<u64>(CHUNK_BYTES, max(cluster, grain())), cluster * CHUNK_CLUSTERS_MAX);
+}
+
+/** Most that one read or write of a guest may ask for, so that with the clusters around its ends it is a chunk at most. */
+export function requestBytes(): u64 {
+  return max(chunkBytes() / 2, clusterBytes(overlay()));
+}
+
+/** Least that is worth populating: a compressed cluster of a base is inflated whole anyway. */
+export function grain(): u64 {
+  let bytes = clusterBytes(overlay());
+  for (let i: u32 = 1; i < imageCount(); i++) {
+    const image = imageAt(i);
+    if (image.compressedSeen) bytes = max(bytes, clusterBytes(image));
+  }
+  return min(bytes, clusterBytes(overlay()) * CHUNK_CLUSTERS_MAX);
+}
+
+/** Starts populating what is absent of [from, to), which is cut to whole clusters and to one chunk. */
+export function populateBegin(t: Task, from: u64, to: u64, bottom: u32): void {
+  const bits = overlay().clusterBits;
+  const first = from >> bits;
+  const end = min((to + clusterBytes(overlay()) - 1) >> bits, first + CHUNK_CLUSTERS_MAX);
+  t.clusterFirst = first;
+  t.clusterCount = <u32>(end - first);
+  t.clusterAt = 0;
+  t.bottom = bottom;
+  t.state = LOCK;
+}
+
+/** Whether all that is to be stored has been read. */
+export function hasFetched(t: Task): bool {
+  return t.state > GATHER;
+}
+
+/** Goes on; true when the range is populated. False: the task waits or has failed. */
+export function populate(t: Task): bool {
+  const bits = overlay().clusterBits;
+  if (t.state == LOCK) {
+    if (!lock(t, EXCLUSIVE, t.clusterFirst << bits, (t.clusterFirst + t.clusterCount) << bits)) return false;
+    t.clusterAt = 0;
+    t.state = CLASSIFY;
+  }
+  if (t.state == CLASSIFY) {
+    if (!classify(t)) return false;
+    if (t.clusterCount == 0) return true;
+    t.state = t.zeroes && onlyZeroes(t) ? STORED : MEMORY;
+    t.clusterAt = 0;
+  }
+  if (t.state == MEMORY) {
+    const bytes = t.clusterCount << bits;
+    t.bufferFrom = t.clusterFirst << bits;
+    if (!takeMemory(t, bytes, scratchFor(bytes))) return false;
+    t.clusterAt = 0;
+    gatherBegin(t);
+    t.state = GATHER;
+  }
+  if (t.state == GATHER) {
+    if (!gatherClusters(t)) return false;
+    t.clusterAt = 0;
+    t.state = PLACE;
+  }
+  if (t.state == PLACE) {
+    if (!place(t, !(t.background && jobAllocatesFull()))) return false;
+    t.state = STORE;
+  }
+  if (t.state == STORE) {
+    if (!storeClusters(t, 0, u64.MAX_VALUE)) return false;
+    t.state = STORED;
+  }
+  if (t.pending) {
+    t.waits = ON_IO;
+    return false;
+  }
+  return t.error == 0 && link(t);
+}
+
+/** Finds out which clusters are absent, and cuts the range to the first and last of them. */
+function classify(t: Task): bool {
+  const image = overlay();
+  while (t.clusterAt < t.clusterCount) {
+    const offset = (t.clusterFirst + t.clusterAt) << image.clusterBits;
+    const length = min(<u64>(t.clusterCount - t.clusterAt) << image.clusterBits, image.size - offset);
+    if (!lookup(t, image, offset, length)) return false;
+    if (foundHoles) {
+      setClusterMap(t, t.clusterAt++, foundHost ? foundHost | OWNED : FILL);
+    } else if (foundState == ABSENT && t.bottom < imageCount()) {
+      const held = heldAbove(t, offset, min(length, clusterBytes(image)));
+      if (held < 0) return false;
+      setClusterMap(t, t.clusterAt++, held ? FILL : KEEP);
+    } else {
+      const alike: u32 = image.extendedL2 ? 1 : <u32>((foundLength + clusterBytes(image) - 1) >> image.clusterBits);
+      for (let i: u32 = 0; i < alike; i++) setClusterMap(t, t.clusterAt + i, foundState == ABSENT ? FILL : KEEP);
+      t.clusterAt += alike;
+    }
+  }
+  trim(t);
+  return true;
+}
+
+/** When streaming down to an image of the chain: 1 if an image above it has any of the cluster, 0 if none, -1 to wait. */
+function heldAbove(t: Task, offset: u64, length: u64): i32 {
+  if (!lookupChain(t, 1, t.bottom, offset, length)) return -1;
+  return foundState != ABSENT || foundLength < length ? 1 : 0;
+}
+
+/** Gathers the runs of clusters that need content. */
+function gatherClusters(t: Task): bool {
+  const image = overlay();
+  while (t.clusterAt < t.clusterCount || t.gatherAt < t.gatherTo) {
+    if (t.gatherAt >= t.gatherTo) {
+      while (t.clusterAt < t.clusterCount && clusterMap(t, t.clusterAt) == KEEP) t.clusterAt++;
+      if (t.clusterAt == t.clusterCount) break;
+      const from = (t.clusterFirst + t.clusterAt) << image.clusterBits;
+      while (t.clusterAt < t.clusterCount && clusterMap(t, t.clusterAt) != KEEP) t.clusterAt++;
+      const to = (t.clusterFirst + t.clusterAt) << image.clusterBits;
+      gatherRange(t, from, min(to, image.size));
+      if (to > image.size) memory.fill(t.buffer + <usize>(image.size - t.bufferFrom), 0, <usize>(to - image.size));
+    }
+    const next = gather(t, false);
+    if (next == NEEDS_SCRATCH) {
+      t.restart = true;
+      break;
+    }
+    if (next != GATHERED) return false;
+  }
+  if (!t.restart) return gatherFinish(t);
+  if (t.pending) {
+    t.waits = ON_IO;
+    return false;
+  }
+  t.restart = false;
+  releaseMemory(t);
+  t.state = MEMORY;
+  return populate(t);
+}
+
+/** Makes zero clusters of all that is to be filled, unless some cluster holds data already beside what it lacks. */
+function onlyZeroes(t: Task): bool {
+  for (let i: u32 = 0; i < t.clusterCount; i++) if (clusterMap(t, i) != KEEP && clusterMap(t, i) != FILL) return false;
+  for (let i: u32 = 0; i < t.clusterCount; i++) if (clusterMap(t, i) == FILL) setClusterMap(t, i, ZEROED);
+  return true;
+}
+
+function trim(t: Task): void {
+  let first: u32 = 0;
+  while (first < t.clusterCount && clusterMap(t, first) == KEEP) first++;
+  let end = t.clusterCount;
+  while (end > first && clusterMap(t, end - 1) == KEEP) end--;
+  for (let i = first; i < end; i++) setClusterMap(t, i - first, clusterMap(t, i));
+  t.clusterFirst += first;
+  t.clusterCount = end - first;
+}

@@ -1,0 +1,183 @@
+// Creating an overlay: a qcow2 version 3 image with empty tables, laid out as header, refcount table, refcount blocks, L1 table. The file
+// is empty before; until the header is written, last, it is no image at all.
+import {
+  backingFormatAt, backingFormatBytes, backingIdentityAt, backingIdentityBytes, backingNameAt, backingNameBytes,
+} from '../tables/backing';
+import { EINVAL, R_CLUSTER_BITS, R_HEADER_FULL, R_REFCOUNT_ORDER, R_TOO_LARGE } from '../errors';
+import {
+  AT_BACKING_BYTES, AT_BACKING_OFFSET, AT_CLUSTER_BITS, AT_HEADER_LENGTH, AT_INCOMPATIBLE, AT_L1_OFFSET, AT_L1_SIZE, AT_MAGIC,
+  AT_REFCOUNT_ORDER, AT_REFCOUNT_TABLE_CLUSTERS, AT_REFCOUNT_TABLE_OFFSET, AT_SIZE, AT_VERSION, EXTENSION_BACKING_FORMAT,
+  EXTENSION_IDENTITY, HEADER_BYTES, INCOMPATIBLE_EXTENDED_L2, MAGIC, parseHeader, put32, put64,
+} from '../format/header';
+import { FORMAT_QCOW2, Image, OVERLAY, clusterBytes, overlay } from '../core/image';
+import { L1_BYTES_MAX, PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX } from '../limits';
+import { STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet } from '../core/pages';
+import { putRefcount, refcountsPerBlock } from '../tables/refcounts';
+import { OP_TRUNCATE, ioBegin } from '../core/ring';
+import { DONE, ON_IO, ON_SLOT, Task, WAIT, fail, wait } from '../core/task';
+import { flushed } from '../tables/writeback';
+
+const PLAN: u32 = 0;
+const LENGTH: u32 = 1;
+const BLOCKS: u32 = 2;
+const TABLE: u32 = 3;
+const HEADER: u32 = 4;
+const FLUSH: u32 = 5;
+
+const REFCOUNT_ORDER_MAX: u64 = 6;
+
+/**
+ * `length` is the disk's size; the argument holds cluster bits (bits 0 to 7), refcount order (8 to 15) and whether L2 entries are
+ * extended (16). The texts of backing.ts tell the base.
+ */
+export function runCreate(t: Task): i32 {
+  const image = overlay();
+  if (t.state == PLAN) {
+    const reason = plan(t, image);
+    if (reason) {
+      fail(t, EINVAL, reason, OVERLAY, 0);
+      return WAIT;
+    }
+    t.state = LENGTH;
+  }
+  if (t.state == LENGTH) {
+    // The L1 table is all zeros: the file need only be that long.
+    image.fileSize = image.l1Offset + align((<u64>image.l1Size) << 3, image);
+    const s = ioBegin(t, OP_TRUNCATE, OVERLAY, image.fileSize, 0, 0);
+    if (s === null) return wait(t, ON_SLOT);
+    t.state = BLOCKS;
+  }
+  if (t.pending) return wait(t, ON_IO);
+  if (t.state == BLOCKS) {
+    while (t.cursor < image.fileSize >> image.clusterBits) if (!fillPart(t, image)) return WAIT;
+    t.cursor = 0;
+    t.state = TABLE;
+  }
+  if (t.state == TABLE) {
+    while (t.cursor < t.count) {
+      const at = pageGet(t, OVERLAY, image.refcountTableOffset + (t.cursor << 3));
+      if (!at) return WAIT;
+      put64(at, firstBlock(image) + (t.cursor << image.clusterBits));
+      pageChanged(at, 8, STAGE_REFCOUNTS);
+      t.cursor++;
+    }
+    t.state = HEADER;
+  }
+  if (t.state == HEADER) {
+    const header = pageGet(t, OVERLAY, 0);
+    if (!header) return WAIT;
+    const bytes = writeHeader(header, image);
+    if (!bytes) {
+      fail(t, EINVAL, R_HEADER_FULL, OVERLAY, 0);
+      return WAIT;
+    }
+    pageChanged(header, bytes, STAGE_ROOTS);
+    t.cursor = 0;
+    t.state = FLUSH;
+    image.format = FORMAT_QCOW2;
+    assert(parseHeader(header, image) == 0);
+    image.cleaning = true;
+  }
+  if (!flushed(t)) return WAIT;
+  image.cleaning = false;
+  return DONE;
+}
+
+/** Settles the layout: cluster counts depend on each other, since refcount blocks count themselves. */
+function plan(t: Task, image: Image): i32 {
+  image.version = 3;
+  image.clusterBits = <u32>(t.argument & 255);
+  image.refcountOrder = <u32>((t.argument >> 8) & 255);
+  image.extendedL2 = (t.argument >> 16) != 0;
+  image.size = t.length;
+  if (image.clusterBits < 9 || image.clusterBits > 21) return R_CLUSTER_BITS;
+  if (image.extendedL2 && image.clusterBits < 14) return R_CLUSTER_BITS;
+  if (image.refcountOrder > REFCOUNT_ORDER_MAX) return R_REFCOUNT_ORDER;
+  image.l2EntryBits = image.extendedL2 ? 4 : 3;
+  image.l2Bits = image.clusterBits - image.l2EntryBits;
+  const span = image.clusterBits + image.l2Bits;
+  const entries = (image.size + ((<u64>1) << span) - 1) >> span;
+  if (entries << 3 > L1_BYTES_MAX) return R_TOO_LARGE;
+  image.l1Size = <u32>entries;
+  const l1Clusters = align(entries << 3, image) >> image.clusterBits;
+  // Room for the refcounts of everything that the disk can take when it is full, so that the table need never grow.
+  const dataClusters = (image.size >> image.clusterBits) + (entries << 1) + l1Clusters + 16;
+  const perBlock = refcountsPerBlock(image);
+  const tableBytes = align(((dataClusters + dataClusters / (perBlock - 1)) / perBlock + 2) << 3, image);
+  const tableClusters = max<u64>(1, min(tableBytes, REFCOUNT_TABLE_BYTES_MAX) >> image.clusterBits);
+  let blocks: u64 = 1;
+  while (blocks * perBlock < 1 + tableClusters + blocks + l1Clusters) blocks++;
+  image.refcountTableOffset = clusterBytes(image);
+  image.refcountTableBytes = <u32>(tableClusters << image.clusterBits);
+  image.l1Offset = firstBlock(image) + (blocks << image.clusterBits);
+  t.count = blocks;
+  return 0;
+}
+
+function firstBlock(image: Image): u64 {
+  return image.refcountTableOffset + image.refcountTableBytes;
+}
+
+function align(bytes: u64, image: Image): u64 {
+  const mask = clusterBytes(image) - 1;
+  return (bytes + mask) & ~mask;
+}
+
+/** Counts the clusters in use from `cursor` on, as far as one page of refcounts goes. */
+function fillPart(t: Task, image: Image): bool {
+  const used = image.fileSize >> image.clusterBits;
+  const byte = (t.cursor << image.refcountOrder) >> 3;
+  const at = pageGet(t, OVERLAY, firstBlock(image) + byte);
+  if (!at) return false;
+  const pageEnd = PAGE_BYTES - <u32>((firstBlock(image) + byte) % PAGE_BYTES);
+  const room = (<u64>pageEnd << 3) >> image.refcountOrder;
+  const count = min(used - t.cursor, room);
+  for (let i: u64 = 0; i < count; i++) putRefcount(at, <u32>i, image.refcountOrder, 1);
+  pageChanged(at, <u32>(((count << image.refcountOrder) + 7) >> 3), STAGE_REFCOUNTS);
+  t.cursor += count;
+  return true;
+}
+
+/** Writes header, extensions and the base's name; returns the bytes used, or 0 if they do not fit into the first cluster. */
+function writeHeader(at: usize, image: Image): u32 {
+  const room = <u32>min<u64>(clusterBytes(image), PAGE_BYTES);
+  memory.fill(at, 0, room);
+  put32(at + AT_MAGIC, MAGIC);
+  put32(at + AT_VERSION, 3);
+  put32(at + AT_CLUSTER_BITS, image.clusterBits);
+  put64(at + AT_SIZE, image.size);
+  put32(at + AT_L1_SIZE, image.l1Size);
+  put64(at + AT_L1_OFFSET, image.l1Offset);
+  put64(at + AT_REFCOUNT_TABLE_OFFSET, image.refcountTableOffset);
+  put32(at + AT_REFCOUNT_TABLE_CLUSTERS, image.refcountTableBytes >> image.clusterBits);
+  put64(at + AT_INCOMPATIBLE, image.extendedL2 ? INCOMPATIBLE_EXTENDED_L2 : 0);
+  put32(at + AT_REFCOUNT_ORDER, image.refcountOrder);
+  put32(at + AT_HEADER_LENGTH, HEADER_BYTES);
+  const name = backingNameBytes();
+  let end = HEADER_BYTES;
+  const wanted = end + (name ? 24 + padded(backingFormatBytes()) + padded(backingIdentityBytes()) : 8) + name;
+  if (wanted > room) return 0;
+  if (name) {
+    end = writeExtension(at, end, EXTENSION_BACKING_FORMAT, backingFormatAt(), backingFormatBytes());
+    end = writeExtension(at, end, EXTENSION_IDENTITY, backingIdentityAt(), backingIdentityBytes());
+  }
+  // The end of the extensions is eight zero bytes.
+  end += 8;
+  if (!name) return end;
+  put64(at + AT_BACKING_OFFSET, end);
+  put32(at + AT_BACKING_BYTES, name);
+  memory.copy(at + end, backingNameAt(), name);
+  return end + name;
+}
+
+function writeExtension(at: usize, end: u32, type: u32, from: usize, bytes: u32): u32 {
+  if (bytes == 0) return end;
+  put32(at + end, type);
+  put32(at + end + 4, bytes);
+  memory.copy(at + end + 8, from, bytes);
+  return end + 8 + padded(bytes);
+}
+
+function padded(bytes: u32): u32 {
+  return (bytes + 7) & ~7;
+}

@@ -1,0 +1,50 @@
+// A guest's flush, and the end of a disk.
+import { AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY, get64, put64 } from '../format/header';
+import { OVERLAY, overlay } from '../core/image';
+import { SECTOR_BYTES } from '../limits';
+import { STAGE_ROOTS, pageChanged, pageGet } from '../core/pages';
+import { DONE, EXCLUSIVE, Task, WAIT, lock } from '../core/task';
+import { flushed, settle } from '../tables/writeback';
+
+export function runFlush(t: Task): i32 {
+  return flushed(t) ? DONE : WAIT;
+}
+
+const SETTLE: u32 = 0;
+const CLEAN: u32 = 1;
+const CLOSED: u32 = 2;
+
+/** `argument` of a close: there is nothing to write. */
+const READ_ONLY: u64 = 1;
+/** `argument` of a close after which the disk goes on: the overlay is brought into the state of a closed one, for a copy of its file. */
+const GOES_ON: u64 = 2;
+
+/** Writes everything, gives every freed cluster back, and takes the dirty bit out of the header. */
+export function runClose(t: Task): i32 {
+  // What others are halfway through ends first: it would leave clusters behind that nothing refers to yet, and I/O on closed files.
+  if (!lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;
+  if (t.argument == READ_ONLY) return DONE;
+  const image = overlay();
+  if (t.error && image.cleaning) {
+    // Nobody knows which of the two the header on disk says now: the next change says it anew.
+    image.cleaning = false;
+    image.dirty = false;
+  }
+  if (t.state == SETTLE) {
+    if (!settle(t)) return WAIT;
+    t.state = image.dirty ? CLEAN : CLOSED;
+  }
+  if (t.state == CLEAN) {
+    const header = pageGet(t, OVERLAY, 0);
+    if (!header) return WAIT;
+    put64(header + AT_INCOMPATIBLE, get64(header + AT_INCOMPATIBLE) & ~INCOMPATIBLE_DIRTY);
+    pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
+    image.cleaning = true;
+    t.state = CLOSED;
+  }
+  if (!flushed(t)) return WAIT;
+  image.dirty = false;
+  // Whoever changes something from now on sets the bit again.
+  image.cleaning = false;
+  return DONE;
+}

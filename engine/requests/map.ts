@@ -1,0 +1,88 @@
+// map: the extents of a range, each with the image of the chain that decides it. Neighbours that are alike are told as one.
+import { EINVAL, R_RANGE } from '../errors';
+import { OVERLAY, clusterBytes, imageAt, imageCount, overlay } from '../core/image';
+import { BLOCK_BYTES, SCAN_ENTRIES_MAX } from '../limits';
+import { COMPRESSED_DATA, DATA, foundDepth, foundHost, foundLength, foundState, lookupChain } from '../tables/lookup';
+import { OP_GIVE, tell } from '../core/ring';
+import { AGAIN, DONE, Task, WAIT, fail, takeMemory } from '../core/task';
+
+/** An extent as the requester gets it; see README.md. */
+@unmanaged
+export class ExtentRecord {
+  offset: u64;
+  length: u64;
+  /** Position in the image's file: of data, of zeros or of nothing yet where the cluster keeps a place; else 0. */
+  host: u64;
+  state: u32;
+  depth: u32;
+}
+
+/**
+ * Gives as many extents as fit into a block, the last of them perhaps going on in the next answer; `value` is how far they reach. The
+ * argument is the depth not to look below: 1 for the overlay alone, 0 for all of the chain.
+ */
+export function runMap(t: Task): i32 {
+  const end = t.offset + t.length;
+  if (end > overlay().size) {
+    fail(t, EINVAL, R_RANGE, OVERLAY, t.offset);
+    return WAIT;
+  }
+  if (!takeMemory(t, BLOCK_BYTES, 0)) return WAIT;
+  const bottom = t.argument ? min(<u32>t.argument, imageCount()) : imageCount();
+  const most = BLOCK_BYTES / <u32>offsetof<ExtentRecord>();
+  for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
+    const at = t.offset + t.cursor;
+    if (at >= end) break;
+    if (!lookupChain(t, OVERLAY, bottom, at, end - at)) return WAIT;
+    if (!add(t, at)) {
+      if (<u32>t.count == most) break;
+      t.count++;
+      write(t, at);
+    }
+    t.cursor += foundLength;
+    if (i == SCAN_ENTRIES_MAX - 1) return AGAIN;
+  }
+  const give = tell(OP_GIVE, t.request);
+  give.address = <u32>t.buffer;
+  give.length = <u32>t.count * <u32>offsetof<ExtentRecord>();
+  t.value = t.offset + t.cursor;
+  return DONE;
+}
+
+/** Lengthens the last extent if what was found goes on like it. */
+function add(t: Task, at: u64): bool {
+  if (t.count == 0) return false;
+  const last = recordAt(t, <u32>t.count - 1);
+  if (last.state != foundState || last.depth != depth() || last.offset + last.length != at) return false;
+  const host = place(at);
+  const placed = foundState == DATA || host != 0;
+  const lastPlaced = foundState == DATA || last.host != 0;
+  if (placed != lastPlaced || (placed && last.host + last.length != host)) return false;
+  last.length += foundLength;
+  return true;
+}
+
+function write(t: Task, at: u64): void {
+  const record = recordAt(t, <u32>t.count - 1);
+  record.offset = at;
+  record.length = foundLength;
+  record.host = place(at);
+  record.state = foundState;
+  record.depth = depth();
+}
+
+/** Where `at` is in the file of the image that decides it. Zeros and absent subclusters are told with their cluster's place. */
+function place(at: u64): u64 {
+  if (foundState == DATA) return foundHost;
+  if (foundState == COMPRESSED_DATA || foundHost == 0) return 0;
+  return foundHost + (at & (clusterBytes(imageAt(foundDepth)) - 1));
+}
+
+/** What no image has is told of the lowest one looked at. */
+function depth(): u32 {
+  return foundDepth;
+}
+
+function recordAt(t: Task, index: u32): ExtentRecord {
+  return changetype<ExtentRecord>(t.buffer + index * offsetof<ExtentRecord>());
+}

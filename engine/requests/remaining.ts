@@ -1,0 +1,24 @@
+// remaining: how much of a range is not populated, told by the overlay alone.
+import { EINVAL, R_RANGE } from '../errors';
+import { OVERLAY, imageCount, overlay } from '../core/image';
+import { SCAN_ENTRIES_MAX } from '../limits';
+import { ABSENT, foundLength, foundState, lookup } from '../tables/lookup';
+import { AGAIN, DONE, Task, WAIT, fail } from '../core/task';
+
+export function runRemaining(t: Task): i32 {
+  const end = t.offset + t.length;
+  if (end > overlay().size) {
+    fail(t, EINVAL, R_RANGE, OVERLAY, t.offset);
+    return WAIT;
+  }
+  // Without a base nothing is missing: what is absent is zeros, and stays so.
+  if (imageCount() < 2) return DONE;
+  for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
+    const at = t.offset + t.cursor;
+    if (at >= end) return DONE;
+    if (!lookup(t, overlay(), at, end - at)) return WAIT;
+    if (foundState == ABSENT) t.value += foundLength;
+    t.cursor += foundLength;
+  }
+  return AGAIN;
+}

@@ -1,0 +1,257 @@
+// Resizing the disk, also while a job runs. What a larger disk gains reads as zeros, also where the base goes on further than the old
+// disk did; what a smaller one loses gives its space back.
+import { EUNSUPPORTED, R_TOO_LARGE } from '../errors';
+import { AT_L1_OFFSET, AT_L1_SIZE, AT_SIZE, get64, put32, put64 } from '../format/header';
+import { COPIED, OFFSET_MASK } from '../format/l2';
+import { freeLater, freesHaveRoom } from '../tables/frees';
+import { Image, OVERLAY, basesEnd, clusterBytes, imageCount, overlay } from '../core/image';
+import { L1_BYTES_MAX, PAGE_BYTES, SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
+import { ABSENT, foundLength, foundHost, foundState, foundWhole, lookup } from '../tables/lookup';
+import { STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet, pagesForget } from '../core/pages';
+import { ACTION, NEW, linkCluster } from '../data/place';
+import { populate, populateBegin } from '../data/populate';
+import { allocate, allocatedAt, allocatedCount, refcountsPerBlock } from '../tables/refcounts';
+import { OP_WRITE, ioBegin } from '../core/ring';
+import {
+  AGAIN, DONE, EXCLUSIVE, ON_IO, ON_SLOT, ON_WRITEBACK, Task, WAIT, clusterMap, fail, lock, releaseMemory, setClusterMap, unlock, wait,
+} from '../core/task';
+import { flushed, nextWriteback, writebackWanted } from '../tables/writeback';
+import { zeroPageAt } from '../tables/zeropage';
+
+const EDGE: u32 = 0;
+const LOCK: u32 = 1;
+const TAIL: u32 = 2;
+const FLUSH: u32 = 3;
+const TABLE: u32 = 4;
+const COPY: u32 = 5;
+const COPIED_TABLE: u32 = 6;
+const HIDE: u32 = 7;
+const SETTLE: u32 = 8;
+const SIZE: u32 = 9;
+const FLUSHED: u32 = 10;
+const CUT: u32 = 11;
+const POPULATING: u32 = 100;
+
+/** `length` is the new size; one such request at a time. For a smaller one, the requester has zeroed the rest of the last cluster. */
+export function runResize(t: Task): i32 {
+  const image = overlay();
+  const cluster = clusterBytes(image);
+  const grows = t.length > image.size;
+  if (t.state == EDGE) {
+    // The cluster that the old end cuts must not show more of the base: it is populated, which fills its rest with zeros.
+    if (grows && image.size & (cluster - 1)) populateBegin(t, image.size & ~(cluster - 1), image.size, imageCount());
+    else t.state = LOCK;
+  }
+  if (t.state >= POPULATING) {
+    if (!populate(t)) return WAIT;
+    releaseMemory(t);
+    unlock(t);
+    t.state = LOCK;
+  }
+  if (t.state == LOCK) {
+    if (!lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;
+    t.cursor = 0;
+    t.state = TAIL;
+  }
+  if (t.state == TAIL) {
+    if (grows && image.size & (cluster - 1) && !zeroTail(t, image)) return WAIT;
+    t.cursor = 0;
+    t.state = FLUSH;
+  }
+  if (t.state == FLUSH) {
+    if (!flushed(t)) return WAIT;
+    t.state = neededEntries(image, t.length) > image.l1Size ? TABLE : HIDE;
+    t.cursor = image.size;
+  }
+  if (t.state < HIDE && !growTable(t, image)) return WAIT;
+  if (t.state == HIDE) {
+    for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
+      const at = (t.cursor + cluster - 1) & ~(cluster - 1);
+      if (at >= t.length) {
+        t.cursor = 0;
+        t.state = SETTLE;
+        break;
+      }
+      if (at >= basesEnd()) {
+        if (!forget(t, image, at)) return WAIT;
+      } else {
+        if (!hide(t, image, at)) return WAIT;
+        t.cursor = at + cluster;
+      }
+    }
+    if (t.state == HIDE) return AGAIN;
+  }
+  if (t.state == SETTLE) {
+    if (!flushed(t)) return WAIT;
+    t.state = SIZE;
+  }
+  if (t.state == SIZE) {
+    const header = pageGet(t, OVERLAY, 0);
+    if (!header) return WAIT;
+    put64(header + AT_SIZE, t.length);
+    pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
+    t.state = FLUSHED;
+  }
+  if (t.state == FLUSHED) {
+    if (!flushed(t)) return WAIT;
+    t.cursor = (t.length + cluster - 1) & ~(cluster - 1);
+    t.state = CUT;
+  }
+  const next = cut(t, image);
+  if (next == DONE) image.size = t.length;
+  return next;
+}
+
+/** Frees what lies behind the new end, once the header tells of that. */
+function cut(t: Task, image: Image): i32 {
+  const mask = clusterBytes(image) - 1;
+  for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
+    if (t.cursor >= image.size) return DONE;
+    if (!lookup(t, image, t.cursor, image.size - t.cursor)) return WAIT;
+    if (foundState == ABSENT && foundHost == 0) {
+      t.cursor = (t.cursor + foundLength + mask) & ~mask;
+    } else {
+      if (!linkCluster(t, image, t.cursor, 0)) return WAIT;
+      t.cursor += clusterBytes(image);
+    }
+  }
+  return AGAIN;
+}
+
+/** Called once when a resize has ended: one that failed gives back the table that nothing points to. */
+export function resizeEnded(t: Task): void {
+  if (!t.error || (t.state != COPY && t.state != COPIED_TABLE) || !freesHaveRoom(1)) return;
+  pagesForget(OVERLAY, t.clusterFirst, t.clusterFirst + (t.count << overlay().clusterBits));
+  freeLater(t.clusterFirst, <u32>t.count, 0);
+}
+
+function neededEntries(image: Image, size: u64): u64 {
+  const span = image.clusterBits + image.l2Bits;
+  return (size + ((<u64>1) << span) - 1) >> span;
+}
+
+/** Zeros in the last cluster behind the old end, where it has a place of its own. */
+function zeroTail(t: Task, image: Image): bool {
+  const within = image.size & (clusterBytes(image) - 1);
+  if (t.count == 0) {
+    if (!lookup(t, image, image.size - within, 1)) return false;
+    if (!foundWhole) return true;
+    t.count = foundHost + within;
+    t.value = foundHost + clusterBytes(image);
+  }
+  return writeZeroes(t, t.value);
+}
+
+/** What lies behind the end, where a crash came before a smaller disk had freed it, must not show when the disk grows over it. */
+function forget(t: Task, image: Image, at: u64): bool {
+  const size = image.size;
+  image.size = t.length;
+  const found = lookup(t, image, at, t.length - at);
+  image.size = size;
+  if (!found) return false;
+  if (foundState == ABSENT && foundHost == 0) {
+    t.cursor = at + foundLength;
+    return true;
+  }
+  if (!linkCluster(t, image, at, 0)) return false;
+  t.cursor = at + clusterBytes(image);
+  return true;
+}
+
+/** Makes the cluster at `at` show zeros, whatever the base has there. */
+function hide(t: Task, image: Image, at: u64): bool {
+  if (image.version > 2) return linkCluster(t, image, at, 0);
+  // Version 2 has no zero clusters: one full of zeros does it too.
+  if (!t.placed) {
+    if (!allocate(t, 1)) return false;
+    setClusterMap(t, 0, allocatedAt | NEW);
+    t.clusterCount = 1;
+    t.placed = true;
+    t.count = allocatedAt;
+  }
+  const host = clusterMap(t, 0) & ~ACTION;
+  if (!writeZeroes(t, host + clusterBytes(image)) || !linkCluster(t, image, at, host)) return false;
+  t.placed = false;
+  return true;
+}
+
+/** Writes zeros to the file from `count` on to `to`; true when that is done. */
+function writeZeroes(t: Task, to: u64): bool {
+  while (t.count < to) {
+    const bytes = <u32>min<u64>(PAGE_BYTES, to - t.count);
+    if (ioBegin(t, OP_WRITE, OVERLAY, t.count, bytes, zeroPageAt()) === null) {
+      wait(t, ON_SLOT);
+      return false;
+    }
+    t.count += bytes;
+  }
+  if (t.pending) wait(t, ON_IO);
+  return t.pending == 0;
+}
+
+/** Moves the L1 table to a larger place; true when that is done. */
+function growTable(t: Task, image: Image): bool {
+  if (t.state == TABLE) {
+    const entries = neededEntries(image, t.length);
+    const clusters = ((entries << 3) + clusterBytes(image) - 1) >> image.clusterBits;
+    // A table stands in one piece, and so between two refcount blocks: with small clusters that is not far.
+    if (entries << 3 > L1_BYTES_MAX || clusters >= refcountsPerBlock(image)) return tooLarge(t);
+    while (true) {
+      if (!roomToFree(t) || !allocate(t, <u32>clusters)) return false;
+      if (allocatedCount == <u32>clusters) break;
+      // A gap that is too small; the search goes on behind it.
+      freeLater(allocatedAt, allocatedCount, 0);
+    }
+    t.clusterFirst = allocatedAt;
+    t.count = clusters;
+    t.cursor = 0;
+    t.state = COPY;
+  }
+  if (t.state == COPY) {
+    const bytes = t.count << image.clusterBits;
+    while (t.cursor < bytes) if (!copySector(t, image)) return false;
+    t.cursor = 0;
+    t.state = COPIED_TABLE;
+  }
+  if (!flushed(t) || !roomToFree(t)) return false;
+  const header = pageGet(t, OVERLAY, 0);
+  if (!header) return false;
+  put64(header + AT_L1_OFFSET, t.clusterFirst);
+  put32(header + AT_L1_SIZE, <u32>(t.count << (image.clusterBits - 3)));
+  pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
+  const oldBytes = ((<u64>image.l1Size << 3) + clusterBytes(image) - 1) & ~(clusterBytes(image) - 1);
+  pagesForget(OVERLAY, image.l1Offset, image.l1Offset + oldBytes);
+  if (oldBytes) freeLater(image.l1Offset, <u32>(oldBytes >> image.clusterBits), nextWriteback());
+  image.l1Offset = t.clusterFirst;
+  image.l1Size = <u32>(t.count << (image.clusterBits - 3));
+  t.cursor = image.size;
+  t.state = HIDE;
+  return true;
+}
+
+function roomToFree(t: Task): bool {
+  if (freesHaveRoom(1)) return true;
+  writebackWanted();
+  wait(t, ON_WRITEBACK);
+  return false;
+}
+
+function tooLarge(t: Task): bool {
+  fail(t, EUNSUPPORTED, R_TOO_LARGE, OVERLAY, 0);
+  return false;
+}
+
+function copySector(t: Task, image: Image): bool {
+  const inOld = t.cursor < (<u64>image.l1Size << 3);
+  const from = inOld ? pageGet(t, OVERLAY, image.l1Offset + t.cursor) : 0;
+  if (inOld && !from) return false;
+  const to = pageGet(t, OVERLAY, t.clusterFirst + t.cursor);
+  if (!to) return false;
+  for (let i: u32 = 0; i < SECTOR_BYTES; i += 8) {
+    const entry = inOld && t.cursor + i < (<u64>image.l1Size << 3) ? get64(from + i) & (OFFSET_MASK | COPIED) : 0;
+    put64(to + i, entry);
+  }
+  pageChanged(to, SECTOR_BYTES, STAGE_REFCOUNTS);
+  t.cursor += SECTOR_BYTES;
+  return true;
+}

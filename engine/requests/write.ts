@@ -1,0 +1,154 @@
+// A guest's write: in place where the overlay has the whole cluster to itself, else into a new cluster that is filled up with what
+// stood around the written bytes. With the argument WRITE_ZEROES the data is zeros, for parts of clusters that cannot be zero clusters.
+import { ECORRUPT, EINVAL, R_RANGE, R_SHARED_CLUSTER } from '../errors';
+import { GATHERED, NEEDS_SCRATCH, gather, gatherBegin, gatherFinish, gatherRange, scratchFor } from '../data/gather';
+import { OVERLAY, clusterBytes, overlay } from '../core/image';
+import { COMPRESSED_DATA, ZEROES, foundCopied, foundHost, foundState, foundWhole, lookup } from '../tables/lookup';
+import { ACTION, FILL, IN_PLACE, KEEP, OWNED, link, place, storeClusters } from '../data/place';
+import { requestBytes } from '../data/populate';
+import { foundRefcount, refcountOf } from '../tables/refcounts';
+import { OP_TAKE, ioBegin } from '../core/ring';
+import {
+  DONE, EXCLUSIVE, ON_IO, ON_SLOT, Task, WAIT, clusterMap, fail, lock, releaseMemory, setClusterMap, takeMemory, wait,
+} from '../core/task';
+
+/** Argument of a write: there is no data, all is zeros. */
+export const WRITE_ZEROES: u64 = 1;
+
+const LOCK: u32 = 0;
+const CLASSIFY: u32 = 1;
+const MEMORY: u32 = 2;
+const TAKE: u32 = 3;
+const HEAD: u32 = 4;
+const TAIL: u32 = 5;
+const GATHERING: u32 = 6;
+const PLACE: u32 = 7;
+const STORE: u32 = 8;
+const STORED: u32 = 9;
+const DROP: u32 = 10;
+
+export function runWrite(t: Task): i32 {
+  const image = overlay();
+  const bits = image.clusterBits;
+  const end = t.offset + t.length;
+  if (end > image.size || t.length > requestBytes()) {
+    fail(t, EINVAL, R_RANGE, OVERLAY, t.offset);
+    return WAIT;
+  }
+  if (t.state == LOCK) {
+    t.clusterFirst = t.offset >> bits;
+    t.clusterCount = <u32>(((end - 1) >> bits) - t.clusterFirst) + 1;
+    if (!lock(t, EXCLUSIVE, t.clusterFirst << bits, (t.clusterFirst + t.clusterCount) << bits)) return WAIT;
+    t.clusterAt = 0;
+    t.state = CLASSIFY;
+  }
+  if (t.state == CLASSIFY) {
+    if (!classify(t)) return WAIT;
+    t.state = MEMORY;
+  }
+  if (t.state == MEMORY) {
+    const lastFrom = (t.clusterFirst + t.clusterCount - 1) << bits;
+    t.bufferFrom = needsContent(t, 0) ? t.clusterFirst << bits : t.offset;
+    const to = needsContent(t, t.clusterCount - 1) ? lastFrom + clusterBytes(image) : end;
+    const bytes = <u32>(to - t.bufferFrom);
+    if (!takeMemory(t, bytes, hasEdges(t) ? scratchFor(bytes) : 0)) return WAIT;
+    t.state = TAKE;
+  }
+  if (t.state == TAKE) {
+    const at = t.buffer + <usize>(t.offset - t.bufferFrom);
+    if (t.argument & WRITE_ZEROES) memory.fill(at, 0, <usize>t.length);
+    else {
+      const take = ioBegin(t, OP_TAKE, OVERLAY, 0, <u32>t.length, at);
+      if (take === null) return wait(t, ON_SLOT);
+      take.request = t.request;
+    }
+    gatherBegin(t);
+    gatherRange(t, t.bufferFrom, t.offset);
+    t.state = HEAD;
+  }
+  if (t.state == HEAD) {
+    if (!edge(t)) return t.state == DROP ? drop(t) : WAIT;
+    const to = t.bufferFrom + t.bufferBytes;
+    if (to > image.size) memory.fill(t.buffer + <usize>(image.size - t.bufferFrom), 0, <usize>(to - image.size));
+    gatherRange(t, end, min(to, image.size));
+    t.state = TAIL;
+  }
+  if (t.state == TAIL) {
+    if (!edge(t)) return t.state == DROP ? drop(t) : WAIT;
+    t.state = GATHERING;
+  }
+  if (t.state == GATHERING) {
+    if (!gatherFinish(t)) return WAIT;
+    t.clusterAt = 0;
+    t.state = PLACE;
+  }
+  if (t.state == PLACE) {
+    if (!place(t, true)) return WAIT;
+    t.state = STORE;
+  }
+  if (t.state == STORE) {
+    if (!storeClusters(t, t.offset, end)) return WAIT;
+    t.state = STORED;
+  }
+  if (t.state == STORED) {
+    if (t.pending) return wait(t, ON_IO);
+    return link(t) ? DONE : WAIT;
+  }
+  return drop(t);
+}
+
+/** Decides for every cluster whether it is written in place. */
+function classify(t: Task): bool {
+  const image = overlay();
+  while (t.clusterAt < t.clusterCount) {
+    const offset = (t.clusterFirst + t.clusterAt) << image.clusterBits;
+    if (!lookup(t, image, offset, 1)) return false;
+    let entry = FILL;
+    if (foundState == ZEROES && t.argument & WRITE_ZEROES && !image.extendedL2) {
+      entry = KEEP;
+    } else if (foundHost && foundState != COMPRESSED_DATA) {
+      entry = foundHost | (foundWhole ? IN_PLACE : OWNED);
+      if (!foundCopied && !isSole(t, foundHost)) return false;
+    }
+    setClusterMap(t, t.clusterAt++, entry);
+  }
+  return true;
+}
+
+/** An entry without the COPIED flag may share its cluster, which must not be written then. */
+function isSole(t: Task, host: u64): bool {
+  const image = overlay();
+  if (!refcountOf(t, image, host >> image.clusterBits)) return false;
+  if (foundRefcount == 1) return true;
+  fail(t, ECORRUPT, R_SHARED_CLUSTER, OVERLAY, host);
+  return false;
+}
+
+function needsContent(t: Task, index: u32): bool {
+  const action = clusterMap(t, index) & ACTION;
+  return action == FILL || action == OWNED;
+}
+
+/** Whether anything around the written bytes has to be gathered. */
+function hasEdges(t: Task): bool {
+  const mask = clusterBytes(overlay()) - 1;
+  const end = t.offset + t.length;
+  return (
+    (needsContent(t, 0) && (t.offset & mask) != 0) ||
+    (needsContent(t, t.clusterCount - 1) && (end & mask) != 0 && end != overlay().size)
+  );
+}
+
+function edge(t: Task): bool {
+  const next = gather(t, false);
+  if (next == NEEDS_SCRATCH) t.state = DROP;
+  return next == GATHERED;
+}
+
+/** Compressed data was met without scratch memory to inflate it: begin again with some. */
+function drop(t: Task): i32 {
+  if (t.pending) return wait(t, ON_IO);
+  releaseMemory(t);
+  t.state = MEMORY;
+  return runWrite(t);
+}

@@ -1,0 +1,45 @@
+// Zeroes and discard over whole clusters: they become zero clusters, and the space they took is freed. (Parts of clusters are written
+// as zeros by write.ts, or for a discard left as they are.) A discarded cluster becomes a zero cluster too, not an absent one: what
+// lies below in the base must not come to light again.
+import { EINVAL, R_RANGE } from '../errors';
+import { OVERLAY, clusterBytes, imageCount, overlay } from '../core/image';
+import { SCAN_ENTRIES_MAX } from '../limits';
+import { ABSENT, ZEROES, foundHost, foundLength, foundState, lookup } from '../tables/lookup';
+import { linkCluster } from '../data/place';
+import { AGAIN, DONE, EXCLUSIVE, KIND_DISCARD, Task, WAIT, fail, lock } from '../core/task';
+
+/** Argument of a discard: the base holds what the overlay holds (after a commit), so the clusters become absent again. */
+const EMPTY: u64 = 1;
+
+/** KIND_ZERO and KIND_DISCARD; the range is of whole clusters, except that it may end where the disk does. */
+export function runZeroes(t: Task): i32 {
+  const image = overlay();
+  const cluster = clusterBytes(image);
+  const end = t.offset + t.length;
+  if (end > image.size || t.offset & (cluster - 1) || (end & (cluster - 1) && end != image.size)) {
+    fail(t, EINVAL, R_RANGE, OVERLAY, t.offset);
+    return WAIT;
+  }
+  // Version 2 has no zero clusters: the host writes zeros instead, and a discard need not do anything.
+  const empties = t.argument == EMPTY;
+  if (image.version < 3 && !empties) {
+    if (t.kind != KIND_DISCARD) fail(t, EINVAL, R_RANGE, OVERLAY, t.offset);
+    return t.error ? WAIT : DONE;
+  }
+  if (!lock(t, EXCLUSIVE, t.offset, (end + cluster - 1) & ~(cluster - 1))) return WAIT;
+  for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
+    const at = t.offset + t.cursor;
+    if (at >= end) return DONE;
+    if (!lookup(t, image, at, end - at)) return WAIT;
+    const whole = min(cluster, end - at);
+    const nothing = foundState == ABSENT && foundHost == 0;
+    const asWanted = empties ? nothing : foundState == ZEROES ? foundHost == 0 : nothing && imageCount() == 1;
+    if (asWanted && foundLength >= whole) {
+      t.cursor += foundLength;
+      continue;
+    }
+    if (!linkCluster(t, image, at, 0, empties)) return WAIT;
+    t.cursor += whole;
+  }
+  return AGAIN;
+}

@@ -1,0 +1,163 @@
+// Growth of the refcount tables: a refcount block for clusters that have none yet, and a larger refcount table when the old one is full.
+// One such task runs at a time; all others that look for free clusters wait for it.
+import { ENOSPC, R_TOO_LARGE } from '../errors';
+import { AT_REFCOUNT_TABLE_CLUSTERS, AT_REFCOUNT_TABLE_OFFSET, put32, put64 } from '../format/header';
+import { freeLater, freesHaveRoom } from './frees';
+import { OVERLAY, clusterBytes, overlay } from '../core/image';
+import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from '../limits';
+import {
+  STAGE_MARK, STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet, pageMake, pagesForget, sectorDirty, pageAt, pageCount,
+} from '../core/pages';
+import { grown, isFreePlace, missingBlock, putRefcount, refcountsPerBlock } from './refcounts';
+import { DONE, ON_WRITEBACK, Task, WAIT, fail, wakeRefcounts } from '../core/task';
+import { nextWriteback, writebackRunning, writebackWanted } from './writeback';
+import { zeroOnDisk } from './zeropage';
+
+const PLAN: u32 = 0;
+const BLOCKS: u32 = 1;
+const LINK: u32 = 2;
+const COPY: u32 = 3;
+const ENTER: u32 = 4;
+const SETTLE: u32 = 5;
+const SWITCH: u32 = 6;
+
+/**
+ * `cursor` is the progress of the step, `clusterFirst` the first cluster of the new metadata, `count` how many refcount blocks stand
+ * there, `value` how many clusters of a new table behind them.
+ */
+export function runGrow(t: Task): i32 {
+  const image = overlay();
+  if (t.state == PLAN) {
+    const perBlock = refcountsPerBlock(image);
+    t.clusterFirst = missingBlock() * perBlock;
+    t.count = 1;
+    t.value = 0;
+    if (missingBlock() << 3 >= image.refcountTableBytes && !planTable(t, perBlock)) return WAIT;
+    if (!isFreePlace(t, image, t.clusterFirst << image.clusterBits, (t.count + t.value) << image.clusterBits)) return WAIT;
+    t.state = BLOCKS;
+  }
+  if (t.state == BLOCKS) {
+    while (t.cursor < t.count) {
+      if (!makeBlock(t, t.cursor)) return WAIT;
+      t.spareTableAt = 0;
+      t.cursor++;
+    }
+    t.cursor = 0;
+    t.state = t.value ? COPY : LINK;
+  }
+  if (t.state == LINK) {
+    if (!enterBlock(t, image.refcountTableOffset, 0, STAGE_ROOTS)) return WAIT;
+    image.fileSize = max(image.fileSize, (t.clusterFirst + 1) << image.clusterBits);
+    return DONE;
+  }
+  const newTable = (t.clusterFirst + t.count) << image.clusterBits;
+  if (t.state == COPY) {
+    while (t.cursor < t.value << image.clusterBits) if (!copyPiece(t, newTable)) return WAIT;
+    t.cursor = 0;
+    t.state = ENTER;
+  }
+  if (t.state == ENTER) {
+    while (t.cursor < t.count) {
+      if (!enterBlock(t, newTable, t.cursor, STAGE_REFCOUNTS)) return WAIT;
+      t.cursor++;
+    }
+    image.fileSize = max(image.fileSize, newTable + (t.value << image.clusterBits));
+    t.state = SETTLE;
+  }
+  if (t.state == SETTLE) {
+    // The header's first sector must not be on its way for another reason, or it would tell of the new table too early.
+    if (writebackRunning() || headerPending() || !freesHaveRoom(1)) {
+      writebackWanted();
+      t.waits = ON_WRITEBACK;
+      return WAIT;
+    }
+    t.state = SWITCH;
+  }
+  return switchTable(t, newTable);
+}
+
+/** Whatever became of it, those who wait look again; they fail if it failed. */
+export function growEnded(t: Task): void {
+  grown();
+  wakeRefcounts(t);
+}
+
+/** A new table is twice as large as the old; with the blocks that count it and themselves it stands in the area that has none yet. */
+function planTable(t: Task, perBlock: u64): bool {
+  const image = overlay();
+  const clusters = (<u64>image.refcountTableBytes >> image.clusterBits) * 2;
+  const entries = clusters << (image.clusterBits - 3);
+  if (clusters << image.clusterBits > REFCOUNT_TABLE_BYTES_MAX || missingBlock() >= entries) {
+    fail(t, ENOSPC, R_TOO_LARGE, OVERLAY, t.clusterFirst << image.clusterBits);
+    return false;
+  }
+  t.value = clusters;
+  t.count = (clusters + perBlock - 2) / (perBlock - 1);
+  return true;
+}
+
+/** Makes block number `index` of the new ones: zeros, but for what stands in the new area itself. */
+function makeBlock(t: Task, index: u64): bool {
+  const image = overlay();
+  const bytes = clusterBytes(image);
+  const at = (t.clusterFirst + index) << image.clusterBits;
+  if (bytes > PAGE_BYTES && !zeroOnDisk(t, at, bytes)) return false;
+  const part = bytes < PAGE_BYTES ? pageGet(t, OVERLAY, at) : pageMake(t, OVERLAY, at);
+  if (!part) return false;
+  const partBytes = <u32>min<u64>(bytes, PAGE_BYTES);
+  memory.fill(part, 0, partBytes);
+  const perBlock = refcountsPerBlock(image);
+  const perPart = min(perBlock, (<u64>partBytes << 3) >> image.refcountOrder);
+  const used = t.count + t.value - min(t.count + t.value, index * perBlock);
+  for (let i: u64 = 0; i < min(used, perPart); i++) putRefcount(part, <u32>i, image.refcountOrder, 1);
+  pageChanged(part, partBytes, STAGE_REFCOUNTS);
+  return true;
+}
+
+/** Enters block number `index` of the new ones into a refcount table. */
+function enterBlock(t: Task, table: u64, index: u64, stage: u32): bool {
+  const image = overlay();
+  const at = pageGet(t, OVERLAY, table + ((missingBlock() + index) << 3));
+  if (!at) return false;
+  put64(at, (t.clusterFirst + index) << image.clusterBits);
+  pageChanged(at, 8, stage);
+  return true;
+}
+
+/** Copies the next sector of the old table, or zeros behind its end, into the new one. */
+function copyPiece(t: Task, newTable: u64): bool {
+  const image = overlay();
+  const bytes = SECTOR_BYTES;
+  const inOld = t.cursor < image.refcountTableBytes;
+  const from = inOld ? pageGet(t, OVERLAY, image.refcountTableOffset + t.cursor) : 0;
+  if (inOld && !from) return false;
+  const to = pageGet(t, OVERLAY, newTable + t.cursor);
+  if (!to) return false;
+  if (inOld) memory.copy(to, from, bytes);
+  else memory.fill(to, 0, bytes);
+  pageChanged(to, bytes, STAGE_REFCOUNTS);
+  t.cursor += bytes;
+  return true;
+}
+
+function headerPending(): bool {
+  for (let i: u32 = 0; i < pageCount(); i++) {
+    const page = pageAt(i);
+    if (page.image == OVERLAY && page.offset == 0 && (sectorDirty(page, STAGE_MARK, 0) || sectorDirty(page, STAGE_REFCOUNTS, 0))) return true;
+  }
+  return overlay().version > 2 && !overlay().dirty;
+}
+
+function switchTable(t: Task, newTable: u64): i32 {
+  const image = overlay();
+  const header = pageGet(t, OVERLAY, 0);
+  if (!header) return WAIT;
+  put64(header + AT_REFCOUNT_TABLE_OFFSET, newTable);
+  put32(header + AT_REFCOUNT_TABLE_CLUSTERS, <u32>t.value);
+  pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
+  pagesForget(OVERLAY, image.refcountTableOffset, image.refcountTableOffset + image.refcountTableBytes);
+  freeLater(image.refcountTableOffset, image.refcountTableBytes >> image.clusterBits, nextWriteback());
+  image.refcountTableOffset = newTable;
+  image.refcountTableBytes = <u32>(t.value << image.clusterBits);
+  return DONE;
+}

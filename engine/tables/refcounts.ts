@@ -1,0 +1,190 @@
+// The overlay's refcounts: which clusters of its file are in use, and the search for free ones (QEMU's docs/interop/qcow2.txt, "Host
+// cluster management"). A cluster is taken here long before anything refers to it; order on disk is writeback.ts's work.
+import { ECORRUPT, R_CLUSTER_IN_METADATA, R_REFCOUNT, R_REFCOUNT_BLOCK } from '../errors';
+import { get32, get64, put32, put64 } from '../format/header';
+import { Image, clusterBytes, inFixedMetadata, overlay } from '../core/image';
+import { PAGE_BYTES } from '../limits';
+import { STAGE_REFCOUNTS, pageChanged, pageGet } from '../core/pages';
+import { KIND_GROW, ON_REFCOUNTS, Task, fail, taskBegin } from '../core/task';
+
+/** Bits 9 to 63 of a refcount table's entry: where the block is. The others must be zero. */
+export const BLOCK_OFFSET_MASK: u64 = 0xfffffffffffffe00;
+
+/** The answer of the last `allocate`: position of the first cluster in the file, and how many. */
+export let allocatedAt: u64 = 0;
+export let allocatedCount: u32 = 0;
+/** The answer of the last `refcountOf`. */
+export let foundRefcount: u64 = 0;
+
+/** No cluster below this one is free, as far as is known. */
+let freeFrom: u64 = 0;
+/** The refcount block that is missing, while a task makes it. */
+let growing: bool = false;
+let wantedBlock: u64 = 0;
+
+export function refcountsInit(): void {
+  freeFrom = 0;
+  growing = false;
+}
+
+export function missingBlock(): u64 {
+  return wantedBlock;
+}
+
+/** A task makes refcount blocks now. */
+export function refcountsGrowing(): bool {
+  return growing;
+}
+
+export function grown(): void {
+  growing = false;
+}
+
+/** Refcounts in a block, which is one cluster. */
+export function refcountsPerBlock(image: Image): u64 {
+  return (clusterBytes(image) << 3) >> image.refcountOrder;
+}
+
+/** Entries that fit into one page of a block (all of them where clusters are no larger than pages). */
+export function refcountsPerPart(image: Image): u64 {
+  return (min<u64>(clusterBytes(image), PAGE_BYTES) << 3) >> image.refcountOrder;
+}
+
+/**
+ * Takes up to `wanted` contiguous free clusters. False: the task waits or has failed. Nothing has changed then, except that the
+ * search goes on where it stopped.
+ */
+export function allocate(t: Task, wanted: u32): bool {
+  const image = overlay();
+  const perPart = refcountsPerPart(image);
+  while (true) {
+    const part = partOf(t, image, freeFrom);
+    if (!part) return false;
+    let index = <u32>(freeFrom % perPart);
+    while (index < <u32>perPart && getRefcount(part, index, image.refcountOrder)) index++;
+    freeFrom = freeFrom - (freeFrom % perPart) + index;
+    if (index == <u32>perPart) continue;
+    let count: u32 = 0;
+    while (count < wanted && index + count < <u32>perPart && !getRefcount(part, index + count, image.refcountOrder)) count++;
+    allocatedAt = freeFrom << image.clusterBits;
+    allocatedCount = count;
+    if (!isFreePlace(t, image, allocatedAt, (<u64>count) << image.clusterBits)) return false;
+    for (let i: u32 = 0; i < count; i++) putRefcount(part, index + i, image.refcountOrder, 1);
+    changed(part, index, count, image.refcountOrder);
+    freeFrom += count;
+    image.fileSize = max(image.fileSize, freeFrom << image.clusterBits);
+    return true;
+  }
+}
+
+/** What the refcounts say is free must not be where header, L1 table or refcount table are: the task fails then. */
+export function isFreePlace(t: Task, image: Image, offset: u64, bytes: u64): bool {
+  if (!inFixedMetadata(image, offset, bytes)) return true;
+  fail(t, ECORRUPT, R_CLUSTER_IN_METADATA, image.index, offset);
+  return false;
+}
+
+/** Lowers the refcount of one cluster; false: the task waits or has failed. */
+export function release(t: Task, cluster: u64): bool {
+  const image = overlay();
+  const part = partOf(t, image, cluster);
+  if (!part) return false;
+  const index = <u32>(cluster % refcountsPerPart(image));
+  const count = getRefcount(part, index, image.refcountOrder);
+  if (count == 0) {
+    fail(t, ECORRUPT, R_REFCOUNT, image.index, cluster << image.clusterBits);
+    return false;
+  }
+  putRefcount(part, index, image.refcountOrder, count - 1);
+  changed(part, index, 1, image.refcountOrder);
+  if (count == 1) freeFrom = min(freeFrom, cluster);
+  return true;
+}
+
+/** Sets a refcount outright, as a repair does; false: the task waits or has failed. */
+export function setRefcount(t: Task, cluster: u64, value: u64): bool {
+  const image = overlay();
+  const part = partOf(t, image, cluster);
+  if (!part) return false;
+  const index = <u32>(cluster % refcountsPerPart(image));
+  putRefcount(part, index, image.refcountOrder, value);
+  changed(part, index, 1, image.refcountOrder);
+  if (value == 0) freeFrom = min(freeFrom, cluster);
+  return true;
+}
+
+/** Reads the refcount of a cluster of any image into `foundRefcount`; one without a block has 0. */
+export function refcountOf(t: Task, image: Image, cluster: u64): bool {
+  foundRefcount = 0;
+  const block = blockOf(t, image, cluster / refcountsPerBlock(image));
+  if (block < 0) return false;
+  if (block == 0) return true;
+  const part = pageGet(t, image.index, partOffset(image, block, cluster));
+  if (!part) return false;
+  foundRefcount = getRefcount(part, <u32>(cluster % refcountsPerPart(image)), image.refcountOrder);
+  return true;
+}
+
+/** Position of a refcount block, 0 if there is none, -1 if the task waits or has failed. */
+export function blockOf(t: Task, image: Image, index: u64): i64 {
+  if (index << 3 >= image.refcountTableBytes) return 0;
+  const at = pageGet(t, image.index, image.refcountTableOffset + (index << 3));
+  if (!at) return -1;
+  const block = get64(at);
+  if (block & (clusterBytes(image) - 1) || (block && (block >= image.fileSize || block < clusterBytes(image)))) {
+    fail(t, ECORRUPT, R_REFCOUNT_BLOCK, image.index, image.refcountTableOffset + (index << 3));
+    return -1;
+  }
+  return block;
+}
+
+export function putRefcount(part: usize, index: u32, order: u32, value: u64): void {
+  if (order == 4) store<u16>(part + (index << 1), bswap<u16>(<u16>value));
+  else if (order == 3) store<u8>(part + index, <u8>value);
+  else if (order == 5) put32(part + (index << 2), <u32>value);
+  else if (order == 6) put64(part + (index << 3), value);
+  else {
+    const bit = index << order;
+    const at = part + (bit >> 3);
+    const mask = ((1 << (1 << order)) - 1) << (bit & 7);
+    store<u8>(at, <u8>((load<u8>(at) & ~mask) | ((<i32>value << (bit & 7)) & mask)));
+  }
+}
+
+export function getRefcount(part: usize, index: u32, order: u32): u64 {
+  if (order == 4) return bswap<u16>(load<u16>(part + (index << 1)));
+  if (order == 3) return load<u8>(part + index);
+  if (order == 5) return get32(part + (index << 2));
+  if (order == 6) return get64(part + (index << 3));
+  const bit = index << order;
+  return (load<u8>(part + (bit >> 3)) >> (bit & 7)) & ((1 << (1 << order)) - 1);
+}
+
+/** The part of the overlay's refcount block that holds `cluster`'s entry; a missing block is made first. */
+function partOf(t: Task, image: Image, cluster: u64): usize {
+  const index = cluster / refcountsPerBlock(image);
+  const block = blockOf(t, image, index);
+  if (block < 0) return 0;
+  if (block > 0) return pageGet(t, image.index, partOffset(image, block, cluster));
+  if (!growing) {
+    if (taskBegin(KIND_GROW, false) !== null) {
+      growing = true;
+      wantedBlock = index;
+    }
+  }
+  t.waits = ON_REFCOUNTS;
+  return 0;
+}
+
+/** Where in the file the part of the block begins that holds `cluster`'s entry. */
+export function partOffset(image: Image, block: u64, cluster: u64): u64 {
+  const perPart = refcountsPerPart(image);
+  const within = (cluster % refcountsPerBlock(image)) / perPart;
+  return block + within * min<u64>(clusterBytes(image), PAGE_BYTES);
+}
+
+function changed(part: usize, index: u32, count: u32, order: u32): void {
+  const first = (index << order) >> 3;
+  const end = ((index + count - 1) << order) >> 3;
+  pageChanged(part + first, end - first + 1 + (order > 3 ? (1 << (order - 3)) - 1 : 0), STAGE_REFCOUNTS);
+}

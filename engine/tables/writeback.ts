@@ -1,0 +1,435 @@
+// Write-back: how changed metadata reaches the overlay, so that what is on disk is a valid image at every moment.
+//
+// One write-back runs at a time. It takes a snapshot of all changed sectors and writes it stage by stage (see pages.ts), with a
+// barrier (a flush) after every stage that a later one depends on; the first barrier also covers the data written before the
+// snapshot. Tasks go on changing pages meanwhile: what they change belongs to the next write-back.
+import { now } from '../core/clock';
+import { ECORRUPT, EIO, R_FLUSH_LOST } from '../errors';
+import { AT_AUTOCLEAR, AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY, get64, put64 } from '../format/header';
+import { anyFree, dropFree, freeAt, freeCount, isFree, peekFree } from './frees';
+import { OVERLAY, overlay } from '../core/image';
+import { SECTOR_BITS, SECTOR_BYTES, STAGED_RUNS_MAX, STAGING_BYTES, WRITEBACK_BYTES_MAX, WRITEBACK_BYTES_MIN, WRITEBACK_INTERVAL_MS } from '../limits';
+import {
+  Page, STAGES, STAGE_MARK, anyDirty, manyDirty, pageAt, pageChanged, pageCount, pageGet, pagesPressed,
+  pagesRelieved, sectorDirty, sectorsTaken, stageDirty,
+} from '../core/pages';
+import { release } from './refcounts';
+import { OP_DISCARD, OP_FLUSH, OP_WRITE, ioBegin } from '../core/ring';
+import { DONE, KIND_WRITEBACK, ON_IO, ON_SLOT, ON_WRITEBACK, Task, WAIT, fail, failOfHost, taskBegin, wait, wake, wakeFailed } from '../core/task';
+
+/** A run of neighbouring sectors in the snapshot. */
+@unmanaged
+export class StagedRun {
+  page: Page;
+  offset: u64;
+  address: usize;
+  bytes: u32;
+  stage: u32;
+}
+
+let staging: usize = 0;
+let runs: usize = 0;
+let runCount: u32 = 0;
+let stagingUsed: u32 = 0;
+
+let running: bool = false;
+let wanted: bool = false;
+/** Bytes of data that only the cache's metadata refers to. */
+let unwritten: u64 = 0;
+let endedAt: f64 = 0;
+/** Number of the write-back that runs, or ran last. */
+let started: u32 = 0;
+/** Number of the last one that wrote all there was when it started, and of the last such that a barrier followed. */
+let complete: u32 = 0;
+let durable: u32 = 0;
+/** `complete` when the barrier in flight was issued. */
+let barrierCovers: u32 = 0;
+/** How many ended badly, and how the last of them did. */
+let failures: u32 = 0;
+let failError: i32 = 0;
+let failDetail: u32 = 0;
+/** The last one failed: the next waits until somebody asks for it. */
+let stalled: bool = false;
+/** A flush failed: what it covered may be lost, and no later one can tell. */
+let lost: bool = false;
+let trimming: bool = false;
+
+export function writebackBytes(): usize {
+  return STAGING_BYTES + STAGED_RUNS_MAX * offsetof<StagedRun>();
+}
+
+export function writebackInit(at: usize): void {
+  staging = at;
+  runs = at + STAGING_BYTES;
+  running = false;
+  wanted = false;
+  unwritten = 0;
+  endedAt = 0;
+  started = 0;
+  complete = 0;
+  durable = 0;
+  failures = 0;
+  stalled = false;
+  lost = false;
+  trimming = false;
+}
+
+/** The host can give space back to the storage. */
+export function setTrimming(yes: bool): void {
+  trimming = yes;
+}
+
+/** Metadata in the cache now refers to so many more bytes of data. */
+export function noteUnwritten(bytes: u64): void {
+  unwritten += bytes;
+}
+
+/** The write-back whose snapshot will hold what is changed now. */
+export function nextWriteback(): u32 {
+  return started + 1;
+}
+
+export function writebackWanted(): void {
+  wanted = true;
+}
+
+export function writebackRunning(): bool {
+  return running;
+}
+
+/** A barrier that covers everything completed before it was issued has succeeded; `covers` was `complete` then. */
+function barrierDone(covers: u32): void {
+  if (<i32>(covers - durable) > 0) durable = covers;
+}
+
+export function barrierFailed(): void {
+  lost = true;
+}
+
+/** Whether nothing is left to be brought to disk, freed clusters included. */
+export function settled(): bool {
+  return !running && !anyDirty() && freeCount() == 0;
+}
+
+/** Starts a write-back if there is a reason to. Called at the end of every step. */
+export function scheduleWriteback(): void {
+  if (running) return;
+  const due = manyDirty() || muchUnwritten();
+  if (!wanted && !pagesPressed && (stalled || !due)) return;
+  if (!anyDirty() && !anyFree(wanted ? complete : durable)) {
+    // With nothing to be written, whoever wants room in the cache waits for pages that are being read.
+    if (wanted) wake(ON_WRITEBACK);
+    wanted = false;
+    pagesRelieved();
+    return;
+  }
+  if (taskBegin(KIND_WRITEBACK, false) !== null) running = true;
+}
+
+function muchUnwritten(): bool {
+  if (unwritten >= WRITEBACK_BYTES_MAX) return true;
+  return unwritten >= WRITEBACK_BYTES_MIN && now() - endedAt >= WRITEBACK_INTERVAL_MS;
+}
+
+const FIRST_BARRIER: u32 = 0;
+const PUNCH: u32 = 1;
+const GIVE_BACK: u32 = 2;
+const MARK: u32 = 3;
+const SNAPSHOT: u32 = 4;
+const WRITE: u32 = 5;
+const BARRIER: u32 = 6;
+
+/**
+ * Reads of refcounts that one write-back waits for to free clusters; the rest is the next one's. With all of the cache changed but for
+ * one page, the table and the block would push each other out for ever, and only this write-back makes room.
+ */
+const REFCOUNT_READS_MAX: u32 = 64;
+/** Bytes that one discard gives back at most. */
+const DISCARD_BYTES_MAX: u64 = 1 << 30;
+
+/** The write-back task. `cursor` is the next run of the snapshot, `count` the stage being written. */
+export function runWriteback(t: Task): i32 {
+  if (t.error) return t.pending ? wait(t, ON_IO) : failed(t);
+  if (t.state == FIRST_BARRIER) {
+    if (!firstBarrier(t)) return WAIT;
+    t.flushCovers = durable;
+    t.cursor = 0;
+    t.count = 0;
+    t.state = PUNCH;
+  }
+  if (t.state == PUNCH) {
+    if (trimming && !punch(t)) return WAIT;
+    t.state = GIVE_BACK;
+  }
+  if (t.state == GIVE_BACK) {
+    if (!giveBack(t)) return t.error ? runWriteback(t) : WAIT;
+    t.state = MARK;
+  }
+  if (t.state == MARK) {
+    if (!markDirty(t)) return t.error ? runWriteback(t) : WAIT;
+    t.state = SNAPSHOT;
+  }
+  if (t.state == SNAPSHOT) {
+    started++;
+    wanted = false;
+    unwritten = 0;
+    pagesRelieved();
+    t.value = snapshot() ? 1 : 0;
+    t.cursor = 0;
+    t.count = 0;
+    t.state = WRITE;
+  }
+  while (true) {
+    if (t.state == WRITE) {
+      if (!writeStage(t)) return wait(t, ON_SLOT);
+      if (t.pending) return wait(t, ON_IO);
+      if (t.error) return failed(t);
+      if (<u32>t.cursor == runCount) return succeeded(t);
+      if (!barrier(t)) return wait(t, ON_SLOT);
+      t.state = BARRIER;
+    }
+    if (t.pending) return wait(t, ON_IO);
+    if (t.error) return failed(t);
+    barrierDone(barrierCovers);
+    t.count++;
+    t.state = WRITE;
+  }
+}
+
+/** Where nothing is to be written and freed clusters wait for a barrier all the same, this is it. */
+function firstBarrier(t: Task): bool {
+  if (t.flushStep == 0) {
+    if (anyDirty() || anyFree(durable)) return true;
+    t.flushCovers = complete;
+    if (ioBegin(t, OP_FLUSH, OVERLAY, 0, 0, 0) === null) {
+      t.waits = ON_SLOT;
+      return false;
+    }
+    t.flushStep = 1;
+  }
+  if (t.pending) {
+    t.waits = ON_IO;
+    return false;
+  }
+  barrierDone(t.flushCovers);
+  return true;
+}
+
+/**
+ * Gives the space of clusters that nothing on disk refers to any more back to the storage, before they count as free: a discard on its
+ * way must not hit who takes them next. `cursor` is the run of free clusters, `count` the bytes of it that are done.
+ */
+function punch(t: Task): bool {
+  const image = overlay();
+  while (<u32>t.cursor < freeCount()) {
+    const entry = freeAt(<u32>t.cursor);
+    const bytes = (<u64>entry.clusters) << image.clusterBits;
+    if (entry.shared || entry.after > t.flushCovers || t.count >= bytes) {
+      t.cursor++;
+      t.count = 0;
+      continue;
+    }
+    const piece = <u32>min(DISCARD_BYTES_MAX, bytes - t.count);
+    if (ioBegin(t, OP_DISCARD, OVERLAY, entry.offset + t.count, piece, 0) === null) {
+      t.waits = ON_SLOT;
+      return false;
+    }
+    t.count += piece;
+  }
+  if (t.pending) t.waits = ON_IO;
+  return t.pending == 0;
+}
+
+/** Lowers the refcounts of clusters that nothing on disk refers to any more. */
+function giveBack(t: Task): bool {
+  const image = overlay();
+  while (true) {
+    const offset = peekFree(t.flushCovers);
+    if (!offset) return true;
+    if (!release(t, offset >> image.clusterBits)) {
+      if (t.error) {
+        if (t.error == ECORRUPT) dropFree(t.flushCovers);
+        return false;
+      }
+      // Without room in the cache for their refcounts, they wait for the next time: this write-back is what makes room.
+      if (!(t.waits & ON_WRITEBACK) && ++t.tries < REFCOUNT_READS_MAX) return false;
+      t.waits = 0;
+      return true;
+    }
+    dropFree(t.flushCovers);
+  }
+}
+
+/** Sets the header's dirty bit before the first change: whoever opens the image after a crash then knows to look for leaks. */
+function markDirty(t: Task): bool {
+  const image = overlay();
+  if (image.version < 3 || image.dirty || image.cleaning) return true;
+  const header = pageGet(t, OVERLAY, 0);
+  if (!header) return false;
+  put64(header + AT_INCOMPATIBLE, get64(header + AT_INCOMPATIBLE) | INCOMPATIBLE_DIRTY);
+  put64(header + AT_AUTOCLEAR, 0);
+  pageChanged(header, SECTOR_BYTES, STAGE_MARK);
+  image.dirty = true;
+  return true;
+}
+
+/** Copies the changed sectors, stage by stage, as far as there is room; true if that was all. */
+function snapshot(): bool {
+  runCount = 0;
+  stagingUsed = 0;
+  for (let stage: u32 = 0; stage < STAGES; stage++) {
+    for (let i: u32 = 0; i < pageCount(); i++) {
+      const page = pageAt(i);
+      // A later stage may depend on all of an earlier one: where one does not fit, the later ones wait for the next write-back.
+      if (stageDirty(page, stage) && !snapshotPage(page, stage)) return false;
+    }
+  }
+  return true;
+}
+
+function snapshotPage(page: Page, stage: u32): bool {
+  const sectors = <u32>128;
+  let first: u32 = 0;
+  while (first < sectors) {
+    if (!sectorDirty(page, stage, first)) {
+      first++;
+      continue;
+    }
+    let end = first + 1;
+    while (end < sectors && sectorDirty(page, stage, end)) end++;
+    const bytes = (end - first) << SECTOR_BITS;
+    if (runCount == STAGED_RUNS_MAX || stagingUsed + bytes > STAGING_BYTES) return false;
+    const run = runAt(runCount++);
+    run.page = page;
+    run.offset = page.offset + (first << SECTOR_BITS);
+    run.address = staging + stagingUsed;
+    run.bytes = bytes;
+    run.stage = stage;
+    memory.copy(run.address, page.frame + (first << SECTOR_BITS), bytes);
+    stagingUsed += bytes;
+    page.pins++;
+    sectorsTaken(page, stage, first, end - first);
+    first = end;
+  }
+  return true;
+}
+
+/** Issues the writes of the current stage; false when slots have run out. */
+function writeStage(t: Task): bool {
+  while (<u32>t.cursor < runCount) {
+    const run = runAt(<u32>t.cursor);
+    if (run.stage > <u32>t.count) return true;
+    if (ioBegin(t, OP_WRITE, OVERLAY, run.offset, run.bytes, run.address) === null) return false;
+    t.cursor++;
+  }
+  return true;
+}
+
+function barrier(t: Task): bool {
+  // Empty stages need no barrier of their own; the next stage to be written is the one of the next run.
+  t.count = runAt(<u32>t.cursor).stage - 1;
+  barrierCovers = complete;
+  return ioBegin(t, OP_FLUSH, OVERLAY, 0, 0, 0) !== null;
+}
+
+function succeeded(t: Task): i32 {
+  unpin();
+  if (t.value) complete = started;
+  endedAt = now();
+  running = false;
+  stalled = false;
+  wake(ON_WRITEBACK);
+  return DONE;
+}
+
+/** Marks what was not written as changed again, so that a later write-back can try it again; but for what has been freed meanwhile. */
+function failed(t: Task): i32 {
+  for (let i: u32 = 0; i < runCount; i++) {
+    const run = runAt(i);
+    const address = run.page.frame + <usize>(run.offset - run.page.offset);
+    for (let at: u32 = 0; at < run.bytes; at += SECTOR_BYTES) {
+      if (!isFree(run.offset + at)) pageChanged(address + at, SECTOR_BYTES, run.stage);
+    }
+  }
+  unpin();
+  failures++;
+  failError = t.error;
+  failDetail = t.detail;
+  running = false;
+  wanted = false;
+  stalled = true;
+  pagesRelieved();
+  wakeFailed(t);
+  return DONE;
+}
+
+function unpin(): void {
+  for (let i: u32 = 0; i < runCount; i++) runAt(i).page.pins--;
+  runCount = 0;
+}
+
+function runAt(index: u32): StagedRun {
+  return changetype<StagedRun>(runs + index * offsetof<StagedRun>());
+}
+
+const FLUSH_START: u32 = 0;
+const FLUSH_WRITEBACK: u32 = 1;
+const FLUSH_BARRIER: u32 = 2;
+
+/**
+ * Brings everything completed so far to stable storage: a step that several tasks take, with fields of their own for it. True when
+ * that is done; false: the task waits or has failed.
+ */
+export function flushed(t: Task): bool {
+  if (t.error) return false;
+  if (lost) {
+    fail(t, EIO, R_FLUSH_LOST, OVERLAY, 0);
+    return false;
+  }
+  if (t.flushStep == FLUSH_START) {
+    // Only a write-back whose snapshot is taken from now on is sure to hold all that was changed before.
+    t.flushTarget = nextWriteback();
+    t.flushFailures = failures;
+    t.flushStep = FLUSH_WRITEBACK;
+  }
+  if (t.flushStep == FLUSH_WRITEBACK) {
+    if (failures != t.flushFailures) {
+      t.flushStep = FLUSH_START;
+      failOfHost(t, failError, OVERLAY, 0, failDetail);
+      return false;
+    }
+    const covered = <i32>(complete - t.flushTarget) >= 0;
+    if (!covered && (anyDirty() || running)) {
+      wanted = true;
+      t.waits = ON_WRITEBACK;
+      return false;
+    }
+    t.flushCovers = complete;
+    if (ioBegin(t, OP_FLUSH, OVERLAY, 0, 0, 0) === null) {
+      t.waits = ON_SLOT;
+      return false;
+    }
+    t.flushStep = FLUSH_BARRIER;
+  }
+  if (t.pending) {
+    t.waits = ON_IO;
+    return false;
+  }
+  barrierDone(t.flushCovers);
+  // Nothing on disk refers to them any more: their space goes back now, not when something is written again.
+  if (anyFree(durable)) wanted = true;
+  t.flushStep = FLUSH_START;
+  return true;
+}
+
+/** Write-backs that settling waits for: clusters freed by one are given back by the next, and counted by the one after. */
+const SETTLES_MAX: u32 = 8;
+
+/** Writes everything and gives every freed cluster back; false: the task waits or has failed. */
+export function settle(t: Task): bool {
+  if (!flushed(t)) return false;
+  if (settled() || ++t.settles >= SETTLES_MAX) return true;
+  writebackWanted();
+  t.waits = ON_WRITEBACK;
+  return false;
+}

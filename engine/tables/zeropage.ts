@@ -1,0 +1,31 @@
+// Zeros that are written to the overlay as they are: over a table that is larger than a page of the cache, or where data must really be zeros.
+import { OVERLAY, overlay } from '../core/image';
+import { PAGE_BYTES } from '../limits';
+import { OP_WRITE, ioBegin } from '../core/ring';
+import { ON_IO, ON_SLOT, Task } from '../core/task';
+
+let zeroPage: usize = 0;
+
+export function zeroPageAt(): usize {
+  return zeroPage;
+}
+
+/** A page that stays all zeros. */
+export function zeroPageInit(at: usize): void {
+  zeroPage = at;
+  memory.fill(at, 0, PAGE_BYTES);
+}
+
+/** Writes zeros over a table that is larger than a page. The writes are done when this returns true. */
+export function zeroOnDisk(t: Task, table: u64, bytes: u64): bool {
+  while (t.spareTableAt < bytes) {
+    if (ioBegin(t, OP_WRITE, OVERLAY, table + t.spareTableAt, PAGE_BYTES, zeroPage) === null) {
+      t.waits = ON_SLOT;
+      return false;
+    }
+    t.spareTableAt += PAGE_BYTES;
+  }
+  overlay().fileSize = max(overlay().fileSize, table + bytes);
+  if (t.pending) t.waits = ON_IO;
+  return t.pending == 0;
+}
