@@ -11,8 +11,11 @@ import { fixturesFolder } from '../fixtures/real-base.ts';
 import { startNginx } from '../support/nginx.ts';
 import { createImage } from '../support/qemu.ts';
 import { startSlowLinkProcess } from '../support/slow-link.ts';
+import { browserStreams } from './browser.ts';
 import { consoleBoots } from './console.ts';
 import { binariesCompressed, linkRaw, localRaw } from './data.ts';
+import { denoStreams } from './deno.ts';
+import { edgeFirstRead } from './edge.ts';
 import { guestLatency } from './guest.ts';
 import { firstRead, peakMemory, timeStream } from './ours.ts';
 import type { StreamFigures } from './ours.ts';
@@ -144,7 +147,9 @@ async function guest(): Promise<BenchRow[]> {
   return rows;
 }
 
-const CASES: Record<string, () => Promise<BenchRow[]>> = { local, links, compressed, first, guest, console: consoleBoots, size };
+const CASES: Record<string, () => Promise<BenchRow[]>> = {
+  local, links, compressed, first, guest, deno: denoStreams, browser: browserStreams, edge: edgeFirstRead, console: consoleBoots, size,
+};
 
 const asked = process.argv.slice(2);
 const unknown = asked.filter((name) => !(name in CASES));
