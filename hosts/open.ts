@@ -80,9 +80,8 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
     const bases = options.base === undefined ? [] : Array.isArray(options.base) ? options.base : [options.base];
     const formats = Array.isArray(options.baseFormat) ? options.baseFormat : [options.baseFormat];
     const recorded = opening.backingOf(0);
-    if (bases.length) await opening.openChain(bases, formats, followChain);
-    else if (recorded) await opening.openChain([opening.resolve(recorded, 0)], [formats[0] ?? recorded.format], followChain);
-    if (recorded?.identity && opening.engine.file(1)) checkIdentity(opening.engine.name(0), recorded.identity, opening.engine.file(1)!);
+    if (bases.length) await opening.openChain(bases, formats, followChain, recorded?.identity);
+    else if (recorded) await opening.openChain([opening.resolve(recorded, 0)], [formats[0] ?? recorded.format], followChain, recorded.identity);
     if (!readOnly) await opening.recover();
     return opening.finish(readOnly, options.copyOnRead ?? true);
   } catch (error) {
@@ -165,9 +164,9 @@ class Opening {
     this.#count = 1;
   }
 
-  /** Opens the images below, from the nearest down. A base's own base is followed only if the caller said so. */
-  async openChain(bases: BaseLocation[], formats: (ImageFormat | undefined)[], follow: boolean): Promise<void> {
-    for (let i = 0; i < bases.length; i++) await this.#openBase(bases[i], formats[i]);
+  /** Opens the images below, from the nearest down, which must be the one that was `recorded`. A base's own base is followed only if the caller said so. */
+  async openChain(bases: BaseLocation[], formats: (ImageFormat | undefined)[], follow: boolean, recorded?: RecordedIdentity): Promise<void> {
+    for (let i = 0; i < bases.length; i++) await this.#openBase(bases[i], formats[i], i === 0 ? recorded : undefined);
     for (;;) {
       const last = this.#count - 1;
       const below = this.backingOf(last);
@@ -180,12 +179,14 @@ class Opening {
     }
   }
 
-  async #openBase(location: BaseLocation, format?: ImageFormat): Promise<void> {
+  async #openBase(location: BaseLocation, format?: ImageFormat, recorded?: RecordedIdentity): Promise<void> {
     if (format !== undefined && !(format in FORMAT_NUMBERS)) throw new MillraceError('EUNSUPPORTED', `the format '${format}' is not supported: raw or qcow2`);
     const isPlace = typeof location === 'string' || location instanceof URL;
     const source = isPlace ? await this.#runtime.openSource(location) : location;
     const image = this.#count++;
     this.engine.attach(image, source, source.name ?? (isPlace ? String(location) : `base ${image}`));
+    // Before it is looked into: another base is to be called that, whatever is wrong with it besides.
+    if (recorded) checkIdentity(this.engine.name(0), recorded, source);
     await this.engine.request(Kind.open, image, format ? FORMAT_NUMBERS[format] : 0);
   }
 

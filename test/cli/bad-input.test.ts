@@ -208,6 +208,17 @@ describe('a base', () => {
     expect(existsSync(join(cwd, 'o.qcow2'))).toBe(false);
   }), 60_000);
 
+  it('that is another one by now is called that, whatever is wrong with it besides', () => withFolder(async (cwd) => {
+    await millrace(['create', 'base.qcow2', '--size', '1M'], { cwd });
+    await millrace(['create', 'o.qcow2', '--base', 'base.qcow2'], { cwd });
+    const before = await readFile(join(cwd, 'o.qcow2'));
+    for (const other of [Buffer.alloc(0), makeContent('text', 7, MIB)]) {
+      await writeFile(join(cwd, 'base.qcow2'), other);
+      await fails(cwd, ['stream', 'o.qcow2'], /base\.qcow2 is not the base that o\.qcow2 was made on/);
+      expect(before.equals(await readFile(join(cwd, 'o.qcow2')))).toBe(true);
+    }
+  }), 60_000);
+
   it('that cannot be one is refused', () => withFolder(async (cwd) => {
     await mkdir(join(cwd, 'folder'));
     const bad: [base: string, message: RegExp][] = [
