@@ -27,7 +27,10 @@ export interface BlockSource {
   read(offset: number, into: Uint8Array, hint?: ReadHint): void | Promise<void>;
   /** How this source likes to be read: bytes a request, requests in flight. */
   readonly preferred?: { chunk: number; depth: number };
-  /** What identifies the content (an ETag, say): a base that changed under its overlay is refused. */
+  /**
+   * What identifies the content (an ETag, say): a base that changed under its overlay is refused. Where the overlay records an identity of
+   * another kind, since it was made on another host (see open.ts), the size alone decides.
+   */
   readonly identity?: string;
   close(): void | Promise<void>;
 }

@@ -335,9 +335,25 @@ function parseIdentity(text: string): RecordedIdentity | undefined {
   }
 }
 
+/**
+ * Kinds of identity, as the sources of ours tell them: an ETag, or a time of last change told by a server or by a file system. Which of
+ * them a source can tell depends on the host: a browser does not see an ETag that the server hides by CORS, and a base read from a
+ * file on one host may come by HTTP on another. Any other text is the caller's own.
+ */
+const IDENTITY_KINDS: readonly RegExp[] = [/^etag /, /^modified /, /^\d+--?\d+$/];
+
+function identityKind(identity: string): number {
+  return IDENTITY_KINDS.findIndex((kind) => kind.test(identity));
+}
+
+/** Two identities tell the same or another content where both are of one kind; else only the size is known to both. */
+function mayBeSame(recorded: string | undefined, found: string | undefined): boolean {
+  return !recorded || !found || recorded === found || identityKind(recorded) !== identityKind(found);
+}
+
 function checkIdentity(overlay: string, recorded: RecordedIdentity, base: BlockSource): void {
   const sameSize = recorded.size === base.size;
-  if (sameSize && (!recorded.identity || !base.identity || recorded.identity === base.identity)) return;
+  if (sameSize && mayBeSame(recorded.identity, base.identity)) return;
   const detail = sameSize ? `it was ${recorded.identity}, and is ${base.identity}` : `it had ${recorded.size} bytes, and has ${base.size}`;
   throw new MillraceError('ECHANGED', `${base.name ?? 'the base'} is not the base that ${overlay} was made on (${detail}): give the right base, or rebase the overlay`);
 }

@@ -13,7 +13,8 @@ export function openBlob(blob: Blob, name: string = nameOf(blob)): BlockSource {
   return {
     size: blob.size,
     name,
-    identity: isFile(blob) ? `modified ${blob.lastModified} size ${blob.size}` : undefined,
+    // As the hosts with files tell it, so that an overlay may move between them.
+    identity: isFile(blob) ? `${blob.size}-${blob.lastModified}` : undefined,
     preferred: PREFERRED,
     async read(offset, into, hint) {
       hint?.signal?.throwIfAborted();

@@ -10,6 +10,7 @@ import { beforeAll, expect, it } from 'vitest';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { check, compare } from '../support/qemu.ts';
+import { createDisk, openDisk } from '../../hosts/node/index.ts';
 import { startChromium } from './browsers.ts';
 import { setScene } from './scene.ts';
 import { serveSite } from './site.ts';
@@ -167,6 +168,75 @@ describeWithPeer(['chromium', 'qemu-img'], 'faults in Chromium', () => {
       server.closeAllConnections();
       server.close();
     }
+  });
+
+  it('an ETag that is hidden from pages does not make the base another one, when an overlay moves between hosts', async () => {
+    const shown = { etag: '"one"', size: MIB };
+    const server = createServer((request, response) => {
+      const headers = {
+        'Access-Control-Allow-Origin': '*', 'Access-Control-Allow-Headers': 'Range', 'Access-Control-Expose-Headers': 'Content-Range',
+        'ETag': shown.etag, 'Last-Modified': 'Tue, 03 Mar 2026 10:00:00 GMT',
+      };
+      const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '') ?? [];
+      if (first === undefined) return void response.writeHead(204, headers).end();
+      const end = Math.min(Number(last) + 1, shown.size);
+      response.writeHead(206, { ...headers, 'Content-Range': `bytes ${first}-${end - 1}/${shown.size}` }).end(BASE.subarray(Number(first), end));
+    });
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const base = `http://127.0.0.1:${(server.address() as AddressInfo).port}/moving.raw`;
+    const [here, there] = [join(scene.site.images, 'moving.qcow2'), left('moved.qcow2')];
+    try {
+      const made = await createDisk({ overlay: here, base });
+      await made.write(0, Uint8Array.of(1, 2, 3));
+      await made.close();
+      const tab = await scene.tab();
+      const inPage = () => tab.run(async (tools) => tools.openDisk({ overlay: 'moved' }).then(async (disk) => {
+        const data = await disk.read(0, 512 * 1024);
+        await disk.close();
+        await tools.leave('moved.qcow2', await tools.exportDisk('moved'));
+        return { bytes: [...data.subarray(0, 4)] };
+      }, (error: Error & { code: string }) => ({ code: error.code, message: error.message })));
+      await tab.run(async (tools) => tools.importDisk('moved', await (await fetch('/images/moving.qcow2')).blob()));
+      expect(await inPage()).toEqual({ bytes: [1, 2, 3, BASE[3]] });
+      await (await openDisk({ overlay: there })).close();
+      await tab.run(async (tools, base) => {
+        const disk = await tools.createDisk({ overlay: 'made here', base });
+        await disk.close();
+        await tools.leave('made-here.qcow2', await tools.exportDisk('made here'));
+      }, base);
+      await (await openDisk({ overlay: left('made-here.qcow2') })).close();
+      // What both hosts can tell still counts: the ETag for the one that sees it, the size for the other.
+      shown.etag = '"two"';
+      await expect(openDisk({ overlay: there })).rejects.toMatchObject({ code: 'ECHANGED', message: expect.stringContaining('"two"') });
+      shown.size = MIB - 512;
+      expect(await inPage()).toMatchObject({ code: 'ECHANGED', message: expect.stringContaining(`it had ${MIB} bytes`) });
+    } finally {
+      server.closeAllConnections();
+      server.close();
+    }
+  });
+
+  it('a file that something without locks has open is EBUSY, and opens when it is given back', async () => {
+    const tab = await scene.tab();
+    const told = await tab.run(async (tools) => {
+      await (await tools.createDisk({ overlay: 'taken', size: 1024 * 1024 })).close();
+      const script = `onmessage = async () => {
+        const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('millrace');
+        const handle = await (await folder.getFileHandle('taken.qcow2')).createSyncAccessHandle();
+        onmessage = () => { handle.close(); postMessage('closed'); };
+        postMessage('open');
+      };`;
+      const other = new Worker(URL.createObjectURL(new Blob([script], { type: 'text/javascript' })));
+      const answer = () => new Promise((resolve) => { other.onmessage = resolve; other.postMessage(''); });
+      await answer();
+      const busy = await tools.refusal(tools.openDisk({ overlay: 'taken' }));
+      await answer();
+      other.terminate();
+      await (await tools.openDisk({ overlay: 'taken' })).close();
+      return busy;
+    });
+    expect(told).toMatchObject({ name: 'MillraceError', code: 'EBUSY', message: expect.stringContaining('in use by another program') });
   });
 
   it('a page without storage has its disks in memory, and says so', async () => {
