@@ -1,12 +1,15 @@
-/** The disks in this browser, by name, while they are closed: list, rename, delete, and the ways in and out as files. */
-import type { ImageFormat } from '../api.ts';
+/** The disks in this browser, by name, while they are closed: list, check, rename, delete, and the ways in and out as files. */
+import { transfer } from 'comlink';
+import type { CheckOptions, CheckReport, ImageFormat } from '../api.ts';
 import { MillraceError } from '../errors.ts';
 import { forgetDisk, recallDisk, rememberDisk } from './catalog.ts';
 import type { DiskRecord } from './catalog.ts';
 import { thisPage, WorkerLink } from './link.ts';
+import type { Service } from './link.ts';
 import { lockDisk } from './lock.ts';
 import type { DiskLock } from './lock.ts';
 import { diskExists, diskFile, diskNames, disksFolder, fileNameOf, moveDisk, removeDisk } from './opfs.ts';
+import { sendSource } from './wire.ts';
 
 /** All disks of this site, in order of their names, with what is remembered of each. */
 export async function listDisks(): Promise<DiskRecord[]> {
@@ -57,12 +60,28 @@ export async function exportDisk(name: string): Promise<File> {
 export async function importDisk(name: string, file: Blob, options: { format?: ImageFormat } = {}): Promise<void> {
   if (!(await disksFolder())) throw new MillraceError('EUNSUPPORTED', `cannot import disk '${name}': the browser gives this page no storage`);
   if (await diskExists(name)) throw new MillraceError('EEXIST', `there is a disk '${name}' already`);
+  await inWorker(name, (service) => service.importFile(name, file, options.format, thisPage()));
+}
+
+/**
+ * Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw image, which has nothing to check.
+ * `overlay` is the name of a disk that is not open.
+ * @throws MillraceError `EBUSY` while it is open, `ENOENT`; where the header cannot be read, or (`ECORRUPT`) a repair could lose data.
+ */
+export async function checkDisk({ overlay, ...options }: CheckOptions): Promise<CheckReport | undefined> {
+  if (typeof overlay === 'string') return inWorker(overlay, (service) => service.checkImage(overlay, options, thisPage()));
+  const sent = sendSource(overlay);
+  return inWorker(overlay.name ?? 'image', (service) => service.checkImage(transfer(sent, [sent.port]), options, thisPage()));
+}
+
+/** Runs one call in a worker of its own. */
+async function inWorker<T>(name: string, call: (service: Service) => Promise<T>): Promise<T> {
   const link = new WorkerLink(name, () => {});
   try {
     await link.watch();
-    await link.call((service) => service.importFile(name, file, options.format, thisPage()));
+    return await link.call(call);
   } finally {
-    link.end(new MillraceError('ECLOSED', 'the import has ended'));
+    link.end(new MillraceError('ECLOSED', `the worker of disk '${name}' has done its work`));
   }
 }
 

@@ -35,7 +35,7 @@ export type { HttpOptions, HttpSource, HttpStats } from '../http.ts';
 export type { BrowserBase, BrowserCreateOptions, BrowserDisk, BrowserOpenOptions } from './api.ts';
 export { openBlob, openBuffer } from './blob.ts';
 export type { DiskRecord, RememberedJob } from './catalog.ts';
-export { deleteDisk, exportDisk, importDisk, listDisks, renameDisk } from './disks.ts';
+export { checkDisk, deleteDisk, exportDisk, importDisk, listDisks, renameDisk } from './disks.ts';
 export { persistDisks, storageRoom } from './quota.ts';
 
 /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */

@@ -3,13 +3,13 @@
  * It brings what the guest has written to storage by itself soon after, because pages end without a word.
  */
 import * as Comlink from 'comlink';
-import type { CheckReport, Disk, DiskEvent, Extent, ImageFormat, ImageInfo, StreamInfo, StreamOptions } from '../api.ts';
+import type { CheckOptions, CheckReport, Disk, DiskEvent, Extent, ImageFormat, ImageInfo, StreamInfo, StreamOptions } from '../api.ts';
 import { JobStatus } from '../api.ts';
 import type { BlockSource } from '../block.ts';
 import type { EngineDisk } from '../disk.ts';
 import { MillraceError } from '../errors.ts';
 import type { HttpStats } from '../http.ts';
-import { createDiskWith, openDiskWith } from '../open.ts';
+import { checkDiskWith, createDiskWith, openDiskWith } from '../open.ts';
 import { openBlob } from './blob.ts';
 import { rememberDisk } from './catalog.ts';
 import { hold, lockDisk } from './lock.ts';
@@ -17,7 +17,7 @@ import type { Holder } from './lock.ts';
 import { diskExists, writeDisk } from './opfs.ts';
 import { BrowserRuntime } from './runtime.ts';
 import { handOver, receiveSource, sendErrorsWhole } from './wire.ts';
-import type { DiskShape, Order, SentBase, SentEvent } from './wire.ts';
+import type { DiskShape, Order, SentBase, SentEvent, SentSource } from './wire.ts';
 
 const EVENTS: readonly DiskEvent[] = ['progress', 'completed', 'failed', 'paused', 'resumed'];
 /** So long after a change everything is flushed, unless somebody does it before. */
@@ -199,6 +199,12 @@ export class DiskService {
     if (image?.format === 'qcow2') return importImage(name, file, image, holder);
     if (format === 'qcow2') throw new MillraceError('EUNSUPPORTED', `cannot import disk '${name}': the file is not a qcow2 image`);
     await importRaw(name, file, runtime);
+  }
+
+  /** Checks an image that is not open. */
+  checkImage(image: string | SentSource, options: Omit<CheckOptions, 'overlay'>, holder: Holder): Promise<CheckReport | undefined> {
+    const overlay = typeof image === 'string' ? image : receiveSource(image);
+    return checkDiskWith(new BrowserRuntime(holder, false), { ...options, overlay });
   }
 
   get #open(): EngineDisk {

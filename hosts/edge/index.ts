@@ -12,8 +12,8 @@
  * }
  * ```
  */
-import type { CreateOptions, Disk, OpenOptions } from '../api.ts';
-import { createDiskWith, openDiskWith } from '../open.ts';
+import type { CheckOptions, CheckReport, CreateOptions, Disk, OpenOptions } from '../api.ts';
+import { checkDiskWith, createDiskWith, openDiskWith } from '../open.ts';
 import { edgeRuntime } from './runtime.ts';
 import type { EdgePlaces } from './runtime.ts';
 
@@ -40,4 +40,9 @@ export function createDisk({ storage, bucket, ...options }: CreateOptions & Edge
 /** Opens an overlay; its base is the recorded one unless another is given. */
 export function openDisk({ storage, bucket, ...options }: OpenOptions & EdgePlaces): Promise<Disk> {
   return openDiskWith(edgeRuntime({ storage, bucket }), options);
+}
+
+/** Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw image, which has nothing to check. */
+export function checkDisk({ storage, bucket, ...options }: CheckOptions & EdgePlaces): Promise<CheckReport | undefined> {
+  return checkDiskWith(edgeRuntime({ storage, bucket }), options);
 }

@@ -159,4 +159,38 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
     expect(told.other).toMatchObject({ code: 'ECHANGED' });
     expect(told.relative).toMatchObject({ code: 'EUNSUPPORTED', message: expect.stringContaining('ftp:') });
   });
+
+  it('are checked and mended while they are closed', async () => {
+    const tab = await scene.tab();
+    const told = await tab.run(async (tools) => {
+      const disk = await tools.createDisk({ overlay: 'judged', size: 1024 * 1024 });
+      await disk.write(0, new Uint8Array(300_000).fill(3));
+      const open = await tools.refusal(tools.checkDisk({ overlay: 'judged' }));
+      await disk.close();
+      const sound = await tools.checkDisk({ overlay: 'judged' });
+      // A cluster at the end that has a refcount, and nothing that refers to it: the entry of the first free one, in big-endian 16 bits.
+      const bytes = new Uint8Array(await (await tools.exportDisk('judged')).arrayBuffer());
+      const view = new DataView(bytes.buffer);
+      const block = Number(view.getBigUint64(Number(view.getBigUint64(48))));
+      let free = 0;
+      while (view.getUint16(block + 2 * free) !== 0) free++;
+      view.setUint16(block + 2 * free, 1);
+      const grown = new Uint8Array(Math.max(bytes.length, (free + 1) * 65536));
+      grown.set(bytes);
+      await tools.importDisk('leaking', new Blob([grown]));
+      const leaking = await tools.checkDisk({ overlay: 'leaking' });
+      const mended = await tools.checkDisk({ overlay: 'leaking', repair: 'leaks' });
+      const after = await tools.checkDisk({ overlay: 'leaking' });
+      const raw = await tools.checkDisk({ overlay: tools.openBlob(new Blob([new Uint8Array(4096)])) });
+      const gone = await tools.refusal(tools.checkDisk({ overlay: 'nowhere' }));
+      return { open, sound, leaking, mended, after, raw: raw === undefined, gone };
+    });
+    expect(told.open).toMatchObject({ code: 'EBUSY' });
+    expect(told.sound).toMatchObject({ corruptions: 0, leaks: 0 });
+    expect(told.leaking).toMatchObject({ corruptions: 0, leaks: 1 });
+    expect(told.mended).toMatchObject({ corruptions: 0 });
+    expect(told.after).toMatchObject({ corruptions: 0, leaks: 0 });
+    expect(told.raw).toBe(true);
+    expect(told.gone).toMatchObject({ code: 'ENOENT' });
+  });
 }

@@ -129,4 +129,32 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
     });
     expect(found).toBe(true);
   });
+
+  it('asks for a flush when the page is hidden or left, unless the disk is closed', async () => {
+    const tab = await scene.tab();
+    const asked = await tab.run(async (tools) => {
+      let flushes = 0;
+      const { postMessage } = Worker.prototype;
+      Worker.prototype.postMessage = function (this: Worker, message: { path?: string[] }, ...rest: unknown[]) {
+        if (message?.path?.at(-1) === 'flush') flushes++;
+        return Reflect.apply(postMessage, this, [message, ...rest]);
+      } as typeof postMessage;
+      const disk = await tools.createDisk({ overlay: 'hidden', size: 1024 * 1024 });
+      await disk.write(1000, new Uint8Array(100).fill(1));
+      const counts = [flushes];
+      let state = 'hidden';
+      Object.defineProperty(document, 'visibilityState', { get: () => state });
+      const count = (target: EventTarget, type: string) => counts.push((target.dispatchEvent(new Event(type)), flushes));
+      count(document, 'visibilitychange');
+      state = 'visible';
+      count(document, 'visibilitychange');
+      count(window, 'pagehide');
+      await disk.close();
+      state = 'hidden';
+      count(document, 'visibilitychange');
+      count(window, 'pagehide');
+      return counts;
+    });
+    expect(asked).toEqual([0, 1, 1, 2, 2, 2]);
+  });
 }
