@@ -157,9 +157,7 @@ if (unknown.length) {
   console.error(`no such case: ${unknown.join(', ')}; there are ${Object.keys(CASES).join(', ')}`);
   process.exit(1);
 }
-const rows: BenchRow[] = [];
 for (const name of asked.length ? asked : Object.keys(CASES)) {
   console.error(`${name} …`);
-  rows.push(...(await CASES[name]()));
+  console.log(formatTable(await CASES[name]()));
 }
-console.log(formatTable(rows));
