@@ -47,7 +47,13 @@ async function give(request: Request, disk: Disk, range: ByteRange, status: numb
   // The first piece before the answer begins: an error in it shows in the status.
   const first = await piece(disk, range, changes);
   if (range.first + first.length === range.end) return new Response(first as Uint8Array<ArrayBuffer>, { status, headers });
-  return new Response(rest(disk, range, changes, first), { status, headers });
+  return new Response(sized(rest(disk, range, changes, first), range.end - range.first), { status, headers });
+}
+
+/** workerd sends a length of its own accord with a body only that is known to have it, and in chunks what is not. */
+function sized(body: ReadableStream<Uint8Array>, length: number): ReadableStream<Uint8Array> {
+  const { FixedLengthStream } = globalThis as { FixedLengthStream?: new (length: number) => TransformStream<Uint8Array, Uint8Array> };
+  return FixedLengthStream ? body.pipeThrough(new FixedLengthStream(length)) : body;
 }
 
 function rest(disk: Disk, range: ByteRange, changes: number, first: Uint8Array): ReadableStream<Uint8Array> {
