@@ -241,12 +241,6 @@ export function setSpeed(bytesPerSecond: f64): bool {
   return true;
 }
 
-/** Whether the overlay must be checked before it is written: it was not closed, or cannot tell. */
-export function needsRecovery(): bool {
-  const image = overlay();
-  return image.format == FORMAT_QCOW2 && (image.dirty || image.version < 3);
-}
-
 /** Cluster size of the overlay in bytes. */
 export function clusterSize(): u32 {
   return <u32>clusterBytes(overlay());

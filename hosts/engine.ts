@@ -33,7 +33,6 @@ interface Exports {
   pause(): number;
   resume(): number;
   setSpeed(bytesPerSecond: number): number;
-  needsRecovery(): number;
   clusterSize(): number;
 }
 
@@ -45,6 +44,9 @@ export const Kind = {
   open: 1, create: 2, read: 3, write: 4, zero: 5, discard: 6, flush: 7, resize: 8, stream: 9, remaining: 10, map: 11, check: 12,
   close: 13, refer: 14,
 } as const;
+
+/** Argument of a check that is part of opening: repair what a crash leaves behind, and refuse what it cannot have left. */
+export const REPAIR_CRASH = 3;
 
 const Op = { read: 1, write: 2, flush: 3, truncate: 4, discard: 5, decompress: 6, take: 7, give: 8, done: 9 } as const;
 const FLAG_BACKGROUND = 1;
@@ -392,6 +394,7 @@ const ACTIONS: Record<number, string> = {
 };
 
 function actionOf(pending: Pending): string {
+  if (pending.kind === Kind.check && pending.argument === REPAIR_CRASH) return ACTIONS[Kind.open];
   const action = ACTIONS[pending.kind] ?? 'do that';
   const ranged = pending.kind === Kind.read || pending.kind === Kind.write;
   return ranged ? `${action} ${pending.length} bytes at ${pending.offset}` : action;

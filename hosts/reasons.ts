@@ -55,8 +55,8 @@ export const ENGINE_REASONS: readonly string[] = [
   'the header is cut off',
   'the snapshot table is misplaced or too large',
   'a smaller size has to be asked for explicitly: it loses data',
-  'two clusters share one place in the file',
+  "two of its entries share one place in the file, so that writing one would change the other: copy what it shows into a new image with 'millrace convert'",
   'the image has a format that is not supported (neither raw nor qcow2)',
   'it cannot be repaired without losing data: entries point behind the end of the file, which may have been cut off; copy what can still be read into a new image',
-  "its metadata is damaged in a way that no crash leaves behind: look at it with 'millrace check', and repair it with 'millrace check --repair all'",
+  "its refcount table or blocks are damaged: repair it with 'millrace check --repair all'",
 ];

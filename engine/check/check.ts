@@ -6,9 +6,9 @@ import { switchTable, planRebuild, writeBlocks, writeTable } from './rebuild';
 import { compareFlags, compareWindow, freeBehindEnd } from './refcounts';
 import { countBitmaps, countSnapshots } from './snapshots';
 import { COUNT_BYTES, Check, REBUILD, REPAIR, beginLook, beginTable, checkOf, corruptions } from './state';
-import { ECORRUPT, EUNSUPPORTED, R_BITMAPS, R_DAMAGED, R_MAGIC } from '../errors';
+import { ECORRUPT, EUNSUPPORTED, R_BITMAPS, R_CLUSTER_IN_METADATA, R_DAMAGED, R_MAGIC, R_SHARED_PLACE } from '../errors';
 import { AT_INCOMPATIBLE, INCOMPATIBLE_CORRUPT, get64, put64 } from '../format/header';
-import { FORMAT_QCOW2, Image, OVERLAY, clusterBytes, overlay } from '../core/image';
+import { FORMAT_QCOW2, Image, OVERLAY, clusterBytes, inFixedMetadata, overlay } from '../core/image';
 import { CHECK_REPAIRS_MAX, CHECK_WINDOW_BYTES_MIN, SECTOR_BYTES } from '../limits';
 import { STAGE_ROOTS, pageChanged, pageGet } from '../core/pages';
 import { refcountsGrowing } from '../tables/refcounts';
@@ -20,7 +20,7 @@ import { settle, settled } from '../tables/writeback';
 const REPAIR_NOTHING: u64 = 0;
 const REPAIR_LEAKS: u64 = 1;
 const REPAIR_ALL: u64 = 2;
-/** After a crash: everything, unless something is wrong that no crash leaves behind; then nothing is changed. */
+/** Before writing: everything, unless something is wrong that no crash leaves behind; then nothing is changed. */
 const REPAIR_CRASH: u64 = 3;
 
 /** Numbers of the report. */
@@ -108,6 +108,11 @@ function look(t: Task, c: Check, image: Image): i32 {
     beginTable(c);
     t.state = LOOKING_AT_FLAGS;
   }
+  // Opening takes no second way through all tables for flags: with every refcount right, and none of them above one, they are only hints.
+  if (t.argument == REPAIR_CRASH && corruptions(c) + c.leaks + c.shared == 0) {
+    t.state = DECIDE;
+    return DONE;
+  }
   const next = compareFlags(t, c, image);
   if (next == DONE) t.state = DECIDE;
   return next;
@@ -119,7 +124,7 @@ function decide(t: Task, c: Check, image: Image): i32 {
     : moreIsWrong(c) ? c.leaks : c.leaks + c.wrongFlags;
   t.settles = 0;
   const wrongBlocks = c.wrongBlocks + c.sharedBlocks;
-  if (t.argument == REPAIR_CRASH && c.wrongEntries + wrongBlocks + c.shared) return damaged(t);
+  if (t.argument == REPAIR_CRASH && c.wrongEntries + wrongBlocks + c.shared) return refuse(t, c, image);
   if (t.argument == REPAIR_NOTHING || fixable == 0 || c.repairs == CHECK_REPAIRS_MAX) {
     c.round = REPAIR;
     c.cursor = c.clusters;
@@ -127,7 +132,7 @@ function decide(t: Task, c: Check, image: Image): i32 {
     return DONE;
   }
   // A block that something else refers to as well, or that is not where blocks can be, must not be written to.
-  if (t.argument == REPAIR_LEAKS && wrongBlocks) return damaged(t);
+  if (t.argument == REPAIR_LEAKS && wrongBlocks) return failed(t, ECORRUPT, R_DAMAGED, 0);
   c.repairs++;
   const rebuilds = t.argument != REPAIR_LEAKS && wrongBlocks + c.missing != 0;
   if (rebuilds && !planRebuild(t, c, image)) return WAIT;
@@ -142,8 +147,16 @@ function moreIsWrong(c: Check): bool {
   return corruptions(c) != c.wrongFlags;
 }
 
-function damaged(t: Task): i32 {
-  fail(t, ECORRUPT, R_DAMAGED, OVERLAY, 0);
+/** Tells what is wrong that no crash leaves behind. Clusters that are rightly shared are sound, but nothing here writes beside them. */
+function refuse(t: Task, c: Check, image: Image): i32 {
+  if (c.wrongEntries && c.reason) return failed(t, ECORRUPT, c.reason, c.reasonAt);
+  if (c.wrongEntries + c.wrongBlocks + c.sharedBlocks) return failed(t, ECORRUPT, R_DAMAGED, 0);
+  if (inFixedMetadata(image, c.sharedAt, clusterBytes(image))) return failed(t, ECORRUPT, R_CLUSTER_IN_METADATA, c.sharedAt);
+  return failed(t, c.tooLow ? ECORRUPT : EUNSUPPORTED, R_SHARED_PLACE, c.sharedAt);
+}
+
+function failed(t: Task, error: i32, reason: i32, at: u64): i32 {
+  fail(t, error, reason, OVERLAY, at);
   return WAIT;
 }
 

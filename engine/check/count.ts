@@ -4,7 +4,10 @@ import { get64 } from '../format/header';
 import {
   ALL_ALLOCATED, COMPRESSED, COPIED, L1_RESERVED, L2_RESERVED, OFFSET_MASK, ZERO, compressedBytes, compressedOffset,
 } from '../format/l2';
-import { Check, COUNT_BYTES, LOOK, REFERENCES, WHOLE, telling } from './state';
+import { Check, COUNT_BYTES, LOOK, REFERENCES, WHOLE, telling, wrongEntry } from './state';
+import {
+  R_CLUSTER_OUTSIDE, R_CLUSTER_UNALIGNED, R_COMPRESSED, R_L1_ENTRY, R_L2_ENTRY, R_SHARED_PLACE, R_SUBCLUSTERS,
+} from '../errors';
 import { Image, clusterBytes } from '../core/image';
 import { OFFSET_MAX, PAGE_BYTES, PAGE_MASK, SCAN_ENTRIES_MAX } from '../limits';
 import { pageGet } from '../core/pages';
@@ -17,7 +20,7 @@ export function refer(c: Check, image: Image, offset: u64, bytes: u64, whole: bo
   // What is referred to last may end up to a cluster behind the file: files are not always filled up.
   if (offset > OFFSET_MAX || offset + bytes >= image.fileSize + clusterBytes(image)) {
     if (!telling(c)) return;
-    c.wrongEntries++;
+    wrongEntry(c, R_CLUSTER_OUTSIDE);
     c.outside++;
     return;
   }
@@ -49,7 +52,7 @@ function countOne(c: Check, cluster: u64, whole: bool): void {
   const at = countAt(c, cluster);
   const counted = countedOf(c, cluster);
   // What the refcount's width cannot hold is told.
-  if (c.round == LOOK && counted >= c.refcountMax) c.wrongEntries++;
+  if (c.round == LOOK && counted >= c.refcountMax) wrongEntry(c, R_SHARED_PLACE);
   if (counted == REFERENCES) c.uncounted++;
   else store<u16>(at, load<u16>(at) + 1);
   if (whole) store<u16>(at, load<u16>(at) | WHOLE);
@@ -65,6 +68,7 @@ export function countTables(t: Task, c: Check, image: Image, l1Offset: u64, l1En
     if (!at) return WAIT;
     const entry = get64(at);
     const table = entry & OFFSET_MASK;
+    c.entryAt = l1Offset + (c.l1 << 3);
     if (entry && !c.entered) enterTable(c, image, entry);
     while (c.entered && l2Entries > c.l2) {
       if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
@@ -74,7 +78,7 @@ export function countTables(t: Task, c: Check, image: Image, l1Offset: u64, l1En
       const l2 = pageGet(t, image.index, offset);
       if (!l2) return WAIT;
       const count = min(l2Entries - c.l2, entriesOfPage(offset) >> (image.l2EntryBits - 3));
-      countEntries(c, image, l2, <u32>count, active && telling(c));
+      countEntries(c, image, l2, offset, <u32>count, active && telling(c));
       c.l2 += count;
       scanned += count;
     }
@@ -93,8 +97,8 @@ export function entriesOfPage(offset: u64): u64 {
 function enterTable(c: Check, image: Image, entry: u64): void {
   const table = entry & OFFSET_MASK;
   if (telling(c)) {
-    if (entry & L1_RESERVED) c.wrongEntries++;
-    if (table & (clusterBytes(image) - 1)) c.wrongEntries++;
+    if (entry & L1_RESERVED) wrongEntry(c, R_L1_ENTRY);
+    if (table & (clusterBytes(image) - 1)) wrongEntry(c, R_CLUSTER_UNALIGNED);
   }
   refer(c, image, table, clusterBytes(image), true);
   c.entered = true;
@@ -103,14 +107,16 @@ function enterTable(c: Check, image: Image, entry: u64): void {
   c.tables++;
 }
 
-/** Counts what `count` neighbouring L2 entries at an address refer to; `statistics` says to also count clusters by kind. */
-function countEntries(c: Check, image: Image, at: usize, count: u32, statistics: bool): void {
+/** Counts what `count` neighbouring L2 entries refer to, which are at an address, and in the file at `offset`; `statistics` says to also count clusters by kind. */
+function countEntries(c: Check, image: Image, at: usize, offset: u64, count: u32, statistics: bool): void {
   const step = <usize>1 << image.l2EntryBits;
+  const first = at;
   const last = at + <usize>count * step;
   for (; at < last; at += step) {
     const entry = get64(at);
     const bitmap = image.extendedL2 ? get64(at + 8) : 0;
     if ((entry | bitmap) == 0) continue;
+    c.entryAt = offset + (at - first);
     if (entry & COMPRESSED) {
       countCompressed(c, image, entry, bitmap, statistics);
       continue;
@@ -129,16 +135,16 @@ function countEntries(c: Check, image: Image, at: usize, count: u32, statistics:
 
 /** What is wrong with a standard or extended entry by itself. */
 function tellEntry(c: Check, image: Image, entry: u64, bitmap: u64): void {
-  if (entry & L2_RESERVED) c.wrongEntries++;
+  if (entry & L2_RESERVED) wrongEntry(c, R_L2_ENTRY);
   const offset = entry & OFFSET_MASK;
   if (offset == 0) {
     // The zero bit comes first, where there are no subclusters: what it says needs no place.
-    if (bitmap & ALL_ALLOCATED) c.wrongEntries++;
+    if (bitmap & ALL_ALLOCATED) wrongEntry(c, R_SUBCLUSTERS);
     return;
   }
-  if ((bitmap >> 32) & bitmap) c.wrongEntries++;
+  if ((bitmap >> 32) & bitmap) wrongEntry(c, R_SUBCLUSTERS);
   if (offset & (clusterBytes(image) - 1)) {
-    c.wrongEntries++;
+    wrongEntry(c, R_CLUSTER_UNALIGNED);
     if (showsNoData(image, entry, bitmap)) c.looseZeroes++;
   }
 }
@@ -149,9 +155,9 @@ export function showsNoData(image: Image, entry: u64, bitmap: u64): bool {
 }
 
 function countCompressed(c: Check, image: Image, entry: u64, bitmap: u64, statistics: bool): void {
-  if (telling(c) && entry & COPIED) c.wrongEntries++;
+  if (telling(c) && entry & COPIED) wrongEntry(c, R_COMPRESSED);
   if (bitmap) {
-    if (telling(c)) c.wrongEntries++;
+    if (telling(c)) wrongEntry(c, R_SUBCLUSTERS);
     return;
   }
   refer(c, image, compressedOffset(image, entry), compressedBytes(image, entry), false);

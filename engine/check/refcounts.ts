@@ -64,7 +64,7 @@ export function compareWindow(t: Task, c: Check, image: Image, raises: bool): i3
 function compareOne(c: Check, image: Image, refcount: u64): void {
   const references = referencesTo(c, c.cursor);
   if (refcount | references) c.end = max(c.end, (c.cursor + 1) << image.clusterBits);
-  if (countedOf(c, c.cursor) > 1 && claimedWhole(c, c.cursor)) c.shared++;
+  if (countedOf(c, c.cursor) > 1 && claimedWhole(c, c.cursor) && c.shared++ == 0) c.sharedAt = c.cursor << image.clusterBits;
   if (refcount == references || uncountable(c, references)) return;
   if (refcount > references) {
     c.leaks++;

@@ -50,8 +50,13 @@ export class Check {
   itemEntries: u64;
   itemNext: u64;
 
-  /** Found by this look. Entries that are wrong, and of these: zero clusters with a wrong place (it is not needed). */
+  /** Found by this look. Entries that are wrong; what is wrong with the first of them, and where in the file it stands. */
   wrongEntries: u64;
+  reason: i32;
+  reasonAt: u64;
+  /** Where the entry stands that is being looked at. */
+  entryAt: u64;
+  /** Of the wrong entries: zero clusters with a wrong place (it is not needed). */
   looseZeroes: u64;
   /** References to what the file does not have. */
   outside: u64;
@@ -63,8 +68,9 @@ export class Check {
   missing: u64;
   leaks: u64;
   wrongFlags: u64;
-  /** Clusters that more than one entry claims as a whole, or one and a compressed cluster. */
+  /** Clusters that more than one entry claims as a whole, or one and a compressed cluster; and where the first of them is. */
   shared: u64;
+  sharedAt: u64;
   /** References above what can be counted. */
   uncounted: u64;
   allocated: u64;
@@ -90,6 +96,14 @@ export function corruptions(c: Check): u64 {
   return c.wrongEntries + c.wrongBlocks + c.tooLow + c.wrongFlags;
 }
 
+/** Takes note of an entry that is wrong. */
+export function wrongEntry(c: Check, reason: i32): void {
+  c.wrongEntries++;
+  if (c.reason) return;
+  c.reason = reason;
+  c.reasonAt = c.entryAt;
+}
+
 /** The first window of a look also tells what is wrong with the entries themselves; the others see the same entries again. */
 export function telling(c: Check): bool {
   return c.round == LOOK && c.windowFirst == 0;
@@ -99,6 +113,7 @@ export function telling(c: Check): bool {
 export function beginLook(c: Check, image: Image): void {
   c.round = LOOK;
   c.wrongEntries = 0;
+  c.reason = 0;
   c.looseZeroes = 0;
   c.outside = 0;
   c.wrongBlocks = 0;

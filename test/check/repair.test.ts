@@ -81,7 +81,7 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
     });
   }
 
-  it('puts two clusters that share one place right, as QEMU does: each is copied when it is written', async () => {
+  it('puts two clusters that share one place right, as QEMU does', async () => {
     const path = join(images.dir, 'shared.qcow2');
     const { path: sound } = await baseKind('qcow2-whole-clusters').make(images.dir);
     await copyFile(sound, path);

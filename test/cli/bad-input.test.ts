@@ -157,12 +157,21 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a damaged image', () => {
     }
   }), 60_000);
 
-  it('has two clusters on one place: check tells it', () => withFolder(async (cwd) => {
-    await writeFile(join(cwd, 'base.raw'), makeContent('text', 1, SIZE));
-    await writeFile(join(cwd, 'bad.qcow2'), good);
-    await poke(join(cwd, 'bad.qcow2'), L2 + 8, COPIED | BigInt(5 * CLUSTER));
-    expect(await millrace(['check', 'bad.qcow2'], { cwd })).toMatchObject({ exitCode: (await check(join(cwd, 'bad.qcow2'))).exitCode });
+  it('is not written where two clusters are on one place: neither as it was found, nor when both are known to be there', () => withFolder(async (cwd) => {
+    const path = join(cwd, 'bad.qcow2');
+    const shared = (cluster: number) => new RegExp(`two of its entries share one place .*'millrace convert' \\(at offset ${cluster * CLUSTER}\\)`);
+    await writeFile(path, good);
+    await poke(path, L2 + 8, COPIED | BigInt(5 * CLUSTER));
+    await isRefused(cwd, await readFile(path), shared(5), { overlay: [['stream', 'bad.qcow2'], ['commit', 'bad.qcow2']], base: [] });
+    expect((await millrace(['check', 'bad.qcow2'], { cwd })).exitCode).toBe((await check(path)).exitCode);
     expect((await millrace(['check', 'bad.qcow2'], { cwd })).exitCode).toBe(2);
+    expect((await millrace(['check', 'bad.qcow2', '--repair', 'all'], { cwd })).exitCode).toBe(0);
+    expect((await check(path)).exitCode).toBe(0);
+    await isRefused(cwd, await readFile(path), shared(5), { overlay: [['stream', 'bad.qcow2']], base: [] });
+    // As the message says.
+    expect(await millrace(['convert', 'bad.qcow2', 'copy.qcow2'], { cwd })).toMatchObject({ exitCode: 0 });
+    expect(await compare(path, join(cwd, 'copy.qcow2'))).toMatchObject({ identical: true });
+    expect(await millrace(['stream', 'copy.qcow2'], { cwd })).toMatchObject({ exitCode: 0 });
   }), 60_000);
 });
 

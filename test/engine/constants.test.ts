@@ -54,6 +54,7 @@ const ABOUT: Record<string, RegExp> = {
   R_READ_ONLY: /read-only/, R_JOB_ACTIVE: /active/, R_NO_JOB: /no such job/, R_ABORTED: /aborted/, R_MEMORY: /memory/,
   R_HEADER_FULL: /name of the base/, R_TOO_LARGE: /too large/, R_FLUSH_LOST: /flush/, R_NOT_A_BASE: /chain/, R_TRUNCATED: /cut off/,
   R_SNAPSHOT_TABLE: /snapshot table/, R_SHRINK: /smaller/, R_OTHER_FORMAT: /neither raw nor qcow2/, R_REPAIR: /repaired/,
+  R_SHARED_PLACE: /share one place/, R_DAMAGED: /refcount table or blocks/,
 };
 
 it.each(Object.entries(ABOUT))('says of %s what it is about', async (name, word) => {

@@ -173,7 +173,7 @@ export class SimulatedDisk {
     };
     let good = opened(this.call(Kind.open, 0, FORMAT.qcow2, WRITABLE));
     for (let i = 1; good && i <= this.#bases.length; i++) good = opened(this.#openImage(i));
-    if (good && this.machine.exports.needsRecovery()) {
+    if (good) {
       good = opened(this.call(Kind.check, 0, 0, REPAIR_LEAKS, new Uint8Array(64)));
       if (good) this.#leaks = false;
     }

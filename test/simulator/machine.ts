@@ -30,7 +30,7 @@ export interface Exports {
   request(kind: number, tag: number, offset: number, length: number, argument: number): number; step(completed: number, now: number): number;
   submitted(): number; wakeAt(): number; abort(): number; info(): number; pause(): number; resume(): number;
   stream(offset: number, length: number, speed: number, onError: number, keepBase: boolean, full: boolean, bottom: number): number;
-  setSpeed(speed: number): number; needsRecovery(): number; clusterSize(): number;
+  setSpeed(speed: number): number; clusterSize(): number;
 }
 
 /** How often (of a thousand) and how an operation goes wrong, and how long it takes. */
