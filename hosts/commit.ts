@@ -36,6 +36,9 @@ export interface CommitReport {
   emptied: boolean;
 }
 
+/** Stands for the identity of a base that is being written: it is taken as it is, so that a commit that was interrupted can be run again. */
+const BEING_WRITTEN = '{}';
+
 /** Where the data goes. */
 type Target = Pick<Disk, 'write' | 'writeZeroes' | 'flush' | 'close'>;
 
@@ -49,6 +52,8 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
     if (!(depth > 0 && depth < images.length)) throw new MillraceError('EINVAL', `cannot commit ${overlay} into '${base}': there is no such image in the chain below it`);
     const { name, format, virtualSize } = images[depth];
     if (URL_SCHEME.test(name)) throw new MillraceError('EUNSUPPORTED', `cannot commit ${overlay} into ${name}: only a local base can be written`);
+    const recorded = images[0].backingFile ?? name;
+    if (depth === 1) await disk.refer(recorded, format, BEING_WRITTEN);
     const target = format === 'raw' ? await openRaw(runtime, name, disk.size) : await openQcow2(runtime, name, disk.size, virtualSize, options);
     let bytes: number;
     try {
@@ -61,7 +66,7 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
     await target.close();
     const emptied = depth === 1 && !keep;
     if (emptied) await disk.empty();
-    if (depth === 1) await recordAnew(runtime, disk, images[0].backingFile ?? name, format, name);
+    if (depth === 1) await recordAnew(runtime, disk, recorded, format, name);
     await disk.close();
     return { base: name, bytes, emptied };
   } catch (error) {

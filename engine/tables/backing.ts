@@ -112,7 +112,8 @@ function setExtension(header: usize, at: u32, type: u32, from: usize, bytes: u32
     return;
   }
   put32(head, type);
-  put32(head + 4, bytes);
+  // The identity, which nobody else reads, may be followed by zeros: so its room stays, for a longer one.
+  put32(head + 4, type == EXTENSION_IDENTITY ? room : bytes);
   memory.fill(header + at, 0, room);
   memory.copy(header + at, from, bytes);
 }

@@ -3,7 +3,11 @@ import { copyFile, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { commitDisk, openDisk, rebaseDisk } from '../../hosts/node/index.ts';
+import { commitWith } from '../../hosts/commit.ts';
+import { MillraceError } from '../../hosts/errors.ts';
+import { commitDisk, createDisk, openDisk, rebaseDisk } from '../../hosts/node/index.ts';
+import { nodeRuntime } from '../../hosts/node/runtime.ts';
+import type { Runtime } from '../../hosts/runtime.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { check, compare, createImage, info, qemuImg, qemuIo } from '../support/qemu.ts';
 
@@ -72,6 +76,40 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'commit', () => {
     expect(await after.remaining()).toBe(remaining);
     await after.close();
     expect(await compare(at('base'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
+  });
+
+  it('that was interrupted can be run again, or left: the disk shows the same', async () => {
+    await createImage(at('base'), { size: SIZE });
+    await qemuIo(at('base'), ['write -P 1 0 12M']);
+    const made = await createDisk({ overlay: at('overlay'), base: at('base') });
+    await made.close();
+    await qemuIo(at('overlay'), ['write -P 17 0 9M', 'write -P 18 11M 1M']);
+    await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);
+    const stops: Runtime = {
+      ...nodeRuntime,
+      async openOverlay(location, mode) {
+        const file = await nodeRuntime.openOverlay(location, mode);
+        if (location === at('base')) {
+          const write = file.write.bind(file);
+          file.write = (offset, from) => {
+            if (offset > 5 * MIB && from.length > 4096) throw new MillraceError('EIO', 'interrupted');
+            return write(offset, from);
+          };
+        }
+        return file;
+      },
+    };
+    await expect(commitWith(stops, { overlay: at('overlay') })).rejects.toThrow(/interrupted/);
+    const same = { formatA: 'qcow2', formatB: 'raw' } as const;
+    expect(await compare(at('overlay'), at('expected'), same)).toMatchObject({ identical: true });
+    expect(await compare(at('base'), at('expected'), same)).toMatchObject({ identical: false });
+    await (await openDisk({ overlay: at('overlay') })).close();
+    expect(await commitDisk({ overlay: at('overlay') })).toMatchObject({ emptied: true });
+    expect(await compare(at('base'), at('expected'), same)).toMatchObject({ identical: true });
+    for (const name of ['base', 'overlay']) expect((await check(at(name))).exitCode).toBe(0);
+    // And from now on the base is again the one that it was when the commit ended.
+    await qemuIo(at('base'), ['write -P 9 0 64k']);
+    await expect(openDisk({ overlay: at('overlay') })).rejects.toMatchObject({ code: 'ECHANGED' });
   });
 
   it('writes all that stands above a deeper base into it', async () => {
