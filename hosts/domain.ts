@@ -10,6 +10,14 @@ export interface DomainEventDetail extends StreamInfo {
   device: string;
 }
 
+/** A disk of the domain. */
+interface Member {
+  disk: Disk;
+  detach: () => void;
+  /** While a job runs: the speed that it may have of its own, 0 for any. */
+  job?: { speed: number };
+}
+
 /**
  * ```ts
  * const vm = new Domain();
@@ -20,7 +28,7 @@ export interface DomainEventDetail extends StreamInfo {
  * Its events are those of its disks, each a CustomEvent whose `detail` also names the `device`.
  */
 export class Domain extends EventTarget {
-  readonly #disks = new Map<string, { disk: Disk; detach: () => void }>();
+  readonly #disks = new Map<string, Member>();
   #speed = 0;
 
   /** @throws MillraceError `EEXIST` when the alias is taken. */
@@ -29,11 +37,15 @@ export class Domain extends EventTarget {
     const forward = (event: Event): void => {
       const detail: DomainEventDetail = { device, ...(event as CustomEvent<StreamInfo>).detail };
       this.dispatchEvent(new CustomEvent(event.type, { detail }));
-      if (event.type !== 'progress') void this.#share();
+      if (event.type === 'completed' || event.type === 'failed') member.job = undefined;
+      // A job may have been started at the disk itself: its progress is the first that is heard of it.
+      else if (event.type === 'progress' && member.job) return;
+      void this.#share();
     };
     for (const type of EVENTS) disk.addEventListener(type, forward);
     const detach = (): void => EVENTS.forEach((type) => disk.removeEventListener(type, forward));
-    this.#disks.set(device, { disk, detach });
+    const member: Member = { disk, detach };
+    this.#disks.set(device, member);
   }
 
   /** Takes a disk out of the domain without closing it. */
@@ -55,9 +67,11 @@ export class Domain extends EventTarget {
 
   /** Populates [offset, offset + length) of a disk; both 0 mean all of it. See Disk.stream. */
   async stream(device: string, offset = 0, length = 0, options: Omit<StreamOptions, 'offset' | 'length'> = {}): Promise<StreamInfo> {
-    const { disk } = this.#entry(device);
-    const shared = this.#speed ? { speed: this.#speed } : {};
-    const result = disk.stream({ ...shared, ...options, offset, length });
+    const member = this.#entry(device);
+    const job = { speed: options.speed ?? 0 };
+    const result = member.disk.stream({ ...options, offset, length, speed: slower(job.speed, this.#speed) });
+    member.job ??= job;
+    result.catch(() => { if (member.job === job) member.job = undefined; });
     await this.#share();
     return result;
   }
@@ -79,8 +93,8 @@ export class Domain extends EventTarget {
   }
 
   /**
-   * Bytes a second that all jobs of the domain have together, shared evenly among those that run; 0 leaves each job the speed it has
-   * of its own.
+   * Bytes a second that all jobs of the domain have together: shared evenly among those that run, but none gets more than it was started
+   * with, and what it leaves is the others'. 0 leaves each job the speed it was started with.
    */
   async setSpeed(bytesPerSecond: number): Promise<void> {
     if (!Number.isFinite(bytesPerSecond) || bytesPerSecond < 0) throw new MillraceError('EINVAL', `a speed of ${bytesPerSecond} bytes a second cannot be`);
@@ -98,18 +112,32 @@ export class Domain extends EventTarget {
   /** Gives every running job its part of the domain's speed. */
   async #share(lifted = false): Promise<void> {
     if (!this.#speed && !lifted) return;
-    const running: Disk[] = [];
-    for (const { disk } of this.#disks.values()) {
-      const info = await disk.info().catch(() => undefined);
-      if (info?.status === JobStatus.ACTIVE && !info.paused) running.push(disk);
+    const running: { disk: Disk; speed: number }[] = [];
+    for (const member of this.#disks.values()) {
+      const info = await member.disk.info().catch(() => undefined);
+      if (info?.status !== JobStatus.ACTIVE) continue;
+      const { speed } = (member.job ??= { speed: info.speed });
+      if (!info.paused) running.push({ disk: member.disk, speed });
     }
-    // A job may have ended in between: then there is nothing to set.
-    await Promise.all(running.map((disk) => disk.setSpeed(this.#speed / running.length).catch(() => {})));
+    // Those that want little first: what they leave is for the others.
+    running.sort((a, b) => (a.speed || Infinity) - (b.speed || Infinity));
+    let left = this.#speed;
+    await Promise.all(running.map(({ disk, speed }, index) => {
+      const share = this.#speed ? slower(speed, left / (running.length - index)) : speed;
+      left -= share;
+      // A job may have ended in between: then there is nothing to set.
+      return disk.setSpeed(share).catch(() => {});
+    }));
   }
 
-  #entry(device: string): { disk: Disk; detach: () => void } {
+  #entry(device: string): Member {
     const entry = this.#disks.get(device);
     if (!entry) throw new MillraceError('ENOENT', `the domain has no disk '${device}'`);
     return entry;
   }
+}
+
+/** The lower one of two speeds, of which 0 is unlimited. */
+function slower(a: number, b: number): number {
+  return a && b ? Math.min(a, b) : a || b;
 }

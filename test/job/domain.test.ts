@@ -68,6 +68,30 @@ describe('a domain', () => {
     await domain.close();
   });
 
+  it('gives no job more than its own speed, what that leaves to the others, and their own back in the end', async () => {
+    const bench = new Bench();
+    const { domain, disks } = await machine(bench, 3, 16 * MIB);
+    const speeds = () => Promise.all(disks.map(async (disk) => (await disk.info()).speed));
+    await domain.setSpeed(3000);
+    await domain.stream('vda', 0, 0, { nonblock: true, speed: 500 });
+    expect(await disks[0].info()).toMatchObject({ speed: 500 });
+    await domain.stream('vdb', 0, 0, { nonblock: true });
+    // One that was started behind the domain's back is counted as soon as it is heard of.
+    await disks[2].stream({ nonblock: true, speed: 2 * MIB });
+    await bench.pass(200);
+    expect(await speeds()).toEqual([500, 1250, 1250]);
+    await domain.pause('vdb');
+    await bench.settle();
+    expect(await speeds()).toEqual([500, 1250, 2500]);
+    await expect(domain.stream('vda', 0, 0, { nonblock: true })).rejects.toMatchObject({ code: 'EBUSY' });
+    await domain.resume('vdb');
+    await bench.settle();
+    expect(await speeds()).toEqual([500, 1250, 1250]);
+    await domain.setSpeed(0);
+    expect(await speeds()).toEqual([500, 0, 2 * MIB]);
+    await domain.close();
+  });
+
   it('knows its disks by their aliases only', async () => {
     const bench = new Bench();
     const { domain, disks } = await machine(bench, 1, MIB);
