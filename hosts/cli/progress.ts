@@ -36,6 +36,7 @@ export class ProgressBar {
   readonly #output: Output;
   readonly #rate = new Rate();
   readonly #bar: cliProgress.SingleBar;
+  #columns = BAR_COLUMNS_MAX;
   #total = 0;
   #value = 0;
 
@@ -91,7 +92,8 @@ export class ProgressBar {
     // One column stays free: some terminals wrap as soon as the last one is written.
     const room = (this.#output.columns ?? COLUMNS_DEFAULT) - text.length - 3;
     if (room < BAR_COLUMNS_MIN) return text.trimStart().slice(0, this.#output.columns);
-    const barsize = Math.min(room, BAR_COLUMNS_MAX);
+    // A bar that gets shorter stays so: one that changes its length with the numbers beside it is hard to read.
+    const barsize = this.#columns = Math.min(room, this.#columns);
     const bars = { barCompleteString: '#'.repeat(barsize), barIncompleteString: '-'.repeat(barsize) };
     return `[${cliProgress.Format.BarFormat(share, { ...options, ...bars, barsize })}]${text}`;
   }
