@@ -18,18 +18,26 @@ interface ByteRange {
 export async function answerData(request: Request, disk: Disk, identity: string): Promise<Response> {
   const etag = await etagOf(disk, identity);
   const headers = new Headers({ 'Content-Type': 'application/octet-stream', 'Accept-Ranges': 'bytes', ETag: etag, 'Cache-Control': 'private, no-cache' });
+  const wanted = request.headers.get('If-Match');
+  if (wanted !== null && !hasStrongly(wanted, etag)) {
+    return refuse(request, 412, headers, new MillraceError('ECHANGED', `the disk is not the one that was asked for (If-Match: ${wanted})`));
+  }
   if (matches(request.headers.get('If-None-Match'), etag)) return new Response(null, { status: 304, headers });
   const asked = rangeAsked(request, etag);
   if (asked === undefined) return give(request, disk, { first: 0, end: disk.size }, 200, headers);
   const range = rangeOf(asked, disk.size);
   if (range === undefined) {
     headers.set('Content-Range', `bytes */${disk.size}`);
-    headers.set('Content-Type', 'application/json');
-    const { code, message } = unsatisfiable(asked, disk.size);
-    return new Response(request.method === 'HEAD' ? null : JSON.stringify({ code, message }), { status: 416, headers });
+    return refuse(request, 416, headers, unsatisfiable(asked, disk.size));
   }
   headers.set('Content-Range', `bytes ${range.first}-${range.end - 1}/${disk.size}`);
   return give(request, disk, range, 206, headers);
+}
+
+/** A refusal that tells of the disk in its headers. */
+function refuse(request: Request, status: number, headers: Headers, { code, message }: MillraceError): Response {
+  headers.set('Content-Type', 'application/json');
+  return new Response(request.method === 'HEAD' ? null : JSON.stringify({ code, message }), { status, headers });
 }
 
 async function give(request: Request, disk: Disk, range: ByteRange, status: number, headers: Headers): Promise<Response> {
@@ -39,7 +47,13 @@ async function give(request: Request, disk: Disk, range: ByteRange, status: numb
   // The first piece before the answer begins: an error in it shows in the status.
   const first = await piece(disk, range, changes);
   if (range.first + first.length === range.end) return new Response(first as Uint8Array<ArrayBuffer>, { status, headers });
-  return new Response(rest(disk, range, changes, first), { status, headers });
+  return new Response(sized(rest(disk, range, changes, first), range.end - range.first), { status, headers });
+}
+
+/** workerd sends a length of its own accord with a body only that is known to have it, and in chunks what is not. */
+function sized(body: ReadableStream<Uint8Array>, length: number): ReadableStream<Uint8Array> {
+  const { FixedLengthStream } = globalThis as { FixedLengthStream?: new (length: number) => TransformStream<Uint8Array, Uint8Array> };
+  return FixedLengthStream ? body.pipeThrough(new FixedLengthStream(length)) : body;
 }
 
 function rest(disk: Disk, range: ByteRange, changes: number, first: Uint8Array): ReadableStream<Uint8Array> {
@@ -78,6 +92,11 @@ async function etagOf(disk: Disk, identity: string): Promise<string> {
 function matches(header: string | null, etag: string): boolean {
   if (header === null) return false;
   return header.trim() === '*' || header.split(',').some((tag) => tag.trim().replace(/^W\//, '') === etag);
+}
+
+/** If-Match (section 13.1.1): a list of tags, compared strongly, or any. */
+function hasStrongly(header: string, etag: string): boolean {
+  return header.trim() === '*' || header.split(',').some((tag) => tag.trim() === etag);
 }
 
 /** The range that counts: none when If-Range (section 13.1.5) names another content, or the unit is not bytes (section 14.2). */

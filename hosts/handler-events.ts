@@ -7,6 +7,8 @@ import type { Disk, DiskEvent, StreamInfo } from './api.ts';
 const EVENTS: readonly DiskEvent[] = ['progress', 'completed', 'failed', 'paused', 'resumed'];
 /** Proxies end connections that say nothing for half a minute or more. */
 const KEEP_ALIVE_MS = 15_000;
+/** Events that a client has not taken yet: one that is so far behind is cut off, and told how the job stands when it comes again. */
+const WAITING_MAX = 256;
 
 /** The answer lasts until the client goes away. */
 export function answerEvents(request: Request, disk: Disk): Response {
@@ -14,7 +16,12 @@ export function answerEvents(request: Request, disk: Disk): Response {
   let stop = (): void => {};
   const body = new ReadableStream<Uint8Array>({
     async start(controller) {
-      const send = (text: string): void => controller.enqueue(encoder.encode(text));
+      const send = (text: string): void => {
+        controller.enqueue(encoder.encode(text));
+        if (controller.desiredSize! > -WAITING_MAX) return;
+        stop();
+        controller.close();
+      };
       const forward = (event: Event): void => send(eventText(event.type, (event as CustomEvent<StreamInfo>).detail));
       const timer = setInterval(() => send(': still here\n\n'), KEEP_ALIVE_MS);
       stop = () => {

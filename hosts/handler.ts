@@ -91,7 +91,7 @@ export function createHandler(options: HandlerOptions): Handler {
 }
 
 async function answer(request: Request, options: HandlerOptions, unique: string): Promise<Response> {
-  const url = new URL(request.url);
+  const url = urlOf(request);
   refuseForeignPages(request, url, options.origins ?? []);
   await mayEnter(request, options);
   const [, device, call] = /^\/disks\/([^/]+)\/([^/]+)$/.exec(url.pathname) ?? [];
@@ -106,6 +106,12 @@ async function answer(request: Request, options: HandlerOptions, unique: string)
   const disk = await find(options.disks, name);
   if (disk === undefined) throw new MillraceError('ENOENT', `there is no disk '${name}'`);
   return act({ request, url, device: name, disk, identity: `${options.identity?.(name) ?? unique}/${name}` });
+}
+
+/** The name in it is the client's to choose (its Host header), and servers hand on whatever it is. */
+function urlOf(request: Request): URL {
+  if (!URL.canParse(request.url)) throw new MillraceError('EINVAL', `'${request.url}' is not a URL: see the request's Host and path`);
+  return new URL(request.url);
 }
 
 function decoded(device: string): string {

@@ -75,6 +75,10 @@ export class HttpObject {
         attempt.abandon();
         const failure = attempt.explain(error);
         if (!(failure instanceof Failure)) throw failure;
+        // Twice, because the server may have come back in between.
+        if (attempts > 1 && error instanceof TypeError && (await this.#isHidden(attempt.target))) {
+          throw this.#finalError(hidden(failure), range, before, attempts, performance.now() - started);
+        }
         if (failure.code === 'EACCES' && renewable && attempt.target !== undefined) {
           renewable = false;
           this.#address.renew(attempt.target);
@@ -111,6 +115,13 @@ export class HttpObject {
     this.stats.requests++;
     const { fetch } = this.#options;
     return fetch(target.href, { ...pastTheCache(), headers, signal: attempt.signal });
+  }
+
+  /** Whether the server answers, and only this page may not know what: asked when no answer has been seen yet. */
+  async #isHidden(target: Target | undefined): Promise<boolean> {
+    if (this.#version !== undefined || target === undefined || !isElsewhere(target)) return false;
+    const { fetch } = this.#options;
+    return fetch(target.href, { ...pastTheCache(), method: 'HEAD', mode: 'no-cors' }).then(() => true, () => false);
   }
 
   async #destination(): Promise<{ target: Target; headers: Headers }> {
@@ -265,9 +276,18 @@ function pastTheCache(): RequestInit {
   return cacheInit;
 }
 
+/** Whether this is a page, and the target of another origin. */
+function isElsewhere(target: Target): boolean {
+  const here = (globalThis as { location?: { origin: string } }).location?.origin;
+  return here !== undefined && new URL(target.href).origin !== here;
+}
+
 /** A page is not told why a request to another origin failed. */
 function corsHint(target: Target): string {
-  const here = (globalThis as { location?: { origin: string } }).location?.origin;
-  if (here === undefined || new URL(target.href).origin === here) return '';
-  return '; the browser does not say why: see that the server is up and allows this page\'s origin by CORS';
+  return isElsewhere(target) ? '; the browser does not say why: see that the server is up and allows this page\'s origin by CORS' : '';
+}
+
+function hidden({ cause }: Failure): Failure {
+  const reason = 'the server answers, and its answer is hidden from this page by CORS: it must send Access-Control-Allow-Origin';
+  return new Failure('EACCES', `${reason} (errors too: it may be that there is nothing at this address)`, { cause });
 }

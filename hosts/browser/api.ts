@@ -27,6 +27,14 @@ export interface BrowserOpenOptions extends Omit<OpenOptions, 'base'> {
   resumeJob?: boolean;
 }
 
+/** For copies that take their time. */
+export interface CopyOptions {
+  /** Told now and then which part is done: 0 to 1. */
+  progress?: (done: number) => void;
+  /** Gives the copy up: it fails with `ABORTED`, and leaves nothing. */
+  signal?: AbortSignal;
+}
+
 /** A disk whose engine runs in a worker of its own; closing it ends the worker. */
 export interface BrowserDisk extends Disk {
   /** False where the browser gives the page no storage (a private window, say): the overlay is in memory and goes with the page. */
@@ -37,7 +45,7 @@ export interface BrowserDisk extends Disk {
    * The overlay as a file, exactly as a closed one: flushed, and sound by itself at this moment. The guest's writes wait while it is
    * copied. It refers to its base until a stream has made it complete.
    */
-  exportQcow2(): Promise<Blob>;
+  exportQcow2(options?: CopyOptions): Promise<Blob>;
   /**
    * The disk's bytes from start to end, read as the stream is pulled: through the base where the overlay lacks them. What is written
    * meanwhile may or may not be in it.

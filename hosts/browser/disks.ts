@@ -2,6 +2,7 @@
 import { transfer } from 'comlink';
 import type { CheckOptions, CheckReport, ImageFormat } from '../api.ts';
 import { MillraceError } from '../errors.ts';
+import type { CopyOptions } from './api.ts';
 import { forgetDisk, recallDisk, rememberDisk } from './catalog.ts';
 import type { DiskRecord } from './catalog.ts';
 import { thisPage, WorkerLink } from './link.ts';
@@ -9,7 +10,7 @@ import type { Service } from './link.ts';
 import { lockDisk } from './lock.ts';
 import type { DiskLock } from './lock.ts';
 import { diskExists, diskFile, diskNames, disksFolder, fileNameOf, moveDisk, removeDisk } from './opfs.ts';
-import { sendSource } from './wire.ts';
+import { reportTo, sendSource } from './wire.ts';
 
 /** All disks of this site, in order of their names, with what is remembered of each. */
 export async function listDisks(): Promise<DiskRecord[]> {
@@ -55,12 +56,12 @@ export async function exportDisk(name: string): Promise<File> {
 /**
  * Takes a user's file in as a new disk: a qcow2 image as it is, with the base it refers to, if any, to be named when it is opened;
  * raw data copied into an overlay that stands alone. The format is told by the file's contents unless it is given.
- * @throws MillraceError `EEXIST`, `EBUSY`, `ENOSPC`, `ECORRUPT`, `EUNSUPPORTED`; nothing is left of the disk then.
+ * @throws MillraceError `EEXIST`, `EBUSY`, `ENOSPC`, `ECORRUPT`, `EUNSUPPORTED`, `ABORTED`; nothing is left of the disk then.
  */
-export async function importDisk(name: string, file: Blob, options: { format?: ImageFormat } = {}): Promise<void> {
+export async function importDisk(name: string, file: Blob, options: { format?: ImageFormat } & CopyOptions = {}): Promise<void> {
   if (!(await disksFolder())) throw new MillraceError('EUNSUPPORTED', `cannot import disk '${name}': the browser gives this page no storage`);
   if (await diskExists(name)) throw new MillraceError('EEXIST', `there is a disk '${name}' already`);
-  await inWorker(name, (service) => service.importFile(name, file, options.format, thisPage()));
+  await inWorker(name, (service) => service.importFile(name, file, options.format, thisPage(), reportTo(options)));
 }
 
 /**

@@ -32,7 +32,7 @@ export { MillraceError } from '../errors.ts';
 export type { ErrorCode } from '../errors.ts';
 export { openHttp } from '../http.ts';
 export type { HttpOptions, HttpSource, HttpStats } from '../http.ts';
-export type { BrowserBase, BrowserCreateOptions, BrowserDisk, BrowserOpenOptions } from './api.ts';
+export type { BrowserBase, BrowserCreateOptions, BrowserDisk, BrowserOpenOptions, CopyOptions } from './api.ts';
 export { openBlob, openBuffer } from './blob.ts';
 export type { DiskRecord, RememberedJob } from './catalog.ts';
 export { checkDisk, deleteDisk, exportDisk, importDisk, listDisks, renameDisk } from './disks.ts';

@@ -11,6 +11,8 @@ const FOLDER = 'millrace';
 const SUFFIX = '.qcow2';
 /** What file systems take for one name, less the suffix. */
 const ENCODED_NAME_MAX = 240;
+/** How often a copy tells how far it is. */
+const COPY_BYTES = 4 * 1024 * 1024;
 /** Between two looks whether a handle has been given back by a page that was just closed. */
 const HANDLE_POLL_MS = 50;
 
@@ -91,15 +93,29 @@ export async function moveDisk(name: string, to: string): Promise<void> {
   await handle.move(fileNameOf(to)).catch((error) => Promise.reject(fileError(error, 'rename', name)));
 }
 
-/** Puts the whole of `blob` in the place of a disk, at once: a page that is left halfway leaves nothing. */
-export async function writeDisk(name: string, blob: Blob): Promise<void> {
+/**
+ * Puts the whole of `blob` in the place of a disk, at once: a page that is left halfway leaves nothing. `copied` is called now and then
+ * with the bytes so far, and ends the copy when it rejects.
+ */
+export async function writeDisk(name: string, blob: Blob, copied: (bytes: number) => Promise<void>): Promise<void> {
   const handle = await fileHandle(name, true);
   try {
-    await blob.stream().pipeTo(await handle.createWritable());
+    await blob.stream().pipeThrough(counting(copied)).pipeTo(await handle.createWritable());
   } catch (error) {
     await removeDisk(name).catch(() => {});
     throw fileError(error, 'import', name);
   }
+}
+
+function counting(copied: (bytes: number) => Promise<void>): TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>> {
+  let [bytes, told] = [0, 0];
+  return new TransformStream({
+    async transform(chunk, controller) {
+      bytes += chunk.length;
+      if (bytes - told >= COPY_BYTES) await copied(told = bytes);
+      controller.enqueue(chunk);
+    },
+  });
 }
 
 async function fileHandle(name: string, create = false): Promise<OpfsFileHandle> {

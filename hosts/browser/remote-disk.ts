@@ -5,10 +5,10 @@
 import type { CheckReport, Extent, ImageInfo, StreamInfo, StreamOptions } from '../api.ts';
 import { MillraceError } from '../errors.ts';
 import type { HttpStats } from '../http.ts';
-import type { BrowserDisk } from './api.ts';
+import type { BrowserDisk, CopyOptions } from './api.ts';
 import type { Service } from './link.ts';
 import { WorkerLink } from './link.ts';
-import { handOver } from './wire.ts';
+import { handOver, reportTo } from './wire.ts';
 import type { DiskShape, SentEvent } from './wire.ts';
 
 /** What a raw export reads at a time. */
@@ -130,9 +130,9 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
     return this.#call((service) => service.traffic());
   }
 
-  exportQcow2(): Promise<Blob> {
+  exportQcow2(options: CopyOptions = {}): Promise<Blob> {
     if (!this.persistent) return Promise.reject(new MillraceError('EUNSUPPORTED', 'a disk in memory has no file to export: export it raw'));
-    return this.#call((service) => service.exportQcow2());
+    return this.#call((service) => service.exportQcow2(reportTo(options)));
   }
 
   exportRaw(): ReadableStream<Uint8Array> {

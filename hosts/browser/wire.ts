@@ -5,6 +5,7 @@
 import * as Comlink from 'comlink';
 import type { CreateOptions, DiskEvent, OpenOptions, StreamInfo } from '../api.ts';
 import type { BlockFile, BlockSource } from '../block.ts';
+import type { CopyOptions } from './api.ts';
 import { MillraceError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { Holder } from './lock.ts';
@@ -86,6 +87,16 @@ function unpacked({ code, message, offset, stack, cause }: SentError): MillraceE
 /** Bytes that the other side may have; the array is of no use here afterwards. */
 export function handOver(bytes: Uint8Array): Uint8Array {
   return Comlink.transfer(bytes, [bytes.buffer as ArrayBuffer]);
+}
+
+/** How the worker tells the page which part of a copy is done; it rejects when the copy is to be given up. */
+export type Report = (done: number) => Promise<void>;
+
+export function reportTo({ progress, signal }: CopyOptions): Report {
+  return Comlink.proxy(async (done: number) => {
+    if (signal?.aborted) throw new MillraceError('ABORTED', 'the copy was given up', { cause: signal.reason });
+    progress?.(done);
+  });
 }
 
 /** The page's end of a source that is sent: each call is a message from the worker. */

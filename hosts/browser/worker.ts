@@ -17,11 +17,13 @@ import type { Holder } from './lock.ts';
 import { diskExists, writeDisk } from './opfs.ts';
 import { BrowserRuntime } from './runtime.ts';
 import { handOver, receiveSource, sendErrorsWhole } from './wire.ts';
-import type { DiskShape, Order, SentBase, SentEvent, SentSource } from './wire.ts';
+import type { DiskShape, Order, Report, SentBase, SentEvent, SentSource } from './wire.ts';
 
 const EVENTS: readonly DiskEvent[] = ['progress', 'completed', 'failed', 'paused', 'resumed'];
 /** So long after a change everything is flushed, unless somebody does it before. */
 const WRITE_BACK_MS = 1000;
+/** How often the catalogue is told how far a job is: pages end without a word. */
+const REMEMBER_MS = 3000;
 /** Extents that one answer holds at most. */
 const EXTENTS_MAX = 4096;
 const COPY_BYTES = 4 * 1024 * 1024;
@@ -34,6 +36,7 @@ export class DiskService {
   #name: string | undefined;
   #cancel = new AbortController();
   #missing = 0;
+  #rememberedAt = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #closing = false;
   /** The disk's file has been taken away. */
@@ -174,8 +177,9 @@ export class DiskService {
   }
 
   /** A copy of the overlay as if it were closed. */
-  async exportQcow2(): Promise<Blob> {
+  async exportQcow2(report: Report): Promise<Blob> {
     const disk = this.#open;
+    await report(0);
     await disk.settle();
     const overlay = this.#runtime?.overlay;
     if (!overlay) throw new MillraceError('EUNSUPPORTED', 'only a writable disk in the browser\'s storage is exported from here: a closed one by exportDisk');
@@ -185,20 +189,21 @@ export class DiskService {
         const bytes = new Uint8Array(Math.min(COPY_BYTES, overlay.size - at));
         file.read(at, bytes);
         parts.push(new Blob([bytes]));
-        // Reads of the guest get their turn.
-        await new Promise((resolve) => setTimeout(resolve));
+        // Reads of the guest get their turn meanwhile.
+        await report(Math.min(1, (at + COPY_BYTES) / overlay.size));
       }
       return new Blob(parts, { type: QCOW2_TYPE });
     });
   }
 
   /** Takes a file in as a disk: a qcow2 image as it is, raw data into a new overlay that stands alone. */
-  async importFile(name: string, file: Blob, format: ImageFormat | undefined, holder: Holder): Promise<void> {
+  async importFile(name: string, file: Blob, format: ImageFormat | undefined, holder: Holder, report: Report): Promise<void> {
     const runtime = new BrowserRuntime(holder, false);
+    await report(0);
     const image = format === 'raw' ? undefined : await probe(runtime, file);
-    if (image?.format === 'qcow2') return importImage(name, file, image, holder);
+    if (image?.format === 'qcow2') return importImage(name, file, image, holder, report);
     if (format === 'qcow2') throw new MillraceError('EUNSUPPORTED', `cannot import disk '${name}': the file is not a qcow2 image`);
-    await importRaw(name, file, runtime);
+    await importRaw(name, file, runtime, report);
   }
 
   /** Checks an image that is not open. */
@@ -220,6 +225,7 @@ export class DiskService {
   #heard(type: DiskEvent, detail: StreamInfo): void {
     this.#missing = detail.status === JobStatus.ACTIVE ? detail.remaining : 0;
     postToPage({ millraceEvent: type, detail });
+    if (performance.now() - this.#rememberedAt > REMEMBER_MS && !this.#closing) void this.#remember().catch(() => {});
     const ended = type === 'completed' || type === 'failed';
     if (!ended || this.#closing || !this.#name) return;
     // Ordered after the record of its start, which the catalogue was given before.
@@ -230,6 +236,7 @@ export class DiskService {
   async #remember(change: { identity?: string } = {}): Promise<void> {
     const disk = this.#open;
     if (!this.#name) return;
+    this.#rememberedAt = performance.now();
     const [, base] = await disk.images();
     const identity = change.identity ?? this.#runtime?.identity;
     const remaining = base ? await disk.remaining() : 0;
@@ -266,10 +273,10 @@ async function probe(runtime: BrowserRuntime, file: Blob): Promise<ImageInfo> {
   return image;
 }
 
-async function importImage(name: string, file: Blob, image: ImageInfo, holder: Holder): Promise<void> {
+async function importImage(name: string, file: Blob, image: ImageInfo, holder: Holder, report: Report): Promise<void> {
   const lock = await lockDisk(name, { mode: 'exclusive', holder });
   try {
-    await writeDisk(name, file);
+    await writeDisk(name, file, (bytes) => report(bytes / file.size));
   } finally {
     await lock.release();
   }
@@ -277,10 +284,15 @@ async function importImage(name: string, file: Blob, image: ImageInfo, holder: H
   await rememberDisk(name, { size: image.virtualSize, base, lastUsed: Date.now() });
 }
 
-async function importRaw(name: string, file: Blob, runtime: BrowserRuntime): Promise<void> {
+async function importRaw(name: string, file: Blob, runtime: BrowserRuntime, report: Report): Promise<void> {
   const disk: Disk = await createDiskWith(runtime, { overlay: name, base: openBlob(file), baseFormat: 'raw' });
+  const givenUp = new AbortController();
+  disk.addEventListener('progress', (event) => {
+    const { remaining } = (event as CustomEvent<StreamInfo>).detail;
+    report(1 - remaining / disk.size).catch((reason) => givenUp.abort(reason));
+  });
   try {
-    await disk.stream();
+    await disk.stream({ signal: givenUp.signal });
     await disk.close();
   } catch (error) {
     await disk.close().catch(() => {});

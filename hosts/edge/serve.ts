@@ -15,7 +15,9 @@ import { edgeRuntime } from './runtime.ts';
 const ALARM_MS = 60_000;
 /** From a job's start, or the end of an alarm, to the next one. */
 const PAUSE_MS = 1000;
-const SCHEMA = 'CREATE TABLE IF NOT EXISTS millrace_jobs (device TEXT PRIMARY KEY, options TEXT NOT NULL)';
+/** A job whose disk cannot be opened (its base is out of reach, say) is tried again after a pause that doubles each time: most of a day in all. */
+const TRIES_MAX = 17;
+const SCHEMA = 'CREATE TABLE IF NOT EXISTS millrace_jobs (device TEXT PRIMARY KEY, options TEXT NOT NULL, tries INTEGER NOT NULL)';
 
 /** The part of a Durable Object's state that is used. */
 export interface ObjectState {
@@ -34,6 +36,14 @@ export interface ServedDisks {
   fetch(request: Request): Promise<Response>;
   /** The object's own `alarm`. */
   alarm(): Promise<void>;
+}
+
+/** A job as it is kept. */
+interface KeptJob {
+  device: string;
+  options: string;
+  /** How often it could not be taken up again, one time after another. */
+  tries: number;
 }
 
 export function serveDisks(state: ObjectState, options: ServeDisksOptions): ServedDisks {
@@ -96,7 +106,7 @@ class DiskTable {
   }
 
   async keep(device: string, options: string): Promise<void> {
-    this.#storage.sql.exec('INSERT OR REPLACE INTO millrace_jobs (device, options) VALUES (?, ?)', device, options);
+    this.#storage.sql.exec('INSERT OR REPLACE INTO millrace_jobs (device, options, tries) VALUES (?, ?, 0)', device, options);
     await this.#storage.setAlarm(Date.now() + PAUSE_MS);
   }
 
@@ -106,20 +116,37 @@ class DiskTable {
 
   /** Stays with the jobs for a while, starts again those that were lost with the object, and comes back for what is left. */
   async goOn(): Promise<void> {
-    const jobs = this.#storage.sql.exec('SELECT device, options FROM millrace_jobs').toArray() as { device: string; options: string }[];
-    const late = new Promise<false>((resolve) => setTimeout(() => resolve(false), ALARM_MS));
-    const ended = await Promise.all(jobs.map(({ device, options }) => Promise.race([this.#seeThrough(device, options), late])));
-    if (ended.includes(false)) await this.#storage.setAlarm(Date.now() + PAUSE_MS);
+    const jobs = this.#storage.sql.exec('SELECT device, options, tries FROM millrace_jobs').toArray() as unknown as KeptJob[];
+    const pauses = await Promise.all(jobs.map((job) => this.#stayWith(job)));
+    const soonest = Math.min(...pauses.filter((pause) => pause !== undefined));
+    if (soonest < Infinity) await this.#storage.setAlarm(Date.now() + soonest);
   }
 
-  /** Resolves with true when the job has ended, however it did: `info` tells. */
-  async #seeThrough(device: string, options: string): Promise<boolean> {
+  /** How long to wait before looking after the job again; undefined when it has ended, however it did: `info` tells. */
+  async #stayWith({ device, options, tries }: KeptJob): Promise<number | undefined> {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<number>((resolve) => {
+      timer = setTimeout(() => resolve(PAUSE_MS), ALARM_MS);
+    });
+    try {
+      return await Promise.race([this.#seeThrough(device, options), late]);
+    } catch {
+      // Requests for the disk are told why it cannot be opened.
+      if (tries + 1 === TRIES_MAX) return void this.forget(device);
+      this.#storage.sql.exec('UPDATE millrace_jobs SET tries = ? WHERE device = ?', tries + 1, device);
+      return PAUSE_MS * 2 ** tries;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #seeThrough(device: string, options: string): Promise<undefined> {
     const disk = await this.get(device);
+    this.#storage.sql.exec('UPDATE millrace_jobs SET tries = 0 WHERE device = ?', device);
     // A disk that knows of no job has lost it with the object: this is a new one.
     if (disk && await infoOf(disk) === undefined) await disk.stream({ ...JSON.parse(options || '{}') as StreamOptions, nonblock: true });
     if (disk) await untilEnd(disk);
     this.forget(device);
-    return true;
   }
 }
 

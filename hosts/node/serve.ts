@@ -37,13 +37,21 @@ export async function serve(handler: Handler, { hostname, port }: { hostname: st
 async function answer(handler: Handler, incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> {
   const gone = new AbortController();
   outgoing.once('close', () => gone.abort());
-  const response = await handler(requestOf(incoming, gone.signal));
+  const request = requestOf(incoming, gone.signal);
+  if (request === undefined) return refuse(outgoing);
+  const response = await handler(request);
   outgoing.writeHead(response.status, Object.fromEntries(response.headers));
   if (response.body === null) return void outgoing.end();
   await pipeline(Readable.fromWeb(response.body as Parameters<typeof Readable.fromWeb>[0]), outgoing);
 }
 
-function requestOf(incoming: IncomingMessage, signal: AbortSignal): Request {
+/** Not a request that a handler could be given: of a forbidden method (`TRACE`), or with a Host that cannot be one. */
+function refuse(outgoing: ServerResponse): void {
+  const told = { code: 'EINVAL', message: 'there is no such request: see its method, Host and path' };
+  outgoing.writeHead(400, { 'Content-Type': 'application/json', 'Cache-Control': 'no-store' }).end(JSON.stringify(told));
+}
+
+function requestOf(incoming: IncomingMessage, signal: AbortSignal): Request | undefined {
   const headers = new Headers();
   for (const [name, value] of Object.entries(incoming.headers)) {
     if (value !== undefined) headers.set(name, Array.isArray(value) ? value.join(', ') : value);
@@ -52,5 +60,9 @@ function requestOf(incoming: IncomingMessage, signal: AbortSignal): Request {
   const hasBody = method !== 'GET' && method !== 'HEAD';
   const init: RequestInit & { duplex: 'half' } = { method, headers, signal, duplex: 'half' };
   if (hasBody) init.body = Readable.toWeb(incoming) as ReadableStream<Uint8Array>;
-  return new Request(new URL(url.replace(/^\/+/, '/'), `http://${incoming.headers.host ?? 'localhost'}`), init);
+  try {
+    return new Request(new URL(url.replace(/^\/+/, '/'), `http://${incoming.headers.host ?? 'localhost'}`), init);
+  } catch {
+    return undefined;
+  }
 }

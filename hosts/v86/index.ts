@@ -1,11 +1,12 @@
 /**
  * A Millrace disk as a hard disk of v86, the x86 emulator: `new V86({ hda: await attachDisk(disk), … })`. It works with a disk of any
  * runtime, in pages and in Node. The guest never sees an error of its disk: a request that fails is told to the page and tried again
- * until it succeeds, and the guest waits meanwhile, as it would for a disk that spins up. It must never hand on a byte before the
- * writes that came before it have been taken.
+ * until it succeeds, and the guest waits meanwhile, as it would for a disk that spins up. It must never hand on a byte that is older
+ * than the guest's writes before. What others write to the disk meanwhile, the guest may not see.
  */
 import type { Disk } from '../api.ts';
 import { MillraceError } from '../errors.ts';
+import { ReadCache } from './cache.ts';
 
 const SECTOR_BYTES = 512;
 /** A write is made to last when the guest has written nothing for so long ... */
@@ -42,7 +43,9 @@ interface Undo {
 
 /** Makes an open disk ready for v86. @throws MillraceError when its first sector cannot be read. */
 export async function attachDisk(disk: Disk): Promise<V86Disk> {
-  return new V86Disk(disk, await disk.read(0, Math.min(SECTOR_BYTES, disk.size)));
+  const hda = new V86Disk(disk);
+  await hda.ready();
+  return hda;
 }
 
 /**
@@ -58,8 +61,7 @@ export class V86Disk extends EventTarget {
   /** Set by v86, and called by `load`. */
   onload: ((event: object) => void) | undefined;
   readonly #disk: Disk;
-  /** The first sector, which v86 asks for without waiting. */
-  readonly #first: Uint8Array;
+  readonly #cache: ReadCache;
   readonly #pending = new Set<Pending>();
   readonly #reads = new Set<Promise<void>>();
   readonly #undo: Undo[] = [];
@@ -75,12 +77,17 @@ export class V86Disk extends EventTarget {
   #failing = 0;
   #closed = false;
 
-  /** Use `attachDisk`, which reads the first sector. */
-  constructor(disk: Disk, first: Uint8Array) {
+  /** Use `attachDisk`, which waits until it is ready. */
+  constructor(disk: Disk) {
     super();
     this.#disk = disk;
-    this.#first = first;
+    this.#cache = new ReadCache(disk.size, (offset, length) => this.#after(offset, offset + length).then(() => disk.read(offset, length)));
     this.byteLength = disk.size;
+  }
+
+  /** Fetches the first sector, which v86 asks for without waiting. */
+  async ready(): Promise<void> {
+    await this.#cache.get(0, Math.min(SECTOR_BYTES, this.byteLength));
   }
 
   /** True while something the guest has written would not survive a power cut. */
@@ -96,8 +103,14 @@ export class V86Disk extends EventTarget {
   /** Reads for v86. A request that the guest has given up (`signal`) is tried no more. */
   get(start: number, length: number, done: (data: Uint8Array) => void, options: { signal?: AbortSignal } = {}): void {
     const from = performance.now();
-    const read = this.#after(start, start + length)
-      .then(() => this.#untilItSucceeds(() => this.#disk.read(start, length), options.signal))
+    const here = this.#cache.look(start, length);
+    this.#cache.readAhead(start, length);
+    if (here) {
+      done(here);
+      this.#tell('read', start, length, from);
+      return;
+    }
+    const read = this.#untilItSucceeds(() => this.#cache.get(start, length), options.signal)
       .then((bytes) => {
         if (!bytes) return;
         done(bytes);
@@ -111,7 +124,7 @@ export class V86Disk extends EventTarget {
   set(start: number, data: Uint8Array, done: () => void): void {
     const from = performance.now();
     const bytes = data.slice();
-    if (start < this.#first.length) this.#first.set(bytes.subarray(0, this.#first.length - start), start);
+    this.#cache.wrote(start, bytes);
     this.#write(start, bytes, this.#remember(start, bytes.length)).then(() => {
       done();
       this.#tell('write', start, bytes.length, from);
@@ -123,9 +136,9 @@ export class V86Disk extends EventTarget {
     this.get(start, length, done, options);
   }
 
-  /** What can be had without waiting: the first sector, where v86 looks for the disk's geometry. */
+  /** What can be had without waiting: the first sector, where v86 looks for the disk's geometry, and what else is in memory. */
   get_from_cache(start: number, length: number): Uint8Array | undefined {
-    return start + length <= this.#first.length ? this.#first.slice(start, start + length) : undefined;
+    return this.#cache.look(start, length)?.slice();
   }
 
   /**
@@ -134,7 +147,8 @@ export class V86Disk extends EventTarget {
    * then have replaced (up to 256 MiB). Later, or elsewhere, a state fits only the disk as it was left when the state was saved.
    */
   get_state(): [number, string] {
-    const mark = crypto.randomUUID();
+    // Pages that are not secure contexts have no randomUUID.
+    const mark = crypto.getRandomValues(new Uint32Array(4)).join('-');
     this.#states.set(mark, this.#undo.length);
     return [this.byteLength, mark];
   }
@@ -149,6 +163,7 @@ export class V86Disk extends EventTarget {
     }
     for (const [other, length] of this.#states) if (length > kept) this.#states.delete(other);
     const undone = this.#undo.splice(kept).reverse();
+    this.#cache.clear();
     for (const undo of undone) this.#takeBack(undo);
   }
 
@@ -262,7 +277,6 @@ export class V86Disk extends EventTarget {
     pending.done = before
       .then(async () => {
         if (!undo.bytes) return;
-        if (offset < this.#first.length) this.#first.set(undo.bytes.subarray(0, this.#first.length - offset), offset);
         await this.#untilItSucceeds(() => this.#disk.write(offset, undo.bytes!));
       })
       .finally(() => this.#pending.delete(pending));

@@ -53,6 +53,41 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
     }
   });
 
+  it('tells how far a copy is, and leaves nothing of one that is given up', async () => {
+    const tab = await scene.tab();
+    const told = await tab.run(async (tools) => {
+      const data = tools.makeContent('random', 5, 9 * 1024 * 1024);
+      const disk = await tools.createDisk({ overlay: 'copied', base: data });
+      await disk.stream();
+      const parts: number[] = [];
+      const file = await disk.exportQcow2({ progress: (done) => parts.push(done) });
+      // Given up at the first word of it, and before it began.
+      const giveUp = (copy: (options: { progress(done: number): void; signal: AbortSignal }) => Promise<unknown>): Promise<{ code?: string }> => {
+        const given = new AbortController();
+        return tools.refusal(copy({ progress: () => given.abort(), signal: given.signal }));
+      };
+      const ended = { signal: AbortSignal.abort() };
+      const codes = [
+        (await giveUp((options) => disk.exportQcow2(options))).code,
+        (await giveUp((options) => tools.importDisk('image', file, options))).code,
+        (await tools.refusal(tools.importDisk('raw', new Blob([data as BlobPart]), ended))).code,
+        (await tools.refusal(disk.exportQcow2(ended))).code,
+      ];
+      const imported: number[] = [];
+      await tools.importDisk('whole', file, { progress: (done) => imported.push(done) });
+      await disk.close();
+      return { parts, imported, codes, names: (await tools.listDisks()).map(({ name }) => name) };
+    });
+    expect(told.codes).toEqual(Array(4).fill('ABORTED'));
+    expect(told.parts.length).toBeGreaterThan(2);
+    expect([told.parts[0], told.parts.at(-1)]).toEqual([0, 1]);
+    expect(told.imported[0]).toBe(0);
+    expect(told.imported.at(-1)).toBeGreaterThan(0.4);
+    expect(told.names).toContain('whole');
+    expect(told.names).not.toContain('image');
+    expect(told.names).not.toContain('raw');
+  });
+
   it('lists disks after a reload with what is known of them, renames and deletes them', async () => {
     const tab = await scene.tab();
     await tab.run(async (tools) => {

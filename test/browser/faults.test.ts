@@ -161,6 +161,8 @@ describeWithPeer(['chromium', 'qemu-img'], 'faults in Chromium', () => {
       const tab = await scene.tab();
       const refused = await tab.run(async (tools, base) => tools.refusal(tools.openHttp(base, { retries: 0 })), url);
       expect(refused).toMatchObject({ code: 'EIO', message: expect.stringMatching(/allows this page's origin|Access-Control-Allow-Origin|CORS/) });
+      const known = await tab.run(async (tools, base) => tools.refusal(tools.createDisk({ overlay: 'cors', base })), url);
+      expect(known).toMatchObject({ code: 'EACCES', message: expect.stringMatching(/must send Access-Control-Allow-Origin .*\(2 attempts/) });
       headers['Access-Control-Allow-Origin'] = '*';
       const hidden = await tab.run(async (tools, base) => tools.refusal(tools.createDisk({ overlay: 'cors', base })), url);
       expect(hidden).toMatchObject({ code: 'EUNSUPPORTED', message: expect.stringContaining('Access-Control-Expose-Headers: Content-Range, ETag') });

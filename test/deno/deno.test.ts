@@ -1,4 +1,4 @@
-/** What only Deno has: permissions, locks that Node heeds and the other way round, and the command line. */
+/** What only Deno has: permissions, locks that Node heeds and the other way round, the command line, and its package. */
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
@@ -6,11 +6,12 @@ import { existsSync } from 'node:fs';
 import { mkdtemp, realpath, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { createDisk, openDisk } from '../../hosts/node/index.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { run } from '../support/run.ts';
-import { DENO, denoArgs, millraceUnderDeno } from './program.ts';
+import { DENO, denoArgs, millraceUnderDeno, ROOT } from './program.ts';
 
 const MIB = 1024 * 1024;
 let folder: string;
@@ -94,8 +95,52 @@ describe('the command line under Deno', () => {
   }, 120_000);
 });
 
-describe('deno check', () => {
-  it('finds nothing wrong', async () => {
-    expect(await run(DENO, ['check', '--quiet', 'hosts/deno', 'test/deno/holder.ts', 'test/conformance/deno.ts'])).toMatchObject({ exitCode: 0 });
+describe('millrace serve under Deno', () => {
+  it('serves on loopback with the permission for its address, and refuses other addresses without a token', async () => {
+    const content = makeContent('random', 8, 200_000);
+    await writeFile(join(folder, 'base.raw'), content);
+    const server = spawn(DENO, [...denoArgs(folder, 'hosts/deno/main.ts', '--allow-net=127.0.0.1'), 'serve', 'base.raw', '--read-only', '--listen', '0', '--json'], { cwd: folder, stdio: ['ignore', 'pipe', 'inherit'] });
+    const ended = once(server, 'close');
+    const { vda } = JSON.parse(String(await once(server.stdout!, 'data'))) as { vda: string };
+    const part = await fetch(`${vda}/data`, { headers: { Range: 'bytes=100-2099' } });
+    expect([part.status, Buffer.from(await part.arrayBuffer()).equals(content.subarray(100, 2100))]).toEqual([206, true]);
+    expect((await fetch(`${vda}/data`, { headers: { Range: 'bytes=300000-' } })).status).toBe(416);
+    expect(await millraceUnderDeno(folder, ['abort', vda], '--allow-net=127.0.0.1')).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/no job/) });
+    server.kill('SIGTERM');
+    expect(await ended).toEqual([0, null]);
+    const open = await millraceUnderDeno(folder, ['serve', 'base.raw', '--read-only', '--listen', '0.0.0.0:0'], '--allow-net');
+    expect(open).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/without a token/) });
+  }, 60_000);
+});
+
+describe('the built package under Deno', () => {
+  it('streams, without the repository\'s own deno.json', async () => {
+    await writeFile(join(folder, 'base.raw'), makeContent('random', 9, 200_000));
+    const dist = fileURLToPath(new URL('../../dist', import.meta.url));
+    const program = fileURLToPath(new URL('../bench/stream-program.mjs', import.meta.url));
+    const permissions = [`--allow-read=${folder},${dist}`, `--allow-write=${folder}`];
+    const { stdout } = await run(DENO, ['run', '--no-config', '--no-prompt', '--quiet', ...permissions, program, join(dist, 'deno/index.js'), join(folder, 'vm.qcow2'), join(folder, 'base.raw')]);
+    expect(Number(stdout)).toBeGreaterThan(0);
+    const disk = await openDisk({ overlay: join(folder, 'vm.qcow2') });
+    expect((await disk.images())[0].backingFile).toBeUndefined();
+    await disk.close();
+  }, 60_000);
+});
+
+describe('deno task', () => {
+  it('check finds nothing wrong', async () => {
+    expect(await run(DENO, ['task', '--quiet', 'check'], { cwd: ROOT })).toMatchObject({ exitCode: 0 });
+  }, 120_000);
+
+  it('test finds that the host keeps to its permissions, and names its errors', async () => {
+    const { stdout } = await run(DENO, ['task', '--quiet', 'test'], { cwd: ROOT, env: { NO_COLOR: '1' } });
+    expect(stdout).toMatch(/ok \| \d+ passed \| 0 failed/);
+  }, 120_000);
+});
+
+describe('deno publish', () => {
+  it('would publish the package to JSR as it is', async () => {
+    const { stderr } = await run(DENO, ['publish', '--dry-run', '--allow-dirty'], { cwd: ROOT, env: { NO_COLOR: '1' } });
+    expect(stderr).toMatch(/Dry run complete/);
   }, 120_000);
 });

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { run } from '../support/run.ts';
 import type { RunResult } from '../support/run.ts';
 
-const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+export const ROOT: string = fileURLToPath(new URL('../..', import.meta.url));
 export const DENO: string = join(ROOT, 'node_modules/.bin/deno');
 
 /** The arguments of `deno` that run a program of this repository, `more` permissions included. */

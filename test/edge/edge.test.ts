@@ -71,6 +71,7 @@ describe('a disk in a Durable Object', () => {
     expect(await (await ask('/disks/vda/info')).json() as StreamInfo).toMatchObject({ status: 0, remaining: 0 });
     const requests = base.ranges.length;
     const whole = await ask('/disks/vda/data');
+    expect(whole.headers.get('Content-Length')).toBe(String(CONTENT.length));
     expect(Buffer.from(await whole.arrayBuffer()).equals(CONTENT)).toBe(true);
     expect(base.ranges.length).toBe(requests);
   });
@@ -87,10 +88,15 @@ describe('a disk in a Durable Object', () => {
 });
 
 describe('a job whose object is gone', () => {
-  it('is taken up again by an alarm, without a request for it', async () => {
+  it('is taken up again by alarms, without a request for it, though its base is away at first', async () => {
     const persist = await mkdtemp(join(tmpdir(), 'millrace-edge-'));
-    let stalled = true;
-    const slow = await serveObject(CONTENT, (ask) => { if (!stalled || ask.number === 0) ask.answer(); });
+    let state: 'stalled' | 'away' | 'there' = 'stalled';
+    const slow = await serveObject(CONTENT, (ask) => {
+      if (state === 'there' || ask.number === 0) ask.answer();
+      if (state !== 'away') return;
+      ask.refuse(404);
+      state = 'there';
+    });
     const options = { object: 'Machine', bindings: { BASE: slow.url, TOKEN }, persist };
     const headers = { Authorization: `Bearer ${TOKEN}` };
     let machine = await startWorker(new URL('machine.ts', import.meta.url), options);
@@ -99,9 +105,13 @@ describe('a job whose object is gone', () => {
       expect(started.status).toBe(202);
       await slow.arrived(2);
       await machine.dispose();
-      stalled = false;
+      state = 'away';
+      const requests = slow.ranges.length;
       machine = await startWorker(new URL('machine.ts', import.meta.url), options);
-      // The object wakes by this, but knows of no job until its alarm has come.
+      // The object wakes by this, and opens no disk.
+      expect((await machine.dispatchFetch('http://edge/disks/nobody/info', { headers })).status).toBe(404);
+      await slow.arrived(requests + 1);
+      // It knows of no job until its second alarm has come.
       await untilCompleted(machine, 'vda');
       const info = await machine.dispatchFetch('http://edge/disks/vda/info', { headers });
       expect(await info.json() as StreamInfo).toMatchObject({ status: 0, remaining: 0 });

@@ -1,5 +1,6 @@
 /** The handler over real HTTP: a served disk is a good base, its job is controlled from afar, and bad requests are refused by name. */
 import { mkdtemp, rm } from 'node:fs/promises';
+import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -72,6 +73,11 @@ describe('the data of a served disk', () => {
     expect((await ask('/disks/vda/data', { headers: { 'If-None-Match': `"x", W/${before}` } })).status).toBe(304);
     expect((await ask('/disks/vda/data', { headers: { 'If-None-Match': '"x"' }, method: 'HEAD' })).status).toBe(200);
     expect((await ask('/disks/vda/data', range('bytes=0-0', { 'If-Range': before }))).status).toBe(206);
+    for (const tags of ['*', before, `"x", ${before}`]) expect((await ask('/disks/vda/data', range('bytes=0-0', { 'If-Match': tags }))).status).toBe(206);
+    for (const tags of ['"x"', `W/${before}`]) {
+      const other = await ask('/disks/vda/data', { headers: { 'If-Match': tags } });
+      expect([other.status, (await other.json() as { code: string }).code]).toEqual([412, 'ECHANGED']);
+    }
     await disk.stream();
     expect((await ask('/disks/vda/data', range('bytes=0-0', { 'If-Range': before }))).status).toBe(206);
     content.set([7], 0);
@@ -160,6 +166,22 @@ describe('the job of a served disk', () => {
     await far.close();
   });
 
+  it('cuts off who does not take its events, and leaves nothing behind', async () => {
+    const told = new EventTarget();
+    const heard = new Set<unknown>();
+    const disk = {
+      info: () => Promise.reject(new Error('no job')),
+      addEventListener(type: string, listener: EventListener) { heard.add(listener); told.addEventListener(type, listener); },
+      removeEventListener(type: string, listener: EventListener) { heard.delete(listener); told.removeEventListener(type, listener); },
+    } as unknown as Disk;
+    const response = await createHandler({ disks: { vda: disk }, authorize: () => true })(new Request('http://localhost/disks/vda/events'));
+    for (let i = 0; heard.size > 0; i++) {
+      if (i > 1000) throw new Error('events pile up without end');
+      told.dispatchEvent(new CustomEvent('progress', { detail: { remaining: i } }));
+    }
+    expect((await response.text()).match(/event: progress/g)!.length).toBeGreaterThan(100);
+  });
+
   it('maps the disk', () => served({}, async (ask) => {
     const extents = await (await ask(`/disks/vda/map?offset=${MIB}&length=${MIB}&depth=1`)).json() as Extent[];
     expect([extents[0].offset, extents.reduce((sum, { length }) => sum + length, 0)]).toEqual([MIB, MIB]);
@@ -199,6 +221,26 @@ describe('what is refused', () => {
       expect([response.status, await response.json()]).toEqual([status, { code, message: expect.stringMatching(message) }]);
     }));
   }
+
+  it('what is no request at all', () => served({}, async (_, url) => {
+    const { hostname, port } = new URL(url);
+    for (const options of [{ method: 'TRACE' }, { headers: { Host: 'not a name' } }]) {
+      const { status, body } = await new Promise<{ status?: number; body: string }>((resolve, reject) => {
+        request({ hostname, port, path: '/disks/vda/info', ...options }, async (answer) => {
+          let body = '';
+          for await (const text of answer.setEncoding('utf8')) body += text;
+          resolve({ status: answer.statusCode, body });
+        }).on('error', reject).end();
+      });
+      expect([status, JSON.parse(body)]).toEqual([400, { code: 'EINVAL', message: expect.stringMatching(/no such request/) }]);
+    }
+  }));
+
+  it('a URL that other servers hand on, though it is none', async () => {
+    const handler = createHandler({ disks: { vda: disk }, authorize: () => true });
+    const response = await handler({ method: 'GET', url: 'http://not a name/disks/vda/info', headers: new Headers() } as Request);
+    expect([response.status, await response.json()]).toEqual([400, { code: 'EINVAL', message: expect.stringMatching(/not a URL/) }]);
+  });
 
   it('everybody, when neither a token nor a check is given', () => served({ token: undefined }, async (ask) => {
     expect((await ask('/disks/vda/info')).status).toBe(403);

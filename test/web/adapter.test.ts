@@ -12,7 +12,9 @@ import { guestPeers, makeGuest } from '../guest/guest.ts';
 import { Machine } from '../guest/machine.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 
-const SIZE = 1024 * 1024;
+const SIZE = 4 * 1024 * 1024;
+/** Not in the part of the disk that is fetched before the machine starts. */
+const FAR = SIZE / 2;
 const BASE_READ_MS = 5;
 const GUEST_MS_MAX = 240_000;
 const sector = (value: number): Uint8Array => new Uint8Array(512).fill(value);
@@ -38,13 +40,13 @@ function altered(change: Partial<Pick<Disk, 'read' | 'write' | 'flush'>>): Disk 
 }
 
 describe('a disk for v86', () => {
-  it('gives the first sector at once, as the guest last wrote it, and nothing else', async () => {
+  it('gives the first sector at once, as the guest last wrote it, and nothing that is not here yet', async () => {
     await disk.write(0, sector(7));
     const hda = await attachDisk(disk);
     expect(hda.get_from_cache(0, 512)?.[0]).toBe(7);
     await write(hda, 0, 8);
     expect(hda.get_from_cache(0, 512)?.[0]).toBe(8);
-    expect(hda.get_from_cache(512, 512)).toBeUndefined();
+    expect(hda.get_from_cache(FAR, 512)).toBeUndefined();
     await hda.close();
   });
 
@@ -62,23 +64,66 @@ describe('a disk for v86', () => {
     let release = (): void => {};
     const held = new Promise<void>((resolve) => (release = resolve));
     const hda = await attachDisk(altered({ write: (offset, data) => held.then(() => disk.write(offset, data)) }));
-    void write(hda, 4096, 3);
-    const after = read(hda, 4096);
+    void write(hda, FAR, 3);
+    const after = read(hda, FAR);
     expect(await read(hda, 8192)).toBe(0);
     release();
     expect(await after).toBe(3);
+    void write(hda, FAR, 4);
+    expect(hda.get_from_cache(FAR, 512)?.[0]).toBe(4);
+    await hda.close();
+  });
+
+  it('answers at once what is near a read before, and fetches what comes next', async () => {
+    const asked: number[] = [];
+    const hda = await attachDisk(altered({ read: (offset, length) => (asked.push(offset), disk.read(offset, length)) }));
+    const atOnce = (at: number): boolean => {
+      let answered = false;
+      hda.get(at, 1024, () => (answered = true));
+      return answered;
+    };
+    expect([atOnce(0), atOnce(FAR)]).toEqual([true, false]);
+    await read(hda, FAR);
+    expect([atOnce(FAR), atOnce(FAR + 1024), atOnce(FAR + 3072)]).toEqual([true, true, true]);
+    while (asked.some((offset) => !hda.get_from_cache(offset, 512))) await new Promise((resolve) => setTimeout(resolve));
+    const before = asked.length;
+    // What follows has come meanwhile, and is not asked for again.
+    expect(Math.max(...asked)).toBeGreaterThan(FAR);
+    for (let at = FAR; at < Math.max(...asked); at += 128 * 1024) expect(atOnce(at)).toBe(true);
+    expect(asked.slice(before).every((offset) => !asked.slice(0, before).includes(offset))).toBe(true);
+    await hda.close();
+  });
+
+  it('forgets what it has asked for when the guest writes there meanwhile', async () => {
+    let first = true;
+    let release = (): void => {};
+    const held = new Promise<void>((resolve) => (release = resolve));
+    const hold = async (offset: number): Promise<void> => {
+      if (offset < FAR || !first) return;
+      first = false;
+      await held;
+    };
+    // What is read before the write is told after it.
+    const hda = await attachDisk(altered({ read: (offset, length) => disk.read(offset, length).then(async (bytes) => (await hold(offset), bytes)) }));
+    const early = read(hda, FAR);
+    while (first) await new Promise((resolve) => setTimeout(resolve));
+    await write(hda, FAR + 512, 9);
+    const late = read(hda, FAR + 512);
+    release();
+    expect([await early, await late]).toEqual([0, 9]);
+    expect(await read(hda, FAR + 512)).toBe(9);
     await hda.close();
   });
 
   it('tells a failure once, tries again, and tells that it has passed', async () => {
     let failures = 2;
     const hda = await attachDisk(altered({
-      read: (offset, length) => (offset > 0 && failures-- > 0 ? Promise.reject(new MillraceError('EIO', 'no line')) : disk.read(offset, length)),
+      read: (offset, length) => (offset === FAR && failures-- > 0 ? Promise.reject(new MillraceError('EIO', 'no line')) : disk.read(offset, length)),
     }));
     const errors: unknown[] = [];
     hda.addEventListener('error', (event) => errors.push((event as CustomEvent).detail.message));
     const recovered = once(hda, 'recovered');
-    expect(await read(hda, 4096)).toBe(0);
+    expect(await read(hda, FAR)).toBe(0);
     await recovered;
     expect(errors).toEqual(['no line']);
     await hda.close();
