@@ -169,13 +169,19 @@ export class V86Disk extends EventTarget {
 
   /** Waits for the requests on their way, and returns when everything written so far survives a power cut. */
   async flush(): Promise<void> {
+    await this.#save();
+    await Promise.all(this.#reads);
+  }
+
+  /** Reads are not waited for: while a base cannot be reached, they do not end. */
+  async #save(): Promise<void> {
     const since = this.#unsavedSince;
     this.#unsavedSince = undefined;
     clearTimeout(this.#timer);
     this.#flushes++;
     try {
       // Those that come later may never come to an end.
-      await Promise.all([...[...this.#pending].map(({ done }) => done), ...this.#reads]);
+      await Promise.all([...this.#pending].map(({ done }) => done));
       await this.#disk.flush();
     } catch (error) {
       this.#unsavedSince = since ?? this.#unsavedSince;
@@ -248,7 +254,7 @@ export class V86Disk extends EventTarget {
     const latest = this.#unsavedSince + FLUSH_LATEST_MS - performance.now();
     this.#timer = setTimeout(async () => {
       this.#flushing = true;
-      await this.#untilItSucceeds(() => this.flush());
+      await this.#untilItSucceeds(() => this.#save());
       this.#flushing = false;
       if (!this.#closed) this.#flushLater();
     }, Math.max(0, Math.min(FLUSH_QUIET_MS, latest)));
