@@ -25,6 +25,8 @@ export { Domain } from '../domain.ts';
 export type { DomainEventDetail } from '../domain.ts';
 export { MillraceError } from '../errors.ts';
 export type { ErrorCode } from '../errors.ts';
+export { createHandler } from '../handler.ts';
+export type { Handler, HandlerOptions } from '../handler.ts';
 export type { RebaseOptions, RebaseReport } from '../rebase.ts';
 export { openHttp } from '../http.ts';
 export type { HttpOptions, HttpSource } from '../http.ts';

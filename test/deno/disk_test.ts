@@ -1,7 +1,7 @@
 /** The Deno host in Deno's own test runner, which grants each test its permissions: `deno task test`, also run by deno.test.ts. */
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from '@std/assert';
 import { join } from '@std/path';
-import { createDisk, MillraceError, openDisk, openFile, openFileSource } from '../../hosts/deno/index.ts';
+import { createDisk, createHandler, MillraceError, openDisk, openFile, openFileSource, openHttp } from '../../hosts/deno/index.ts';
 
 const KIB = 1024;
 const content = Uint8Array.from({ length: 300 * KIB }, (_, at) => (at * 31 + (at >> 8) * 7) & 255);
@@ -78,6 +78,19 @@ Deno.test('a file that is open for writing is locked, until it is closed', { per
   await file.close();
   await (await openFile(at('locked'))).close();
   assertThrows(() => Deno.statSync(at('locked.lock')));
+});
+
+Deno.test('a disk is served by Deno.serve, and is a base for another', { permissions: { ...ofFolder, net: ['127.0.0.1'] } }, async () => {
+  const disk = await openDisk({ overlay: at('base.raw'), readOnly: true });
+  const served = Deno.serve({ hostname: '127.0.0.1', port: 0, onListen: () => {} }, createHandler({ disks: { vda: disk }, token: 'sesame' }));
+  const url = `http://127.0.0.1:${served.addr.port}/disks/vda/data`;
+  await refused('EACCES', /401/, () => openHttp(url));
+  const base = await openHttp(url, { headers: { Authorization: 'Bearer sesame' } });
+  const copy = await createDisk({ overlay: at('copy.qcow2'), base });
+  assertEquals(await copy.read(123_456, 1000), content.slice(123_456, 124_456));
+  await copy.close();
+  await served.shutdown();
+  await disk.close();
 });
 
 Deno.test('files that cannot be are refused by name', { permissions: ofFolder }, async () => {
