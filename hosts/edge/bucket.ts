@@ -9,8 +9,8 @@ import type { Bucket, BucketBody, BucketObject } from './platform.ts';
 import { enterWriter } from './writers.ts';
 
 const PART_BYTES = 1024 * 1024;
-/** Parts in memory, changed or not: of an edge's 128 MiB, an engine has 32. */
-const PARTS_MAX = 24;
+/** Parts in memory, changed or not: as much as the engine has of an edge's 128 MiB. */
+const PARTS_MAX = 16;
 const PUTS_IN_FLIGHT = 4;
 /** As many connections as an edge has, less one for the guest. */
 const PREFERRED = { chunk: PART_BYTES, depth: 5 } as const;

@@ -1,6 +1,7 @@
 /**
  * Millrace for edge runtimes (workerd and its like): overlays in a Durable Object's storage or in an R2 bucket, bases over HTTP or in
- * the bucket. No file, no compilation at run time.
+ * the bucket. No file, no compilation at run time; a disk takes 16 MiB of memory unless `memory` says otherwise, its overlay in a bucket
+ * up to 16 MiB more.
  *
  * ```ts
  * import { DurableObject } from 'cloudflare:workers';
@@ -14,7 +15,7 @@
  */
 import type { CheckOptions, CheckReport, CreateOptions, Disk, OpenOptions } from '../api.ts';
 import { checkDiskWith, createDiskWith, openDiskWith } from '../open.ts';
-import { edgeRuntime } from './runtime.ts';
+import { edgeRuntime, inLittleMemory } from './runtime.ts';
 import type { EdgePlaces } from './runtime.ts';
 
 export * from '../api.ts';
@@ -34,15 +35,15 @@ export type { ObjectState, ServedDisks, ServeDisksOptions } from './serve.ts';
 
 /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
 export function createDisk({ storage, bucket, ...options }: CreateOptions & EdgePlaces): Promise<Disk> {
-  return createDiskWith(edgeRuntime({ storage, bucket }), options);
+  return createDiskWith(edgeRuntime({ storage, bucket }), inLittleMemory(options));
 }
 
 /** Opens an overlay; its base is the recorded one unless another is given. */
 export function openDisk({ storage, bucket, ...options }: OpenOptions & EdgePlaces): Promise<Disk> {
-  return openDiskWith(edgeRuntime({ storage, bucket }), options);
+  return openDiskWith(edgeRuntime({ storage, bucket }), inLittleMemory(options));
 }
 
 /** Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw image, which has nothing to check. */
 export function checkDisk({ storage, bucket, ...options }: CheckOptions & EdgePlaces): Promise<CheckReport | undefined> {
-  return checkDiskWith(edgeRuntime({ storage, bucket }), options);
+  return checkDiskWith(edgeRuntime({ storage, bucket }), inLittleMemory(options));
 }

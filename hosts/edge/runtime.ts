@@ -20,6 +20,13 @@ export interface EdgePlaces {
 }
 
 const BUCKET_NAME = /^r2:/;
+/** Default for a disk here: an edge has 128 MiB for everything, and an object may have several disks. */
+const MEMORY_BYTES = 16 * 1024 * 1024;
+
+/** A disk's options with this host's own default of memory. */
+export function inLittleMemory<T extends { memory?: number }>(options: T): T {
+  return { ...options, memory: options.memory ?? MEMORY_BYTES };
+}
 
 export function edgeRuntime({ storage, bucket }: EdgePlaces): Runtime {
   const inBucket = (): Bucket => bucket ?? missing('bucket', 'r2: names need an R2 bucket');

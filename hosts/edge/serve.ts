@@ -9,7 +9,7 @@ import { createHandler } from '../handler.ts';
 import type { HandlerOptions } from '../handler.ts';
 import { createDiskWith, openDiskWith } from '../open.ts';
 import type { Bucket, ObjectStorage } from './platform.ts';
-import { edgeRuntime } from './runtime.ts';
+import { edgeRuntime, inLittleMemory } from './runtime.ts';
 
 /** How long an alarm stays with its jobs: the platform ends it after 15 minutes. */
 const ALARM_MS = 60_000;
@@ -88,10 +88,10 @@ class DiskTable {
     const runtime = edgeRuntime({ storage: this.#storage, bucket: this.#options.bucket });
     try {
       const { overlay, followChain, copyOnRead, memory } = options;
-      return await openDiskWith(runtime, { overlay, followChain, copyOnRead, memory });
+      return await openDiskWith(runtime, inLittleMemory({ overlay, followChain, copyOnRead, memory }));
     } catch (error) {
       if (!(error instanceof MillraceError) || error.code !== 'ENOENT' || await this.#exists(options.overlay)) throw error;
-      return createDiskWith(runtime, options);
+      return createDiskWith(runtime, inLittleMemory(options));
     }
   }
 
