@@ -14,6 +14,9 @@ const RATE_MS = 5000;
 /** Looking at the map takes at most this part of the time. */
 const MAP_SHARE = 0.2;
 const STATUS = ['COMPLETED', 'ACTIVE', 'FAILED'];
+const NO_JOB = 'no job has run since the disk was opened';
+const FIGURES = ['here', 'rate', 'left', 'requests', 'wire', 'guest-read', 'guest-wrote'];
+const JOB_BUTTONS = ['job-pause', 'job-resume', 'job-start', 'job-abort'];
 const EVENTS = ['progress', 'completed', 'failed', 'paused', 'resumed'] as const;
 
 export class Gauge {
@@ -52,6 +55,10 @@ export class Gauge {
     clearInterval(this.#timer);
     this.#end.abort();
     this.#map.end();
+    part('controls').hidden = true;
+    part<HTMLProgressElement>('bar').value = 0;
+    for (const id of FIGURES) this.#text(id, '–');
+    this.#text('info', NO_JOB);
   }
 
   #guestRead({ offset, length }: GuestAccess): void {
@@ -100,10 +107,11 @@ export class Gauge {
 
   /** Asks the disk how it stands, and shows it. One look at a time. */
   async #look(): Promise<void> {
-    if (this.#looking || document.hidden) return;
+    if (this.#looking || this.#end.signal.aborted || document.hidden) return;
     this.#looking = true;
     try {
       const [info, remaining, traffic] = await Promise.all([this.#disk.info().catch(() => undefined), this.#disk.remaining(), this.#disk.traffic()]);
+      if (this.#end.signal.aborted) return;
       this.#job = info;
       this.#remaining = remaining;
       this.#showFigures(traffic);
@@ -151,21 +159,30 @@ export class Gauge {
 
   #showJob(): void {
     const job = this.#job;
+    part('controls').hidden = false;
     const active = job?.status === JobStatus.ACTIVE;
     part('job-start').hidden = active || this.#remaining === 0;
     part('job-pause').hidden = !active || job.paused;
     part('job-resume').hidden = !active || !job.paused;
     part('job-abort').hidden = !active;
     part('job-speed-field').hidden = !active && this.#remaining === 0;
+    keepFocus();
     const speed = part<HTMLSelectElement>('job-speed');
     if (active && document.activeElement !== speed && [...speed.options].some(({ value }) => value === String(job.speed))) speed.value = String(job.speed);
-    this.#text('info', job ? lines(job) : 'no job has run since the disk was opened');
+    this.#text('info', job ? lines(job) : NO_JOB);
   }
 
   #text(id: string, text: string): void {
     const element = part(id);
     if (element.textContent !== text) element.textContent = text;
   }
+}
+
+/** Who used a button that has gone by that goes on with the one in its place. */
+function keepFocus(): void {
+  const focused = document.activeElement as HTMLElement | null;
+  if (!focused?.hidden || !JOB_BUTTONS.includes(focused.id)) return;
+  (JOB_BUTTONS.map(part).find(({ hidden }) => !hidden) ?? part('disk-pane')).focus();
 }
 
 /** The info as it is, a field a line. */

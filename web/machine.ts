@@ -23,6 +23,8 @@ export interface MachineParts {
   memory: number;
   screen: HTMLElement;
   serial: HTMLElement;
+  /** Whether what comes on the serial console is put where screen readers find it, which costs time. */
+  spoken: HTMLInputElement;
 }
 
 export class Machine {
@@ -34,7 +36,7 @@ export class Machine {
 
   constructor(parts: MachineParts) {
     this.#parts = parts;
-    this.#terminal = new Terminal({ cols: COLUMNS, rows: ROWS, fontFamily: FONT, fontSize: fontSizeFor(parts.serial), scrollback: 5000, screenReaderMode: false, theme: { background: '#070b0c', foreground: '#d6e2e5', cursor: '#5fd0e8' } });
+    this.#terminal = new Terminal({ cols: COLUMNS, rows: ROWS, fontFamily: FONT, fontSize: fontSizeFor(parts.serial), scrollback: 5000, screenReaderMode: parts.spoken.checked, theme: { background: '#070b0c', foreground: '#d6e2e5', cursor: '#5fd0e8' } });
     this.#terminal.open(parts.serial);
     this.#terminal.attachCustomKeyEventHandler((event) => event.key !== 'F6');
     this.#emulator = new V86({
@@ -66,6 +68,8 @@ export class Machine {
   }
 
   #wireSerial(): void {
+    const { spoken } = this.#parts;
+    spoken.addEventListener('change', () => (this.#terminal.options.screenReaderMode = spoken.checked), { signal: this.#abort.signal });
     let waiting: number[] = [];
     // A write to the terminal for each byte would cost more than the byte.
     const write = (): void => {

@@ -3,9 +3,9 @@ import './style.css';
 import { listDisks, MillraceError, persistDisks } from '../hosts/browser/index.ts';
 import { announce, make, part } from './dom.ts';
 import { bytes } from './format.ts';
-import { note } from './memory.ts';
+import { isSpoken, note, noteSpoken } from './memory.ts';
 import type { Remedy } from './problems.ts';
-import { hideProblem, showProblem } from './problems.ts';
+import { hideProblem, needsFile, showProblem } from './problems.ts';
 import type { Boot } from './session.ts';
 import { Session } from './session.ts';
 import { showShelf } from './shelf.ts';
@@ -54,17 +54,19 @@ function remediesFor(error: unknown, wanted: Boot): Remedy[] {
   if (!(error instanceof MillraceError)) return [];
   const again = { label: 'Try again', act: () => void boot(wanted) };
   if (error.code === 'EBUSY') return [{ label: 'Wait for it', act: () => void waitFor(wanted) }];
-  if (error.code === 'ENOENT' && !wanted.create) return [{ label: 'Choose the file…', act: () => chooseBase(wanted) }, again];
+  if (needsFile(error)) return [{ label: 'Choose the file…', act: () => chooseBase(wanted) }];
   return error.code === 'EIO' || error.code === 'ETIMEDOUT' ? [again] : [];
 }
 
 async function waitFor(wanted: Boot): Promise<void> {
   const waiting = new AbortController();
-  part('home').addEventListener('click', () => waiting.abort(), { signal: waiting.signal });
+  for (const id of ['home', 'give-up']) part(id).addEventListener('click', () => waiting.abort(), { signal: waiting.signal });
+  part('give-up').hidden = false;
   const opening = boot({ ...wanted, wait: true, signal: waiting.signal });
   part('title').textContent = `Waiting until the other tab closes ${wanted.name} …`;
   announce('Waiting until the other tab closes the disk.');
   await opening;
+  part('give-up').hidden = true;
   waiting.abort();
 }
 
@@ -108,6 +110,13 @@ async function showStart(): Promise<void> {
   await showShelf((name) => void boot({ name, create: false })).catch(showProblem);
 }
 
+async function switchOff(): Promise<void> {
+  const name = session?.name;
+  await showStart();
+  announce(`${name} is switched off.`);
+  [...part('disks').querySelectorAll('button')].find(({ ariaLabel }) => ariaLabel === `Boot: ${name}`)?.focus();
+}
+
 function show(view: 'start' | 'console'): void {
   part('start').hidden = view !== 'start';
   part('console').hidden = view !== 'console';
@@ -119,7 +128,7 @@ async function showSamples(): Promise<void> {
   const samples = response?.ok ? ((await response.json().catch(() => [])) as Sample[]) : [];
   part('samples').replaceChildren(...samples.map(({ name, url, text, size }) => make('button', {
     type: 'button', className: 'sample', onclick: () => void bootImage(new URL(url, document.baseURI).href).catch(showProblem),
-  }, make('b', {}, name), make('br'), [text, size && bytes(size)].filter(Boolean).join(' · '))));
+  }, make('b', {}, name), make('span', {}, [text, size && bytes(size)].filter(Boolean).join(' · ')))));
 }
 
 function wire(): void {
@@ -141,7 +150,10 @@ function wire(): void {
     event.preventDefault();
     void showStart();
   });
-  part('off').addEventListener('click', () => void showStart());
+  part('off').addEventListener('click', () => void switchOff());
+  const spoken = part<HTMLInputElement>('spoken');
+  spoken.checked = isSpoken();
+  spoken.addEventListener('change', () => noteSpoken(spoken.checked));
   part('restart').addEventListener('click', () => session?.restart());
   for (const format of ['qcow2', 'raw'] as const) part(`export-${format}`).addEventListener('click', () => session && void saveDisk(session.name, format, session.disk));
   wireDrop();

@@ -95,6 +95,8 @@ export class DiskMap {
     this.#theme.removeEventListener('change', this.#repaint);
     clearTimeout(this.#timer);
     this.#flashes.clear();
+    this.#pen.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
+    this.#canvas.setAttribute('aria-label', 'Map of the disk');
   }
 
   readonly #repaint = (): void => {
@@ -110,16 +112,19 @@ export class DiskMap {
     for (let i = 0; i < this.#count; i++) this.#draw(i, 0);
   };
 
+  /** Cells as large as the room that the style gives allows; what is left of it at the bottom is given up. */
   #layOut(): void {
     const ratio = devicePixelRatio;
+    this.#canvas.style.height = '';
     const width = Math.max(1, Math.round(this.#canvas.clientWidth * ratio));
     const height = Math.max(1, Math.round(this.#canvas.clientHeight * ratio));
-    this.#canvas.width = width;
-    this.#canvas.height = height;
     let pitch = Math.max(1, Math.floor(Math.sqrt((width * height) / this.#count)));
     while (pitch > 1 && Math.floor(width / pitch) * Math.floor(height / pitch) < this.#count) pitch--;
     this.#pitch = pitch;
     this.#columns = Math.max(1, Math.floor(width / pitch));
+    this.#canvas.width = width;
+    this.#canvas.height = Math.ceil(this.#count / this.#columns) * pitch;
+    this.#canvas.style.height = `${this.#canvas.height / ratio}px`;
     this.#repaint();
   }
 

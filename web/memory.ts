@@ -9,6 +9,7 @@ export interface DiskNotes {
   written?: string;
 }
 
+const SPOKEN = 'millrace/spoken';
 const MEMORY_DEFAULT = 128 * 1024 * 1024;
 
 export function notesOf(disk: string): DiskNotes {
@@ -31,6 +32,19 @@ export function rename(disk: string, to: string): void {
   const notes = notesOf(disk);
   forget(disk);
   note(to, notes);
+}
+
+/** Whether the user has a screen reader: a browser does not tell. */
+export function isSpoken(): boolean {
+  try {
+    return localStorage.getItem(SPOKEN) !== null;
+  } catch {
+    return false;
+  }
+}
+
+export function noteSpoken(spoken: boolean): void {
+  attempt(() => (spoken ? localStorage.setItem(SPOKEN, 'yes') : localStorage.removeItem(SPOKEN)));
 }
 
 function key(disk: string): string {

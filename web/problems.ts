@@ -15,19 +15,21 @@ interface Explanation {
 }
 
 const BY_CODE: Partial<Record<ErrorCode, Explanation>> = {
-  ENOSPC: { title: 'There is no room left in this browser', advice: 'Delete a disk that is no longer needed, or make room on the device; the machine waits, and goes on by itself. A paused stream is taken up by “Resume”.' },
-  ECHANGED: { title: 'The image on the server is another one now', advice: 'This disk was made on the old image, and mixing the two would destroy it. Put the old image back, or make a new disk from the new one; what was written here can still be exported while the machine is off, if the disk is complete.' },
+  ENOSPC: { title: 'There is no room left in this browser', advice: 'Delete a disk that is no longer needed (in another tab while a machine runs here), or make room on the device; the machine waits, and goes on by itself. A paused stream is taken up by “Resume”.' },
+  ECHANGED: { title: 'The image on the server is another one now', advice: 'This disk was made on the old image, and mixing the two would destroy it. Put the old image back, or boot the new one as another disk. What was written here is not lost: “Export qcow2” in the list saves it, to be used with the old image.' },
   EBUSY: { title: 'Another tab has this disk', advice: 'Only one tab at a time can use a disk. Close it there, or wait here until it is free.' },
   EEXIST: { title: 'That name is taken', advice: 'Choose another name, or delete the disk that has it.' },
   ECORRUPT: { title: 'The image is damaged', advice: 'Its tables contradict each other, so it is not used. Fetch it again from where it came.' },
   EUNSUPPORTED: { title: 'This cannot be used as it is', advice: 'The details say what is not supported and what to do about it.' },
   EACCES: { title: 'The server or the browser refuses access', advice: 'See that the address needs no sign-in, or sign in there first.' },
-  ENOENT: { title: 'There is nothing at that address', advice: 'See that the address is right. If the disk was started from a file, give that file again.' },
+  ENOENT: { title: 'There is nothing at that address', advice: 'See that the address is right.' },
   ETIMEDOUT: { title: 'The server does not answer', advice: 'See that it is up and that you are online. The machine waits, and goes on when it answers.' },
   EINVAL: { title: 'That cannot be', advice: 'The details say why.' },
 };
-const OFFLINE: Explanation = { title: 'The image cannot be reached', advice: 'See that you are online and the server is up. If it is, it may not allow this page: it must send “Access-Control-Allow-Origin”. A machine that runs waits, and goes on when the server answers.' };
-const HIDDEN: Explanation = { title: 'The server does not let this page read the image', advice: 'It must send “Access-Control-Allow-Origin”, “Access-Control-Allow-Headers: Range” and “Access-Control-Expose-Headers: Content-Range, ETag” (CORS). Whoever runs the server can add them.' };
+const OFFLINE: Explanation = { title: 'The image cannot be reached', advice: 'See that you are online and the server is up; a page by https: cannot read from http:. A machine that runs waits, and goes on when the server answers.' };
+const HIDDEN: Explanation = { title: 'The server does not let this page read the image', advice: 'It must send “Access-Control-Allow-Origin”, “Access-Control-Allow-Headers: Range” and “Access-Control-Expose-Headers: Content-Range, ETag” (CORS). Whoever runs the server can add them. An address that leads nowhere can look the same from here: see that it is right, or download the image and drop the file here.' };
+const FILE: Explanation = { title: 'The file that this disk began with is needed again', advice: 'Not all of it had been copied into this browser, and a page may not open files by itself. Choose the same file, and the machine boots.' };
+const GONE: Explanation = { title: 'There is no such disk in this browser', advice: 'It was deleted or renamed, or the browser has cleared the storage of this site. The list below has what there is.' };
 const RANGES: Explanation = { title: 'The server cannot send parts of a file', advice: 'Booting at once needs byte ranges (RFC 9110). Serve the image from a server that has them, or download it and drop the file here.' };
 const OTHER: Explanation = { title: 'Something went wrong', advice: 'The details say what. Reload the page to try again; what was saved is kept.' };
 
@@ -36,10 +38,17 @@ export class NotAnImage extends Error {}
 
 const NOT_AN_IMAGE: Explanation = { title: 'This is not a disk image that boots', advice: 'Its first sector is no boot record. See that the address leads to the image itself, not to a page about it or to a compressed archive.' };
 
+/** Whether a disk lacks a base that only the user can give. */
+export function needsFile(error: MillraceError): boolean {
+  return error.code === 'ENOENT' && /neither a URL nor a disk/.test(error.message);
+}
+
 export function explain(error: unknown): Explanation {
   if (error instanceof NotAnImage) return NOT_AN_IMAGE;
   if (!(error instanceof MillraceError)) return OTHER;
-  if (/CORS/.test(error.message)) return /hidden/.test(error.message) ? HIDDEN : OFFLINE;
+  if (/CORS/.test(error.message)) return error.code === 'EIO' ? OFFLINE : HIDDEN;
+  if (needsFile(error)) return FILE;
+  if (/no such disk|there is no disk/.test(error.message)) return GONE;
   if (/byte ranges|ignores? Range|without ranges/i.test(error.message)) return RANGES;
   return BY_CODE[error.code] ?? (error.code === 'EIO' ? OFFLINE : OTHER);
 }
@@ -59,6 +68,8 @@ export function showProblem(error: unknown, remedies: Remedy[] = []): void {
   }, label));
   part('problem-actions').replaceChildren(...buttons);
   part('problem').hidden = false;
+  // On a small screen what is looked at may be far below.
+  part('problem').scrollIntoView({ block: 'nearest' });
 }
 
 export function hideProblem(): void {

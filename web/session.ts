@@ -35,12 +35,15 @@ export class Session {
   static async start(boot: Boot): Promise<Session> {
     const disk = await open(boot);
     try {
-      const session = new Session(boot.name, disk, await attachDisk(disk));
+      const hda = await attachDisk(disk);
+      if (boot.create) checkBootRecord(boot, hda);
+      const session = new Session(boot.name, disk, hda);
       // A new disk begins to stream at once; what was under way on another has been taken up by opening it.
       if (boot.create && (await disk.remaining()) > 0) await session.#gauge.start().catch(showProblem);
       return session;
     } catch (error) {
       await disk.close().catch(() => {});
+      if (boot.create && disk.persistent) await deleteDisk(boot.name);
       throw error;
     }
   }
@@ -51,10 +54,13 @@ export class Session {
     this.#hda = hda;
     hda.addEventListener('error', (event) => showProblem((event as CustomEvent<MillraceError>).detail));
     hda.addEventListener('recovered', hideProblem);
+    const tellSaved = (saved: boolean): void => tell(disk.persistent ? (saved ? 'All writes saved' : 'Saving…') : 'In memory: kept until this page is left');
     hda.addEventListener('write', () => tellSaved(false));
     hda.addEventListener('flushed', () => tellSaved(true));
     tellSaved(true);
-    this.#machine = new Machine({ hda, memory: notesOf(name).memory, screen: part('screen'), serial: part('serial') });
+    // A disk in memory has no file.
+    part('export-qcow2').hidden = !disk.persistent;
+    this.#machine = new Machine({ hda, memory: notesOf(name).memory, screen: part('screen'), serial: part('serial'), spoken: part('spoken') });
     this.#gauge = new Gauge(name, disk, hda);
   }
 
@@ -74,25 +80,19 @@ export class Session {
   }
 }
 
-async function open({ name, create, base, wait, signal }: Boot): Promise<BrowserDisk> {
-  if (!create) return openDisk({ overlay: name, base, resumeJob: true, whenBusy: wait ? 'wait' : 'fail', signal });
-  const disk = await createDisk({ overlay: name, base });
-  const record = await disk.read(0, Math.min(BOOT_RECORD_BYTES, disk.size)).catch(async (error) => {
-    await discard(disk, name);
-    throw error;
-  });
-  if (record[510] === 0x55 && record[511] === 0xaa) return disk;
-  await discard(disk, name);
+function open({ name, create, base, wait, signal }: Boot): Promise<BrowserDisk> {
+  if (create) return createDisk({ overlay: name, base });
+  return openDisk({ overlay: name, base, resumeJob: true, whenBusy: wait ? 'wait' : 'fail', signal });
+}
+
+function checkBootRecord({ name, base }: Boot, hda: V86Disk): void {
+  const record = hda.get_from_cache(0, BOOT_RECORD_BYTES);
+  if (record?.[510] === 0x55 && record[511] === 0xaa) return;
   throw new NotAnImage(`the first sector of ${typeof base === 'string' ? base : base?.name ?? name} does not end in 55 AA, so a BIOS would not boot it`);
 }
 
-async function discard(disk: BrowserDisk, name: string): Promise<void> {
-  await disk.close().catch(() => {});
-  if (disk.persistent) await deleteDisk(name);
-}
-
-function tellSaved(saved: boolean): void {
-  const text = saved ? 'All writes saved' : 'Saving…';
+/** How safe the guest's writes are. */
+function tell(text: string): void {
   const element = part('saved');
   if (element.textContent !== text) element.textContent = text;
 }

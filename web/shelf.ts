@@ -12,9 +12,25 @@ export async function showShelf(boot: (name: string) => void): Promise<void> {
   const disks = await listDisks();
   disks.sort((a, b) => (b.lastUsed ?? 0) - (a.lastUsed ?? 0));
   part('no-disks').hidden = disks.length > 0;
+  const place = focusedPlace();
   part('disks').replaceChildren(...disks.map((disk) => row(disk, boot)));
+  if (place) focusPlace(place);
   const { used, quota } = await storageRoom();
   part('room').textContent = quota > 0 ? `${bytes(used)} in use, of ${bytes(quota)} that this site may use` : '';
+}
+
+/** Which button of which row has the focus. */
+function focusedPlace(): { row: number; button: number } | undefined {
+  const rows = [...part('disks').children];
+  const row = rows.findIndex((item) => item.contains(document.activeElement));
+  return row < 0 ? undefined : { row, button: [...rows[row].querySelectorAll('button')].indexOf(document.activeElement as HTMLButtonElement) };
+}
+
+/** The list is made anew after each action; who uses it by keyboard stays in place, or as near as can be. */
+function focusPlace({ row, button }: { row: number; button: number }): void {
+  const rows = part('disks').children;
+  const item = rows[Math.min(row, rows.length - 1)];
+  (item?.querySelectorAll('button')[button] ?? part('import')).focus();
 }
 
 function row(disk: DiskRecord, boot: (name: string) => void): HTMLLIElement {
@@ -26,7 +42,7 @@ function row(disk: DiskRecord, boot: (name: string) => void): HTMLLIElement {
   const about = make('div', {}, make('h3', {}, name), make('p', {}, ...state(disk)));
   if (lastUsed !== undefined) about.append(make('p', {}, `used ${ago(lastUsed)}`));
   const item = make('li', {}, about, make('div', { className: 'row' }, start,
-    button('Rename', () => rename(name)), button('qcow2', () => saveDisk(name, 'qcow2')), button('raw', () => saveDisk(name, 'raw')), button('Delete', () => remove(name), 'danger')));
+    button('Rename', () => rename(name)), button('Export qcow2', () => saveDisk(name, 'qcow2')), button('Export raw', () => saveDisk(name, 'raw')), button('Delete', () => remove(name), 'danger')));
   if (size && remaining) item.append(make('progress', { max: 1, value: 1 - remaining / size, ariaLabel: `Part of ${name} that is here` }));
   return item;
 }

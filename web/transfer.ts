@@ -1,5 +1,5 @@
 /** Ways out of the browser for a disk, and in: with progress that can be cancelled, one transfer at a time. */
-import type { BrowserDisk } from '../hosts/browser/index.ts';
+import type { BrowserDisk, CopyOptions } from '../hosts/browser/index.ts';
 import { exportDisk, importDisk, openDisk } from '../hosts/browser/index.ts';
 import { announce, make, part } from './dom.ts';
 import { bytes, percent } from './format.ts';
@@ -15,12 +15,11 @@ let running: AbortController | undefined;
 
 /** Saves a disk as a file: `open` is the disk itself where it is in use by this page. Problems are shown. */
 export async function saveDisk(name: string, format: Format, open?: BrowserDisk): Promise<void> {
-  await transfer(`Exporting ${name}.${format}`, async (tell, signal) => {
-    if (format === 'qcow2') return download(`${name}.qcow2`, open ? await open.exportQcow2() : await exportDisk(name));
+  await transfer(`Exporting ${name}.${format}`, async ({ progress, signal }) => {
+    if (format === 'qcow2') return download(`${name}.qcow2`, open ? await open.exportQcow2({ progress, signal }) : await exportDisk(name));
     const disk = open ?? (await openDisk({ overlay: name, readOnly: true }));
     try {
-      const blob = await gather(disk, tell, signal);
-      download(`${name}.raw`, blob);
+      download(`${name}.raw`, await gather(disk, progress, signal));
     } finally {
       if (!open) await disk.close();
     }
@@ -29,15 +28,15 @@ export async function saveDisk(name: string, format: Format, open?: BrowserDisk)
 
 /** Takes a file in as a disk of that name. Problems are shown. */
 export async function takeDisk(name: string, file: File): Promise<void> {
-  await transfer(`Importing ${file.name}, ${bytes(file.size)}`, () => importDisk(name, file));
+  await transfer(`Importing ${file.name}, ${bytes(file.size)}`, ({ progress, signal }) => importDisk(name, file, { progress, signal }));
 }
 
-async function gather(disk: BrowserDisk, tell: (part: number) => void, signal: AbortSignal): Promise<Blob> {
+async function gather(disk: BrowserDisk, progress: (done: number) => void, signal: AbortSignal): Promise<Blob> {
   let done = 0;
   const counted = new TransformStream<Uint8Array, Uint8Array>({
     transform(chunk, controller) {
       done += chunk.length;
-      tell(done / disk.size);
+      progress(done / disk.size);
       controller.enqueue(chunk);
     },
   });
@@ -46,12 +45,12 @@ async function gather(disk: BrowserDisk, tell: (part: number) => void, signal: A
   return blob.slice(0, blob.size, RAW_TYPE);
 }
 
-async function transfer(text: string, action: (tell: (part: number) => void, signal: AbortSignal) => Promise<void>): Promise<void> {
+async function transfer(text: string, action: (copy: Required<CopyOptions>) => Promise<void>): Promise<void> {
   if (running) return showProblem(new Error('another export or import is under way: wait for it, or cancel it'));
   running = new AbortController();
   const { signal } = running;
   const bar = part<HTMLProgressElement>('transfer-bar');
-  const tell = (done: number): void => {
+  const progress = (done: number): void => {
     bar.value = done;
     part('transfer-text').textContent = `${text} · ${percent(done)}`;
     part('transfer-stop').hidden = false;
@@ -62,7 +61,7 @@ async function transfer(text: string, action: (tell: (part: number) => void, sig
   part('transfer-stop').onclick = () => running?.abort();
   part('transfer').hidden = false;
   try {
-    await action(tell, signal);
+    await action({ progress, signal });
     announce(`${text}: done.`);
   } catch (error) {
     if (!signal.aborted) showProblem(error);

@@ -19,6 +19,7 @@ const PACKAGES = {
   'dpkg-deb': 'dpkg',
   flock: 'util-linux',
   debugfs: 'e2fsprogs',
+  e2fsck: 'e2fsprogs',
   /** The BIOS of virtual machines: files, not a program. */
   seabios: 'seabios',
 } as const;

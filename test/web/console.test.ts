@@ -3,7 +3,8 @@
  * reload in the middle of the stream, then without any server, and leaves as a file. With MILLRACE_SCREENSHOTS set to a folder, each
  * state is drawn there at the width of a desktop and of a phone, and in light colours.
  */
-import { mkdtemp, rm } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Page } from 'playwright-core';
@@ -11,6 +12,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Site } from '../browser/site.ts';
 import type { Guest } from '../guest/guest.ts';
 import { guestPeers, makeGuest } from '../guest/guest.ts';
+import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { peerPath } from '../support/peer.ts';
 import { run } from '../support/run.ts';
@@ -21,9 +23,10 @@ const ROUND_TRIP_MS = 50;
 const BITS_PER_SECOND = 200e6;
 const BOOT_MS_MAX = 300_000;
 const COMPLETE_MS_MAX = 120_000;
+const HALTED_BYTES = 32 * 1024 * 1024;
 const NOTE = 'kept through everything';
 
-describeWithPeer([...guestPeers, 'chromium', 'seabios', 'nginx', 'qemu-img', 'debugfs'], 'the console in Chromium', () => {
+describeWithPeer([...guestPeers, 'chromium', 'seabios', 'nginx', 'qemu-img', 'debugfs', 'e2fsck'], 'the console in Chromium', () => {
   let guest: Guest;
   let images: Images;
   let site: Site;
@@ -37,7 +40,7 @@ describeWithPeer([...guestPeers, 'chromium', 'seabios', 'nginx', 'qemu-img', 'de
     work = await mkdtemp(join(tmpdir(), 'millrace-console-test-'));
     guest = await makeGuest();
     images = await serveGuest(guest, ROUND_TRIP_MS, BITS_PER_SECOND);
-    site = await serveConsole({ name: 'A small Debian', url: images.url });
+    site = await serveConsole({ sample: { name: 'A small Debian', url: images.url } });
     browser = await startBrowser();
     page = await browser.context.newPage();
     page.on('pageerror', (error) => complaints.push(String(error.stack)));
@@ -58,7 +61,7 @@ describeWithPeer([...guestPeers, 'chromium', 'seabios', 'nginx', 'qemu-img', 'de
   it('says what a server must do that does not allow this page', async () => {
     await page.goto(`${site.origin}/`);
     await boot(page, images.closedUrl);
-    await page.getByRole('alert').getByText('Access-Control-Allow-Origin').first().waitFor({ timeout: COMPLETE_MS_MAX });
+    await page.getByRole('alert').getByText('does not let this page read the image').waitFor({ timeout: COMPLETE_MS_MAX });
     await shoot(page, 'problem-cors');
     expect(await disks(page)).toEqual([]);
   }, COMPLETE_MS_MAX);
@@ -71,6 +74,39 @@ describeWithPeer([...guestPeers, 'chromium', 'seabios', 'nginx', 'qemu-img', 'de
     expect(await disks(page)).toEqual([]);
   });
 
+  it('says when there is no room, and goes on when there is', async () => {
+    await writeFile(join(site.images, 'halted.raw'), haltedImage());
+    await page.goto(`${site.origin}/`);
+    const protocol = await browser.context.newCDPSession(page);
+    const { usage } = await protocol.send('Storage.getUsageAndQuota', { origin: site.origin });
+    await protocol.send('Storage.overrideQuotaForOrigin', { origin: site.origin, quotaSize: usage + HALTED_BYTES / 4 });
+    await boot(page, `${site.origin}/images/halted.raw`);
+    await page.getByRole('alert').getByText('no room left in this browser').waitFor({ timeout: COMPLETE_MS_MAX });
+    await shoot(page, 'problem-room');
+    await protocol.send('Storage.overrideQuotaForOrigin', { origin: site.origin });
+    await page.getByRole('button', { name: 'Try again' }).click();
+    await page.waitForFunction(() => document.getElementById('disk-pane')!.dataset.state === 'complete', undefined, { timeout: COMPLETE_MS_MAX });
+    await remove(page, 'halted');
+  }, COMPLETE_MS_MAX);
+
+  it('says when the image is another one than the disk was made on, and keeps the disk', async () => {
+    const image = haltedImage();
+    await writeFile(join(site.images, 'halted.raw'), image);
+    await page.goto(`${site.origin}/`);
+    // Chosen before, so that it cannot be over before it is paused.
+    await page.locator('#job-speed').evaluate((select: HTMLSelectElement) => (select.value = String(256 * 1024)));
+    await boot(page, `${site.origin}/images/halted.raw`);
+    await job(page, 'Pause', 'paused: true');
+    await writeFile(join(site.images, 'halted.raw'), image.subarray(0, image.length / 2));
+    await page.getByRole('button', { name: 'Resume' }).click();
+    await page.getByRole('alert').getByText('another one now').waitFor({ timeout: COMPLETE_MS_MAX });
+    await page.reload();
+    await page.getByRole('alert').getByText('another one now').waitFor({ timeout: COMPLETE_MS_MAX });
+    await shoot(page, 'problem-changed');
+    expect(await disks(page)).toEqual(['halted']);
+    await remove(page, 'halted');
+  }, COMPLETE_MS_MAX);
+
   it('boots from the sample to a prompt while it streams, and keeps what the guest writes', async () => {
     await page.goto(`${site.origin}/`);
     await page.getByRole('button', { name: 'A small Debian' }).waitFor();
@@ -81,6 +117,12 @@ describeWithPeer([...guestPeers, 'chromium', 'seabios', 'nginx', 'qemu-img', 'de
     await prompt(page);
     expect(await state(page)).toBe('active');
     await shoot(page, 'streaming');
+    await job(page, 'Pause', 'paused: true');
+    await shoot(page, 'paused');
+    await job(page, 'Resume', 'paused: false');
+    await job(page, 'Abort', 'reason: "aborted"');
+    await shoot(page, 'aborted');
+    await job(page, 'Start streaming', 'status: 1 (ACTIVE)');
     await shell(page, `echo '${NOTE}' > /root/note; sync`);
     await page.getByText('All writes saved').waitFor();
     expect(await state(page)).toBe('active');
@@ -121,14 +163,19 @@ describeWithPeer([...guestPeers, 'chromium', 'seabios', 'nginx', 'qemu-img', 'de
     await page.getByRole('button', { name: 'Switch off' }).click();
     await page.getByText('complete: boots without the network').waitFor();
     await shoot(page, 'second-visit');
-    const qcow2 = await save(page, 'qcow2: guest', join(work, 'guest.qcow2'));
-    const raw = await save(page, 'raw: guest', join(work, 'guest.raw'));
+    const qcow2 = await save(page, 'Export qcow2: guest', join(work, 'guest.qcow2'));
+    const raw = await save(page, 'Export raw: guest', join(work, 'guest.raw'));
     await run('qemu-img', ['check', qcow2]);
     await run('qemu-img', ['compare', '-f', 'qcow2', '-F', 'raw', qcow2, raw]);
     const information = JSON.parse((await run('qemu-img', ['info', '--output=json', qcow2])).stdout) as Record<string, unknown>;
     expect(information['backing-filename']).toBeUndefined();
-    const { stdout } = await run(peerPath('debugfs'), ['-R', 'cat /root/note', `${raw}?offset=${guest.fileSystemOffset}`]);
-    expect(stdout).toBe(`${NOTE}\n`);
+    const fileSystem = `${raw}?offset=${guest.fileSystemOffset}`;
+    await run(peerPath('e2fsck'), ['-fn', fileSystem]);
+    const debugfs = async (command: string): Promise<string> => (await run(peerPath('debugfs'), ['-R', command, fileSystem])).stdout;
+    expect(await debugfs('cat /root/note')).toBe(`${NOTE}\n`);
+    const blob = join(work, 'blob.bin');
+    await debugfs(`dump /data/blob.bin ${blob}`);
+    expect(await debugfs('cat /data/MD5SUMS')).toContain(`${createHash('md5').update(await readFile(blob)).digest('hex')}  data/blob.bin`);
   }, COMPLETE_MS_MAX);
 
   it('renames, imports and deletes disks', async () => {
@@ -139,11 +186,7 @@ describeWithPeer([...guestPeers, 'chromium', 'seabios', 'nginx', 'qemu-img', 'de
     await page.getByRole('button', { name: 'Boot: kept' }).waitFor();
     await page.setInputFiles('#import', join(work, 'guest.qcow2'));
     await page.getByRole('button', { name: 'Boot: guest' }).waitFor();
-    for (const name of ['kept', 'guest']) {
-      await page.getByRole('button', { name: `Delete: ${name}` }).click();
-      await page.getByRole('button', { name: 'Delete', exact: true }).click();
-      await page.getByRole('button', { name: `Boot: ${name}` }).waitFor({ state: 'detached' });
-    }
+    for (const name of ['kept', 'guest']) await remove(page, name);
     expect(await disks(page)).toEqual([]);
     expect(complaints).toEqual([]);
   }, COMPLETE_MS_MAX);
@@ -152,6 +195,30 @@ describeWithPeer([...guestPeers, 'chromium', 'seabios', 'nginx', 'qemu-img', 'de
 async function boot(page: Page, url: string): Promise<void> {
   await page.getByLabel('Image URL').fill(url);
   await page.getByRole('button', { name: 'Boot', exact: true }).click();
+}
+
+/** Deletes a disk; a machine that has it is switched off first. */
+async function remove(page: Page, name: string): Promise<void> {
+  const off = page.getByRole('button', { name: 'Switch off' });
+  if (await off.isVisible()) await off.click();
+  await page.getByRole('button', { name: `Delete: ${name}` }).click();
+  await page.getByRole('button', { name: 'Delete', exact: true }).click();
+  await page.getByRole('button', { name: `Boot: ${name}` }).waitFor({ state: 'detached' });
+}
+
+/** An image full of data whose boot record does nothing. */
+function haltedImage(): Uint8Array {
+  const image = makeContent('random', 3, HALTED_BYTES);
+  // hlt; jmp to it; and the mark of a boot record.
+  image.set([0xf4, 0xeb, 0xfd]);
+  image.set([0x55, 0xaa], 510);
+  return image;
+}
+
+/** Uses a button of the job, and waits until its info says so. */
+async function job(page: Page, button: string, info: string): Promise<void> {
+  await page.getByRole('button', { name: button }).click();
+  await page.waitForFunction((info) => document.getElementById('info')!.textContent!.includes(info), info, { timeout: COMPLETE_MS_MAX });
 }
 
 /** The names in the list of disks. */

@@ -1,5 +1,5 @@
 /** What the console's tests and its bench share: the built page, the guest behind a slow link, and a browser with a profile. */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -20,7 +20,8 @@ export const PHONE = { width: 390, height: 844 } as const;
 /** What a server must send for a page of another origin to read images: see the browser host. */
 const CORS = `location / {
   add_header Access-Control-Allow-Origin *;
-  add_header Access-Control-Allow-Headers 'Range, If-Range, If-Match';
+  # The second one is for v86's own reader, which the bench compares with.
+  add_header Access-Control-Allow-Headers 'Range, X-Accept-Encoding';
   add_header Access-Control-Expose-Headers 'Content-Range, ETag';
   add_header Access-Control-Max-Age 86400;
   if ($request_method = OPTIONS) { return 204; }
@@ -57,13 +58,14 @@ export async function serveGuest(guest: Guest, roundTripMs: number, bitsPerSecon
   };
 }
 
-/** The console as it is deployed, with this image as its sample. */
-export async function serveConsole(sample: { name: string; url: string }): Promise<Site> {
+/** The console as it is deployed, with this image as its sample, and the guest's image beside the page where that is wanted. */
+export async function serveConsole({ sample, beside }: { sample?: { name: string; url: string }; beside?: Guest }): Promise<Site> {
   const folder = await mkdtemp(join(tmpdir(), 'millrace-console-'));
   // The test runner sets NODE_ENV, and Vite would take this for a build that is not to be deployed.
   const define = { 'import.meta.env.PROD': 'true' };
   await build({ configFile: join(WEB, 'vite.config.ts'), publicDir: false, logLevel: 'error', define, build: { outDir: folder } });
-  await writeFile(join(folder, 'samples.json'), JSON.stringify([sample]));
+  if (sample) await writeFile(join(folder, 'samples.json'), JSON.stringify([sample]));
+  if (beside) await symlink(beside.path, join(folder, beside.file));
   const site = await serveSite(folder);
   return {
     ...site,
