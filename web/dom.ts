@@ -31,6 +31,7 @@ export function ask(question: { title: string; text: string; yes: string; danger
   part('ask-field').hidden = question.name === undefined;
   input.required = question.name !== undefined;
   input.value = question.name ?? '';
+  part('ask-no').onclick = () => dialog.close();
   dialog.returnValue = '';
   dialog.showModal();
   input.select();

@@ -161,12 +161,14 @@ export class Gauge {
     const job = this.#job;
     part('controls').hidden = false;
     const active = job?.status === JobStatus.ACTIVE;
+    // Looked at only afterwards, it would be gone with the button.
+    const focused = document.activeElement?.id;
     part('job-start').hidden = active || this.#remaining === 0;
     part('job-pause').hidden = !active || job.paused;
     part('job-resume').hidden = !active || !job.paused;
     part('job-abort').hidden = !active;
     part('job-speed-field').hidden = !active && this.#remaining === 0;
-    keepFocus();
+    keepFocus(focused);
     const speed = part<HTMLSelectElement>('job-speed');
     if (active && document.activeElement !== speed && [...speed.options].some(({ value }) => value === String(job.speed))) speed.value = String(job.speed);
     this.#text('info', job ? lines(job) : NO_JOB);
@@ -179,9 +181,8 @@ export class Gauge {
 }
 
 /** Who used a button that has gone by that goes on with the one in its place. */
-function keepFocus(): void {
-  const focused = document.activeElement as HTMLElement | null;
-  if (!focused?.hidden || !JOB_BUTTONS.includes(focused.id)) return;
+function keepFocus(focused: string | undefined): void {
+  if (!focused || !JOB_BUTTONS.includes(focused) || !part(focused).hidden) return;
   (JOB_BUTTONS.map(part).find(({ hidden }) => !hidden) ?? part('disk-pane')).focus();
 }
 
