@@ -7,11 +7,18 @@ import * as memory from './memory.ts';
 import { showProblem } from './problems.ts';
 import { saveDisk } from './transfer.ts';
 
+const NO_STORAGE = 'The browser gives this page no storage, as in a private window or without https:. Machines boot, with their disks in memory until the page is left.';
+
+async function keepsDisks(): Promise<boolean> {
+  return (await navigator.storage?.getDirectory?.().catch(() => undefined)) !== undefined;
+}
+
 /** Shows the list anew. `boot` is called for the disk that is chosen. */
 export async function showShelf(boot: (name: string) => void): Promise<void> {
   const disks = await listDisks();
   disks.sort((a, b) => (b.lastUsed ?? 0) - (a.lastUsed ?? 0));
   part('no-disks').hidden = disks.length > 0;
+  if (!(await keepsDisks())) part('no-disks').textContent = NO_STORAGE;
   const place = focusedPlace();
   part('disks').replaceChildren(...disks.map((disk) => row(disk, boot)));
   if (place) focusPlace(place);

@@ -19,9 +19,11 @@ const PAGE = fileURLToPath(new URL('console-page/', import.meta.url));
 const ROUND_TRIP_MS = 50;
 const BITS_PER_SECOND = 200e6;
 const MIB = 1024 * 1024;
-/** Of each kind the quicker boot counts; the kinds take turns, so that what else the machine does meets all of them. */
-const RUNS = 2;
+/** Of each kind the quickest boot counts; the kinds take turns, so that what else the machine does meets all of them. */
+const RUNS = 3;
 const KINDS: readonly DiskKind[] = ['memory', 'first', 'second', 'async', 'chunks'];
+/** Takes twice as long as the others, and no goal hangs on it: it boots once. */
+const ONCE: DiskKind = 'async';
 const BOOT_MS_MAX = 180_000;
 /** How much longer than from memory a boot may take: on the first visit, and on the second. */
 const FIRST_MAX = 1.15;
@@ -47,6 +49,7 @@ export async function consoleBoots(): Promise<BenchRow[]> {
       try {
         await warmUp(browser.context, `${site.origin}/`);
         for (const kind of KINDS) {
+          if (kind === ONCE && run > 0) continue;
           const figures = await bootOnce(browser.context, `${site.origin}/`, kind, guest, images);
           if (figures.seconds < (best.get(kind)?.seconds ?? Infinity)) best.set(kind, figures);
         }

@@ -123,6 +123,12 @@ describeWithPeer([...guestPeers, 'chromium', 'seabios', 'nginx', 'qemu-img', 'de
     await job(page, 'Abort', 'reason: "aborted"');
     await shoot(page, 'aborted');
     await job(page, 'Start streaming', 'status: 1 (ACTIVE)');
+    // The keyboard stays with the job, and comes to the machine's screen and back to its serial console.
+    expect(await focus(page)).toBe('job-pause');
+    await page.keyboard.press('F6');
+    expect(await focus(page)).toBe('serial');
+    await page.keyboard.press('F6');
+    expect(await focus(page)).toBe('screen');
     await shell(page, `echo '${NOTE}' > /root/note; sync`);
     await page.getByText('All writes saved').waitFor();
     expect(await state(page)).toBe('active');
@@ -182,8 +188,9 @@ describeWithPeer([...guestPeers, 'chromium', 'seabios', 'nginx', 'qemu-img', 'de
     await page.getByRole('button', { name: 'Rename: guest' }).click();
     await shoot(page, 'rename');
     await page.getByRole('dialog').getByLabel('Name').fill('kept');
-    await page.getByRole('button', { name: 'Rename', exact: true }).click();
+    await page.keyboard.press('Enter');
     await page.getByRole('button', { name: 'Boot: kept' }).waitFor();
+    expect(await page.evaluate(() => document.activeElement!.ariaLabel)).toBe('Rename: kept');
     await page.setInputFiles('#import', join(work, 'guest.qcow2'));
     await page.getByRole('button', { name: 'Boot: guest' }).waitFor();
     for (const name of ['kept', 'guest']) await remove(page, name);
@@ -224,6 +231,11 @@ async function job(page: Page, button: string, info: string): Promise<void> {
 /** The names in the list of disks. */
 function disks(page: Page): Promise<string[]> {
   return page.locator('#disks h3').allTextContents();
+}
+
+/** What has the focus, or holds what has it. */
+function focus(page: Page): Promise<string | undefined> {
+  return page.evaluate(() => document.activeElement?.closest('[id]')?.id);
 }
 
 function state(page: Page): Promise<string | undefined> {

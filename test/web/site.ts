@@ -24,6 +24,8 @@ const CORS = `location / {
   add_header Access-Control-Allow-Headers 'Range, X-Accept-Encoding';
   add_header Access-Control-Expose-Headers 'Content-Range, ETag';
   add_header Access-Control-Max-Age 86400;
+  # Nobody is served from the browser's cache what another has fetched.
+  add_header Cache-Control no-store;
   if ($request_method = OPTIONS) { return 204; }
 }
 location /closed/ { alias ROOT/; }`;
