@@ -149,7 +149,8 @@ function parseTables(at: usize, image: Image): i32 {
   image.snapshots = get32(at + AT_SNAPSHOT_COUNT);
   image.snapshotsOffset = get64(at + AT_SNAPSHOTS_OFFSET);
   if (image.snapshots > SNAPSHOTS_MAX) return R_SNAPSHOT_TABLE;
-  if (image.snapshots && misplaced(image, image.snapshotsOffset, 1, mask)) return R_SNAPSHOT_TABLE;
+  // As in QEMU, its place counts even where there are none.
+  if (image.snapshotsOffset & mask || (image.snapshots && misplaced(image, image.snapshotsOffset, 1, mask))) return R_SNAPSHOT_TABLE;
   return OK;
 }
 

@@ -67,7 +67,8 @@ const HEADER: Damage[] = [
   u64('an external data file', AT.incompatible, 4n, /external data file/),
   u32('AES encryption', AT.encryption, 1, /encrypted/),
   u32('LUKS encryption', AT.encryption, 2, /encrypted/),
-  u64('a snapshot table past the end', AT.snapshots, (1n << 32n), /./),
+  u64('a snapshot table past the end', AT.snapshots, (1n << 32n), /snapshot table/),
+  u64('a snapshot table off its cluster, though there are no snapshots', AT.snapshotsOffset, BigInt(2 * CLUSTER + 1), /snapshot table/),
 ];
 
 /** What is found when a table is followed. The first entry of each table is damaged. */
