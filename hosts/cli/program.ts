@@ -152,7 +152,9 @@ function makeProgram(platform: Platform, ended: (exitCode: number) => void): Com
     .option('--follow-chain', 'follow the backing files that the base records')
     .option('--json', 'tell where the disks are as JSON')
     .action(async (images, options) => ended(await serve(platform, images, options)));
-  addExample(serveCommand, 'millrace serve vm.qcow2', 'curl -r 0-511 http://127.0.0.1:7468/disks/vda/data');
+  addExample(
+    serveCommand, 'millrace serve vm.qcow2', 'curl -r 0-511 http://127.0.0.1:7468/disks/vda/data',
+    "curl -d '{\"nonblock\":true}' http://127.0.0.1:7468/disks/vda/stream", 'curl http://127.0.0.1:7468/disks/vda/info');
 
   const abortCommand = program.command('abort')
     .description('End the job of a disk that millrace serve has, started there with nonblock. What was copied stays.')

@@ -62,7 +62,7 @@ export async function abort(platform: Platform, location: string, options: { tok
     throw new MillraceError('EIO', `cannot reach ${url.href}: see that millrace serve runs there`, { cause });
   });
   const told = await response.json().catch(() => undefined) as StreamInfo & { code?: MillraceError['code']; message?: string } | undefined;
-  if (!response.ok) throw new MillraceError(told?.code ?? 'EIO', `cannot abort the job of ${url.href}: ${told?.message ?? `it answered ${response.status}`}`);
+  if (!response.ok) throw new MillraceError(told?.code ?? 'EIO', `${url.href}: ${told?.message ?? `it answered ${response.status}`}`);
   if (told === undefined) throw new MillraceError('EIO', `${url.href} is not served by millrace`);
   await platform.stdout.write(options.json ? `${JSON.stringify(told)}\n` : `${url.href}: aborted, ${formatExactly(told.remaining)} left\n`);
   return EXIT_OK;

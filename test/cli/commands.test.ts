@@ -23,7 +23,7 @@ async function makeBase(folder: string): Promise<void> {
 describe('the program', () => {
   it('tells its version, and its help with an example for each command', () => withFolder(async (cwd) => {
     expect(await millrace(['--version'], { cwd })).toMatchObject({ exitCode: 0, stdout: expect.stringMatching(/^\d+\.\d+\.\d+\n$/) });
-    for (const command of ['create', 'stream', 'info', 'map', 'check', 'convert', 'commit', 'rebase']) {
+    for (const command of ['create', 'stream', 'info', 'map', 'check', 'convert', 'commit', 'rebase', 'serve', 'abort']) {
       const { exitCode, stdout } = await millrace([command, '-h'], { cwd });
       expect(exitCode).toBe(0);
       expect(stdout).toMatch(new RegExp(`Usage: millrace ${command} .*Example:\\n  millrace ${command} `, 's'));

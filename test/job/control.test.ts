@@ -142,7 +142,11 @@ describe('speed', () => {
     const bench = new Bench();
     bench.addBase(MIB);
     const disk = await bench.create();
-    for (const speed of [-1, NaN, Infinity]) await expect(disk.stream({ speed })).rejects.toMatchObject({ code: 'EINVAL' });
+    const impossible = [-1, NaN, Infinity];
+    for (const speed of impossible) await expect(disk.stream({ speed })).rejects.toMatchObject({ code: 'EINVAL' });
+    await disk.stream({ speed: 1000, nonblock: true });
+    for (const speed of impossible) await expect(disk.setSpeed(speed)).rejects.toMatchObject({ code: 'EINVAL' });
+    expect(await disk.info()).toMatchObject({ status: JobStatus.ACTIVE, speed: 1000 });
     await disk.close();
   });
 });
