@@ -2,7 +2,7 @@
  * rebase: gives an overlay another base, as `qemu-img rebase` does. The disk shows the same before and after: where the two bases
  * differ, the overlay takes over what the old one shows. With `unsafe` only the reference changes, for a base that was moved.
  */
-import type { Disk, ImageFormat } from './api.ts';
+import type { Disk, ImageFormat, ImageInfo } from './api.ts';
 import type { EngineDisk } from './disk.ts';
 import { MillraceError } from './errors.ts';
 import { identityText, openDiskWith, recordedName } from './open.ts';
@@ -37,7 +37,10 @@ export interface RebaseReport {
   bytes: number;
 }
 
-/** @throws MillraceError `EUNSUPPORTED` when the overlay cannot record that its base is raw; and as openDisk does. */
+/**
+ * @throws MillraceError `EUNSUPPORTED` when the overlay cannot record that its base is raw, `EINVAL` when the new base is the overlay itself
+ * or stands on it; and as openDisk does.
+ */
 export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Promise<RebaseReport> {
   const { overlay, base, unsafe = false, followChain, memory } = options;
   const disk = await openDiskWith(runtime, { overlay, base: unsafe ? null : undefined, followChain, memory, copyOnRead: false }) as EngineDisk;
@@ -78,8 +81,23 @@ async function openNext(runtime: Runtime, base: string | URL, options: RebaseOpt
   const identity = identityText(source);
   // Only what it is has to be known of a base that is not to be read.
   const disk = await openDiskWith(runtime, { overlay: source, format: baseFormat, readOnly: true, base: unsafe ? null : undefined, followChain, memory });
-  const [{ format }] = await disk.images();
-  return { disk, name: recordBase ?? recordedName(runtime, String(base), overlay), format, identity };
+  try {
+    const images = await disk.images();
+    await mustNotHold(runtime, images, overlay);
+    return { disk, name: recordBase ?? recordedName(runtime, String(base), overlay), format: images[0].format, identity };
+  } catch (error) {
+    await disk.close();
+    throw error;
+  }
+}
+
+/** An overlay that is below itself shows nothing any more of what its old base held. */
+async function mustNotHold(runtime: Runtime, images: ImageInfo[], overlay: string): Promise<void> {
+  const realName = async (name: string): Promise<string> => (await runtime.realName?.(name).catch(() => undefined)) ?? name;
+  const own = await realName(overlay);
+  for (const { name } of images) {
+    if (await realName(name) === own) throw new MillraceError('EINVAL', `cannot rebase ${overlay} onto ${images[0].name}: that is the overlay itself, or an image over it`);
+  }
 }
 
 /** Writes into the overlay what its old base shows and its new one does not; gives how many bytes that were. */

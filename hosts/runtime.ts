@@ -24,6 +24,8 @@ export interface Runtime {
   resolve(name: string, from: string): string;
   /** How a base at a path given by the user is recorded in the overlay: relative paths are relative to that overlay. */
   record(base: string, overlay: string): string;
+  /** The one name of a file that several paths may lead to; default its path. */
+  realName?(location: string): Promise<string>;
   /** Removes an overlay that could not be created whole. */
   remove(location: string): Promise<void>;
 }

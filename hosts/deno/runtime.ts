@@ -21,5 +21,6 @@ export const denoRuntime: Runtime = {
   openSource: async (location) => (isHttpUrl(String(location)) ? openHttp(location) : openFileSource(pathOf(String(location), paths))),
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),
+  realName: async (location) => (isHttpUrl(location) ? location : Deno.realPath(pathOf(location, paths))),
   remove: (path) => Deno.remove(pathOf(path, paths)),
 };

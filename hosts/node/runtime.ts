@@ -1,5 +1,5 @@
 /** Node's way to open things: files by path, bases also by http: and https: URL. */
-import { readFile, rm } from 'node:fs/promises';
+import { readFile, realpath, rm } from 'node:fs/promises';
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { openHttp } from '../http.ts';
@@ -20,5 +20,6 @@ export const nodeRuntime: Runtime = {
   openSource: async (location) => (isHttpUrl(String(location)) ? openHttp(location) : openFileSource(pathOf(String(location), paths))),
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),
+  realName: async (location) => (isHttpUrl(location) ? location : realpath(pathOf(location, paths))),
   remove: (path) => rm(pathOf(path, paths), { force: true }),
 };

@@ -1,7 +1,7 @@
 /** commit and rebase, held against what qemu-img makes of the same images. */
-import { copyFile, mkdtemp, rm } from 'node:fs/promises';
+import { copyFile, mkdtemp, readFile, rm, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { commitWith } from '../../hosts/commit.ts';
 import { MillraceError } from '../../hosts/errors.ts';
@@ -171,6 +171,19 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'rebase', () => {
     expect(await rebaseDisk({ overlay: at('overlay'), base: at('moved'), unsafe: true })).toMatchObject({ base: at('moved'), bytes: 0 });
     expect(await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
     expect((await check(at('overlay'))).exitCode).toBe(0);
+  });
+
+  it('is refused onto the overlay itself, by whatever path, or onto what stands on it', async () => {
+    await makePair(shapes[0]);
+    await createImage(at('above'), { size: SIZE, base: at('overlay'), baseFormat: 'qcow2' });
+    await symlink(at('overlay'), at('link'));
+    const before = await readFile(at('overlay'));
+    for (const base of [at('overlay'), join(dir, '.', 'x', '..', 'overlay'), relative(process.cwd(), at('overlay')), at('link'), at('above')]) {
+      const unsafe = base !== at('above');
+      await expect(rebaseDisk({ overlay: at('overlay'), base, followChain: true })).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringMatching(/the overlay itself/) });
+      if (unsafe) await expect(rebaseDisk({ overlay: at('overlay'), base, unsafe })).rejects.toMatchObject({ code: 'EINVAL' });
+    }
+    expect(before.equals(await readFile(at('overlay')))).toBe(true);
   });
 
   it('is refused where the header could not tell that the new base is raw', async () => {
