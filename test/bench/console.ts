@@ -51,6 +51,7 @@ export async function consoleBoots(): Promise<BenchRow[]> {
         for (const kind of KINDS) {
           if (kind === ONCE && run > 0) continue;
           const figures = await bootOnce(browser.context, `${site.origin}/`, kind, guest, images);
+          console.error(`  ${kind}: ${figures.seconds.toFixed(1)} s, of which it waited ${figures.waitSeconds.toFixed(2)} s`);
           if (figures.seconds < (best.get(kind)?.seconds ?? Infinity)) best.set(kind, figures);
         }
       } finally {
