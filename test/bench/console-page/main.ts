@@ -54,8 +54,9 @@ async function diskOf(kind: DiskKind, url: string, size: number): Promise<V86Opt
   if (kind === 'chunks') return { url, size, async: true, fixed_chunk_size: CHUNK_BYTES };
   if (kind === 'second') return attachDisk(await openDisk({ overlay: OVERLAY, resumeJob: true }));
   const disk = await createDisk({ overlay: OVERLAY, base: url });
+  const hda = await attachDisk(disk);
   await disk.stream({ nonblock: true });
-  return attachDisk(disk);
+  return hda;
 }
 
 function promptOf(emulator: V86): Promise<number> {
