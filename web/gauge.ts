@@ -11,8 +11,8 @@ import { showProblem } from './problems.ts';
 const TICK_MS = 500;
 /** The rate is that of the last so many milliseconds. */
 const RATE_MS = 5000;
-/** Looking at the map takes at most this part of the time. */
-const MAP_SHARE = 0.2;
+/** Looking through a disk's tables takes at most this part of the time, however large it is. */
+const LOOK_SHARE = 0.2;
 const STATUS = ['COMPLETED', 'ACTIVE', 'FAILED'];
 const NO_JOB = 'no job has run since the disk was opened';
 const FIGURES = ['here', 'rate', 'left', 'requests', 'wire', 'guest-read', 'guest-wrote'];
@@ -30,7 +30,9 @@ export class Gauge {
   #remaining = 0;
   #read = 0;
   #wrote = 0;
+  /** Not before then is the map looked at again, or what remains. */
   #mapAt = 0;
+  #remainingAt = 0;
   #looking = false;
 
   constructor(name: string, disk: BrowserDisk, hda: V86Disk) {
@@ -74,7 +76,7 @@ export class Gauge {
   #heard(type: (typeof EVENTS)[number], info: StreamInfo): void {
     this.#job = info;
     if (type === 'progress') return;
-    this.#mapAt = 0;
+    this.#mapAt = this.#remainingAt = 0;
     if (type === 'completed') announce('The disk is complete: the base is not needed any more.');
     if (type === 'resumed') announce('Streaming goes on.');
     if (type === 'paused') announce('Streaming is paused.');
@@ -110,13 +112,13 @@ export class Gauge {
     if (this.#looking || this.#end.signal.aborted || document.hidden) return;
     this.#looking = true;
     try {
-      const [info, remaining, traffic] = await Promise.all([this.#disk.info().catch(() => undefined), this.#disk.remaining(), this.#disk.traffic()]);
+      const [info, traffic] = await Promise.all([this.#disk.info().catch(() => undefined), this.#disk.traffic()]);
+      if (performance.now() >= this.#remainingAt) this.#remainingAt = await nextLook(async () => (this.#remaining = await this.#disk.remaining()));
       if (this.#end.signal.aborted) return;
       this.#job = info;
-      this.#remaining = remaining;
       this.#showFigures(traffic);
       this.#showJob();
-      if (performance.now() >= this.#mapAt) await this.#showMap();
+      if (performance.now() >= this.#mapAt) this.#mapAt = await nextLook(() => this.#showMap());
     } catch (error) {
       // The disk is being closed, or has told its failure elsewhere.
       console.debug(error);
@@ -126,12 +128,9 @@ export class Gauge {
   }
 
   async #showMap(): Promise<void> {
-    const from = performance.now();
     const extents: Extent[] = [];
     for await (const extent of this.#disk.map(0, this.#disk.size, { depth: 1 })) extents.push(extent);
     this.#map.show(extents);
-    // What stays as it is need not be looked at often.
-    this.#mapAt = performance.now() + (performance.now() - from) / MAP_SHARE;
   }
 
   #showFigures(traffic: { requests: number; bytes: number }): void {
@@ -178,6 +177,14 @@ export class Gauge {
     const element = part(id);
     if (element.textContent !== text) element.textContent = text;
   }
+}
+
+/** Looks, and tells when to look again. */
+async function nextLook(look: () => Promise<unknown>): Promise<number> {
+  const from = performance.now();
+  await look();
+  const now = performance.now();
+  return now + (now - from) / LOOK_SHARE;
 }
 
 /** Who used a button that has gone by that goes on with the one in its place. */
