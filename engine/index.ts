@@ -108,7 +108,7 @@ export function setBacking(name: u32, format: u32, identity: u32): bool {
 /**
  * Reports on an image, as 64-bit floats: format, size, file size, version, cluster size, compression type, refcount bits, then as 0 or
  * 1: lazy refcounts, extended L2, corrupt, dirty; then position and length in the header page of: backing file name, backing format,
- * identity.
+ * identity; then the number of internal snapshots.
  */
 export function image(index: u32): u32 {
   const i = imageOf(index);
@@ -129,6 +129,7 @@ export function image(index: u32): u32 {
   put(14, i.backingFormatBytes);
   put(15, i.identityAt);
   put(16, i.identityBytes);
+  put(17, i.snapshots);
   return <u32>reportAt;
 }
 

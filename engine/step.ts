@@ -19,10 +19,11 @@ import { runRefer } from './requests/refer';
 import { runRemaining } from './requests/remaining';
 import { resizeEnded, runResize } from './requests/resize';
 import { OP_DISCARD, OP_DONE, OP_FLUSH, completion, ioEnd, ringHasRoom, ringTaken, slot, tell } from './core/ring';
+import { runSnapshots } from './requests/snapshots';
 import { runStream } from './requests/stream';
 import {
   AGAIN, KIND_CHECK, KIND_CLOSE, KIND_COPY, KIND_CREATE, KIND_DISCARD, KIND_FLUSH, KIND_GROW, KIND_MAP, KIND_OPEN, KIND_READ,
-  KIND_REFER,  KIND_REMAINING, KIND_REQUEST_LAST, KIND_RESIZE, KIND_STREAM, KIND_WRITE, KIND_WRITEBACK, KIND_ZERO, ON_IO, ON_JOB, ON_SLOT, Task,
+  KIND_REFER, KIND_REMAINING, KIND_REQUEST_LAST, KIND_RESIZE, KIND_SNAPSHOTS, KIND_STREAM, KIND_WRITE, KIND_WRITEBACK, KIND_ZERO, ON_IO, ON_JOB, ON_SLOT, Task,
   WAIT, anyGiven, anyReady, failOfHost, givenTaken, ready, takeReady, taskEnd, wait, wake,
 } from './core/task';
 import { runWrite } from './requests/write';
@@ -93,6 +94,7 @@ function run(t: Task): i32 {
   if (t.kind == KIND_OPEN) return runOpen(t);
   if (t.kind == KIND_CREATE) return runCreate(t);
   if (t.kind == KIND_REFER) return runRefer(t);
+  if (t.kind == KIND_SNAPSHOTS) return runSnapshots(t);
   assert(t.kind == KIND_CLOSE);
   return runClose(t);
 }

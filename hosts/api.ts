@@ -103,6 +103,24 @@ export interface ImageInfo {
   dirty?: boolean;
   backingFile?: string;
   backingFormat?: string;
+  /** Internal snapshots, if there are any; told of the first image of the chain only. */
+  snapshots?: SnapshotInfo[];
+}
+
+/** An internal snapshot of a qcow2 image. What it holds cannot be shown. */
+export interface SnapshotInfo {
+  id: string;
+  name: string;
+  /** When it was made, since 1970. */
+  dateSeconds: number;
+  dateNanoseconds: number;
+  /** The guest's clock then. */
+  clockSeconds: number;
+  clockNanoseconds: number;
+  /** Bytes of the machine's state that is kept with it. */
+  stateSize: number;
+  /** Instructions that the guest had run, where that was counted. */
+  icount?: number;
 }
 
 export interface CreateOptions {

@@ -9,6 +9,7 @@ import { Kind } from './engine.ts';
 import { MillraceError } from './errors.ts';
 import { ENGINE_REASONS } from './reasons.ts';
 import { ImageField, JobField } from './reports.ts';
+import { snapshotsOf } from './snapshots.ts';
 
 const FORMATS: readonly (ImageFormat | undefined)[] = [undefined, 'raw', 'qcow2'];
 const STATES = ['absent', 'data', 'zero', 'compressed'] as const;
@@ -263,9 +264,10 @@ export class EngineDisk extends EventTarget implements Disk {
 
   async images(): Promise<ImageInfo[]> {
     this.#mustBeOpen();
-    if (this.#baseless) return [this.#image(this.#engine.exports.imageAtDepth(0))];
-    const images: ImageInfo[] = [];
-    for (let depth = 0; this.#engine.exports.imageAtDepth(depth) >= 0; depth++) images.push(this.#image(this.#engine.exports.imageAtDepth(depth)));
+    const images = [this.#image(0)];
+    for (let depth = 1; !this.#baseless && this.#engine.exports.imageAtDepth(depth) >= 0; depth++) images.push(this.#image(this.#engine.exports.imageAtDepth(depth)));
+    const snapshots = this.#engine.imageReport(0)[ImageField.snapshots];
+    if (snapshots) images[0].snapshots = await snapshotsOf(this.#engine, snapshots);
     return images;
   }
 

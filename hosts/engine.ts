@@ -42,7 +42,7 @@ const PAGE_BYTES = 65536;
 /** Kinds of request. */
 export const Kind = {
   open: 1, create: 2, read: 3, write: 4, zero: 5, discard: 6, flush: 7, resize: 8, stream: 9, remaining: 10, map: 11, check: 12,
-  close: 13, refer: 14,
+  close: 13, refer: 14, snapshots: 15,
 } as const;
 
 /** Argument of a check that is part of opening: repair what a crash leaves behind, and refuse what it cannot have left. */
@@ -391,6 +391,7 @@ const ACTIONS: Record<number, string> = {
   [Kind.open]: 'open the image', [Kind.create]: 'create the overlay', [Kind.read]: 'read', [Kind.write]: 'write', [Kind.zero]: 'write zeroes',
   [Kind.discard]: 'discard', [Kind.flush]: 'flush', [Kind.resize]: 'resize', [Kind.stream]: 'stream', [Kind.remaining]: 'count what remains',
   [Kind.map]: 'map', [Kind.check]: 'check', [Kind.close]: 'close the disk', [Kind.refer]: 'record another base',
+  [Kind.snapshots]: 'tell the snapshots',
 };
 
 function actionOf(pending: Pending): string {

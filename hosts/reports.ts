@@ -9,5 +9,5 @@ export const JobField = {
 /** An image. Texts are given by position and length in its header page. */
 export const ImageField = {
   format: 0, size: 1, fileSize: 2, version: 3, clusterSize: 4, compression: 5, refcountBits: 6, lazyRefcounts: 7, extendedL2: 8, corrupt: 9,
-  dirty: 10, nameAt: 11, nameBytes: 12, formatAt: 13, formatBytes: 14, identityAt: 15, identityBytes: 16,
+  dirty: 10, nameAt: 11, nameBytes: 12, formatAt: 13, formatBytes: 14, identityAt: 15, identityBytes: 16, snapshots: 17,
 } as const;

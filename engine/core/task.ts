@@ -36,6 +36,7 @@ export const KIND_MAP: u32 = 11;
 export const KIND_CHECK: u32 = 12;
 export const KIND_CLOSE: u32 = 13;
 export const KIND_REFER: u32 = 14;
+export const KIND_SNAPSHOTS: u32 = 15;
 export const KIND_REQUEST_LAST: u32 = 31;
 /** The engine's own: a copy of the job, the write-back, the growth of the refcount tables. */
 export const KIND_COPY: u32 = 32;

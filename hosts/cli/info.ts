@@ -1,8 +1,8 @@
 /**
  * `millrace info`: what an image is, in the words and fields of `qemu-img info`, and how much of it is still missing. The base is not
- * opened: it may be out of reach. Internal snapshots are not listed.
+ * opened: it may be out of reach.
  */
-import type { ImageInfo } from '../api.ts';
+import type { ImageInfo, SnapshotInfo } from '../api.ts';
 import { isUrl, openImage, withDisk } from './image.ts';
 import { EXIT_OK } from './platform.ts';
 import type { Platform } from './platform.ts';
@@ -12,6 +12,7 @@ const SECTOR_BYTES = 512;
 
 /** `qemu-img info --output=json`, field for field, and `remaining`. */
 interface InfoReport {
+  snapshots?: Record<string, string | number | undefined>[];
   'virtual-size': number;
   filename: string;
   'cluster-size'?: number;
@@ -31,12 +32,13 @@ export async function info(platform: Platform, location: string, options: { json
     [(await disk.images())[0], await disk.remaining()] as const));
   const allocated = isUrl(location) ? undefined : await platform.allocatedBytes(location);
   const report = reportOf(isUrl(location) ? image.name : location, image, allocated, remaining);
-  await platform.stdout.write(options.json ? `${JSON.stringify(report, undefined, 4)}\n` : humanInfo(report));
+  await platform.stdout.write(options.json ? `${JSON.stringify(report, undefined, 4)}\n` : humanInfo(report, image.snapshots));
   return EXIT_OK;
 }
 
 function reportOf(filename: string, image: ImageInfo, allocated: number | undefined, remaining: number): InfoReport {
   return {
+    snapshots: image.snapshots?.map(jsonSnapshot),
     // QEMU sees whole sectors, whatever the length of a raw file is.
     'virtual-size': Math.ceil(image.virtualSize / SECTOR_BYTES) * SECTOR_BYTES,
     filename,
@@ -68,7 +70,7 @@ function besides(image: string, backing: string): string {
   return image.slice(0, image.lastIndexOf('/') + 1) + backing;
 }
 
-function humanInfo(report: InfoReport): string {
+function humanInfo(report: InfoReport, snapshots: SnapshotInfo[] = []): string {
   const backing = report['backing-filename'];
   const full = report['full-backing-filename'];
   const actual = report['actual-size'];
@@ -83,9 +85,36 @@ function humanInfo(report: InfoReport): string {
   if (backing !== undefined) lines.push(`backing file: ${backing}${full === backing ? '' : ` (actual path: ${full})`}`);
   if (report['backing-filename-format'] !== undefined) lines.push(`backing file format: ${report['backing-filename-format']}`);
   if (backing !== undefined) lines.push(`still in the backing file: ${formatExactly(report.remaining)}`);
+  if (snapshots.length) lines.push('Snapshot list:', snapshotRow('ID', 'TAG', 'VM SIZE', 'DATE', 'VM CLOCK', 'ICOUNT'), ...snapshots.map(humanSnapshot));
   if (report['format-specific'] !== undefined) {
     lines.push('Format specific information:');
     for (const [name, value] of Object.entries(report['format-specific'].data)) lines.push(`    ${name.replaceAll('-', ' ')}: ${value}`);
   }
   return `${lines.join('\n')}\n`;
+}
+
+function jsonSnapshot(snapshot: SnapshotInfo): Record<string, string | number | undefined> {
+  return {
+    icount: snapshot.icount,
+    'vm-clock-nsec': snapshot.clockNanoseconds,
+    name: snapshot.name,
+    'date-sec': snapshot.dateSeconds,
+    'date-nsec': snapshot.dateNanoseconds,
+    'vm-clock-sec': snapshot.clockSeconds,
+    id: snapshot.id,
+    'vm-state-size': snapshot.stateSize,
+  };
+}
+
+function humanSnapshot({ id, name, stateSize, dateSeconds, clockSeconds, clockNanoseconds, icount }: SnapshotInfo): string {
+  const two = (value: number): string => String(value).padStart(2, '0');
+  const made = new Date(dateSeconds * 1000);
+  const date = `${made.getFullYear()}-${two(made.getMonth() + 1)}-${two(made.getDate())} ${two(made.getHours())}:${two(made.getMinutes())}:${two(made.getSeconds())}`;
+  const clock = `${two(Math.floor(clockSeconds / 3600))}:${two(Math.floor(clockSeconds / 60) % 60)}:${two(clockSeconds % 60)}.${String(Math.floor(clockNanoseconds / 1e6)).padStart(3, '0')}`;
+  return snapshotRow(id, name, formatSize(stateSize), date, clock, icount === undefined ? '' : String(icount));
+}
+
+/** The columns of `qemu-img info`. */
+function snapshotRow(id: string, name: string, size: string, date: string, clock: string, icount: string): string {
+  return `${id.padEnd(10)}${name.padEnd(17)}${size.padStart(8)}${date.padStart(20)}${clock.padStart(13)}${icount.padStart(11)}`.trimEnd();
 }

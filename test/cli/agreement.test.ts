@@ -54,10 +54,8 @@ async function infoOf(path: string): Promise<unknown> {
   return info;
 }
 
-/** We do not list internal snapshots: an image that has some cannot be an overlay. */
 async function qemuInfoOf(path: string): Promise<unknown> {
-  const { snapshots: _, ...info } = JSON.parse(await qemuImg(['info', '--output=json', path])) as Record<string, unknown>;
-  return info;
+  return JSON.parse(await qemuImg(['info', '--output=json', path]));
 }
 
 async function mapOf(path: string): Promise<QemuExtent[]> {

@@ -12,6 +12,8 @@ import { contentOf } from '../simulator/qcow2.ts';
 import { Storage } from '../simulator/storage.ts';
 import { hostileImage } from './mutate.ts';
 
+/** The largest answer on a snapshot. */
+const SNAPSHOT_BYTES = 64 + 2 * 65535;
 const MEMORY_BYTES = 8 << 20;
 const RAW = 1;
 const QCOW2 = 2;
@@ -81,6 +83,7 @@ class Case {
     // A host that forgets to check before it writes must harm nothing but the image.
     if (writable && this.#random.between(0, 1)) this.#call(Kind.check, 0, 0, this.#pick(1, 3), new Uint8Array(64));
     this.#machine.exports.setUse(writable && bases.length > 0, false, writable);
+    this.#call(Kind.snapshots, this.#pick(0, 8, 65536, 1 << 30), 0, 0, new Uint8Array(SNAPSHOT_BYTES));
     this.#readAll(storage.mark() === 0 ? bases[0]?.bytes ?? new Uint8Array(0) : undefined);
     for (let i = 0; i < 6; i++) this.#act(writable);
     this.#call(Kind.close, 0, 0, writable ? 0 : 1);

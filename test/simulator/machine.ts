@@ -8,7 +8,7 @@ import type { Cut, Storage } from './storage.ts';
 
 export const Kind = {
   open: 1, create: 2, read: 3, write: 4, zero: 5, discard: 6, flush: 7, resize: 8, stream: 9, remaining: 10, map: 11, check: 12,
-  close: 13,
+  close: 13, snapshots: 15,
 } as const;
 const KIND_NAMES = Object.fromEntries(Object.entries(Kind).map(([name, kind]) => [kind, name]));
 const Op = { read: 1, write: 2, flush: 3, truncate: 4, discard: 5, decompress: 6, take: 7, give: 8, done: 9 } as const;

@@ -1,0 +1,97 @@
+// snapshots: tells of the internal snapshots of image 0 (QEMU's docs/interop/qcow2.txt, "Snapshots"), one a request: what they are
+// called, and when they were made. What they hold is not shown.
+import { ECORRUPT, R_SNAPSHOT_TABLE } from '../errors';
+import { get32, get64 } from '../format/header';
+import { Image, OVERLAY, overlay } from '../core/image';
+import { PAGE_BYTES, PAGE_MASK } from '../limits';
+import { pageGet } from '../core/pages';
+import { OP_GIVE, tell } from '../core/ring';
+import { DONE, Task, WAIT, fail, takeMemory } from '../core/task';
+
+/** An entry's fixed part, and as much of its extra data as is told; QEMU takes no more extra data than this. */
+const FIXED_BYTES: u64 = 40;
+const EXTRA_KNOWN: u64 = 24;
+const EXTRA_MAX: u64 = 1024;
+const AT_TEXT_BYTES: u32 = 12;
+const AT_DATE: u32 = 16;
+const AT_CLOCK: u32 = 24;
+const AT_STATE_BYTES: u32 = 32;
+const AT_EXTRA_BYTES: u32 = 36;
+const AT_LONG_STATE_BYTES: u32 = 40;
+const AT_ICOUNT: u32 = 56;
+const NANOSECONDS: u64 = 1000000000;
+
+/** Of an answer: numbers, then id and name, which are of 65,535 bytes at most each. */
+const NUMBERS_BYTES: u32 = 8 * 8;
+const ANSWER_BYTES: u32 = NUMBERS_BYTES + 2 * 65535;
+
+const FIXED: u32 = 0;
+const TEXTS: u32 = 1;
+
+/**
+ * `offset` is where the entry stands in the file, 0 for the first. Gives eight 64-bit floats: date in seconds and nanoseconds, the guest's
+ * clock in seconds and nanoseconds, bytes of the VM's state, instructions counted (-1: not told), bytes of the id, bytes of the name; then id
+ * and name. `value` is where the next entry would stand.
+ */
+export function runSnapshots(t: Task): i32 {
+  const image = overlay();
+  const at = t.offset ? t.offset : image.snapshotsOffset;
+  if (!image.snapshots || at & 7 || at + FIXED_BYTES > image.fileSize) return refuse(t, at);
+  if (!takeMemory(t, ANSWER_BYTES, 0)) return WAIT;
+  const texts = t.buffer + NUMBERS_BYTES;
+  if (t.state == FIXED) {
+    if (!copy(t, image, at, FIXED_BYTES + EXTRA_KNOWN, texts)) return WAIT;
+    const extra = tellNumbers(t, texts);
+    t.value = at + FIXED_BYTES + extra;
+    if (extra > EXTRA_MAX || t.value + t.count > image.fileSize) return refuse(t, at);
+    t.cursor = 0;
+    t.state = TEXTS;
+  }
+  if (!copy(t, image, t.value, t.count, texts)) return WAIT;
+  const give = tell(OP_GIVE, t.request);
+  give.address = <u32>t.buffer;
+  give.length = NUMBERS_BYTES + <u32>t.count;
+  t.value = (t.value + t.count + 7) & ~7;
+  return DONE;
+}
+
+function refuse(t: Task, at: u64): i32 {
+  fail(t, ECORRUPT, R_SNAPSHOT_TABLE, OVERLAY, at);
+  return WAIT;
+}
+
+/** Puts the numbers of an entry into the answer, and the length of its texts into `count`; returns the length of its extra data. */
+function tellNumbers(t: Task, entry: usize): u64 {
+  const extra = get32(entry + AT_EXTRA_BYTES);
+  const idBytes = get32(entry + AT_TEXT_BYTES) >> 16;
+  const nameBytes = get32(entry + AT_TEXT_BYTES) & 0xffff;
+  const clock = get64(entry + AT_CLOCK);
+  const icount = extra >= 24 ? get64(entry + AT_ICOUNT) : u64.MAX_VALUE;
+  put(t, 0, get32(entry + AT_DATE));
+  put(t, 1, get32(entry + AT_DATE + 4));
+  put(t, 2, <f64>(clock / NANOSECONDS));
+  put(t, 3, <f64>(clock % NANOSECONDS));
+  put(t, 4, extra >= 8 ? <f64>get64(entry + AT_LONG_STATE_BYTES) : get32(entry + AT_STATE_BYTES));
+  put(t, 5, icount == u64.MAX_VALUE ? -1 : <f64>icount);
+  put(t, 6, idBytes);
+  put(t, 7, nameBytes);
+  t.count = idBytes + nameBytes;
+  return extra;
+}
+
+function put(t: Task, index: u32, value: f64): void {
+  store<f64>(t.buffer + index * 8, value);
+}
+
+/** Copies bytes of the image's file, as far as `cursor` has not come yet. False: the task waits or has failed. */
+function copy(t: Task, image: Image, from: u64, bytes: u64, to: usize): bool {
+  while (t.cursor < bytes) {
+    const at = from + t.cursor;
+    const page = pageGet(t, image.index, at);
+    if (!page) return false;
+    const length = min(bytes - t.cursor, <u64>PAGE_BYTES - (at & PAGE_MASK));
+    memory.copy(to + <usize>t.cursor, page, <usize>length);
+    t.cursor += length;
+  }
+  return true;
+}
