@@ -48,6 +48,8 @@ export const IMAGES_MAX: u32 = 32;
 export const BLOCK_BYTES: u32 = 65536;
 /** Blocks in the largest arena (1 GiB of memory). */
 export const BLOCKS_MAX: u32 = 16384;
+/** Of the arena, the part that background work leaves to guest requests: one in so many. */
+export const GUEST_MEMORY_SHARE: u32 = 4;
 
 /** What one copy fetches: large enough that a round trip is paid seldom, small enough that many are in flight. */
 export const CHUNK_BYTES: u32 = 1 << 20;

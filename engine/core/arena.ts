@@ -1,6 +1,10 @@
 // The data arena: buffers for data on its way between base, requester and overlay. A task takes all it needs at once and holds a
-// range lock before it does, so that no task ever waits for memory while another waits for what it holds.
+// range lock before it does, so that no task ever waits for memory while another waits for what it holds. Only what is fetched ahead
+// is held by tasks that wait for more; it has a part of the arena to itself, so that they always find the rest.
 import { BLOCK_BYTES, BLOCKS_MAX } from '../limits';
+
+/** What is fetched ahead is kept to the end of the arena: this part of it. */
+const AHEAD_SHARE: u32 = 3;
 
 let base: usize = 0;
 let blocks: u32 = 0;
@@ -42,6 +46,16 @@ export function arenaTake(bytes: u32): usize {
   memory.fill(used + at, 1, count);
   usedBlocks += count;
   hint = at + count;
+  return base + at * BLOCK_BYTES;
+}
+
+/** As arenaTake, for what a task holds while it waits for more. */
+export function arenaTakeAhead(bytes: u32): usize {
+  const count = (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES;
+  const at = search(blocks - blocks / AHEAD_SHARE, blocks, count);
+  if (at >= blocks) return 0;
+  memory.fill(used + at, 1, count);
+  usedBlocks += count;
   return base + at * BLOCK_BYTES;
 }
 

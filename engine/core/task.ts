@@ -1,7 +1,7 @@
 // Tasks: everything that the engine does over more than one step. A task is run as a straight-line function that returns when it
 // must wait, and is run again when what it waits for has come; its progress is in its fields, so that running it again is harmless.
-import { arenaGive, arenaTake } from './arena';
-import { CHUNK_CLUSTERS_MAX, TASKS_MAX } from '../limits';
+import { arenaBytes, arenaFreeBytes, arenaGive, arenaTake, arenaTakeAhead } from './arena';
+import { CHUNK_CLUSTERS_MAX, GUEST_MEMORY_SHARE, TASKS_MAX } from '../limits';
 import { R_HOST } from '../errors';
 
 /** What a run of a task returns. */
@@ -102,6 +102,10 @@ export class Task {
   scratch: usize;
   scratchBytes: u32;
   scratchUsed: u32;
+  /** The turn of a task that waits for a scratch to fetch ahead. */
+  aheadTurn: u32;
+  /** The scratch holds every compressed stream of the clusters to be filled; see streams.ts. */
+  streamed: bool;
   /** Everything is given back and begun again once no operation is in flight. */
   restart: bool;
   entries: u32;
@@ -149,6 +153,8 @@ let tasks: usize = 0;
 let taskBytes: u32 = 0;
 let turn: u32 = 0;
 let given: u32 = 0;
+/** Buffers that tasks hold. */
+let buffers: u32 = 0;
 let readyFirst: Task | null = null;
 let readyLast: Task | null = null;
 let backFirst: Task | null = null;
@@ -164,6 +170,7 @@ export function tasksInit(at: usize): void {
   memory.fill(tasks, 0, TASKS_MAX * taskBytes);
   turn = 0;
   given = 0;
+  buffers = 0;
   readyFirst = null;
   readyLast = null;
   backFirst = null;
@@ -366,29 +373,79 @@ export function unlock(t: Task): void {
   wake(ON_LOCK);
 }
 
-/** Takes buffer and scratch in one, or says that it must wait. Background work takes nothing while a guest request waits. */
+/** Takes a buffer and, unless the task has it already, a scratch, or says that it must wait. */
 export function takeMemory(t: Task, bufferBytes: u32, scratchBytes: u32): bool {
   if (t.buffer) return true;
-  let at: usize = 0;
-  if (!t.background || !guestWaitsForMemory()) at = arenaTake(bufferBytes + scratchBytes);
-  if (!at) {
-    t.waits = ON_MEMORY;
-    return false;
+  if (t.scratch) scratchBytes = 0;
+  if (!mayTake(t, bufferBytes + scratchBytes)) return lacksMemory(t);
+  const buffer = arenaTake(bufferBytes);
+  if (!buffer) return lacksMemory(t);
+  if (scratchBytes) {
+    const scratch = arenaTake(scratchBytes);
+    if (!scratch) {
+      arenaGive(buffer, bufferBytes);
+      return lacksMemory(t);
+    }
+    t.scratch = scratch;
+    t.scratchBytes = scratchBytes;
   }
-  t.buffer = at;
+  t.buffer = buffer;
   t.bufferBytes = bufferBytes;
-  t.scratch = at + bufferBytes;
-  t.scratchBytes = scratchBytes;
+  buffers++;
   return true;
 }
 
+/**
+ * Takes a scratch for what is fetched before the task has a buffer, or says that it must wait. In the order of their locks: what is
+ * fetched side by side lies side by side then, and goes over a line in few requests.
+ */
+export function takeScratchAhead(t: Task, bytes: u32): bool {
+  if (t.scratch) return true;
+  t.aheadTurn = t.lockTurn;
+  const scratch = isNextAhead(t) && mayTake(t, bytes) ? arenaTakeAhead(bytes) : 0;
+  if (!scratch) return lacksMemory(t);
+  t.scratch = scratch;
+  t.scratchBytes = bytes;
+  t.aheadTurn = 0;
+  wake(ON_MEMORY);
+  return true;
+}
+
+function isNextAhead(t: Task): bool {
+  for (let i: u32 = 0; i < TASKS_MAX; i++) {
+    const o = taskAt(i);
+    if (o.kind != KIND_NONE && o.aheadTurn && <i32>(o.aheadTurn - t.aheadTurn) < 0) return false;
+  }
+  return true;
+}
+
+/**
+ * Background work takes nothing while a guest request waits, and leaves guests their share; but some of it always goes on, and what has
+ * a scratch already must, for a guest request may need that memory too.
+ */
+function mayTake(t: Task, bytes: u32): bool {
+  if (!t.background) return true;
+  if (buffers == 0) return t.scratch != 0 || !guestWaitsForMemory();
+  return !guestWaitsForMemory() && arenaFreeBytes() >= bytes + arenaBytes() / GUEST_MEMORY_SHARE;
+}
+
+function lacksMemory(t: Task): bool {
+  t.waits = ON_MEMORY;
+  return false;
+}
+
 export function releaseMemory(t: Task): void {
-  if (!t.buffer) return;
-  arenaGive(t.buffer, t.bufferBytes + t.scratchBytes);
+  if (!t.buffer && !t.scratch) return;
+  if (t.buffer) {
+    arenaGive(t.buffer, t.bufferBytes);
+    buffers--;
+  }
+  if (t.scratch) arenaGive(t.scratch, t.scratchBytes);
   t.buffer = 0;
   t.scratch = 0;
   t.bufferBytes = 0;
   t.scratchBytes = 0;
+  t.streamed = false;
   wake(ON_MEMORY);
 }
 

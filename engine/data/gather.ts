@@ -4,7 +4,8 @@
 //   scratch: | compressed streams, as read ->            <- entries: Inflation, one a cluster |
 //
 // Streams that lie next to each other in the file are read by one operation. A compressed cluster of which only a part is wanted is
-// inflated behind its stream in the scratch, alone, and the part is copied out.
+// inflated behind its stream in the scratch, alone, and the part is copied out. What streams.ts has fetched ahead is in the scratch
+// already, with its entries.
 import { Image, OVERLAY, clusterBytes, imageAt, imageCount, imageOf } from '../core/image';
 import { GAP_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import {
@@ -28,7 +29,7 @@ const INFLATE: u32 = 2;
 
 /** A stream in the scratch, and where it is to be inflated to. */
 @unmanaged
-class Inflation {
+export class Inflation {
   source: u32;
   bytes: u32;
   target: u32;
@@ -37,7 +38,7 @@ class Inflation {
   reserved: u32;
 }
 
-const ENTRY_BYTES: u32 = 24;
+export const ENTRY_BYTES: u32 = 24;
 
 /** Scratch bytes that a buffer of so many bytes needs, if any image of the chain may hold compressed clusters. */
 export function scratchFor(bufferBytes: u32): u32 {
@@ -54,6 +55,7 @@ export function scratchFor(bufferBytes: u32): u32 {
 export function gatherBegin(t: Task): void {
   t.gatherAt = 0;
   t.gatherTo = 0;
+  if (t.streamed) return;
   t.gatherPhase = PLAN;
   t.entries = 0;
   t.entriesIssued = 0;
@@ -99,10 +101,10 @@ export function gatherFinish(t: Task): bool {
 function take(t: Task): i32 {
   const target = t.buffer + <usize>(t.gatherAt - t.bufferFrom);
   const length = <u32>foundLength;
-  if (foundState == COMPRESSED_DATA) return takeCompressed(t, imageOf(foundImage), target, length);
+  if (foundState == COMPRESSED_DATA && !t.streamed) return takeCompressed(t, imageOf(foundImage), target, length);
   if (foundState == DATA) {
     if (ioBegin(t, OP_READ, foundImage, foundHost, length, target) === null) return wait(t, ON_SLOT);
-  } else {
+  } else if (foundState != COMPRESSED_DATA) {
     memory.fill(target, 0, length);
   }
   t.gatherAt += length;
@@ -128,7 +130,7 @@ function takeCompressed(t: Task, image: Image, target: usize, length: u32): i32 
 }
 
 /** Adds the found stream to the open run of neighbours, or opens one; false if the run must be closed or the scratch be emptied first. */
-function addToRun(t: Task, image: Image): bool {
+export function addToRun(t: Task, image: Image): bool {
   const end = foundHost + foundBytes;
   if (t.runOpen) {
     const near = t.runImage == image.index && foundHost >= t.runFrom && foundHost <= t.runTo + GAP_BYTES_MAX;
@@ -154,7 +156,7 @@ function roomFor(t: Task, bytes: u32): bool {
 }
 
 /** Issues the read of the open run; false when slots have run out. */
-function closeRun(t: Task): bool {
+export function closeRun(t: Task): bool {
   if (!t.runOpen) return true;
   if (ioBegin(t, OP_READ, t.runImage, t.runFrom, <u32>(t.runTo - t.runFrom), t.runAddress) === null) {
     t.waits = ON_SLOT;
@@ -226,7 +228,7 @@ function inflateAll(t: Task): bool {
   return true;
 }
 
-function addEntry(t: Task, image: Image, source: usize, bytes: u32, target: usize, targetBytes: u32): void {
+export function addEntry(t: Task, image: Image, source: usize, bytes: u32, target: usize, targetBytes: u32): void {
   const entry = entryAt(t, t.entries++);
   entry.source = <u32>source;
   entry.bytes = bytes;
@@ -235,6 +237,6 @@ function addEntry(t: Task, image: Image, source: usize, bytes: u32, target: usiz
   entry.method = image.compression;
 }
 
-function entryAt(t: Task, index: u32): Inflation {
+export function entryAt(t: Task, index: u32): Inflation {
   return changetype<Inflation>(((t.scratch + t.scratchBytes) & ~7) - (index + 1) * ENTRY_BYTES);
 }

@@ -5,16 +5,21 @@ import { clusterBytes, imageAt, imageCount, overlay } from '../core/image';
 import { jobAllocatesFull } from '../core/job';
 import { CHUNK_BYTES, CHUNK_CLUSTERS_MAX } from '../limits';
 import { ABSENT, foundHoles, foundHost, foundLength, foundState, lookup, lookupChain } from '../tables/lookup';
+import { anyStreams, fetchStreams, measureStreams, streamsBegin, streamsFetched, streamsPlaced, streamsRoom } from './streams';
 import { FILL, KEEP, OWNED, ZEROED, link, place, storeClusters } from './place';
 import { EXCLUSIVE, ON_IO, Task, clusterMap, lock, releaseMemory, setClusterMap, takeMemory } from '../core/task';
 
 const LOCK: u32 = 100;
 const CLASSIFY: u32 = 101;
-const MEMORY: u32 = 102;
-const GATHER: u32 = 103;
-const PLACE: u32 = 104;
-const STORE: u32 = 105;
-const STORED: u32 = 106;
+const MEASURE: u32 = 102;
+const ROOM: u32 = 103;
+const STREAMS: u32 = 104;
+const STREAMED: u32 = 105;
+const MEMORY: u32 = 106;
+const GATHER: u32 = 107;
+const PLACE: u32 = 108;
+const STORE: u32 = 109;
+const STORED: u32 = 110;
 
 /** Bytes that one populating task takes on: a multiple of every cluster size that matters. */
 export function chunkBytes(): u64 {
@@ -65,13 +70,16 @@ export function populate(t: Task): bool {
   if (t.state == CLASSIFY) {
     if (!classify(t)) return false;
     if (t.clusterCount == 0) return true;
-    t.state = t.zeroes && onlyZeroes(t) ? STORED : MEMORY;
+    t.state = t.zeroes && onlyZeroes(t) ? STORED : t.background ? MEASURE : MEMORY;
     t.clusterAt = 0;
+    t.bufferFrom = t.clusterFirst << bits;
+    streamsBegin(t);
   }
+  if (t.state >= MEASURE && t.state <= STREAMED && !fetchAhead(t)) return false;
   if (t.state == MEMORY) {
     const bytes = t.clusterCount << bits;
-    t.bufferFrom = t.clusterFirst << bits;
     if (!takeMemory(t, bytes, scratchFor(bytes))) return false;
+    if (t.streamed) streamsPlaced(t);
     t.clusterAt = 0;
     gatherBegin(t);
     t.state = GATHER;
@@ -125,19 +133,50 @@ function heldAbove(t: Task, offset: u64, length: u64): i32 {
   return foundState != ABSENT || foundLength < length ? 1 : 0;
 }
 
+/** Turns to the next run of clusters that need content; false after the last. */
+function nextRun(t: Task): bool {
+  const image = overlay();
+  while (t.clusterAt < t.clusterCount && clusterMap(t, t.clusterAt) == KEEP) t.clusterAt++;
+  if (t.clusterAt == t.clusterCount) return false;
+  const from = (t.clusterFirst + t.clusterAt) << image.clusterBits;
+  while (t.clusterAt < t.clusterCount && clusterMap(t, t.clusterAt) != KEEP) t.clusterAt++;
+  const to = (t.clusterFirst + t.clusterAt) << image.clusterBits;
+  gatherRange(t, from, min(to, image.size));
+  return true;
+}
+
+/** Fetches the streams of compressed clusters, before there is a buffer. False: the task waits or has failed. */
+function fetchAhead(t: Task): bool {
+  if (t.state == MEASURE) {
+    do {
+      if (!measureStreams(t)) return false;
+    } while (nextRun(t));
+    t.clusterAt = 0;
+    t.state = anyStreams(t) ? ROOM : MEMORY;
+  }
+  if (t.state == ROOM) {
+    if (!streamsRoom(t)) return false;
+    t.state = STREAMS;
+  }
+  if (t.state == STREAMS) {
+    do {
+      if (!fetchStreams(t)) return false;
+    } while (nextRun(t));
+    t.state = STREAMED;
+  }
+  if (t.state == STREAMED) {
+    if (!streamsFetched(t)) return false;
+    t.state = MEMORY;
+  }
+  return true;
+}
+
 /** Gathers the runs of clusters that need content. */
 function gatherClusters(t: Task): bool {
   const image = overlay();
-  while (t.clusterAt < t.clusterCount || t.gatherAt < t.gatherTo) {
-    if (t.gatherAt >= t.gatherTo) {
-      while (t.clusterAt < t.clusterCount && clusterMap(t, t.clusterAt) == KEEP) t.clusterAt++;
-      if (t.clusterAt == t.clusterCount) break;
-      const from = (t.clusterFirst + t.clusterAt) << image.clusterBits;
-      while (t.clusterAt < t.clusterCount && clusterMap(t, t.clusterAt) != KEEP) t.clusterAt++;
-      const to = (t.clusterFirst + t.clusterAt) << image.clusterBits;
-      gatherRange(t, from, min(to, image.size));
-      if (to > image.size) memory.fill(t.buffer + <usize>(image.size - t.bufferFrom), 0, <usize>(to - image.size));
-    }
+  while (t.gatherAt < t.gatherTo || nextRun(t)) {
+    const to = (t.clusterFirst + t.clusterAt) << image.clusterBits;
+    if (to > image.size) memory.fill(t.buffer + <usize>(image.size - t.bufferFrom), 0, <usize>(to - image.size));
     const next = gather(t, false);
     if (next == NEEDS_SCRATCH) {
       t.restart = true;

@@ -10,7 +10,7 @@ import { basesEnd, clusterBytes, imageCount, imagesDropped, l2Span, overlay } fr
 import {
   Job, ON_ERROR_ENOSPC, ON_ERROR_IGNORE, ON_ERROR_STOP, STATUS_ACTIVE, STATUS_COMPLETED, STATUS_FAILED, setAlarm, theJob,
 } from '../core/job';
-import { CHUNK_CLUSTERS_MAX, COPIES_MAX, COPIES_WITH_GUEST_MAX, SCAN_ENTRIES_MAX } from '../limits';
+import { BLOCK_BYTES, CHUNK_CLUSTERS_MAX, COPIES_MAX, COPIES_WITH_GUEST_MAX, GUEST_MEMORY_SHARE, SCAN_ENTRIES_MAX } from '../limits';
 import { ABSENT, COMPRESSED_DATA, DATA, foundLength, foundState, lookup, lookupChain } from '../tables/lookup';
 import { chunkBytes } from '../data/populate';
 import {
@@ -18,8 +18,6 @@ import {
 } from '../core/task';
 import { flushed } from '../tables/writeback';
 
-/** Of the arena, the part that copies leave to guest requests: one in so many. */
-const GUEST_SHARE: u32 = 4;
 /** How far ahead of the copies the tables of the base are asked for. */
 const TABLES_AHEAD_BYTES: u64 = 64 << 20;
 /** A limited job copies pieces of a fraction of a second. */
@@ -335,9 +333,8 @@ function handOut(t: Task, j: Job, absent: u64, zeroes: u64): i32 {
     end = min(end, min(j.cursor + absent, start + max(cluster, (j.speed / PIECES_PER_SECOND) & ~(cluster - 1))));
     if (!allowed(j, end - j.cursor)) return wait(t, ON_JOB);
   }
-  const memory = linkOnly ? 0 : <u32>chunkBytes() + scratchFor(<u32>chunkBytes());
   const most = guestAtWork() ? COPIES_WITH_GUEST_MAX : COPIES_MAX;
-  const full = j.copies >= most || arenaFreeBytes() < arenaBytes() / GUEST_SHARE + memory;
+  const full = j.copies >= most || (!linkOnly && isMemoryShort());
   if (full && j.copies) return wait(t, ON_JOB | ON_MEMORY);
   const copy = taskBegin(KIND_COPY, true);
   if (copy === null) return wait(t, ON_JOB | ON_MEMORY);
@@ -360,6 +357,12 @@ function allowed(j: Job, bytes: u64): bool {
   if (j.allowance >= <f64>bytes) return true;
   setAlarm(now() + (<f64>bytes - j.allowance) * 1000 / <f64>j.speed + 1);
   return false;
+}
+
+/** Whether another copy would only wait for memory, holding its lock; where data is compressed, it begins with little. */
+function isMemoryShort(): bool {
+  const least = scratchFor(1) ? BLOCK_BYTES : <u32>chunkBytes();
+  return arenaFreeBytes() < arenaBytes() / GUEST_MEMORY_SHARE + least;
 }
 
 /** Adds what the speed has allowed since the last look. */
