@@ -10,6 +10,8 @@ import type { Transfer } from './http-request.ts';
 export const REQUEST_BYTES_MIN: number = 1024 * 1024;
 /** Larger ones would let a read at their end wait for too much before it. */
 export const REQUEST_BYTES_MAX: number = 4 * 1024 * 1024;
+/** So many requests of the background under way keep the line busy. */
+const FLIGHTS_BUSY = 3;
 /** Two neighbours may leave a gap between them when all gaps together are at most this share of the request: bytes for nothing. */
 const GAP_SHARE_MAX = 1 / 64;
 
@@ -204,34 +206,31 @@ export class Elevator {
   #fillLanes(): void {
     while (this.#flights.size < this.#lanes) {
       const background = !this.#waiting.some((part) => !part.read.background);
-      if (background && this.#backgroundFlights() >= this.#lanes - 1) return;
-      const range = this.#nextRange(background);
-      if (range === undefined) return;
-      this.#launch(new Flight(range, background));
+      const flights = [...this.#flights].filter((flight) => flight.background).length;
+      if (background && flights >= this.#lanes - 1) return;
+      const parts = this.#waiting.filter((part) => part.read.background === background);
+      if (parts.length === 0 || (background && isTooLittle(parts, flights))) return;
+      this.#launch(new Flight(this.#nextRange(parts, background, flights), background));
     }
   }
 
-  #backgroundFlights(): number {
-    return [...this.#flights].filter((flight) => flight.background).length;
-  }
-
   /** What the next request asks for: the foreground in order of arrival, the background upwards through the object, then from its start. */
-  #nextRange(background: boolean): Range | undefined {
-    const parts = this.#waiting.filter((part) => part.read.background === background);
-    if (parts.length === 0) return undefined;
+  #nextRange(parts: Part[], background: boolean, flights: number): Range {
     const sorted = parts.toSorted((a, b) => a.start - b.start);
     const above = sorted.findIndex((part) => part.start >= this.#head);
     const seed = background ? Math.max(above, 0) : sorted.indexOf(parts[0]);
-    const range = grow(sorted, seed, this.#requestBytes(parts));
+    const range = grow(sorted, seed, this.#requestBytes(parts, flights));
     if (background) this.#head = range.end;
     return range;
   }
 
-  /** An equal share of what waits for each lane, in whole steps, so that no lane is left without work by one that took it all. */
-  #requestBytes(parts: Part[]): number {
-    const waiting = parts.reduce((sum, part) => sum + part.end - part.start, 0);
-    const steps = Math.ceil(waiting / this.#lanes / REQUEST_BYTES_MIN);
-    return Math.min(steps * REQUEST_BYTES_MIN, REQUEST_BYTES_MAX);
+  /**
+   * A share of what waits for each lane, so that no lane is left without work by one that took it all; the less is under way, the smaller:
+   * requests of one size that start together would end together, again and again, and leave the line idle for a round trip each time.
+   */
+  #requestBytes(parts: Part[], flights: number): number {
+    const share = (6 * (flights + 1) * sumBytes(parts)) / (this.#lanes * this.#lanes);
+    return Math.min(Math.max(share, REQUEST_BYTES_MIN), REQUEST_BYTES_MAX);
   }
 
   #launch(flight: Flight): void {
@@ -246,6 +245,15 @@ export class Elevator {
         this.#schedule();
       });
   }
+}
+
+function sumBytes(parts: Part[]): number {
+  return parts.reduce((sum, part) => sum + part.end - part.start, 0);
+}
+
+/** While enough is under way to keep the line busy, small reads of the background wait for neighbours to share a request with. */
+function isTooLittle(parts: Part[], flights: number): boolean {
+  return flights >= FLIGHTS_BUSY && sumBytes(parts) < REQUEST_BYTES_MIN;
 }
 
 /**
