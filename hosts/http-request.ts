@@ -4,7 +4,7 @@
  */
 import { MillraceError } from './errors.ts';
 import type { Address, Target } from './http-address.ts';
-import type { Version } from './http-response.ts';
+import type { Answer, Version } from './http-response.ts';
 import { checkResponse, strongEtag } from './http-response.ts';
 import { callerFailure, Failure, RetryBudget, sleep, transportFailure } from './http-retry.ts';
 
@@ -26,8 +26,17 @@ export interface HttpStats {
   retries: number;
 }
 
+/** As much of `fetch` as is needed here: the global one, a caller's, or a host's own. */
+export type Fetch = (href: string, init: FetchInit) => Promise<Answer>;
+
+export interface FetchInit {
+  headers: Headers;
+  signal: AbortSignal;
+  cache?: RequestCache;
+}
+
 export interface RequestOptions {
-  fetch: typeof globalThis.fetch;
+  fetch: Fetch;
   /** Milliseconds without a byte after which a request is abandoned. */
   timeout: number;
   /** Repetitions of a request that brings nothing. */
@@ -104,7 +113,7 @@ export class HttpObject {
     else await response.body?.cancel();
   }
 
-  async #send(attempt: Attempt, transfer: Transfer): Promise<Response> {
+  async #send(attempt: Attempt, transfer: Transfer): Promise<Answer> {
     const { target, headers } = await this.#destination();
     attempt.target = target;
     headers.set('Range', `bytes=${transfer.position}-${transfer.end - 1}`);
@@ -134,7 +143,7 @@ export class HttpObject {
   }
 
   /** The bytes that end the range are kept back until the body ends there: only then is it known to be neither short nor long. */
-  async #receive(attempt: Attempt, response: Response, transfer: Transfer): Promise<void> {
+  async #receive(attempt: Attempt, response: Answer, transfer: Transfer): Promise<void> {
     let last: Uint8Array | undefined;
     for await (const bytes of attempt.chunks(response)) {
       this.stats.bytes += bytes.length;
@@ -188,7 +197,7 @@ class Attempt {
   }
 
   /** The answer, or a rejection as soon as the attempt is over, even when a caller's own `fetch` does not heed the signal. */
-  guard(answer: Promise<Response>): Promise<Response> {
+  guard(answer: Promise<Answer>): Promise<Answer> {
     return new Promise((resolve, reject) => {
       const over = (): void => reject(this.signal.reason);
       if (this.signal.aborted) over();
@@ -202,7 +211,7 @@ class Attempt {
   }
 
   /** The body piece by piece, as it arrives. */
-  async *chunks(response: Response): AsyncGenerator<Uint8Array> {
+  async *chunks(response: Answer): AsyncGenerator<Uint8Array> {
     if (response.body === null) return;
     const reader = response.body.getReader();
     // Cancelling makes a pending read return, in every runtime and for every kind of stream.
@@ -212,7 +221,7 @@ class Attempt {
       this.signal.throwIfAborted();
       if (done) return;
       this.progress();
-      yield value;
+      yield value!;
     }
   }
 
@@ -252,19 +261,19 @@ class Attempt {
   }
 }
 
-function discard(response: Response): void {
+function discard(response: Answer): void {
   response.body?.cancel().catch(ignore);
 }
 
 function ignore(): void {}
 
-let cacheInit: RequestInit | undefined;
+let cacheInit: { cache?: RequestCache } | undefined;
 
 /**
  * `cache: 'no-store'` where the runtime knows it: Chromium serialises the requests for one URL behind its cache. Some edge runtimes
  * throw on a field they do not implement, so it is tried once, on a Request that goes nowhere.
  */
-function pastTheCache(): RequestInit {
+function pastTheCache(): { cache?: RequestCache } {
   if (cacheInit === undefined) {
     try {
       cacheInit = { cache: 'no-store' };

@@ -4,6 +4,14 @@
  */
 import { Failure, isTransientStatus, parseRetryAfter } from './http-retry.ts';
 
+/** As much of a `Response` as is needed here; a host's own transport gives no more. */
+export type Answer = Pick<Response, 'status' | 'statusText' | 'type'> & { headers: Pick<Headers, 'get'>; body: AnswerBody | null };
+
+export interface AnswerBody {
+  getReader(): { read(): Promise<{ done: boolean; value?: Uint8Array }>; cancel(): Promise<void> };
+  cancel(): Promise<void>;
+}
+
 /** What the first answer told of the object, and every later one must repeat. */
 export interface Version {
   /** Bytes of the whole object. */
@@ -39,14 +47,14 @@ export function identityOf(version: Version): string | undefined {
  * same one. Without, the object may end before `asked` does, and an empty object, which has no range at all, gives size 0.
  * @throws Failure saying what is wrong with it; transient where another try may help.
  */
-export function checkResponse(response: Response, asked: ByteRange, known: Version | undefined): Version {
+export function checkResponse(response: Answer, asked: ByteRange, known: Version | undefined): Version {
   if (response.status === 206) return checkPartial(response, asked, known);
   if (response.status === 200) return checkWhole(response, known);
   if (response.status === 416) return checkUnsatisfiable(response, known);
   throw failureOfStatus(response);
 }
 
-function checkPartial(response: Response, asked: ByteRange, known: Version | undefined): Version {
+function checkPartial(response: Answer, asked: ByteRange, known: Version | undefined): Version {
   const { headers } = response;
   if (/^multipart\/byteranges/i.test(headers.get('Content-Type') ?? '')) {
     throw new Failure('EUNSUPPORTED', 'the server answered one range with multipart/byteranges');
@@ -66,7 +74,7 @@ function checkPartial(response: Response, asked: ByteRange, known: Version | und
   return version;
 }
 
-function checkEncoding(headers: Headers): void {
+function checkEncoding(headers: Answer['headers']): void {
   const encoding = headers.get('Content-Encoding');
   if (encoding !== null && encoding.trim().toLowerCase() !== 'identity') {
     const what = `the server compresses what it sends (Content-Encoding: ${encoding}) although asked for identity`;
@@ -74,7 +82,7 @@ function checkEncoding(headers: Headers): void {
   }
 }
 
-function parseContentRange(response: Response): ByteRange & { size: number } {
+function parseContentRange(response: Answer): ByteRange & { size: number } {
   const text = response.headers.get('Content-Range');
   if (text === null) {
     if (response.type !== 'cors') throw new Failure('EIO', 'the server answered 206 without a Content-Range');
@@ -90,7 +98,7 @@ function parseContentRange(response: Response): ByteRange & { size: number } {
   return { first, end: last + 1, size };
 }
 
-function versionOf(headers: Headers, size: number): Version {
+function versionOf(headers: Answer['headers'], size: number): Version {
   const etag = headers.get('ETag') ?? undefined;
   const lastModified = headers.get('Last-Modified') ?? undefined;
   return { size, etag, lastModified };
@@ -120,7 +128,7 @@ function differenceBetween(version: Version, known: Version): string | undefined
 }
 
 /** 200 is the whole object: a server that ignores Range, or one that saw by If-Range that the object changed. Or there are no bytes. */
-function checkWhole(response: Response, known: Version | undefined): Version {
+function checkWhole(response: Answer, known: Version | undefined): Version {
   checkEncoding(response.headers);
   const length = response.headers.get('Content-Length');
   if (known === undefined) {
@@ -135,7 +143,7 @@ function checkWhole(response: Response, known: Version | undefined): Version {
 }
 
 /** 416 tells the size as `bytes * / size`. For an empty object it is the right answer: no range of it exists. */
-function checkUnsatisfiable(response: Response, known: Version | undefined): Version {
+function checkUnsatisfiable(response: Answer, known: Version | undefined): Version {
   const size = /^bytes +\*\/(\d+)$/i.exec(response.headers.get('Content-Range') ?? '')?.[1];
   if (known === undefined && Number(size) === 0) return versionOf(response.headers, 0);
   if (known !== undefined && size !== undefined && Number(size) !== known.size) {
@@ -144,7 +152,7 @@ function checkUnsatisfiable(response: Response, known: Version | undefined): Ver
   throw new Failure('EIO', 'the server refused a range inside the object (416 Range Not Satisfiable)');
 }
 
-function failureOfStatus(response: Response): Failure {
+function failureOfStatus(response: Answer): Failure {
   const { status } = response;
   const said = `the server answered ${status}${response.statusText === '' ? '' : ` ${response.statusText}`}`;
   if (status === 401 || status === 403) return new Failure('EACCES', `${said}: check the credentials, or whether the URL has expired`);

@@ -7,16 +7,19 @@ import { MillraceError } from './errors.ts';
 import type { HeaderSource, UrlSource } from './http-address.ts';
 import { Address } from './http-address.ts';
 import { Elevator, REQUEST_BYTES_MIN } from './http-elevator.ts';
-import type { HttpStats, Transfer } from './http-request.ts';
+import type { Fetch, HttpStats, Transfer } from './http-request.ts';
 import { HttpObject } from './http-request.ts';
 import { identityOf } from './http-response.ts';
 
 export { redactUrl } from './http-address.ts';
 export type { HeaderSource, UrlSource } from './http-address.ts';
-export type { HttpStats } from './http-request.ts';
+export type { Fetch, HttpStats } from './http-request.ts';
 
-/** What the first request asks for, and keeps: the page an engine reads first, so that opening costs one request. */
-export const FIRST_PAGE_BYTES: number = 64 * 1024;
+/**
+ * What the first request asks for, and keeps: of a qcow2 image as `qemu-img` makes it, the header, the L1 table and the first L2 table,
+ * so that none of them costs a round trip of its own.
+ */
+export const FIRST_PAGE_BYTES: number = 320 * 1024;
 
 const DEPTH_DEFAULT = 6;
 const DEPTH_MIN = 2;
@@ -30,9 +33,12 @@ const RETRIES_MAX = 100;
 export interface HttpOptions {
   /** Sent with every request; a function is asked before each. Range, If-Range and Accept-Encoding are set by the reader. */
   headers?: HeaderSource;
-  /** Used in place of the global one. */
-  fetch?: typeof globalThis.fetch;
-  /** Requests in flight, 2 to 64; default 6, as many as a browser opens to one server. One is kept free for reads in the foreground. */
+  /** Used in place of the runtime's own. */
+  fetch?: Fetch;
+  /**
+   * Requests in flight, 2 to 64; default 6, as many as a browser opens to one server, and 8 under Node. One is kept free for reads in the
+   * foreground.
+   */
   depth?: number;
   /** Milliseconds without a byte after which a request is abandoned and asked again; default 15000. */
   timeout?: number;
@@ -52,8 +58,8 @@ export interface HttpSource extends BlockSource {
 }
 
 /**
- * Opens the object at an http: or https: URL. One request learns its size and validator and fetches its first 64 KiB, which stay in
- * memory. A user and password in the URL are sent as Basic authorization. A server that sends neither ETag nor Last-Modified can
+ * Opens the object at an http: or https: URL. One request learns its size and validator and fetches its first 320 KiB, which stay
+ * in memory. A user and password in the URL are sent as Basic authorization. A server that sends neither ETag nor Last-Modified can
  * change the object unnoticed as long as its size stays the same.
  * @throws MillraceError `EINVAL` (URL or option), `EUNSUPPORTED` (scheme; a server without byte ranges), `ENOENT` (404, 410),
  *   `EACCES` (401, 403), `ETIMEDOUT`, `EIO`. Reads throw these, and `ECHANGED` when the object is no longer the one opened.

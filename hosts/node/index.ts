@@ -27,7 +27,7 @@ export type { ErrorCode } from '../errors.ts';
 export { createHandler } from '../handler.ts';
 export type { Handler, HandlerOptions } from '../handler.ts';
 export type { RebaseOptions, RebaseReport } from '../rebase.ts';
-export { openHttp } from '../http.ts';
+export { openHttp } from './http.ts';
 export type { HttpOptions, HttpSource } from '../http.ts';
 export { openFile, openFileSource } from './file.ts';
 

@@ -2,19 +2,20 @@
 import { readFile, realpath, rm } from 'node:fs/promises';
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { openHttp } from '../http.ts';
 import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../location.ts';
 import type { Paths } from '../location.ts';
 import type { Runtime } from '../runtime.ts';
 import { nodeCodec } from './codecs.ts';
 import { openFile, openFileSource } from './file.ts';
+import { openHttp } from './http.ts';
 
 const paths: Paths = { dirname, isAbsolute, join, relative, resolve, fileURLToPath };
 
 let engine: Promise<WebAssembly.Module> | undefined;
 
 export const nodeRuntime: Runtime = {
-  engine: () => (engine ??= readFile(new URL('../engine.wasm', import.meta.url)).then((bytes) => WebAssembly.compile(bytes))),
+  // Compiled by this thread, which takes a millisecond: threads in the background may be busy with what fetch is made of.
+  engine: () => (engine ??= readFile(new URL('../engine.wasm', import.meta.url)).then((bytes) => new WebAssembly.Module(bytes))),
   codec: nodeCodec,
   openOverlay: async (path, { readOnly, create }) => openFile(pathOf(path, paths), { readOnly, create, exclusive: create }),
   openSource: async (location) => (isHttpUrl(String(location)) ? openHttp(location) : openFileSource(pathOf(String(location), paths))),
