@@ -9,8 +9,8 @@
 
 /** Data of the worker at its start. */
 export interface WorkerSetup {
-  /** URL of the module `zstddec`, for versions of Node without zstd (before 22.15). */
-  zstddec: string;
+  /** Path of the module `@foxglove/wasm-zstd`, for versions of Node without zstd (before 22.15). */
+  zstd: string;
 }
 
 export interface Batch {
@@ -37,11 +37,9 @@ const bounded = (decompress) => (from, size) => decompress(from, { chunkSize: si
 
 async function loadZstd() {
   if (zlib.zstdDecompressSync) return bounded(zlib.zstdDecompressSync);
-  // It would use fetch to read its own wasm from a data: URL, which costs 8 MB and 40 ms; without it, it does not.
-  globalThis.fetch = undefined;
-  const decoder = new (await import(workerData.zstddec)).ZSTDDecoder();
-  await decoder.init();
-  return (from, size) => decoder.decode(from, size);
+  const { decompress, isLoaded } = require(workerData.zstd);
+  await isLoaded;
+  return decompress;
 }
 
 const decoders = { zlib: () => bounded(zlib.inflateRawSync), zstd: loadZstd };

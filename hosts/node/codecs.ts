@@ -8,16 +8,15 @@
  */
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
-import { pathToFileURL } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import * as zlib from 'node:zlib';
 import { badStream, checkCount, codecOf, portableDecoders, zlibDecoder } from '../codecs.ts';
-import type { Codec, Compression, ZlibFunction } from '../codecs.ts';
+import type { Codec, Compression, Decoder, ZlibFunction } from '../codecs.ts';
 import { zstdFrame } from '../zstd.ts';
 import { codecWorkerProgram } from './codec-worker.ts';
 import type { Batch, BatchDone, WorkerSetup } from './codec-worker.ts';
 
-/** As many as QEMU gives one image to decompress (QCOW2_MAX_THREADS); each takes about 15 MB, or 25 where it needs zstd in wasm. */
+/** As many as QEMU gives one image to decompress (QCOW2_MAX_THREADS); each takes about 15 MB, a few more where it needs zstd in wasm. */
 const THREADS_MAX = 4;
 /** They hold hardly anything but buffers: with less room for young objects, each takes 5 to 12 MB less and is as quick. */
 const YOUNG_GENERATION_MB = 2;
@@ -37,8 +36,23 @@ const { zstdDecompressSync } = zlib as { zstdDecompressSync?: ZlibFunction };
 export function inlineCodec(): Codec {
   return codecOf({
     zlib: () => zlibDecoder(zlib.inflateRawSync as ZlibFunction),
-    zstd: () => (zstdDecompressSync === undefined ? portableDecoders.zstd() : zlibDecoder(zstdDecompressSync)),
+    zstd: () => (zstdDecompressSync === undefined ? wasmZstd() : zlibDecoder(zstdDecompressSync)),
   });
+}
+
+/** Twice as quick as what runs everywhere; in a bundle, where its file is missing, that has to do. */
+async function wasmZstd(): Promise<Decoder> {
+  try {
+    const { decompress, isLoaded } = await import('@foxglove/wasm-zstd');
+    await isLoaded;
+    return (from, into) => {
+      const out = decompress(from, into.length);
+      into.set(out);
+      return out.length;
+    };
+  } catch {
+    return portableDecoders.zstd();
+  }
 }
 
 interface Job {
@@ -244,7 +258,7 @@ function defaultThreads(): number {
 }
 
 function startWorker(): Worker {
-  const workerData: WorkerSetup = { zstddec: zstddecUrl() };
+  const workerData: WorkerSetup = { zstd: wasmZstdPath() };
   const resourceLimits = { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB };
   // Without the flags of the process: its loaders are not for this program.
   const worker = new Worker(codecWorkerProgram, { eval: true, name: 'millrace codec', workerData, resourceLimits, execArgv: [] });
@@ -252,9 +266,9 @@ function startWorker(): Worker {
   return worker;
 }
 
-function zstddecUrl(): string {
+function wasmZstdPath(): string {
   try {
-    return pathToFileURL(createRequire(import.meta.url).resolve('zstddec')).href;
+    return createRequire(import.meta.url).resolve('@foxglove/wasm-zstd');
   } catch {
     // In a bundle it is not to be found by name; a thread that needs it ends, and the main thread decodes.
     return '';
