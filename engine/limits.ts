@@ -57,12 +57,13 @@ export const CHUNK_BYTES: u32 = 1 << 20;
 export const CHUNK_CLUSTERS_MAX: u32 = 256;
 
 /**
- * When data that only the cache's metadata refers to starts a write-back: so many bytes and so long after the last one, or many
- * bytes. It is what a crash makes the job fetch again; on a link it is little, and on a local disk, where a flush costs more than
- * reading again, flushes are few.
+ * When data that only the cache's metadata refers to starts a write-back: so many bytes, and as long after the last one as that took,
+ * within bounds, or many bytes. It is what a crash makes the job fetch again. Where flushes are quick, the storage is kept at work beside
+ * the copies; where they are slow, it is not kept at flushing.
  */
 export const WRITEBACK_BYTES_MIN: u64 = 8 << 20;
-export const WRITEBACK_INTERVAL_MS: f64 = 500;
+export const WRITEBACK_PAUSE_MS_MIN: f64 = 100;
+export const WRITEBACK_PAUSE_MS_MAX: f64 = 500;
 export const WRITEBACK_BYTES_MAX: u64 = 512 << 20;
 /** Freed runs that wait until nothing on disk refers to them. */
 export const FREES_MAX: u32 = 1024;

@@ -8,7 +8,10 @@ import { ECORRUPT, EIO, R_FLUSH_LOST } from '../errors';
 import { AT_AUTOCLEAR, AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY, get64, put64 } from '../format/header';
 import { anyFree, dropFree, freeAt, freeCount, isFree, peekFree } from './frees';
 import { OVERLAY, overlay } from '../core/image';
-import { SECTOR_BITS, SECTOR_BYTES, STAGED_RUNS_MAX, STAGING_BYTES, WRITEBACK_BYTES_MAX, WRITEBACK_BYTES_MIN, WRITEBACK_INTERVAL_MS } from '../limits';
+import {
+  SECTOR_BITS, SECTOR_BYTES, STAGED_RUNS_MAX, STAGING_BYTES, WRITEBACK_BYTES_MAX, WRITEBACK_BYTES_MIN, WRITEBACK_PAUSE_MS_MAX,
+  WRITEBACK_PAUSE_MS_MIN,
+} from '../limits';
 import {
   Page, STAGES, STAGE_MARK, anyDirty, manyDirty, pageAt, pageChanged, pageCount, pageGet, pagesPressed,
   pagesRelieved, sectorDirty, sectorsTaken, stageDirty,
@@ -36,7 +39,11 @@ let running: bool = false;
 let wanted: bool = false;
 /** Bytes of data that only the cache's metadata refers to. */
 let unwritten: u64 = 0;
+/** When the running or last write-back began, and when the last one ended. */
+let begunAt: f64 = 0;
 let endedAt: f64 = 0;
+/** How long the next one waits. */
+let pause: f64 = WRITEBACK_PAUSE_MS_MIN;
 /** Number of the write-back that runs, or ran last. */
 let started: u32 = 0;
 /** Number of the last one that wrote all there was when it started, and of the last such that a barrier followed. */
@@ -64,7 +71,9 @@ export function writebackInit(at: usize): void {
   running = false;
   wanted = false;
   unwritten = 0;
+  begunAt = 0;
   endedAt = 0;
+  pause = WRITEBACK_PAUSE_MS_MIN;
   started = 0;
   complete = 0;
   durable = 0;
@@ -123,12 +132,14 @@ export function scheduleWriteback(): void {
     pagesRelieved();
     return;
   }
-  if (taskBegin(KIND_WRITEBACK, false) !== null) running = true;
+  if (taskBegin(KIND_WRITEBACK, false) === null) return;
+  running = true;
+  begunAt = now();
 }
 
 function muchUnwritten(): bool {
   if (unwritten >= WRITEBACK_BYTES_MAX) return true;
-  return unwritten >= WRITEBACK_BYTES_MIN && now() - endedAt >= WRITEBACK_INTERVAL_MS;
+  return unwritten >= WRITEBACK_BYTES_MIN && now() - endedAt >= pause;
 }
 
 const FIRST_BARRIER: u32 = 0;
@@ -336,6 +347,7 @@ function succeeded(t: Task): i32 {
   unpin();
   if (t.value) complete = started;
   endedAt = now();
+  pause = min(max(endedAt - begunAt, WRITEBACK_PAUSE_MS_MIN), WRITEBACK_PAUSE_MS_MAX);
   running = false;
   stalled = false;
   wake(ON_WRITEBACK);
