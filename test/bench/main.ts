@@ -24,6 +24,8 @@ import type { BenchRow } from './table.ts';
 import { formatTable } from './table.ts';
 
 const RUNS = 3;
+/** Over a link, whose time is the same each time but for what else the machine does. */
+const LINK_RUNS = 2;
 const MIB = 1024 * 1024;
 const TIB = 1024 ** 4;
 
@@ -37,13 +39,15 @@ async function local(): Promise<BenchRow[]> {
   const base = await localRaw();
   await warm(base);
   const ourSeconds = await bestOf(RUNS, async () => (await timeStream(base)).seconds);
-  const job = await timeBlockStream({ location: base, format: 'raw' });
+  const job = await bestOf(RUNS, async () => (await timeBlockStream({ location: base, format: 'raw' })).seconds);
   const convert = await bestOf(RUNS, () => timeConvert({ location: base, format: 'raw' }, 8));
+  const flushed = await bestOf(RUNS, () => timeConvert({ location: base, format: 'raw' }, 8, true));
   const loop = await bestOf(RUNS, () => timeCopyLoop(base));
   const name = 'local raw, 2 GiB';
   return [
-    { case: name, ourSeconds, peer: 'QEMU block-stream', peerSeconds: job.seconds, goalRatio: 4 },
-    { case: name, ourSeconds, peer: 'qemu-img convert -W -m 8', peerSeconds: convert, goalRatio: 0.8 },
+    { case: name, ourSeconds, peer: 'QEMU block-stream', peerSeconds: job, goalRatio: 4 },
+    { case: name, ourSeconds, peer: 'qemu-img convert -W -m 8, not flushed', peerSeconds: convert, goalRatio: 0.8 },
+    { case: name, ourSeconds, peer: 'qemu-img convert -W -m 8, flushed as ours', peerSeconds: flushed, goalRatio: 0.8 },
     { case: name, ourSeconds, peer: 'Node copy loop', peerSeconds: loop },
   ];
 }
@@ -55,10 +59,11 @@ async function links(): Promise<BenchRow[]> {
   for (const link of LINKS) {
     await overLink(link, async (url) => {
       const base = url('bench-1-link.raw');
-      const curl = await timeCurl(base);
-      const ours = await timeStream(base);
-      rows.push({ case: `raw over ${link.name}, 256 MiB`, ourSeconds: ours.seconds, peer: 'curl', peerSeconds: Math.min(curl, await timeCurl(base)), goalRatio: 0.95 });
-      rows.push({ case: '  requests a MiB', value: ours.requests / (ours.bytes / MIB), unit: '', goalMax: 1 });
+      let ours: StreamFigures | undefined;
+      const ourSeconds = await bestOf(LINK_RUNS, async () => (ours = await timeStream(base)).seconds);
+      const curl = await bestOf(LINK_RUNS, () => timeCurl(base));
+      rows.push({ case: `raw over ${link.name}, 256 MiB`, ourSeconds, peer: 'curl', peerSeconds: curl, goalRatio: 0.95 });
+      rows.push({ case: '  requests a MiB', value: ours!.requests / (ours!.bytes / MIB), unit: '', goalMax: 1 });
     });
   }
   return rows;
@@ -73,16 +78,18 @@ async function compressed(): Promise<BenchRow[]> {
     const fileBytes = (await stat(path)).size;
     await overLink(LINKS[0], async (url) => {
       const base = url(`bench-1-binaries-${method}.qcow2`);
-      const curl = await timeCurl(base);
       let ours: StreamFigures | undefined;
-      const ourSeconds = await bestOf(2, async () => (ours = await timeStream(base)).seconds);
-      rows.push({ case: `${method} qcow2 over ${LINKS[0].name}`, ourSeconds, peer: 'curl', peerSeconds: Math.min(curl, await timeCurl(base)), goalRatio: 0.8 });
+      const ourSeconds = await bestOf(LINK_RUNS, async () => (ours = await timeStream(base)).seconds);
+      const curl = await bestOf(LINK_RUNS, () => timeCurl(base));
+      rows.push({ case: `${method} qcow2 over ${LINKS[0].name}`, ourSeconds, peer: 'curl', peerSeconds: curl, goalRatio: 0.8 });
       rows.push({ case: '  bytes on the wire by bytes of the file', value: ours!.bytes / fileBytes, unit: '', goalMax: 1.03 });
       rows.push({ case: '  requests a MiB', value: ours!.requests / (ours!.bytes / MIB), unit: '', goalMax: 1 });
     });
     const ourSeconds = await bestOf(RUNS, async () => (await timeStream(path)).seconds);
     const convert = await bestOf(RUNS, () => timeConvert({ location: path, format: 'qcow2' }, 8));
-    rows.push({ case: `${method} qcow2, local`, ourSeconds, peer: 'qemu-img convert -W -m 8', peerSeconds: convert, goalRatio: 0.8 });
+    rows.push({ case: `${method} qcow2, local`, ourSeconds, peer: 'qemu-img convert -W -m 8, not flushed', peerSeconds: convert, goalRatio: 0.8 });
+    const flushed = await bestOf(RUNS, () => timeConvert({ location: path, format: 'qcow2' }, 8, true));
+    rows.push({ case: `${method} qcow2, local`, ourSeconds, peer: 'qemu-img convert -W -m 8, flushed as ours', peerSeconds: flushed, goalRatio: 0.8 });
   }
   return rows;
 }

@@ -32,9 +32,9 @@ export function timeBlockStream(base: BenchBase): Promise<BlockStreamResult> {
 const CONVERT_MS_MAX = 90_000;
 const CONVERT_TRIES = 4;
 
-/** `qemu-img convert -W -m <coroutines>` into a qcow2. @throws when it hung each time. */
-export function timeConvert(base: BenchBase, coroutines: number): Promise<number> {
-  const options = { from: base.format, to: 'qcow2', coroutines, msMax: CONVERT_MS_MAX } as const;
+/** `qemu-img convert -W -m <coroutines>` into a qcow2, which it leaves to the page cache unless it is to flush. @throws when it hung each time. */
+export function timeConvert(base: BenchBase, coroutines: number, flush = false): Promise<number> {
+  const options = { from: base.format, to: 'qcow2', coroutines, flush, msMax: CONVERT_MS_MAX } as const;
   return inScratchFolder(async (dir) => {
     for (let tries = 1; ; tries++) {
       try {

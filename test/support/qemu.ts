@@ -46,6 +46,8 @@ export interface ConvertOptions {
   compress?: boolean;
   /** Coroutines that work at once; with it, writes go out of order (`-W`). */
   coroutines?: number;
+  /** Ends when all has reached the disk (`-t writeback`); without it, some of it may only be in the page cache. */
+  flush?: boolean;
   with?: Record<string, string | number>;
   /** Milliseconds after which it is ended, and fails. */
   msMax?: number;
@@ -57,6 +59,7 @@ export async function convertImage(source: string, target: string, options: Conv
   if (options.from !== undefined) args.push('-f', options.from);
   if (options.compress) args.push('-c');
   if (options.coroutines !== undefined) args.push('-W', '-m', String(options.coroutines));
+  if (options.flush) args.push('-t', 'writeback');
   await qemuImg([...args, ...creationOptions(options.with), source, target], { msMax: options.msMax });
 }
 
