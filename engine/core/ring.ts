@@ -1,7 +1,7 @@
 // The ring: how the engine hands I/O to the host and learns how it went. The layout is documented in README.md; hosts in any
 // language depend on it. Nothing here knows what an operation is for.
 import { IO_MAX, SUBMISSIONS_MAX } from '../limits';
-import { Task } from './task';
+import { Task, isJobs } from './task';
 
 /** Operations of a submission. */
 export const OP_READ: u32 = 1;
@@ -139,7 +139,7 @@ export function ioBegin(task: Task | null, op: u32, file: u32, offset: u64, leng
   s.tag = <u32>((changetype<usize>(io) - slots) / offsetof<Io>());
   s.op = op;
   s.file = file;
-  s.flags = task !== null && task.background ? FLAG_BACKGROUND : 0;
+  s.flags = task !== null && isJobs(task) ? FLAG_BACKGROUND : 0;
   s.offset = offset;
   s.length = length;
   s.address = <u32>address;

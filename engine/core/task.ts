@@ -50,6 +50,11 @@ export const COPY_OF_JOB: u64 = 0;
 export const COPY_AHEAD: u64 = 1;
 export const COPY_OF_ZEROES: u64 = 2;
 
+/** Whether nobody but the job waits for a task; for what is read ahead, a guest is expected to. */
+export function isJobs(t: Task): bool {
+  return t.background && t.argument != COPY_AHEAD;
+}
+
 export const UNLOCKED: u32 = 0;
 export const SHARED: u32 = 1;
 export const EXCLUSIVE: u32 = 2;
@@ -61,7 +66,7 @@ export class Task {
   state: u32;
   waits: u32;
   queued: bool;
-  /** Nobody but the job waits for it: guest requests go first. */
+  /** No guest waits for it yet: guest requests go first. */
   background: bool;
   next: Task | null;
 
