@@ -107,9 +107,10 @@ export class Task {
   scratch: usize;
   scratchBytes: u32;
   scratchUsed: u32;
-  /** The turn of a task that waits for a scratch to fetch ahead. */
-  aheadTurn: u32;
-  /** The scratch holds every compressed stream of the clusters to be filled; see streams.ts. */
+  /** The turn of background work that has yet to take its first memory. */
+  memoryTurn: u32;
+  /** Compressed streams among the clusters to be filled; whether the scratch holds them, and all that stands among them. See streams.ts. */
+  streams: u32;
   streamed: bool;
   /** Everything is given back and begun again once no operation is in flight. */
   restart: bool;
@@ -219,6 +220,7 @@ export function taskBegin(kind: u32, background: bool): Task | null {
 export function taskEnd(t: Task): void {
   assert(t.pending == 0);
   unlock(t);
+  endTurn(t);
   t.waits = 0;
   if (t.buffer && t.kind <= KIND_REQUEST_LAST) {
     t.kind = KIND_GIVEN;
@@ -382,6 +384,7 @@ export function unlock(t: Task): void {
 export function takeMemory(t: Task, bufferBytes: u32, scratchBytes: u32): bool {
   if (t.buffer) return true;
   if (t.scratch) scratchBytes = 0;
+  else if (!isNext(t)) return lacksMemory(t);
   if (!mayTake(t, bufferBytes + scratchBytes)) return lacksMemory(t);
   const buffer = arenaTake(bufferBytes);
   if (!buffer) return lacksMemory(t);
@@ -397,31 +400,39 @@ export function takeMemory(t: Task, bufferBytes: u32, scratchBytes: u32): bool {
   t.buffer = buffer;
   t.bufferBytes = bufferBytes;
   buffers++;
+  endTurn(t);
+  return true;
+}
+
+/** Takes a scratch for what is fetched before the task has a buffer, or says that it must wait. */
+export function takeScratchAhead(t: Task, bytes: u32): bool {
+  if (t.scratch) return true;
+  const scratch = isNext(t) && mayTake(t, bytes) ? arenaTakeAhead(bytes) : 0;
+  if (!scratch) return lacksMemory(t);
+  t.scratch = scratch;
+  t.scratchBytes = bytes;
+  endTurn(t);
   return true;
 }
 
 /**
- * Takes a scratch for what is fetched before the task has a buffer, or says that it must wait. In the order of their locks: what is
- * fetched side by side lies side by side then, and goes over a line in few requests.
+ * Background work begins to take memory in the order of its locks, however much each of it needs: what is fetched side by side lies
+ * side by side then, and goes over a line in few requests.
  */
-export function takeScratchAhead(t: Task, bytes: u32): bool {
-  if (t.scratch) return true;
-  t.aheadTurn = t.lockTurn;
-  const scratch = isNextAhead(t) && mayTake(t, bytes) ? arenaTakeAhead(bytes) : 0;
-  if (!scratch) return lacksMemory(t);
-  t.scratch = scratch;
-  t.scratchBytes = bytes;
-  t.aheadTurn = 0;
-  wake(ON_MEMORY);
+function isNext(t: Task): bool {
+  if (!t.background) return true;
+  t.memoryTurn = t.lockTurn;
+  for (let i: u32 = 0; i < TASKS_MAX; i++) {
+    const o = taskAt(i);
+    if (o.kind != KIND_NONE && o.memoryTurn && <i32>(o.memoryTurn - t.memoryTurn) < 0) return false;
+  }
   return true;
 }
 
-function isNextAhead(t: Task): bool {
-  for (let i: u32 = 0; i < TASKS_MAX; i++) {
-    const o = taskAt(i);
-    if (o.kind != KIND_NONE && o.aheadTurn && <i32>(o.aheadTurn - t.aheadTurn) < 0) return false;
-  }
-  return true;
+function endTurn(t: Task): void {
+  if (!t.memoryTurn) return;
+  t.memoryTurn = 0;
+  wake(ON_MEMORY);
 }
 
 /**

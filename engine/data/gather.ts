@@ -9,7 +9,7 @@
 import { Image, OVERLAY, clusterBytes, imageAt, imageCount, imageOf } from '../core/image';
 import { GAP_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import {
-  ABSENT, COMPRESSED_DATA, DATA, foundBytes, foundHost, foundImage, foundLength, foundState, lookupChain,
+  ABSENT, COMPRESSED_DATA, DATA, ZEROES, foundBytes, foundHost, foundImage, foundLength, foundState, lookupChain,
 } from '../tables/lookup';
 import { OP_DECOMPRESS, OP_READ, ioBegin } from '../core/ring';
 import { ON_IO, ON_SLOT, Task, WAIT, wait } from '../core/task';
@@ -26,6 +26,9 @@ export const GATHER_FAILED: i32 = 13;
 const PLAN: u32 = 0;
 const READ: u32 = 1;
 const INFLATE: u32 = 2;
+
+/** Beside the methods of compression: data that was fetched along with streams, and is copied. */
+export const STORED: u32 = 255;
 
 /** A stream in the scratch, and where it is to be inflated to. */
 @unmanaged
@@ -101,11 +104,11 @@ export function gatherFinish(t: Task): bool {
 function take(t: Task): i32 {
   const target = t.buffer + <usize>(t.gatherAt - t.bufferFrom);
   const length = <u32>foundLength;
-  if (foundState == COMPRESSED_DATA && !t.streamed) return takeCompressed(t, imageOf(foundImage), target, length);
-  if (foundState == DATA) {
-    if (ioBegin(t, OP_READ, foundImage, foundHost, length, target) === null) return wait(t, ON_SLOT);
-  } else if (foundState != COMPRESSED_DATA) {
+  if (foundState == ABSENT || foundState == ZEROES) {
     memory.fill(target, 0, length);
+  } else if (!t.streamed) {
+    if (foundState == COMPRESSED_DATA) return takeCompressed(t, imageOf(foundImage), target, length);
+    if (ioBegin(t, OP_READ, foundImage, foundHost, length, target) === null) return wait(t, ON_SLOT);
   }
   t.gatherAt += length;
   return 0;
@@ -118,37 +121,41 @@ function takeCompressed(t: Task, image: Image, target: usize, length: u32): i32 
   const within = <u32>(t.gatherAt & (cluster - 1));
   if (length != cluster) return takePart(t, image, target, within, length, cluster);
   if (t.partReady || t.partOpen) dropPart(t);
-  if (!addToRun(t, image)) {
+  if (!addToRun(t, image.index, foundHost, <u32>foundBytes)) {
     if (!closeRun(t)) return WAIT;
     // Not a neighbour: the next turn opens a run of its own. No room: what has been gathered is inflated first.
     if (!roomFor(t, <u32>foundBytes)) t.gatherPhase = READ;
     return 0;
   }
-  addEntry(t, image, t.runAddress + <usize>(foundHost - t.runFrom), <u32>foundBytes, target, cluster);
+  addEntry(t, image.compression, t.runAddress + <usize>(foundHost - t.runFrom), <u32>foundBytes, target, cluster);
   t.gatherAt += length;
   return 0;
 }
 
-/** Adds the found stream to the open run of neighbours, or opens one; false if the run must be closed or the scratch be emptied first. */
-export function addToRun(t: Task, image: Image): bool {
-  const end = foundHost + foundBytes;
+/** Adds what stands there to the open run of neighbours, or opens one; false if the run must be closed or the scratch be emptied first. */
+export function addToRun(t: Task, image: u32, host: u64, bytes: u32): bool {
+  const end = host + bytes;
   if (t.runOpen) {
-    const near = t.runImage == image.index && foundHost >= t.runFrom && foundHost <= t.runTo + GAP_BYTES_MAX;
-    if (!near || !roomFor(t, end > t.runTo ? <u32>(end - t.runTo) : 0)) return false;
+    if (!isNear(t, image, host) || !roomFor(t, end > t.runTo ? <u32>(end - t.runTo) : 0)) return false;
     if (end > t.runTo) {
       t.scratchUsed += <u32>(end - t.runTo);
       t.runTo = end;
     }
     return true;
   }
-  if (!roomFor(t, <u32>foundBytes)) return false;
+  if (!roomFor(t, bytes)) return false;
   t.runOpen = true;
-  t.runImage = image.index;
-  t.runFrom = foundHost;
+  t.runImage = image;
+  t.runFrom = host;
   t.runTo = end;
   t.runAddress = t.scratch + t.scratchUsed;
-  t.scratchUsed += <u32>foundBytes;
+  t.scratchUsed += bytes;
   return true;
+}
+
+/** Whether it is fetched with the open run. */
+export function isNear(t: Task, image: u32, host: u64): bool {
+  return t.runImage == image && host >= t.runFrom && host <= t.runTo + GAP_BYTES_MAX;
 }
 
 function roomFor(t: Task, bytes: u32): bool {
@@ -180,8 +187,8 @@ function takePart(t: Task, image: Image, target: usize, within: u32, length: u32
   dropPart(t);
   if (t.pending) return wait(t, ON_IO);
   t.scratchUsed = 0;
-  addToRun(t, image);
-  addEntry(t, image, t.runAddress, <u32>foundBytes, t.scratch + t.scratchBytes - ENTRY_BYTES * 2 - cluster, cluster);
+  addToRun(t, image.index, foundHost, <u32>foundBytes);
+  addEntry(t, image.compression, t.runAddress, <u32>foundBytes, t.scratch + t.scratchBytes - ENTRY_BYTES * 2 - cluster, cluster);
   t.partOpen = true;
   t.partImage = image.index;
   t.partFrom = foundHost;
@@ -206,6 +213,11 @@ function inflateAll(t: Task): bool {
   }
   while (t.entriesIssued < t.entries) {
     const entry = entryAt(t, t.entriesIssued);
+    if (entry.method == STORED) {
+      memory.copy(entry.target, entry.source, entry.bytes);
+      t.entriesIssued++;
+      continue;
+    }
     const s = ioBegin(t, OP_DECOMPRESS, entry.method, 0, entry.bytes, entry.source);
     if (s === null) {
       t.waits = ON_SLOT;
@@ -228,13 +240,13 @@ function inflateAll(t: Task): bool {
   return true;
 }
 
-export function addEntry(t: Task, image: Image, source: usize, bytes: u32, target: usize, targetBytes: u32): void {
+export function addEntry(t: Task, method: u32, source: usize, bytes: u32, target: usize, targetBytes: u32): void {
   const entry = entryAt(t, t.entries++);
   entry.source = <u32>source;
   entry.bytes = bytes;
   entry.target = <u32>target;
   entry.targetBytes = targetBytes;
-  entry.method = image.compression;
+  entry.method = method;
 }
 
 export function entryAt(t: Task, index: u32): Inflation {

@@ -1,42 +1,43 @@
 // Streams ahead: background work fetches the compressed streams of its clusters before it takes a buffer for what they inflate to. A
 // stream takes a fraction of its cluster, so that many more of them can be on their way over a slow line than there is memory for
-// clusters. Measured first, they get a scratch (gather.ts) that holds them exactly; the base never changes, so that both walks over its
-// tables, and that of gathering, find the same.
+// clusters. What does not compress stands among the streams, and comes with them. Measured first, all get a scratch (gather.ts) that
+// holds them exactly; the base never changes, so that both walks over its tables, and that of gathering, find the same.
 import { OVERLAY, clusterBytes, imageCount, imageOf } from '../core/image';
-import { GAP_BYTES_MAX } from '../limits';
-import { COMPRESSED_DATA, foundBytes, foundHost, foundImage, foundLength, foundState, lookupChain } from '../tables/lookup';
-import { ENTRY_BYTES, addEntry, addToRun, closeRun, entryAt, gatherBegin } from './gather';
+import {
+  COMPRESSED_DATA, DATA, foundBytes, foundHost, foundImage, foundLength, foundState, lookupChain,
+} from '../tables/lookup';
+import { ENTRY_BYTES, STORED, addEntry, addToRun, closeRun, entryAt, gatherBegin, isNear } from './gather';
 import { ON_IO, Task, takeScratchAhead } from '../core/task';
 
 /** Begins to measure; the ranges follow one by one. */
 export function streamsBegin(t: Task): void {
   gatherBegin(t);
+  t.streams = 0;
 }
 
-/**
- * Measures what the streams of the current range take. False: the task waits or has failed, or only parts of compressed clusters are
- * wanted, which are not fetched ahead: `streamsMeasured` is 0 then.
- */
+/** Measures what stands in the current range. False: the task waits or has failed. */
 export function measureStreams(t: Task): bool {
   while (t.gatherAt < t.gatherTo) {
     if (!lookupChain(t, OVERLAY, imageCount(), t.gatherAt, t.gatherTo - t.gatherAt)) return false;
     if (foundState == COMPRESSED_DATA) {
       const image = imageOf(foundImage);
       image.compressedSeen = true;
-      t.entries++;
+      t.streams++;
       if (foundLength != clusterBytes(image)) t.partOpen = true;
-      measure(t);
+      measure(t, <u32>foundBytes);
+    } else if (foundState == DATA) {
+      measure(t, <u32>foundLength);
     }
     t.gatherAt += foundLength;
   }
   return true;
 }
 
-/** Adds the found stream to a run of neighbours, just as addToRun will. */
-function measure(t: Task): void {
-  const end = foundHost + foundBytes;
-  const near = t.runOpen && t.runImage == foundImage && foundHost >= t.runFrom && foundHost <= t.runTo + GAP_BYTES_MAX;
-  if (!near) {
+/** Adds what stands there to a run of neighbours, just as addToRun will. */
+function measure(t: Task, bytes: u32): void {
+  t.entries++;
+  const end = foundHost + bytes;
+  if (!t.runOpen || !isNear(t, foundImage, foundHost)) {
     t.runOpen = true;
     t.runImage = foundImage;
     t.runFrom = foundHost;
@@ -47,9 +48,9 @@ function measure(t: Task): void {
   t.runTo = end;
 }
 
-/** Whether there are streams that are worth it: whole clusters' only. */
+/** Whether there are streams to be fetched ahead: those of whole clusters are. */
 export function anyStreams(t: Task): bool {
-  return t.entries > 0 && !t.partOpen;
+  return t.streams > 0 && !t.partOpen;
 }
 
 /** Takes the memory for what has been measured; false: the task waits. The ranges are then walked again. */
@@ -59,21 +60,28 @@ export function streamsRoom(t: Task): bool {
   return true;
 }
 
-/** Asks for the streams of the current range; false: the task waits or has failed. */
+/** Asks for what stands in the current range; false: the task waits or has failed. */
 export function fetchStreams(t: Task): bool {
   while (t.gatherAt < t.gatherTo) {
     if (!lookupChain(t, OVERLAY, imageCount(), t.gatherAt, t.gatherTo - t.gatherAt)) return false;
     if (foundState == COMPRESSED_DATA) {
       const image = imageOf(foundImage);
-      if (!addToRun(t, image)) {
-        if (!closeRun(t)) return false;
-        assert(addToRun(t, image));
-      }
-      const source = t.runAddress + <usize>(foundHost - t.runFrom);
-      addEntry(t, image, source, <u32>foundBytes, <usize>(t.gatherAt - t.bufferFrom), <u32>clusterBytes(image));
+      if (!fetch(t, image.compression, <u32>foundBytes, <u32>clusterBytes(image))) return false;
+    } else if (foundState == DATA) {
+      if (!fetch(t, STORED, <u32>foundLength, <u32>foundLength)) return false;
     }
     t.gatherAt += foundLength;
   }
+  return true;
+}
+
+function fetch(t: Task, method: u32, bytes: u32, targetBytes: u32): bool {
+  if (!addToRun(t, foundImage, foundHost, bytes)) {
+    if (!closeRun(t)) return false;
+    assert(addToRun(t, foundImage, foundHost, bytes));
+  }
+  const source = t.runAddress + <usize>(foundHost - t.runFrom);
+  addEntry(t, method, source, bytes, <usize>(t.gatherAt - t.bufferFrom), targetBytes);
   return true;
 }
 
