@@ -229,7 +229,7 @@ export class Elevator {
    * requests of one size that start together would end together, again and again, and leave the line idle for a round trip each time.
    */
   #requestBytes(parts: Part[], flights: number): number {
-    const share = (6 * (flights + 1) * sumBytes(parts)) / (this.#lanes * this.#lanes);
+    const share = Math.ceil((6 * (flights + 1) * sumBytes(parts)) / (this.#lanes * this.#lanes));
     return Math.min(Math.max(share, REQUEST_BYTES_MIN), REQUEST_BYTES_MAX);
   }
 
