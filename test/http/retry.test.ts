@@ -3,10 +3,11 @@ import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { describe, expect, test } from 'vitest';
 import type { HttpOptions } from '../../hosts/http.ts';
-import { openHttp } from '../../hosts/http.ts';
+import { FIRST_PAGE_BYTES } from '../../hosts/http.ts';
 import { Failure, parseRetryAfter, RetryBudget } from '../../hosts/http-retry.ts';
 import type { Ask } from './object-server.ts';
 import { pattern, serveObject } from './object-server.ts';
+import { eachTransport } from './transports.ts';
 
 const SIZE = 3_000_000;
 const object = pattern(SIZE);
@@ -15,17 +16,6 @@ const LENGTH = 300_000;
 const RANGE = `${AT}-${AT + LENGTH - 1}`;
 /** Short enough to wait for, and all the same much longer than a busy machine keeps a sound answer back. */
 const STALL_MS = 3000;
-
-/** Reads one range; `script` answers its first requests (numbered from 1), the server rightly all later ones. */
-async function reading(script: ((ask: Ask) => void)[], options: HttpOptions = {}) {
-  const server = await serveObject(object, (ask) => (script[ask.number - 1] ?? ((right: Ask) => right.answer()))(ask));
-  const source = await openHttp(server.url, options);
-  const into = new Uint8Array(LENGTH);
-  const error = await source.read(AT, into).then(() => undefined, (reason) => reason);
-  const right = Buffer.compare(into, object.subarray(AT, AT + LENGTH)) === 0;
-  await server.stop();
-  return { error, right, ranges: server.ranges.slice(1), stats: { ...source.stats } };
-}
 
 /** Sends the right headers and the first bytes, then does something else. */
 function cutAt(bytes: number, then: (ask: Ask) => void): (ask: Ask) => void {
@@ -37,117 +27,148 @@ function cutAt(bytes: number, then: (ask: Ask) => void): (ask: Ask) => void {
 
 const hangUp = (ask: Ask): void => void ask.response.destroy();
 
-describe.concurrent('asked again', () => {
-  test.each([408, 425, 429, 500, 502, 503, 504])('status %i', async (status) => {
-    const { right, ranges, stats } = await reading([(ask) => ask.refuse(status)]);
-    expect(right).toBe(true);
-    expect(ranges).toEqual([RANGE, RANGE]);
-    expect(stats).toMatchObject({ requests: 3, retries: 1 });
-  });
-
-  test('a connection that ends before the answer', async () => {
-    const { right, ranges } = await reading([hangUp, hangUp]);
-    expect(right).toBe(true);
-    expect(ranges).toEqual([RANGE, RANGE, RANGE]);
-  });
-
-  test('a body that breaks off: from the first missing byte', async () => {
-    const { right, ranges, stats } = await reading([cutAt(100_000, hangUp), cutAt(50_000, hangUp)]);
-    expect(right).toBe(true);
-    expect(ranges).toEqual([RANGE, `${AT + 100_000}-${AT + LENGTH - 1}`, `${AT + 150_000}-${AT + LENGTH - 1}`]);
-    expect(stats.bytes).toBe(65_536 + LENGTH);
-  });
-
-  test('a body of unknown length that ends early', async () => {
-    const short = (ask: Ask): void => ask.answer({ 'Content-Length': undefined }, ask.body.subarray(0, 1234));
-    const { right, ranges } = await reading([short]);
-    expect(right).toBe(true);
-    expect(ranges).toEqual([RANGE, `${AT + 1234}-${AT + LENGTH - 1}`]);
-  });
-
-  test('an answer that never begins', async () => {
-    const { right, ranges } = await reading([() => {}], { timeout: STALL_MS });
-    expect(right).toBe(true);
-    expect(ranges).toEqual([RANGE, RANGE]);
-  });
-
-  test('a body that stands still: from the first missing byte, and the connection is closed', async () => {
-    let closed: Promise<void> | undefined;
-    const stall = cutAt(200_000, (ask) => {
-      closed = new Promise((resolve) => ask.response.once('close', resolve));
-    });
-    const { right, ranges } = await reading([stall], { timeout: STALL_MS });
-    expect(right).toBe(true);
-    expect(ranges).toEqual([RANGE, `${AT + 200_000}-${AT + LENGTH - 1}`]);
-    await closed;
-  });
-
-  test('a body of unknown length that is complete and does not end', async () => {
-    const endless = (ask: Ask): void => {
-      const { 'Content-Length': _, ...headers } = ask.headers;
-      ask.response.writeHead(206, headers);
-      ask.response.write(ask.body);
-    };
-    const { right, stats } = await reading([endless], { timeout: STALL_MS });
-    expect(right).toBe(true);
-    expect(stats.retries).toBe(1);
-  });
-
-  test('the first request too', async () => {
-    const server = await serveObject(object, (ask) => (ask.number === 0 ? cutAt(1000, hangUp)(ask) : ask.answer()));
-    const source = await openHttp(server.url);
-    const into = new Uint8Array(65_536);
-    await source.read(0, into);
-    expect(Buffer.compare(into, object.subarray(0, 65_536))).toBe(0);
-    expect(server.ranges).toEqual(['0-65535', '1000-65535']);
+eachTransport((openHttp) => {
+  /** Reads one range; `script` answers its first requests (numbered from 1), the server rightly all later ones. */
+  async function reading(script: ((ask: Ask) => void)[], options: HttpOptions = {}) {
+    const server = await serveObject(object, (ask) => (script[ask.number - 1] ?? ((right: Ask) => right.answer()))(ask));
+    const source = await openHttp(server.url, options);
+    const into = new Uint8Array(LENGTH);
+    const error = await source.read(AT, into).then(() => undefined, (reason) => reason);
+    const right = Buffer.compare(into, object.subarray(AT, AT + LENGTH)) === 0;
     await server.stop();
+    return { error, right, ranges: server.ranges.slice(1), stats: { ...source.stats } };
+  }
+
+  describe.concurrent('asked again', () => {
+    test.each([408, 425, 429, 500, 502, 503, 504])('status %i', async (status) => {
+      const { right, ranges, stats } = await reading([(ask) => ask.refuse(status)]);
+      expect(right).toBe(true);
+      expect(ranges).toEqual([RANGE, RANGE]);
+      expect(stats).toMatchObject({ requests: 3, retries: 1 });
+    });
+
+    test('a connection that ends before the answer', async () => {
+      const { right, ranges } = await reading([hangUp, hangUp]);
+      expect(right).toBe(true);
+      expect(ranges).toEqual([RANGE, RANGE, RANGE]);
+    });
+
+    test('a body that breaks off: from the first missing byte', async () => {
+      const { right, ranges, stats } = await reading([cutAt(100_000, hangUp), cutAt(50_000, hangUp)]);
+      expect(right).toBe(true);
+      expect(ranges).toEqual([RANGE, `${AT + 100_000}-${AT + LENGTH - 1}`, `${AT + 150_000}-${AT + LENGTH - 1}`]);
+      expect(stats.bytes).toBe(FIRST_PAGE_BYTES + LENGTH);
+    });
+
+    test('a body of unknown length that ends early', async () => {
+      const short = (ask: Ask): void => ask.answer({ 'Content-Length': undefined }, ask.body.subarray(0, 1234));
+      const { right, ranges } = await reading([short]);
+      expect(right).toBe(true);
+      expect(ranges).toEqual([RANGE, `${AT + 1234}-${AT + LENGTH - 1}`]);
+    });
+
+    test('an answer that never begins', async () => {
+      const { right, ranges } = await reading([() => {}], { timeout: STALL_MS });
+      expect(right).toBe(true);
+      expect(ranges).toEqual([RANGE, RANGE]);
+    });
+
+    test('a body that stands still: from the first missing byte, and the connection is closed', async () => {
+      let closed: Promise<void> | undefined;
+      const stall = cutAt(200_000, (ask) => {
+        closed = new Promise((resolve) => ask.response.once('close', resolve));
+      });
+      const { right, ranges } = await reading([stall], { timeout: STALL_MS });
+      expect(right).toBe(true);
+      expect(ranges).toEqual([RANGE, `${AT + 200_000}-${AT + LENGTH - 1}`]);
+      await closed;
+    });
+
+    test('a body of unknown length that is complete and does not end', async () => {
+      const endless = (ask: Ask): void => {
+        const { 'Content-Length': _, ...headers } = ask.headers;
+        ask.response.writeHead(206, headers);
+        ask.response.write(ask.body);
+      };
+      const { right, stats } = await reading([endless], { timeout: STALL_MS });
+      expect(right).toBe(true);
+      expect(stats.retries).toBe(1);
+    });
+
+    test('the first request too', async () => {
+      const server = await serveObject(object, (ask) => (ask.number === 0 ? cutAt(1000, hangUp)(ask) : ask.answer()));
+      const source = await openHttp(server.url);
+      const into = new Uint8Array(FIRST_PAGE_BYTES);
+      await source.read(0, into);
+      expect(Buffer.compare(into, object.subarray(0, FIRST_PAGE_BYTES))).toBe(0);
+      expect(server.ranges).toEqual([`0-${FIRST_PAGE_BYTES - 1}`, `1000-${FIRST_PAGE_BYTES - 1}`]);
+      await server.stop();
+    });
+
+    test('a server that is down until later', async () => {
+      const probe = createServer().listen(0, '127.0.0.1');
+      await new Promise((resolve) => probe.once('listening', resolve));
+      const { port } = probe.address() as AddressInfo;
+      await new Promise((resolve) => probe.close(resolve));
+      const error = await openHttp(`http://127.0.0.1:${port}/disk.img`, { retries: 1 }).catch((reason) => reason);
+      expect(error).toMatchObject({ code: 'EIO', message: expect.stringMatching(/: the connection failed \(.*ECONNREFUSED.*2 attempts/) });
+      expect(error.message).toContain(`bytes 0-${FIRST_PAGE_BYTES - 1}: `);
+      expect(error.cause).toBeInstanceOf(Error);
+    });
+
+    test('Retry-After of an answer is kept to', async () => {
+      let refusedMs = 0;
+      let askedMs = 0;
+      const busy = (ask: Ask): void => {
+        refusedMs = performance.now();
+        ask.refuse(503, { 'Retry-After': '1' });
+      };
+      const after = (ask: Ask): void => {
+        askedMs = performance.now();
+        ask.answer();
+      };
+      const { right } = await reading([busy, after]);
+      expect(right).toBe(true);
+      // Timers may ring a millisecond early by another clock.
+      expect(askedMs - refusedMs).toBeGreaterThan(990);
+    });
   });
 
-  test('a server that is down until later', async () => {
-    const probe = createServer().listen(0, '127.0.0.1');
-    await new Promise((resolve) => probe.once('listening', resolve));
-    const { port } = probe.address() as AddressInfo;
-    await new Promise((resolve) => probe.close(resolve));
-    const error = await openHttp(`http://127.0.0.1:${port}/disk.img`, { retries: 1 }).catch((reason) => reason);
-    expect(error).toMatchObject({ code: 'EIO', message: expect.stringMatching(/bytes 0-65535: the connection failed \(.*ECONNREFUSED.*2 attempts/) });
-    expect(error.cause).toBeInstanceOf(Error);
-  });
-});
+  describe.concurrent('given up', () => {
+    test('after as many repetitions as allowed, with their number', async () => {
+      const script = Array.from({ length: 3 }, () => (ask: Ask): void => ask.refuse(503));
+      const { error, ranges } = await reading(script, { retries: 2 });
+      expect(error).toMatchObject({ code: 'EIO', offset: AT });
+      expect(error.message).toMatch(/disk\.img, bytes 1000000-1299999: the server answered 503 Service Unavailable \(3 attempts in [\d.]+ s\)$/);
+      expect(ranges).toHaveLength(3);
+    });
 
-describe.concurrent('given up', () => {
-  test('after as many repetitions as allowed, with their number', async () => {
-    const script = Array.from({ length: 3 }, () => (ask: Ask): void => ask.refuse(503));
-    const { error, ranges } = await reading(script, { retries: 2 });
-    expect(error).toMatchObject({ code: 'EIO', offset: AT });
-    expect(error.message).toMatch(/disk\.img, bytes 1000000-1299999: the server answered 503 Service Unavailable \(3 attempts in [\d.]+ s\)$/);
-    expect(ranges).toHaveLength(3);
-  });
+    test('as ETIMEDOUT when the last try stood still', async () => {
+      const { error } = await reading([() => {}], { retries: 0, timeout: STALL_MS });
+      expect(error).toMatchObject({ code: 'ETIMEDOUT', message: expect.stringMatching(/sent nothing for 3000 ms/) });
+    });
 
-  test('as ETIMEDOUT when the last try stood still', async () => {
-    const { error } = await reading([() => {}], { retries: 0, timeout: STALL_MS });
-    expect(error).toMatchObject({ code: 'ETIMEDOUT', message: expect.stringMatching(/sent nothing for 3000 ms/) });
-  });
+    test('at once for what does not pass by itself', async () => {
+      for (const status of [400, 404, 412, 416]) {
+        const { ranges, stats } = await reading([(ask) => ask.refuse(status)]);
+        expect(ranges).toEqual([RANGE]);
+        expect(stats.retries).toBe(0);
+      }
+    });
 
-  test('at once for what does not pass by itself', async () => {
-    for (const status of [400, 404, 412, 416]) {
-      const { ranges, stats } = await reading([(ask) => ask.refuse(status)]);
-      expect(ranges).toEqual([RANGE]);
-      expect(stats.retries).toBe(0);
-    }
-  });
+    test('not while each try brings a good piece', async () => {
+      const pieces = Array.from({ length: 4 }, () => cutAt(70_000, hangUp));
+      const { right, ranges } = await reading(pieces, { retries: 1 });
+      expect(right).toBe(true);
+      expect(ranges).toHaveLength(5);
+    });
 
-  test('not while each try brings a good piece', async () => {
-    const pieces = Array.from({ length: 4 }, () => cutAt(70_000, hangUp));
-    const { right, ranges } = await reading(pieces, { retries: 1 });
-    expect(right).toBe(true);
-    expect(ranges).toHaveLength(5);
-  });
-
-  test('after tries that bring only crumbs', async () => {
-    const crumbs = Array.from({ length: 10 }, () => cutAt(10, hangUp));
-    const { error, ranges } = await reading(crumbs, { retries: 2 });
-    expect(error).toMatchObject({ code: 'EIO' });
-    expect(ranges).toHaveLength(3);
+    test('after tries that bring only crumbs', async () => {
+      const crumbs = Array.from({ length: 10 }, () => cutAt(10, hangUp));
+      const { error, ranges } = await reading(crumbs, { retries: 2 });
+      expect(error).toMatchObject({ code: 'EIO' });
+      expect(ranges).toHaveLength(3);
+    });
   });
 });
 
@@ -189,22 +210,5 @@ describe('the budget', () => {
     expect(parseRetryAfter('Tue, 03 Mar 2026 10:00:30 GMT', now)).toBe(30_000);
     expect(parseRetryAfter('Tue, 03 Mar 2026 09:00:00 GMT', now)).toBe(0);
     expect(parseRetryAfter('86400', now)).toBe(60_000);
-  });
-
-  test('Retry-After of an answer is kept to', async () => {
-    let refusedMs = 0;
-    let askedMs = 0;
-    const busy = (ask: Ask): void => {
-      refusedMs = performance.now();
-      ask.refuse(503, { 'Retry-After': '1' });
-    };
-    const after = (ask: Ask): void => {
-      askedMs = performance.now();
-      ask.answer();
-    };
-    const { right } = await reading([busy, after]);
-    expect(right).toBe(true);
-    // Timers may ring a millisecond early by another clock.
-    expect(askedMs - refusedMs).toBeGreaterThan(990);
   });
 });

@@ -1,4 +1,5 @@
 /** Bases of every format under an overlay, near and far. */
+import { FIRST_PAGE_BYTES } from '../../../hosts/http.ts';
 import type { Case } from '../adapter.ts';
 import { equal, ok, rejects, sameBytes } from '../assert.ts';
 import { BASE_SIZE, baseContent, CLUSTER, guestData, KIB, MIB, TAIL_SIZE, tailContent, upperContent } from '../content.ts';
@@ -6,9 +7,6 @@ import { Remote } from '../remote.ts';
 import { diskOver, newOverlay, reads, standsAlone, using } from '../support.ts';
 
 const FORMATS = ['base.raw', 'base.qcow2', 'base-zlib.qcow2', 'base-zstd.qcow2', 'base-extended.qcow2'];
-
-/** A URL on the server that gives nothing any more. */
-const NOTHING_PAST_OPEN = 64 * KIB;
 
 export const baseCases: readonly Case[] = [
   ...FORMATS.map((fixture): Case => ({
@@ -181,7 +179,7 @@ export const baseCases: readonly Case[] = [
     async run(host) {
       const remote = new Remote(host, 'base.raw');
       await using(host.createDisk({ overlay: newOverlay(host), base: remote.url }), async (disk) => {
-        await remote.behave({ refuseFrom: NOTHING_PAST_OPEN });
+        await remote.behave({ refuseFrom: FIRST_PAGE_BYTES });
         await rejects(disk.read(1024 * KIB, 100), 'EACCES');
         sameBytes(await disk.read(0, 100), baseContent().subarray(0, 100), 'what was fetched at open');
         await remote.behave({});

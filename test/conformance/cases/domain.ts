@@ -1,6 +1,7 @@
 /** The disks of one machine under their aliases. */
 import { JobStatus } from '../../../hosts/api.ts';
 import type { DomainEventDetail } from '../../../hosts/domain.ts';
+import { FIRST_PAGE_BYTES } from '../../../hosts/http.ts';
 import type { Case } from '../adapter.ts';
 import { equal, ok, rejects } from '../assert.ts';
 import { BASE_SIZE, baseContent, CLUSTER } from '../content.ts';
@@ -17,7 +18,7 @@ export const domainCases: readonly Case[] = [
       vm.attach('vdb', await host.createDisk({ overlay: newOverlay(host), base: remote.url }));
       try {
         equal(vm.devices, ['vda', 'vdb'], 'devices');
-        await remote.behave({ holdFrom: CLUSTER });
+        await remote.behave({ holdFrom: FIRST_PAGE_BYTES });
         await vm.stream('vdb', 0, 0, { nonblock: true });
         const { status, length } = await vm.info('vdb');
         equal([status, length], [JobStatus.ACTIVE, BASE_SIZE], 'status and length of vdb');

@@ -1,20 +1,18 @@
 /** The job: stream, abort, info, and what goes with them. */
 import { JobStatus } from '../../../hosts/api.ts';
 import type { Disk } from '../../../hosts/api.ts';
+import { FIRST_PAGE_BYTES } from '../../../hosts/http.ts';
 import type { Adapter, Case } from '../adapter.ts';
 import { equal, ok, rejects, sameBytes } from '../assert.ts';
 import { BASE_RUNS, BASE_SIZE, baseContent, CLUSTER, guestData, KIB, MIB } from '../content.ts';
 import { Remote } from '../remote.ts';
 import { diskOver, extents, newOverlay, nextEvent, reads, record, standsAlone, using, wholeInfo } from '../support.ts';
 
-/** The page that opening fetches: what lies behind it can be held back or refused after open. */
-const PAST_OPEN = 64 * KIB;
-
 /** A disk whose base gives nothing behind the first page until it is told to. */
 async function withHeldBase(host: Adapter, body: (disk: Disk, remote: Remote) => Promise<void>): Promise<void> {
   const remote = new Remote(host, 'base.raw');
   await using(host.createDisk({ overlay: newOverlay(host), base: remote.url }), async (disk) => {
-    await remote.behave({ holdFrom: PAST_OPEN });
+    await remote.behave({ holdFrom: FIRST_PAGE_BYTES });
     try {
       await body(disk, remote);
     } finally {
@@ -243,7 +241,7 @@ export const streamCases: readonly Case[] = [
       const content = baseContent();
       await disk.stream({ nonblock: true });
       await remote.held();
-      const places = [CLUSTER + 100, 600 * KIB, 1100 * KIB + 3, BASE_SIZE - 700];
+      const places = [FIRST_PAGE_BYTES + 100, 600 * KIB, 1100 * KIB + 3, BASE_SIZE - 700];
       // A write into part of a cluster needs the rest of it from the base, so it ends only when that has come.
       const writes = places.map((at) => disk.write(at, guestData(600, at)));
       for (const at of places) content.set(guestData(600, at), at);
