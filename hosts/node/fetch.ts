@@ -7,108 +7,161 @@ import * as http from 'node:http';
 import * as https from 'node:https';
 import type { FetchInit } from '../http-request.ts';
 import type { Answer, AnswerBody } from '../http-response.ts';
+import { Failure } from '../http-retry.ts';
 
 /** As in the Fetch standard. */
 const REDIRECTS_MAX = 20;
 const REDIRECT_STATUS: ReadonlySet<number | undefined> = new Set([301, 302, 303, 307, 308]);
-/** Of a body, so much is kept that nobody has read yet; then the connection is told to wait. */
-const UNREAD_BYTES_MAX = 1024 * 1024;
-/** What a redirect may say beside where it leads to. */
-const PASSED_OVER_BYTES_MAX = 16 * 1024;
+/** Meant for one origin: a redirect to another one does not take them along. */
+const ORIGIN_HEADERS = ['Authorization', 'Proxy-Authorization', 'Cookie', 'Host'];
+/** These would change how the connection is used, for the requests that follow as well. */
+const CONNECTION_HEADERS = ['Connection', 'Content-Length', 'Expect', 'Keep-Alive', 'TE', 'Trailer', 'Transfer-Encoding', 'Upgrade'];
 /** Some servers refuse requests without one. */
 const USER_AGENT = 'millrace';
+/** Of a body, so much is kept that nobody has read yet; then the connection is told to wait. */
+const UNREAD_BYTES_MAX = 1024 * 1024;
+/** And no more pieces than this: each takes room of its own, however small it is. */
+const UNREAD_PIECES_MAX = 1024;
+/** An idle connection is kept no longer: most servers close theirs later, and one that the network has forgotten costs a timeout. */
+const IDLE_MS_MAX = 15_000;
 
-const agents = { 'http:': new http.Agent({ keepAlive: true }), 'https:': new https.Agent({ keepAlive: true }) } as const;
+const kept: http.AgentOptions = { keepAlive: true, timeout: IDLE_MS_MAX };
+const agents = { 'http:': new http.Agent(kept), 'https:': new https.Agent(kept) } as const;
 
-/** @throws what node:http throws; the reason of the signal once that is aborted; for endless redirects, an error that says so. */
+/** @throws what node:http throws; the reason of the signal once that is aborted; Failure for a redirect that cannot be followed. */
 export async function nodeFetch(href: string, { headers, signal }: FetchInit): Promise<Answer> {
   const sent = new Headers(headers);
+  for (const name of CONNECTION_HEADERS) sent.delete(name);
   if (!sent.has('User-Agent')) sent.set('User-Agent', USER_AGENT);
   let url = new URL(href);
   for (let redirects = 0; redirects <= REDIRECTS_MAX; redirects++) {
-    const response = await get(url, sent, signal);
+    const { response, body } = await get(url, sent, signal);
     const location = REDIRECT_STATUS.has(response.statusCode) ? response.headers.location : undefined;
-    if (location === undefined) return answerOf(response);
-    passOver(response);
-    const next = new URL(location, url);
-    if (next.protocol !== 'http:' && next.protocol !== 'https:') throw new Error(`redirected to a URL of the scheme ${next.protocol}`);
-    if (next.origin !== url.origin) for (const name of ['Authorization', 'Cookie']) sent.delete(name);
+    if (location === undefined) return answerOf(response, body);
+    await passOver(response);
+    const next = follow(location, url);
+    if (next.origin !== url.origin) for (const name of ORIGIN_HEADERS) sent.delete(name);
     url = next;
   }
   throw new Error('redirect count exceeded');
 }
 
-/** A kept connection may have been closed by the server while the request was on its way: the request then goes over a new one. */
-async function get(url: URL, headers: Headers, signal: AbortSignal): Promise<http.IncomingMessage> {
-  while (true) {
-    signal.throwIfAborted();
-    const { promise, reused } = start(url, headers, signal);
-    try {
-      return await promise;
-    } catch (error) {
-      if (signal.aborted) throw signal.reason;
-      if (!reused() || (error as NodeJS.ErrnoException).code !== 'ECONNRESET') throw error;
-    }
+interface Received {
+  response: http.IncomingMessage;
+  body: Body;
+}
+
+/**
+ * The server may have closed a kept connection while the request was on its way: the request then goes over one of its own (`agent`
+ * false), at once, and no third time.
+ */
+async function get(url: URL, headers: Headers, signal: AbortSignal, agent?: false): Promise<Received> {
+  signal.throwIfAborted();
+  const request = open(url, headers, signal, agent);
+  try {
+    return await received(request, signal);
+  } catch (error) {
+    if (signal.aborted) throw signal.reason;
+    const { code } = error as NodeJS.ErrnoException;
+    if (request.reusedSocket && (code === 'ECONNRESET' || code === 'EPIPE')) return get(url, headers, signal, false);
+    throw error;
   }
 }
 
-function start(url: URL, headers: Headers, signal: AbortSignal): { promise: Promise<http.IncomingMessage>; reused: () => boolean } {
+function open(url: URL, headers: Headers, signal: AbortSignal, agent?: false): http.ClientRequest {
   const protocol = url.protocol as keyof typeof agents;
-  const { request: open } = protocol === 'https:' ? https : http;
-  const request = open(url, { agent: agents[protocol], headers: Object.fromEntries(headers), signal });
-  const promise = new Promise<http.IncomingMessage>((resolve, reject) => {
-    request.once('response', resolve);
-    request.on('error', reject);
+  const { request } = protocol === 'https:' ? https : http;
+  return request(url, { agent: agent ?? agents[protocol], headers: Object.fromEntries(headers), signal });
+}
+
+/** The listeners are there before anything can happen, and stay: an 'error' that nobody hears would end the process. */
+function received(request: http.ClientRequest, signal: AbortSignal): Promise<Received> {
+  return new Promise((resolve, reject) => {
+    let body: Body | undefined;
+    request.on('response', (response) => {
+      body = new Body(response, signal);
+      resolve({ response, body });
+    });
+    request.on('error', (error) => {
+      body?.fail(error);
+      reject(error);
+    });
+    // Without any error: the server switched to another protocol unasked.
+    request.on('close', () => reject(new Error('the server closed it without an answer')));
+    request.end();
   });
-  request.end();
-  return { promise, reused: () => request.reusedSocket };
 }
 
-/** A small body is let through, so that the connection can be used again. */
-function passOver(response: http.IncomingMessage): void {
-  response.on('error', () => {});
-  if (Number(response.headers['content-length']) <= PASSED_OVER_BYTES_MAX) response.resume();
+/** A body that came together with its head is let through, so that the connection can be used again; no other is waited for. */
+function passOver(response: http.IncomingMessage): Promise<void> {
+  if (response.complete) response.resume();
   else response.destroy();
+  return new Promise((resolve) => (response.closed ? resolve() : response.once('close', resolve)));
 }
 
-function answerOf(response: http.IncomingMessage): Answer {
+/** Where a redirect leads to. The server's words are not repeated: they may hold a password. */
+function follow(location: string, from: URL): URL {
+  // Field values are read as Latin-1; who puts letters beyond ASCII there means UTF-8.
+  const text = Buffer.from(location, 'latin1').toString();
+  if (!URL.canParse(text, from)) throw new Failure('EIO', 'the server redirects to what is no URL');
+  const url = new URL(text, from);
+  if (url.protocol !== 'http:' && url.protocol !== 'https:') {
+    throw new Failure('EUNSUPPORTED', `the server redirects to a URL of the scheme ${url.protocol}, which is neither http: nor https:`);
+  }
+  if (url.username !== '' || url.password !== '') {
+    throw new Failure('EUNSUPPORTED', 'the server redirects to a URL that holds a user or password: give that URL itself');
+  }
+  return url;
+}
+
+function answerOf(response: http.IncomingMessage, body: Body): Answer {
   const { statusCode = 0, statusMessage = '', headers } = response;
-  const header = (name: string): string | null => {
+  const get = (name: string): string | null => {
     const value = headers[name.toLowerCase()];
     return Array.isArray(value) ? value.join(', ') : value ?? null;
   };
-  return { status: statusCode, statusText: statusMessage, type: 'default', headers: { get: header }, body: new Body(response) };
+  return { status: statusCode, statusText: statusMessage, type: 'default', headers: { get }, body };
 }
 
 /** The pieces as the parser gives them: reading from the stream would join them, at the cost of a copy. */
 class Body implements AnswerBody {
   readonly #response: http.IncomingMessage;
-  readonly #pieces: Uint8Array[] = [];
+  readonly #signal: AbortSignal;
+  #pieces: Uint8Array[] = [];
   #unread = 0;
   #over = false;
   #error: Error | undefined;
   #wake: () => void = () => {};
 
-  constructor(response: http.IncomingMessage) {
+  constructor(response: http.IncomingMessage, signal: AbortSignal) {
     this.#response = response;
-    response.on('error', (error) => this.#end(error));
-    response.on('close', () => this.#end(response.complete ? undefined : new Error('the server closed it in the midst of its answer')));
+    this.#signal = signal;
+    // The request tells of a better reason than this, if there is one, and tells it before.
+    const cut = (): void => this.fail(new Error('the server closed it in the midst of its answer'));
     response.on('end', () => this.#end());
+    response.on('error', cut);
+    response.on('close', cut);
   }
 
   getReader(): { read(): Promise<{ done: boolean; value?: Uint8Array }>; cancel(): Promise<void> } {
-    const response = this.#response;
-    response.on('data', (piece: Uint8Array) => {
+    this.#response.on('data', (piece: Uint8Array) => {
       this.#pieces.push(piece);
       this.#unread += piece.length;
-      if (this.#unread >= UNREAD_BYTES_MAX) response.pause();
+      if (this.#unread >= UNREAD_BYTES_MAX || this.#pieces.length >= UNREAD_PIECES_MAX) this.#response.pause();
       this.#wake();
     });
     return { read: () => this.#read(), cancel: () => this.cancel() };
   }
 
   async cancel(): Promise<void> {
+    this.#pieces = [];
+    this.#end();
     this.#response.destroy();
+  }
+
+  /** Nothing more comes, and not because the body has ended; the first reason counts. */
+  fail(error: Error): void {
+    if (!this.#over) this.#end(error);
   }
 
   #end(error?: Error): void {
@@ -119,6 +172,7 @@ class Body implements AnswerBody {
 
   async #read(): Promise<{ done: boolean; value?: Uint8Array }> {
     while (true) {
+      this.#signal.throwIfAborted();
       const value = this.#pieces.shift();
       if (value !== undefined) {
         this.#unread -= value.length;

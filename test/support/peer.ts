@@ -11,6 +11,7 @@ const PACKAGES = {
   'qemu-curl': 'qemu-block-extra',
   nginx: 'nginx-light',
   curl: 'curl',
+  openssl: 'openssl',
   chromium: 'chromium',
   'firefox-esr': 'firefox-esr',
   mke2fs: 'e2fsprogs',
