@@ -129,8 +129,7 @@ export class HttpObject {
   /** Whether the server answers, and only this page may not know what: asked when no answer has been seen yet. */
   async #isHidden(target: Target | undefined): Promise<boolean> {
     if (this.#version !== undefined || target === undefined || !isElsewhere(target)) return false;
-    const { fetch } = this.#options;
-    return fetch(target.href, { ...pastTheCache(), method: 'HEAD', mode: 'no-cors' }).then(() => true, () => false);
+    return globalThis.fetch(target.href, { ...pastTheCache(), method: 'HEAD', mode: 'no-cors' }).then(() => true, () => false);
   }
 
   async #destination(): Promise<{ target: Target; headers: Headers }> {

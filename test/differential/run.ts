@@ -94,6 +94,8 @@ class Run {
   }
 
   async prepare(): Promise<void> {
+    // Reading and compiling it takes longer, on a busy machine, than a disk may be without anything to do.
+    await this.#runtime.engine();
     if (this.#one(2)) this.#runtime.remote = { chunk: 64 * KIB, depth: 8 };
     this.#chain = await makeChain(this.#runtime, this.#shape, this.#random);
     this.#model = new Model(this.#chain.content);
