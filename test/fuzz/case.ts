@@ -33,13 +33,13 @@ export interface CaseResult {
   error?: Error;
 }
 
-export function runCase(module: WebAssembly.Module, seed: number): CaseResult {
+/** `tell` hears of all that happens. */
+export function runCase(module: WebAssembly.Module, seed: number, tell?: (line: string) => void): CaseResult {
   const { file, plan, mutations } = hostileImage(seed, { name: 'base', format: 'raw' });
-  const run = new Case(module, seed, file, plan.clusterBits);
+  const run = new Case(module, seed, file, plan.clusterBits, tell);
   try {
     return { opened: run.run(), mutations };
   } catch (cause) {
-    if (process.env.TRACE) console.log(run.trace.join('\n'));
     return { opened: true, mutations, error: cause as Error };
   }
 }
@@ -51,18 +51,18 @@ class Case {
   readonly #file: Uint8Array;
   readonly #clusterBits: number;
   readonly #base: Uint8Array;
+  readonly #tell: ((line: string) => void) | undefined;
   #machine!: Machine;
   #size = 0;
 
-  constructor(module: WebAssembly.Module, seed: number, file: Uint8Array, clusterBits: number) {
+  constructor(module: WebAssembly.Module, seed: number, file: Uint8Array, clusterBits: number, tell?: (line: string) => void) {
     this.#module = module;
     this.#random = new Random(seed ^ 0x5bd1e995);
     this.#file = file;
     this.#clusterBits = clusterBits;
+    this.#tell = tell;
     this.#base = new Uint8Array(BASE_BYTES).fill(0x42, 0, BASE_BYTES / 2);
   }
-
-  get trace(): string[] { return this.#machine?.trace ?? []; }
 
   run(): boolean {
     const role = this.#random.between(0, 2);
@@ -105,7 +105,7 @@ class Case {
   }
 
   #newMachine(overlay: Storage, bases: { bytes: Uint8Array }[]): Machine {
-    return new Machine(this.#module, { memory: MEMORY_BYTES, overlay, bases, events: this.#events, random: this.#random, faults: { ...FAULTS }, traced: process.env.TRACE !== undefined, inflate });
+    return new Machine(this.#module, { memory: MEMORY_BYTES, overlay, bases, clock: this.#events, random: this.#random, faults: { ...FAULTS }, tell: this.#tell, inflate });
   }
 
   /** What is read of an image in which nothing is wrong is what another reader sees. */

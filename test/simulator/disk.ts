@@ -1,6 +1,7 @@
 /**
  * One simulated disk: its storage, its chain, what a guest may see of it, and its life: opened, worked on under faults, cut off or
- * closed, checked, and opened again.
+ * closed, checked, and opened again. A life is a generator: it yields wherever something has to happen before it can go on, so that
+ * several disks live under one clock.
  */
 import { inflateRawSync } from 'node:zlib';
 import { Random } from '../fixtures/content.ts';
@@ -18,7 +19,8 @@ import { Truth } from './truth.ts';
 
 const FORMAT = { raw: 1, qcow2: 2 } as const;
 const WRITABLE = 1;
-const REPAIR_LEAKS = 1;
+/** What hosts repair before they write to an overlay that was not closed. */
+const REPAIR_CRASH = 3;
 /** Events in which everything has to settle once the faults have stopped. */
 const EVENTS_MAX = 400_000;
 /** Where operations may never end, so many without an answer show that one did not. */
@@ -27,6 +29,8 @@ const DROPPED_EVENTS_MAX = 3000;
 const SETTLING_MS_MAX = 24 * 3600 * 1000;
 /** Of the overlay's epochs, so many of a hundred end by a cut. */
 const CUT_PER_CENT = 60;
+/** Half of the cuts come after so many writes to the overlay's file at most: in the midst of a write-back, more often than not. */
+const WRITES_BEFORE_CUT_MAX = 200;
 
 /** An image below the overlay. */
 interface Base {
@@ -37,11 +41,23 @@ interface Base {
   shown: Uint8Array;
 }
 
+/** Given back to a disk that waited: whether something has happened meanwhile, of this disk or another. */
+export type Life = Generator<void, void, boolean>;
+type Step<T> = Generator<void, T, boolean>;
+
+/** Thrown into a life: the power has gone, in the midst of whatever it does. */
+export class PowerCut extends Error {}
+
 /** What a run looks at from outside. */
 export interface Hooks {
-  traced: boolean;
-  /** Called with the overlay's file at every cut and every close; the sound ones after a close have no leaks. */
+  /** Hears of all that happens. */
+  tell?: (line: string) => void;
+  /** Called when the power of this disk goes: others may hang on the same. */
+  onCut(): void;
+  /** Called with the overlay's file at every cut and every close; those that were closed have no leaks. */
   onImage(file: Uint8Array, closed: boolean): void;
+  /** Called with the memory of each engine when it works no more. */
+  onMemory(memory: Uint8Array): void;
 }
 
 export interface Counts {
@@ -68,8 +84,13 @@ export class SimulatedDisk {
   /** Sizes that the disk may have after a cut. */
   sizes: number[] = [];
   #machine: Machine | undefined;
-  /** Clusters may have been leaked that no recovery has looked for. */
-  #leaks = false;
+  /** Clusters of the overlay's file that have been written since it was opened, and how many may have been given back since, or were leaked before. */
+  #written = new Set<number>();
+  #freed = 0;
+  /** Events of this disk. */
+  #happened = 0;
+  /** The overlay is being made: before that has ended it promises nothing. */
+  #making = false;
 
   constructor(module: WebAssembly.Module, plan: Plan, seed: number, events: Events, hooks: Hooks) {
     this.#module = module;
@@ -101,82 +122,116 @@ export class SimulatedDisk {
     return [name, format];
   }
 
-  get trace(): string[] {
-    return this.#machine?.trace ?? [];
+  /** Whether the power may go now. */
+  get canLosePower(): boolean {
+    return !this.#making && this.#machine !== undefined && !this.#machine.stopped;
   }
 
-  run(): void {
-    if (this.plan.created) this.#create();
+  get now(): number {
+    return this.events.now;
+  }
+
+  /** Has something happen to this disk in a while; `order` decides between events of the same time. */
+  after(delay: number, order: number, run: () => void): void {
+    this.events.after(delay, order, () => {
+      this.#happened++;
+      run();
+    });
+  }
+
+  *live(): Life {
+    if (this.plan.created) yield* this.#create();
     for (let epoch = 1; epoch <= this.plan.epochs; epoch++) {
       const last = epoch === this.plan.epochs;
-      if (!this.#open(last)) continue;
-      const cuts = !last && this.random.between(1, 100) <= CUT_PER_CENT;
-      const guest = new Guest(this, cuts ? this.random.between(1, this.plan.requests) : this.plan.requests);
-      this.#work(guest, cuts);
-      if (cuts) this.#cut();
-      else this.#close(guest);
+      try {
+        yield* this.#epoch(last);
+      } catch (error) {
+        if (!(error instanceof PowerCut)) throw error;
+        this.#cut();
+        if (last) epoch--;
+      }
       this.#count();
     }
     this.#verifyClosed();
   }
 
-  /** Runs one request to its end, whatever else happens meanwhile. */
-  call(kind: number, offset: number, length: number, argument: number, into?: Uint8Array): Answer {
-    let answer: Answer | undefined;
-    const done = (a: Answer): void => void (answer = a);
-    must(this.machine.request(kind, offset, length, argument, { into, done }), 'a request is taken when few are in flight');
-    this.#until(() => answer !== undefined, 'a single request ends');
-    return answer!;
+  *#epoch(last: boolean): Step<void> {
+    if (!(yield* this.#open(last))) return;
+    const cuts = !last && this.random.between(1, 100) <= CUT_PER_CENT;
+    const guest = new Guest(this, cuts ? this.random.between(1, this.plan.requests) : this.plan.requests);
+    yield* this.#work(guest, cuts);
+    if (!cuts) return yield* this.#close(guest);
+    this.#cut();
+    this.#hooks.onCut();
   }
 
-  #create(): void {
+  /** A request may give back the clusters of this range, with their table. */
+  mayFree(offset: number, length: number): void {
+    this.#freed += this.#clusterOf(offset + length - 1) - this.#clusterOf(offset) + 2;
+  }
+
+  #clusterOf(offset: number): number {
+    return Math.floor(offset / 2 ** this.plan.overlay.clusterBits);
+  }
+
+  /** Runs one request to its end, whatever else happens meanwhile. */
+  *#call(kind: number, offset: number, length: number, argument: number, into?: Uint8Array): Step<Answer> {
+    const holder = this.#ask(kind, offset, length, argument, into);
+    yield* this.#until(() => holder.answer !== undefined, 'a single request ends');
+    return holder.answer!;
+  }
+
+  #ask(kind: number, offset: number, length: number, argument: number, into?: Uint8Array): { answer?: Answer } {
+    const holder: { answer?: Answer } = {};
+    const done = (answer: Answer): void => void (holder.answer = answer);
+    must(this.machine.request(kind, offset, length, argument, { into, done }), 'a request is taken when few are in flight');
+    return holder;
+  }
+
+  *#create(): Step<void> {
+    this.#making = true;
     this.#machine = this.#newMachine({ ...this.plan.faults, ...NO_FAULTS });
     const { clusterBits, refcountOrder, extendedL2, size } = this.plan.overlay;
-    this.#chain.forEach((_, index) => this.#openImage(index + 1));
+    for (let i = 1; i <= this.#chain.length; i++) yield* this.#call(Kind.open, i, FORMAT[this.#chain[i - 1].format], 0);
     if (this.#chain.length) this.machine.setBacking('base-1', this.#chain[0].format);
-    const answer = this.call(Kind.create, 0, size, clusterBits + refcountOrder * 256 + (extendedL2 ? 65536 : 0));
+    const answer = yield* this.#call(Kind.create, 0, size, clusterBits + refcountOrder * 256 + (extendedL2 ? 65536 : 0));
     must(answer.code === 0, `an overlay can be created (code ${answer.code}, reason ${answer.reason})`);
     this.machine.stop();
     const before = this.storage.bytes.slice(0, this.storage.size);
     this.storage.cut('nothing kept', [], this.random);
     must(Buffer.compare(before, this.storage.bytes.subarray(0, this.storage.size)) === 0, 'a new overlay has been flushed');
-    this.#expectSound(false);
-  }
-
-  #openImage(index: number): Answer {
-    return this.call(Kind.open, index, FORMAT[this.#bases[index - 1].format], 0);
+    this.#expectSound();
+    this.#making = false;
   }
 
   #newMachine(faults: Faults): Machine {
     this.#bases = this.#chain;
+    this.#freed = 0;
     if (this.storage.size) {
-      const { backing } = this.#check();
+      const { backing, leaks } = this.#check();
+      this.#freed = leaks;
       const first = this.#chain.findIndex(({ name }) => name === backing);
       must(backing === '' || first >= 0, `the header names a base that there is, not '${backing}'`);
       this.#bases = backing === '' ? [] : this.#chain.slice(first);
     }
     this.counts.opens++;
     const { memory } = this.plan;
-    return new Machine(this.#module, {
-      memory, overlay: this.storage, bases: this.#bases, events: this.events, random: this.random, faults, traced: this.#hooks.traced, inflate,
+    const machine = new Machine(this.#module, {
+      memory, overlay: this.storage, bases: this.#bases, clock: this, random: this.random, faults, tell: this.#hooks.tell, inflate,
     });
+    this.#written = new Set();
+    machine.onStop = this.#hooks.onMemory;
+    machine.onWrite = (offset, length) => {
+      for (let cluster = this.#clusterOf(offset); cluster <= this.#clusterOf(offset + length - 1); cluster++) this.#written.add(cluster);
+    };
+    return machine;
   }
 
   /** False if it could not be opened because of a fault. */
-  #open(last: boolean): boolean {
+  *#open(last: boolean): Step<boolean> {
     const faults = !last && this.random.between(0, 3) === 0 ? this.plan.faults : { ...this.plan.faults, ...NO_FAULTS };
     this.#machine = this.#newMachine(faults);
-    const opened = (answer: Answer): boolean => {
-      if (answer.code === 0) return true;
-      must(this.machine.injected > 0, `an image can be opened (code ${answer.code}, reason ${answer.reason}, image ${answer.image})`);
-      return false;
-    };
-    let good = opened(this.call(Kind.open, 0, FORMAT.qcow2, WRITABLE));
-    for (let i = 1; good && i <= this.#bases.length; i++) good = opened(this.#openImage(i));
-    if (good) {
-      good = opened(this.call(Kind.check, 0, 0, REPAIR_LEAKS, new Uint8Array(64)));
-      if (good) this.#leaks = false;
-    }
+    const good = yield* this.#openAll();
     const { copyOnRead, readAhead, trims } = this.plan;
     this.machine.exports.setUse(copyOnRead && this.#bases.length > 0, readAhead && copyOnRead, trims);
     this.machine.faults = this.plan.faults;
@@ -184,33 +239,52 @@ export class SimulatedDisk {
     return good;
   }
 
-  #work(guest: Guest, cuts: boolean): void {
+  *#openAll(): Step<boolean> {
+    if (!(yield* this.#opens(Kind.open, 0, FORMAT.qcow2, WRITABLE))) return false;
+    for (let i = 1; i <= this.#bases.length; i++) if (!(yield* this.#opens(Kind.open, i, FORMAT[this.#bases[i - 1].format], 0))) return false;
+    if (!(yield* this.#opens(Kind.check, 0, 0, REPAIR_CRASH, new Uint8Array(64)))) return false;
+    this.#freed = 0;
+    return true;
+  }
+
+  /** One of the requests that open the disk: it may fail of a fault, or never end. */
+  *#opens(kind: number, offset: number, length: number, argument: number, into?: Uint8Array): Step<boolean> {
+    const holder = this.#ask(kind, offset, length, argument, into);
+    yield* this.#until(() => holder.answer !== undefined || (this.machine.dropped > 0 && this.machine.due === 0), 'a disk is opened');
+    const { answer } = holder;
+    if (answer?.code === 0) return true;
+    must(this.machine.injected + this.machine.dropped > 0, `an image can be opened (code ${answer?.code}, reason ${answer?.reason}, image ${answer?.image})`);
+    return false;
+  }
+
+  *#work(guest: Guest, cuts: boolean): Step<void> {
     guest.begin();
-    const done = (): boolean => (cuts ? guest.asked >= guest.requests : guest.finished);
-    for (let events = 0, answered = 0; !done(); events++) {
-      if (guest.answered !== answered) events = 0;
+    const written = this.storage.mark() + (this.random.next() & 1 ? Infinity : this.random.between(1, WRITES_BEFORE_CUT_MAX));
+    const done = (): boolean => (cuts ? guest.asked >= guest.requests || this.storage.mark() >= written : guest.finished);
+    for (let since = this.#happened, answered = 0; !done(); ) {
+      if (guest.answered !== answered) since = this.#happened;
       answered = guest.answered;
-      const happens = events < EVENTS_MAX && this.events.next();
+      const happens = this.#happened - since < EVENTS_MAX && (yield);
       // Operations that never end: only a cut helps.
-      if (this.plan.faults.drops && (!happens || events > DROPPED_EVENTS_MAX)) return;
+      if (this.plan.faults.drops && (!happens || this.#happened - since > DROPPED_EVENTS_MAX)) return;
       if (!happens) throw new Error(`a guest does not get on (${this.machine.describe()})`);
     }
   }
 
   /** The faults stop; everything must settle, the disk be closed, and its file be sound. */
-  #close(guest: Guest): void {
+  *#close(guest: Guest): Step<void> {
     const dropped = this.plan.faults.drops > 0;
     this.machine.faults = { ...this.plan.faults, ...NO_FAULTS };
     guest.calm();
     if (dropped) return this.#cut();
-    this.#until(() => guest.idle, 'everything settles once the faults have stopped');
+    yield* this.#until(() => guest.idle, 'everything settles once the faults have stopped');
     if (this.machine.flushesFailed === 0) {
       const begun = this.truth.mark();
-      must(this.call(Kind.flush, 0, 0, 0).code === 0, 'a flush succeeds once the faults have stopped');
+      must((yield* this.#call(Kind.flush, 0, 0, 0)).code === 0, 'a flush succeeds once the faults have stopped');
       this.truth.flushed(begun);
     }
-    this.#expectContent();
-    const { code } = this.call(Kind.close, 0, 0, 0);
+    yield* this.#expectContent();
+    const { code } = yield* this.#call(Kind.close, 0, 0, 0);
     if (this.machine.flushesFailed) {
       must(code !== 0, 'nothing is said to be safe after a flush has failed');
       return this.#cut();
@@ -219,8 +293,8 @@ export class SimulatedDisk {
     must(this.machine.waiting === 0, 'nothing waits when the disk is closed');
     this.machine.stop();
     this.storage.cut('nothing kept', [], this.random);
-    this.#hooks.onImage(this.storage.bytes.subarray(0, this.storage.size), !this.#leaks);
-    this.#expectSound(this.#leaks);
+    this.#hooks.onImage(this.storage.bytes.subarray(0, this.storage.size), true);
+    this.#expectSound();
     this.#verify();
   }
 
@@ -229,7 +303,9 @@ export class SimulatedDisk {
     this.counts.cuts++;
     this.machine.cut(cut);
     const { dirty, leaks } = this.#check();
-    must(leaks === 0 || dirty || this.plan.overlay.version === 2 || this.#leaks, `an image with ${leaks} leaks says that it was not closed`);
+    must(leaks === 0 || dirty || this.plan.overlay.version === 2, `an image with ${leaks} leaks says that it was not closed`);
+    const most = this.#written.size + this.#freed;
+    must(leaks <= most, `a cut leaks no more than was under way: at most ${most} clusters, not ${leaks}`);
     this.#hooks.onImage(this.storage.bytes.subarray(0, this.storage.size), false);
     this.#verify();
   }
@@ -254,12 +330,12 @@ export class SimulatedDisk {
   }
 
   /** Reads the whole disk through the engine. */
-  #expectContent(): void {
+  *#expectContent(): Step<void> {
     const most = this.machine.exports.requestBytesMax();
     for (let at = 0; at < this.truth.size; at += most) {
       const into = new Uint8Array(Math.min(most, this.truth.size - at));
       const begun = this.truth.mark();
-      const { code, reason } = this.call(Kind.read, at, into.length, 0, into);
+      const { code, reason } = yield* this.#call(Kind.read, at, into.length, 0, into);
       must(code === 0, `a read succeeds once the faults have stopped (code ${code}, reason ${reason})`);
       this.truth.check(into, at, begun);
     }
@@ -275,16 +351,16 @@ export class SimulatedDisk {
     return finding;
   }
 
-  #expectSound(leaksAllowed: boolean): void {
+  #expectSound(): void {
     const { leaks } = this.#check();
-    must(leaks === 0 || leaksAllowed, `a closed image has no leaks, not ${leaks}`);
+    must(leaks === 0, `a closed image has no leaks, not ${leaks}`);
   }
 
-  #until(reached: () => boolean, what: string): void {
-    const start = this.events.now;
-    for (let events = 0; !reached(); events++) {
-      const inTime = events < EVENTS_MAX && this.events.now - start < SETTLING_MS_MAX;
-      if (!inTime || !this.events.next()) throw new Error(`it must be that ${what} (${this.machine.describe()})`);
+  *#until(reached: () => boolean, what: string): Step<void> {
+    const [start, happened] = [this.events.now, this.#happened];
+    while (!reached()) {
+      const inTime = this.#happened - happened < EVENTS_MAX && this.events.now - start < SETTLING_MS_MAX;
+      if (!inTime || !(yield)) throw new Error(`it must be that ${what} (${this.machine.describe()})`);
     }
   }
 }

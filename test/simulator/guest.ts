@@ -14,6 +14,7 @@ const WRITE_ZEROES = 1;
 const STATUS = { completed: 0, active: 1, failed: 2 } as const;
 const EXTENT_BYTES = 32;
 const MAP_BYTES = 65536;
+const CHECK_BYTES = 64;
 /** How long the operator leaves a job that has paused itself. */
 const RESUME_AFTER_MS = 50;
 /** How often a guest looks that waits for answers. */
@@ -83,7 +84,7 @@ export class Guest {
     const think = (this.#random.next() / 2 ** 32) * this.#disk.plan.think;
     // Who can ask nothing now only looks how things stand, now and then.
     const blocked = this.asked >= this.requests || this.#inFlight >= this.#disk.plan.depth || this.#resizing || this.#refused;
-    this.#disk.events.after(blocked ? Math.max(think, LOOK_MS) : think, this.#random.next(), () => {
+    this.#disk.after(blocked ? Math.max(think, LOOK_MS) : think, this.#random.next(), () => {
       this.#scheduled = false;
       if (this.#machine.stopped) return;
       if (!this.#calm) this.#act();
@@ -202,14 +203,15 @@ export class Guest {
     });
     if (!started) return;
     this.#changes++;
+    this.#disk.mayFree(offset, length);
     holder.change = this.#truth.change(offset, length, data);
   }
 
   flush(): void {
     const begun = this.#truth.mark();
-    this.#ask(Kind.flush, 0, 0, 0, {}, ({ code }) => {
+    this.#ask(Kind.flush, 0, 0, 0, {}, ({ code, flushesFailed }) => {
       if (code !== Code.ok) return;
-      must(this.#machine.flushesFailed === 0, 'no flush succeeds after one has failed');
+      must(flushesFailed === 0, 'no flush succeeds after one has failed');
       this.#truth.flushed(begun);
       if (this.#changes === 0) this.#truth.settle();
     });
@@ -239,6 +241,7 @@ export class Guest {
     if (next === undefined) return this.#resizeTo(size);
     const [kind, offset, length] = next;
     const change = this.#truth.change(offset, length);
+    this.#disk.mayFree(offset, length);
     this.#ask(kind, offset, length, kind === Kind.write ? WRITE_ZEROES : 0, {}, ({ code }) => {
       this.#truth.ended(change, code !== Code.ok);
       if (code === Code.ok) this.#shrink(steps, size);
@@ -257,8 +260,9 @@ export class Guest {
     });
   }
 
-  /** Counts what remains, or maps. */
+  /** Counts what remains, maps, or checks. */
   look(): void {
+    if (this.#random.between(0, 9) === 0) return this.#check();
     const [offset, length] = this.#range(this.#truth.size);
     if (this.#random.next() & 1) {
       this.#ask(Kind.remaining, offset, length, 0, {}, ({ code, value }) => must(code !== Code.ok || value <= length, 'no more remains than there is'));
@@ -267,6 +271,15 @@ export class Guest {
     const into = new Uint8Array(MAP_BYTES);
     this.#ask(Kind.map, offset, length, 0, { into }, ({ code, value }) => {
       if (code === Code.ok) expectExtents(into, offset, value);
+    });
+  }
+
+  /** The engine's own check, in the midst of all the rest. */
+  #check(): void {
+    const into = new Uint8Array(CHECK_BYTES);
+    this.#ask(Kind.check, 0, 0, 0, { into }, ({ code }) => {
+      const [corruptions, leaks] = new Float64Array(into.buffer);
+      must(code !== Code.ok || (corruptions === 0 && leaks === 0), `a check finds nothing wrong, not ${corruptions} corruptions and ${leaks} leaks`);
     });
   }
 
@@ -333,7 +346,7 @@ export class Guest {
     else if (act === 2 && this.#random.between(0, 3) === 0) this.#abort();
     else if (paused) {
       const machine = this.#machine;
-      this.#disk.events.after(RESUME_AFTER_MS, 0, () => {
+      this.#disk.after(RESUME_AFTER_MS, 0, () => {
         if (machine.stopped) return;
         machine.exports.resume();
         machine.wake();

@@ -3,7 +3,6 @@
  * the faults of the seed want it to. What the engine must never do (read outside the memory, answer twice, hang) is noticed here.
  */
 import type { Random } from '../fixtures/content.ts';
-import type { Events } from './events.ts';
 import type { Cut, Storage } from './storage.ts';
 
 export const Kind = {
@@ -19,8 +18,6 @@ const FLAG_BACKGROUND = 1;
 const PAGE_BYTES = 65536;
 /** Steps that may follow one another without anything new from outside. */
 const STEPS_MAX = 10_000;
-/** Most operations that one event may lead to. */
-const TRACE_LINES = 400;
 
 export interface Exports {
   version(): number; init(bytes: number): number; submissions(): number; completions(): number;
@@ -63,6 +60,8 @@ export interface Answer {
   reason: number;
   image: number;
   value: number;
+  /** Flushes that had failed by then. */
+  flushesFailed: number;
 }
 
 interface Pending {
@@ -82,6 +81,12 @@ interface InFlight {
   background: boolean;
 }
 
+/** Where a machine's events go. */
+export interface Clock {
+  readonly now: number;
+  after(delay: number, order: number, run: () => void): void;
+}
+
 /** A base: bytes that are only read. */
 export interface Source {
   bytes: Uint8Array;
@@ -93,16 +98,21 @@ export class Machine {
   /** Errors that operations were ended with so far. */
   injected = 0;
   flushesFailed = 0;
+  /** Operations that will never end. */
+  dropped = 0;
+  /** Events to come. */
+  due = 0;
   operations = 0;
-  /** Called with each read of a base. */
-  onBaseRead: (image: number, offset: number, length: number) => void = () => {};
-  readonly trace: string[] = [];
+  /** Called with each range of the overlay's file that is about to be written. */
+  onWrite: (offset: number, length: number) => void = () => {};
+  /** Called with the memory when nothing of this engine happens any more. */
+  onStop: (memory: Uint8Array) => void = () => {};
   readonly #memory: WebAssembly.Memory;
   readonly #buffer: ArrayBuffer;
   readonly #words: Uint32Array;
   readonly #overlay: Storage;
   readonly #bases: Source[];
-  readonly #events: Events;
+  readonly #clock: Clock;
   readonly #random: Random;
   readonly #inflate: (method: number, from: Uint8Array, into: Uint8Array) => boolean;
   readonly #pending = new Map<number, Pending>();
@@ -112,15 +122,16 @@ export class Machine {
   #alarm = 0;
   #stopped = false;
   #stepping = false;
-  #traced: boolean;
+  readonly #tell: ((line: string) => void) | undefined;
 
   /** `bases[i]` is image i + 1. */
   constructor(module: WebAssembly.Module, options: {
-    memory: number; overlay: Storage; bases: Source[]; events: Events; random: Random; faults: Faults; traced: boolean;
+    memory: number; overlay: Storage; bases: Source[]; clock: Clock; random: Random; faults: Faults;
+    /** Hears of all that happens. */
+    tell?: (line: string) => void;
     inflate(method: number, from: Uint8Array, into: Uint8Array): boolean;
   }) {
-    const pages = options.memory / PAGE_BYTES;
-    this.#memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+    this.#memory = takeMemory(options.memory);
     const trap = (line: number, column: number): never => {
       throw new Error(`an assertion of the engine failed (line ${line}, column ${column})`);
     };
@@ -129,10 +140,10 @@ export class Machine {
     this.#words = new Uint32Array(this.#buffer);
     this.#overlay = options.overlay;
     this.#bases = options.bases;
-    this.#events = options.events;
+    this.#clock = options.clock;
     this.#random = options.random;
     this.faults = options.faults;
-    this.#traced = options.traced;
+    this.#tell = options.tell;
     this.#inflate = options.inflate;
     must(this.exports.init(options.memory) !== 0, 'the engine takes its memory');
     this.exports.setFile(0, options.overlay.size);
@@ -177,7 +188,7 @@ export class Machine {
     this.#stepping = false;
     must(this.#memory.buffer === this.#buffer, 'the memory never grows');
     const at = this.exports.wakeAt();
-    if (at && at !== this.#alarm) this.#later(Math.max(0, at - this.#events.now), () => this.pump());
+    if (at && at !== this.#alarm) this.#later(Math.max(0, at - this.#clock.now), () => this.pump());
     this.#alarm = at;
   }
 
@@ -215,7 +226,10 @@ export class Machine {
 
   /** Nothing of this engine happens any more. */
   stop(): void {
+    must(!this.#stopped, 'an engine is stopped once');
     this.#stopped = true;
+    this.onStop(new Uint8Array(this.#buffer));
+    giveMemory(this.#memory);
   }
 
   /** What keeps the engine from going on, for the message of a failure. */
@@ -226,7 +240,9 @@ export class Machine {
   }
 
   #later(delay: number, run: () => void): void {
-    this.#events.after(delay, this.#random.next(), () => {
+    this.due++;
+    this.#clock.after(delay, this.#random.next(), () => {
+      this.due--;
       if (!this.#stopped) run();
     });
   }
@@ -241,7 +257,7 @@ export class Machine {
       this.#words[at + i * 4 + 2] = 0;
     }
     this.#completed.splice(0, count);
-    const more = this.exports.step(count, this.#events.now + 1) !== 0;
+    const more = this.exports.step(count, this.#clock.now + 1) !== 0;
     const submitted = this.exports.submitted();
     const first = this.exports.submissions() >> 2;
     const answers: (() => void)[] = [];
@@ -257,7 +273,7 @@ export class Machine {
     const [length, address, request] = [w[entry + 6], w[entry + 7], w[entry + 10]];
     this.operations++;
     this.#note(() => `  ${OP_NAMES[op]} ${op === Op.done ? `${request}: ${tag} ${flags} (image ${file}, ${offset})` : `${file}@${offset}+${length}${request ? ` #${request}` : ''}`}`);
-    if (op === Op.done) return void answers.push(this.#ended(request, { code: tag, reason: flags, image: file, value: offset }));
+    if (op === Op.done) return void answers.push(this.#ended(request, { code: tag, reason: flags, image: file, value: offset, flushesFailed: this.flushesFailed }));
     const carries = op !== Op.flush && op !== Op.truncate && op !== Op.discard;
     must(!carries || address + length <= this.#buffer.byteLength, 'an operation stays inside the memory');
     const data = new Uint8Array(this.#buffer, carries ? address : 0, carries ? length : 0);
@@ -265,6 +281,7 @@ export class Machine {
     must(!this.#inFlight.has(tag), 'a tag is used once at a time');
     must(op === Op.read || op === Op.decompress || op === Op.take || file === 0, 'only the overlay is changed');
     this.#inFlight.set(tag, { op, file, offset, data, background: (flags & FLAG_BACKGROUND) !== 0 });
+    if (op === Op.write) this.onWrite(offset, length);
     const mark = this.#overlay.mark();
     if (op === Op.take) return this.#ends(tag, 0, () => this.#take(request, offset, data));
     if (op === Op.decompress) {
@@ -272,7 +289,10 @@ export class Machine {
       return this.#ends(tag, this.#delay(0), () => (this.#inflate(file, data, into) ? Code.ok : Code.corrupt));
     }
     const name = OP_NAMES[op];
-    if (this.#happens(this.faults.drops)) return this.#note(() => `    the ${name} will never end`);
+    if (this.#happens(this.faults.drops)) {
+      this.dropped++;
+      return this.#note(() => `    the ${name} will never end`);
+    }
     this.#ends(tag, this.#delay(file), () => this.#io(op, file, offset, length, data, mark));
   }
 
@@ -284,7 +304,6 @@ export class Machine {
       must(base !== undefined, 'a base is read that is open');
       must(offset + data.length <= base.bytes.length, `a read stays inside its base (${offset} + ${data.length})`);
       data.set(base.bytes.subarray(offset, offset + data.length));
-      this.onBaseRead(file, offset, data.length);
     } else if (op === Op.read) this.#overlay.read(offset, data);
     else if (op === Op.write) this.#overlay.write(offset, data);
     else if (op === Op.truncate) this.#overlay.truncate(offset);
@@ -360,10 +379,27 @@ export class Machine {
   }
 
   #note(line: () => string): void {
-    if (!this.#traced) return;
-    this.trace.push(`${this.#events.now.toFixed(3).padStart(12)} ${line()}`);
-    if (this.trace.length > 2 * TRACE_LINES) this.trace.splice(0, TRACE_LINES);
+    this.#tell?.(`${this.#clock.now.toFixed(3).padStart(12)} ${line()}`);
   }
+}
+
+/** Memories of machines that work no more. New ones cost more than most runs. */
+const unused: WebAssembly.Memory[] = [];
+const UNUSED_MAX = 8;
+
+/** A memory of zeros. */
+function takeMemory(bytes: number): WebAssembly.Memory {
+  const pages = bytes / PAGE_BYTES;
+  const at = unused.findIndex(({ buffer }) => buffer.byteLength === bytes);
+  if (at < 0) return new WebAssembly.Memory({ initial: pages, maximum: pages });
+  const [memory] = unused.splice(at, 1);
+  new Uint8Array(memory.buffer).fill(0);
+  return memory;
+}
+
+function giveMemory(memory: WebAssembly.Memory): void {
+  if (unused.length === UNUSED_MAX) unused.shift();
+  unused.push(memory);
 }
 
 /** @throws when what must hold does not. */

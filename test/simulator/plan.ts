@@ -57,6 +57,9 @@ export interface Plan {
 
 const MIB = 1 << 20;
 const MEMORY_MIN = 8 * MIB;
+/** Images in a chain at most, the overlay included: as the engine has it. */
+const IMAGES_MAX = 32;
+const LONG_CHAIN_FILLS: Fill[] = ['data', ...Array.from({ length: 19 }, () => 'absent' as const)];
 
 export function planOf(seed: number): Plan {
   const random = new Random(seed * 2654435761);
@@ -64,11 +67,15 @@ export function planOf(seed: number): Plan {
   const sometimes = (perCent: number): boolean => random.between(1, 100) <= perCent;
   const size = pick(random.between(1, 64) * 512, random.between(1, 16) * 65536, random.between(1, 3) * MIB, random.between(1000, sometimes(10) ? 20_000 : 4000) * 512);
   const overlay = imagePlan(random, size, true);
-  const chain = Array.from({ length: pick(0, 1, 1, 1, 2, 3) }, () => {
+  const long = sometimes(4);
+  const chain = Array.from({ length: long ? random.between(4, IMAGES_MAX - 1) : pick(0, 1, 1, 1, 2, 3) }, () => {
     const bytes = pick(size, size, random.between(1, size), size + random.between(1, 100_000));
     const image = imagePlan(random, bytes, false);
+    // What the first images have decides; the others have to be looked into all the same.
+    if (long) return { ...image, size: Math.ceil(bytes / 512) * 512, fills: LONG_CHAIN_FILLS };
     return sometimes(40) ? { ...image, format: 'raw' as const } : { ...image, size: Math.ceil(bytes / 512) * 512 };
   });
+  const restless = sometimes(30);
   // A raw image has nothing below.
   const end = chain.findIndex(({ format }) => format === 'raw');
   if (end >= 0) chain.length = end + 1;
@@ -81,8 +88,8 @@ export function planOf(seed: number): Plan {
     readAhead: sometimes(40),
     trims: sometimes(60),
     faults: faultsOf(random, pick, sometimes),
-    epochs: random.between(1, 6),
-    requests: pick(10, 50, 150, 400),
+    epochs: restless ? random.between(6, 20) : random.between(1, 6),
+    requests: restless ? pick(10, 40, 80) : pick(10, 50, 150, 400),
     depth: pick(1, 4, 16, 90),
     think: pick(0, 0.1, 5, 200, 60_000),
     alignment: pick(1, 512, 512, 4096),

@@ -1,0 +1,146 @@
+/**
+ * Whether the simulator would notice: ways to break the engine, each a small change of its sources, of which every one must be found by
+ * some seed. Only copies in memory are changed. `npm run simulate -- --mutations` runs them all.
+ */
+import { buildEngine } from './build.ts';
+import { simulate } from './simulate.ts';
+
+export interface Mutation {
+  /** What the engine then does wrong. */
+  name: string;
+  path: string;
+  /** Stands in the source exactly once. */
+  from: string;
+  to: string;
+}
+
+export const MUTATIONS: Mutation[] = [
+  {
+    name: 'no barriers between the stages of a write-back', path: 'engine/tables/writeback.ts',
+    from: 'if (!barrier(t)) return wait(t, ON_SLOT);\n      t.state = BARRIER;', to: 't.count = runAt(<u32>t.cursor).stage;\n      continue;',
+  },
+  {
+    name: 'refcounts go to disk together with the tables that rely on them', path: 'engine/core/pages.ts',
+    from: 'STAGE_REFCOUNTS: u32 = 1;', to: 'STAGE_REFCOUNTS: u32 = 3;',
+  },
+  {
+    name: 'L1 entries go to disk together with the new L2 tables they point to', path: 'engine/core/pages.ts',
+    from: 'STAGE_L1: u32 = 4;', to: 'STAGE_L1: u32 = 3;',
+  },
+  {
+    name: 'a write is linked before its data is written', path: 'engine/requests/write.ts',
+    from: 'if (t.pending) return wait(t, ON_IO);\n    return link(t) ? DONE : WAIT;', to: 'if (!link(t)) return WAIT;\n    return t.pending ? wait(t, ON_IO) : DONE;',
+  },
+  {
+    name: 'freed clusters are taken again at once', path: 'engine/data/place.ts',
+    from: 'const after = nextWriteback();', to: 'const after: u32 = 0;',
+  },
+  {
+    name: 'freed clusters are given back to the storage while the disk still refers to them', path: 'engine/tables/writeback.ts',
+    from: 'entry.shared || entry.after > t.flushCovers ||', to: 'entry.shared ||',
+  },
+  {
+    name: 'what an L2 entry pointed to before is never freed', path: 'engine/data/place.ts',
+    from: 'if (was && was != host) freeLater(was, 1, after);', to: '',
+  },
+  {
+    name: 'what a failed request took is never freed', path: 'engine/data/place.ts',
+    from: 'freeLater(entry & ~ACTION, 1, 0);', to: '',
+  },
+  {
+    name: 'the mark of an image in use is not written', path: 'engine/tables/writeback.ts',
+    from: 'pageChanged(header, SECTOR_BYTES, STAGE_MARK);', to: '',
+  },
+  {
+    name: 'a flush writes the tables and does not flush them', path: 'engine/tables/writeback.ts',
+    from: 'if (ioBegin(t, OP_FLUSH, OVERLAY, 0, 0, 0) === null) {\n      t.waits = ON_SLOT;\n      return false;\n    }\n    t.flushStep = FLUSH_BARRIER;', to: 't.flushStep = FLUSH_BARRIER;',
+  },
+  {
+    name: 'a flush succeeds after one has failed', path: 'engine/tables/writeback.ts', from: 'lost = true;', to: '',
+  },
+  {
+    name: 'a flush does not hear of a write-back that failed', path: 'engine/tables/writeback.ts',
+    from: 'if (failures != t.flushFailures) {', to: 'if (false) {',
+  },
+  {
+    name: 'tables that could not be written are forgotten', path: 'engine/tables/writeback.ts',
+    from: 'if (!isFree(run.offset + at)) pageChanged(address + at, SECTOR_BYTES, run.stage);', to: '',
+  },
+  {
+    name: 'the end of a write-back wakes nobody', path: 'engine/tables/writeback.ts',
+    from: 'stalled = false;\n  wake(ON_WRITEBACK);', to: 'stalled = false;',
+  },
+  {
+    name: 'requests that overlap do not wait for one another', path: 'engine/core/task.ts',
+    from: 'if (o.lockHeld || <i32>(o.lockTurn - t.lockTurn) < 0) {', to: 'if (o.lockHeld && o.lockMode == SHARED) {',
+  },
+  {
+    name: 'a read that found nothing in the overlay keeps its memory', path: 'engine/requests/read.ts',
+    from: 'releaseMemory(t);\n    unlock(t);\n    if (t.cursor == 0) {', to: 't.buffer = 0;\n    unlock(t);\n    if (t.cursor == 0) {',
+  },
+  {
+    name: 'new L2 entries lack the COPIED flag', path: 'engine/data/place.ts',
+    from: 'put64(at, host ? host | COPIED : image.version', to: 'put64(at, host ? host : image.version',
+  },
+  {
+    name: 'a job lets the base go while copies are on their way', path: 'engine/requests/stream.ts',
+    from: 'if (j.copies) return wait(t, ON_JOB);\n', to: '',
+  },
+  {
+    name: 'a disk that grows shows what its base has there', path: 'engine/requests/resize.ts',
+    from: 'image.l1Size ? TABLE : HIDE;', to: 'image.l1Size ? TABLE : SETTLE;',
+  },
+  {
+    name: 'a disk that grows shows the rest of its last cluster', path: 'engine/requests/resize.ts',
+    from: 'if (grows && image.size & (cluster - 1) && !zeroTail(t, image)) return WAIT;', to: '',
+  },
+  {
+    name: 'a discarded cluster shows what its base has there', path: 'engine/requests/zeroes.ts',
+    from: 'if (!linkCluster(t, image, at, 0, empties)) return WAIT;', to: 'if (!linkCluster(t, image, at, 0, true)) return WAIT;',
+  },
+  {
+    name: 'a job counts what a guest populates twice', path: 'engine/data/place.ts',
+    from: 't.kind == KIND_COPY && t.argument != COPY_AHEAD);', to: 'false);\n  if (host && !old) jobPopulated(offset, clusterBytes(image), false);',
+  },
+  {
+    name: 'the tables of a long chain push each other out of the cache', path: 'engine/tables/lookup.ts',
+    from: 'if (t !== null && i > OVERLAY) notePassed(t, i + 1, offset, length);', to: '',
+  },
+  {
+    name: 'changed tables leave no room for those that are read', path: 'engine/core/pages.ts',
+    from: 'return clean < CLEAN_PAGES_MIN ? null : oldest;', to: 'return oldest;',
+  },
+  {
+    name: 'a job down to an image makes zeros of the front of a cluster', path: 'engine/requests/stream.ts',
+    from: 'if (j.cursor & (clusterBytes(overlay()) - 1)) return 0;', to: '',
+  },
+  {
+    name: 'a job that could not let the base go forgets the holes it left out', path: 'engine/requests/stream.ts',
+    from: '|| (t.state > RECOUNT && j.holes != 0)', to: '',
+  },
+  {
+    name: 'an answer is told twice', path: 'engine/requests/read.ts',
+    from: 'noteGuestRead(t.offset, t.length, t.tries > 0);', to: 'if (t.tries == 2) tell(9, t.request);\n    noteGuestRead(t.offset, t.length, t.tries > 0);',
+  },
+];
+
+export interface Verdict {
+  mutation: Mutation;
+  /** The seed that found it, and what it said; none of them did if there is none. */
+  seed?: number;
+  message?: string;
+}
+
+/** Breaks the engine in one way and runs seeds from 1 on until one fails. @throws when the source has changed so that nothing is broken. */
+export async function findMutation(mutation: Mutation, seeds: number): Promise<Verdict> {
+  const module = await buildEngine((path, source) => {
+    if (path !== mutation.path) return source;
+    if (source.split(mutation.from).length !== 2) throw new Error(`${path} does not contain once: ${mutation.from}`);
+    return source.replace(mutation.from, () => mutation.to);
+  });
+  for (let seed = 1; seed <= seeds; seed++) {
+    const { error } = simulate(module, seed);
+    if (error) return { mutation, seed, message: error.message };
+  }
+  return { mutation };
+}
