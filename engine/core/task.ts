@@ -148,6 +148,12 @@ export class Task {
   tries: u32;
   settles: u32;
 
+  /** Bases that have nothing at `passedAt`, and for how long, in a chain of so many images: see lookupChain. */
+  passedTo: u32;
+  passedOf: u32;
+  passedAt: u64;
+  passedLength: u64;
+
   /** See `flushed` in writeback.ts. */
   flushStep: u32;
   flushTarget: u32;

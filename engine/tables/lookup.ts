@@ -6,7 +6,7 @@ import { get64 } from '../format/header';
 import {
   COMPRESSED, COPIED, L1_RESERVED, L2_RESERVED, OFFSET_MASK, SUBCLUSTERS, ZERO, compressedBytes, compressedOffset,
 } from '../format/l2';
-import { FORMAT_RAW, Image, clusterBytes, imageAt, inFixedMetadata, l2Span } from '../core/image';
+import { FORMAT_RAW, Image, OVERLAY, clusterBytes, imageAt, imageCount, inFixedMetadata, l2Span } from '../core/image';
 import { PAGE_BYTES, PAGE_MASK, SECTOR_BYTES } from '../limits';
 import { pageGet } from '../core/pages';
 import { Task, fail } from '../core/task';
@@ -86,17 +86,33 @@ export function isClusterSound(t: Task, image: Image, entry: u64, at: u64): bool
   return host == 0 || placed(t, image, host, clusterBytes(image), at);
 }
 
-/** As lookup, but from image `depth` down to the one that decides, not as far as `bottom`. Past a base's end all is zeros. */
+/**
+ * As lookup, but from image `depth` down to the one that decides, not as far as `bottom`. Past a base's end all is zeros. A task that is
+ * run again does not look again into bases that had nothing there: the tables of a long chain would push each other out of the cache.
+ */
 export function lookupChain(t: Task | null, depth: u32, bottom: u32, offset: u64, length: u64): bool {
   for (let i = depth; i < bottom; i++) {
+    if (t !== null && i > OVERLAY && i < t.passedTo && t.passedAt == offset && t.passedOf == imageCount()) {
+      length = min(length, t.passedLength);
+      continue;
+    }
     if (!lookup(t, imageAt(i), offset, length)) return false;
     length = foundLength;
     foundDepth = i;
     if (foundState != ABSENT) return true;
+    if (t !== null && i > OVERLAY) notePassed(t, i + 1, offset, length);
   }
   foundState = ABSENT;
   foundLength = length;
   return true;
+}
+
+/** The bases above depth `to` have nothing in this range. They never change: it stays true as long as they are in the chain. */
+function notePassed(t: Task, to: u32, offset: u64, length: u64): void {
+  t.passedAt = offset;
+  t.passedLength = length;
+  t.passedTo = to;
+  t.passedOf = imageCount();
 }
 
 /** Address of the L2 entry for `offset` of the overlay, whose table exists, or 0. */
