@@ -9,6 +9,11 @@ export const SECTOR_BITS: u32 = 9;
 /** Metadata pages kept: enough for every table that the tasks in flight can touch at once, in at most an eighth of the memory. */
 export const PAGES_MAX: u32 = 64;
 export const PAGES_MIN: u32 = 16;
+/**
+ * Pages that changes leave to tasks that read: one looks at two tables of the overlay and two of a base at once, which would push each
+ * other out of fewer for ever, as no write-back is wanted that would make room.
+ */
+export const CLEAN_PAGES_MIN: u32 = 4;
 
 /** Where a write-back keeps its snapshot of changed sectors while it writes them. */
 export const STAGING_BYTES: u32 = 1 << 20;

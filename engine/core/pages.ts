@@ -3,7 +3,7 @@
 // A page may also hold data clusters (where clusters are smaller than a page); those are never looked at here, and never written
 // back, since only sectors that were marked as changed are. Writing back is writeback.ts's work alone.
 import { OVERLAY, imageOf } from './image';
-import { PAGE_BYTES, PAGE_MASK, SECTOR_BITS, SECTOR_BYTES } from '../limits';
+import { CLEAN_PAGES_MIN, PAGE_BYTES, PAGE_MASK, SECTOR_BITS, SECTOR_BYTES } from '../limits';
 import { OP_READ, ioBegin, slot } from './ring';
 import { ON_WRITEBACK, ON_PAGE, ON_SLOT, Task, wakePage } from './task';
 
@@ -250,13 +250,16 @@ function find(image: u32, start: u64): Page | null {
 
 function evict(): Page | null {
   let oldest: Page | null = null;
+  let clean: u32 = 0;
   for (let i: u32 = 0; i < count; i++) {
     const page = pageAt(i);
     if (page.state == EMPTY) return page;
-    if (page.state == LOADING || page.pins || isDirty(page) || isHeader(page)) continue;
+    if (page.pins || isDirty(page) || isHeader(page)) continue;
+    clean++;
+    if (page.state == LOADING) continue;
     if (oldest === null || <i32>(page.used - oldest.used) < 0) oldest = page;
   }
-  return oldest;
+  return clean < CLEAN_PAGES_MIN ? null : oldest;
 }
 
 /** The overlay's header stays: a write-back needs it when nothing else can be evicted. */
