@@ -161,7 +161,9 @@ function failedStep(t: Task, j: Job): i32 {
   j.counted = j.to;
   j.ending = true;
   j.decided = t.state >= RECOUNT;
-  t.state = t.state < DRAIN ? DRAIN : t.state < RECOUNT ? RECOUNT : END;
+  // If the base could not be let go, the holes that were left out are missing after all.
+  const recounts = t.state < RECOUNT || (t.state > RECOUNT && j.holes != 0);
+  t.state = t.state < DRAIN ? DRAIN : recounts ? RECOUNT : END;
   return AGAIN;
 }
 
@@ -289,6 +291,8 @@ const UNKNOWN: u64 = u64.MAX_VALUE;
  */
 function zeroesFrom(t: Task, j: Job, absent: u64): u64 {
   if (j.full || overlay().version < 3) return 0;
+  // The front of this cluster may show what the new base has: it is stored with what is read of that.
+  if (j.cursor & (clusterBytes(overlay()) - 1)) return 0;
   const from = max(j.cursor, j.holeAt);
   let at = from;
   const end = j.cursor + absent;
