@@ -111,7 +111,8 @@ class Check {
       const entry = this.#word(at);
       const bitmap = step === 16 ? this.#word(at + 8) : 0n;
       if (entry === 0n && bitmap === 0n) continue;
-      if (entry & COMPRESSED) this.#compressed(entry, at);
+      if (entry & COMPRESSED && bitmap) this.#wrong(`the compressed entry at ${at} has subclusters`);
+      else if (entry & COMPRESSED) this.#compressed(entry, at);
       else this.#standard(entry, bitmap, at);
     }
   }

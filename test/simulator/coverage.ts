@@ -63,6 +63,12 @@ export class Coverage {
     return files.sort((a, b) => b.missed.length - a.missed.length);
   }
 
+  total(): { lines: number; reached: number } {
+    const files = this.report();
+    const sum = (pick: 'lines' | 'reached'): number => files.reduce((total, file) => total + file[pick], 0);
+    return { lines: sum('lines'), reached: sum('reached') };
+  }
+
   #mark(path: string, source: string): string {
     this.#sources.set(path, source.split('\n'));
     const parser = new Parser();

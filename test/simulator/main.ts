@@ -9,6 +9,7 @@ import { Coverage } from './coverage.ts';
 import { MUTATIONS, findMutation } from './mutations.ts';
 import { planOf } from './plan.ts';
 import { QemuSample } from './qemu.ts';
+import { runSeeds } from './run.ts';
 import { loadEngine, simulate } from './simulate.ts';
 
 const { values } = parseArgs({
@@ -41,30 +42,28 @@ function replay(seed: number): void {
 
 function many(module: WebAssembly.Module, onMemory?: (memory: Uint8Array) => void, most: number = Infinity): void {
   const started = performance.now();
-  const end = started + Number(values.minutes ?? Infinity) * 60_000;
-  const first = fixed ?? Date.now() % 1_000_000_000;
-  const last = first + Number(values.seeds ?? (values.minutes === undefined ? most : Infinity));
-  const total = { seeds: 0, disks: 0, requests: 0, operations: 0, cuts: 0, opens: 0, jobs: 0, faults: 0, hours: 0, failed: 0 };
   const qemu = values.qemu === undefined ? undefined : new QemuSample(Number(values.qemu));
   let told = started;
-  for (let seed = first; seed < last && performance.now() < end; seed++) {
-    const outcome = simulate(module, seed, { onImage: (file, closed) => qemu?.look(file, closed), onMemory });
-    total.seeds++;
-    for (const name of ['disks', 'requests', 'operations', 'cuts', 'opens', 'jobs', 'faults'] as const) total[name] += outcome[name];
-    total.hours += outcome.time / 3_600_000;
-    if (performance.now() - told > PROGRESS_MS) {
+  let failed = 0;
+  const { failures, ...sum } = runSeeds(module, {
+    first: fixed ?? Date.now() % 1_000_000_000,
+    seeds: Number(values.seeds ?? (values.minutes === undefined ? most : Infinity)),
+    until: started + Number(values.minutes ?? Infinity) * 60_000,
+    keep: values.keep,
+    onImage: (file, closed) => qemu?.look(file, closed),
+    onMemory,
+    onSeed: (seed, { seeds, cuts, failures }) => {
+      while (failed < failures.length) console.log(failures[failed++]);
+      if (performance.now() - told < PROGRESS_MS) return;
       told = performance.now();
-      console.error(`seed ${seed}: ${total.seeds} seeds, ${total.requests} requests, ${total.cuts} cuts in ${Math.round((told - started) / 1000)} s, ${total.failed} failed`);
-    }
-    if (!outcome.error) continue;
-    total.failed++;
-    console.log(`seed ${seed}: ${outcome.error.message.slice(0, 300)}\n  replay: npm run simulate -- --seed ${seed}`);
-    process.exitCode = 1;
-    if (!values.keep) break;
-  }
+      console.error(`seed ${seed}: ${seeds} seeds, ${cuts} cuts in ${Math.round((told - started) / 1000)} s, ${failures.length} failed`);
+    },
+  });
   qemu?.end();
+  if (failures.length) process.exitCode = 1;
   const minutes = (performance.now() - started) / 60_000;
-  console.log({ ...total, hours: Math.round(total.hours), seedsAMinute: Math.round(total.seeds / minutes), ...(qemu && { qemuChecks: qemu.checked }) });
+  const rates = { hours: Math.round(sum.hours), seedsAMinute: Math.round(sum.seeds / minutes) };
+  console.log({ ...sum, ...rates, failed: failures.length, ...(qemu && { qemuChecks: qemu.checked }) });
 }
 
 async function coverage(): Promise<void> {
@@ -74,8 +73,8 @@ async function coverage(): Promise<void> {
   const files = lines.report();
   for (const { path, missed } of files) for (const { line, text } of missed) console.log(`${path}:${line}: ${text}`);
   for (const file of files) console.log(`${percent(file.reached, file.lines)} ${String(file.lines).padStart(5)} lines  ${file.path}`);
-  const sum = (pick: 'lines' | 'reached'): number => files.reduce((total, file) => total + file[pick], 0);
-  console.log(`${percent(sum('reached'), sum('lines'))} ${String(sum('lines')).padStart(5)} lines  in all`);
+  const all = lines.total();
+  console.log(`${percent(all.reached, all.lines)} ${String(all.lines).padStart(5)} lines  in all`);
 }
 
 function percent(part: number, whole: number): string {
