@@ -12,7 +12,7 @@ import { alarmTime, setAlarm } from './core/job';
 import { RUNS_PER_STEP_MAX } from './limits';
 import { runMap } from './requests/map';
 import { runOpen } from './requests/open';
-import { pageLoaded } from './core/pages';
+import { loadsEnded, pageLoaded } from './core/pages';
 import { unplace } from './data/place';
 import { runRead } from './requests/read';
 import { runRefer } from './requests/refer';
@@ -23,8 +23,8 @@ import { runSnapshots } from './requests/snapshots';
 import { runStream } from './requests/stream';
 import {
   AGAIN, KIND_CHECK, KIND_CLOSE, KIND_COPY, KIND_CREATE, KIND_DISCARD, KIND_FLUSH, KIND_GROW, KIND_MAP, KIND_OPEN, KIND_READ,
-  KIND_REFER, KIND_REMAINING, KIND_REQUEST_LAST, KIND_RESIZE, KIND_SNAPSHOTS, KIND_STREAM, KIND_WRITE, KIND_WRITEBACK, KIND_ZERO, ON_IO, ON_JOB, ON_SLOT, Task,
-  WAIT, anyGiven, anyReady, failOfHost, givenTaken, ready, takeReady, taskEnd, wait, wake,
+  KIND_REFER, KIND_REMAINING, KIND_REQUEST_LAST, KIND_RESIZE, KIND_SNAPSHOTS, KIND_STREAM, KIND_WRITE, KIND_WRITEBACK, KIND_ZERO, ON_IO, ON_JOB, ON_PAGE, ON_SLOT,
+  Task, WAIT, anyGiven, anyReady, failOfHost, givenTaken, ready, takeReady, taskEnd, wait, wake,
 } from './core/task';
 import { runWrite } from './requests/write';
 import { barrierFailed, runWriteback, scheduleWriteback } from './tables/writeback';
@@ -101,6 +101,7 @@ function run(t: Task): i32 {
 
 /** Does what follows from a run: the task waits, goes on, or has ended. */
 function settle(t: Task, result: i32): void {
+  if (result != WAIT || t.error || !(t.waits & ON_PAGE)) loadsEnded(t);
   if (result == AGAIN) {
     ready(t);
     return;
@@ -126,6 +127,7 @@ function settle(t: Task, result: i32): void {
 }
 
 function finish(t: Task): void {
+  loadsEnded(t);
   if (t.kind == KIND_RESIZE) resizeEnded(t);
   if (t.kind <= KIND_REQUEST_LAST) {
     const done = tell(OP_DONE, t.request);

@@ -5,7 +5,7 @@
 import { OVERLAY, imageOf } from './image';
 import { CLEAN_PAGES_MIN, PAGE_BYTES, PAGE_MASK, SECTOR_BITS, SECTOR_BYTES } from '../limits';
 import { OP_READ, ioBegin, slot } from './ring';
-import { ON_WRITEBACK, ON_PAGE, ON_SLOT, Task, wakePage } from './task';
+import { KIND_GROW, KIND_WRITEBACK, ON_WRITEBACK, ON_PAGE, ON_SLOT, Task, wakePage, wakeTurns } from './task';
 
 /**
  * The order in which changes reach the disk: every stage is on stable storage before the next is written. First the mark that the
@@ -51,6 +51,8 @@ let count: u32 = 0;
 let clock: u32 = 0;
 let last: usize = 0;
 let dirtyPages: u32 = 0;
+/** Tasks whose turn it is to load pages. */
+let loaders: u32 = 0;
 
 /** Set when a task found no page that could be evicted: a write-back is wanted. */
 export let pagesPressed: bool = false;
@@ -67,6 +69,7 @@ export function pagesInit(table: usize, frames: usize, pageCount: u32): void {
   clock = 0;
   last = 0;
   dirtyPages = 0;
+  loaders = 0;
   pagesPressed = false;
 }
 
@@ -102,6 +105,7 @@ export function pageGet(t: Task | null, image: u32, offset: u64): usize {
     if (t !== null) waitFor(t, changetype<usize>(cached));
     return 0;
   }
+  if (!mayLoad(t)) return 0;
   const page = evict();
   if (page === null) {
     if (t !== null) waitForRoom(t);
@@ -195,6 +199,31 @@ export function pageLoaded(address: usize, error: i32, detail: u32): void {
   wakePage(address, error, page.image, page.offset, detail);
 }
 
+/**
+ * Only so many tasks load pages at once as there is room for what each looks at together: more would push out what the others have just
+ * loaded, and none would get on. The others wait for their turn; those that tasks in their turn wait for do not.
+ */
+function mayLoad(t: Task | null): bool {
+  if (t !== null && (t.loads || t.kind == KIND_WRITEBACK || t.kind == KIND_GROW)) return true;
+  if (loaders >= max<u32>(1, cleanPages() / CLEAN_PAGES_MIN)) {
+    if (t !== null) waitFor(t, 0);
+    return false;
+  }
+  if (t !== null) {
+    t.loads = true;
+    loaders++;
+  }
+  return true;
+}
+
+/** A task has got on, or ended: it is another's turn. */
+export function loadsEnded(t: Task): void {
+  if (!t.loads) return;
+  t.loads = false;
+  loaders--;
+  wakeTurns();
+}
+
 function loadPage(t: Task | null, page: Page, image: u32, start: u64): bool {
   const size = imageOf(image).fileSize;
   page.image = image;
@@ -249,17 +278,26 @@ function find(image: u32, start: u64): Page | null {
 }
 
 function evict(): Page | null {
+  if (cleanPages() < CLEAN_PAGES_MIN) return null;
   let oldest: Page | null = null;
-  let clean: u32 = 0;
   for (let i: u32 = 0; i < count; i++) {
     const page = pageAt(i);
     if (page.state == EMPTY) return page;
-    if (page.pins || isDirty(page) || isHeader(page)) continue;
-    clean++;
-    if (page.state == LOADING) continue;
+    if (page.state == LOADING || !isClean(page)) continue;
     if (oldest === null || <i32>(page.used - oldest.used) < 0) oldest = page;
   }
-  return clean < CLEAN_PAGES_MIN ? null : oldest;
+  return oldest;
+}
+
+/** Pages that hold nothing that has to stay. */
+function cleanPages(): u32 {
+  let clean: u32 = 0;
+  for (let i: u32 = 0; i < count; i++) if (isClean(pageAt(i))) clean++;
+  return clean;
+}
+
+function isClean(page: Page): bool {
+  return page.state == EMPTY || !(page.pins || isDirty(page) || isHeader(page));
 }
 
 /** The overlay's header stays: a write-back needs it when nothing else can be evicted. */

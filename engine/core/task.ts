@@ -89,8 +89,10 @@ export class Task {
 
   /** Operations in flight. */
   pending: u32;
-  /** The page it waits for. */
+  /** The page it waits for; 0: any, or its turn to load one. */
   page: usize;
+  /** It is its turn to load pages. */
+  loads: bool;
 
   lockMode: u32;
   lockHeld: bool;
@@ -164,6 +166,7 @@ export class Task {
 let tasks: usize = 0;
 let taskBytes: u32 = 0;
 let turn: u32 = 0;
+let firstTurn: u32 = 0;
 let given: u32 = 0;
 /** Buffers that tasks hold. */
 let buffers: u32 = 0;
@@ -181,6 +184,7 @@ export function tasksInit(at: usize): void {
   tasks = at;
   memory.fill(tasks, 0, TASKS_MAX * taskBytes);
   turn = 0;
+  firstTurn = 0;
   given = 0;
   buffers = 0;
   readyFirst = null;
@@ -328,6 +332,15 @@ export function wakePage(page: usize, error: i32, image: u32, offset: u64, detai
     if (error && t.page == page) failOfHost(t, error, image, offset, detail);
     ready(t);
   }
+}
+
+/** Another task may load pages now: whoever waits for that looks, each time from another one on, so that everyone's turn comes. */
+export function wakeTurns(): void {
+  for (let i: u32 = 0; i < TASKS_MAX; i++) {
+    const t = taskAt((firstTurn + i) % TASKS_MAX);
+    if (t.kind != KIND_NONE && t.waits == ON_PAGE && t.page == 0) ready(t);
+  }
+  firstTurn++;
 }
 
 /** A write-back has failed: those who wait for room in the cache fail with it, the others look for themselves. */

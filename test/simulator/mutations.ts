@@ -108,7 +108,11 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'changed tables leave no room for those that are read', path: 'engine/core/pages.ts',
-    from: 'return clean < CLEAN_PAGES_MIN ? null : oldest;', to: 'return oldest;',
+    from: 'if (cleanPages() < CLEAN_PAGES_MIN) return null;', to: '',
+  },
+  {
+    name: 'tasks load pages all at once and push each other out', path: 'engine/core/pages.ts',
+    from: 'if (!mayLoad(t)) return 0;', to: '',
   },
   {
     name: 'a job down to an image makes zeros of the front of a cluster', path: 'engine/requests/stream.ts',

@@ -59,9 +59,25 @@ const MIB = 1 << 20;
 const MEMORY_MIN = 8 * MIB;
 /** Images in a chain at most, the overlay included: as the engine has it. */
 const IMAGES_MAX = 32;
+const CROWDED_PER_CENT = 2;
+const CROWDED_BYTES = 3 * MIB;
 const LONG_CHAIN_FILLS: Fill[] = ['data', ...Array.from({ length: 19 }, () => 'absent' as const)];
 
 export function planOf(seed: number): Plan {
+  const plan = anyPlan(seed);
+  return new Random(seed ^ 0x6c078965).between(1, 100) <= CROWDED_PER_CENT ? crowded(plan) : plan;
+}
+
+/** Many requests at once, all over an image with more tables than the metadata cache has room for. */
+function crowded(plan: Plan): Plan {
+  const smallClusters = (image: ImagePlan): ImagePlan => ({ ...image, clusterBits: 9, extendedL2: false, size: CROWDED_BYTES, fills: ['data', 'absent'] });
+  return {
+    ...plan, memory: MEMORY_MIN, overlay: smallClusters(plan.overlay), chain: plan.chain.slice(0, 2).map(smallClusters), created: false, epochs: 1,
+    requests: 150, depth: 90, think: 0, longest: 4096, hotspots: 0,
+  };
+}
+
+function anyPlan(seed: number): Plan {
   const random = new Random(seed * 2654435761);
   const pick = <T>(...choices: T[]): T => choices[random.between(0, choices.length - 1)];
   const sometimes = (perCent: number): boolean => random.between(1, 100) <= perCent;
