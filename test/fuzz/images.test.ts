@@ -7,7 +7,7 @@ import { loadEngine } from '../simulator/simulate.ts';
 import { runCase } from './case.ts';
 import { CORPUS } from './corpus.ts';
 
-const FIXED_CASES = 15_000;
+const FIXED_CASES = 10_000;
 const FRESH_CASES = 5000;
 
 function failures(first: number, count: number): string[] {

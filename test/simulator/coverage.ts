@@ -40,7 +40,13 @@ export class Coverage {
 
   /** The engine with its statements marked. */
   build(): Promise<WebAssembly.Module> {
-    return buildEngine((path, source) => this.#mark(path, source), ['--memoryBase', String(MARKS_END)]);
+    // The compiler may ask for a file more than once.
+    const marked = new Map<string, string>();
+    const rewrite = (path: string, source: string): string => {
+      if (!marked.has(path)) marked.set(path, this.#mark(path, source));
+      return marked.get(path)!;
+    };
+    return buildEngine(rewrite, ['--memoryBase', String(MARKS_END)]);
   }
 
   /** Notes what an engine has reached that ran in this memory. */

@@ -10,14 +10,14 @@ import { QemuSample } from './qemu.ts';
 import { runSeeds } from './run.ts';
 import { loadEngine } from './simulate.ts';
 
-const FIXED_SEEDS = 250;
-const FRESH_SEEDS = 100;
-const QEMU_SEEDS = 40;
+const FIXED_SEEDS = 120;
+const FRESH_SEEDS = 50;
+const QEMU_SEEDS = 20;
 /** One in so many images. */
 const QEMU_SAMPLE = 8;
-const COVERAGE_SEEDS = 80;
+const COVERAGE_SEEDS = 40;
 /** What is missed is mostly what only images damaged beforehand lead to, which the fuzzer and the check's own tests reach. */
-const COVERAGE_PER_CENT_MIN = 80;
+const COVERAGE_PER_CENT_MIN = 75;
 /** Broken engines are run until some seed finds them; these are found early. */
 const MUTATION_NAMES = ['refcounts go to disk together with the tables that rely on them', 'what a failed request took is never freed'];
 const MUTATION_SEEDS = 60;
