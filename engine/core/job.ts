@@ -46,6 +46,8 @@ export class Job {
   /** How far the first count has come; what is populated behind it is not counted yet. */
   counted: u64;
   copies: u32;
+  /** How often it has been resumed. */
+  resumes: u32;
   /** Bytes left out because no image has anything there; once the base is gone they are zeros all the same. */
   holes: u64;
   /** Where the search for the next hole stands, and up to where holes have been counted. */

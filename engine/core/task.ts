@@ -144,6 +144,8 @@ export class Task {
   bottom: u32;
   /** What is populated shows zeros only: nothing has to be read for it. */
   zeroes: bool;
+  /** Of a copy: how often the job had been resumed when it began. */
+  resumes: u32;
   /** General progress of scans. */
   cursor: u64;
   count: u64;

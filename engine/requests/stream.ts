@@ -345,6 +345,7 @@ function handOut(t: Task, j: Job, absent: u64, zeroes: u64): i32 {
   copy.offset = j.cursor;
   copy.length = end - j.cursor;
   copy.argument = linkOnly ? COPY_OF_ZEROES : COPY_OF_JOB;
+  copy.resumes = j.resumes;
   j.copies++;
   if (j.speed) j.allowance -= <f64>(end - j.cursor);
   j.cursor = end;
@@ -394,8 +395,11 @@ export function jobCopyFailed(copy: Task): void {
     return;
   }
   if (j.ending) return;
-  noteError(copy, j);
-  if (!pausesOn(j, copy.error)) {
+  const pauses = pausesOn(j, copy.error);
+  // What a resume has come after is tried again without another: it may fail of what has been mended since.
+  const stale = pauses && copy.resumes != j.resumes;
+  if (!stale) noteError(copy, j);
+  if (!pauses) {
     j.ending = true;
     return;
   }
@@ -405,7 +409,7 @@ export function jobCopyFailed(copy: Task): void {
     j.cursor = from;
     j.holeAt = 0;
   }
-  pauseByItself(j);
+  if (!stale) pauseByItself(j);
 }
 
 /** Goes on with a paused job; an error that paused it is forgotten. */
@@ -414,6 +418,7 @@ export function jobResume(): void {
   // One that ends the job stays, even if its last copies are still under way.
   if (j.paused && !j.ending && j.onError != ON_ERROR_IGNORE) j.error = 0;
   j.paused = 0;
+  j.resumes++;
   j.allowanceAt = now();
   wake(ON_JOB);
 }

@@ -59,6 +59,28 @@ describe('report', () => {
 });
 
 describe('stop', () => {
+  it('is not said again of what was under way when the job was resumed', async () => {
+    const bench = new Bench();
+    const content = bench.addBase(SIZE);
+    const disk = await bench.create();
+    const noSpace = new MillraceError('ENOSPC', 'injected: no space left');
+    bench.holds = ({ kind, file, length }) => kind === 'write' && file === 'overlay.qcow2' && length >= CLUSTER;
+    await disk.stream({ onError: 'enospc', nonblock: true });
+    await bench.settle();
+    const [first, ...others] = [...bench.held];
+    expect(others.length).toBeGreaterThan(0);
+    await first.fail(noSpace);
+    await bench.settle();
+    expect(bench.told).toEqual(['paused']);
+    bench.holds = () => false;
+    await disk.resume();
+    for (const write of others) await write.fail(noSpace);
+    await bench.settle();
+    expect(bench.told).toEqual(['paused', 'resumed', 'completed']);
+    await mustShow(disk, content);
+    await disk.close();
+  });
+
   it('pauses the job, which goes on from there when it is resumed', async () => {
     const { bench, content, disk, heal } = await badBase();
     await disk.stream({ onError: 'stop', nonblock: true });
