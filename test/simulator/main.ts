@@ -23,7 +23,7 @@ const PROGRESS_MS = 10_000;
 /** Seeds with which a run for coverage is content, unless told otherwise. */
 const COVERAGE_SEEDS = 300;
 /** Seeds that a broken engine may survive. */
-const MUTATION_SEEDS = 400;
+const MUTATION_SEEDS = 1000;
 
 const fixed = values.seed === undefined ? undefined : Number(values.seed);
 if (values.mutations) await mutations();

@@ -60,12 +60,25 @@ const MEMORY_MIN = 8 * MIB;
 /** Images in a chain at most, the overlay included: as the engine has it. */
 const IMAGES_MAX = 32;
 const CROWDED_PER_CENT = 2;
+const SPARSE_PER_CENT = 4;
+const SPARSE_BYTES = 2 * MIB;
 const CROWDED_BYTES = 3 * MIB;
 const LONG_CHAIN_FILLS: Fill[] = ['data', ...Array.from({ length: 19 }, () => 'absent' as const)];
 
 export function planOf(seed: number): Plan {
   const plan = anyPlan(seed);
-  return new Random(seed ^ 0x6c078965).between(1, 100) <= CROWDED_PER_CENT ? crowded(plan) : plan;
+  const kind = new Random(seed ^ 0x6c078965).between(1, 100);
+  if (kind <= CROWDED_PER_CENT) return crowded(plan);
+  return kind <= CROWDED_PER_CENT + SPARSE_PER_CENT ? sparse(plan) : plan;
+}
+
+/** Small writes and discards all over an empty overlay: places that data has left become tables, and the power goes often. */
+function sparse(plan: Plan): Plan {
+  const overlay: ImagePlan = { ...plan.overlay, version: 3, clusterBits: 9, extendedL2: false, size: SPARSE_BYTES, fills: ['absent'] };
+  return {
+    ...plan, overlay, chain: plan.chain.slice(0, 1), epochs: 12, requests: 60, longest: 2048, hotspots: 0, alignment: 512, trims: false,
+    weights: { ...plan.weights, write: 20, discard: 20, flush: 3, job: 0 },
+  };
 }
 
 /** Many requests at once, all over an image with more tables than the metadata cache has room for. */
