@@ -352,6 +352,8 @@ export class Guest {
         machine.wake();
       });
     }
+    // On a full disk a job that pauses would be resumed for ever.
+    if (this.asked >= this.requests && this.#machine.faults.space < Infinity) this.#abort();
     if (this.asked >= this.requests && exports.setSpeed(0)) this.#machine.wake();
     this.#machine.wake();
   }

@@ -39,6 +39,8 @@ export interface Faults {
   tears: boolean;
   /** Failures of writes say that the disk is full. */
   noSpace: boolean;
+  /** The storage is full when the file has grown by so many bytes since it was opened. */
+  space: number;
   /** Operations that never end: only a cut helps. */
   drops: number;
   /** Longest time of an operation of the overlay, and of a base: ms. */
@@ -50,8 +52,8 @@ export interface Faults {
   immediate: number;
 }
 
-export const NO_FAULTS: Pick<Faults, 'readFails' | 'writeFails' | 'flushFails' | 'drops' | 'stalls'> = {
-  readFails: 0, writeFails: 0, flushFails: 0, drops: 0, stalls: 0,
+export const NO_FAULTS: Pick<Faults, 'readFails' | 'writeFails' | 'flushFails' | 'space' | 'drops' | 'stalls'> = {
+  readFails: 0, writeFails: 0, flushFails: 0, space: Infinity, drops: 0, stalls: 0,
 };
 
 /** How a request ended. */
@@ -111,6 +113,7 @@ export class Machine {
   readonly #buffer: ArrayBuffer;
   readonly #words: Uint32Array;
   readonly #overlay: Storage;
+  readonly #sizeAtStart: number;
   readonly #bases: Source[];
   readonly #clock: Clock;
   readonly #random: Random;
@@ -139,6 +142,7 @@ export class Machine {
     this.#buffer = this.#memory.buffer;
     this.#words = new Uint32Array(this.#buffer);
     this.#overlay = options.overlay;
+    this.#sizeAtStart = options.overlay.size;
     this.#bases = options.bases;
     this.#clock = options.clock;
     this.#random = options.random;
@@ -299,6 +303,11 @@ export class Machine {
   #io(op: number, file: number, offset: number, length: number, data: Uint8Array, mark: number): number {
     const failing = op === Op.read ? this.faults.readFails : op === Op.flush ? this.faults.flushFails : this.faults.writeFails;
     if (this.#happens(failing)) return this.#fail(op, offset, data);
+    const grows = op === Op.write || op === Op.truncate ? offset + data.length : 0;
+    if (grows > this.#sizeAtStart + this.faults.space) {
+      this.injected++;
+      return Code.noSpace;
+    }
     if (op === Op.read && file > 0) {
       const base = this.#bases[file - 1];
       must(base !== undefined, 'a base is read that is open');

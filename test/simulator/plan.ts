@@ -151,6 +151,7 @@ function faultsOf(random: Random, pick: <T>(...choices: T[]) => T, sometimes: (p
     flushFails: rate(12, 60),
     tears: sometimes(50),
     noSpace: sometimes(40),
+    space: sometimes(12) ? random.between(0, 40) * 65536 : Infinity,
     drops: rate(5, 10),
     slow: pick(0.05, 1, 10),
     slowBase: pick(0.05, 5, 100),
