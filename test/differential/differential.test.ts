@@ -4,9 +4,9 @@ import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { shapes } from './images.ts';
 import { runSeed } from './run.ts';
 
-const STEPS = 800;
+const STEPS = 2000;
 /** Clusters of 2 MiB mean that much more to copy at each step. */
-const STEPS_OF_LARGE = 200;
+const STEPS_OF_LARGE = 500;
 const LARGE_BYTES = 1024 * 1024;
 /** Nothing here waits for a clock: only a machine that is very busy takes long. */
 const TIMEOUT_MS = 300_000;
