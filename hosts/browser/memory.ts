@@ -3,6 +3,7 @@
  * and it ends with the worker: it must never be mistaken for one that lasts.
  */
 import type { BlockFile } from '../block.ts';
+import { MillraceError } from '../errors.ts';
 
 const CHUNK_BYTES = 1024 * 1024;
 
@@ -30,10 +31,18 @@ export class MemoryFile implements BlockFile {
   write(offset: number, bytes: Uint8Array): void {
     for (const [index, at, from, length] of pieces(offset, bytes.length)) {
       let chunk = this.#chunks.get(index);
-      if (!chunk) this.#chunks.set(index, (chunk = new Uint8Array(CHUNK_BYTES)));
+      if (!chunk) this.#chunks.set(index, (chunk = this.#allocate()));
       chunk.set(bytes.subarray(at, at + length), from);
     }
     this.#size = Math.max(this.#size, offset + bytes.length);
+  }
+
+  #allocate(): Uint8Array {
+    try {
+      return new Uint8Array(CHUNK_BYTES);
+    } catch (cause) {
+      throw new MillraceError('ENOSPC', `no memory is left for disk '${this.name}', which the browser gives no storage`, { cause });
+    }
   }
 
   flush(): void {}

@@ -25,7 +25,7 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
   };
   readonly #leave = (): void => {
     // The page may end any moment: nobody is left to be told how this went.
-    this.#link.call((service) => service.flush()).catch(() => {});
+    this.#link.call((service) => service.leave()).catch(() => {});
   };
 
   constructor(link: WorkerLink, shape: DiskShape) {

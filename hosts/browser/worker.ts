@@ -34,6 +34,8 @@ export class DiskService {
   #disk: EngineDisk | undefined;
   /** Under which the catalogue has the disk, if it does. */
   #name: string | undefined;
+  /** Of the nearest base. */
+  #identity: string | undefined;
   #cancel = new AbortController();
   #missing = 0;
   #rememberedAt = 0;
@@ -61,10 +63,11 @@ export class DiskService {
     this.#runtime = runtime;
     this.#disk = disk;
     runtime.missing = () => this.#missing;
-    if (runtime.overlay && typeof overlay === 'string') this.#name = overlay;
+    if (runtime.persistent && typeof overlay === 'string') this.#name = overlay;
     for (const type of EVENTS) disk.addEventListener(type, (event) => this.#heard(type, (event as CustomEvent<StreamInfo>).detail));
     const given = bases?.find((base): base is BlockSource => typeof base === 'object');
-    await this.#remember({ identity: given?.identity ?? runtime.identity });
+    this.#identity = given?.identity ?? runtime.identity;
+    await this.#remember();
     return { size: disk.size, clusterSize: disk.clusterSize, persistent: runtime.persistent };
   }
 
@@ -89,10 +92,16 @@ export class DiskService {
     return this.#open.discard(offset, length);
   }
 
-  /** Brings everything to storage, and looks whether the storage is still there. Also called when the page is hidden. */
+  /** Brings everything to storage, and looks whether the storage is still there. */
   async flush(): Promise<void> {
     await this.#open.flush();
     await this.#checkStored();
+  }
+
+  /** The page is hidden, or goes: it may never come back. */
+  async leave(): Promise<void> {
+    await this.flush();
+    await this.#remember();
   }
 
   async resize(size: number, options?: { shrink?: boolean }): Promise<void> {
@@ -233,14 +242,15 @@ export class DiskService {
   }
 
   /** Brings the disk's record up to date. */
-  async #remember(change: { identity?: string } = {}): Promise<void> {
+  async #remember(): Promise<void> {
     const disk = this.#open;
     if (!this.#name) return;
     this.#rememberedAt = performance.now();
-    const [, base] = await disk.images();
-    const identity = change.identity ?? this.#runtime?.identity;
-    const remaining = base ? await disk.remaining() : 0;
-    await rememberDisk(this.#name, { size: disk.size, remaining, lastUsed: Date.now(), base: base && { name: base.name, identity } });
+    const [overlay, base] = await disk.images();
+    // Opened without its base, it still refers to it: what is remembered of that stays.
+    const unopened = base === undefined && overlay.backingFile !== undefined;
+    const remaining = base || unopened ? await disk.remaining() : 0;
+    await rememberDisk(this.#name, { size: disk.size, remaining, lastUsed: Date.now(), ...(unopened ? {} : { base: base && { name: base.name, identity: this.#identity } }) });
   }
 
   #writeBackSoon(): void {

@@ -74,9 +74,16 @@ export async function startChromium(): Promise<BrowserUnderTest> {
   };
 }
 
-export async function startFirefox(): Promise<BrowserUnderTest> {
+/** What every Firefox of the tests is started with. */
+const FIREFOX_PREFERENCES = {
+  'network.dns.localDomains': 'insecure.test',
+  // Nobody is there to be asked.
+  'dom.storageManager.prompt.testing': true, 'dom.storageManager.prompt.testing.allow': true,
+};
+
+export async function startFirefox(preferences: Record<string, unknown> = {}): Promise<BrowserUnderTest> {
   const profile = await mkdtemp(join(tmpdir(), 'millrace-firefox-'));
-  const browser = await puppeteer.launch({ browser: 'firefox', executablePath: peerPath('firefox-esr'), headless: true, userDataDir: profile });
+  const browser = await puppeteer.launch({ browser: 'firefox', executablePath: peerPath('firefox-esr'), headless: true, userDataDir: profile, extraPrefsFirefox: { ...FIREFOX_PREFERENCES, ...preferences } });
   return {
     name: 'firefox',
     async open(url) {

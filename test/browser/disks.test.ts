@@ -123,6 +123,41 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
     expect([told.last ?? undefined, told.old ?? undefined]).toEqual([undefined, undefined]);
   });
 
+  it('remembers the last use of a disk that is only read, and its base when it is opened without it', async () => {
+    const tab = await scene.tab();
+    const told = await tab.run(async (tools) => {
+      const record = async () => (await tools.listDisks()).find((disk) => disk.name === 'read only')!;
+      await (await tools.createDisk({ overlay: 'read only', base: new File([new Uint8Array(1024 * 1024)], 'chosen.raw', { lastModified: 7 }), baseFormat: 'raw' })).close();
+      const records = [await record()];
+      for (const options of [{ readOnly: true, base: null }, { base: null }]) {
+        while (Date.now() <= records[0].lastUsed!) await new Promise((resolve) => setTimeout(resolve, 5));
+        await (await tools.openDisk({ overlay: 'read only', ...options })).close();
+        records.push(await record());
+      }
+      return records;
+    });
+    const [first, ...later] = told;
+    expect(first).toMatchObject({ size: MIB, remaining: MIB, base: { name: 'chosen.raw', identity: `${MIB}-7` } });
+    for (const record of later) {
+      expect(record).toEqual({ ...first, lastUsed: expect.any(Number) });
+      expect(record.lastUsed).toBeGreaterThan(first.lastUsed!);
+    }
+  });
+
+  it('are kept for good if the browser agrees, which tells how much room there is', async () => {
+    const tab = await scene.tab();
+    const told = await tab.run(async (tools) => {
+      const disk = await tools.createDisk({ overlay: 'roomy', size: 4 * 1024 * 1024 });
+      await disk.write(0, new Uint8Array(4 * 1024 * 1024).fill(1));
+      await disk.close();
+      return { agreed: await tools.persistDisks(), persisted: await navigator.storage.persisted(), room: await tools.storageRoom() };
+    });
+    expect(told.agreed).toBe(told.persisted);
+    if (scene.browser.name === 'firefox') expect(told.agreed).toBe(true);
+    expect(told.room.used).toBeGreaterThanOrEqual(4 * MIB);
+    expect(told.room.quota).toBeGreaterThan(told.room.used);
+  });
+
   it('takes in qcow2 and raw files, and refuses what they are not', async () => {
     await qemuImg(['create', '-q', '-f', 'qcow2', '-u', '-b', 'https://nobody.invalid/base.raw', '-F', 'raw', join(scene.site.images, 'over.qcow2'), '6M']);
     const tab = await scene.tab();

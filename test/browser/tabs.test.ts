@@ -57,6 +57,9 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
       await disk.write(5_000_000, new Uint8Array(1000).fill(9));
       await disk.flush();
       await disk.stream({ nonblock: true, speed: 2 * 1024 * 1024, onError: 'stop' });
+      // The catalogue follows the job, so that it is right when the page is gone.
+      const stored = async () => (await tools.listDisks()).find((disk) => disk.name === 'reloaded')?.remaining;
+      while (await stored() === disk.size) await new Promise((resolve) => disk.addEventListener('progress', resolve, { once: true }));
     });
     await tab.reload();
     const told = await tab.run(async (tools) => {
@@ -71,6 +74,7 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
       return { listed, info, after: (await tools.listDisks()).find((disk) => disk.name === 'reloaded') };
     });
     expect(told.listed).toMatchObject({ job: { speed: 2 * MIB, onError: 'stop' } });
+    expect(told.listed!.remaining).toBeLessThan(8 * MIB - 1000);
     expect(told.info).toMatchObject({ status: 1, speed: 2 * MIB });
     expect(told.after).toMatchObject({ remaining: 0 });
     expect(told.after?.job ?? undefined).toBeUndefined();
@@ -133,18 +137,18 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
   it('asks for a flush when the page is hidden or left, unless the disk is closed', async () => {
     const tab = await scene.tab();
     const asked = await tab.run(async (tools) => {
-      let flushes = 0;
+      let leaves = 0;
       const { postMessage } = Worker.prototype;
       Worker.prototype.postMessage = function (this: Worker, message: { path?: string[] }, ...rest: unknown[]) {
-        if (message?.path?.at(-1) === 'flush') flushes++;
+        if (message?.path?.at(-1) === 'leave') leaves++;
         return Reflect.apply(postMessage, this, [message, ...rest]);
       } as typeof postMessage;
       const disk = await tools.createDisk({ overlay: 'hidden', size: 1024 * 1024 });
       await disk.write(1000, new Uint8Array(100).fill(1));
-      const counts = [flushes];
+      const counts = [leaves];
       let state = 'hidden';
       Object.defineProperty(document, 'visibilityState', { get: () => state });
-      const count = (target: EventTarget, type: string) => counts.push((target.dispatchEvent(new Event(type)), flushes));
+      const count = (target: EventTarget, type: string) => counts.push((target.dispatchEvent(new Event(type)), leaves));
       count(document, 'visibilitychange');
       state = 'visible';
       count(document, 'visibilitychange');
@@ -156,5 +160,22 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
       return counts;
     });
     expect(asked).toEqual([0, 1, 1, 2, 2, 2]);
+  });
+
+  it('has the catalogue up to date when the page is hidden', async () => {
+    const tab = await scene.tab();
+    const told = await tab.run(async (tools) => {
+      const record = async () => (await tools.listDisks()).find((disk) => disk.name === 'seen');
+      const disk = await tools.createDisk({ overlay: 'seen', base: '/images/base.raw' });
+      await disk.write(0, new Uint8Array(1024 * 1024));
+      const before = await record();
+      Object.defineProperty(document, 'visibilityState', { get: () => 'hidden' });
+      document.dispatchEvent(new Event('visibilitychange'));
+      for (let i = 0; i < 100 && (await record())?.remaining === before?.remaining; i++) await new Promise((resolve) => setTimeout(resolve, 50));
+      const after = await record();
+      await disk.close();
+      return { before, after };
+    });
+    expect([told.before?.remaining, told.after?.remaining]).toEqual([8 * MIB, 7 * MIB]);
   });
 }
