@@ -42,11 +42,11 @@ export function grain(): u64 {
   return min(bytes, clusterBytes(overlay()) * CHUNK_CLUSTERS_MAX);
 }
 
-/** Starts populating what is absent of [from, to), which is cut to whole clusters and to one chunk. */
+/** Starts populating what is absent of [from, to), which is cut to whole clusters of the disk and to one chunk. */
 export function populateBegin(t: Task, from: u64, to: u64, bottom: u32): void {
   const bits = overlay().clusterBits;
   const first = from >> bits;
-  const end = min((to + clusterBytes(overlay()) - 1) >> bits, first + CHUNK_CLUSTERS_MAX);
+  const end = min((min(to, overlay().size) + clusterBytes(overlay()) - 1) >> bits, first + CHUNK_CLUSTERS_MAX);
   t.clusterFirst = first;
   t.clusterCount = <u32>(end - first);
   t.clusterAt = 0;

@@ -25,4 +25,8 @@ export const CORPUS: Known[] = [
       'the length of an extension (32 bits at 84) = 4294967295',
     ],
   },
+  {
+    seed: 100_011_654, found: 'a read near the end of the disk that goes on for ever',
+    mutations: ['an L2 entry (64 bits at 32784) = 0x5b00000000014000', 'a refcount byte at 114715 = 0'],
+  },
 ];
