@@ -66,8 +66,8 @@ function roomForName(): u32 {
   const behind = max(image.extensionsEnd + 8, image.backingNameAt + image.backingNameBytes);
   const at = room > SECTOR_BYTES ? (behind + SECTOR_BYTES - 1) & ~(SECTOR_BYTES - 1) : (behind + 7) & ~7;
   if (at + nameBytes <= room) return at;
-  // The old name may stand far back: before it there may be room as well.
-  const front = ((image.extensionsEnd + 8 + SECTOR_BYTES - 1) & ~(SECTOR_BYTES - 1));
+  // The old name may stand far back: before it there may be room as well, be it in the sector of the fields that will point to it.
+  const front = (image.extensionsEnd + 8 + 7) & ~7;
   return front + nameBytes <= image.backingNameAt ? front : 0;
 }
 
