@@ -8,7 +8,7 @@ import { runCase } from './case.ts';
 import { CORPUS } from './corpus.ts';
 
 const FIXED_CASES = 10_000;
-const FRESH_CASES = 5000;
+const FRESH_CASES = 10_000;
 
 function failures(first: number, count: number): string[] {
   const module = loadEngine();

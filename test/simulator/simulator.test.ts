@@ -10,12 +10,12 @@ import { QemuSample } from './qemu.ts';
 import { runSeeds } from './run.ts';
 import { loadEngine } from './simulate.ts';
 
-const FIXED_SEEDS = 120;
-const FRESH_SEEDS = 50;
-const QEMU_SEEDS = 20;
+const FIXED_SEEDS = 90;
+const FRESH_SEEDS = 40;
+const QEMU_SEEDS = 12;
 /** One in so many images. */
 const QEMU_SAMPLE = 8;
-const COVERAGE_SEEDS = 40;
+const COVERAGE_SEEDS = 30;
 /** What is missed is mostly what only images damaged beforehand lead to, which the fuzzer and the check's own tests reach. */
 const COVERAGE_PER_CENT_MIN = 75;
 /** Broken engines are run until some seed finds them; these are found early. */

@@ -62,13 +62,15 @@ export async function live(overlay: string, base: Base, truth: Buffer, random: R
 }
 
 async function work(disk: Disk, truth: Buffer, random: Random, counts: Counts): Promise<void> {
-  const job = disk.stream({ speed: SPEEDS[random.between(0, SPEEDS.length - 1)], keepBase: random.between(0, 3) === 0 }).catch((error: unknown) => error);
+  const aborter = new AbortController();
+  const job = disk.stream({ signal: aborter.signal, speed: SPEEDS[random.between(0, SPEEDS.length - 1)], keepBase: random.between(0, 3) === 0 })
+    .catch((error: unknown) => error);
   counts.jobs++;
   for (let actions = random.between(1, ACTIONS_MAX); actions > 0; actions--) {
     counts.requests++;
     await act(disk, truth, random, counts);
   }
-  if (random.next() & 1) await disk.abort().catch(() => {});
+  if (random.next() & 1) aborter.abort();
   else await disk.setSpeed(0).then(() => disk.resume()).catch(() => {});
   const ended = await job;
   if (ended instanceof Error && (await disk.info()).reason !== 'aborted') throw ended;
