@@ -40,10 +40,10 @@ export function inlineCodec(): Codec {
   });
 }
 
-/** Twice as quick as what runs everywhere; in a bundle, where its file is missing, that has to do. */
+/** Twice as quick as what runs everywhere, which has to do in a bundle: this comes with a file that bundlers do not know what to do with. */
 async function wasmZstd(): Promise<Decoder> {
   try {
-    const { decompress, isLoaded } = await import('@foxglove/wasm-zstd');
+    const { decompress, isLoaded } = createRequire(import.meta.url)(wasmZstdPath()) as typeof import('@foxglove/wasm-zstd');
     await isLoaded;
     return (from, into) => {
       const out = decompress(from, into.length);
