@@ -10,9 +10,8 @@ import type { Transfer } from './http-request.ts';
 export const REQUEST_BYTES_MIN: number = 1024 * 1024;
 /** Larger ones would let a read at their end wait for too much before it. */
 export const REQUEST_BYTES_MAX: number = 4 * 1024 * 1024;
-/** So many requests of the background under way keep the line busy; with fewer, small reads wait no longer than this. */
+/** So many requests of the background under way keep the line busy. */
 const FLIGHTS_BUSY = 3;
-const GATHER_MS = 4;
 /** Two neighbours may leave a gap between them when all gaps together are at most this share of the request: bytes for nothing. */
 const GAP_SHARE_MAX = 1 / 64;
 
@@ -131,9 +130,6 @@ export class Elevator {
   /** Where the last background request ended: the next one is looked for from here upwards. */
   #head = 0;
   #scheduled = false;
-  /** Runs while small reads wait a moment for more; the moment has passed. */
-  #gathering: ReturnType<typeof setTimeout> | undefined;
-  #gathered = false;
   #closed: { reason: unknown } | undefined;
 
   constructor(lanes: number, transfer: (transfer: Transfer, cancelled: AbortSignal) => Promise<void>) {
@@ -162,7 +158,6 @@ export class Elevator {
   /** Rejects all reads, those to come as well, and returns when no transfer is left. */
   async close(reason: unknown): Promise<void> {
     this.#closed ??= { reason };
-    clearTimeout(this.#gathering);
     const waiting = this.#waiting.map((part) => part.read);
     const riding = [...this.#flights].flatMap((flight) => flight.reads());
     for (const read of [...waiting, ...riding]) this.#fail(read, this.#closed.reason);
@@ -214,28 +209,9 @@ export class Elevator {
       const flights = [...this.#flights].filter((flight) => flight.background).length;
       if (background && flights >= this.#lanes - 1) return;
       const parts = this.#waiting.filter((part) => part.read.background === background);
-      if (parts.length === 0 || (background && this.#waitsForMore(parts, flights))) return;
+      if (parts.length === 0 || (background && isTooLittle(parts, flights))) return;
       this.#launch(new Flight(this.#nextRange(parts, background, flights), background));
     }
-  }
-
-  /**
-   * Small reads of the background wait for neighbours to share a request with: while a request is under way, until one ends; else for a
-   * moment, in which a job that stores what came before asks for what comes next.
-   */
-  #waitsForMore(parts: Part[], flights: number): boolean {
-    if (this.#gathered || sumBytes(parts) >= REQUEST_BYTES_MIN) {
-      this.#gathered = false;
-      return false;
-    }
-    if (flights < FLIGHTS_BUSY) {
-      this.#gathering ??= setTimeout(() => {
-        this.#gathering = undefined;
-        this.#gathered = true;
-        this.#fillLanes();
-      }, GATHER_MS);
-    }
-    return true;
   }
 
   /** What the next request asks for: the foreground in order of arrival, the background upwards through the object, then from its start. */
@@ -273,6 +249,11 @@ export class Elevator {
 
 function sumBytes(parts: Part[]): number {
   return parts.reduce((sum, part) => sum + part.end - part.start, 0);
+}
+
+/** While enough is under way to keep the line busy, small reads of the background wait for neighbours to share a request with. */
+function isTooLittle(parts: Part[], flights: number): boolean {
+  return flights >= FLIGHTS_BUSY && sumBytes(parts) < REQUEST_BYTES_MIN;
 }
 
 /**

@@ -59,6 +59,6 @@ describeWithPeer([...realBasePeers, 'nginx'], 'a real base over HTTP', () => {
     const files = await Promise.all([path, ...(chain ?? [])].map((file) => stat(file)));
     const allocated = files.reduce((sum, file) => sum + Math.min(file.blocks * 512, file.size), 0);
     expect(requests.reduce((sum, { bytes }) => sum + bytes, 0)).toBeLessThanOrEqual((form === 'raw' ? virtualSize : allocated) * WIRE_SHARE_MAX);
-    console.log('REQUESTS ' + requests.length); expect(requests.length).toBeLessThanOrEqual(virtualSize / MIB + REQUESTS_BESIDE_MAX);
+    expect(requests.length).toBeLessThanOrEqual(virtualSize / MIB + REQUESTS_BESIDE_MAX);
   }, CASE_MS_MAX);
 });
