@@ -36,6 +36,8 @@ class Check {
   readonly #corruptions: string[] = [];
   /** References to every cluster of the file, as the tables have them. */
   readonly #references: Uint32Array;
+  /** Clusters that hold tables: nothing else may refer to these, however high they are counted. */
+  readonly #isTable: Uint8Array;
   readonly #cluster: number;
 
   constructor(file: Uint8Array) {
@@ -44,13 +46,14 @@ class Check {
     this.#header = readHeader(file);
     this.#cluster = 2 ** this.#header.clusterBits;
     this.#references = new Uint32Array(Math.ceil(file.length / this.#cluster));
+    this.#isTable = new Uint8Array(this.#references.length);
   }
 
   run(): Finding {
     const h = this.#header;
-    this.#refer(0, 1, 'the header');
-    this.#refer(h.l1Offset, Math.ceil((h.l1Size * 8) / this.#cluster), 'the L1 table');
-    this.#refer(h.refcountTableOffset, h.refcountTableClusters, 'the refcount table');
+    this.#refer(0, 1, 'the header', true);
+    this.#refer(h.l1Offset, Math.ceil((h.l1Size * 8) / this.#cluster), 'the L1 table', true);
+    this.#refer(h.refcountTableOffset, h.refcountTableClusters, 'the refcount table', true);
     this.#blocks();
     this.#tables();
     const leaks = this.#corruptions.length ? 0 : this.#compare();
@@ -67,7 +70,7 @@ class Check {
     return offset + 8 <= this.#file.length ? this.#view.getBigUint64(offset) : 0n;
   }
 
-  #refer(offset: number, clusters: number, what: string): boolean {
+  #refer(offset: number, clusters: number, what: string, isTable = false): boolean {
     if (offset % this.#cluster) {
       this.#wrong(`${what} at ${offset} is not aligned`);
       return false;
@@ -80,6 +83,7 @@ class Check {
         return false;
       }
       this.#references[index]++;
+      if (isTable) this.#isTable[index] = 1;
     }
     return true;
   }
@@ -88,7 +92,7 @@ class Check {
     const { refcountTableOffset, refcountTableClusters } = this.#header;
     for (let at = refcountTableOffset; at < refcountTableOffset + refcountTableClusters * this.#cluster; at += 8) {
       const block = this.#word(at);
-      if (block) this.#refer(Number(block), 1, `the refcount block of the entry at ${at}`);
+      if (block) this.#refer(Number(block), 1, `the refcount block of the entry at ${at}`, true);
     }
   }
 
@@ -99,7 +103,7 @@ class Check {
       if (entry & L1_RESERVED) this.#wrong(`L1 entry ${i} has reserved bits`);
       const table = Number(entry & OFFSET);
       if (!table) continue;
-      if (!this.#refer(table, 1, `the L2 table of L1 entry ${i}`)) continue;
+      if (!this.#refer(table, 1, `the L2 table of L1 entry ${i}`, true)) continue;
       if ((entry & COPIED) !== 0n !== (this.#refcount(table / this.#cluster) === 1)) this.#wrong(`the COPIED flag of L1 entry ${i} is wrong`);
       this.#table(table);
     }
@@ -184,7 +188,8 @@ class Check {
       for (let i = 0; i < perBlock && (i < used || first + i < this.#references.length); i++) {
         const count = this.#countIn(block, i);
         const references = this.#references[first + i] ?? 0;
-        if (count < references) this.#wrong(`cluster ${first + i} is used ${references} times and counted ${count} times`);
+        if (references > 1 && this.#isTable[first + i]) this.#wrong(`cluster ${first + i} is a table and used ${references} times`);
+        else if (count < references) this.#wrong(`cluster ${first + i} is used ${references} times and counted ${count} times`);
         else if (count > references) leaks++;
       }
     }
