@@ -2,6 +2,7 @@
  * The engine in the simulator: seeds that are always the same, and fresh ones, whose numbers a failure tells; some of the images as
  * QEMU's own check sees them; how many of the engine's lines the seeds reach; and whether they would notice an engine that is broken.
  */
+import { readFileSync } from 'node:fs';
 import { expect, it } from 'vitest';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { Coverage } from './coverage.ts';
@@ -51,6 +52,11 @@ it('reaches most lines of the engine', async () => {
   console.log(`the simulator reaches ${reached} of ${lines} lines of the engine: npm run simulate -- --coverage tells which`);
   expect(failures).toEqual([]);
   expect((100 * reached) / lines).toBeGreaterThan(COVERAGE_PER_CENT_MIN);
+});
+
+it('knows ways to break the engine as it is by now', () => {
+  const outdated = MUTATIONS.filter(({ path, from }) => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8').split(from).length !== 2);
+  expect(outdated.map(({ name }) => name)).toEqual([]);
 });
 
 it.each(MUTATION_NAMES)('finds that %s', async (name) => {
