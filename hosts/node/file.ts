@@ -24,11 +24,6 @@ const { constants } = fs;
 const PREFERRED = { chunk: 1024 * 1024, depth: 8 } as const;
 /** node:fs takes at most 2^31 - 1 bytes a call. */
 const TRANSFER_BYTES_MAX = 1024 * 1024 * 1024;
-/**
- * Writes of so much go one at a time: the kernel lets only one write into a file at once, and a thread of node:fs that waited there would
- * spin, on a core that another one could read with.
- */
-const LARGE_WRITE_BYTES = 256 * 1024;
 /** /sys counts a block device in these, whatever the size of its own sectors. */
 const SYSFS_SECTOR_BYTES = 512;
 
@@ -173,7 +168,6 @@ class LocalFile implements BlockFile {
   private readonly readOnly: boolean;
   private readonly lock?: Lock;
   private length: number;
-  private lastTurn: Promise<void> = Promise.resolve();
   private inFlight = 0;
   /** Called when the last operation in flight has ended, once `close` waits for it. */
   private idle?: () => void;
@@ -217,8 +211,7 @@ class LocalFile implements BlockFile {
     for (let done = 0; done < from.length;) {
       const length = Math.min(from.length - done, TRANSFER_BYTES_MAX);
       const at = offset + done;
-      const turn = length >= LARGE_WRITE_BYTES ? this.nextTurn() : undefined;
-      done += await this.perform('write', at, (settle) => fs.write(this.fd, from, done, length, at, settle), turn?.come).finally(turn?.end);
+      done += await this.perform('write', at, (settle) => fs.write(this.fd, from, done, length, at, settle));
       this.length = Math.max(this.length, offset + done);
     }
   }
@@ -259,23 +252,14 @@ class LocalFile implements BlockFile {
     }
   }
 
-  /** A place in the row of large writes. */
-  private nextTurn(): { come: Promise<void>; end: () => void } {
-    const come = this.lastTurn;
-    let end = (): void => {};
-    this.lastTurn = new Promise((resolve) => { end = resolve; });
-    return { come, end };
-  }
-
   private refuseReadOnly(): void {
     if (this.readOnly) throw new MillraceError('EROFS', `cannot write to '${this.name}': it was opened read-only`);
   }
 
-  private async perform(action: string, offset: number | undefined, start: (settle: Settle) => void, turn?: Promise<void>): Promise<number> {
+  private async perform(action: string, offset: number | undefined, start: (settle: Settle) => void): Promise<number> {
     if (this.closing !== undefined) throw new MillraceError('ECLOSED', `cannot ${action} '${this.name}': it has been closed`);
     this.inFlight++;
     try {
-      if (turn !== undefined) await turn;
       return await new Promise<number>((resolve, reject) => {
         start((error, count = 0) => (error ? reject(fileError(action, this.name, error, offset)) : resolve(count)));
       });
