@@ -38,7 +38,9 @@ export function runCase(module: WebAssembly.Module, seed: number, tell?: (line: 
   const { file, plan, mutations } = hostileImage(seed, { name: 'base', format: 'raw' });
   const run = new Case(module, seed, file, plan.clusterBits, tell);
   try {
-    return { opened: run.run(), mutations };
+    const opened = run.run();
+    run.end();
+    return { opened, mutations };
   } catch (cause) {
     return { opened: true, mutations, error: cause as Error };
   }
@@ -62,6 +64,11 @@ class Case {
     this.#clusterBits = clusterBits;
     this.#tell = tell;
     this.#base = new Uint8Array(BASE_BYTES).fill(0x42, 0, BASE_BYTES / 2);
+  }
+
+  /** Gives its memory to the next case. */
+  end(): void {
+    this.#machine.stop();
   }
 
   run(): boolean {
