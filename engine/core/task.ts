@@ -161,7 +161,7 @@ export class Task {
   /** See `flushed` in writeback.ts. */
   flushStep: u32;
   flushTarget: u32;
-  flushFailures: u32;
+  flushBegun: u32;
   flushCovers: u32;
 }
 

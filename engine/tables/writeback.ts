@@ -51,8 +51,9 @@ let complete: u32 = 0;
 let durable: u32 = 0;
 /** `complete` when the barrier in flight was issued. */
 let barrierCovers: u32 = 0;
-/** How many ended badly, and how the last of them did. */
-let failures: u32 = 0;
+/** How many have begun, and the last of these that ended badly, and how it did. */
+let begun: u32 = 0;
+let failedLast: u32 = 0;
 let failError: i32 = 0;
 let failDetail: u32 = 0;
 /** The last one failed: the next waits until somebody asks for it. */
@@ -77,7 +78,8 @@ export function writebackInit(at: usize): void {
   started = 0;
   complete = 0;
   durable = 0;
-  failures = 0;
+  begun = 0;
+  failedLast = 0;
   stalled = false;
   lost = false;
   trimming = false;
@@ -134,6 +136,7 @@ export function scheduleWriteback(): void {
   }
   if (taskBegin(KIND_WRITEBACK, false) === null) return;
   running = true;
+  begun++;
   begunAt = now();
 }
 
@@ -364,7 +367,7 @@ function failed(t: Task): i32 {
     }
   }
   unpin();
-  failures++;
+  failedLast = begun;
   failError = t.error;
   failDetail = t.detail;
   running = false;
@@ -401,11 +404,12 @@ export function flushed(t: Task): bool {
   if (t.flushStep == FLUSH_START) {
     // Only a write-back whose snapshot is taken from now on is sure to hold all that was changed before.
     t.flushTarget = nextWriteback();
-    t.flushFailures = failures;
+    t.flushBegun = begun;
     t.flushStep = FLUSH_WRITEBACK;
   }
   if (t.flushStep == FLUSH_WRITEBACK) {
-    if (failures != t.flushFailures) {
+    // What one that ran already could not write is tried again: the cause may be gone by now.
+    if (<i32>(failedLast - t.flushBegun) > 0) {
       t.flushStep = FLUSH_START;
       failOfHost(t, failError, OVERLAY, 0, failDetail);
       return false;

@@ -76,6 +76,36 @@ describe('a guest beside the job', () => {
   });
 });
 
+describe('a flush', () => {
+  it('tries again what a write-back before it could not write, where the cause is gone', async () => {
+    const bench = new Bench();
+    const disk = await bench.create({ base: undefined, size: 512 * MIB });
+    await disk.write(MIB, new Uint8Array(CLUSTER));
+    await disk.flush();
+    // Two sectors of one L2 table, far from each other.
+    bench.holds = ({ kind, length }) => kind === 'write' && length < CLUSTER;
+    for (const at of [0, 256 * MIB]) await disk.write(at, new Uint8Array(CLUSTER).fill(5));
+    const first = disk.flush().catch((error) => error);
+    await bench.settle();
+    while (bench.held.length < 2) {
+      await bench.holding.releaseAll();
+      await bench.settle();
+    }
+    await bench.held[0].fail(new MillraceError('EIO', 'injected into a write'));
+    await bench.settle();
+    const second = disk.flush();
+    await bench.settle();
+    bench.holds = () => false;
+    await bench.holding.releaseAll();
+    expect(await first).toMatchObject({ code: 'EIO', message: 'injected into a write' });
+    await second;
+    await disk.close();
+    const again = await bench.runtime.open({ overlay: 'overlay.qcow2' });
+    for (const at of [0, 256 * MIB]) expect((await again.read(at, CLUSTER)).every((byte) => byte === 5)).toBe(true);
+    await again.close();
+  });
+});
+
 describe('a write of many pieces', () => {
   it('is over when it fails: nothing of it comes after what the guest does next', async () => {
     const bench = new Bench();

@@ -12,7 +12,7 @@ import { runSeeds } from './run.ts';
 import { loadEngine } from './simulate.ts';
 
 const FIXED_SEEDS = 90;
-const FRESH_SEEDS = 4;
+const FRESH_SEEDS = 40;
 const QEMU_SEEDS = 12;
 /** One in so many images. */
 const QEMU_SAMPLE = 8;
