@@ -153,6 +153,8 @@ export function unplace(t: Task): bool {
     setClusterMap(t, i, KEEP);
   }
   t.placed = false;
+  // What comes next takes these clusters: it would make a file longer for which there may be no room.
+  writebackWanted();
   return true;
 }
 

@@ -58,6 +58,22 @@ describe('report', () => {
   });
 });
 
+describe('enospc', () => {
+  it('takes no more room for the rest than the rest needs, once there is some', async () => {
+    const { bench, content, disk, heal } = await fullDisk(5 * MIB);
+    await disk.stream({ onError: 'enospc', nonblock: true });
+    await bench.settle();
+    expect(await disk.info()).toMatchObject({ paused: true, error: { code: 'ENOSPC' } });
+    heal();
+    await disk.resume();
+    await bench.settle();
+    expect(await disk.info()).toMatchObject({ status: JobStatus.COMPLETED });
+    await mustShow(disk, content);
+    await disk.close();
+    expect(bench.runtime.file('overlay.qcow2').size).toBeLessThan(SIZE + 8 * CLUSTER);
+  });
+});
+
 describe('stop', () => {
   it('is not said again of what was under way when the job was resumed', async () => {
     const bench = new Bench();
