@@ -82,7 +82,7 @@ export class HttpObject {
         return attempt.finish();
       } catch (error) {
         attempt.abandon();
-        const failure = attempt.explain(error);
+        const failure = attempt.explain(error, this.#version !== undefined);
         if (!(failure instanceof Failure)) throw failure;
         // Twice, because the server may have come back in between.
         if (attempts > 1 && error instanceof TypeError && (await this.#isHidden(attempt.target))) {
@@ -236,14 +236,17 @@ class Attempt {
     this.#abort();
   }
 
-  /** The reason behind an error of this attempt: the caller's cancellation, the timeout, or what the error says. */
-  explain(error: unknown): unknown {
+  /**
+   * The reason behind an error of this attempt: the caller's cancellation, the timeout, or what the error says. `reached`: the server has
+   * answered before.
+   */
+  explain(error: unknown, reached: boolean): unknown {
     if (this.#cancelled.aborted) return this.#cancelled.reason;
     if (this.#stalled) {
       return new Failure('ETIMEDOUT', `the server sent nothing for ${this.#timeoutMs} ms`, { transient: true });
     }
     if (error instanceof Failure || error instanceof MillraceError) return error;
-    return transportFailure(error, this.target === undefined ? '' : corsHint(this.target));
+    return transportFailure(error, this.target === undefined ? '' : corsHint(this.target), reached);
   }
 
   readonly #abort = (): void => this.#controller.abort(this.#cancelled.reason);

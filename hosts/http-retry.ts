@@ -100,19 +100,28 @@ export function sleep(ms: number, signal: AbortSignal): Promise<void> {
   });
 }
 
-/** What Node, Deno, Bun and workerd say; browsers do not tell. */
-const ENDLESS_REDIRECTS = /redirect.* (exceeded|reached|too many)|too many redirects/i;
+/** What asking again would not change, in the words of Node, Deno, Bun and workerd, and what it means; browsers do not tell. */
+const HOPELESS: readonly [RegExp, string][] = [
+  [/redirect.* (exceeded|reached|too many)|too many redirects/i, 'the redirects of this URL have no end: check it'],
+  [/certificate/i, 'the certificate of the server is not trusted'],
+  [/wrong version number|InvalidContentType/, 'the server does not speak TLS: is it an http: URL?'],
+  [/ports? \d+ (is|are) blocked|bad port/i, 'this runtime does not connect to such a port'],
+];
+/** While a base is being read, a name server that has just lost its name may find it again. */
+const UNKNOWN_HOST = /ENOTFOUND|name or service not known/i;
 
 /**
- * What `fetch` or a body threw, as a failure; `hint` is added to its message. A lost connection is worth another try, redirects
- * that go round in a circle are not.
+ * What `fetch` or a body threw, as a failure; `hint` is added to its message. A lost connection is worth another try, unless nobody
+ * has been there before (`reached`) and the host's name does not exist.
  */
-export function transportFailure(error: unknown, hint: string): Failure {
+export function transportFailure(error: unknown, hint: string, reached: boolean): Failure {
   const said = innermostMessage(error);
   const cause = scrubbed(error);
-  // Deno's way to say that the user did not allow it: asking again would not change that.
+  // Deno's way to say that the user did not allow it.
   if (error instanceof Error && error.name === 'NotCapable') return new Failure('EACCES', said, { cause });
-  if (ENDLESS_REDIRECTS.test(said)) return new Failure('EIO', 'the redirects of this URL have no end: check it', { cause });
+  const meaning = HOPELESS.find(([words]) => words.test(said))?.[1];
+  if (meaning !== undefined) return new Failure('EIO', `${meaning} (${said})`, { cause });
+  if (!reached && UNKNOWN_HOST.test(said)) return new Failure('EIO', `there is no host of this name (${said})`, { cause });
   return new Failure('EIO', `the connection failed (${said})${hint}`, { transient: true, cause });
 }
 

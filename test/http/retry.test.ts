@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { describe, expect, test } from 'vitest';
 import type { HttpOptions } from '../../hosts/http.ts';
 import { FIRST_PAGE_BYTES } from '../../hosts/http.ts';
-import { Failure, parseRetryAfter, RetryBudget } from '../../hosts/http-retry.ts';
+import { Failure, parseRetryAfter, RetryBudget, transportFailure } from '../../hosts/http-retry.ts';
 import type { Ask } from './object-server.ts';
 import { pattern, serveObject } from './object-server.ts';
 import { eachTransport } from './transports.ts';
@@ -135,6 +135,14 @@ eachTransport((openHttp) => {
   });
 
   describe.concurrent('given up', () => {
+    test('at once: https: to a server of http:', async () => {
+      const server = await serveObject(object);
+      const error = await openHttp(server.url.replace('http:', 'https:'), { retries: 5 }).catch((reason) => reason);
+      expect(error).toMatchObject({ code: 'EIO', message: expect.stringMatching(/the server does not speak TLS/) });
+      expect(error.message).not.toContain('attempts');
+      await server.stop();
+    });
+
     test('after as many repetitions as allowed, with their number', async () => {
       const script = Array.from({ length: 3 }, () => (ask: Ask): void => ask.refuse(503));
       const { error, ranges } = await reading(script, { retries: 2 });
@@ -169,6 +177,31 @@ eachTransport((openHttp) => {
       expect(error).toMatchObject({ code: 'EIO' });
       expect(ranges).toHaveLength(3);
     });
+  });
+});
+
+describe('what a runtime says of a connection', () => {
+  const transient = (said: string, reached = true): boolean => transportFailure(new TypeError('fetch failed', { cause: new Error(said) }), '', reached).transient;
+
+  test.each([
+    'connect ECONNREFUSED 127.0.0.1:80', 'socket hang up', 'read ECONNRESET', 'getaddrinfo EAI_AGAIN host',
+    'client error (SendRequest): connection closed before message completed',
+  ])('may pass: %s', (said) => {
+    expect(transient(said, false)).toBe(true);
+  });
+
+  test.each([
+    'self-signed certificate', 'certificate has expired', 'invalid peer certificate: UnknownIssuer', 'Requests to port 1 are blocked',
+    'bad port', 'write EPROTO error:0A00010B:SSL routines:ssl3_get_record:wrong version number', 'redirect count exceeded',
+    'received corrupt message of type InvalidContentType',
+  ])('does not pass: %s', (said) => {
+    expect(transient(said)).toBe(false);
+  });
+
+  test.each([
+    'getaddrinfo ENOTFOUND host', 'dns error: failed to lookup address information: Name or service not known',
+  ])('may pass once the server has been reached: %s', (said) => {
+    expect([transient(said), transient(said, false)]).toEqual([true, false]);
   });
 });
 
