@@ -120,7 +120,7 @@ function anyPlan(seed: number): Plan {
     epochs: restless ? random.between(6, 20) : random.between(1, 6),
     requests: restless ? pick(10, 40, 80) : pick(10, 50, 150, 400),
     depth: pick(1, 4, 16, 90),
-    think: pick(0, 0.1, 5, 200, 60_000),
+    think: pick(0, 0.1, 5, 200, 60_000, 3_600_000),
     alignment: pick(1, 512, 512, 4096),
     longest: pick(4096, 65536, 4 * 2 ** overlay.clusterBits, 300_000),
     hotspots: pick(0, 0, 2, 5),
