@@ -168,6 +168,8 @@ export class ThreadedCodec implements Codec {
         this.threadsWanted = 0;
         void this.close();
       });
+      // After the listeners: whoever listens to a thread's messages waits for them.
+      worker.unref();
     }
   }
 
@@ -261,9 +263,7 @@ function startWorker(): Worker {
   const workerData: WorkerSetup = { zstd: wasmZstdPath() };
   const resourceLimits = { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB };
   // Without the flags of the process: its loaders are not for this program.
-  const worker = new Worker(codecWorkerProgram, { eval: true, name: 'millrace codec', workerData, resourceLimits, execArgv: [] });
-  worker.unref();
-  return worker;
+  return new Worker(codecWorkerProgram, { eval: true, name: 'millrace codec', workerData, resourceLimits, execArgv: [] });
 }
 
 function wasmZstdPath(): string {

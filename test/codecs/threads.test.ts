@@ -115,27 +115,32 @@ describe('a pool of threads', () => {
 });
 
 describe('a process', () => {
-  it('waits for the threads while they decode, and for nothing else', async () => {
-    const program = `
+  /** Runs a program of its own, which has `codec` and `decode(count)`: true if all of that many clusters are right. */
+  async function run(program: string): Promise<string> {
+    const prelude = `
       import { deflateRawSync } from 'node:zlib';
       import { ThreadedCodec } from ${JSON.stringify(new URL('../../hosts/node/codecs.ts', import.meta.url).href)};
-      let online = 0;
-      process.on('worker', (worker) => worker.once('online', () => online++));
+      let [begun, online] = [0, 0];
+      process.on('worker', (worker) => { begun++; worker.once('online', () => online++); });
       const codec = new ThreadedCodec(2);
       const stream = deflateRawSync(new Uint8Array(${CLUSTER}).fill(7));
-      const decode = () => Promise.all(Array.from({ length: ${COUNT} }, async () => {
+      const decode = async (count) => (await Promise.all(Array.from({ length: count }, async () => {
         const into = new Uint8Array(${CLUSTER});
         await codec.inflate('zlib', stream, into);
         return into;
-      }));
-      while (online < 2) await decode();
-      const clusters = await decode();
-      console.log(clusters.filter((cluster) => cluster.every((byte) => byte === 7)).length);
+      }))).every((cluster) => cluster.every((byte) => byte === 7));
     `;
     const loader = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
     const cwd = fileURLToPath(new URL('.', import.meta.url));
-    const args = ['--import', loader, '--input-type=module', '--eval', program];
-    const { stdout } = await promisify(execFile)(process.execPath, args, { cwd, timeout: 30_000 });
-    expect(stdout).toBe(`${COUNT}\n`);
+    const args = ['--import', loader, '--input-type=module', '--eval', prelude + program];
+    return (await promisify(execFile)(process.execPath, args, { cwd, timeout: 30_000 })).stdout;
+  }
+
+  it('waits for the threads while they decode, and for nothing else', async () => {
+    expect(await run(`while (online < 2) await decode(${COUNT}); console.log(await decode(${COUNT}));`)).toBe('true\n');
+  });
+
+  it('does not wait for threads that were started too late to decode anything', async () => {
+    expect(await run('console.log(await decode(16), begun);')).toBe('true 2\n');
   });
 });
