@@ -1,14 +1,20 @@
 /**
  * Local files as block files and sources, over Deno's own file functions. An FsFile has one position, so a transfer sets it and moves
- * the bytes without giving way in between: at 64 KiB and more a call that is as quick as four files with asynchronous calls, with less
- * three to five times quicker. Only flushes, which wait for the device, are asynchronous. A file open for writing is locked.
+ * the bytes without giving way in between, which for small ones is three to five times quicker than asynchronous calls. Flushes, which
+ * wait for the device, are asynchronous, and large reads of a base, which other threads do while this one writes. A file open for
+ * writing is locked.
  */
 import { basename, dirname, join } from 'node:path';
-import type { BlockFile, BlockSource } from '../block.ts';
+import type { BlockFile, BlockSource, ReadHint } from '../block.ts';
 import { MillraceError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { Lock } from '../lock.ts';
 import { lockImage } from './lock.ts';
+
+/** From this size on, a read of a base is done by another thread. */
+const LARGE_BYTES = 256 * 1024;
+/** So many of them at once, each through a handle of its own. */
+const LANES = 2;
 
 export interface OpenFileOptions {
   /** No lock; writing fails with `EROFS`. */
@@ -45,7 +51,24 @@ export function openFileSource(path: string): Promise<BlockSource> {
 async function openForReading(path: string): Promise<LocalFile> {
   refuseKind(path, await orFileError('open', path, () => Deno.stat(path)), true);
   const file = await orFileError('open', path, () => Deno.open(path, { read: true }));
-  return wrap(path, file, { readOnly: true });
+  return wrap(path, file, { readOnly: true, lanes: await openLanes(path, file) });
+}
+
+/** More handles to an open file; none where another file has come to its place since, or where that cannot be told. */
+async function openLanes(path: string, file: Deno.FsFile): Promise<Deno.FsFile[]> {
+  const lanes: Deno.FsFile[] = [];
+  try {
+    const { dev, ino } = await file.stat();
+    while (lanes.length < LANES) {
+      lanes.push(await Deno.open(path, { read: true }));
+      const same = await lanes.at(-1)!.stat();
+      if (ino === null || same.dev !== dev || same.ino !== ino) throw new Error('another file');
+    }
+    return lanes;
+  } catch {
+    for (const lane of lanes) lane.close();
+    return [];
+  }
 }
 
 async function openForWriting(path: string, create: boolean): Promise<Deno.FsFile> {
@@ -56,7 +79,7 @@ async function openForWriting(path: string, create: boolean): Promise<Deno.FsFil
   return file;
 }
 
-async function wrap(path: string, file: Deno.FsFile, how: { readOnly?: boolean; lock?: Lock }): Promise<LocalFile> {
+async function wrap(path: string, file: Deno.FsFile, how: { readOnly?: boolean; lock?: Lock; lanes?: Deno.FsFile[] }): Promise<LocalFile> {
   try {
     const info = await orFileError('open', path, () => file.stat());
     refuseKind(path, info, how.readOnly ?? false);
@@ -66,7 +89,7 @@ async function wrap(path: string, file: Deno.FsFile, how: { readOnly?: boolean; 
     const identity = info.isFile && how.readOnly && info.mtime ? `${size}-${info.mtime.getTime()}` : undefined;
     return new LocalFile(path, file, size, { ...how, identity });
   } catch (error) {
-    file.close();
+    for (const handle of [file, ...(how.lanes ?? [])]) handle.close();
     throw error;
   }
 }
@@ -101,17 +124,23 @@ class LocalFile implements BlockFile {
   readonly #file: Deno.FsFile;
   readonly #readOnly: boolean;
   readonly #lock?: Lock;
+  readonly #lanes: readonly Deno.FsFile[];
+  /** Those of the lanes that nobody reads through, and who waits for one. */
+  readonly #free: Deno.FsFile[];
+  readonly #waiting: ((lane: Deno.FsFile) => void)[] = [];
+  readonly #inFlight = new Set<Promise<void>>();
   #size: number;
-  #flushing: Promise<void> = Promise.resolve();
   #flushFailure?: MillraceError;
   #closing?: Promise<void>;
 
-  constructor(path: string, file: Deno.FsFile, size: number, how: { readOnly?: boolean; lock?: Lock; identity?: string }) {
+  constructor(path: string, file: Deno.FsFile, size: number, how: { readOnly?: boolean; lock?: Lock; identity?: string; lanes?: Deno.FsFile[] }) {
     this.name = path;
     this.#file = file;
     this.#size = size;
     this.#readOnly = how.readOnly ?? false;
     this.#lock = how.lock;
+    this.#lanes = how.lanes ?? [];
+    this.#free = [...this.#lanes];
     this.identity = how.identity;
   }
 
@@ -119,22 +148,49 @@ class LocalFile implements BlockFile {
     return this.#size;
   }
 
-  read(offset: number, into: Uint8Array): void {
+  read(offset: number, into: Uint8Array, hint?: ReadHint): void | Promise<void> {
     if (!(offset >= 0 && offset + into.length <= this.#size)) {
       const message = `cannot read ${into.length} bytes at offset ${offset} of '${this.name}': it has ${this.#size}`;
       throw new MillraceError('EINVAL', message, { offset });
     }
+    if (into.length >= LARGE_BYTES && this.#lanes.length > 0) {
+      this.#refuseClosed('read');
+      return this.#awaited(this.#readBeside(offset, into, hint?.signal));
+    }
     this.#perform('read', offset, () => {
       this.#file.seekSync(offset, Deno.SeekMode.Start);
-      for (let done = 0; done < into.length;) {
-        const count = this.#file.readSync(into.subarray(done));
-        if (count === null) {
-          const message = `'${this.name}' ends before offset ${offset + done} but had ${this.#size} bytes: another program has cut it`;
-          throw new MillraceError('ECHANGED', message, { offset: offset + done });
-        }
-        done += count;
-      }
+      for (let done = 0; done < into.length;) done += this.#mustRead(this.#file.readSync(into.subarray(done)), offset + done);
     });
+  }
+
+  /** A read that has started goes on to its end, whoever waits for it. */
+  async #readBeside(offset: number, into: Uint8Array, signal?: AbortSignal): Promise<void> {
+    const lane = this.#free.pop() ?? (await new Promise<Deno.FsFile>((resolve) => this.#waiting.push(resolve)));
+    try {
+      signal?.throwIfAborted();
+      lane.seekSync(offset, Deno.SeekMode.Start);
+      for (let done = 0; done < into.length;) done += this.#mustRead(await lane.read(into.subarray(done)), offset + done);
+    } catch (error) {
+      throw error instanceof MillraceError || signal?.aborted ? error : fileError('read', this.name, error, offset);
+    } finally {
+      const next = this.#waiting.shift();
+      if (next) next(lane);
+      else this.#free.push(lane);
+    }
+  }
+
+  #mustRead(count: number | null, at: number): number {
+    if (count !== null) return count;
+    const message = `'${this.name}' ends before offset ${at} but had ${this.#size} bytes: another program has cut it`;
+    throw new MillraceError('ECHANGED', message, { offset: at });
+  }
+
+  /** What `close` waits for. */
+  #awaited(operation: Promise<void>): Promise<void> {
+    this.#inFlight.add(operation);
+    const ended = (): void => void this.#inFlight.delete(operation);
+    operation.then(ended, ended);
+    return operation;
   }
 
   write(offset: number, from: Uint8Array): void {
@@ -154,10 +210,7 @@ class LocalFile implements BlockFile {
    */
   flush(): Promise<void> {
     this.#refuseClosed('flush');
-    if (this.#readOnly) return Promise.resolve();
-    const flushed = this.#flush();
-    this.#flushing = Promise.allSettled([this.#flushing, flushed]).then(() => {});
-    return flushed;
+    return this.#readOnly ? Promise.resolve() : this.#awaited(this.#flush());
   }
 
   async #flush(): Promise<void> {
@@ -175,10 +228,10 @@ class LocalFile implements BlockFile {
     this.#size = size;
   }
 
-  /** Waits for flushes in flight. */
+  /** Waits for what is in flight. */
   close(): Promise<void> {
-    return (this.#closing ??= this.#flushing.then(() => {
-      this.#file.close();
+    return (this.#closing ??= Promise.allSettled(this.#inFlight).then(() => {
+      for (const handle of [this.#file, ...this.#lanes]) handle.close();
       this.#lock?.release();
     }));
   }

@@ -120,3 +120,22 @@ Deno.test('a file keeps what is written, and one that another program cuts is to
   await refused('ECHANGED', /ends before offset/, async () => file.read(0, new Uint8Array(200)));
   await file.close();
 });
+
+Deno.test('large reads of a base go side by side, and close waits for them', { permissions: ofFolder }, async () => {
+  const length = 280 * KIB;
+  const parts = Array.from({ length: 40 }, (_, i) => ({ offset: i * 511, into: new Uint8Array(length) }));
+  const base = await openFileSource(at('base.raw'));
+  const reads = parts.map(({ offset, into }) => base.read(offset, into));
+  const small = new Uint8Array(100);
+  base.read(77, small);
+  await base.close();
+  await Promise.all(reads);
+  assertEquals(small, content.subarray(77, 177));
+  for (const { offset, into } of parts) assertEquals(into, content.subarray(offset, offset + length));
+  await refused('ECLOSED', /has been closed/, async () => base.read(0, new Uint8Array(length)));
+  await Deno.writeFile(at('cut.raw'), content);
+  const cut = await openFileSource(at('cut.raw'));
+  await Deno.truncate(at('cut.raw'), 1000);
+  await refused('ECHANGED', /ends before offset 1000/, async () => cut.read(0, new Uint8Array(length)));
+  await cut.close();
+});
