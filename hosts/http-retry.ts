@@ -107,6 +107,8 @@ const HOPELESS: readonly [RegExp, string][] = [
   [/wrong version number|InvalidContentType/, 'the server does not speak TLS: is it an http: URL?'],
   [/ports? \d+ (is|are) blocked|bad port/i, 'this runtime does not connect to such a port'],
 ];
+/** Deno names the address, whose words say nothing of what went wrong. */
+const ADDRESSES = /https?:\/\/\S+/gi;
 /** While a base is being read, a name server that has just lost its name may find it again. */
 const UNKNOWN_HOST = /ENOTFOUND|name or service not known/i;
 
@@ -119,9 +121,10 @@ export function transportFailure(error: unknown, hint: string, reached: boolean)
   const cause = scrubbed(error);
   // Deno's way to say that the user did not allow it.
   if (error instanceof Error && error.name === 'NotCapable') return new Failure('EACCES', said, { cause });
-  const meaning = HOPELESS.find(([words]) => words.test(said))?.[1];
+  const why = said.replace(ADDRESSES, '');
+  const meaning = HOPELESS.find(([words]) => words.test(why))?.[1];
   if (meaning !== undefined) return new Failure('EIO', `${meaning} (${said})`, { cause });
-  if (!reached && UNKNOWN_HOST.test(said)) return new Failure('EIO', `there is no host of this name (${said})`, { cause });
+  if (!reached && UNKNOWN_HOST.test(why)) return new Failure('EIO', `there is no host of this name (${said})`, { cause });
   return new Failure('EIO', `the connection failed (${said})${hint}`, { transient: true, cause });
 }
 

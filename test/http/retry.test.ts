@@ -186,6 +186,7 @@ describe('what a runtime says of a connection', () => {
   test.each([
     'connect ECONNREFUSED 127.0.0.1:80', 'socket hang up', 'read ECONNRESET', 'getaddrinfo EAI_AGAIN host',
     'client error (SendRequest): connection closed before message completed',
+    'error sending request for url (http://certificate.test/bad%20port): client error (Connect): tcp connect error: Connection refused',
   ])('may pass: %s', (said) => {
     expect(transient(said, false)).toBe(true);
   });
