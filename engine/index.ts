@@ -17,7 +17,7 @@ import { step as runStep } from './step';
 import { jobBegin, jobResume, jobSetSpeed } from './requests/stream';
 import { KIND_NONE, KIND_REQUEST_LAST, taskAt, taskBegin, tasksBytes, tasksInit } from './core/task';
 import './core/trap';
-import { setTrimming, writebackBytes, writebackInit } from './tables/writeback';
+import { setSparing, setTrimming, writebackBytes, writebackInit } from './tables/writeback';
 import { zeroPageInit } from './tables/zeropage';
 
 /** Version of this interface; a host refuses another. */
@@ -88,11 +88,12 @@ export function setFile(image: u32, bytes: f64): bool {
   return true;
 }
 
-/** How the disk is to be used, once all its images are open. */
-export function setUse(copyOnRead: bool, readAhead: bool, trims: bool): void {
+/** How the disk is to be used, and what its overlay's storage can do, once all its images are open. */
+export function setUse(copyOnRead: bool, readAhead: bool, trims: bool, flushesDear: bool): void {
   setCopyOnRead(copyOnRead);
   readaheadInit(readAhead);
   setTrimming(trims);
+  setSparing(flushesDear);
 }
 
 /** Address where texts are exchanged. */

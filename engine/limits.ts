@@ -62,9 +62,8 @@ export const CHUNK_BYTES: u32 = 1 << 20;
 export const CHUNK_CLUSTERS_MAX: u32 = 256;
 
 /**
- * When data that only the cache's metadata refers to starts a write-back: so many bytes, and as long after the last one as that took,
- * within bounds, or many bytes. It is what a crash makes the job fetch again. Where flushes are quick, the storage is kept at work beside
- * the copies; where they are slow, it is not kept at flushing.
+ * When data that only the cache's metadata refers to starts a write-back, if nothing else does: so many bytes, and as long after the last
+ * one as that took, within bounds, or many bytes. Where flushes are slow, the storage is not kept at flushing.
  */
 export const WRITEBACK_BYTES_MIN: u64 = 8 << 20;
 export const WRITEBACK_PAUSE_MS_MIN: f64 = 100;

@@ -41,6 +41,11 @@ export interface BlockFile extends BlockSource {
   write(offset: number, from: Uint8Array): void | Promise<void>;
   /** Returns when everything written before the call survives a power cut. */
   flush(): void | Promise<void>;
+  /**
+   * A flush holds up all else, or costs money: what a job has copied is then brought to the storage a few times a second, rather than as
+   * soon as it is there. A crash makes the job fetch again what was not.
+   */
+  readonly flushIsDear?: boolean;
   /** Sets the length in bytes; growth reads as zeros. */
   truncate(size: number): void | Promise<void>;
   /** Gives the range's space back to the storage; it reads as zeros (or as before) afterwards. */

@@ -16,7 +16,7 @@ interface Exports {
   submissions(): number;
   completions(): number;
   setFile(image: number, bytes: number): number;
-  setUse(copyOnRead: boolean, readAhead: boolean, trims: boolean): void;
+  setUse(copyOnRead: boolean, readAhead: boolean, trims: boolean, flushesDear: boolean): void;
   text(): number;
   setBacking(name: number, format: number, identity: number): number;
   image(index: number): number;

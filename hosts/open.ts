@@ -237,7 +237,7 @@ class Opening {
 
   finish(readOnly: boolean, copyOnRead: boolean): Disk {
     const remote = this.engine.file(1)?.preferred !== undefined;
-    this.engine.exports.setUse(copyOnRead && !readOnly && this.#count > 1, remote && !readOnly && copyOnRead, this.#trims());
+    this.#setUse(copyOnRead && !readOnly && this.#count > 1, remote && !readOnly && copyOnRead);
     return this.#disk(readOnly, false);
   }
 
@@ -251,7 +251,7 @@ class Opening {
       await this.engine.request(Kind.open, 1, FORMAT_NUMBERS.raw);
     }
     if (!readOnly) await this.recover();
-    this.engine.exports.setUse(false, false, this.#trims());
+    this.#setUse(false, false);
     return this.#disk(readOnly, true);
   }
 
@@ -261,8 +261,9 @@ class Opening {
     });
   }
 
-  #trims(): boolean {
-    return this.#overlay !== undefined && 'discard' in this.#overlay;
+  #setUse(copyOnRead: boolean, readAhead: boolean): void {
+    const { discard, flushIsDear = false } = this.#overlay as Partial<BlockFile>;
+    this.engine.exports.setUse(copyOnRead, readAhead, discard !== undefined, flushIsDear);
   }
 
   async undo(remove: boolean): Promise<void> {

@@ -39,6 +39,10 @@ let running: bool = false;
 let wanted: bool = false;
 /** Bytes of data that only the cache's metadata refers to. */
 let unwritten: u64 = 0;
+/** Some of it was fetched: a crash would make that be fetched again. */
+let fetched: bool = false;
+/** Flushes are not to be made oftener than need be. */
+let sparing: bool = false;
 /** When the running or last write-back began, and when the last one ended. */
 let begunAt: f64 = 0;
 let endedAt: f64 = 0;
@@ -72,6 +76,8 @@ export function writebackInit(at: usize): void {
   running = false;
   wanted = false;
   unwritten = 0;
+  fetched = false;
+  sparing = false;
   begunAt = 0;
   endedAt = 0;
   pause = WRITEBACK_PAUSE_MS_MIN;
@@ -90,9 +96,15 @@ export function setTrimming(yes: bool): void {
   trimming = yes;
 }
 
-/** Metadata in the cache now refers to so many more bytes of data. */
-export function noteUnwritten(bytes: u64): void {
+/** A flush holds up all else, or costs money. */
+export function setSparing(yes: bool): void {
+  sparing = yes;
+}
+
+/** Metadata in the cache now refers to so many more bytes of data, written by a guest or fetched from the base. */
+export function noteUnwritten(bytes: u64, byGuest: bool): void {
   unwritten += bytes;
+  if (!byGuest) fetched = true;
 }
 
 /** The write-back whose snapshot will hold what is changed now. */
@@ -125,7 +137,7 @@ export function settled(): bool {
 /** Starts a write-back if there is a reason to. Called at the end of every step. */
 export function scheduleWriteback(): void {
   if (running) return;
-  const due = manyDirty() || muchUnwritten();
+  const due = manyDirty() || dataDue();
   if (!wanted && !pagesPressed && (stalled || !due)) return;
   if (!anyDirty() && !anyFree(wanted ? complete : durable)) {
     // With nothing to be written, whoever wants room in the cache waits for pages that are being read.
@@ -140,7 +152,12 @@ export function scheduleWriteback(): void {
   begunAt = now();
 }
 
-function muchUnwritten(): bool {
+/**
+ * What was fetched is written back as soon as the write-back before it has ended, so that a crash takes only what was on its way, and the
+ * storage is at work all along. What a guest has written waits for its flush, or until it is much.
+ */
+function dataDue(): bool {
+  if (fetched && !sparing) return true;
   if (unwritten >= WRITEBACK_BYTES_MAX) return true;
   return unwritten >= WRITEBACK_BYTES_MIN && now() - endedAt >= pause;
 }
@@ -187,6 +204,7 @@ export function runWriteback(t: Task): i32 {
     started++;
     wanted = false;
     unwritten = 0;
+    fetched = false;
     pagesRelieved();
     t.value = snapshot() ? 1 : 0;
     t.cursor = 0;

@@ -147,6 +147,8 @@ function writableFile(file: BatchedFile, lock: DiskLock): BlockFile {
     get size() {
       return file.size;
     },
+    // The worker waits for it.
+    flushIsDear: true,
     read: (offset, into) => file.read(offset, into),
     write: (offset, from) => file.write(offset, from),
     flush: () => file.flush(),

@@ -20,6 +20,7 @@ export interface SentSource {
   name?: string;
   identity?: string;
   preferred?: { chunk: number; depth: number };
+  flushIsDear?: boolean;
   discards: boolean;
 }
 
@@ -138,8 +139,8 @@ class SourceDoor {
 export function sendSource(source: BlockSource | BlockFile): SentSource {
   const { port1, port2 } = new MessageChannel();
   Comlink.expose(new SourceDoor(source), port1);
-  const { size, name, identity, preferred } = source;
-  return { port: port2, size, name, identity, preferred, discards: 'discard' in source && source.discard !== undefined };
+  const { size, name, identity, preferred, flushIsDear, discard }: BlockSource & Partial<BlockFile> = source;
+  return { port: port2, size, name, identity, preferred, flushIsDear, discards: discard !== undefined };
 }
 
 /** The worker's end of it. */

@@ -88,6 +88,7 @@ export async function removeBucketFile(bucket: Bucket, name: string): Promise<vo
 
 class BucketFile implements BlockFile {
   readonly name: string;
+  readonly flushIsDear = true;
   readonly #bucket: Bucket;
   readonly #place: string;
   readonly #readOnly: boolean;

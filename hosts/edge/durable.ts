@@ -38,6 +38,7 @@ export function removeDurable(storage: ObjectStorage, name: string): void {
 
 class DurableFile implements BlockFile {
   readonly name: string;
+  readonly flushIsDear = true;
   readonly #storage: ObjectStorage;
   readonly #readOnly: boolean;
   readonly #release: () => void;

@@ -89,7 +89,7 @@ class Case {
     this.#size = this.#machine.report(this.#machine.exports.image(0))[1];
     // A host that forgets to check before it writes must harm nothing but the image.
     if (writable && this.#random.between(0, 1)) this.#call(Kind.check, 0, 0, this.#pick(1, 3), new Uint8Array(64));
-    this.#machine.exports.setUse(writable && bases.length > 0, false, writable);
+    this.#machine.exports.setUse(writable && bases.length > 0, false, writable, this.#random.between(0, 1) > 0);
     this.#call(Kind.snapshots, this.#pick(0, 8, 65536, 1 << 30), 0, 0, new Uint8Array(SNAPSHOT_BYTES));
     this.#readAll(storage.mark() === 0 ? bases[0]?.bytes ?? new Uint8Array(0) : undefined);
     for (let i = 0; i < 6; i++) this.#act(writable);
@@ -104,7 +104,7 @@ class Case {
     if (!opened) return false;
     this.#size = Math.ceil(Math.min(this.#machine.report(this.#machine.exports.image(1))[1], 4 * PIECE_BYTES) / 512) * 512;
     if (this.#call(Kind.create, 0, this.#size, this.#pick(9, 12, 16) + 256 * 4).code !== 0) return true;
-    this.#machine.exports.setUse(this.#random.between(0, 3) > 0, false, false);
+    this.#machine.exports.setUse(this.#random.between(0, 3) > 0, false, false, this.#random.between(0, 1) > 0);
     for (let i = 0; i < 5; i++) this.#act(true);
     this.#stream();
     this.#call(Kind.close, 0, 0, 0);

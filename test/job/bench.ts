@@ -84,6 +84,16 @@ export class Bench {
     }
   }
 
+  /** What a job would still have to fetch, had the process been killed now: what has been written to the files stays. */
+  async missingAfterKill(): Promise<number> {
+    const after = new MemoryRuntime();
+    for (const [name, file] of this.runtime.files) after.add(name, file.bytes);
+    const disk = await after.open({ overlay: 'overlay.qcow2', base: 'base.raw' });
+    const missing = await disk.remaining();
+    await disk.close();
+    return missing;
+  }
+
   /** Bytes of the base file that were read more than once, apart from its first sectors, which tell its format. */
   readTwice(file: string, size: number): number {
     const times = new Uint8Array(Math.ceil(size / 512));

@@ -148,6 +148,56 @@ describe('a stream down to an image of the chain', () => {
   });
 });
 
+describe('a process that is killed', () => {
+  it('has nothing fetched again but what was on its way', async () => {
+    const bench = new Bench();
+    bench.addBase(8 * MIB);
+    const disk = await bench.create();
+    await disk.stream({ nonblock: true, speed: MIB });
+    for (let second = 0; second < 3; second++) {
+      await bench.pass(1000);
+      expect(await bench.missingAfterKill()).toBe(await disk.remaining());
+    }
+    // What comes while a flush lasts waits for it, and for nothing else.
+    bench.holds = ({ kind }) => kind === 'flush';
+    const before = await disk.remaining();
+    await bench.pass(3000);
+    expect(await bench.missingAfterKill()).toBe(before);
+    expect(await disk.remaining()).toBeLessThan(before - 2 * MIB);
+    bench.holds = () => false;
+    await bench.holding.releaseAll();
+    await bench.settle();
+    expect(await bench.missingAfterKill()).toBe(await disk.remaining());
+    await disk.close();
+  });
+
+  it('has fetched again what flushes were spared for, where they are dear', async () => {
+    const bench = new Bench();
+    bench.addBase(32 * MIB);
+    await (await bench.create()).close();
+    bench.runtime.file('overlay.qcow2').flushIsDear = true;
+    bench.operations.length = 0;
+    const disk = await bench.runtime.open({ overlay: 'overlay.qcow2', base: 'base.raw' });
+    await disk.stream({ nonblock: true, speed: MIB });
+    await bench.pass(6000);
+    expect(bench.of('flush', 'overlay.qcow2')).toHaveLength(0);
+    await bench.pass(20_000);
+    expect(await bench.missingAfterKill()).toBeLessThan(32 * MIB);
+    expect(await bench.missingAfterKill() - await disk.remaining()).toBeLessThan(10 * MIB);
+    await disk.close();
+  });
+
+  it('costs a guest that writes no flush it has not asked for', async () => {
+    const bench = new Bench();
+    bench.addBase(8 * MIB);
+    const disk = await bench.create();
+    for (let i = 0; i < 16; i++) await disk.write(i * CLUSTER, new Uint8Array(CLUSTER).fill(1));
+    await bench.pass(1000);
+    expect(bench.of('flush', 'overlay.qcow2')).toHaveLength(0);
+    await disk.close();
+  });
+});
+
 describe('info', () => {
   it('is an error before the first job', async () => {
     const bench = new Bench();

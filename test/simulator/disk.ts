@@ -232,8 +232,8 @@ export class SimulatedDisk {
     const faults = !last && this.random.between(0, 3) === 0 ? this.plan.faults : { ...this.plan.faults, ...NO_FAULTS };
     this.#machine = this.#newMachine(faults);
     const good = yield* this.#openAll();
-    const { copyOnRead, readAhead, trims } = this.plan;
-    this.machine.exports.setUse(copyOnRead && this.#bases.length > 0, readAhead && copyOnRead, trims);
+    const { copyOnRead, readAhead, trims, flushesDear } = this.plan;
+    this.machine.exports.setUse(copyOnRead && this.#bases.length > 0, readAhead && copyOnRead, trims, flushesDear);
     this.machine.faults = this.plan.faults;
     if (!good) this.#cut();
     return good;

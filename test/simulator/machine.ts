@@ -21,7 +21,7 @@ const STEPS_MAX = 10_000;
 
 export interface Exports {
   version(): number; init(bytes: number): number; submissions(): number; completions(): number;
-  setFile(image: number, bytes: number): number; setUse(copyOnRead: boolean, readAhead: boolean, trims: boolean): void;
+  setFile(image: number, bytes: number): number; setUse(copyOnRead: boolean, readAhead: boolean, trims: boolean, flushesDear: boolean): void;
   text(): number; setBacking(name: number, format: number, identity: number): number; image(index: number): number;
   imageAtDepth(depth: number): number; headerPage(image: number): number; requestBytesMax(): number;
   request(kind: number, tag: number, offset: number, length: number, argument: number): number; step(completed: number, now: number): number;

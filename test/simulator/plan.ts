@@ -39,6 +39,7 @@ export interface Plan {
   copyOnRead: boolean;
   readAhead: boolean;
   trims: boolean;
+  flushesDear: boolean;
   faults: Faults;
   /** Times that the disk is opened. */
   epochs: number;
@@ -116,6 +117,7 @@ function anyPlan(seed: number): Plan {
     copyOnRead: sometimes(80),
     readAhead: sometimes(40),
     trims: sometimes(60),
+    flushesDear: sometimes(50),
     faults: faultsOf(random, pick, sometimes),
     epochs: restless ? random.between(6, 20) : random.between(1, 6),
     requests: restless ? pick(10, 40, 80) : pick(10, 50, 150, 400),

@@ -59,11 +59,13 @@ export class FaultySource implements BlockSource {
 
 export class FaultyFile extends FaultySource implements BlockFile {
   readonly discard?: (offset: number, length: number) => void | Promise<void>;
+  readonly flushIsDear?: boolean;
   readonly #file: BlockFile;
 
   constructor(inner: BlockFile, plan: Plan) {
     super(inner, plan);
     this.#file = inner;
+    this.flushIsDear = inner.flushIsDear;
     if (inner.discard) this.discard = (offset, length) => this.plan(this.operation('discard', offset, length), () => inner.discard?.(offset, length));
   }
 

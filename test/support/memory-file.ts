@@ -11,6 +11,7 @@ export class MemoryFile implements BlockFile {
   readonly name: string;
   /** How often each of the calls that leave no trace in the bytes was made. */
   flushes = 0;
+  flushIsDear = false;
   /** Bytes that were discarded, all calls together. */
   discarded = 0;
   #bytes: Uint8Array;
