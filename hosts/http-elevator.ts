@@ -9,7 +9,7 @@ import type { Transfer } from './http-request.ts';
 /** A request is filled up with neighbours to at least this size, so that a gigabyte costs about a thousand requests. */
 export const REQUEST_BYTES_MIN: number = 1024 * 1024;
 /** Larger ones would let a read at their end wait for too much before it. */
-export const REQUEST_BYTES_MAX: number = 4 * 1024 * 1024;
+export const REQUEST_BYTES_MAX: number = 16 * 1024 * 1024;
 /** So many requests of the background under way keep the line busy. */
 const FLIGHTS_BUSY = 3;
 /** Two neighbours may leave a gap between them when all gaps together are at most this share of the request: bytes for nothing. */

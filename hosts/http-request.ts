@@ -4,6 +4,7 @@
  */
 import { MillraceError } from './errors.ts';
 import type { Address, Target } from './http-address.ts';
+import { piecesOf } from './http-body.ts';
 import type { Answer, Version } from './http-response.ts';
 import { checkResponse, strongEtag } from './http-response.ts';
 import { callerFailure, Failure, RetryBudget, sleep, transportFailure } from './http-retry.ts';
@@ -144,7 +145,7 @@ export class HttpObject {
   /** The bytes that end the range are kept back until the body ends there: only then is it known to be neither short nor long. */
   async #receive(attempt: Attempt, response: Answer, transfer: Transfer): Promise<void> {
     let last: Uint8Array | undefined;
-    for await (const bytes of attempt.chunks(response)) {
+    for await (const bytes of attempt.pieces(response, transfer.end - transfer.position)) {
       this.stats.bytes += bytes.length;
       const missing = transfer.end - transfer.position;
       if (last !== undefined || bytes.length > missing) {
@@ -209,10 +210,10 @@ class Attempt {
     });
   }
 
-  /** The body piece by piece, as it arrives. */
-  async *chunks(response: Answer): AsyncGenerator<Uint8Array> {
+  /** The body, which should be of so many bytes, piece by piece; a piece is good until the one after the next is asked for. */
+  async *pieces(response: Answer, bytes: number): AsyncGenerator<Uint8Array> {
     if (response.body === null) return;
-    const reader = response.body.getReader();
+    const reader = piecesOf(response.body, bytes);
     // Cancelling makes a pending read return, in every runtime and for every kind of stream.
     this.signal.addEventListener('abort', () => reader.cancel().catch(ignore));
     while (true) {

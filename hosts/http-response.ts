@@ -8,7 +8,13 @@ import { Failure, isTransientStatus, parseRetryAfter } from './http-retry.ts';
 export type Answer = Pick<Response, 'status' | 'statusText' | 'type'> & { headers: Pick<Headers, 'get'>; body: AnswerBody | null };
 
 export interface AnswerBody {
-  getReader(): { read(): Promise<{ done: boolean; value?: Uint8Array }>; cancel(): Promise<void> };
+  getReader(): PieceReader;
+  cancel(): Promise<void>;
+}
+
+/** Reads a body piece by piece, as it arrives. */
+export interface PieceReader {
+  read(): Promise<{ done: boolean; value?: Uint8Array }>;
   cancel(): Promise<void>;
 }
 

@@ -15,10 +15,10 @@ import { diskFile, disksFolder, openDiskFile, removeDisk } from './opfs.ts';
 import { explainNoRoom } from './quota.ts';
 
 /**
- * Requests in flight, one of them kept for the guest. Each answer takes its way through several processes of the browser: on two cores
- * Chromium streamed a third to a half faster with four than with six, and three lanes still fill 200 Mbit/s over 100 ms.
+ * Requests in flight, one of them kept for the guest. Each answer takes its way through several processes of the browser: the fewer and
+ * larger they are, the quicker Chromium streams, and two lanes still fill 200 Mbit/s over 100 ms.
  */
-const HTTP_DEPTH = 4;
+const HTTP_DEPTH = 3;
 const SCHEME = /^([a-z][a-z0-9+.-]+):/i;
 
 export class BrowserRuntime implements Runtime {

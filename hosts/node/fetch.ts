@@ -6,7 +6,7 @@
 import * as http from 'node:http';
 import * as https from 'node:https';
 import type { FetchInit } from '../http-request.ts';
-import type { Answer, AnswerBody } from '../http-response.ts';
+import type { Answer, AnswerBody, PieceReader } from '../http-response.ts';
 import { Failure } from '../http-retry.ts';
 
 /** As in the Fetch standard. */
@@ -143,7 +143,7 @@ class Body implements AnswerBody {
     response.on('close', cut);
   }
 
-  getReader(): { read(): Promise<{ done: boolean; value?: Uint8Array }>; cancel(): Promise<void> } {
+  getReader(): PieceReader {
     this.#response.on('data', (piece: Uint8Array) => {
       this.#pieces.push(piece);
       this.#unread += piece.length;
