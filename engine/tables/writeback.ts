@@ -148,6 +148,8 @@ export function scheduleWriteback(): void {
   }
   if (taskBegin(KIND_WRITEBACK, false) === null) return;
   running = true;
+  // Who wants one from here on may come too late for this one, which may have passed the freed clusters already.
+  wanted = false;
   begun++;
   begunAt = now();
 }
@@ -202,7 +204,6 @@ export function runWriteback(t: Task): i32 {
   }
   if (t.state == SNAPSHOT) {
     started++;
-    wanted = false;
     unwritten = 0;
     fetched = false;
     pagesRelieved();
