@@ -62,8 +62,10 @@ export async function peakMemory(base: string): Promise<number> {
   });
 }
 
-/** Prints, as a process ends, the most memory that it had. */
-const TELL_MEMORY = 'data:text/javascript,process.on("exit",()=>console.error("max-rss-kib="+process.resourceUsage().maxRSS))';
+/** Prints, as a process ends, the most memory that it had. Linux starts getrusage's figure at what its parent had when it was made. */
+const TELL_MEMORY = `data:text/javascript,import { readFileSync } from 'node:fs';
+  const peak = () => { try { return /VmHWM:\s*(\d+)/.exec(readFileSync('/proc/self/status'))[1]; } catch { return process.resourceUsage().maxRSS; } };
+  process.on('exit', () => console.error('max-rss-kib=' + peak()));`;
 
 async function millrace(args: string[]): Promise<string> {
   const child = spawn(process.execPath, ['--import', TELL_MEMORY, join(DIST, 'node/main.js'), ...args], { stdio: ['ignore', 'ignore', 'pipe'] });

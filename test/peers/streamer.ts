@@ -3,7 +3,7 @@
  * stdout, a line each, written before the next thing is done: `streaming BYTES` (so many are missing), `remaining BYTES`, `writing
  * SLOT`, `flushed SLOT`, and in the end `peak BYTES` (of memory) and `complete`.
  */
-import { writeSync } from 'node:fs';
+import { readFileSync, writeSync } from 'node:fs';
 import { openDisk } from '../../hosts/node/index.ts';
 import type { Disk } from '../../hosts/node/index.ts';
 import { slotContent, slotCount, slotOffset } from './slots.ts';
@@ -28,7 +28,7 @@ const streamed = disk.stream({ speed: order.speed });
 let ended = false;
 await Promise.all([streamed.finally(() => { ended = true; }), order.slot === undefined ? undefined : guest(disk, order.slot)]);
 await disk.close();
-say(`peak ${process.resourceUsage().maxRSS * 1024}`);
+say(`peak ${peakMemory()}`);
 say('complete');
 
 async function guest(disk: Disk, first: number): Promise<void> {
@@ -43,4 +43,10 @@ async function guest(disk: Disk, first: number): Promise<void> {
 
 function say(line: string): void {
   writeSync(1, `${line}\n`);
+}
+
+/** In bytes. Linux starts getrusage's figure at what the parent had when this process was made. */
+function peakMemory(): number {
+  if (process.platform !== 'linux') return process.resourceUsage().maxRSS * 1024;
+  return Number(/VmHWM:\s*(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]) * 1024;
 }
