@@ -94,8 +94,9 @@ export class DiskService {
 
   /** Brings everything to storage, and looks whether the storage is still there. */
   async flush(): Promise<void> {
-    await this.#open.flush();
+    const failure = await this.#open.flush().then(() => undefined, (error: unknown) => ({ error }));
     await this.#checkStored();
+    if (failure) throw failure.error;
   }
 
   /** The page is hidden, or goes: it may never come back. */
@@ -262,10 +263,10 @@ export class DiskService {
     }, WRITE_BACK_MS);
   }
 
-  /** When a site's data are cleared, browsers let an open file be written on, and throw it away when it is closed. */
+  /** When a site's data are cleared, Chromium lets an open file be written on, and throws it away when it is closed; Firefox does so at once. */
   async #checkStored(): Promise<void> {
     if (!this.#name || (await diskExists(this.#name))) return;
-    const message = `disk '${this.#name}' is in storage no more: the data of this site were cleared while it was open; export it before you close it`;
+    const message = `disk '${this.#name}' is in storage no more: the data of this site were cleared while it was open; before you close it, export what the browser still has of it`;
     throw (this.#lost = new MillraceError('EIO', message));
   }
 }

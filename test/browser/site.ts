@@ -65,6 +65,8 @@ export async function serveSite(folder: string, options: SiteOptions = {}): Prom
       await pipeline(request, createWriteStream(join(left, path.slice('/left/'.length))));
       return void response.writeHead(204).end();
     }
+    // What a user does in the browser's settings, by the Clear Site Data standard.
+    if (path === '/clear') return void response.writeHead(204, { 'Clear-Site-Data': '"storage"' }).end();
     if (!path.startsWith('/images/')) return sendFile(join(folder, path === '/' ? 'index.html' : path), request, response, options);
     requests++;
     for (const look of [...waiting]) look();
