@@ -8,7 +8,10 @@ import type { Transfer } from './http-request.ts';
 
 /** A request is filled up with neighbours to at least this size, so that a gigabyte costs about a thousand requests. */
 export const REQUEST_BYTES_MIN: number = 1024 * 1024;
-/** Larger ones would let a read at their end wait for too much before it. */
+/**
+ * And to this at most: a read at its end waits for all before it. Beside a guest it never grows so large, as the job has only a few copies
+ * in flight then.
+ */
 export const REQUEST_BYTES_MAX: number = 16 * 1024 * 1024;
 /** So many requests of the background under way keep the line busy. */
 const FLIGHTS_BUSY = 3;

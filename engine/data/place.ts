@@ -13,7 +13,7 @@ import { isClusterSound, isTableSound, l2EntryAt } from '../tables/lookup';
 import { STAGE_L1, STAGE_L2, pageChanged, pageGet, pageMake, pagesForget } from '../core/pages';
 import { allocate, allocatedAt, allocatedCount } from '../tables/refcounts';
 import { OP_WRITE, ioBegin } from '../core/ring';
-import { COPY_AHEAD, KIND_COPY, KIND_WRITE, ON_IO, ON_SLOT, ON_WRITEBACK, Task, clusterMap, setClusterMap } from '../core/task';
+import { COPY_AHEAD, KIND_COPY, ON_IO, ON_SLOT, ON_WRITEBACK, Task, clusterMap, setClusterMap } from '../core/task';
 import { nextWriteback, noteUnwritten, writebackWanted } from '../tables/writeback';
 import { isZero } from './zero';
 import { zeroOnDisk } from '../tables/zeropage';
@@ -133,7 +133,7 @@ export function linkCluster(t: Task, image: Image, offset: u64, host: u64, absen
   pageChanged(at, <u32>1 << image.l2EntryBits, STAGE_L2);
   freeOld(image, old, host);
   tellPopulated(image, offset, old, oldBitmap, t.kind == KIND_COPY && t.argument != COPY_AHEAD);
-  if (host) noteUnwritten(clusterBytes(image), t.kind == KIND_WRITE);
+  if (host) noteUnwritten(clusterBytes(image));
   return true;
 }
 

@@ -8,6 +8,7 @@ import { ABSENT, foundHoles, foundHost, foundLength, foundState, lookup, lookupC
 import { anyStreams, fetchStreams, measureStreams, streamsBegin, streamsFetched, streamsPlaced, streamsRoom } from './streams';
 import { FILL, KEEP, OWNED, ZEROED, link, place, storeClusters } from './place';
 import { EXCLUSIVE, ON_IO, Task, clusterMap, lock, releaseMemory, setClusterMap, takeMemory } from '../core/task';
+import { noteFetched } from '../tables/writeback';
 
 const LOCK: u32 = 100;
 const CLASSIFY: u32 = 101;
@@ -101,7 +102,9 @@ export function populate(t: Task): bool {
     t.waits = ON_IO;
     return false;
   }
-  return t.error == 0 && link(t);
+  if (t.error || !link(t)) return false;
+  if (t.buffer) noteFetched();
+  return true;
 }
 
 /** Finds out which clusters are absent, and cuts the range to the first and last of them. */

@@ -39,7 +39,7 @@ let running: bool = false;
 let wanted: bool = false;
 /** Bytes of data that only the cache's metadata refers to. */
 let unwritten: u64 = 0;
-/** Some of it was fetched: a crash would make that be fetched again. */
+/** Only the cache knows of something that was fetched: a crash would make that be fetched again. */
 let fetched: bool = false;
 /** Flushes are not to be made oftener than need be. */
 let sparing: bool = false;
@@ -101,10 +101,14 @@ export function setSparing(yes: bool): void {
   sparing = yes;
 }
 
-/** Metadata in the cache now refers to so many more bytes of data, written by a guest or fetched from the base. */
-export function noteUnwritten(bytes: u64, byGuest: bool): void {
+/** Metadata in the cache now refers to so many more bytes of data. */
+export function noteUnwritten(bytes: u64): void {
   unwritten += bytes;
-  if (!byGuest) fetched = true;
+}
+
+/** Metadata in the cache now tells of something that was fetched, be it zeros. */
+export function noteFetched(): void {
+  fetched = true;
 }
 
 /** The write-back whose snapshot will hold what is changed now. */
@@ -143,6 +147,7 @@ export function scheduleWriteback(): void {
     // With nothing to be written, whoever wants room in the cache waits for pages that are being read.
     if (wanted) wake(ON_WRITEBACK);
     wanted = false;
+    fetched = false;
     pagesRelieved();
     return;
   }
