@@ -58,14 +58,18 @@ export async function peakMemory(base: string): Promise<number> {
     const overlay = join(dir, 'overlay.qcow2');
     await millrace(['create', overlay, '--base', base]);
     const stderr = await millrace(['stream', overlay]);
-    return Number(/max-rss-kib=(\d+)/.exec(stderr)?.[1]) / 1024;
+    const [, kib] = /max-rss-kib=(\d+)/.exec(stderr) ?? [];
+    if (kib === undefined) throw new Error('millrace stream did not tell its memory');
+    return Number(kib) / 1024;
   });
 }
 
 /** Prints, as a process ends, the most memory that it had. Linux starts getrusage's figure at what its parent had when it was made. */
-const TELL_MEMORY = `data:text/javascript,import { readFileSync } from 'node:fs';
-  const peak = () => { try { return /VmHWM:\s*(\d+)/.exec(readFileSync('/proc/self/status'))[1]; } catch { return process.resourceUsage().maxRSS; } };
-  process.on('exit', () => console.error('max-rss-kib=' + peak()));`;
+const TELL_MEMORY = `data:text/javascript,${encodeURIComponent(String.raw`
+  import { readFileSync } from 'node:fs';
+  const peak = process.platform === 'linux' ? () => /VmHWM:\s*(\d+)/.exec(readFileSync('/proc/self/status'))[1] : () => process.resourceUsage().maxRSS;
+  process.on('exit', () => console.error('max-rss-kib=' + peak()));
+`)}`;
 
 async function millrace(args: string[]): Promise<string> {
   const child = spawn(process.execPath, ['--import', TELL_MEMORY, join(DIST, 'node/main.js'), ...args], { stdio: ['ignore', 'ignore', 'pipe'] });
