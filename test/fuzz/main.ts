@@ -21,15 +21,16 @@ const first = Number(values.seed ?? Date.now() % 1_000_000_000);
 const cases = Number(values.cases ?? (values.seed !== undefined ? 1 : values.servers ? SERVERS_DEFAULT : IMAGES_DEFAULT));
 const started = performance.now();
 const counts = values.servers ? await fuzzServers() : fuzzImages();
-console.log({ cases, ...counts, casesASecond: Math.round((cases / (performance.now() - started)) * 10_000) / 10 });
+console.log({ ...counts, casesASecond: Math.round((counts.cases / (performance.now() - started)) * 10_000) / 10 });
 
-function fuzzImages(): { opened: number; failed: number } {
+function fuzzImages(): { cases: number; opened: number; failed: number } {
   const module = loadEngine(values.engine);
   const trace: string[] = [];
   let told = started;
   let opened = 0;
   let failed = 0;
-  for (let seed = first; seed < first + cases; seed++) {
+  let seed = first;
+  for (; seed < first + cases; seed++) {
     if (performance.now() - told > PROGRESS_MS) {
       told = performance.now();
       console.error(`seed ${seed}: ${seed - first} images, ${failed} failed`);
@@ -42,10 +43,10 @@ function fuzzImages(): { opened: number; failed: number } {
     tell(seed, result.error, result.mutations);
     if (!values.keep) break;
   }
-  return { opened, failed };
+  return { cases: Math.min(seed - first + 1, cases), opened, failed };
 }
 
-async function fuzzServers(): Promise<{ errors: Record<string, number>; failed: number }> {
+async function fuzzServers(): Promise<{ cases: number; errors: Record<string, number>; failed: number }> {
   const errors: Record<string, number> = {};
   let failed = 0;
   await runServerCases(first, cases, SERVER_LANES, (seed, { codes, deeds, error }) => {
@@ -55,7 +56,7 @@ async function fuzzServers(): Promise<{ errors: Record<string, number>; failed: 
     tell(seed, error, deeds);
     if (!values.keep) process.exit();
   });
-  return { errors, failed };
+  return { cases, errors, failed };
 }
 
 function tell(seed: number, error: Error, deeds: readonly string[]): void {

@@ -284,6 +284,7 @@ function showCluster(h: Header, file: Uint8Array, entry: bigint, bitmap: bigint 
     const from = Number(entry & ((1n << shift) - 1n));
     const sectors = Number((entry & ~(COPIED | COMPRESSED)) >> shift) + 1;
     const bytes = inflateRawSync(file.subarray(from, from - (from % 512) + sectors * 512), { maxOutputLength: cluster });
+    if (bytes.length !== cluster) throw new Error(`a compressed cluster inflates to ${bytes.length} bytes`);
     shown.set(bytes.subarray(0, shown.length));
     return;
   }
