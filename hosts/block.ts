@@ -42,8 +42,8 @@ export interface BlockFile extends BlockSource {
   /** Returns when everything written before the call survives a power cut. */
   flush(): void | Promise<void>;
   /**
-   * A flush holds up all else, or costs money: what a job has copied is then brought to the storage a few times a second, rather than as
-   * soon as it is there. A crash makes the job fetch again what was not.
+   * A flush holds up all else, or costs money: what was fetched is then brought to the storage a few times a second, rather than as soon
+   * as it is there. A crash makes a job fetch again what was not.
    */
   readonly flushIsDear?: boolean;
   /** Sets the length in bytes; growth reads as zeros. */
