@@ -11,6 +11,13 @@ export type ImageFormat = 'raw' | 'qcow2';
 /** Where a base comes from: a path or URL, or an opened source. */
 export type BaseLocation = string | URL | BlockSource;
 
+/**
+ * What a flush does to an overlay's file, after QEMU's cache modes of these names. `writeback`: it returns when the storage has everything.
+ * `unsafe`: it leaves that to the system's page cache, and only orders writes. Then a killed process still loses nothing that was flushed,
+ * and its image is still valid; but a power cut or a crash of the system can leave an image that is corrupt.
+ */
+export type CacheMode = 'writeback' | 'unsafe';
+
 /** How a job takes an I/O error: after libvirt's and QEMU's `on-error` policies. */
 export type OnError = 'report' | 'stop' | 'ignore' | 'enospc';
 
@@ -144,6 +151,8 @@ export interface CreateOptions {
   recordBase?: string;
   /** Store what reads fetch from the base; default true. */
   copyOnRead?: boolean;
+  /** For an overlay given by path or name; default `writeback`. `unsafe` is quicker, for disks that can be made anew; not on edges. */
+  cache?: CacheMode;
   /** Bytes of WebAssembly memory for this disk, 8 MiB to 1 GiB; default 32 MiB. */
   memory?: number;
 }
@@ -174,6 +183,8 @@ export interface OpenOptions {
   readOnly?: boolean;
   /** Store what reads fetch from the base; default true. */
   copyOnRead?: boolean;
+  /** For an overlay given by path or name; default `writeback`. `unsafe` is quicker, for disks that can be made anew; not on edges. */
+  cache?: CacheMode;
   /** Bytes of WebAssembly memory for this disk, 8 MiB to 1 GiB; default 32 MiB. */
   memory?: number;
 }

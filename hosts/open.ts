@@ -2,13 +2,13 @@
  * Opening and creating disks, the same way on every runtime: files are opened by the runtime, images by the engine, and the chain is
  * put together from what the caller gave or what the overlay records.
  */
-import type { BaseLocation, CheckOptions, CheckReport, CreateOptions, Disk, ImageFormat, OpenOptions } from './api.ts';
+import type { BaseLocation, CacheMode, CheckOptions, CheckReport, CreateOptions, Disk, ImageFormat, OpenOptions } from './api.ts';
 import type { BlockFile, BlockSource } from './block.ts';
 import { EngineDisk, checkWith } from './disk.ts';
 import { Engine, Kind, REPAIR_CRASH } from './engine.ts';
 import { MillraceError } from './errors.ts';
 import { ImageField } from './reports.ts';
-import type { Runtime } from './runtime.ts';
+import type { OverlayMode, Runtime } from './runtime.ts';
 
 const MEMORY_BYTES_DEFAULT = 32 * 1024 * 1024;
 const MEMORY_BYTES_MIN = 8 * 1024 * 1024;
@@ -18,6 +18,7 @@ const REFCOUNT_BITS_DEFAULT = 16;
 const SECTOR_BYTES = 512;
 const OPEN_WRITABLE = 1;
 const CHAIN_IMAGES_MAX = 32;
+const CACHE_MODES: readonly CacheMode[] = ['writeback', 'unsafe'];
 const FORMAT_NUMBERS: Record<ImageFormat, number> = { raw: 1, qcow2: 2 };
 const FORMATS: readonly (ImageFormat | undefined)[] = [undefined, 'raw', 'qcow2'];
 
@@ -56,7 +57,7 @@ export async function createDiskWith(runtime: Runtime, options: CreateOptions): 
     // The base first: what is wrong with it shows before anything is made.
     opening.reserve(overlayName(options.overlay));
     if (options.base !== undefined) await opening.openChain([options.base], [options.baseFormat], options.followChain ?? false);
-    await opening.createOverlay(options.overlay);
+    await opening.createOverlay(options.overlay, checkedCache(options));
     const { base, recordBase } = options;
     if (base !== undefined) opening.recordBase(1, typeof base === 'string' || base instanceof URL ? String(base) : base.name, recordBase);
     const bytes = size ?? Math.ceil(opening.virtualSize(1) / SECTOR_BYTES) * SECTOR_BYTES;
@@ -73,7 +74,7 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
   const { readOnly = false, followChain = false } = options;
   const opening = await Opening.start(runtime, options.memory);
   try {
-    await opening.openOverlay(options.overlay, readOnly, options.format);
+    await opening.openOverlay(options.overlay, { readOnly, cache: checkedCache(options) }, options.format);
     if (options.base === null) return await opening.finishWithoutBase(readOnly);
     const bases = options.base === undefined ? [] : Array.isArray(options.base) ? options.base : [options.base];
     const formats = Array.isArray(options.baseFormat) ? options.baseFormat : [options.baseFormat];
@@ -132,17 +133,18 @@ class Opening {
     this.#count = 1;
   }
 
-  async createOverlay(overlay: string | BlockFile): Promise<void> {
+  async createOverlay(overlay: string | BlockFile, cache?: CacheMode): Promise<void> {
     const given = typeof overlay !== 'string';
-    this.#overlay = given ? overlay : await this.#runtime.openOverlay(overlay, { create: true });
+    this.#overlay = given ? overlay : await this.#runtime.openOverlay(overlay, { create: true, cache });
     if (!given) this.#created = overlay;
     if (this.#overlay.size) throw new MillraceError('EEXIST', `cannot create ${overlayName(overlay)}: it is not empty`);
     this.engine.attach(0, this.#overlay, overlayName(overlay));
   }
 
-  async openOverlay(overlay: string | BlockFile | BlockSource, readOnly: boolean, as?: ImageFormat): Promise<void> {
+  async openOverlay(overlay: string | BlockFile | BlockSource, mode: OverlayMode, as?: ImageFormat): Promise<void> {
+    const { readOnly = false } = mode;
     mustBeWritable(overlay, !readOnly);
-    await this.#attachOverlay(overlay, readOnly);
+    await this.#attachOverlay(overlay, mode);
     const format = await this.engine.request(Kind.open, 0, as ? FORMAT_NUMBERS[as] : 0, readOnly ? 0 : OPEN_WRITABLE);
     if (!readOnly && FORMATS[format] !== 'qcow2') {
       throw new MillraceError('EUNSUPPORTED', `${overlayName(overlay)}: an overlay is a qcow2 image, and this is ${FORMATS[format]} data; open it read-only, or create an overlay over it`);
@@ -152,12 +154,12 @@ class Opening {
   /** Opens an image for nothing but a check: one that is marked corrupt, or has snapshots, as well. False for a raw one. */
   async openToCheck(overlay: string | BlockFile | BlockSource, writable: boolean): Promise<boolean> {
     mustBeWritable(overlay, writable);
-    await this.#attachOverlay(overlay, !writable);
+    await this.#attachOverlay(overlay, { readOnly: !writable });
     return FORMATS[await this.engine.request(Kind.open)] === 'qcow2';
   }
 
-  async #attachOverlay(overlay: string | BlockFile | BlockSource, readOnly: boolean): Promise<void> {
-    this.#overlay = typeof overlay === 'string' ? await this.#runtime.openOverlay(overlay, { readOnly }) : overlay;
+  async #attachOverlay(overlay: string | BlockFile | BlockSource, mode: OverlayMode): Promise<void> {
+    this.#overlay = typeof overlay === 'string' ? await this.#runtime.openOverlay(overlay, mode) : overlay;
     this.engine.attach(0, this.#overlay, overlayName(overlay));
     this.#count = 1;
   }
@@ -308,6 +310,14 @@ function mustBeWritable(overlay: string | BlockFile | BlockSource, writable: boo
 
 function overlayName(overlay: string | BlockSource): string {
   return typeof overlay === 'string' ? overlay : overlay.name ?? 'the overlay';
+}
+
+/** A file that the caller brings flushes as it likes. */
+function checkedCache({ overlay, cache }: Pick<OpenOptions, 'overlay' | 'cache'>): CacheMode | undefined {
+  if (cache === undefined) return undefined;
+  if (!CACHE_MODES.includes(cache)) throw new MillraceError('EINVAL', `a cache mode of '${cache}': it is ${CACHE_MODES.join(' or ')}`);
+  if (cache === 'unsafe' && typeof overlay !== 'string') throw new MillraceError('EINVAL', `${overlayName(overlay)}: the cache mode 'unsafe' is for an overlay given by path or name`);
+  return cache;
 }
 
 function checkedSize(size: number | undefined): number | undefined {

@@ -2,9 +2,18 @@
  * What a runtime (Node, Deno, a browser, an edge) brings so that disks can be opened there. One object of this kind stands in each
  * runtime's folder; the shared part of the hosts knows no other way to touch the world.
  */
+import type { CacheMode } from './api.ts';
 import type { BlockFile, BlockSource } from './block.ts';
 import type { Clock } from './clock.ts';
 import type { Codec } from './codecs.ts';
+
+/** How the file of an overlay is to be opened. */
+export interface OverlayMode {
+  readOnly?: boolean;
+  create?: boolean;
+  /** Default `writeback`. */
+  cache?: CacheMode;
+}
 
 export interface Runtime {
   /** The compiled engine; the same module serves all disks. */
@@ -17,7 +26,7 @@ export interface Runtime {
    * Opens an overlay by its path or name. A writable one is locked against every other opener until it is closed.
    * @throws MillraceError `EBUSY` naming who has it, `EEXIST` with `create` when it is there already, `ENOENT`, `EROFS`, `EACCES`.
    */
-  openOverlay(location: string, mode: { readOnly?: boolean; create?: boolean }): Promise<BlockFile>;
+  openOverlay(location: string, mode: OverlayMode): Promise<BlockFile>;
   /** Opens a base by its path or URL. @throws MillraceError `EUNSUPPORTED` for a URL of a scheme that is not known. */
   openSource(location: string | URL): Promise<BlockSource>;
   /** Where a backing file's name leads that was recorded in the image `from`: relative paths are relative to that image. */

@@ -2,6 +2,7 @@
  * Overlays in the origin private file system: one file a disk, under the disk's name, in one folder. Files are written through
  * synchronous access handles, which exist in dedicated workers only; everything else here works in pages too.
  */
+import type { CacheMode } from '../api.ts';
 import { MillraceError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { SyncFile } from './batch.ts';
@@ -129,12 +130,12 @@ async function fileHandle(name: string, create = false): Promise<OpfsFileHandle>
 }
 
 /** Opens a disk's file for writing, in a worker. The caller holds the disk's lock. @throws `ENOENT`, `EEXIST` with `create`, `EBUSY` */
-export async function openDiskFile(name: string, create: boolean): Promise<OpfsFile> {
+export async function openDiskFile(name: string, { create, cache }: { create: boolean; cache: CacheMode }): Promise<OpfsFile> {
   if (create && (await diskExists(name))) throw new MillraceError('EEXIST', `there is a disk '${name}' already`);
   const handle = await fileHandle(name, create);
   for (let waited = 0; ; waited += HANDLE_POLL_MS) {
     try {
-      return new OpfsFile(name, await handle.createSyncAccessHandle());
+      return new OpfsFile(name, await handle.createSyncAccessHandle(), cache);
     } catch (error) {
       // The lock is ours, so whoever still has the file is a worker that is ending, or a program that knows no locks.
       if ((error as Error).name !== 'NoModificationAllowedError' || waited >= GRACE_MS) throw fileError(error, 'open', name);
@@ -147,11 +148,13 @@ export async function openDiskFile(name: string, create: boolean): Promise<OpfsF
 export class OpfsFile implements SyncFile {
   readonly name: string;
   readonly #handle: SyncAccessHandle;
+  readonly #cache: CacheMode;
   #size: number;
 
-  constructor(name: string, handle: SyncAccessHandle) {
+  constructor(name: string, handle: SyncAccessHandle, cache: CacheMode) {
     this.name = name;
     this.#handle = handle;
+    this.#cache = cache;
     this.#size = handle.getSize();
   }
 
@@ -174,7 +177,7 @@ export class OpfsFile implements SyncFile {
   }
 
   flush(): void {
-    this.#attempt('flush', () => this.#handle.flush());
+    if (this.#cache === 'writeback') this.#attempt('flush', () => this.#handle.flush());
   }
 
   truncate(size: number): void {

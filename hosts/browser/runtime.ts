@@ -1,11 +1,12 @@
 /** A worker's way to open things: overlays by name in the browser's storage, bases by http: or https: URL or by the name of a disk. */
+import type { CacheMode } from '../api.ts';
 import type { BlockFile, BlockSource } from '../block.ts';
 import { codecOf, portableDecoders } from '../codecs.ts';
 import type { Codec } from '../codecs.ts';
 import { MillraceError } from '../errors.ts';
 import { openHttp, redactUrl } from '../http.ts';
 import type { HttpSource, HttpStats } from '../http.ts';
-import type { Runtime } from '../runtime.ts';
+import type { OverlayMode, Runtime } from '../runtime.ts';
 import { BatchedFile } from './batch.ts';
 import { openBlob } from './blob.ts';
 import { lockDisk } from './lock.ts';
@@ -46,7 +47,7 @@ export class BrowserRuntime implements Runtime {
     return compileEngine();
   }
 
-  async openOverlay(name: string, { readOnly = false, create = false }: { readOnly?: boolean; create?: boolean }): Promise<BlockFile> {
+  async openOverlay(name: string, { readOnly = false, create = false, cache = 'writeback' }: OverlayMode): Promise<BlockFile> {
     if (create && !(await disksFolder())) {
       this.persistent = false;
       return new MemoryFile(name);
@@ -54,9 +55,9 @@ export class BrowserRuntime implements Runtime {
     const lock = await this.#lock(name, readOnly ? 'shared' : 'exclusive');
     try {
       if (readOnly) return readOnlyFile(withLock(openBlob(await diskFile(name), name), lock));
-      const file = await openDiskFile(name, create);
+      const file = await openDiskFile(name, { create, cache });
       this.overlay = new BatchedFile(file, (error) => explainNoRoom(error, this.missing()));
-      return writableFile(this.overlay, lock);
+      return writableFile(this.overlay, cache, lock);
     } catch (error) {
       await lock.release();
       throw error;
@@ -139,7 +140,7 @@ function withLock(source: BlockSource, lock: DiskLock): BlockSource {
   };
 }
 
-function writableFile(file: BatchedFile, lock: DiskLock): BlockFile {
+function writableFile(file: BatchedFile, cache: CacheMode, lock: DiskLock): BlockFile {
   return {
     get name() {
       return file.name;
@@ -148,7 +149,7 @@ function writableFile(file: BatchedFile, lock: DiskLock): BlockFile {
       return file.size;
     },
     // The worker waits for it.
-    flushIsDear: true,
+    flushIsDear: cache === 'writeback',
     read: (offset, into) => file.read(offset, into),
     write: (offset, from) => file.write(offset, from),
     flush: () => file.flush(),

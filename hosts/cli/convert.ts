@@ -2,7 +2,7 @@
  * `millrace convert`: a flat copy of what a disk shows, as a file of its own. It never writes over a file that is there, so neither
  * over its source; a copy that does not get finished is removed.
  */
-import type { Disk, Extent, ImageFormat, StreamInfo } from '../api.ts';
+import type { CacheMode, Disk, Extent, ImageFormat, StreamInfo } from '../api.ts';
 import type { BlockFile } from '../block.ts';
 import { MillraceError } from '../errors.ts';
 import { createDiskWith } from '../open.ts';
@@ -23,6 +23,7 @@ export interface ConvertCommandOptions {
   outputFormat: ImageFormat;
   clusterSize?: number;
   followChain?: boolean;
+  cache?: CacheMode;
   json?: boolean;
 }
 
@@ -62,9 +63,9 @@ async function copy(
   platform: Platform, source: string, target: string, options: ConvertCommandOptions, signal: AbortSignal,
   begin: (total: number) => OnProgress,
 ): Promise<number> {
-  const { outputFormat, followChain } = options;
+  const { outputFormat, followChain, cache } = options;
   const disk = await openImage(platform, source, { followChain });
-  if (outputFormat === 'raw') return withDisk(disk, () => copyToRaw(platform, disk, target, signal, begin(disk.size)));
+  if (outputFormat === 'raw') return withDisk(disk, () => copyToRaw(platform, disk, target, cache, signal, begin(disk.size)));
   // What could be opened here is the chain that may be followed below, as the base of the copy.
   await disk.close();
   return copyToQcow2(platform, source, target, options, signal, begin);
@@ -75,7 +76,8 @@ async function copyToQcow2(
   platform: Platform, source: string, target: string, options: ConvertCommandOptions, signal: AbortSignal,
   begin: (total: number) => OnProgress,
 ): Promise<number> {
-  const disk = await createDiskWith(platform.runtime, { overlay: target, base: source, followChain: true, clusterSize: options.clusterSize });
+  const { clusterSize, cache } = options;
+  const disk = await createDiskWith(platform.runtime, { overlay: target, base: source, followChain: true, clusterSize, cache });
   try {
     return await withDisk(disk, async () => {
       const progress = begin(disk.size);
@@ -92,8 +94,8 @@ async function copyToQcow2(
   }
 }
 
-async function copyToRaw(platform: Platform, disk: Disk, target: string, signal: AbortSignal, progress: OnProgress): Promise<number> {
-  const file = await platform.runtime.openOverlay(target, { create: true });
+async function copyToRaw(platform: Platform, disk: Disk, target: string, cache: CacheMode | undefined, signal: AbortSignal, progress: OnProgress): Promise<number> {
+  const file = await platform.runtime.openOverlay(target, { create: true, cache });
   try {
     await file.truncate(disk.size);
     const pieces = piecesOf(disk.map(), disk.size);

@@ -78,6 +78,7 @@ function makeProgram(platform: Platform, ended: (exitCode: number) => void): Com
     .option('--keep-base', 'keep the reference to the base when nothing is missing any more')
     .addOption(new Option('--allocate <how>', 'full: zeros take space too').choices(['sparse', 'full']))
     .option('--from <url|path>', 'where the base is now, if not where the overlay records it')
+    .addOption(cacheMode())
     .addOption(baseFormat())
     .option('--follow-chain', 'follow the backing files that the base records')
     .option('--json', 'tell how it stands once a second, and at the end, as a line of JSON')
@@ -113,6 +114,7 @@ function makeProgram(platform: Platform, ended: (exitCode: number) => void): Com
     .argument('<target>', 'the file to make; it must not be there yet')
     .addOption(new Option('-O, --output-format <format>').choices(['raw', 'qcow2']).default('qcow2'))
     .option('--cluster-size <size>', 'of a qcow2 target, from 512 to 2M (default: 64K)', size)
+    .addOption(cacheMode())
     .option('--follow-chain', 'follow the backing files that the base records')
     .option('--json', 'tell the result as JSON')
     .action(async (source, target, options) => ended(await convert(platform, source, target, options)));
@@ -172,6 +174,10 @@ function addExample(command: Command, ...lines: string[]): void {
 
 function baseFormat(): Option {
   return new Option('--base-format <format>', "the base's format (default: told by its first bytes)").choices(['raw', 'qcow2']);
+}
+
+function cacheMode(): Option {
+  return new Option('-t, --cache <mode>', "unsafe: do not wait for the disk; quicker, but a power cut soon after can leave a corrupt image (default: writeback)").choices(['writeback', 'unsafe']);
 }
 
 function outputFormat(): Option {

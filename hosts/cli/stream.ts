@@ -1,5 +1,5 @@
 /** `millrace stream`: runs a job to its end, shows how it stands, and stops it cleanly when the user asks for it. */
-import type { Disk, ImageFormat, StreamInfo, StreamOptions } from '../api.ts';
+import type { CacheMode, Disk, ImageFormat, StreamInfo, StreamOptions } from '../api.ts';
 import { JobStatus } from '../api.ts';
 import { MillraceError } from '../errors.ts';
 import { openDiskWith } from '../open.ts';
@@ -18,6 +18,7 @@ export interface StreamCommandOptions extends Omit<StreamOptions, 'nonblock' | '
   from?: string;
   baseFormat?: ImageFormat;
   followChain?: boolean;
+  cache?: CacheMode;
   json?: boolean;
 }
 
@@ -30,7 +31,7 @@ interface Outcome {
 }
 
 export async function stream(platform: Platform, overlay: string, options: StreamCommandOptions): Promise<number> {
-  const { from, baseFormat, followChain, json = false, ...job } = options;
+  const { from, baseFormat, followChain, cache, json = false, ...job } = options;
   const stop = new AbortController();
   let running = false;
   const release = platform.onInterrupt(() => {
@@ -38,7 +39,7 @@ export async function stream(platform: Platform, overlay: string, options: Strea
     stop.abort();
   });
   try {
-    const disk = await openDiskWith(platform.runtime, { overlay, base: from, baseFormat, followChain });
+    const disk = await openDiskWith(platform.runtime, { overlay, base: from, baseFormat, followChain, cache });
     running = true;
     let outcome: Outcome | undefined;
     try {

@@ -5,6 +5,7 @@
  * writing is locked.
  */
 import { basename, dirname, join } from 'node:path';
+import type { CacheMode } from '../api.ts';
 import type { BlockFile, BlockSource, ReadHint } from '../block.ts';
 import { MillraceError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
@@ -21,6 +22,8 @@ export interface OpenFileOptions {
   readOnly?: boolean;
   /** Make the file, which must not exist yet. */
   create?: boolean;
+  /** `unsafe`: the device is never waited for. Default `writeback`. */
+  cache?: CacheMode;
 }
 
 /**
@@ -32,11 +35,11 @@ export interface OpenFileOptions {
  */
 export async function openFile(path: string, options: OpenFileOptions = {}): Promise<BlockFile> {
   if (options.readOnly) return openForReading(path);
-  const create = options.create ?? false;
+  const { create = false, cache } = options;
   const lock = await lockFor(path, create);
   try {
-    const file = await openForWriting(path, create);
-    return await wrap(path, file, { lock });
+    const file = await openForWriting(path, options);
+    return await wrap(path, file, { lock, cache });
   } catch (error) {
     lock.release();
     throw error;
@@ -71,15 +74,15 @@ async function openLanes(path: string, file: Deno.FsFile): Promise<Deno.FsFile[]
   }
 }
 
-async function openForWriting(path: string, create: boolean): Promise<Deno.FsFile> {
+async function openForWriting(path: string, { create, cache }: OpenFileOptions): Promise<Deno.FsFile> {
   if (!create) return orFileError('open', path, () => Deno.open(path, { read: true, write: true }));
   const file = await orFileError('create', path, () => Deno.open(path, { read: true, write: true, createNew: true }));
   // Its name has to survive a power cut. Where folders cannot be opened or synced, there is no better way.
-  await Deno.open(dirname(path)).then((folder) => folder.sync().finally(() => folder.close())).catch(() => {});
+  if (cache !== 'unsafe') await Deno.open(dirname(path)).then((folder) => folder.sync().finally(() => folder.close())).catch(() => {});
   return file;
 }
 
-async function wrap(path: string, file: Deno.FsFile, how: { readOnly?: boolean; lock?: Lock; lanes?: Deno.FsFile[] }): Promise<LocalFile> {
+async function wrap(path: string, file: Deno.FsFile, how: { readOnly?: boolean; cache?: CacheMode; lock?: Lock; lanes?: Deno.FsFile[] }): Promise<LocalFile> {
   try {
     const info = await orFileError('open', path, () => file.stat());
     refuseKind(path, info, how.readOnly ?? false);
@@ -123,6 +126,7 @@ class LocalFile implements BlockFile {
   readonly identity?: string;
   readonly #file: Deno.FsFile;
   readonly #readOnly: boolean;
+  readonly #cache: CacheMode;
   readonly #lock?: Lock;
   readonly #lanes: readonly Deno.FsFile[];
   /** Those of the lanes that nobody reads through, and who waits for one. */
@@ -133,11 +137,12 @@ class LocalFile implements BlockFile {
   #flushFailure?: MillraceError;
   #closing?: Promise<void>;
 
-  constructor(path: string, file: Deno.FsFile, size: number, how: { readOnly?: boolean; lock?: Lock; identity?: string; lanes?: Deno.FsFile[] }) {
+  constructor(path: string, file: Deno.FsFile, size: number, how: { readOnly?: boolean; cache?: CacheMode; lock?: Lock; identity?: string; lanes?: Deno.FsFile[] }) {
     this.name = path;
     this.#file = file;
     this.#size = size;
     this.#readOnly = how.readOnly ?? false;
+    this.#cache = how.cache ?? 'writeback';
     this.#lock = how.lock;
     this.#lanes = how.lanes ?? [];
     this.#free = [...this.#lanes];
@@ -210,7 +215,7 @@ class LocalFile implements BlockFile {
    */
   flush(): Promise<void> {
     this.#refuseClosed('flush');
-    return this.#readOnly ? Promise.resolve() : this.#awaited(this.#flush());
+    return this.#readOnly || this.#cache === 'unsafe' ? Promise.resolve() : this.#awaited(this.#flush());
   }
 
   async #flush(): Promise<void> {

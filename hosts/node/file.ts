@@ -8,6 +8,7 @@ import type { BigIntStats } from 'node:fs';
 import { readFile, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { getSystemErrorMap, promisify } from 'node:util';
+import type { CacheMode } from '../api.ts';
 import type { BlockFile, BlockSource, ReadHint } from '../block.ts';
 import { MillraceError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
@@ -34,6 +35,8 @@ export interface OpenFileOptions {
   create?: boolean;
   /** With `create`: fail with `EEXIST` when it exists. */
   exclusive?: boolean;
+  /** `unsafe`: the device is never waited for. Default `writeback`. */
+  cache?: CacheMode;
 }
 
 /**
@@ -44,12 +47,12 @@ export interface OpenFileOptions {
  */
 export async function openFile(path: string, options: OpenFileOptions = {}): Promise<BlockFile> {
   if (options.readOnly) return openForReading(path);
-  const { create = false, exclusive = false } = options;
+  const { create = false, cache } = options;
   const exists = await checkKind(path, { readOnly: false, mayBeMissing: create });
   const lock = await lockFor(path, exists);
   try {
-    const fd = await openForWriting(path, create, exclusive);
-    return await wrap(path, fd, { lock });
+    const fd = await openForWriting(path, options);
+    return await wrap(path, fd, { lock, cache });
   } catch (error) {
     lock.release();
     throw error;
@@ -74,11 +77,11 @@ async function openForReading(path: string): Promise<LocalFile> {
 }
 
 /** Opens the file, or makes it, and then sees to it that its name survives a power cut. */
-async function openForWriting(path: string, create: boolean, exclusive: boolean): Promise<number> {
+async function openForWriting(path: string, { create, exclusive, cache }: OpenFileOptions): Promise<number> {
   if (create) {
     try {
       const fd = await open(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL);
-      await syncFolder(dirname(path));
+      if (cache !== 'unsafe') await syncFolder(dirname(path));
       return fd;
     } catch (error) {
       if (exclusive || (error as NodeJS.ErrnoException).code !== 'EEXIST') throw fileError('create', path, error);
@@ -97,7 +100,7 @@ async function syncFolder(path: string): Promise<void> {
   }
 }
 
-async function wrap(path: string, fd: number, how: { readOnly?: boolean; lock?: Lock }): Promise<LocalFile> {
+async function wrap(path: string, fd: number, how: { readOnly?: boolean; cache?: CacheMode; lock?: Lock }): Promise<LocalFile> {
   try {
     const stats = await orFileError('open', path, fstat(fd, { bigint: true }));
     refuseKind(path, stats, how.readOnly ?? false);
@@ -166,6 +169,7 @@ class LocalFile implements BlockFile {
   readonly preferred: { chunk: number; depth: number } = PREFERRED;
   private readonly fd: number;
   private readonly readOnly: boolean;
+  private readonly cache: CacheMode;
   private readonly lock?: Lock;
   private length: number;
   private inFlight = 0;
@@ -174,11 +178,12 @@ class LocalFile implements BlockFile {
   private closing?: Promise<void>;
   private flushFailure?: MillraceError;
 
-  constructor(path: string, fd: number, length: number, how: { readOnly?: boolean; lock?: Lock; identity?: string }) {
+  constructor(path: string, fd: number, length: number, how: { readOnly?: boolean; cache?: CacheMode; lock?: Lock; identity?: string }) {
     this.name = path;
     this.fd = fd;
     this.length = length;
     this.readOnly = how.readOnly ?? false;
+    this.cache = how.cache ?? 'writeback';
     this.lock = how.lock;
     this.identity = how.identity;
   }
@@ -221,7 +226,7 @@ class LocalFile implements BlockFile {
    * fails too: the kernel may have dropped the pages that it could not write, so a second call would succeed without them.
    */
   async flush(): Promise<void> {
-    if (this.readOnly) return;
+    if (this.readOnly || this.cache === 'unsafe') return;
     if (this.flushFailure !== undefined) throw this.flushFailure;
     try {
       await this.perform('flush', undefined, (settle) => fs.fdatasync(this.fd, settle));

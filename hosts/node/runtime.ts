@@ -17,7 +17,7 @@ export const nodeRuntime: Runtime = {
   // Compiled by this thread, which takes a millisecond: threads in the background may be busy with what fetch is made of.
   engine: () => (engine ??= readFile(new URL('../engine.wasm', import.meta.url)).then((bytes) => new WebAssembly.Module(bytes))),
   codec: nodeCodec,
-  openOverlay: async (path, { readOnly, create }) => openFile(pathOf(path, paths), { readOnly, create, exclusive: create }),
+  openOverlay: async (path, mode) => openFile(pathOf(path, paths), { ...mode, exclusive: mode.create }),
   openSource: async (location) => (isHttpUrl(String(location)) ? openHttp(location) : openFileSource(pathOf(String(location), paths))),
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import type { CacheMode } from '../../hosts/api.ts';
 import type * as Millrace from '../../hosts/node/index.ts';
 
 const DIST = fileURLToPath(new URL('../../dist/', import.meta.url));
@@ -15,19 +16,19 @@ export async function library(): Promise<typeof Millrace> {
 
 /** What one stream took. */
 export interface StreamFigures {
-  /** From creating the overlay to the end of the job, everything flushed. */
+  /** From creating the overlay to the end of the job, everything flushed unless the cache mode is `unsafe`. */
   seconds: number;
   requests: number;
   bytes: number;
 }
 
 /** Creates an overlay over a base and streams it whole. */
-export async function timeStream(base: string): Promise<StreamFigures> {
+export async function timeStream(base: string, cache?: CacheMode): Promise<StreamFigures> {
   const { createDisk, openHttp } = await library();
   return inScratchFolder(async (dir) => {
     const startMs = performance.now();
     const source = base.startsWith('http') ? await openHttp(base) : undefined;
-    const disk = await createDisk({ overlay: join(dir, 'overlay.qcow2'), base: source ?? base });
+    const disk = await createDisk({ overlay: join(dir, 'overlay.qcow2'), base: source ?? base, cache });
     await disk.stream();
     const seconds = (performance.now() - startMs) / 1000;
     await disk.close();

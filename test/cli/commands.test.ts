@@ -39,6 +39,7 @@ describe('the program', () => {
       [['stream', 'a', '--speed', 'fast'], /'fast' is invalid.*K, M, G, T/],
       [['stream', 'a', '--offset', '-1'], /'-1' is invalid/],
       [['stream', 'a', '--on-error', 'cry'], /Allowed choices are report, stop, ignore, enospc/],
+      [['stream', 'a', '-t', 'none'], /'none' is invalid. Allowed choices are writeback, unsafe/],
       [['create', 'a', '--refcount-bits', 'x'], /'x' is invalid/],
       [['create', 'a'], /needs a size/],
       [['create', 'a', '--size', '1G', '--cluster-size', '3000'], /cluster size of 3000: it is a power of two/],
@@ -101,6 +102,18 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'the commands', () => {
     expect((await info(join(cwd, 'o.qcow2')))['backing-filename']).toBe('gone.raw');
     await rename(join(cwd, 'base.raw'), join(cwd, 'gone.raw'));
     expect((await check(join(cwd, 'o.qcow2'))).report?.['allocated-clusters']).toBe(BASE_BYTES / 65536);
+  }), 60_000);
+
+  it('stream and convert leave it to the page cache if asked to', () => withFolder(async (cwd) => {
+    await makeBase(cwd);
+    await millrace(['create', 'o.qcow2', '--base', 'base.raw'], { cwd });
+    expect(await millrace(['stream', 'o.qcow2', '-t', 'unsafe'], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
+    expect(await millrace(['convert', 'o.qcow2', 'flat.qcow2', '--cache', 'unsafe'], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
+    expect(await millrace(['convert', 'o.qcow2', 'flat.raw', '-O', 'raw', '--cache', 'unsafe'], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
+    for (const [name, format] of [['o.qcow2', 'qcow2'], ['flat.qcow2', 'qcow2'], ['flat.raw', 'raw']] as const) {
+      expect(await compare(join(cwd, name), join(cwd, 'base.raw'), { formatA: format, formatB: 'raw' })).toMatchObject({ identical: true });
+      if (format === 'qcow2') expect((await check(join(cwd, name))).exitCode).toBe(0);
+    }
   }), 60_000);
 
   it('stream goes down to an image of the chain, which is followed only if asked for', () => withFolder(async (cwd) => {

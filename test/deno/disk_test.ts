@@ -121,6 +121,27 @@ Deno.test('a file keeps what is written, and one that another program cuts is to
   await file.close();
 });
 
+Deno.test("a flush waits for the device, but for the cache mode 'unsafe'", { permissions: ofFolder }, async () => {
+  const { syncData } = Deno.FsFile.prototype;
+  let flushes = 0;
+  Deno.FsFile.prototype.syncData = function () {
+    flushes++;
+    return syncData.call(this);
+  };
+  try {
+    for (const cache of ['unsafe', 'writeback'] as const) {
+      const file = await openFile(at(cache), { create: true, cache });
+      await file.write(0, content);
+      await file.flush();
+      await file.close();
+      assertEquals(await Deno.readFile(at(cache)), content);
+      assertEquals(flushes, cache === 'unsafe' ? 0 : 1);
+    }
+  } finally {
+    Deno.FsFile.prototype.syncData = syncData;
+  }
+});
+
 Deno.test('large reads of a base go side by side, and close waits for them', { permissions: ofFolder }, async () => {
   const length = 280 * KIB;
   const parts = Array.from({ length: 40 }, (_, i) => ({ offset: i * 511, into: new Uint8Array(length) }));

@@ -2,6 +2,8 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import * as fs from 'node:fs';
+import nodeFs from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -121,6 +123,29 @@ describe('a file', () => {
     expect(Buffer.compare(into, pattern(4 * MIB, 5))).toBe(0);
     await closed;
     await file.close();
+  });
+
+  it("waits for the device at a flush, but for the cache mode 'unsafe'", async () => {
+    const { fdatasync, fsync } = fs;
+    const seen: string[] = [];
+    Object.assign(nodeFs, {
+      fdatasync: (fd: number, settle: fs.NoParamCallback) => void (seen.push('fdatasync'), fdatasync(fd, settle)),
+      fsync: (fd: number, settle: fs.NoParamCallback) => void (seen.push('fsync'), fsync(fd, settle)),
+    });
+    syncBuiltinESMExports();
+    try {
+      for (const cache of ['unsafe', 'writeback'] as const) {
+        const file = await openFile(join(folder, cache), { create: true, cache });
+        await file.write(0, pattern(1000, 2));
+        await file.flush();
+        await file.close();
+        expect(fs.readFileSync(join(folder, cache)).equals(pattern(1000, 2))).toBe(true);
+        expect(seen.includes('fdatasync'), cache).toBe(cache === 'writeback');
+      }
+    } finally {
+      Object.assign(nodeFs, { fdatasync, fsync });
+      syncBuiltinESMExports();
+    }
   });
 
   it('is not read for somebody who has gone', async () => {

@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { createDisk, openDisk } from '../../hosts/node/index.ts';
-import type { CreateOptions } from '../../hosts/node/index.ts';
+import type { CacheMode, CreateOptions } from '../../hosts/node/index.ts';
 import { makeContent, Random } from '../fixtures/content.ts';
 import { makeRegions, writeRaw } from '../fixtures/layout.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
@@ -33,6 +33,7 @@ interface Setting {
   base: 'base.raw' | 'base-zlib.qcow2';
   /** How we make the overlay; version 2, which cannot tell that it was not closed, QEMU makes. */
   shape: Partial<CreateOptions> | 'version 2';
+  cache?: CacheMode;
 }
 
 const SETTINGS: Setting[] = [
@@ -42,6 +43,8 @@ const SETTINGS: Setting[] = [
   { base: 'base.raw', shape: { extendedL2: true } },
   { base: 'base-zlib.qcow2', shape: { clusterSize: 512, refcountBits: 64 } },
   { base: 'base-zlib.qcow2', shape: { clusterSize: 2 * MIB } },
+  // A kill takes nothing from the page cache.
+  { base: 'base.raw', shape: {}, cache: 'unsafe' },
 ];
 
 describeWithPeer(['qemu-img', 'nginx'], 'a stream that is killed', () => {
@@ -69,7 +72,7 @@ describeWithPeer(['qemu-img', 'nginx'], 'a stream that is killed', () => {
   }, TIMEOUT_MS);
 
   /** Creates an overlay and streams it with kills in between, `most` of them; returns how many there were. */
-  async function untilComplete({ base, shape }: Setting, random: Random, most: number): Promise<number> {
+  async function untilComplete({ base, shape, cache }: Setting, random: Random, most: number): Promise<number> {
     const overlay = join(dir, 'overlay.qcow2');
     const url = `${nginx.url}/${base}`;
     const [recordBase, baseFormat] = [join(dir, base), base === 'base.raw' ? 'raw' : 'qcow2'] as const;
@@ -80,7 +83,7 @@ describeWithPeer(['qemu-img', 'nginx'], 'a stream that is killed', () => {
     let kills = 0;
     for (let complete = false; !complete; kills += complete ? 0 : 1) {
       const life = kills < most ? random.between(0, LIFE_MS_MAX) : Infinity;
-      const said = await streamUntilKilled({ overlay, base: url, speed: 64 * MIB, slot }, (line) => line.startsWith('streaming') ? life : undefined);
+      const said = await streamUntilKilled({ overlay, base: url, speed: 64 * MIB, slot, cache }, (line) => line.startsWith('streaming') ? life : undefined);
       complete = said.includes('complete');
       const { exitCode, messages } = await check(overlay);
       expect(exitCode === 0 || exitCode === 3, `right after a kill: ${messages}`).toBe(true);

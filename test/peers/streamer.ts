@@ -5,7 +5,7 @@
  */
 import { readFileSync, writeSync } from 'node:fs';
 import { openDisk } from '../../hosts/node/index.ts';
-import type { Disk } from '../../hosts/node/index.ts';
+import type { CacheMode, Disk } from '../../hosts/node/index.ts';
 import { slotContent, slotCount, slotOffset } from './slots.ts';
 
 export interface StreamerOrder {
@@ -15,13 +15,14 @@ export interface StreamerOrder {
   speed: number;
   /** The first slot that the guest writes; without one there is no guest. */
   slot?: number;
+  cache?: CacheMode;
 }
 
 /** The guest flushes after so many writes. */
 const WRITES_A_FLUSH = 4;
 
 const order = JSON.parse(process.argv[2]) as StreamerOrder;
-const disk = await openDisk({ overlay: order.overlay, base: order.base });
+const disk = await openDisk({ overlay: order.overlay, base: order.base, cache: order.cache });
 disk.addEventListener('progress', (event) => say(`remaining ${(event as CustomEvent<{ remaining: number }>).detail.remaining}`));
 say(`streaming ${await disk.remaining()}`);
 const streamed = disk.stream({ speed: order.speed });

@@ -8,7 +8,7 @@ import type { BlockFile, BlockSource } from '../../hosts/block.ts';
 import { MillraceError } from '../../hosts/errors.ts';
 import { inlineCodec } from '../../hosts/node/codecs.ts';
 import { createDiskWith, openDiskWith } from '../../hosts/open.ts';
-import type { Runtime } from '../../hosts/runtime.ts';
+import type { OverlayMode, Runtime } from '../../hosts/runtime.ts';
 import type { Codec } from '../../hosts/codecs.ts';
 import { FaultyFile, FaultySource } from './faulty.ts';
 import type { Plan } from './faulty.ts';
@@ -44,7 +44,7 @@ export class MemoryRuntime implements Runtime {
     return file;
   }
 
-  async openOverlay(name: string, mode: { readOnly?: boolean; create?: boolean }): Promise<BlockFile> {
+  async openOverlay(name: string, mode: OverlayMode): Promise<BlockFile> {
     if (mode.create && this.files.has(name)) throw new MillraceError('EEXIST', `'${name}' is there already`);
     const file = mode.create ? this.add(name) : this.file(name);
     return new FaultyFile(file, (operation, perform) => this.#perform(operation, perform));

@@ -1,8 +1,9 @@
 /** Overlays over time: made once, opened again, kept from a second writer, closed. */
+import type { Disk } from '../../../hosts/api.ts';
 import type { Case } from '../adapter.ts';
 import { equal, rejects } from '../assert.ts';
 import { BASE_SIZE, baseContent, guestData, KIB, MIB } from '../content.ts';
-import { diskOver, newOverlay, reads, using } from '../support.ts';
+import { diskOver, newOverlay, reads, standsAlone, using } from '../support.ts';
 
 export const lifecycleCases: readonly Case[] = [
   {
@@ -24,6 +25,34 @@ export const lifecycleCases: readonly Case[] = [
         equal(disk.size, 3 * MIB, 'size');
         equal((await disk.check()).corruptions + (await disk.check()).leaks, 0, 'corruptions and leaks');
       });
+    },
+  },
+  {
+    name: "the cache mode 'unsafe' changes nothing of what is read; an edge has none",
+    async run(host) {
+      const overlay = newOverlay(host);
+      const create = (): Promise<Disk> => host.createDisk({ overlay, base: `${host.server}/base.raw`, cache: 'unsafe' });
+      if (host.name === 'workerd') {
+        await rejects(create(), 'EUNSUPPORTED', /cache mode 'unsafe'/);
+        await rejects(host.openDisk({ overlay }), 'ENOENT');
+        return;
+      }
+      const content = baseContent();
+      content.set(guestData(100_000), 200_001);
+      await using(create(), async (disk) => {
+        await disk.write(200_001, guestData(100_000));
+        await disk.flush();
+      });
+      await using(host.openDisk({ overlay, cache: 'unsafe' }), async (disk) => {
+        await reads(disk, content);
+        await disk.stream();
+        await standsAlone(disk);
+      });
+      await using(host.openDisk({ overlay, cache: 'writeback' }), async (disk) => {
+        await reads(disk, content, 'streamed');
+        equal((await disk.check()).corruptions + (await disk.check()).leaks, 0, 'corruptions and leaks');
+      });
+      await rejects(host.openDisk({ overlay, cache: 'directsync' as 'unsafe' }), 'EINVAL', /writeback or unsafe/);
     },
   },
   {

@@ -88,6 +88,7 @@ export const objectCases: readonly Case[] = [
       content.set(guestData(CLUSTER), 1000);
       await using(host.openDisk({ overlay, base: sourceOf(baseContent()) }), (disk) => reads(disk, content));
       await rejects(host.createDisk({ overlay, size: MIB }), 'EEXIST');
+      await rejects(host.openDisk({ overlay, cache: 'unsafe' }), 'EINVAL', /path or name/);
     },
   },
   {
