@@ -1,9 +1,6 @@
-/**
- * `npm run fuzz -- --cases N --seed S` runs N hostile images from seed S on; without `--seed`, fresh ones. With `--servers`, hostile
- * servers.
- */
-import { parseArgs } from 'node:util';
+/** `npm run fuzz`: hostile images and servers; `npm run fuzz -- -h` tells the options. */
 import { loadEngine } from '../simulator/simulate.ts';
+import { tool, whole } from '../support/tool.ts';
 import { runCase } from './case.ts';
 import { runServerCases } from './server-case.ts';
 
@@ -14,17 +11,29 @@ const PROGRESS_MS = 10_000;
 /** Cases of servers mostly wait. */
 const SERVER_LANES = 8;
 
-const { values } = parseArgs({ options: {
-  cases: { type: 'string' }, seed: { type: 'string' }, servers: { type: 'boolean' }, engine: { type: 'string' }, keep: { type: 'boolean' },
-} });
-const first = Number(values.seed ?? Date.now() % 1_000_000_000);
-const cases = Number(values.cases ?? (values.seed !== undefined ? 1 : values.servers ? SERVERS_DEFAULT : IMAGES_DEFAULT));
+interface Options {
+  seed?: number;
+  cases?: number;
+  servers?: boolean;
+  keep?: boolean;
+  engine?: string;
+}
+
+const options = tool('fuzz', 'Opens and uses images that were damaged, or made to do harm; with --servers, reads from servers that lie, stall and reset.')
+  .option('--seed <n>', 'the first case (default: a fresh one); alone, it is replayed, and what happened printed', whole)
+  .option('--cases <n>', `how many (default: ${IMAGES_DEFAULT} images, ${SERVERS_DEFAULT} servers)`, whole)
+  .option('--servers', 'servers in place of images')
+  .option('--keep', 'go on after a failure')
+  .option('--engine <path>', 'another engine.wasm, for images')
+  .parse().opts<Options>();
+const first = options.seed ?? Date.now() % 1_000_000_000;
+const cases = options.cases ?? (options.seed !== undefined ? 1 : options.servers ? SERVERS_DEFAULT : IMAGES_DEFAULT);
 const started = performance.now();
-const counts = values.servers ? await fuzzServers() : fuzzImages();
+const counts = options.servers ? await fuzzServers() : fuzzImages();
 console.log({ ...counts, casesASecond: Math.round((counts.cases / (performance.now() - started)) * 10_000) / 10 });
 
 function fuzzImages(): { cases: number; opened: number; failed: number } {
-  const module = loadEngine(values.engine);
+  const module = loadEngine(options.engine);
   const trace: string[] = [];
   let told = started;
   let opened = 0;
@@ -41,7 +50,7 @@ function fuzzImages(): { cases: number; opened: number; failed: number } {
     failed++;
     if (trace.length) console.log(trace.join('\n'));
     tell(seed, result.error, result.mutations);
-    if (!values.keep) break;
+    if (!options.keep) break;
   }
   return { cases: Math.min(seed - first + 1, cases), opened, failed };
 }
@@ -54,13 +63,13 @@ async function fuzzServers(): Promise<{ cases: number; errors: Record<string, nu
     if (!error) return;
     failed++;
     tell(seed, error, deeds);
-    if (!values.keep) process.exit();
+    if (!options.keep) process.exit();
   });
   return { cases, errors, failed };
 }
 
 function tell(seed: number, error: Error, deeds: readonly string[]): void {
   const what = cases === 1 ? error.stack : error.message.slice(0, 300);
-  console.log(`seed ${seed}: ${what}\n  ${deeds.join('\n  ')}\n  replay: npm run fuzz --${values.servers ? ' --servers' : ''} --seed ${seed}`);
+  console.log(`seed ${seed}: ${what}\n  ${deeds.join('\n  ')}\n  replay: npm run fuzz --${options.servers ? ' --servers' : ''} --seed ${seed}`);
   process.exitCode = 1;
 }

@@ -1,10 +1,5 @@
-/**
- * `npm run simulate -- --seed N` replays one seed, and prints what happened if it fails. `--seeds N` runs so many, from `--seed` on or
- * fresh ones; `--minutes M` runs fresh ones for so long; both go on after a failure with `--keep`. `--coverage` tells, after that, which
- * lines of the engine the seeds reached; `--qemu N` has qemu-img check one in N of the images. `--mutations` breaks the engine in known ways
- * instead, and tells which seed finds each.
- */
-import { parseArgs } from 'node:util';
+/** `npm run simulate`: the simulator by hand; `npm run simulate -- -h` tells what it can do. */
+import { minutes, tool, whole } from '../support/tool.ts';
 import { Coverage } from './coverage.ts';
 import { MUTATIONS, findMutation } from './mutations.ts';
 import { planOf } from './plan.ts';
@@ -12,12 +7,27 @@ import { QemuSample } from './qemu.ts';
 import { runSeeds } from './run.ts';
 import { loadEngine, simulate } from './simulate.ts';
 
-const { values } = parseArgs({
-  options: {
-    seed: { type: 'string' }, seeds: { type: 'string' }, minutes: { type: 'string' }, engine: { type: 'string' }, keep: { type: 'boolean' },
-    coverage: { type: 'boolean' }, qemu: { type: 'string' }, mutations: { type: 'boolean' },
-  },
-});
+interface Options {
+  seed?: number;
+  seeds?: number;
+  minutes?: number;
+  keep?: boolean;
+  qemu?: number;
+  coverage?: boolean;
+  mutations?: boolean;
+  engine?: string;
+}
+
+const options = tool('simulate', 'Runs the engine under seeded hosts that reorder, fail, tear and cut off its I/O. Without options, fresh seeds until one fails.')
+  .option('--seed <n>', 'replay this seed, and print what happened if it fails; with --seeds or --minutes, begin with it', whole)
+  .option('--seeds <n>', 'run so many', whole)
+  .option('--minutes <m>', 'run for so long', minutes)
+  .option('--keep', 'go on after a failure')
+  .option('--qemu <n>', 'have qemu-img check one in n of the images', whole)
+  .option('--coverage', 'tell afterwards which lines of the engine the seeds reached')
+  .option('--mutations', 'break the engine in known ways instead, and tell which seed finds each')
+  .option('--engine <path>', 'another engine.wasm')
+  .parse().opts<Options>();
 /** How often a run says how far it is. */
 const PROGRESS_MS = 10_000;
 /** Seeds with which a run for coverage is content, unless told otherwise. */
@@ -25,14 +35,13 @@ const COVERAGE_SEEDS = 300;
 /** Seeds that a broken engine may survive. */
 const MUTATION_SEEDS = 1000;
 
-const fixed = values.seed === undefined ? undefined : Number(values.seed);
-if (values.mutations) await mutations();
-else if (values.coverage) await coverage();
-else if (fixed !== undefined && values.seeds === undefined && values.minutes === undefined) replay(fixed);
-else many(loadEngine(values.engine));
+if (options.mutations) await mutations();
+else if (options.coverage) await coverage();
+else if (options.seed !== undefined && options.seeds === undefined && options.minutes === undefined) replay(options.seed);
+else many(loadEngine(options.engine));
 
 function replay(seed: number): void {
-  const { error, trace, ...counts } = simulate(loadEngine(values.engine), seed, { traced: true });
+  const { error, trace, ...counts } = simulate(loadEngine(options.engine), seed, { traced: true });
   if (!error) return void console.log(`seed ${seed}: well`, counts);
   console.log(trace.join('\n'));
   console.log(JSON.stringify(planOf(seed)));
@@ -42,14 +51,14 @@ function replay(seed: number): void {
 
 function many(module: WebAssembly.Module, onMemory?: (memory: Uint8Array) => void, most: number = Infinity): void {
   const started = performance.now();
-  const qemu = values.qemu === undefined ? undefined : new QemuSample(Number(values.qemu));
+  const qemu = options.qemu === undefined ? undefined : new QemuSample(options.qemu);
   let told = started;
   let failed = 0;
   const { failures, ...sum } = runSeeds(module, {
-    first: fixed ?? Date.now() % 1_000_000_000,
-    seeds: Number(values.seeds ?? (values.minutes === undefined ? most : Infinity)),
-    until: started + Number(values.minutes ?? Infinity) * 60_000,
-    keep: values.keep,
+    first: options.seed ?? Date.now() % 1_000_000_000,
+    seeds: options.seeds ?? (options.minutes === undefined ? most : Infinity),
+    until: started + (options.minutes ?? Infinity) * 60_000,
+    keep: options.keep,
     onImage: (file, closed) => qemu?.look(file, closed),
     onMemory,
     onSeed: (seed, { seeds, cuts, failures }) => {

@@ -1,15 +1,15 @@
 /**
- * `npm run soak -- --minutes M --seed S`: disks live one life after another, several at once in this process, on real files over a real
+ * `npm run soak`: disks live one life after another, several at once in this process, on real files over a real
  * HTTP server. What memory and files the process holds at its lowest must be the same late as early.
  */
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { Random } from '../fixtures/content.ts';
 import { makeRegions, writeRaw } from '../fixtures/layout.ts';
 import { startNginx } from '../support/nginx.ts';
 import { convertImage } from '../support/qemu.ts';
+import { minutes as inMinutes, tool, whole } from '../support/tool.ts';
 import type { Base, Counts } from './life.ts';
 import { live } from './life.ts';
 
@@ -30,9 +30,10 @@ interface Sample {
   files: number;
 }
 
-const { values } = parseArgs({ options: { minutes: { type: 'string' }, seed: { type: 'string' } } });
-const minutes = Number(values.minutes ?? MINUTES_DEFAULT);
-const seed = Number(values.seed ?? Date.now() % 1_000_000_000);
+const { minutes, seed = Date.now() % 1_000_000_000 } = tool('soak', 'Lets disks live one life after another, and holds what memory and files the process has late against what it had early.')
+  .option('--minutes <m>', 'for so long', inMinutes, MINUTES_DEFAULT)
+  .option('--seed <n>', 'what decides their lives (default: a fresh one)', whole)
+  .parse().opts<{ minutes: number; seed?: number }>();
 const dir = await mkdtemp(join(tmpdir(), 'millrace-soak-'));
 const nginx = await startNginx({ root: dir });
 const counts: Counts = { lives: 0, requests: 0, jobs: 0, compared: 0 };
