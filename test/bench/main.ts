@@ -7,10 +7,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
+import { Argument } from 'commander';
 import { fixturesFolder } from '../fixtures/real-base.ts';
 import { startNginx } from '../support/nginx.ts';
 import { createImage } from '../support/qemu.ts';
 import { startSlowLinkProcess } from '../support/slow-link.ts';
+import { tool } from '../support/tool.ts';
 import { browserStreams } from './browser.ts';
 import { consoleBoots } from './console.ts';
 import { binariesCompressed, linkRaw, localRaw } from './data.ts';
@@ -168,13 +170,11 @@ const CASES: Record<string, () => Promise<BenchRow[]>> = {
   local, links, compressed, first, guest, deno: denoStreams, browser: browserStreams, edge: edgeFirstRead, console: consoleBoots, size,
 };
 
-const asked = process.argv.slice(2);
-const unknown = asked.filter((name) => !(name in CASES));
-if (unknown.length) {
-  console.error(`no such case: ${unknown.join(', ')}; there are ${Object.keys(CASES).join(', ')}`);
-  process.exit(1);
-}
-for (const name of asked.length ? asked : Object.keys(CASES)) {
+const names = Object.keys(CASES);
+const asked = tool('bench', 'Does the same work with Millrace and with its peers, and prints the ratios.')
+  .addArgument(new Argument('[case...]', 'which cases').choices(names).default(names, 'all'))
+  .parse().processedArgs[0] as string[];
+for (const name of asked) {
   console.error(`${name} …`);
   console.log(formatTable(await CASES[name]()));
 }
