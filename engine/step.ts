@@ -4,7 +4,7 @@ import { setNow } from './core/clock';
 import { copyEnded, runCopy } from './requests/copy';
 import { runCreate } from './requests/create';
 import { OK } from './errors';
-import { runClose, runFlush } from './requests/flush';
+import { closeEnded, runClose, runFlush } from './requests/flush';
 import { growEnded, runGrow } from './tables/grow';
 import { noteGuest } from './core/guest';
 import { OVERLAY } from './core/image';
@@ -129,6 +129,7 @@ function settle(t: Task, result: i32): void {
 function finish(t: Task): void {
   loadsEnded(t);
   if (t.kind == KIND_RESIZE) resizeEnded(t);
+  else if (t.kind == KIND_CLOSE) closeEnded(t);
   if (t.kind <= KIND_REQUEST_LAST) {
     const done = tell(OP_DONE, t.request);
     done.tag = <u32>t.error;

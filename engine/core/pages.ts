@@ -179,16 +179,19 @@ export function sectorsTaken(page: Page, stage: u32, first: u32, sectors: u32): 
   if (!isDirty(page)) dirtyPages--;
 }
 
-/** Drops every page of an image. */
-export function pagesDrop(image: u32): void {
+/** Drops what is cached of whole pages that were written past the cache: it shows what stood there before. False: the task waits. */
+export function pagesDrop(t: Task, image: u32, from: u64, to: u64): bool {
   for (let i: u32 = 0; i < count; i++) {
     const page = pageAt(i);
-    if (page.state == VALID && page.image == image) {
-      assert(!isDirty(page) && page.pins == 0);
-      page.state = EMPTY;
+    if (page.state == EMPTY || page.image != image || page.offset < from || page.offset >= to) continue;
+    if (page.state == LOADING) {
+      waitFor(t, changetype<usize>(page));
+      return false;
     }
+    assert(!isDirty(page) && page.pins == 0);
+    page.state = EMPTY;
   }
-  last = 0;
+  return true;
 }
 
 /** A page has been read, or could not be. */

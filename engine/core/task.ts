@@ -350,7 +350,11 @@ export function wakeFailed(cause: Task): void {
   for (let i: u32 = 0; i < TASKS_MAX; i++) {
     const t = taskAt(i);
     if (t.kind == KIND_NONE || !(t.waits & ON_WRITEBACK)) continue;
-    if (t.waits & ON_PAGE) failOfHost(t, cause.error, cause.errorImage, cause.errorOffset, cause.detail);
+    // Those that flush look for themselves; nobody else can go on without what it would have made room for.
+    if (!t.flushStep && !t.error) {
+      fail(t, cause.error, cause.reason, cause.errorImage, cause.errorOffset);
+      t.detail = cause.detail;
+    }
     ready(t);
   }
 }

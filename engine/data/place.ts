@@ -14,7 +14,7 @@ import { STAGE_L1, STAGE_L2, pageChanged, pageGet, pageMake, pagesForget } from 
 import { allocate, allocatedAt, allocatedCount } from '../tables/refcounts';
 import { OP_WRITE, ioBegin } from '../core/ring';
 import { COPY_AHEAD, KIND_COPY, ON_IO, ON_SLOT, ON_WRITEBACK, Task, clusterMap, setClusterMap } from '../core/task';
-import { nextWriteback, noteUnwritten, writebackWanted } from '../tables/writeback';
+import { nextWriteback, noteUnwritten, writebackStalled, writebackWanted } from '../tables/writeback';
 import { isZero } from './zero';
 import { zeroOnDisk } from '../tables/zeropage';
 
@@ -141,6 +141,12 @@ export function linkCluster(t: Task, image: Image, offset: u64, host: u64, absen
 export function unplace(t: Task): bool {
   if (t.spareTable && freesHaveRoom(1)) dropSpareTable(t);
   if (t.spareTable || (t.placed && !freesHaveRoom(CHUNK_CLUSTERS_MAX))) {
+    // Where no room can be made, they are left taken: the next opening gives them back.
+    if (writebackStalled()) {
+      t.spareTable = 0;
+      t.placed = false;
+      return true;
+    }
     writebackWanted();
     t.waits = ON_WRITEBACK;
     return false;

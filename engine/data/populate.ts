@@ -65,6 +65,9 @@ export function populate(t: Task): bool {
   const bits = overlay().clusterBits;
   if (t.state == LOCK) {
     if (!lock(t, EXCLUSIVE, t.clusterFirst << bits, (t.clusterFirst + t.clusterCount) << bits)) return false;
+    // While it waited for the lock, the disk may have become smaller.
+    const clusters = (overlay().size + clusterBytes(overlay()) - 1) >> bits;
+    t.clusterCount = clusters > t.clusterFirst ? <u32>min<u64>(t.clusterCount, clusters - t.clusterFirst) : 0;
     t.clusterAt = 0;
     t.state = CLASSIFY;
   }

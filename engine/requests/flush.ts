@@ -25,11 +25,6 @@ export function runClose(t: Task): i32 {
   if (!lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;
   if (t.argument == READ_ONLY) return DONE;
   const image = overlay();
-  if (t.error && image.cleaning) {
-    // Nobody knows which of the two the header on disk says now: the next change says it anew.
-    image.cleaning = false;
-    image.dirty = false;
-  }
   if (t.state == SETTLE) {
     if (!settle(t)) return WAIT;
     t.state = image.dirty ? CLEAN : CLOSED;
@@ -47,4 +42,11 @@ export function runClose(t: Task): i32 {
   // Whoever changes something from now on sets the bit again.
   image.cleaning = false;
   return DONE;
+}
+
+/** Called once when a close has ended. Of one that failed, nobody knows what the header on disk says now: the next change says it anew. */
+export function closeEnded(t: Task): void {
+  if (!t.error || !overlay().cleaning) return;
+  overlay().cleaning = false;
+  overlay().dirty = false;
 }

@@ -120,6 +120,15 @@ function cut(t: Task, image: Image): i32 {
 
 /** Called once when a resize has ended: one that failed gives back the table that nothing points to. */
 export function resizeEnded(t: Task): void {
+  if (t.error && t.state == FLUSHED) {
+    // The header in the cache tells the size that could not be brought to disk: it tells the old one again.
+    const header = pageGet(null, OVERLAY, 0);
+    assert(header != 0);
+    put64(header + AT_SIZE, overlay().size);
+    pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
+  }
+  // The disk has its new size; what was not freed behind its end is when it grows again, or never shows.
+  if (t.error && t.state == CUT) overlay().size = t.length;
   if (!t.error || (t.state != COPY && t.state != COPIED_TABLE) || !freesHaveRoom(1)) return;
   pagesForget(OVERLAY, t.clusterFirst, t.clusterFirst + (t.count << overlay().clusterBits));
   freeLater(t.clusterFirst, <u32>t.count, 0);

@@ -105,7 +105,7 @@ function detach(t: Task, j: Job): i32 {
   if (t.state == WHOLE) {
     const next = wholeDisk(t, j);
     if (next != DONE) return next;
-    t.state = t.value ? END : j.limited ? NAME : DETACH;
+    t.state = t.value ? END : j.limited ? NAME : dropsAll(j) ? DETACH : NAMED;
     t.cursor = 0;
   }
   if (t.state == NAME) {

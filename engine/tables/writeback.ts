@@ -120,6 +120,11 @@ export function writebackWanted(): void {
   wanted = true;
 }
 
+/** The last one failed: who waits for room must do without. */
+export function writebackStalled(): bool {
+  return stalled;
+}
+
 export function writebackRunning(): bool {
   return running;
 }

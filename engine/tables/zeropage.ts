@@ -1,6 +1,7 @@
 // Zeros that are written to the overlay as they are: over a table that is larger than a page of the cache, or where data must really be zeros.
 import { OVERLAY, overlay } from '../core/image';
 import { PAGE_BYTES } from '../limits';
+import { pagesDrop } from '../core/pages';
 import { OP_WRITE, ioBegin } from '../core/ring';
 import { ON_IO, ON_SLOT, Task } from '../core/task';
 
@@ -26,6 +27,10 @@ export function zeroOnDisk(t: Task, table: u64, bytes: u64): bool {
     t.spareTableAt += PAGE_BYTES;
   }
   overlay().fileSize = max(overlay().fileSize, table + bytes);
-  if (t.pending) t.waits = ON_IO;
-  return t.pending == 0;
+  if (t.pending) {
+    t.waits = ON_IO;
+    return false;
+  }
+  // Another table may have stood there.
+  return pagesDrop(t, OVERLAY, table, table + bytes);
 }

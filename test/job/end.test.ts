@@ -1,8 +1,12 @@
+/** The end of a disk, and the end of a job. */
 import { expect, it } from 'vitest';
 import { createDisk } from '../../hosts/node/index.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { writeImage } from '../simulator/qcow2.ts';
+import type { Operation } from '../support/faulty.ts';
 import { MemoryFile } from '../support/memory-file.ts';
+import { turn } from '../support/virtual-clock.ts';
+import { Bench, CLUSTER } from './bench.ts';
 
 const KIB = 1024;
 
@@ -14,4 +18,41 @@ it('reads the end of a disk that ends inside a larger, compressed cluster of its
   // The first read shows that there are compressed clusters; the second populates the rest of one, up to the disk's end.
   for (const offset of [70_000, 98_000]) expect(await disk.read(offset, 10)).toEqual(content.slice(offset, offset + 10));
   await disk.close();
+});
+
+/** The job's range is the first of two clusters; a guest fills the second while one of the job's flushes is under way. */
+it.each([1, 2, 3, 4, 5, 6])('lets go of the base only when all that was filled beside it is there after a power cut (flush %i)', async (when) => {
+  const bench = new Bench();
+  bench.runtime.add('base.raw', new Uint8Array(2 * CLUSTER).fill(5));
+  const disk = await bench.create();
+  await disk.flush();
+  const isFlush = ({ kind, file }: Operation): boolean => kind === 'flush' && file === 'overlay.qcow2';
+  const states: Uint8Array[] = [];
+  bench.holds = (operation) => {
+    if (isFlush(operation)) states.push(bench.runtime.file('overlay.qcow2').bytes.slice());
+    return isFlush(operation);
+  };
+  let ended = false;
+  const job = disk.stream({ offset: 0, length: CLUSTER }).finally(() => { ended = true; });
+  let guest: Promise<void> | undefined;
+  for (let flushes = 1; !ended && flushes < 60; ) {
+    await turn();
+    const [held] = bench.holding.held;
+    if (!held) continue;
+    if (flushes++ === when) {
+      guest = disk.write(CLUSTER, new Uint8Array(CLUSTER).fill(9));
+      await turn();
+    }
+    await held.release();
+  }
+  await Promise.all([job, guest]);
+  bench.holds = () => false;
+  for (const [index, bytes] of states.entries()) {
+    const name = `cut-${index}`;
+    bench.runtime.add(name, bytes);
+    const cut = await bench.runtime.open({ overlay: name });
+    expect((await cut.read(0, 1))[0], `before flush ${index}`).toBe(5);
+    expect([5, 9], `before flush ${index}`).toContain((await cut.read(CLUSTER, 1))[0]);
+    await cut.close();
+  }
 });

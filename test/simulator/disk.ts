@@ -84,9 +84,13 @@ export class SimulatedDisk {
   /** Sizes that the disk may have after a cut. */
   sizes: number[] = [];
   #machine: Machine | undefined;
-  /** Clusters of the overlay's file that have been written since it was opened, and how many may have been given back since, or were leaked before. */
+  /** Clusters of the overlay's file that have been written since it was opened, and how many may have been given back since. */
   #written = new Set<number>();
   #freed = 0;
+  /** Clusters that were leaked when it was opened: that they are given back may reach the disk as late as when it is closed. */
+  #leaked = 0;
+  /** L2 tables of what has been asked for since: one that is new is counted on disk before it is written. */
+  #tables = new Set<number>();
   /** Events of this disk. */
   #happened = 0;
   /** The overlay is being made: before that has ended it promises nothing. */
@@ -170,6 +174,13 @@ export class SimulatedDisk {
     this.#freed += this.#clusterOf(offset + length - 1) - this.#clusterOf(offset) + 2;
   }
 
+  /** A request may make the L2 tables of this range. */
+  mayMap(offset: number, length: number): void {
+    const { clusterBits, extendedL2 } = this.plan.overlay;
+    const span = 2 ** (2 * clusterBits - (extendedL2 ? 4 : 3));
+    for (let table = Math.floor(offset / span); table * span < offset + length; table++) this.#tables.add(table);
+  }
+
   #clusterOf(offset: number): number {
     return Math.floor(offset / 2 ** this.plan.overlay.clusterBits);
   }
@@ -184,6 +195,7 @@ export class SimulatedDisk {
   #ask(kind: number, offset: number, length: number, argument: number, into?: Uint8Array): { answer?: Answer } {
     const holder: { answer?: Answer } = {};
     const done = (answer: Answer): void => void (holder.answer = answer);
+    this.mayMap(offset, length);
     must(this.machine.request(kind, offset, length, argument, { into, done }), 'a request is taken when few are in flight');
     return holder;
   }
@@ -207,9 +219,10 @@ export class SimulatedDisk {
   #newMachine(faults: Faults): Machine {
     this.#bases = this.#chain;
     this.#freed = 0;
+    this.#leaked = 0;
     if (this.storage.size) {
       const { backing, leaks } = this.#check();
-      this.#freed = leaks;
+      this.#leaked = leaks;
       const first = this.#chain.findIndex(({ name }) => name === backing);
       must(backing === '' || first >= 0, `the header names a base that there is, not '${backing}'`);
       this.#bases = backing === '' ? [] : this.#chain.slice(first);
@@ -220,6 +233,7 @@ export class SimulatedDisk {
       memory, overlay: this.storage, bases: this.#bases, clock: this, random: this.random, faults, tell: this.#hooks.tell, inflate,
     });
     this.#written = new Set();
+    this.#tables = new Set();
     machine.onStop = this.#hooks.onMemory;
     machine.onWrite = (offset, length) => {
       for (let cluster = this.#clusterOf(offset); cluster <= this.#clusterOf(offset + length - 1); cluster++) this.#written.add(cluster);
@@ -242,9 +256,7 @@ export class SimulatedDisk {
   *#openAll(): Step<boolean> {
     if (!(yield* this.#opens(Kind.open, 0, FORMAT.qcow2, WRITABLE))) return false;
     for (let i = 1; i <= this.#bases.length; i++) if (!(yield* this.#opens(Kind.open, i, FORMAT[this.#bases[i - 1].format], 0))) return false;
-    if (!(yield* this.#opens(Kind.check, 0, 0, REPAIR_CRASH, new Uint8Array(64)))) return false;
-    this.#freed = 0;
-    return true;
+    return yield* this.#opens(Kind.check, 0, 0, REPAIR_CRASH, new Uint8Array(64));
   }
 
   /** One of the requests that open the disk: it may fail of a fault, or never end. */
@@ -304,7 +316,7 @@ export class SimulatedDisk {
     this.machine.cut(cut);
     const { dirty, leaks } = this.#check();
     must(leaks === 0 || dirty || this.plan.overlay.version === 2, `an image with ${leaks} leaks says that it was not closed`);
-    const most = this.#written.size + this.#freed;
+    const most = this.#written.size + this.#freed + this.#leaked + this.#tables.size;
     must(leaks <= most, `a cut leaks no more than was under way: at most ${most} clusters, not ${leaks}`);
     this.#hooks.onImage(this.storage.bytes.subarray(0, this.storage.size), false);
     this.#verify();

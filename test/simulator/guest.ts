@@ -117,12 +117,15 @@ export class Guest {
         this.#inFlight--;
         this.answered++;
         if (this.#inFlight === this.#disk.plan.depth - 1) this.#soon();
+        // Behind the end of a disk that has become smaller since, nothing is promised.
+        if (kind !== Kind.resize && offset + length > this.#truth.size) return;
         this.#expectReason(kind, answer);
         ended(answer);
       },
     });
     this.#refused = !started;
     if (!started) return false;
+    if (kind !== Kind.flush) this.#disk.mayMap(offset, length);
     this.#inFlight++;
     this.asked++;
     this.#disk.counts.requests++;
@@ -178,7 +181,10 @@ export class Guest {
   discard(): void {
     const [from, to] = this.#clusters();
     if (from >= to) return this.read();
-    if (this.#version === 2) return void this.#ask(Kind.discard, from, to - from, 0, {}, () => {});
+    if (this.#version === 2) {
+      this.#disk.mayFree(from, to - from);
+      return void this.#ask(Kind.discard, from, to - from, 0, {}, () => {});
+    }
     this.#change(Kind.discard, from, to - from, 0);
   }
 
@@ -217,9 +223,9 @@ export class Guest {
     });
   }
 
-  /** Grows or shrinks the disk; nothing else is asked meanwhile, and no job runs. */
+  /** Grows or shrinks the disk; nothing else is asked meanwhile, no job runs, and what is under way changes nothing. */
   resize(): void {
-    if (this.#job || this.#inFlight) return this.read();
+    if (this.#job || this.#changes) return this.read();
     const old = this.#truth.size;
     const grows = this.#random.between(0, 2) > 0;
     const size = grows ? old + this.#random.between(1, 4000) * 512 : this.#random.between(1, old / 512) * 512;
@@ -250,8 +256,10 @@ export class Guest {
   }
 
   #resizeTo(size: number): void {
-    this.#disk.sizes.push(this.#truth.size, size);
     const old = this.#truth.size;
+    this.#disk.sizes.push(old, size);
+    // What a crash left behind the end of a disk that had become smaller.
+    if (size > old) this.#disk.mayFree(old, size - old);
     this.#ask(Kind.resize, 0, size, 0, {}, ({ code }) => {
       this.#resizing = false;
       const now = this.#machine.report(this.#machine.exports.image(0))[1];
@@ -303,6 +311,8 @@ export class Guest {
       return;
     }
     this.#job = run;
+    if (whole) this.#disk.mayMap(0, this.#truth.size);
+    else this.#disk.mayMap(offset, length);
     this.#disk.counts.jobs++;
     this.#soon();
   }

@@ -1,0 +1,77 @@
+/** Disks that become larger and smaller: what their tables show then, when it fails, and beside reads. */
+import { expect, it } from 'vitest';
+import { systemClock } from '../../hosts/clock.ts';
+import { MillraceError } from '../../hosts/errors.ts';
+import { Random } from '../fixtures/content.ts';
+import { MemoryRuntime } from '../support/memory-runtime.ts';
+
+const MIB = 1 << 20;
+
+it.each([64 * 1024, 128 * 1024, 2 * MIB])('a table in the place of the old L1 table shows nothing of it (clusters of %i)', async (clusterSize) => {
+  const runtime = Object.assign(new MemoryRuntime(), { clock: systemClock });
+  const span = (clusterSize / 8) * clusterSize;
+  runtime.add('b', new Uint8Array(MIB).fill(5));
+  const disk = await runtime.create({ overlay: 'o', base: 'b', size: span / 2, clusterSize });
+  await disk.write(0, new Uint8Array(4096).fill(7));
+  await disk.flush();
+  await disk.resize(span * 3);
+  await disk.flush();
+  await disk.flush();
+  await disk.writeZeroes(span, clusterSize);
+  for (const at of [5, 6]) await disk.write(clusterSize * at, new Uint8Array(4096).fill(9));
+  expect(await disk.check()).toMatchObject({ corruptions: 0, leaks: 0 });
+  await disk.close();
+  const again = await runtime.open({ overlay: 'o' });
+  expect(again.size).toBe(span * 3);
+  expect([...await again.read(0, 2), ...await again.read(clusterSize * 5, 2)]).toEqual([7, 7, 9, 9]);
+  await again.close();
+}, 20_000);
+
+it.each([16 * MIB, 128 * MIB])('one that fails leaves the size as it was, on the disk too (to %i)', async (target) => {
+  const runtime = new MemoryRuntime();
+  const disk = await runtime.create({ overlay: 'o', size: 64 * MIB });
+  await disk.write(32 * MIB, new Uint8Array(65536).fill(8));
+  await disk.flush();
+  let failures = 1;
+  runtime.plan = (operation, perform) => {
+    if (operation.kind === 'write' && operation.offset === 0 && failures-- > 0) throw new MillraceError('EIO', 'the header is not written');
+    return perform();
+  };
+  await expect(disk.resize(target, { shrink: true })).rejects.toThrow('the header is not written');
+  expect(disk.size).toBe(64 * MIB);
+  await disk.write(40 * MIB, new Uint8Array(4096).fill(9));
+  await disk.flush();
+  runtime.files.set('copy', runtime.add('copy', runtime.file('o').bytes.slice()));
+  const copy = await runtime.open({ overlay: 'copy' });
+  expect(copy.size).toBe(64 * MIB);
+  expect([(await copy.read(32 * MIB, 1))[0], (await copy.read(40 * MIB, 1))[0]]).toEqual([8, 9]);
+  expect((await copy.check()).corruptions).toBe(0);
+  await copy.close();
+  await disk.close();
+});
+
+it('a disk becomes smaller while what is read ahead waits behind its end', async () => {
+  for (let seed = 40; seed < 60; seed++) await shrinkBesideReads(seed);
+}, 60_000);
+
+/** The base answers after so many turns as the seed says; in one of these, a read-ahead came to a disk that ends where it begins. */
+async function shrinkBesideReads(seed: number): Promise<void> {
+  const runtime = Object.assign(new MemoryRuntime(), { clock: systemClock });
+  runtime.add('b', new Uint8Array(16 * MIB).fill(5));
+  runtime.remote = { chunk: MIB, depth: 4 };
+  const disk = await runtime.create({ overlay: 'o', base: 'b' });
+  const random = new Random(seed);
+  runtime.plan = async (_, perform) => {
+    for (let turns = random.between(0, 3); turns > 0; turns--) await undefined;
+    await perform();
+  };
+  const target = random.between(1, 4) * MIB;
+  const reading = (async () => {
+    for (let at = 0; at < 16 * MIB; at += 128 * 1024) await disk.read(at, 128 * 1024);
+  })().catch((error: MillraceError) => error.message);
+  for (let turns = random.between(0, 199); turns > 0; turns--) await undefined;
+  await disk.resize(target, { shrink: true });
+  expect(await reading, `seed ${seed}`).toMatch(/the disk has \d+ bytes|does not lie inside the disk/);
+  expect(disk.size).toBe(target);
+  await disk.close();
+}
