@@ -39,7 +39,10 @@ export interface BlockSource {
 export interface BlockFile extends BlockSource {
   /** Writes all of `from` at `offset`; past the end the file grows, and a gap reads as zeros. */
   write(offset: number, from: Uint8Array): void | Promise<void>;
-  /** Returns when everything written before the call survives a power cut. */
+  /**
+   * Returns when everything written before the call survives a power cut. Once it has failed, it must go on failing until the file is
+   * opened again: what could not be written may be lost, and no later flush would tell of it.
+   */
   flush(): void | Promise<void>;
   /**
    * A flush holds up all else, or costs money: what was fetched is then brought to the storage a few times a second, rather than as soon

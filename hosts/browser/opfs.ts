@@ -150,6 +150,7 @@ export class OpfsFile implements SyncFile {
   readonly #handle: SyncAccessHandle;
   readonly #cache: CacheMode;
   #size: number;
+  #flushFailure: MillraceError | undefined;
 
   constructor(name: string, handle: SyncAccessHandle, cache: CacheMode) {
     this.name = name;
@@ -176,8 +177,15 @@ export class OpfsFile implements SyncFile {
     this.#size = Math.max(this.#size, offset + from.length);
   }
 
+  /** After a failure every later one fails too: what it could not write may be lost, and the next would not know of it. */
   flush(): void {
-    if (this.#cache === 'writeback') this.#attempt('flush', () => this.#handle.flush());
+    if (this.#cache === 'unsafe') return;
+    if (this.#flushFailure) throw this.#flushFailure;
+    try {
+      this.#attempt('flush', () => this.#handle.flush());
+    } catch (error) {
+      throw (this.#flushFailure = error as MillraceError);
+    }
   }
 
   truncate(size: number): void {

@@ -193,8 +193,17 @@ class BucketFile implements BlockFile {
     for (let at = 0; at < length;) {
       const from = (offset + at) % PART_BYTES;
       const bytes = Math.min(PART_BYTES - from, length - at);
-      use(await this.#part((offset + at - from) / PART_BYTES), from, bytes, at);
+      await this.#use((offset + at - from) / PART_BYTES, (part) => use(part, from, bytes, at));
       at += bytes;
+    }
+  }
+
+  async #use(number: number, use: (part: Part) => void): Promise<void> {
+    while (true) {
+      const loading = this.#part(number);
+      const part = await loading;
+      // One that was given up for its room meanwhile would be changed in vain.
+      if (this.#parts.get(number) === loading) return use(part);
     }
   }
 
