@@ -216,5 +216,9 @@ export interface Disk extends EventTarget {
   check(options?: { repair?: 'leaks' | 'all' }): Promise<CheckReport>;
   /** The images of the chain, the overlay first. */
   images(): Promise<ImageInfo[]>;
+  /**
+   * Ends a job, waits for the requests under way (for those that need a base, two seconds at most: they fail with `ECLOSED` then), and
+   * brings all that was written to the storage.
+   */
   close(): Promise<void>;
 }

@@ -24,6 +24,8 @@ const CHECK_REPORT_BYTES = 64;
 const STATUS_NONE = 3;
 /** At most ten progress events a second. */
 const PROGRESS_INTERVAL_MS = 100;
+/** So long a disk that is being closed waits for what still needs its bases. */
+const CLOSE_WAITS_MS = 2000;
 /** Pieces of one large read or write in flight. */
 const PIECES_IN_FLIGHT = 8;
 const WRITE_ZEROES = 1;
@@ -299,13 +301,16 @@ export class EngineDisk extends EventTarget implements Disk {
   }
 
   async #close(): Promise<void> {
+    let giveUp = (): void => {};
     try {
       if (this.#job) {
         this.#cancel();
         await this.#job.settled.catch(() => {});
       }
+      giveUp = this.#engine.clock.after(CLOSE_WAITS_MS, () => this.#engine.leaveBases(new MillraceError('ECLOSED', 'the disk is being closed')));
       await this.#engine.request(Kind.close, 0, 0, this.#readOnly ? CLOSE_READ_ONLY : 0);
     } finally {
+      giveUp();
       this.#engine.close(new MillraceError('ECLOSED', 'the disk has been closed'));
       await this.#release();
     }

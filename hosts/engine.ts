@@ -38,6 +38,8 @@ interface Exports {
 
 const INTERFACE_VERSION = 1;
 const PAGE_BYTES = 65536;
+/** Number of the overlay among the images. */
+const OVERLAY = 0;
 
 /** Kinds of request. */
 export const Kind = {
@@ -96,8 +98,10 @@ export class Engine {
   readonly #waiting: Pending[] = [];
   readonly #completed: { tag: number; result: number; detail: number }[] = [];
   readonly #errors = new Map<number, unknown>();
-  /** One a background read: a signal for all of them would gather a listener from each. */
-  readonly #background = new Set<AbortController>();
+  /** The reads of bases under way: one signal for all of them would gather a listener from each. */
+  readonly #baseReads = new Map<AbortController, { background: boolean }>();
+  /** Why bases are read no more. */
+  #basesLeft: MillraceError | undefined;
   #nextTag = 1;
   #nextError = 1;
   #stepping = false;
@@ -162,9 +166,15 @@ export class Engine {
     });
   }
 
-  /** Cancels the reads that only the job waits for. */
+  /** Cancels the reads of bases that only the job waits for. */
   cancelBackground(): void {
-    for (const controller of this.#background) controller.abort(new MillraceError('ABORTED', 'the job was aborted'));
+    for (const [controller, { background }] of this.#baseReads) if (background) controller.abort(new MillraceError('ABORTED', 'the job was aborted'));
+  }
+
+  /** Cancels all reads of bases, those to come as well: a server that does not answer holds up nobody then. */
+  leaveBases(error: MillraceError): void {
+    this.#basesLeft = error;
+    for (const controller of this.#baseReads.keys()) controller.abort(error);
   }
 
   /** The engine's report on the job, by JobField; good until the engine is asked for another. */
@@ -303,7 +313,8 @@ export class Engine {
       const present = Math.max(0, Math.min(bytes.length, file.size - offset));
       if (present < bytes.length) bytes.fill(0, present);
       if (present === 0) return;
-      return background ? this.#readInBackground(file, offset, bytes.subarray(0, present)) : file.read(offset, bytes.subarray(0, present), { background });
+      const into = bytes.subarray(0, present);
+      return file === this.#files[OVERLAY] ? file.read(offset, into, { background }) : this.#readBase(file, offset, into, background);
     }
     const target = file as BlockFile;
     if (op === Op.write) return target.write(offset, bytes);
@@ -312,12 +323,13 @@ export class Engine {
     return target.discard?.(offset, length);
   }
 
-  #readInBackground(file: BlockSource, offset: number, into: Uint8Array): void | Promise<void> {
+  #readBase(file: BlockSource, offset: number, into: Uint8Array, background: boolean): void | Promise<void> {
+    if (this.#basesLeft) throw this.#basesLeft;
     const controller = new AbortController();
-    const reading = file.read(offset, into, { signal: controller.signal, background: true });
+    const reading = file.read(offset, into, { signal: controller.signal, background });
     if (reading === undefined) return undefined;
-    this.#background.add(controller);
-    return reading.finally(() => this.#background.delete(controller));
+    this.#baseReads.set(controller, { background });
+    return reading.finally(() => this.#baseReads.delete(controller));
   }
 
   #complete(tag: number, error: unknown): void {

@@ -29,6 +29,7 @@ export function answerEvents(request: Request, disk: Disk): Response {
         for (const type of EVENTS) disk.removeEventListener(type, forward);
       };
       for (const type of EVENTS) disk.addEventListener(type, forward);
+      if (request.signal.aborted) return stop();
       request.signal.addEventListener('abort', stop);
       // Before any job there is nothing to tell.
       const info = await disk.info().catch(() => undefined);

@@ -56,3 +56,27 @@ it.each([1, 2, 3, 4, 5, 6])('lets go of the base only when all that was filled b
     await cut.close();
   }
 });
+
+it('a disk is closed in bounded time when its base answers no more', async () => {
+  const bench = new Bench();
+  const content = bench.addBase(4 * CLUSTER);
+  const disk = await bench.create();
+  const isBaseRead = ({ kind, file }: Operation): boolean => kind === 'read' && file === 'base.raw';
+  bench.runtime.plan = (operation, perform) => (isBaseRead(operation)
+    ? new Promise((_, reject) => operation.signal?.addEventListener('abort', () => reject(operation.signal!.reason)))
+    : perform());
+  await disk.write(0, content.slice(0, CLUSTER));
+  const ends: string[] = [];
+  const read = disk.read(2 * CLUSTER, 10).catch(({ code }) => ends.push(`read ${code}`));
+  const write = disk.write(3 * CLUSTER + 5, new Uint8Array(10)).catch(({ code }) => ends.push(`write ${code}`));
+  const close = disk.close().then(() => ends.push('closed'));
+  await bench.pass(1900, 100);
+  expect(ends).toEqual([]);
+  await bench.pass(200, 100);
+  await Promise.all([read, write, close]);
+  expect(ends).toEqual(['read ECLOSED', 'write ECLOSED', 'closed']);
+  bench.runtime.plan = undefined;
+  const again = await bench.runtime.open({ overlay: 'overlay.qcow2' });
+  expect(Buffer.compare(await again.read(0, content.length), content)).toBe(0);
+  await again.close();
+});
