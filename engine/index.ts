@@ -7,7 +7,7 @@ import { guestInit } from './core/guest';
 import { FORMAT_QCOW2, clusterBytes, imageAt, imageCount, imageOf, imagesBytes, imagesInit, overlay, setImageCount } from './core/image';
 import { alarmTime, jobActive, jobBytes, jobInit, theJob } from './core/job';
 import { BLOCK_BYTES, IMAGES_MAX, PAGES_MAX, PAGES_MIN, PAGE_BYTES, REPORT_NUMBERS, REQUESTS_MAX, TASKS_MAX, TEXT_BYTES } from './limits';
-import { pageAt, pagesInit, pagesTableBytes } from './core/pages';
+import { pageCached, pagesInit, pagesTableBytes } from './core/pages';
 import { requestBytes } from './data/populate';
 import { readaheadInit } from './requests/readahead';
 import { setCopyOnRead } from './requests/read';
@@ -141,11 +141,7 @@ export function imageAtDepth(depth: u32): i32 {
 
 /** Address of an image's header page, for the texts that its record points to; 0 if it is not in the cache now. */
 export function headerPage(index: u32): u32 {
-  for (let i: u32 = 0; i < PAGES_MAX; i++) {
-    const page = pageAt(i);
-    if (page.state == 2 && page.image == index && page.offset == 0) return <u32>page.frame;
-  }
-  return 0;
+  return <u32>pageCached(index, 0);
 }
 
 /** Bytes that one read or write may ask for. */

@@ -1,4 +1,4 @@
-// Every limit of the engine, each with the reason for its size. Nothing in the engine is larger than what is named here.
+// The limits that more than one part of the engine knows, each with the reason for its size. Those of one file stand at its beginning.
 
 /** Unit of the metadata cache: an L2 table of 64 KiB clusters, which maps 512 MiB, comes in one read. */
 export const PAGE_BYTES: u32 = 65536;

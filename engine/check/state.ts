@@ -16,7 +16,7 @@ export const COUNT_BYTES: u32 = 2;
 @unmanaged
 export class Check {
   round: u32;
-  /** What is being counted in this window; see check-count.ts. */
+  /** What is being counted in this window; see count.ts. */
   part: u32;
   /** How often something has been repaired. */
   repairs: u32;

@@ -14,7 +14,7 @@ export const ON_ERROR_STOP: u32 = 1;
 export const ON_ERROR_IGNORE: u32 = 2;
 export const ON_ERROR_ENOSPC: u32 = 3;
 
-/** What `info` tells, as the host reads it from memory; see README.md. */
+/** The job as the engine has it; `info` in index.ts makes the host's report of it. */
 @unmanaged
 export class Job {
   status: u32;

@@ -114,6 +114,12 @@ export function pageGet(t: Task | null, image: u32, offset: u64): usize {
   return loadPage(t, page, image, start) ? page.frame + <usize>(offset - start) : 0;
 }
 
+/** The address of a page that is in the cache, else 0. */
+export function pageCached(image: u32, start: u64): usize {
+  const page = find(image, start);
+  return page !== null && page.state == VALID ? page.frame : 0;
+}
+
 /** As pageGet, for a table that is made anew in a page of its own: nothing is read, and the page is all zeros. */
 export function pageMake(t: Task, image: u32, offset: u64): usize {
   assert((offset & PAGE_MASK) == 0);

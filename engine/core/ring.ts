@@ -9,7 +9,7 @@ export const OP_WRITE: u32 = 2;
 export const OP_FLUSH: u32 = 3;
 export const OP_TRUNCATE: u32 = 4;
 export const OP_DISCARD: u32 = 5;
-/** Inflate `length` bytes at `address` into exactly `length2` bytes at `address2`; `file` is the method: 0 zlib, 1 zstd. */
+/** Inflate `length` bytes at `address` into exactly `length2` bytes at `address2`; `file` is the method: 0 zlib (raw deflate), 1 zstd. */
 export const OP_DECOMPRESS: u32 = 6;
 /** Copy the requester's bytes from `offset` of its data on into memory (a write's data). */
 export const OP_TAKE: u32 = 7;
@@ -104,10 +104,6 @@ export function ringTaken(): void {
 
 export function submissionCount(): u32 {
   return submitted;
-}
-
-export function ioInFlight(): u32 {
-  return inFlight;
 }
 
 /** Whether the queue has room for what one task run may say without a slot: a GIVE and a DONE. */

@@ -53,7 +53,7 @@ export function runMap(t: Task): i32 {
 function add(t: Task, at: u64): bool {
   if (t.count == 0) return false;
   const last = recordAt(t, <u32>t.count - 1);
-  if (last.state != foundState || last.depth != depth() || last.offset + last.length != at) return false;
+  if (last.state != foundState || last.depth != foundDepth || last.offset + last.length != at) return false;
   const host = place(at);
   const placed = foundState == DATA || host != 0;
   const lastPlaced = foundState == DATA || last.host != 0;
@@ -68,7 +68,7 @@ function write(t: Task, at: u64): void {
   record.length = foundLength;
   record.host = place(at);
   record.state = foundState;
-  record.depth = depth();
+  record.depth = foundDepth;
 }
 
 /** Where `at` is in the file of the image that decides it. Zeros and absent subclusters are told with their cluster's place. */
@@ -76,11 +76,6 @@ function place(at: u64): u64 {
   if (foundState == DATA) return foundHost;
   if (foundState == COMPRESSED_DATA || foundHost == 0) return 0;
   return foundHost + (at & (clusterBytes(imageAt(foundDepth)) - 1));
-}
-
-/** What no image has is told of the lowest one looked at. */
-function depth(): u32 {
-  return foundDepth;
 }
 
 function recordAt(t: Task, index: u32): ExtentRecord {

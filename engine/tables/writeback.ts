@@ -9,8 +9,8 @@ import { AT_AUTOCLEAR, AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY, get64, put64 } from 
 import { anyFree, dropFree, freeAt, freeCount, isFree, peekFree } from './frees';
 import { OVERLAY, overlay } from '../core/image';
 import {
-  SECTOR_BITS, SECTOR_BYTES, STAGED_RUNS_MAX, STAGING_BYTES, WRITEBACK_BYTES_MAX, WRITEBACK_BYTES_MIN, WRITEBACK_PAUSE_MS_MAX,
-  WRITEBACK_PAUSE_MS_MIN,
+  PAGE_BYTES, SECTOR_BITS, SECTOR_BYTES, STAGED_RUNS_MAX, STAGING_BYTES, WRITEBACK_BYTES_MAX, WRITEBACK_BYTES_MIN,
+  WRITEBACK_PAUSE_MS_MAX, WRITEBACK_PAUSE_MS_MIN,
 } from '../limits';
 import {
   Page, STAGES, STAGE_MARK, anyDirty, manyDirty, pageAt, pageChanged, pageCount, pageGet, pagesPressed,
@@ -331,7 +331,7 @@ function snapshot(): bool {
 }
 
 function snapshotPage(page: Page, stage: u32): bool {
-  const sectors = <u32>128;
+  const sectors = PAGE_BYTES / SECTOR_BYTES;
   let first: u32 = 0;
   while (first < sectors) {
     if (!sectorDirty(page, stage, first)) {
