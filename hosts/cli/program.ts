@@ -10,7 +10,7 @@ import { convert } from './convert.ts';
 import { create } from './create.ts';
 import { info } from './info.ts';
 import { map } from './map.ts';
-import { EXIT_FAILED, EXIT_OK, tell } from './platform.ts';
+import { EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import type { Platform } from './platform.ts';
 import { rebase } from './rebase.ts';
 import { abort, serve } from './serve.ts';
@@ -22,7 +22,8 @@ const SIZES = 'Sizes and offsets are bytes, or take K, M, G, T (powers of 1024),
 /** Runs one command line (the arguments after the program's name) and gives the exit code. It never throws. */
 export async function runCommandLine(platform: Platform, args: readonly string[]): Promise<number> {
   let exitCode: number = EXIT_OK;
-  const program = makeProgram(platform, (code) => { exitCode = code; });
+  const { interruptible, release } = exitingOnInterrupt(platform);
+  const program = makeProgram(interruptible, (code) => { exitCode = code; });
   try {
     await program.parseAsync(args, { from: 'user' });
     return exitCode;
@@ -31,7 +32,27 @@ export async function runCommandLine(platform: Platform, args: readonly string[]
     const message = error instanceof MillraceError ? error.message : `something went wrong that should not: ${error instanceof Error ? error.message : String(error)}`;
     await tell(platform, message);
     return EXIT_FAILED;
+  } finally {
+    release();
   }
+}
+
+/**
+ * Ends the program when the user asks for it, while no command has a handler of its own: a signal that nobody handles ends the process
+ * without giving its locks back.
+ */
+function exitingOnInterrupt(platform: Platform): { interruptible: Platform; release: () => void } {
+  let handlers = 0;
+  const release = platform.onInterrupt(() => { if (handlers === 0) platform.exit(EXIT_INTERRUPTED); });
+  const onInterrupt = (handler: () => void): (() => void) => {
+    handlers++;
+    const remove = platform.onInterrupt(handler);
+    return () => {
+      handlers--;
+      remove();
+    };
+  };
+  return { interruptible: { ...platform, onInterrupt }, release };
 }
 
 function makeProgram(platform: Platform, ended: (exitCode: number) => void): Command {

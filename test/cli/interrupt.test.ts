@@ -1,11 +1,12 @@
 /** Ctrl-C: the job stops cleanly, what was copied stays, and running it again goes on. */
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { check, compare, info } from '../support/qemu.ts';
+import { serveAndStall } from '../support/stalling-server.ts';
 import { millrace, startMillrace, withFolder } from './program.ts';
 
 const MIB = 1024 * 1024;
@@ -21,6 +22,23 @@ async function makeOverlay(cwd: string): Promise<void> {
 async function remaining(cwd: string): Promise<number> {
   return (JSON.parse((await millrace(['info', 'o.qcow2', '--json'], { cwd })).stdout) as { remaining: number }).remaining;
 }
+
+describe('a command that brings no handler of its own', () => {
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    it(`ends at ${signal}, and gives its lock back`, () => withFolder(async (cwd) => {
+      await millrace(['create', 'o.qcow2', '--size', '1M'], { cwd });
+      for (const args of [['rebase', 'o.qcow2'], ['create', 'new.qcow2']]) {
+        const server = await serveAndStall(new Uint8Array(0), 0);
+        const command = startMillrace([...args, '--base', server.url], { cwd });
+        await server.asked;
+        command.child.kill(signal);
+        expect(await command.ended).toEqual({ exitCode: 130, stdout: '', stderr: '' });
+        expect(readdirSync(cwd)).toEqual(['o.qcow2']);
+        server.stop();
+      }
+    }), 60_000);
+  }
+});
 
 describeWithPeer(['qemu-img'], 'an interrupted stream', () => {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {

@@ -11,6 +11,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { createDisk, openDisk } from '../../hosts/node/index.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { run } from '../support/run.ts';
+import { serveAndStall } from '../support/stalling-server.ts';
 import { DENO, denoArgs, millraceUnderDeno, ROOT } from './program.ts';
 
 const MIB = 1024 * 1024;
@@ -85,6 +86,17 @@ describe('the command line under Deno', () => {
     await (await createDisk({ overlay: join(folder, 'vm.qcow2'), base: join(folder, 'base.raw') })).close();
     expect(await millraceUnderDeno(folder, ['stream', 'vm.qcow2'])).toMatchObject({ exitCode: 0 });
   });
+
+  it('ends at Ctrl-C, and gives its lock back', async () => {
+    const overlay = await newOverlay();
+    const server = await serveAndStall(new Uint8Array(0), 0);
+    const command = spawn(DENO, [...denoArgs(folder, 'hosts/deno/main.ts', '--allow-net=127.0.0.1'), 'rebase', overlay, '--base', server.url], { cwd: folder, stdio: 'ignore' });
+    await server.asked;
+    command.kill('SIGINT');
+    expect(await once(command, 'close')).toEqual([130, null]);
+    expect(existsSync(`${overlay}.lock`)).toBe(false);
+    server.stop();
+  }, 60_000);
 
   it('tells its help without any permission, and names the permission that is missing', async () => {
     expect(await run(DENO, ['run', '--no-prompt', '--quiet', '--cached-only', 'hosts/deno/main.ts', '--help'])).toMatchObject({ stdout: expect.stringMatching(/millrace create/) });
