@@ -6,6 +6,7 @@ import type { CacheMode, Disk, Extent, ImageFormat, StreamInfo } from '../api.ts
 import type { BlockFile } from '../block.ts';
 import { MillraceError } from '../errors.ts';
 import { createDiskWith } from '../open.ts';
+import type { Runtime } from '../runtime.ts';
 import { openImage, withDisk } from './image.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import type { Platform } from './platform.ts';
@@ -30,42 +31,80 @@ export interface ConvertCommandOptions {
 /** How far a copy has come. */
 type OnProgress = (done: number) => void;
 
-export async function convert(platform: Platform, source: string, target: string, options: ConvertCommandOptions): Promise<number> {
+export async function convert(platform: Platform, source: string, path: string, options: ConvertCommandOptions): Promise<number> {
   if (options.outputFormat === 'raw' && options.clusterSize !== undefined) throw new MillraceError('EINVAL', 'a raw image has no clusters: --cluster-size is for -O qcow2');
   const stop = new AbortController();
-  const release = platform.onInterrupt(() => (stop.signal.aborted ? platform.exit(EXIT_INTERRUPTED) : stop.abort()));
+  const target = new Target(platform, path, stop.signal);
+  const release = platform.onInterrupt(() => {
+    if (!stop.signal.aborted) stop.abort();
+    else void target.remove().finally(() => platform.exit(EXIT_INTERRUPTED));
+  });
   const before = performance.now();
   let bar: ProgressBar | undefined;
+  const begin = (total: number): OnProgress => {
+    bar = platform.stderr.isTTY && !stop.signal.aborted ? new ProgressBar(platform.stderr) : undefined;
+    bar?.start(asInfo(0, total));
+    return (done) => { if (!stop.signal.aborted) bar?.update(asInfo(done, total)); };
+  };
   try {
-    const size = await copy(platform, source, target, options, stop.signal, (total) => {
-      bar = platform.stderr.isTTY ? new ProgressBar(platform.stderr) : undefined;
-      bar?.start(asInfo(0, total));
-      return (done) => bar?.update(asInfo(done, total));
-    });
+    const size = await unlessStopped(copy(platform, source, target, options, stop.signal, begin), stop.signal);
     bar?.stop();
     const seconds = (performance.now() - before) / 1000;
     await platform.stdout.write(options.json
-      ? `${JSON.stringify({ filename: target, format: options.outputFormat, 'virtual-size': size, seconds: Number(seconds.toFixed(3)) })}\n`
-      : `${target}: ${formatSize(size)} as ${options.outputFormat} in ${formatElapsed(seconds)}\n`);
+      ? `${JSON.stringify({ filename: path, format: options.outputFormat, 'virtual-size': size, seconds: Number(seconds.toFixed(3)) })}\n`
+      : `${path}: ${formatSize(size)} as ${options.outputFormat} in ${formatElapsed(seconds)}\n`);
     return EXIT_OK;
   } catch (error) {
     bar?.stop();
+    const removed = await target.remove();
     if (!stop.signal.aborted) throw error;
-    await tell(platform, `stopped: ${target} was not finished and is removed`);
+    await tell(platform, removed ? `stopped: ${path} was not finished and is removed` : 'stopped: nothing was written');
     return EXIT_INTERRUPTED;
   } finally {
     release();
   }
 }
 
+/** Does not wait for the end of work that is stopped: it may be one of a server that does not answer, and the process ends anyway. */
+function unlessStopped<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  const stopped = new Promise<never>((_, reject) => { signal.addEventListener('abort', () => reject(signal.reason)); });
+  return Promise.race([stopped, work]);
+}
+
+/** The file that is made. One that was there before is never touched. */
+class Target {
+  readonly path: string;
+  readonly #platform: Platform;
+  readonly #signal: AbortSignal;
+  #file: Promise<BlockFile> | undefined;
+
+  constructor(platform: Platform, path: string, signal: AbortSignal) {
+    this.#platform = platform;
+    this.path = path;
+    this.#signal = signal;
+  }
+
+  async make(cache: CacheMode | undefined): Promise<BlockFile> {
+    this.#signal.throwIfAborted();
+    return this.#file = this.#platform.runtime.openOverlay(this.path, { create: true, cache });
+  }
+
+  /** Removes what was made, and says whether that was anything. */
+  async remove(): Promise<boolean> {
+    if (await this.#file?.catch(() => undefined) === undefined) return false;
+    await this.#platform.runtime.remove(this.path);
+    return true;
+  }
+}
+
 /** Makes the copy and gives its size; `begin` is told the size first. */
 async function copy(
-  platform: Platform, source: string, target: string, options: ConvertCommandOptions, signal: AbortSignal,
+  platform: Platform, source: string, target: Target, options: ConvertCommandOptions, signal: AbortSignal,
   begin: (total: number) => OnProgress,
 ): Promise<number> {
   const { outputFormat, followChain, cache } = options;
   const disk = await openImage(platform, source, { followChain });
-  if (outputFormat === 'raw') return withDisk(disk, () => copyToRaw(platform, disk, target, cache, signal, begin(disk.size)));
+  if (outputFormat === 'raw') return withDisk(disk, () => copyToRaw(disk, target, cache, signal, begin(disk.size)));
   // What could be opened here is the chain that may be followed below, as the base of the copy.
   await disk.close();
   return copyToQcow2(platform, source, target, options, signal, begin);
@@ -73,29 +112,25 @@ async function copy(
 
 /** A copy in qcow2 is an overlay over the source that has been streamed whole. */
 async function copyToQcow2(
-  platform: Platform, source: string, target: string, options: ConvertCommandOptions, signal: AbortSignal,
+  platform: Platform, source: string, target: Target, options: ConvertCommandOptions, signal: AbortSignal,
   begin: (total: number) => OnProgress,
 ): Promise<number> {
   const { clusterSize, cache } = options;
-  const disk = await createDiskWith(platform.runtime, { overlay: target, base: source, followChain: true, clusterSize, cache });
-  try {
-    return await withDisk(disk, async () => {
-      const progress = begin(disk.size);
-      disk.addEventListener('progress', (event) => {
-        const { length, remaining } = (event as CustomEvent<StreamInfo>).detail;
-        progress(length - remaining);
-      });
-      await disk.stream({ signal });
-      return disk.size;
+  const runtime: Runtime = { ...platform.runtime, openOverlay: (_, mode) => target.make(mode.cache) };
+  const disk = await createDiskWith(runtime, { overlay: target.path, base: source, followChain: true, clusterSize, cache });
+  return withDisk(disk, async () => {
+    const progress = begin(disk.size);
+    disk.addEventListener('progress', (event) => {
+      const { length, remaining } = (event as CustomEvent<StreamInfo>).detail;
+      progress(length - remaining);
     });
-  } catch (error) {
-    await platform.runtime.remove(target);
-    throw error;
-  }
+    await disk.stream({ signal });
+    return disk.size;
+  });
 }
 
-async function copyToRaw(platform: Platform, disk: Disk, target: string, cache: CacheMode | undefined, signal: AbortSignal, progress: OnProgress): Promise<number> {
-  const file = await platform.runtime.openOverlay(target, { create: true, cache });
+async function copyToRaw(disk: Disk, target: Target, cache: CacheMode | undefined, signal: AbortSignal, progress: OnProgress): Promise<number> {
+  const file = await target.make(cache);
   try {
     await file.truncate(disk.size);
     const pieces = piecesOf(disk.map(), disk.size);
@@ -109,13 +144,12 @@ async function copyToRaw(platform: Platform, disk: Disk, target: string, cache: 
     // Each lane takes the next piece; generators hand out one at a time.
     await Promise.all(Array.from({ length: LANES }, lane));
     await file.flush();
-    await file.close();
-    return disk.size;
   } catch (error) {
     await Promise.resolve(file.close()).catch(() => {});
-    await platform.runtime.remove(target);
     throw error;
   }
+  await file.close();
+  return disk.size;
 }
 
 /** What is not known to be zero, in pieces that begin and end at multiples of a piece where they can. */

@@ -1,11 +1,13 @@
 /** Ctrl-C: the job stops cleanly, what was copied stays, and running it again goes on. */
 import { existsSync, readdirSync } from 'node:fs';
-import { rm, writeFile } from 'node:fs/promises';
+import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { check, compare, info } from '../support/qemu.ts';
+import type { RunResult } from '../support/run.ts';
+import type { StallingServer } from '../support/stalling-server.ts';
 import { serveAndStall } from '../support/stalling-server.ts';
 import { millrace, startMillrace, withFolder } from './program.ts';
 
@@ -79,18 +81,50 @@ describeWithPeer(['qemu-img'], 'an interrupted stream', () => {
     job.child.kill('SIGINT');
     expect((await job.ended).exitCode).toBe(130);
   }), 60_000);
+});
 
-  it('of a copy leaves no half of one', () => withFolder(async (cwd) => {
-    await makeOverlay(cwd);
+describe('an interrupted copy', () => {
+  /** Interrupts it once its base no longer answers. */
+  async function interrupted(cwd: string, args: string[], server: StallingServer): Promise<RunResult> {
+    const copy = startMillrace(['convert', server.url, 'copy', ...args], { cwd });
+    await server.asked;
+    copy.child.kill('SIGINT');
+    const before = performance.now();
+    const result = await copy.ended;
+    expect(performance.now() - before).toBeLessThan(10_000);
+    server.stop();
+    return result;
+  }
+
+  it('ends at once and leaves no half of one, though its base does not answer', () => withFolder(async (cwd) => {
+    const content = makeContent('random', 3, SIZE);
     for (const format of ['raw', 'qcow2']) {
-      const copy = startMillrace(['convert', 'o.qcow2', 'copy', '-O', format], { cwd });
+      const { exitCode, stderr } = await interrupted(cwd, ['-O', format], await serveAndStall(content, 4));
+      expect({ format, exitCode, stderr, left: readdirSync(cwd) }).toEqual({ format, exitCode: 130, stderr: 'millrace: stopped: copy was not finished and is removed\n', left: [] });
+    }
+  }), 60_000);
+
+  it('whose base has not been opened yet leaves what was there, and says so', () => withFolder(async (cwd) => {
+    await writeFile(join(cwd, 'copy'), 'mine');
+    for (const format of ['raw', 'qcow2']) {
+      const result = await interrupted(cwd, ['-O', format], await serveAndStall(new Uint8Array(0), 0));
+      expect({ format, ...result }).toEqual({ format, exitCode: 130, stdout: '', stderr: 'millrace: stopped: nothing was written\n' });
+    }
+    expect(readdirSync(cwd)).toEqual(['copy']);
+    expect(await readFile(join(cwd, 'copy'), 'utf8')).toBe('mine');
+  }), 60_000);
+
+  it('leaves no half of one either when it is interrupted twice', () => withFolder(async (cwd) => {
+    await writeFile(join(cwd, 'base.raw'), makeContent('random', 3, SIZE));
+    for (const format of ['raw', 'qcow2']) {
+      const copy = startMillrace(['convert', 'base.raw', 'copy', '-O', format], { cwd });
       while (!existsSync(join(cwd, 'copy')) && copy.child.exitCode === null) await new Promise((resolve) => setTimeout(resolve, 1));
       copy.child.kill('SIGINT');
+      copy.child.kill('SIGTERM');
       // However far it has come: it has either ended, or leaves nothing.
-      const { exitCode, stderr } = await copy.ended;
+      const { exitCode } = await copy.ended;
       const left = existsSync(join(cwd, 'copy'));
       expect({ exitCode, left }).toEqual(exitCode === 0 ? { exitCode: 0, left: true } : { exitCode: 130, left: false });
-      if (!left) expect(stderr).toBe('millrace: stopped: copy was not finished and is removed\n');
       await rm(join(cwd, 'copy'), { force: true });
     }
   }), 60_000);
