@@ -6,7 +6,7 @@ import type { Disk, ImageFormat, StreamInfo } from '../api.ts';
 import { MillraceError } from '../errors.ts';
 import { createHandler } from '../handler.ts';
 import { openDiskWith } from '../open.ts';
-import { EXIT_OK, tell } from './platform.ts';
+import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import type { Platform } from './platform.ts';
 import { formatExactly } from './sizes.ts';
 
@@ -43,7 +43,7 @@ export async function serve(platform: Platform, images: readonly string[], optio
       origins: options.origin, identity: (device) => identities.get(device),
     });
     const listening = await platform.serve(handler, { hostname, port });
-    const stopped = new Promise<void>((resolve) => platform.onInterrupt(resolve));
+    const stopped = interrupted(platform);
     await tellWhere(platform, [...disks.keys()], listening.url, options.json ?? false);
     await stopped;
     await listening.close();
@@ -51,6 +51,18 @@ export async function serve(platform: Platform, images: readonly string[], optio
   } finally {
     for (const disk of disks.values()) await disk.close();
   }
+}
+
+/** Resolves when the user stops the server; asked again, the program does not wait for its disks to be closed. */
+function interrupted(platform: Platform): Promise<void> {
+  let asked = false;
+  return new Promise((resolve) => {
+    platform.onInterrupt(() => {
+      if (asked) platform.exit(EXIT_INTERRUPTED);
+      asked = true;
+      resolve();
+    });
+  });
 }
 
 /** Ends the job of a served disk, given as `http://HOST:PORT/disks/DEVICE`. */

@@ -1,8 +1,10 @@
 /** `millrace serve` and `millrace abort` as programs. */
+import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { makeContent } from '../fixtures/content.ts';
+import { serveAndStall } from '../support/stalling-server.ts';
 import { millrace, startMillrace, withFolder } from '../cli/program.ts';
 
 const CONTENT = makeContent('random', 3, 300_000);
@@ -22,6 +24,29 @@ describe('millrace serve', () => {
     server.child.kill('SIGTERM');
     expect(await server.ended).toMatchObject({ exitCode: 0 });
   }));
+
+  it('ends at once when it is stopped twice, and while it opens a disk', () => withFolder(async (cwd) => {
+    const content = makeContent('random', 4, 16 * 1024 * 1024);
+    await writeFile(join(cwd, 'base.raw'), content);
+    for (const answers of [0, 4]) {
+      const base = await serveAndStall(content, answers);
+      await millrace(['create', `${answers}.qcow2`, '--base', 'base.raw', '--record-base', base.url], { cwd });
+      const server = startMillrace(['serve', `${answers}.qcow2`, '--listen', '0', '--json'], { cwd });
+      if (answers > 0) {
+        await server.until('stdout', /\n/);
+        const { vda } = JSON.parse(server.output.stdout) as { vda: string };
+        fetch(`${vda}/data`).then((response) => response.arrayBuffer()).catch(() => {});
+      }
+      await base.asked;
+      server.child.kill('SIGINT');
+      // The disk waits for what is being read.
+      if (answers > 0) await new Promise((resolve) => setTimeout(resolve, 500));
+      server.child.kill('SIGINT');
+      expect(await server.ended).toMatchObject({ exitCode: 130, stderr: answers > 0 ? expect.any(String) : '' });
+      expect(existsSync(join(cwd, `${answers}.qcow2.lock`))).toBe(false);
+      base.stop();
+    }
+  }), 20_000);
 
   it('has its jobs ended by millrace abort, with the token', () => withFolder(async (cwd) => {
     await writeFile(join(cwd, 'base.raw'), CONTENT);
