@@ -24,7 +24,7 @@ export type OnError = 'report' | 'stop' | 'ignore' | 'enospc';
 export interface StreamOptions {
   /** Start of the range; default 0. */
   offset?: number;
-  /** Length of the range; 0 (the default) with offset 0 means the whole disk. */
+  /** Length of the range; default to the end of the disk. 0 with offset 0 means the whole disk. */
   length?: number;
   /** Resolve as soon as the job has started; `info` then tells how it stands. */
   nonblock?: boolean;

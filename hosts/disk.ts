@@ -318,7 +318,9 @@ export class EngineDisk extends EventTarget implements Disk {
 
   /** Hands the job to the engine, or says why it cannot be. */
   #begin(options: StreamOptions): void {
-    const { offset = 0, length = 0, speed = 0, onError = 'report', base, keepBase = false, allocate = 'sparse', order = 'sequential' } = options;
+    const { offset = 0, speed = 0, onError = 'report', base, keepBase = false, allocate = 'sparse', order = 'sequential' } = options;
+    // What no length was given for goes on to the end of the disk; a length of 0 is one, but for libvirt's way to mean all of it.
+    const { length = offset === 0 ? 0 : Math.max(0, this.#size - offset) } = options;
     for (const [name, value] of [['offset', offset], ['length', length]] as const) {
       if (!Number.isSafeInteger(value) || value < 0) throw new MillraceError('EINVAL', `cannot stream: ${name} ${value} is not a number of bytes`);
     }

@@ -65,8 +65,8 @@ export class Domain extends EventTarget {
     return this.#entry(device).disk;
   }
 
-  /** Populates [offset, offset + length) of a disk; both 0 mean all of it. See Disk.stream. */
-  async stream(device: string, offset = 0, length = 0, options: Omit<StreamOptions, 'offset' | 'length'> = {}): Promise<StreamInfo> {
+  /** Populates [offset, offset + length) of a disk, without a length to its end; both 0 mean all of it. See Disk.stream. */
+  async stream(device: string, offset = 0, length?: number, options: Omit<StreamOptions, 'offset' | 'length'> = {}): Promise<StreamInfo> {
     const member = this.#entry(device);
     const job = { speed: options.speed ?? 0 };
     const result = member.disk.stream({ ...options, offset, length, speed: slower(job.speed, this.#speed) });

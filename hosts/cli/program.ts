@@ -92,7 +92,7 @@ function makeProgram(platform: Platform, ended: (exitCode: number) => void): Com
     .description('Copy what is missing from the base into the overlay. When nothing is missing any more, the overlay stands alone.\nCtrl-C stops it; run again, it goes on where it stopped.')
     .argument('<overlay>')
     .option('--offset <size>', 'where the range begins (default: 0)', size)
-    .option('--length <size>', 'how long the range is (default: all of the disk)', size)
+    .option('--length <size>', 'how long the range is (default: to the end of the disk)', size)
     .option('--speed <size>', 'bytes a second at most (default: unlimited)', size)
     .addOption(new Option('--on-error <policy>', 'what an error does: end the job, pause it (it tries again by itself), be passed over, or pause it only if the disk is full').choices(['report', 'stop', 'ignore', 'enospc']))
     .option('--base <image>', 'stream only down to this image of the chain, which becomes the new base')

@@ -78,8 +78,8 @@ async function runJob(platform: Platform, disk: Disk, options: StreamOptions, js
 }
 
 /** What the job will find missing; a range that cannot be is the job's to refuse. */
-async function missingFrom(disk: Disk, { offset = 0, length = 0 }: StreamOptions): Promise<number> {
-  const bytes = length === 0 && offset === 0 ? disk.size : length;
+async function missingFrom(disk: Disk, { offset = 0, length = disk.size - offset }: StreamOptions): Promise<number> {
+  const bytes = length === 0 && offset === 0 ? disk.size : Math.max(0, length);
   return offset + bytes <= disk.size ? disk.remaining(offset, bytes) : 0;
 }
 

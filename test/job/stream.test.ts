@@ -1,6 +1,7 @@
 /** The job without disturbance: what it copies, where it ends, and what it tells. After the scenarios of QEMU's iotest 030. */
 import { describe, expect, it } from 'vitest';
 import { JobStatus } from '../../hosts/api.ts';
+import { Domain } from '../../hosts/domain.ts';
 import { Bench, CLUSTER, MIB } from './bench.ts';
 
 describe('a stream of the whole disk', () => {
@@ -64,6 +65,23 @@ describe('a stream of the whole disk', () => {
 });
 
 describe('a stream of a range', () => {
+  it('goes to the end of the disk without a length, and nowhere with none', async () => {
+    const bench = new Bench();
+    bench.addBase(4 * MIB);
+    const disk = await bench.create();
+    expect(await disk.stream({ offset: 4 * MIB })).toMatchObject({ status: JobStatus.COMPLETED, length: 0 });
+    expect(await disk.stream({ offset: MIB, length: 0 })).toMatchObject({ status: JobStatus.COMPLETED, length: 0 });
+    expect(await disk.remaining()).toBe(4 * MIB);
+    expect(await disk.stream({ offset: 3 * MIB })).toMatchObject({ status: JobStatus.COMPLETED, offset: 3 * MIB, length: MIB });
+    expect(await disk.remaining()).toBe(3 * MIB);
+    await expect(disk.stream({ offset: 5 * MIB })).rejects.toMatchObject({ code: 'EINVAL' });
+    const domain = new Domain();
+    domain.attach('vda', disk);
+    expect(await domain.stream('vda', 2 * MIB)).toMatchObject({ length: 2 * MIB });
+    expect(await domain.stream('vda', 0, 0)).toMatchObject({ length: 4 * MIB });
+    await domain.close();
+  });
+
   it('populates the clusters of the range and nothing else', async () => {
     const bench = new Bench();
     bench.addBase(2 * MIB);
