@@ -33,7 +33,9 @@ export function pathOf(text: string, paths: Paths): string {
 /** Where a backing file's name leads that is recorded in the image `from`. */
 export function resolveBacking(name: string, from: string, paths: Paths): string {
   if (SCHEME.test(name) || paths.isAbsolute(name)) return name;
-  return isHttpUrl(from) ? new URL(name, from).href : paths.join(paths.dirname(from), name);
+  if (isHttpUrl(from)) return new URL(name, from).href;
+  const path = paths.join(paths.dirname(from), name);
+  return SCHEME.test(from) ? path : asPath(path, paths);
 }
 
 /** How a base at a path given by the user is recorded in an overlay: a relative one is relative to the overlay. */
@@ -41,6 +43,11 @@ export function recordedBase(base: string, overlay: string, paths: Paths): strin
   if (SCHEME.test(base) || paths.isAbsolute(base)) return base;
   const [from, to] = [paths.join(paths.dirname(overlay)), paths.join(base)];
   // Below the place where the process stands, wherever that is: it need not be asked, which could need a permission.
-  if (!paths.isAbsolute(from) && ![from, to].some((path) => path.startsWith('..'))) return paths.relative(`/${from}`, `/${to}`);
-  return paths.relative(paths.resolve(from), paths.resolve(to));
+  const isBelow = !paths.isAbsolute(from) && ![from, to].some((path) => path.startsWith('..'));
+  return asPath(isBelow ? paths.relative(`/${from}`, `/${to}`) : paths.relative(paths.resolve(from), paths.resolve(to)), paths);
+}
+
+/** A relative path whose first part has a colon would be taken for a URL, by QEMU whatever stands before the colon. */
+function asPath(path: string, paths: Paths): string {
+  return /^[^/]*:/.test(path) && !paths.isAbsolute(path) ? `./${path}` : path;
 }

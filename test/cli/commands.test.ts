@@ -1,6 +1,6 @@
 /** Each command and its options, as a user runs them. */
 import { existsSync } from 'node:fs';
-import { open, readFile, rename, stat, truncate, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, open, readFile, rename, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { serveFile } from '../demo/file-server.ts';
@@ -95,6 +95,27 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'the commands', () => {
     expect(await compare(join(cwd, 'o.qcow2'), join(cwd, 'base.raw'), { formatB: 'raw' })).toMatchObject({ identical: true });
     expect((await check(join(cwd, 'o.qcow2'))).exitCode).toBe(0);
     expect((await millrace(['stream', 'o.qcow2'], { cwd })).stdout).toBe('o.qcow2: 4 MiB complete, nothing was missing\n');
+  }), 60_000);
+
+  it('create, stream and rebase know a base with a colon in its name from a URL, as qemu-img does', () => withFolder(async (cwd) => {
+    await makeBase(cwd);
+    await mkdir(join(cwd, 'sub'));
+    for (const name of ['debian:12.raw', '12:debian.raw']) {
+      await copyFile(join(cwd, 'base.raw'), join(cwd, name));
+      expect(await millrace(['create', 'ours.qcow2', '--base', `./${name}`], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
+      expect(await millrace(['create', 'sub/ours.qcow2', '--base', `./${name}`], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
+      await createImage(join(cwd, 'theirs.qcow2'), { base: `./${name}`, baseFormat: 'raw' });
+      await createImage(join(cwd, 'sub/theirs.qcow2'), { base: `../${name}`, baseFormat: 'raw' });
+      for (const overlay of ['ours.qcow2', 'sub/ours.qcow2', 'theirs.qcow2', 'sub/theirs.qcow2']) {
+        const recorded = `${overlay.startsWith('sub/') ? '../' : './'}${name}`;
+        expect(await info(join(cwd, overlay))).toMatchObject({ 'backing-filename': recorded });
+        expect(await millrace(['rebase', overlay, '--base', `./${name}`], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
+        expect(await info(join(cwd, overlay))).toMatchObject({ 'backing-filename': recorded });
+        expect(await millrace(['stream', overlay, '--length', '1M'], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
+        expect(await compare(join(cwd, overlay), join(cwd, 'base.raw'), { formatB: 'raw' })).toMatchObject({ identical: true });
+        await rm(join(cwd, overlay));
+      }
+    }
   }), 60_000);
 
   it('stream keeps the base, allocates in full, and takes the base from another place', () => withFolder(async (cwd) => {
