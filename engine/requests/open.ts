@@ -78,7 +78,7 @@ function isOtherFormat(at: usize, bytes: u64): bool {
     get32(at + 64) == 0x7f10dabe || // VDI's signature, little-endian
     (word == 0x4c554b53 && load<u16>(at, 4) == 0xbeba) || // LUKS\xba\xbe
     long == 0x576974686f757446 || // WithoutF(reeSpace)
-    long == 0x576974686f757246 || // WithouFr(eSpacExt)
+    long == 0x576974686f754672 || // WithouFr(eSpacExt)
     (word == MAGIC && get32(at + 4) == 1) // qcow version 1
   );
 }

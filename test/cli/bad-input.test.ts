@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
-import { check, compare, convertImage, createImage, qemuIo } from '../support/qemu.ts';
+import { check, compare, convertImage, createImage, qemuImg, qemuIo } from '../support/qemu.ts';
 import { run } from '../support/run.ts';
 import type { RunResult } from '../support/run.ts';
 import { millrace, startMillrace, withFolder } from './program.ts';
@@ -207,6 +207,17 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'compressed data', () => {
     await poke(small, AT.size, BigInt(SIZE));
     await fails(cwd, ['convert', 'small.qcow2', 'new', '-O', 'raw'], /small\.qcow2/);
     expect(existsSync(join(cwd, 'new'))).toBe(false);
+  }), 60_000);
+});
+
+describeWithPeer(['qemu-img'], 'an image of another format', () => {
+  it('is refused rather than taken for raw data', () => withFolder(async (cwd) => {
+    await writeFile(join(cwd, 'base.raw'), makeContent('text', 1, SIZE));
+    for (const format of ['vmdk', 'vdi', 'vhdx', 'vpc', 'qed', 'parallels', 'qcow']) {
+      await qemuImg(['convert', '-f', 'raw', '-O', format, join(cwd, 'base.raw'), join(cwd, format)]);
+      await fails(cwd, ['create', 'new', '--base', format], new RegExp(`${format}.*format that is not supported`));
+      expect(existsSync(join(cwd, 'new'))).toBe(false);
+    }
   }), 60_000);
 });
 
