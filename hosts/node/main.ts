@@ -3,8 +3,10 @@
 import { readFileSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import process from 'node:process';
+import { EXIT_FAILED } from '../cli/platform.ts';
 import type { Output, Platform } from '../cli/platform.ts';
 import { runCommandLine } from '../cli/program.ts';
+import { fileError } from './file.ts';
 import { nodeRuntime } from './runtime.ts';
 import { serve } from './serve.ts';
 
@@ -37,7 +39,8 @@ const platform: Platform = {
 function outputTo(stream: NodeJS.WriteStream): Output {
   stream.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE') process.exit(EXIT_READER_GONE);
-    throw error;
+    if (stream !== process.stderr) process.stderr.write(`millrace: ${fileError('write to', 'standard output', error).message}\n`);
+    process.exit(EXIT_FAILED);
   });
   return {
     write(text) {

@@ -282,6 +282,18 @@ describe('an overlay', () => {
   }), 60_000);
 });
 
+describe.skipIf(!existsSync('/dev/full'))('an output that cannot be written', () => {
+  it('is told on one line', () => withFolder(async (cwd) => {
+    await millrace(['create', 'o.qcow2', '--size', '1M'], { cwd });
+    const full = await open('/dev/full', 'w');
+    for (const args of [['info', 'o.qcow2'], ['map', 'o.qcow2'], ['--help']]) {
+      const { exitCode, stderr } = await startMillrace(args, { cwd, stdout: full.fd }).ended;
+      expect({ args, exitCode, stderr }).toEqual({ args, exitCode: 1, stderr: expect.stringMatching(/^millrace: cannot write to [^\n]*no space left on device[^\n]*\n$/) });
+    }
+    await full.close();
+  }), 60_000);
+});
+
 /** Small file systems can be mounted only by root. In CI these tests run, and fail, where they cannot be. */
 const asRoot = process.getuid?.() === 0 || process.env.CI ? describe : describe.skip;
 if (asRoot !== describe) console.warn('skipped: a full disk, a read-only file system (they need root, for mount)');

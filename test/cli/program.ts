@@ -48,12 +48,12 @@ export interface Started {
   readonly ended: Promise<RunResult>;
 }
 
-/** Starts `millrace`, for what has to happen while it runs. */
-export function startMillrace(args: readonly string[], options: { cwd: string }): Started {
-  const child = spawn(process.execPath, [...PROGRAM, ...args], { cwd: options.cwd, stdio: ['ignore', 'pipe', 'pipe'] });
+/** Starts `millrace`, for what has to happen while it runs. `stdout` is a file descriptor that it writes to instead. */
+export function startMillrace(args: readonly string[], options: { cwd: string; stdout?: number }): Started {
+  const child: ChildProcess = spawn(process.execPath, [...PROGRAM, ...args], { cwd: options.cwd, stdio: ['ignore', options.stdout ?? 'pipe', 'pipe'] });
   const output = { stdout: '', stderr: '' };
-  child.stdout.setEncoding('utf8').on('data', (text) => { output.stdout += text; });
-  child.stderr.setEncoding('utf8').on('data', (text) => { output.stderr += text; });
+  child.stdout?.setEncoding('utf8').on('data', (text) => { output.stdout += text; });
+  child.stderr?.setEncoding('utf8').on('data', (text) => { output.stderr += text; });
   const ended = once(child, 'close').then(([exitCode]) => ({ exitCode: exitCode as number, ...output }));
   return {
     child,
