@@ -91,13 +91,15 @@ async function missingOnDisk(platform: Platform, overlay: string, { offset, leng
 /** A job paused by an error goes on by itself, should its cause have passed; the user hears of each pause. */
 function retryPauses(disk: Disk, watcher: Watcher): { stop(): void } {
   let timer: ReturnType<typeof setTimeout> | undefined;
-  const onPause = (event: Event): void => {
-    const { error } = (event as CustomEvent<StreamInfo>).detail;
+  const retry = ({ error }: StreamInfo): void => {
     watcher.note(`millrace: paused: ${error?.message ?? 'an operation failed'}; trying again in ${RETRY_MS / 1000} s (Ctrl-C stops)`);
     // It may have ended meanwhile.
     timer = setTimeout(() => disk.resume().catch(() => {}), RETRY_MS);
   };
+  const onPause = (event: Event): void => retry((event as CustomEvent<StreamInfo>).detail);
   disk.addEventListener('paused', onPause);
+  // It may have paused before anyone listened.
+  void disk.info().then((info) => { if (info.paused) retry(info); });
   return {
     stop() {
       clearTimeout(timer);

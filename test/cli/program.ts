@@ -15,6 +15,7 @@ import { runCommandLine } from '../../hosts/cli/program.ts';
 import type { Output, Platform } from '../../hosts/cli/platform.ts';
 import { nodeRuntime } from '../../hosts/node/runtime.ts';
 import { serve } from '../../hosts/node/serve.ts';
+import type { Runtime } from '../../hosts/runtime.ts';
 import { run } from '../support/run.ts';
 import type { RunResult } from '../support/run.ts';
 
@@ -70,12 +71,12 @@ export function startMillrace(args: readonly string[], options: { cwd: string; s
   };
 }
 
-/** Runs a command line inside this process. */
-export async function millraceHere(...args: string[]): Promise<RunResult> {
+/** A command line's platform inside this process, with what was written to it. */
+export function platformOver(runtime: Runtime): { platform: Platform; written: { stdout: string; stderr: string } } {
   const written = { stdout: '', stderr: '' };
   const output = (name: 'stdout' | 'stderr'): Output => ({ write: (text) => { written[name] += text; }, isTTY: false, columns: undefined });
   const platform: Platform = {
-    runtime: nodeRuntime,
+    runtime,
     version: '0.0.0',
     stdout: output('stdout'),
     stderr: output('stderr'),
@@ -84,6 +85,12 @@ export async function millraceHere(...args: string[]): Promise<RunResult> {
     allocatedBytes: async (path) => (await stat(path)).blocks * 512,
     serve,
   };
+  return { platform, written };
+}
+
+/** Runs a command line inside this process. */
+export async function millraceHere(...args: string[]): Promise<RunResult> {
+  const { platform, written } = platformOver(nodeRuntime);
   const exitCode = await runCommandLine(platform, args);
   return { exitCode, ...written };
 }
