@@ -40,10 +40,13 @@ export async function stream(platform: Platform, overlay: string, options: Strea
   });
   try {
     const disk = await openDiskWith(platform.runtime, { overlay, base: from, baseFormat, followChain, cache });
-    running = true;
     let outcome: Outcome | undefined;
     try {
-      await withDisk(disk, async () => { outcome = await runJob(platform, disk, { ...job, signal: stop.signal }, json); });
+      await withDisk(disk, async () => {
+        const missing = await missingFrom(disk, job);
+        running = true;
+        outcome = await runJob(platform, disk, missing, { ...job, signal: stop.signal }, json);
+      });
     } catch (error) {
       if (outcome?.info.reason !== 'error') throw error;
       // What the job failed of has kept the disk from being closed as well: only the file tells now how much it has.
@@ -55,8 +58,8 @@ export async function stream(platform: Platform, overlay: string, options: Strea
   }
 }
 
-async function runJob(platform: Platform, disk: Disk, options: StreamOptions, json: boolean): Promise<Outcome> {
-  const missing = await missingFrom(disk, options);
+/** `missing` is what the job will find missing. */
+async function runJob(platform: Platform, disk: Disk, missing: number, options: StreamOptions, json: boolean): Promise<Outcome> {
   const before = performance.now();
   const started = { ...await disk.stream({ ...options, nonblock: true }), remaining: missing };
   const watcher = json ? new JsonWatcher(platform, disk, started) : new TerminalWatcher(platform, disk, started);
@@ -77,10 +80,18 @@ async function runJob(platform: Platform, disk: Disk, options: StreamOptions, js
   return { info, copied: Math.max(0, missing - info.remaining), seconds: (performance.now() - before) / 1000, error };
 }
 
-/** What the job will find missing; a range that cannot be is the job's to refuse. */
-async function missingFrom(disk: Disk, { offset = 0, length = disk.size - offset }: StreamOptions): Promise<number> {
+/** What the job will find missing; a range or an image that cannot be is the job's to refuse. */
+async function missingFrom(disk: Disk, { offset = 0, length = disk.size - offset, base }: StreamOptions): Promise<number> {
   const bytes = length === 0 && offset === 0 ? disk.size : Math.max(0, length);
-  return offset + bytes <= disk.size ? disk.remaining(offset, bytes) : 0;
+  if (offset + bytes > disk.size) return 0;
+  if (base === undefined) return disk.remaining(offset, bytes);
+  // What the images between the overlay and its new base have; what shows of those below is not copied.
+  const bottom = (await disk.images()).findIndex(({ name }, depth) => depth > 0 && name === base);
+  let missing = 0;
+  for await (const extent of disk.map(offset, bytes)) {
+    if (extent.state !== 'absent' && extent.depth > 0 && extent.depth < bottom) missing += extent.length;
+  }
+  return missing;
 }
 
 /** What the overlay's file, opened anew, lacks in the range of a job. */

@@ -151,7 +151,13 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'the commands', () => {
     expect(await millrace(['create', 'o.qcow2', '--base', 'middle.qcow2', '--follow-chain'], { cwd })).toMatchObject({ exitCode: 0 });
     expect(await millrace(['map', 'o.qcow2'], { cwd })).toMatchObject({ exitCode: 1, stderr: expect.stringContaining('--follow-chain') });
     expect(await millrace(['stream', 'o.qcow2', '--follow-chain', '--base', 'nowhere.raw'], { cwd })).toMatchObject({ exitCode: 1 });
-    expect(await millrace(['stream', 'o.qcow2', '--follow-chain', '--base', 'base.raw'], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
+    const down = ['stream', 'o.qcow2', '--follow-chain', '--base', 'base.raw'];
+    expect(await millrace(down, { cwd })).toMatchObject({ exitCode: 0, stderr: '', stdout: expect.stringMatching(/^o\.qcow2: 4 MiB complete, 128 KiB of it in /) });
+    expect((await millrace(down, { cwd })).stdout).toBe('o.qcow2: 4 MiB complete, nothing was missing\n');
+    await millrace(['create', 'kept.qcow2', '--base', 'middle.qcow2', '--follow-chain'], { cwd });
+    const keeping = ['stream', 'kept.qcow2', '--follow-chain', '--base', 'base.raw', '--keep-base'];
+    expect((await millrace(keeping, { cwd })).stdout).toContain(', 128 KiB of it in ');
+    expect((await millrace(keeping, { cwd })).stdout).toBe('kept.qcow2: 4 MiB complete, nothing was missing\n');
     expect((await info(join(cwd, 'o.qcow2')))['backing-filename']).toBe('base.raw');
     expect(await compare(join(cwd, 'o.qcow2'), join(cwd, 'middle.qcow2'))).toMatchObject({ identical: true });
     expect((await check(join(cwd, 'o.qcow2'))).report?.['allocated-clusters']).toBe(2);

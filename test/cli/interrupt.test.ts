@@ -1,11 +1,11 @@
 /** Ctrl-C: the job stops cleanly, what was copied stays, and running it again goes on. */
 import { existsSync, readdirSync } from 'node:fs';
-import { readFile, rm, writeFile } from 'node:fs/promises';
+import { readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
-import { check, compare, info } from '../support/qemu.ts';
+import { check, compare, createImage, info, qemuIo } from '../support/qemu.ts';
 import type { RunResult } from '../support/run.ts';
 import type { StallingServer } from '../support/stalling-server.ts';
 import { serveAndStall } from '../support/stalling-server.ts';
@@ -81,6 +81,25 @@ describeWithPeer(['qemu-img'], 'an interrupted stream', () => {
     job.child.kill('SIGINT');
     expect((await job.ended).exitCode).toBe(130);
   }), 60_000);
+});
+
+describeWithPeer(['qemu-img', 'qemu-io'], 'a stream that has not begun', () => {
+  it('ends at once, though it still looks for what is missing in a base that does not answer', () => withFolder(async (cwd) => {
+    const [root, middle] = [join(cwd, 'base.raw'), join(cwd, 'middle.qcow2')];
+    await writeFile(root, '');
+    await truncate(root, 1024 * MIB);
+    await createImage(middle, { base: root, baseFormat: 'raw' });
+    // The second table of the middle image comes behind this data.
+    await qemuIo(middle, ['write -P 1 0 8M', 'write -P 2 600M 64K']);
+    const server = await serveAndStall(await readFile(middle), Infinity, 4 * MIB);
+    await millrace(['create', 'o.qcow2', '--base', 'middle.qcow2', '--follow-chain', '--record-base', server.url], { cwd });
+    const job = startMillrace(['stream', 'o.qcow2', '--base', root, '--follow-chain'], { cwd });
+    await server.asked;
+    job.child.kill('SIGINT');
+    expect(await job.ended).toEqual({ exitCode: 130, stdout: '', stderr: '' });
+    expect(existsSync(join(cwd, 'o.qcow2.lock'))).toBe(false);
+    server.stop();
+  }), 20_000);
 });
 
 describe('an interrupted copy', () => {

@@ -9,16 +9,16 @@ export interface StallingServer {
   stop(): void;
 }
 
-/** Serves a few ranges of `content`, and then leaves every request without an answer. */
-export async function serveAndStall(content: Uint8Array, answers: number): Promise<StallingServer> {
+/** Serves a few ranges of `content` that begin before `until`, and leaves every other request without an answer. */
+export async function serveAndStall(content: Uint8Array, answers: number, until: number = Infinity): Promise<StallingServer> {
   let count = 0;
   let stalls: () => void;
   const asked = new Promise<void>((resolve) => { stalls = resolve; });
   const server = createServer((request, response) => {
-    if (count++ >= answers) return stalls();
-    const [, first, end] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '')!;
-    const last = Math.min(Number(end), content.length - 1);
-    response.writeHead(206, { ETag: '"1"', 'Content-Range': `bytes ${first}-${last}/${content.length}` }).end(content.subarray(Number(first), last + 1));
+    const [first, end] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '')!.slice(1).map(Number);
+    if (count++ >= answers || first >= until) return stalls();
+    const last = Math.min(end, content.length - 1);
+    response.writeHead(206, { ETag: '"1"', 'Content-Range': `bytes ${first}-${last}/${content.length}` }).end(content.subarray(first, last + 1));
   });
   await new Promise<void>((resolve) => { server.listen(0, '127.0.0.1', resolve); });
   return {
