@@ -106,6 +106,7 @@ export class EngineDisk extends EventTarget implements Disk {
 
   async write(offset: number, data: Uint8Array): Promise<void> {
     this.#mustBeWritable('write');
+    if (data?.[Symbol.toStringTag] !== 'Uint8Array') throw new MillraceError('EINVAL', 'cannot write: data is a Uint8Array');
     this.#mustBeInside('write', offset, data.length);
     await this.#changing(this.#pieces(offset, data.length, (at, size) =>
       this.#engine.request(Kind.write, at, size, 0, { data: data.subarray(at - offset, at - offset + size) })));
@@ -324,7 +325,7 @@ export class EngineDisk extends EventTarget implements Disk {
     for (const [name, value] of [['offset', offset], ['length', length]] as const) {
       if (!Number.isSafeInteger(value) || value < 0) throw new MillraceError('EINVAL', `cannot stream: ${name} ${value} is not a number of bytes`);
     }
-    if (!(onError in ON_ERROR)) throw new MillraceError('EINVAL', `cannot stream: onError is report, stop, ignore or enospc, not '${onError}'`);
+    if (!Object.hasOwn(ON_ERROR, onError)) throw new MillraceError('EINVAL', `cannot stream: onError is report, stop, ignore or enospc, not '${onError}'`);
     if (allocate !== 'sparse' && allocate !== 'full') throw new MillraceError('EINVAL', `cannot stream: allocate is sparse or full, not '${allocate}'`);
     if (order !== 'sequential') throw new MillraceError('EINVAL', `cannot stream: order is sequential, not '${order}'`);
     const bottom = base === undefined ? 0 : this.#newBase(base);
@@ -546,6 +547,7 @@ export class EngineDisk extends EventTarget implements Disk {
 
 /** Checks image 0 of an engine, which shows `size` bytes, and repairs it if that is asked for. */
 export async function checkWith(engine: Engine, size: number, repair?: 'leaks' | 'all'): Promise<CheckReport> {
+  if (repair !== undefined && !Object.hasOwn(REPAIRS, repair)) throw new MillraceError('EINVAL', `cannot repair '${repair}': it is leaks or all`);
   const numbers = new Uint8Array(CHECK_REPORT_BYTES);
   await engine.request(Kind.check, 0, 0, repair ? REPAIRS[repair] : 0, { into: numbers });
   const view = new DataView(numbers.buffer);

@@ -145,7 +145,7 @@ class Opening {
     const { readOnly = false } = mode;
     mustBeWritable(overlay, !readOnly);
     await this.#attachOverlay(overlay, mode);
-    const format = await this.engine.request(Kind.open, 0, as ? FORMAT_NUMBERS[as] : 0, readOnly ? 0 : OPEN_WRITABLE);
+    const format = await this.engine.request(Kind.open, 0, formatNumber(as), readOnly ? 0 : OPEN_WRITABLE);
     if (!readOnly && FORMATS[format] !== 'qcow2') {
       throw new MillraceError('EUNSUPPORTED', `${overlayName(overlay)}: an overlay is a qcow2 image, and this is ${FORMATS[format]} data; open it read-only, or create an overlay over it`);
     }
@@ -180,14 +180,14 @@ class Opening {
   }
 
   async #openBase(location: BaseLocation, format?: ImageFormat, recorded?: RecordedIdentity): Promise<void> {
-    if (format !== undefined && !(format in FORMAT_NUMBERS)) throw new MillraceError('EUNSUPPORTED', `the format '${format}' is not supported: raw or qcow2`);
+    const asked = formatNumber(format);
     const isPlace = typeof location === 'string' || location instanceof URL;
     const source = isPlace ? await this.#runtime.openSource(location) : location;
     const image = this.#count++;
     this.engine.attach(image, source, source.name ?? (isPlace ? String(location) : `base ${image}`));
     // Before it is looked into: another base is to be called that, whatever is wrong with it besides.
     if (recorded) checkIdentity(this.engine.name(0), recorded, source);
-    await this.engine.request(Kind.open, image, format ? FORMAT_NUMBERS[format] : 0);
+    await this.engine.request(Kind.open, image, asked);
   }
 
   /** What an image records as its base, if it has one. */
@@ -196,7 +196,7 @@ class Opening {
     const name = this.engine.headerText(image, n[ImageField.nameAt], n[ImageField.nameBytes]);
     if (FORMATS[n[ImageField.format]] !== 'qcow2' || !name) return undefined;
     const format = this.engine.headerText(image, n[ImageField.formatAt], n[ImageField.formatBytes]);
-    if (format && !(format in FORMAT_NUMBERS)) throw new MillraceError('EUNSUPPORTED', `${this.engine.name(image)}: its backing file has the format '${format}', which is not supported`);
+    if (format && !Object.hasOwn(FORMAT_NUMBERS, format)) throw new MillraceError('EUNSUPPORTED', `${this.engine.name(image)}: its backing file has the format '${format}', which is not supported`);
     return { name, format: (format || undefined) as ImageFormat | undefined, identity: parseIdentity(this.engine.headerText(image, n[ImageField.identityAt], n[ImageField.identityBytes])) };
   }
 
@@ -310,6 +310,13 @@ function mustBeWritable(overlay: string | BlockFile | BlockSource, writable: boo
 
 function overlayName(overlay: string | BlockSource): string {
   return typeof overlay === 'string' ? overlay : overlay.name ?? 'the overlay';
+}
+
+/** As the engine has it; 0 for one that is to be told by the first bytes. */
+function formatNumber(format: ImageFormat | undefined): number {
+  if (format === undefined) return 0;
+  if (!Object.hasOwn(FORMAT_NUMBERS, format)) throw new MillraceError('EUNSUPPORTED', `the format '${format}' is not supported: raw or qcow2`);
+  return FORMAT_NUMBERS[format];
 }
 
 /** A file that the caller brings flushes as it likes. */
