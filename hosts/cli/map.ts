@@ -48,7 +48,9 @@ async function writeJson(platform: Platform, rows: AsyncIterable<MapRow>): Promi
     await platform.stdout.write(`${separator}{ "start": ${start}, "length": ${length}, "depth": ${depth}, "present": ${present}, "zero": ${zero}, "data": ${data}, "compressed": ${compressed}${place}}`);
     separator = ',\n';
   }
-  await platform.stdout.write(separator === '[' ? '[]\n' : ']\n');
+  // A disk of no bytes is one row of them to QEMU.
+  if (separator === '[') await platform.stdout.write('[{ "start": 0, "length": 0, "depth": 0, "present": false, "zero": false, "data": false, "compressed": false}');
+  await platform.stdout.write(']\n');
 }
 
 /** Only what takes data from a file, as `qemu-img map` does it; compressed parts have no place that could be told. */

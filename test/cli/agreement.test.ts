@@ -1,12 +1,12 @@
 /** `info`, `map` and `check` agree field for field with qemu-img, on every kind of image. */
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { baseKind, baseKinds, overlayKinds } from '../fixtures/images.ts';
 import type { MadeImage } from '../fixtures/images.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
-import { check, map, qemuImg } from '../support/qemu.ts';
+import { check, createImage, map, qemuImg } from '../support/qemu.ts';
 import type { QemuExtent } from '../support/qemu.ts';
 import { millraceHere } from './program.ts';
 
@@ -31,6 +31,13 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'agreement with qemu-img', () => {
       await agrees(path);
     });
   }
+  it('disk of no bytes', async () => {
+    const [raw, qcow2, over] = ['empty.raw', 'empty.qcow2', 'over-empty.qcow2'].map((name) => join(folder, name));
+    await writeFile(raw, '');
+    await createImage(qcow2, { size: 0 });
+    await createImage(over, { base: raw, baseFormat: 'raw' });
+    for (const path of [raw, qcow2, over]) expect(await mapOf(path)).toEqual(await map(path));
+  });
 });
 
 async function agrees(path: string): Promise<void> {
