@@ -22,10 +22,11 @@ export function isHttpUrl(text: string): boolean {
   return /^https?:/i.test(text);
 }
 
-/** A path as it is, or of a file: URL (which QEMU also writes without slashes). @throws MillraceError `EUNSUPPORTED` for other schemes. */
+/** A path as it is, or of a file: URL (which QEMU also writes without slashes), where an http: URL cannot be. @throws MillraceError `EUNSUPPORTED` for other schemes. */
 export function pathOf(text: string, paths: Paths): string {
   const scheme = SCHEME.exec(text)?.[1].toLowerCase();
   if (scheme === undefined) return text;
+  if (isHttpUrl(text)) throw new MillraceError('EUNSUPPORTED', `'${redactUrl(text)}': an overlay is a local file; a URL can be its base, or an image that is only looked at`);
   if (scheme !== 'file') throw new MillraceError('EUNSUPPORTED', `'${redactUrl(text)}': the scheme '${scheme}:' is not supported; a base is a path or an http: or https: URL`);
   return text.startsWith('file://') ? paths.fileURLToPath(text) : text.slice('file:'.length);
 }

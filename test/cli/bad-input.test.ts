@@ -266,6 +266,8 @@ describe('an overlay', () => {
       await fails(cwd, [command, 'missing.qcow2'], /missing\.qcow2.*no such file/);
       await fails(cwd, [command, 'folder'], /it is a folder/);
     }
+    for (const command of [['create', '--size', '1M'], ['stream'], ['check']]) await fails(cwd, [...command, 'https://127.0.0.1:1/o.qcow2'], /an overlay is a local file/);
+    await fails(cwd, ['convert', 'raw.img', 'https://127.0.0.1:1/copy', '-O', 'raw'], /is a local file/);
     await fails(cwd, ['stream', 'raw.img'], /an overlay is a qcow2 image/);
     await fails(cwd, ['create', 'nowhere/o.qcow2', '--size', '1M'], /no such file/);
     await fails(cwd, ['create', 'folder', '--size', '1M'], /folder/);
