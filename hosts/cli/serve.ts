@@ -124,7 +124,8 @@ async function readToken(platform: Platform, path: string): Promise<string> {
     const bytes = new Uint8Array(source.size);
     await source.read(0, bytes);
     const token = new TextDecoder().decode(bytes).trim();
-    if (token === '' || /\s/.test(token)) throw new MillraceError('EINVAL', `'${path}' does not hold a token: one line without spaces`);
+    // What a header can carry as it is.
+    if (!/^[\x21-\x7e]+$/.test(token)) throw new MillraceError('EINVAL', `'${path}' does not hold a token: one line of ASCII characters without spaces`);
     return token;
   } finally {
     await source.close();

@@ -74,6 +74,9 @@ describe('millrace serve', () => {
     await refused(['serve', 'base.raw', '--read-only', '--listen', 'here'], /'here'/);
     await refused(['serve', 'a=base.raw', 'a=base.raw', '--read-only'], /two disks 'a'/);
     await refused(['serve', 'base.raw', '--read-only', '--token-file', 'empty'], /token/);
+    await writeFile(join(cwd, 'umlaut'), 'gehörtmir\n');
+    await refused(['serve', 'base.raw', '--read-only', '--token-file', 'umlaut'], /'umlaut' does not hold a token/);
+    await refused(['abort', 'http://127.0.0.1:1/disks/vda', '--token-file', 'umlaut'], /'umlaut' does not hold a token/);
     await refused(['serve', 'missing.qcow2'], /missing\.qcow2/);
     await refused(['abort', 'vm.qcow2'], /not the URL of a served disk/);
     await refused(['abort', 'http://127.0.0.1:1/disks/vda'], /cannot reach/);
