@@ -233,13 +233,13 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#engine.pump();
   }
 
-  async remaining(offset: number = 0, length: number = this.#size - offset): Promise<number> {
+  async remaining(offset: number = 0, length: number = Math.max(0, this.#size - offset)): Promise<number> {
     this.#mustBeOpen();
     this.#mustBeInside('count what remains', offset, length);
     return this.#engine.request(Kind.remaining, offset, length);
   }
 
-  async *map(offset: number = 0, length: number = this.#size - offset, options: { depth?: number } = {}): AsyncGenerator<Extent> {
+  async *map(offset: number = 0, length: number = Math.max(0, this.#size - offset), options: { depth?: number } = {}): AsyncGenerator<Extent> {
     this.#mustBeOpen();
     this.#mustBeInside('map', offset, length);
     const end = offset + length;

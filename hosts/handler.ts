@@ -240,7 +240,7 @@ function streamOptions(text: string): StreamOptions {
 
 async function answerMap({ disk, url }: Ask): Promise<Response> {
   const offset = numberOf(url, 'offset') ?? 0;
-  const extents = disk.map(offset, numberOf(url, 'length') ?? disk.size - offset, { depth: numberOf(url, 'depth') })[Symbol.asyncIterator]();
+  const extents = disk.map(offset, numberOf(url, 'length'), { depth: numberOf(url, 'depth') })[Symbol.asyncIterator]();
   // The first before the answer begins: what is wrong with the range shows in the status.
   const first = await extents.next();
   const body = textStream(mapText(first, extents));

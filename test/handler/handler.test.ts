@@ -213,6 +213,7 @@ describe('what is refused', () => {
     ['a body without end', '/disks/vda/stream', { method: 'POST', body: ' '.repeat(70_000) }, 413, 'EINVAL', /longer/],
     ['aborting when there is no job', '/disks/vda/abort', { method: 'POST' }, 404, 'ENOENT', /no job/],
     ['a map of what is not the disk', '/disks/vda/map?offset=1e3', {}, 400, 'EINVAL', /offset/],
+    ['a map from behind the end', '/disks/vda/map?offset=9999999999', {}, 400, 'EINVAL', new RegExp(`cannot map 0 bytes at 9999999999: the disk has ${DISK_BYTES} bytes`)],
     ['a map past the end', `/disks/vda/map?offset=1&length=${DISK_BYTES}`, {}, 400, 'EINVAL', /map/],
   ];
   for (const [what, path, init, status, code, message] of refusals) {
