@@ -22,5 +22,11 @@ export const denoRuntime: Runtime = {
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),
   realName: async (location) => (isHttpUrl(location) ? location : Deno.realPath(pathOf(location, paths))),
-  remove: (path) => Deno.remove(pathOf(path, paths)),
+  async remove(path) {
+    try {
+      await Deno.remove(pathOf(path, paths));
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
+  },
 };

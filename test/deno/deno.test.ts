@@ -87,6 +87,13 @@ describe('the command line under Deno', () => {
     expect(await millraceUnderDeno(folder, ['stream', 'vm.qcow2'])).toMatchObject({ exitCode: 0 });
   });
 
+  it('tells why a copy failed whose target is gone again', async () => {
+    await writeFile(join(folder, 'base.raw'), makeContent('text', 6, 300_000));
+    const failed = await millraceUnderDeno(folder, ['convert', `${folder}${'/.'.repeat(600)}/base.raw`, 'copy']);
+    expect(failed).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/^millrace: the name of the base is too long/) });
+    expect(existsSync(join(folder, 'copy'))).toBe(false);
+  });
+
   it('ends at Ctrl-C, and gives its lock back', async () => {
     const overlay = await newOverlay();
     const server = await serveAndStall(new Uint8Array(0), 0);
