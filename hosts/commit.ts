@@ -87,13 +87,13 @@ async function recordAnew(runtime: Runtime, disk: EngineDisk, name: string, form
 
 async function openQcow2(runtime: Runtime, overlay: string, size: number, own: number, { followChain, memory }: CommitOptions): Promise<Target> {
   const target = await openDiskWith(runtime, { overlay, followChain, memory, copyOnRead: false });
-  if (own < size) await target.resize(size);
+  if (own < size) await orClose(target, () => target.resize(size));
   return target;
 }
 
 async function openRaw(runtime: Runtime, location: string, size: number): Promise<Target> {
   const file: BlockFile = await runtime.openOverlay(location, {});
-  if (file.size < size) await file.truncate(size);
+  if (file.size < size) await orClose(file, () => file.truncate(size));
   const zeros = new Uint8Array(PIECE_BYTES);
   return {
     async write(offset, data) { await file.write(offset, data); },
@@ -101,6 +101,16 @@ async function openRaw(runtime: Runtime, location: string, size: number): Promis
     async flush() { await file.flush(); },
     async close() { await file.close(); },
   };
+}
+
+/** What fails leaves a file behind that nobody closes any more, and that stays locked: it is closed here. */
+async function orClose(file: Pick<BlockFile, 'close'>, action: () => void | Promise<void>): Promise<void> {
+  try {
+    await action();
+  } catch (error) {
+    await Promise.resolve().then(() => file.close()).catch(() => {});
+    throw error;
+  }
 }
 
 /** Writes everything that stands above `depth` into the target; gives how many bytes that were. */

@@ -112,6 +112,23 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'commit', () => {
     await expect(openDisk({ overlay: at('overlay') })).rejects.toMatchObject({ code: 'ECHANGED' });
   });
 
+  it.each(shapes.slice(2, 4))('lets go of $name that cannot grow', async (shape) => {
+    await makePair(shape);
+    await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);
+    const full: Runtime = {
+      ...nodeRuntime,
+      async openOverlay(location, mode) {
+        const file = await nodeRuntime.openOverlay(location, mode);
+        const fail = (): void => { throw new MillraceError('ENOSPC', 'no space left'); };
+        return location === at('base') ? Object.assign(file, { write: fail, truncate: fail }) : file;
+      },
+    };
+    await expect(commitWith(full, { overlay: at('overlay') })).rejects.toMatchObject({ code: 'ENOSPC' });
+    // A lock that was kept would refuse this.
+    expect(await commitDisk({ overlay: at('overlay') })).toMatchObject({ emptied: true });
+    expect(await compare(at('base'), at('expected'), { formatA: shape.baseFormat, formatB: 'raw' })).toMatchObject({ identical: true });
+  });
+
   it('writes all that stands above a deeper base into it', async () => {
     await makePair(shapes[0], 'base', 'middle');
     await createImage(at('overlay'), { size: SIZE, base: at('middle'), baseFormat: 'qcow2' });
