@@ -2,12 +2,13 @@
  * The handler inside a Durable Object: its disks are opened when they are first asked for, and a job started with nonblock outlives the
  * request, and the object itself: what was asked is kept in the storage, and alarms take it up again until it has ended.
  */
-import type { CreateOptions, Disk, StreamInfo, StreamOptions } from '../api.ts';
+import type { CreateOptions, Disk, OpenOptions, StreamInfo, StreamOptions } from '../api.ts';
 import { JobStatus } from '../api.ts';
 import { MillraceError } from '../errors.ts';
 import { createHandler } from '../handler.ts';
 import type { HandlerOptions } from '../handler.ts';
 import { createDiskWith, openDiskWith } from '../open.ts';
+import type { Runtime } from '../runtime.ts';
 import type { Bucket, ObjectStorage } from './platform.ts';
 import { edgeRuntime, inLittleMemory } from './runtime.ts';
 
@@ -87,8 +88,7 @@ class DiskTable {
   async #openOrCreate(options: CreateOptions & { overlay: string }): Promise<Disk> {
     const runtime = edgeRuntime({ storage: this.#storage, bucket: this.#options.bucket });
     try {
-      const { overlay, followChain, copyOnRead, memory } = options;
-      return await openDiskWith(runtime, inLittleMemory({ overlay, followChain, copyOnRead, memory }));
+      return await openAgain(runtime, options);
     } catch (error) {
       if (!(error instanceof MillraceError) || error.code !== 'ENOENT' || await this.#exists(options.overlay)) throw error;
       return createDiskWith(runtime, inLittleMemory(options));
@@ -147,6 +147,32 @@ class DiskTable {
     if (disk && await infoOf(disk) === undefined) await disk.stream({ ...JSON.parse(options || '{}') as StreamOptions, nonblock: true });
     if (disk) await untilEnd(disk);
     this.forget(device);
+  }
+}
+
+/**
+ * Opens a disk whose overlay is there. As long as that records a base, the base comes from where the options say, as it did at first:
+ * what is recorded of a URL has no user, password or query, which may be what opens it.
+ */
+async function openAgain(runtime: Runtime, options: CreateOptions & { overlay: string }): Promise<Disk> {
+  const { overlay, base, baseFormat, followChain, copyOnRead, memory } = options;
+  const asRecorded = inLittleMemory({ overlay, followChain, copyOnRead, memory });
+  if (base === undefined || !(await recordsBase(runtime, asRecorded))) return openDiskWith(runtime, asRecorded);
+  try {
+    return await openDiskWith(runtime, { ...asRecorded, base, baseFormat });
+  } catch (error) {
+    if (!(error instanceof MillraceError) || error.code !== 'ECHANGED') throw error;
+    // A job may have made an image further down the chain the base: then only what is recorded leads there.
+    return openDiskWith(runtime, asRecorded).catch(() => { throw error; });
+  }
+}
+
+async function recordsBase(runtime: Runtime, { overlay, memory }: OpenOptions): Promise<boolean> {
+  const disk = await openDiskWith(runtime, { overlay, memory, base: null, readOnly: true });
+  try {
+    return (await disk.images())[0].backingFile !== undefined;
+  } finally {
+    await disk.close();
   }
 }
 

@@ -122,3 +122,38 @@ describe('a job whose object is gone', () => {
     }
   }, START_MS_MAX);
 });
+
+describe('a disk whose object is gone', () => {
+  it('finds its base by the URL it was given, whose query opens it, and needs none when it stands alone', async () => {
+    const persist = await mkdtemp(join(tmpdir(), 'millrace-edge-'));
+    const signed = await serveObject(CONTENT, (ask) => {
+      if (ask.request.url!.endsWith('?signature=1')) ask.answer();
+      else ask.refuse(403);
+    });
+    const headers = { Authorization: `Bearer ${TOKEN}` };
+    const whenStarted = async <T>(act: (machine: Miniflare) => Promise<T>): Promise<T> => {
+      const options = { object: 'Machine', bindings: { BASE: `${signed.url}?signature=1`, TOKEN }, persist };
+      const machine = await startWorker(new URL('machine.ts', import.meta.url), options);
+      return act(machine).finally(() => machine.dispose());
+    };
+    const read = async (machine: Miniflare, from: number): Promise<void> => {
+      const part = await machine.dispatchFetch('http://edge/disks/vda/data', { headers: { ...headers, Range: `bytes=${from}-${from + 999}` } });
+      expect(part.status).toBe(206);
+      expect(Buffer.from(await part.arrayBuffer()).equals(CONTENT.subarray(from, from + 1000))).toBe(true);
+    };
+    try {
+      await whenStarted((machine) => read(machine, 0));
+      await whenStarted(async (machine) => {
+        await read(machine, 3 * MIB);
+        const streamed = await machine.dispatchFetch('http://edge/disks/vda/stream', { method: 'POST', headers });
+        expect(await streamed.json()).toMatchObject({ status: 0, remaining: 0 });
+      });
+      const requests = signed.ranges.length;
+      await whenStarted((machine) => read(machine, 5 * MIB));
+      expect(signed.ranges.length).toBe(requests);
+    } finally {
+      await signed.stop();
+      await rm(persist, { recursive: true });
+    }
+  }, START_MS_MAX);
+});
