@@ -8,6 +8,7 @@ import type { Clock } from './clock.ts';
 import type { Codec } from './codecs.ts';
 import { MillraceError } from './errors.ts';
 import { ENGINE_CODES, ENGINE_REASONS } from './reasons.ts';
+import { JobField } from './reports.ts';
 
 /** What the engine exports; engine/README.md documents each. */
 interface Exports {
@@ -98,6 +99,8 @@ export class Engine {
   readonly #waiting: Pending[] = [];
   readonly #completed: { tag: number; result: number; detail: number }[] = [];
   readonly #errors = new Map<number, unknown>();
+  /** The one among them that is older than its place allows. */
+  #spared = 0;
   /** The reads of bases under way: one signal for all of them would gather a listener from each. */
   readonly #baseReads = new Map<AbortController, { background: boolean }>();
   /** Why bases are read no more. */
@@ -340,8 +343,17 @@ export class Engine {
     const code = error instanceof MillraceError ? ENGINE_CODES.indexOf(error.code, 1) : ENGINE_CODES.indexOf('EIO', 1);
     const detail = this.#nextError++;
     this.#errors.set(detail, error);
-    this.#errors.delete(detail - ERRORS_KEPT_MAX);
+    this.#forget(detail - ERRORS_KEPT_MAX);
     this.#completed.push({ tag, result: -Math.max(code, 1), detail });
+  }
+
+  /** A job's first error is told at its end, however many have come since: it is kept until there is another job's. */
+  #forget(detail: number): void {
+    if (!this.#errors.has(detail)) return;
+    const first = this.jobReport()[JobField.detail];
+    if (this.#spared !== first) this.#errors.delete(this.#spared);
+    if (detail === first) this.#spared = detail;
+    else this.#errors.delete(detail);
   }
 
   #completeLater(tag: number, error?: unknown): void {

@@ -2,6 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { JobStatus } from '../../hosts/api.ts';
 import type { Disk, OnError } from '../../hosts/api.ts';
+import type { BlockSource } from '../../hosts/block.ts';
 import { MillraceError } from '../../hosts/errors.ts';
 import { Bench, CLUSTER, MIB, touches } from './bench.ts';
 
@@ -177,6 +178,20 @@ describe('ignore', () => {
     expect(await disk.images()).toHaveLength(2);
     heal();
     await mustShow(disk, content);
+    await disk.close();
+  });
+
+  it('tells the first error in its own words, however many came after it', async () => {
+    const bench = new Bench();
+    let failed = 0;
+    // It takes no memory, and is a thousand chunks long.
+    const base: BlockSource = { name: 'base.raw', size: 1024 * MIB, read: () => { throw new Error(`cable ${++failed} unplugged`); }, close: () => {} };
+    const disk = await bench.create({ base, baseFormat: 'raw' });
+    for (let round = 0; round < 2; round++) {
+      const first = failed + 1;
+      await expect(disk.stream({ onError: 'ignore' })).rejects.toMatchObject({ code: 'EIO', message: `cannot stream: base.raw: cable ${first} unplugged` });
+      expect(failed - first).toBeGreaterThan(512);
+    }
     await disk.close();
   });
 });
