@@ -294,6 +294,7 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#mustBeWritable('record another base');
     if (!this.#engine.setBacking(name, format, identity)) throw new MillraceError('EINVAL', `the name of the base is too long to be recorded: '${name}'`);
     await this.#engine.request(Kind.refer);
+    this.#engine.keepTexts(0);
   }
 
   /** Ends a job, writes everything, and closes the files. A second call waits for the first. */
@@ -359,6 +360,7 @@ export class EngineDisk extends EventTarget implements Disk {
   async #ended(): Promise<StreamInfo> {
     const info = this.#report();
     this.#last = info;
+    this.#engine.keepTexts(0);
     this.#jobIsOver();
     await this.#closeDetached();
     this.#emit(info.status === JobStatus.COMPLETED ? 'completed' : 'failed', info);

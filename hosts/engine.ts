@@ -8,7 +8,7 @@ import type { Clock } from './clock.ts';
 import type { Codec } from './codecs.ts';
 import { MillraceError } from './errors.ts';
 import { ENGINE_CODES, ENGINE_REASONS } from './reasons.ts';
-import { JobField } from './reports.ts';
+import { ImageField, JobField } from './reports.ts';
 
 /** What the engine exports; engine/README.md documents each. */
 interface Exports {
@@ -60,6 +60,8 @@ const TWO_TO_32 = 4294967296;
 const ERRORS_KEPT_MAX = 512;
 /** Steps in a row before others in this thread get a turn. */
 const STEPS_MAX = 64;
+/** Where an image's report tells the place of what its header says of its base. */
+const TEXTS = [[ImageField.nameAt, ImageField.nameBytes], [ImageField.formatAt, ImageField.formatBytes]] as const;
 const COMPRESSIONS = ['zlib', 'zstd'] as const;
 
 /** A request in flight, or waiting for a place in the engine's table. */
@@ -101,6 +103,8 @@ export class Engine {
   readonly #errors = new Map<number, unknown>();
   /** The one among them that is older than its place allows. */
   #spared = 0;
+  /** Texts of header pages, by image, position and length. */
+  readonly #texts = new Map<string, string>();
   /** The reads of bases under way: one signal for all of them would gather a listener from each. */
   readonly #baseReads = new Map<AbortController, { background: boolean }>();
   /** Why bases are read no more. */
@@ -190,11 +194,19 @@ export class Engine {
     return this.#report(this.#exports.image(image)).slice();
   }
 
-  /** Text at a place of an image's header page. */
+  /** Text at a place of an image's header page; as it was last told, where that page is not in the cache now. */
   headerText(image: number, at: number, bytes: number): string {
+    if (!bytes) return '';
     const page = this.#exports.headerPage(image);
-    if (!bytes || !page) return '';
-    return new TextDecoder().decode(new Uint8Array(this.#memory, page + at, bytes));
+    const place = `${image} ${at} ${bytes}`;
+    if (page) this.#texts.set(place, new TextDecoder().decode(new Uint8Array(this.#memory, page + at, bytes)));
+    return this.#texts.get(place) ?? '';
+  }
+
+  /** Called when an image has been opened, or its header has changed, and the page is in the cache: its texts are known from then on. */
+  keepTexts(image: number): void {
+    const report = this.imageReport(image);
+    for (const [at, bytes] of TEXTS) this.headerText(image, report[at], report[bytes]);
   }
 
   /** Hands over what is to be recorded as the base; false if it is too long. */

@@ -62,6 +62,7 @@ export async function createDiskWith(runtime: Runtime, options: CreateOptions): 
     if (base !== undefined) opening.recordBase(1, typeof base === 'string' || base instanceof URL ? String(base) : base.name, recordBase);
     const bytes = size ?? Math.ceil(opening.virtualSize(1) / SECTOR_BYTES) * SECTOR_BYTES;
     await opening.engine.request(Kind.create, 0, bytes, shape);
+    opening.engine.keepTexts(0);
     return opening.finish(false, options.copyOnRead ?? true);
   } catch (error) {
     await opening.undo(true);
@@ -146,6 +147,7 @@ class Opening {
     mustBeWritable(overlay, !readOnly);
     await this.#attachOverlay(overlay, mode);
     const format = await this.engine.request(Kind.open, 0, formatNumber(as), readOnly ? 0 : OPEN_WRITABLE);
+    this.engine.keepTexts(0);
     if (!readOnly && FORMATS[format] !== 'qcow2') {
       throw new MillraceError('EUNSUPPORTED', `${overlayName(overlay)}: an overlay is a qcow2 image, and this is ${FORMATS[format]} data; open it read-only, or create an overlay over it`);
     }
@@ -188,6 +190,7 @@ class Opening {
     // Before it is looked into: another base is to be called that, whatever is wrong with it besides.
     if (recorded) checkIdentity(this.engine.name(0), recorded, source);
     await this.engine.request(Kind.open, image, asked);
+    this.engine.keepTexts(image);
   }
 
   /** What an image records as its base, if it has one. */
