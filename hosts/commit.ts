@@ -48,6 +48,7 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
   const disk = await openDiskWith(runtime, { overlay, followChain, memory, copyOnRead: false }) as EngineDisk;
   try {
     const images = await disk.images();
+    if (images.length === 1) throw new MillraceError('EINVAL', `cannot commit ${overlay}: it has no base`);
     const depth = typeof base === 'number' ? base : images.findIndex(({ name }, at) => at > 0 && name === base);
     if (!(depth > 0 && depth < images.length)) throw new MillraceError('EINVAL', `cannot commit ${overlay} into '${base}': there is no such image in the chain below it`);
     const { name, format, virtualSize } = images[depth];
