@@ -17,6 +17,8 @@ const CLUSTER_BYTES_DEFAULT = 65536;
 const REFCOUNT_BITS_DEFAULT = 16;
 const SECTOR_BYTES = 512;
 const OPEN_WRITABLE = 1;
+/** Bytes of a base's identity that a header takes. */
+const IDENTITY_BYTES_MAX = 256;
 const CHAIN_IMAGES_MAX = 32;
 const CACHE_MODES: readonly CacheMode[] = ['writeback', 'unsafe'];
 const FORMAT_NUMBERS: Record<ImageFormat, number> = { raw: 1, qcow2: 2 };
@@ -29,8 +31,20 @@ interface RecordedIdentity {
 }
 
 /** The text that stands for a base's identity in an overlay's header. */
-export function identityText({ size, identity }: BlockSource): string {
-  return JSON.stringify({ size, identity } satisfies RecordedIdentity);
+export async function identityText(source: BlockSource): Promise<string> {
+  return JSON.stringify(await recordOf(source));
+}
+
+/** An identity whose text is longer than a header takes would not be recorded at all: a digest stands for it, behind the word of its kind. */
+async function recordOf({ size, identity }: BlockSource): Promise<RecordedIdentity> {
+  const whole = { size, identity };
+  const encoder = new TextEncoder();
+  if (identity === undefined || encoder.encode(JSON.stringify(whole)).length <= IDENTITY_BYTES_MAX) return whole;
+  // A page without a secure context has no digests; nor has it storage in which an overlay could last.
+  if (crypto.subtle === undefined) return { size };
+  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', encoder.encode(identity)));
+  const [kind] = /^(etag |modified )?/.exec(identity)!;
+  return { size, identity: `${kind}sha-256:${Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('')}` };
 }
 
 /** How a base at `place` is recorded in an overlay: a URL without user, password and query, which may hold credentials. */
@@ -114,6 +128,8 @@ class Opening {
   readonly #runtime: Runtime;
   #overlay: BlockFile | BlockSource | undefined;
   #created: string | undefined;
+  /** What would be recorded of each base, kept for when a job makes it the overlay's own. */
+  readonly #identities: string[] = [];
   #count = 0;
 
   static async start(runtime: Runtime, memory = MEMORY_BYTES_DEFAULT): Promise<Opening> {
@@ -188,7 +204,9 @@ class Opening {
     const image = this.#count++;
     this.engine.attach(image, source, source.name ?? (isPlace ? String(location) : `base ${image}`));
     // Before it is looked into: another base is to be called that, whatever is wrong with it besides.
-    if (recorded) checkIdentity(this.engine.name(0), recorded, source);
+    const found = await recordOf(source);
+    if (recorded) checkIdentity(this.engine.name(0), recorded, found, source.name);
+    this.#identities[image] = JSON.stringify(found);
     await this.engine.request(Kind.open, image, asked);
     this.engine.keepTexts(image);
   }
@@ -210,10 +228,9 @@ class Opening {
 
   /** Hands over what the overlay's header is to say of its base, which was opened from `place`, or is to be named `as`. */
   recordBase(image: number, place?: string, as?: string): void {
-    const base = this.engine.file(image)!;
-    const name = as ?? this.#recordedName(place ?? base.name);
+    const name = as ?? this.#recordedName(place ?? this.engine.file(image)!.name);
     const format = FORMATS[this.engine.imageReport(image)[ImageField.format]] ?? 'raw';
-    if (!this.engine.setBacking(name, format, identityText(base))) throw new MillraceError('EINVAL', `the name of the base is too long to be recorded: '${name}'`);
+    if (!this.engine.setBacking(name, format, this.#identities[image])) throw new MillraceError('EINVAL', `the name of the base is too long to be recorded: '${name}'`);
   }
 
   #recordedName(place: string | undefined): string {
@@ -377,9 +394,9 @@ function mayBeSame(recorded: string | undefined, found: string | undefined): boo
   return !recorded || !found || recorded === found || identityKind(recorded) !== identityKind(found);
 }
 
-function checkIdentity(overlay: string, recorded: RecordedIdentity, base: BlockSource): void {
-  const sameSize = recorded.size === base.size;
-  if (sameSize && mayBeSame(recorded.identity, base.identity)) return;
-  const detail = sameSize ? `it was ${recorded.identity}, and is ${base.identity}` : `it had ${recorded.size} bytes, and has ${base.size}`;
-  throw new MillraceError('ECHANGED', `${base.name ?? 'the base'} is not the base that ${overlay} was made on (${detail}): give the right base, or rebase the overlay`);
+function checkIdentity(overlay: string, recorded: RecordedIdentity, found: RecordedIdentity, base = 'the base'): void {
+  const sameSize = recorded.size === found.size;
+  if (sameSize && mayBeSame(recorded.identity, found.identity)) return;
+  const detail = sameSize ? `it was ${recorded.identity}, and is ${found.identity}` : `it had ${recorded.size} bytes, and has ${found.size}`;
+  throw new MillraceError('ECHANGED', `${base} is not the base that ${overlay} was made on (${detail}): give the right base, or rebase the overlay`);
 }

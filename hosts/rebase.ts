@@ -78,7 +78,7 @@ interface Next {
 async function openNext(runtime: Runtime, base: string | URL, options: RebaseOptions): Promise<Next> {
   const { overlay, baseFormat, followChain, recordBase, memory, unsafe } = options;
   const source = await runtime.openSource(base);
-  const identity = identityText(source);
+  const identity = await identityText(source);
   // Only what it is has to be known of a base that is not to be read.
   const disk = await openDiskWith(runtime, { overlay: source, format: baseFormat, readOnly: true, base: unsafe ? null : undefined, followChain, memory });
   try {

@@ -84,6 +84,7 @@ it('knows the same flags, versions, formats, policies and sizes', async () => {
   expect(disk.get('EXTENTS_BLOCK_BYTES')).toBe(limits.get('BLOCK_BYTES'));
   expect(disk.get('WRITE_ZEROES')).toBe((await constants('engine/requests/write.ts', /WRITE/)).get('WRITE_ZEROES'));
   expect(open.get('OPEN_WRITABLE')).toBe((await constants('engine/requests/open.ts', /OPEN/)).get('OPEN_WRITABLE'));
+  expect(open.get('IDENTITY_BYTES_MAX')).toBe((await constants('engine/tables/backing.ts', /BYTES_MAX/)).get('IDENTITY_BYTES_MAX'));
   expect(disk.get('STATUS_NONE')).toBe((await constants('engine/core/job.ts', /STATUS/)).get('STATUS_NONE'));
   const policies = withoutPrefix(await constants('engine/core/job.ts', /^ON_ERROR_/), 'ON_ERROR_');
   expect(await members('hosts/disk.ts', 'ON_ERROR')).toEqual(policies);
