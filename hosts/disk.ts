@@ -114,7 +114,7 @@ export class EngineDisk extends EventTarget implements Disk {
 
   async writeZeroes(offset: number, length: number): Promise<void> {
     this.#mustBeWritable('write zeroes');
-    if (this.#resizing) await this.#resized();
+    while (this.#resizing) await this.#resized();
     this.#mustBeInside('write zeroes', offset, length);
     return this.#changing(this.#asWide(this.#writeZeroes(offset, length)));
   }
@@ -141,7 +141,7 @@ export class EngineDisk extends EventTarget implements Disk {
   /** Whole clusters of the range read as zeros afterwards and take no space; what is left of parts of clusters stays as it is. */
   async discard(offset: number, length: number): Promise<void> {
     this.#mustBeWritable('discard');
-    if (this.#resizing) await this.#resized();
+    while (this.#resizing) await this.#resized();
     this.#mustBeInside('discard', offset, length);
     const [from, to] = this.#wholeClusters(offset, length);
     if (from < to) await this.#changing(this.#asWide(this.#wide(Kind.discard, from, to)));
@@ -155,10 +155,19 @@ export class EngineDisk extends EventTarget implements Disk {
   async resize(size: number, options: { shrink?: boolean } = {}): Promise<void> {
     this.#mustBeWritable('resize');
     if (!Number.isSafeInteger(size) || size < 0 || size % SECTOR_BYTES) throw new MillraceError('EINVAL', `a disk of ${size} bytes cannot be: a size is a multiple of ${SECTOR_BYTES}`);
-    if (this.#resizing) await this.#resized();
-    const done = this.#changing(Promise.allSettled(this.#wides).then(() => this.#resize(size, options)));
-    this.#resizing = done.catch(() => {}).then(() => { this.#resizing = undefined; });
+    const done = this.#changing(this.#resizeAfter(this.#resizing, size, options));
+    const resizing = done.catch(() => {}).then(() => {
+      if (this.#resizing === resizing) this.#resizing = undefined;
+    });
+    this.#resizing = resizing;
     return done;
+  }
+
+  /** One at a time, in the order in which they were asked for. */
+  async #resizeAfter(before: Promise<void> | undefined, size: number, options: { shrink?: boolean }): Promise<void> {
+    await before;
+    await Promise.allSettled(this.#wides);
+    return this.#resize(size, options);
   }
 
   async #resize(size: number, options: { shrink?: boolean }): Promise<void> {
@@ -491,9 +500,12 @@ export class EngineDisk extends EventTarget implements Disk {
     }
   }
 
-  /** Waits while the disk is being resized: what means the disk's end by whole clusters must know where that is. */
+  /**
+   * Waits while the disk is being resized: what means the disk's end by whole clusters must know where that is. Whoever has waited looks
+   * again: others go on at that moment, too.
+   */
   async #resized(): Promise<void> {
-    while (this.#resizing) await this.#resizing;
+    await this.#resizing;
     this.#mustBeOpen();
   }
 

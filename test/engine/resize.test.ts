@@ -75,3 +75,22 @@ async function shrinkBesideReads(seed: number): Promise<void> {
   expect(disk.size).toBe(target);
   await disk.close();
 }
+
+it('several at once are done one after another, in their order', async () => {
+  for (let seed = 1; seed <= 40; seed++) {
+    const random = new Random(seed);
+    const runtime = new MemoryRuntime();
+    const disk = await runtime.create({ overlay: 'o', size: MIB });
+    const pause = async (turns: number): Promise<void> => { while (turns-- > 0) await null; };
+    runtime.plan = (_, perform) => pause(random.between(0, 5)).then(() => perform());
+    const sizes = Array.from({ length: 4 }, () => 512 * (1 + random.between(0, 8191)));
+    const resizes: Promise<void>[] = [];
+    for (const size of sizes) {
+      resizes.push(disk.resize(size, { shrink: true }));
+      await pause(random.between(0, 29));
+    }
+    await Promise.all(resizes);
+    expect(disk.size, `seed ${seed}`).toBe(sizes.at(-1));
+    await disk.close();
+  }
+});
