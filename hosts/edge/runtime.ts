@@ -35,7 +35,7 @@ export function edgeRuntime({ storage, bucket }: EdgePlaces): Runtime {
     engine: () => Promise.resolve(engine),
     codec,
     openOverlay: async (name, mode): Promise<BlockFile> => {
-      // What has not been flushed is in the memory of an object that may end at any moment.
+      // An object may end at any moment, and with it what a bucket's overlay has in memory until it is flushed.
       if (mode.cache === 'unsafe') throw new MillraceError('EUNSUPPORTED', `'${name}': the cache mode 'unsafe' is not for edges, where a flush is all that keeps a disk`);
       return BUCKET_NAME.test(name) ? openBucketFile(inBucket(), name.slice('r2:'.length), mode) : openDurable(inStorage(), name, mode);
     },
