@@ -80,10 +80,14 @@ export function completions(): u32 {
   return <u32>completionsAt();
 }
 
-/** Tells the engine of an image's file, before it is opened; image 0 is the overlay, the others follow in the order of the chain. */
-export function setFile(image: u32, bytes: f64): bool {
+/**
+ * Tells the engine of an image's file, before it is opened; image 0 is the overlay, the others follow in the order of the chain. Where
+ * the host can tell the file's holes, it is asked for them.
+ */
+export function setFile(image: u32, bytes: f64, tellsHoles: bool): bool {
   if (image >= IMAGES_MAX) return false;
   imageOf(image).fileSize = <u64>bytes;
+  imageOf(image).tellsHoles = tellsHoles;
   setImageCount(max(imageCount(), image + 1));
   return true;
 }

@@ -3,6 +3,8 @@
 /** Unit of the metadata cache: an L2 table of 64 KiB clusters, which maps 512 MiB, comes in one read. */
 export const PAGE_BYTES: u32 = 65536;
 export const PAGE_MASK: u64 = 65535;
+/** Unit in which a host tells the holes of a raw file, as a power of two: the block of the usual file systems. */
+export const HOLE_BLOCK_BITS: u32 = 12;
 /** Unit in which changed metadata is written: what storage writes whole or not at all, and the smallest qcow2 cluster. */
 export const SECTOR_BYTES: u32 = 512;
 export const SECTOR_BITS: u32 = 9;

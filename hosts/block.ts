@@ -25,6 +25,11 @@ export interface BlockSource {
    * @throws MillraceError (`EIO`, `ECHANGED`, …) when the bytes cannot be had; `into` is then undefined.
    */
   read(offset: number, into: Uint8Array, hint?: ReadHint): void | Promise<void>;
+  /**
+   * Where the first data at or behind `offset` starts and ends, as SEEK_DATA and SEEK_HOLE of lseek(2) have it; undefined if there is
+   * none up to the source's end. All that is not in such a run reads as zeros, and is left out without being read. It must be quick.
+   */
+  nextData?(offset: number): { start: number; end: number } | undefined;
   /** How this source likes to be read: bytes a request, requests in flight. */
   readonly preferred?: { chunk: number; depth: number };
   /**

@@ -7,6 +7,7 @@ import { systemClock } from './clock.ts';
 import type { Clock } from './clock.ts';
 import type { Codec } from './codecs.ts';
 import { MillraceError } from './errors.ts';
+import { mapHoles } from './holes.ts';
 import { ENGINE_CODES, ENGINE_REASONS } from './reasons.ts';
 import { ImageField, JobField } from './reports.ts';
 
@@ -16,7 +17,7 @@ interface Exports {
   init(bytes: number): number;
   submissions(): number;
   completions(): number;
-  setFile(image: number, bytes: number): number;
+  setFile(image: number, bytes: number, tellsHoles: boolean): number;
   setUse(copyOnRead: boolean, readAhead: boolean, trims: boolean, flushesDear: boolean): void;
   text(): number;
   setBacking(name: number, format: number, identity: number): number;
@@ -51,7 +52,7 @@ export const Kind = {
 /** Argument of a check that is part of opening: repair what a crash leaves behind, and refuse what it cannot have left. */
 export const REPAIR_CRASH = 3;
 
-const Op = { read: 1, write: 2, flush: 3, truncate: 4, discard: 5, decompress: 6, take: 7, give: 8, done: 9 } as const;
+const Op = { read: 1, write: 2, flush: 3, truncate: 4, discard: 5, decompress: 6, take: 7, give: 8, done: 9, holes: 10 } as const;
 const FLAG_BACKGROUND = 1;
 const SUBMISSION_WORDS = 12;
 const COMPLETION_WORDS = 4;
@@ -139,7 +140,7 @@ export class Engine {
 
   /** Gives an image its file; image 0 is the overlay. */
   attach(image: number, file: BlockSource | BlockFile, name: string): void {
-    if (!this.#exports.setFile(image, file.size)) throw new MillraceError('EUNSUPPORTED', `${name}: the chain has too many images`);
+    if (!this.#exports.setFile(image, file.size, file.nextData !== undefined)) throw new MillraceError('EUNSUPPORTED', `${name}: the chain has too many images`);
     this.#files[image] = file;
     this.#names[image] = name;
   }
@@ -323,6 +324,7 @@ export class Engine {
 
   #io(op: number, file: BlockSource | BlockFile | undefined, offset: number, length: number, bytes: Uint8Array, background: boolean): void | Promise<void> {
     if (!file) throw new MillraceError('ECLOSED', 'the image has been closed');
+    if (op === Op.holes) return mapHoles(file, offset, bytes);
     if (op === Op.read) {
       // Metadata that exists only in the engine's cache so far may lie past the end of the file: there are zeros.
       const present = Math.max(0, Math.min(bytes.length, file.size - offset));

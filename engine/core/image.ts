@@ -18,6 +18,8 @@ export class Image {
   size: u64;
   /** Bytes of its file; the overlay's grows as it is written. */
   fileSize: u64;
+  /** Its host can tell where the file has holes. */
+  tellsHoles: bool;
 
   version: u32;
   clusterBits: u32;

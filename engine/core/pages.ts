@@ -1,10 +1,11 @@
 // The metadata cache: 64 KiB pages of every image's tables, with what has changed in them noted by sector and by stage.
 //
 // A page may also hold data clusters (where clusters are smaller than a page); those are never looked at here, and never written
-// back, since only sectors that were marked as changed are. Writing back is writeback.ts's work alone.
+// back, since only sectors that were marked as changed are. Writing back is writeback.ts's work alone. Where the holes of a raw image
+// are is kept in pages as well, at positions that no file reaches.
 import { OVERLAY, imageOf } from './image';
-import { CLEAN_PAGES_MIN, PAGE_BYTES, PAGE_MASK, SECTOR_BITS, SECTOR_BYTES } from '../limits';
-import { OP_READ, ioBegin, slot } from './ring';
+import { CLEAN_PAGES_MIN, HOLE_BLOCK_BITS, PAGE_BYTES, PAGE_MASK, SECTOR_BITS, SECTOR_BYTES } from '../limits';
+import { OP_HOLES, OP_READ, ioBegin, slot } from './ring';
 import { KIND_GROW, KIND_WRITEBACK, ON_WRITEBACK, ON_PAGE, ON_SLOT, Task, wakePage, wakeTurns } from './task';
 
 /**
@@ -18,6 +19,9 @@ export const STAGE_ROOTS: u32 = 2;
 export const STAGE_L2: u32 = 3;
 export const STAGE_L1: u32 = 4;
 export const STAGES: u32 = 5;
+
+/** Behind every file: a byte from here on maps eight blocks of a raw file, a bit each, lowest first; it is set where data may stand. */
+const HOLES_AT: u64 = (<u64>1) << 62;
 
 const EMPTY: u32 = 0;
 const LOADING: u32 = 1;
@@ -114,6 +118,11 @@ export function pageGet(t: Task | null, image: u32, offset: u64): usize {
   return loadPage(t, page, image, start) ? page.frame + <usize>(offset - start) : 0;
 }
 
+/** As pageGet, for the map of a raw image's holes: the address of the byte that tells of `offset`. */
+export function holesGet(t: Task | null, image: u32, offset: u64): usize {
+  return pageGet(t, image, HOLES_AT + (offset >> (HOLE_BLOCK_BITS + 3)));
+}
+
 /** The address of a page that is in the cache, else 0. */
 export function pageCached(image: u32, start: u64): usize {
   const page = find(image, start);
@@ -204,6 +213,11 @@ export function pagesDrop(t: Task, image: u32, from: u64, to: u64): bool {
 export function pageLoaded(address: usize, error: i32, detail: u32): void {
   const page = changetype<Page>(address);
   assert(page.state == LOADING);
+  if (error && page.offset >= HOLES_AT) {
+    // Not known: all of it may be data.
+    memory.fill(page.frame, 0xff, PAGE_BYTES);
+    error = 0;
+  }
   page.state = error ? EMPTY : VALID;
   wakePage(address, error, page.image, page.offset, detail);
 }
@@ -235,16 +249,19 @@ export function loadsEnded(t: Task): void {
 
 function loadPage(t: Task | null, page: Page, image: u32, start: u64): bool {
   const size = imageOf(image).fileSize;
+  const isHoles = start >= HOLES_AT;
   page.image = image;
   page.offset = start;
   page.used = ++clock;
-  if (start >= size) {
+  if (start >= size && !isHoles) {
     memory.fill(page.frame, 0, PAGE_BYTES);
     page.state = VALID;
     return true;
   }
-  const bytes = <u32>min<u64>(PAGE_BYTES, size - start);
-  const s = ioBegin(null, OP_READ, image, start, bytes, page.frame);
+  const bytes = isHoles ? PAGE_BYTES : <u32>min<u64>(PAGE_BYTES, size - start);
+  const s = isHoles
+    ? ioBegin(null, OP_HOLES, image, (start - HOLES_AT) << (HOLE_BLOCK_BITS + 3), bytes, page.frame)
+    : ioBegin(null, OP_READ, image, start, bytes, page.frame);
   if (s === null) {
     page.state = EMPTY;
     if (t !== null) t.waits = ON_SLOT;

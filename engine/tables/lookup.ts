@@ -1,4 +1,5 @@
-// What an image says of a position: the one place where L1 and L2 tables are read. Every entry is checked before it is followed.
+// What an image says of a position: the one place where L1 and L2 tables are read. Every entry is checked before it is followed. Of raw
+// images, work that can leave out holes is told of those.
 import {
   ECORRUPT, R_CLUSTER_IN_METADATA, R_CLUSTER_OUTSIDE, R_CLUSTER_UNALIGNED, R_COMPRESSED, R_L1_ENTRY, R_L2_ENTRY, R_SUBCLUSTERS,
 } from '../errors';
@@ -7,9 +8,9 @@ import {
   COMPRESSED, COPIED, L1_RESERVED, L2_RESERVED, OFFSET_MASK, SUBCLUSTERS, ZERO, compressedBytes, compressedOffset,
 } from '../format/l2';
 import { FORMAT_RAW, Image, OVERLAY, clusterBytes, imageAt, imageCount, inFixedMetadata, l2Span } from '../core/image';
-import { PAGE_BYTES, PAGE_MASK, SECTOR_BYTES } from '../limits';
-import { pageGet } from '../core/pages';
-import { Task, fail } from '../core/task';
+import { HOLE_BLOCK_BITS, PAGE_BYTES, PAGE_MASK, SECTOR_BYTES } from '../limits';
+import { holesGet, pageGet } from '../core/pages';
+import { KIND_MAP, KIND_STREAM, Task, fail } from '../core/task';
 
 /** States of an extent. */
 export const ABSENT: u32 = 0;
@@ -49,10 +50,7 @@ export function lookup(t: Task | null, image: Image, offset: u64, length: u64): 
   foundHost = 0;
   if (offset >= image.size) return found(ZEROES, length);
   length = min(length, image.size - offset);
-  if (image.format == FORMAT_RAW) {
-    foundHost = offset;
-    return found(DATA, length);
-  }
+  if (image.format == FORMAT_RAW) return lookupRaw(t, image, offset, length);
   const l1Index = offset >> (image.clusterBits + image.l2Bits);
   const l1 = pageGet(t, image.index, image.l1Offset + (l1Index << 3));
   if (!l1) return false;
@@ -125,6 +123,42 @@ function found(state: u32, length: u64): bool {
   foundState = state;
   foundLength = length;
   return true;
+}
+
+/** Holes are zeros. A guest that waits for what it reads is not kept by the question where they are. */
+function lookupRaw(t: Task | null, image: Image, offset: u64, length: u64): bool {
+  if (image.tellsHoles && (t === null || t.background || t.kind == KIND_STREAM || t.kind == KIND_MAP)) {
+    const map = holesGet(t, image.index, offset);
+    return map != 0 && lookupHoles(map, offset, length);
+  }
+  foundHost = offset;
+  return found(DATA, length);
+}
+
+/** `map` is where the map of holes tells of `offset`. */
+function lookupHoles(map: usize, offset: u64, length: u64): bool {
+  const word = map & ~7;
+  const block = <u32>(map - word) * 8 + (<u32>(offset >> HOLE_BLOCK_BITS) & 7);
+  // The page is aligned in memory as it is in the map.
+  const end = (PAGE_BYTES - <u32>(word & PAGE_MASK)) * 8;
+  const run = (<u64>(alike(word, block, end) - block) << HOLE_BLOCK_BITS) - (offset & (((<u64>1) << HOLE_BLOCK_BITS) - 1));
+  if (!isSet(word, block)) return found(ZEROES, min(run, length));
+  foundHost = offset;
+  return found(DATA, min(run, length));
+}
+
+function isSet(words: usize, bit: u32): bool {
+  return ((load<u8>(words + (bit >> 3)) >> <u8>(bit & 7)) & 1) != 0;
+}
+
+/** The first bit behind `bit`, before `end`, that is not like it; else `end`, which is a multiple of 64. */
+function alike(words: usize, bit: u32, end: u32): u32 {
+  const like: u64 = isSet(words, bit) ? u64.MAX_VALUE : 0;
+  for (let at = bit; at < end; at = (at | 63) + 1) {
+    const differs = (load<u64>(words + ((at >> 6) << 3)) ^ like) >> (at & 63);
+    if (differs) return at + <u32>ctz(differs);
+  }
+  return end;
 }
 
 function lookupClusters(t: Task | null, image: Image, l2: usize, at: u64, offset: u64, length: u64): bool {

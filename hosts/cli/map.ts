@@ -1,6 +1,6 @@
 /**
- * `millrace map`: where each part of a disk is, in the words and fields of `qemu-img map`. No runtime tells where a file has holes, so
- * the holes of a raw file are found by reading it, if it takes less space than it is long; those in a qcow2 file are not told.
+ * `millrace map`: where each part of a disk is, in the words and fields of `qemu-img map`. Where the runtime does not tell the holes of a
+ * raw file, they are found by reading it, if it takes less space than it is long; those in a qcow2 file are not told.
  */
 import type { Disk, Extent, ImageInfo } from '../api.ts';
 import { isUrl, openImage, withDisk } from './image.ts';
@@ -33,8 +33,8 @@ export async function map(platform: Platform, location: string, options: { json:
   const disk = await openImage(platform, location, { followChain: options.followChain });
   await withDisk(disk, async () => {
     const images = await disk.images();
-    const sparse = await Promise.all(images.map((image) => isSparse(platform, image)));
-    const rows = merged(rowsOf(disk, images, sparse));
+    const untold = await Promise.all(images.map((image) => hasUntoldHoles(platform, image)));
+    const rows = merged(rowsOf(disk, images, untold));
     if (options.json) await writeJson(platform, rows);
     else await writeTable(platform, rows, images);
   });
@@ -64,34 +64,39 @@ async function writeTable(platform: Platform, rows: AsyncIterable<MapRow>, image
   }
 }
 
-async function isSparse(platform: Platform, { format, name, fileSize }: ImageInfo): Promise<boolean> {
-  if (format !== 'raw' || isUrl(name)) return false;
-  return (await platform.allocatedBytes(name) ?? fileSize) < fileSize;
+/** A raw file with holes that are not in the map of the disk. */
+async function hasUntoldHoles({ runtime, allocatedBytes }: Platform, { format, name, fileSize }: ImageInfo): Promise<boolean> {
+  if (format !== 'raw' || isUrl(name) || (await allocatedBytes(name) ?? fileSize) >= fileSize) return false;
+  const source = await runtime.openSource(name);
+  await source.close();
+  return source.nextData === undefined;
 }
 
-/** `sparse` says of each image whether its holes are to be looked for. */
-async function* rowsOf(disk: Disk, images: ImageInfo[], sparse: boolean[]): AsyncGenerator<MapRow> {
+/** `untold` says of each image whether its holes are to be looked for. */
+async function* rowsOf(disk: Disk, images: ImageInfo[], untold: boolean[]): AsyncGenerator<MapRow> {
   for await (const extent of disk.map()) {
     const image = images[extent.depth];
     const end = extent.offset + extent.length;
     // The part of an extent that an image decides by ending before it.
     const edge = Math.min(end, Math.max(extent.offset, image.virtualSize));
-    if (edge > extent.offset && sparse[extent.depth]) yield* sparseRowsOf(disk, extent, edge);
-    else if (edge > extent.offset) yield rowOf(extent, edge);
+    if (edge > extent.offset && untold[extent.depth]) yield* readRowsOf(disk, extent, edge);
+    else if (edge > extent.offset) yield rowOf(extent, edge, image);
     if (edge < end) yield* rowsPastEnd(extent, edge, end, image);
   }
   const [top] = images;
   if (top.format === 'raw' && disk.size % SECTOR_BYTES) yield lastSector(disk.size, wholeSectors(disk.size), 0);
 }
 
-function rowOf({ offset, state, depth, hostOffset }: Extent, end: number): MapRow {
+function rowOf({ offset, state, depth, hostOffset }: Extent, end: number, image: ImageInfo): MapRow {
   const data = state === 'data' || state === 'compressed';
   const row = { start: offset, length: end - offset, depth, present: state !== 'absent', zero: !data, data, compressed: state === 'compressed' };
-  return hostOffset === undefined ? row : { ...row, offset: hostOffset };
+  // A hole of a raw file stands where its zeros are read.
+  const place = image.format === 'raw' ? offset : hostOffset;
+  return place === undefined ? row : { ...row, offset: place };
 }
 
 /** Data of a raw file, with what reads as zeros told as its holes. */
-async function* sparseRowsOf(disk: Disk, { offset, depth, hostOffset = 0 }: Extent, end: number): AsyncGenerator<MapRow> {
+async function* readRowsOf(disk: Disk, { offset, depth, hostOffset = 0 }: Extent, end: number): AsyncGenerator<MapRow> {
   for (let at = offset, next = at; at < end; at = next) {
     next = Math.min(end, (Math.floor(at / PIECE_BYTES) + 1) * PIECE_BYTES);
     for (const run of runsOf(await disk.read(at, next - at), BLOCK_BYTES)) {

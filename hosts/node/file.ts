@@ -13,6 +13,7 @@ import type { BlockFile, BlockSource, ReadHint } from '../block.ts';
 import { MillraceError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { Lock } from '../lock.ts';
+import { holesOf } from './holes.ts';
 import { lockImage } from './lock.ts';
 
 const open = promisify(fs.open);
@@ -25,8 +26,8 @@ const { constants } = fs;
 const PREFERRED = { chunk: 1024 * 1024, depth: 8 } as const;
 /** node:fs takes at most 2^31 - 1 bytes a call. */
 const TRANSFER_BYTES_MAX = 1024 * 1024 * 1024;
-/** /sys counts a block device in these, whatever the size of its own sectors. */
-const SYSFS_SECTOR_BYTES = 512;
+/** In these, stat(2) counts what a file takes, and /sys a block device, whatever the size of its own sectors. */
+const STAT_BLOCK_BYTES = 512;
 
 export interface OpenFileOptions {
   /** No lock; writing fails with `EROFS`. */
@@ -106,8 +107,10 @@ async function wrap(path: string, fd: number, how: { readOnly?: boolean; cache?:
     refuseKind(path, stats, how.readOnly ?? false);
     const size = stats.isBlockDevice() ? await deviceSize(path, stats.rdev) : Number(stats.size);
     if (!Number.isSafeInteger(size)) throw new MillraceError('EUNSUPPORTED', `'${path}' is larger than 8 PiB`);
-    const identity = stats.isFile() && how.readOnly ? `${size}-${stats.mtimeMs}` : undefined;
-    return new LocalFile(path, fd, size, { ...how, identity });
+    const isSource = stats.isFile() && how.readOnly;
+    const identity = isSource ? `${size}-${stats.mtimeMs}` : undefined;
+    const nextData = isSource && Number(stats.blocks) * STAT_BLOCK_BYTES < size ? await holesOf(fd) : undefined;
+    return new LocalFile(path, fd, size, { ...how, identity, nextData });
   } catch (error) {
     await close(fd);
     throw error;
@@ -144,7 +147,7 @@ async function deviceSize(path: string, rdev: bigint): Promise<number> {
   const major = ((rdev >> 8n) & 0xfffn) | ((rdev >> 32n) & 0xfffff000n);
   const minor = (rdev & 0xffn) | ((rdev >> 12n) & 0xffffff00n);
   try {
-    return Number(await readFile(`/sys/dev/block/${major}:${minor}/size`, 'utf8')) * SYSFS_SECTOR_BYTES;
+    return Number(await readFile(`/sys/dev/block/${major}:${minor}/size`, 'utf8')) * STAT_BLOCK_BYTES;
   } catch (cause) {
     throw new MillraceError('EUNSUPPORTED', `cannot open '${path}': the size of this block device cannot be learnt`, { cause });
   }
@@ -163,9 +166,18 @@ async function lockFor(path: string, exists: boolean): Promise<Lock> {
 /** What node:fs calls back with. */
 type Settle = (error: NodeJS.ErrnoException | null, count?: number) => void;
 
+interface LocalFileOptions {
+  readOnly?: boolean;
+  cache?: CacheMode;
+  lock?: Lock;
+  identity?: string;
+  nextData?: BlockSource['nextData'];
+}
+
 class LocalFile implements BlockFile {
   readonly name: string;
   readonly identity?: string;
+  readonly nextData?: BlockSource['nextData'];
   readonly preferred: { chunk: number; depth: number } = PREFERRED;
   private readonly fd: number;
   private readonly readOnly: boolean;
@@ -178,7 +190,7 @@ class LocalFile implements BlockFile {
   private closing?: Promise<void>;
   private flushFailure?: MillraceError;
 
-  constructor(path: string, fd: number, length: number, how: { readOnly?: boolean; cache?: CacheMode; lock?: Lock; identity?: string }) {
+  constructor(path: string, fd: number, length: number, how: LocalFileOptions) {
     this.name = path;
     this.fd = fd;
     this.length = length;
@@ -186,6 +198,9 @@ class LocalFile implements BlockFile {
     this.cache = how.cache ?? 'writeback';
     this.lock = how.lock;
     this.identity = how.identity;
+    // Once the descriptor is another file's, it would tell of that.
+    const { nextData } = how;
+    this.nextData = nextData && ((offset) => (this.closing ? { start: offset, end: length } : nextData(offset)));
   }
 
   get size(): number {

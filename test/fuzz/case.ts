@@ -112,7 +112,7 @@ class Case {
   }
 
   #newMachine(overlay: Storage, bases: { bytes: Uint8Array }[]): Machine {
-    return new Machine(this.#module, { memory: MEMORY_BYTES, overlay, bases, clock: this.#events, random: this.#random, faults: { ...FAULTS }, tell: this.#tell, inflate });
+    return new Machine(this.#module, { memory: MEMORY_BYTES, overlay, bases, tellsHoles: false, clock: this.#events, random: this.#random, faults: { ...FAULTS }, tell: this.#tell, inflate });
   }
 
   /** What is read of an image in which nothing is wrong is what another reader sees. */

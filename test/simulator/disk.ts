@@ -228,9 +228,9 @@ export class SimulatedDisk {
       this.#bases = backing === '' ? [] : this.#chain.slice(first);
     }
     this.counts.opens++;
-    const { memory } = this.plan;
+    const { memory, tellsHoles } = this.plan;
     const machine = new Machine(this.#module, {
-      memory, overlay: this.storage, bases: this.#bases, clock: this, random: this.random, faults, tell: this.#hooks.tell, inflate,
+      memory, overlay: this.storage, bases: this.#bases, tellsHoles, clock: this, random: this.random, faults, tell: this.#hooks.tell, inflate,
     });
     this.#written = new Set();
     this.#tables = new Set();

@@ -10,18 +10,20 @@ export const Kind = {
   close: 13, snapshots: 15,
 } as const;
 const KIND_NAMES = Object.fromEntries(Object.entries(Kind).map(([name, kind]) => [kind, name]));
-const Op = { read: 1, write: 2, flush: 3, truncate: 4, discard: 5, decompress: 6, take: 7, give: 8, done: 9 } as const;
-const OP_NAMES = ['', 'READ', 'WRITE', 'FLUSH', 'TRUNCATE', 'DISCARD', 'DECOMPRESS', 'TAKE', 'GIVE', 'DONE'];
+const Op = { read: 1, write: 2, flush: 3, truncate: 4, discard: 5, decompress: 6, take: 7, give: 8, done: 9, holes: 10 } as const;
+const OP_NAMES = ['', 'READ', 'WRITE', 'FLUSH', 'TRUNCATE', 'DISCARD', 'DECOMPRESS', 'TAKE', 'GIVE', 'DONE', 'HOLES'];
 export const Code = { ok: 0, invalid: 1, noSpace: 3, io: 4, corrupt: 7, unsupported: 8, aborted: 12 } as const;
 
 const FLAG_BACKGROUND = 1;
 const PAGE_BYTES = 65536;
+/** What one bit of a map of holes stands for. */
+const HOLE_BLOCK_BYTES = 4096;
 /** Steps that may follow one another without anything new from outside. */
 const STEPS_MAX = 10_000;
 
 export interface Exports {
   version(): number; init(bytes: number): number; submissions(): number; completions(): number;
-  setFile(image: number, bytes: number): number; setUse(copyOnRead: boolean, readAhead: boolean, trims: boolean, flushesDear: boolean): void;
+  setFile(image: number, bytes: number, tellsHoles: boolean): number; setUse(copyOnRead: boolean, readAhead: boolean, trims: boolean, flushesDear: boolean): void;
   text(): number; setBacking(name: number, format: number, identity: number): number; image(index: number): number;
   imageAtDepth(depth: number): number; headerPage(image: number): number; requestBytesMax(): number;
   request(kind: number, tag: number, offset: number, length: number, argument: number): number; step(completed: number, now: number): number;
@@ -129,7 +131,7 @@ export class Machine {
 
   /** `bases[i]` is image i + 1. */
   constructor(module: WebAssembly.Module, options: {
-    memory: number; overlay: Storage; bases: Source[]; clock: Clock; random: Random; faults: Faults;
+    memory: number; overlay: Storage; bases: Source[]; tellsHoles: boolean; clock: Clock; random: Random; faults: Faults;
     /** Hears of all that happens. */
     tell?: (line: string) => void;
     inflate(method: number, from: Uint8Array, into: Uint8Array): boolean;
@@ -150,8 +152,8 @@ export class Machine {
     this.#tell = options.tell;
     this.#inflate = options.inflate;
     must(this.exports.init(options.memory) !== 0, 'the engine takes its memory');
-    this.exports.setFile(0, options.overlay.size);
-    options.bases.forEach((base, index) => this.exports.setFile(index + 1, base.bytes.length));
+    this.exports.setFile(0, options.overlay.size, false);
+    options.bases.forEach((base, index) => this.exports.setFile(index + 1, base.bytes.length, options.tellsHoles));
   }
 
   /** Requests that have not ended. */
@@ -283,7 +285,7 @@ export class Machine {
     const data = new Uint8Array(this.#buffer, carries ? address : 0, carries ? length : 0);
     if (op === Op.give) return this.#give(request, offset, data);
     must(!this.#inFlight.has(tag), 'a tag is used once at a time');
-    must(op === Op.read || op === Op.decompress || op === Op.take || file === 0, 'only the overlay is changed');
+    must(op === Op.read || op === Op.decompress || op === Op.take || op === Op.holes || file === 0, 'only the overlay is changed');
     this.#inFlight.set(tag, { op, file, offset, data, background: (flags & FLAG_BACKGROUND) !== 0 });
     if (op === Op.write) this.onWrite(offset, length);
     const mark = this.#overlay.mark();
@@ -301,7 +303,7 @@ export class Machine {
   }
 
   #io(op: number, file: number, offset: number, length: number, data: Uint8Array, mark: number): number {
-    const failing = op === Op.read ? this.faults.readFails : op === Op.flush ? this.faults.flushFails : this.faults.writeFails;
+    const failing = op === Op.read || op === Op.holes ? this.faults.readFails : op === Op.flush ? this.faults.flushFails : this.faults.writeFails;
     if (this.#happens(failing)) return this.#fail(op, offset, data);
     const grows = op === Op.write || op === Op.truncate ? offset + data.length : 0;
     if (grows > this.#sizeAtStart + this.faults.space) {
@@ -314,6 +316,7 @@ export class Machine {
       must(offset + data.length <= base.bytes.length, `a read stays inside its base (${offset} + ${data.length})`);
       data.set(base.bytes.subarray(offset, offset + data.length));
     } else if (op === Op.read) this.#overlay.read(offset, data);
+    else if (op === Op.holes) this.#mapHoles(this.#bases[file - 1], offset, data);
     else if (op === Op.write) this.#overlay.write(offset, data);
     else if (op === Op.truncate) this.#overlay.truncate(offset);
     else if (op === Op.flush) this.#overlay.flushed(mark);
@@ -321,9 +324,19 @@ export class Machine {
     return Code.ok;
   }
 
+  /** Blocks of zeros are holes, but not all of them need be; behind the end of the file anything may be told. */
+  #mapHoles({ bytes }: Source, offset: number, map: Uint8Array): void {
+    map.fill(this.#random.next());
+    const coarse = this.#happens(200);
+    for (let bit = 0, at = offset; at < bytes.length && bit < map.length * 8; bit++, at += HOLE_BLOCK_BYTES) {
+      const isData = coarse || bytes.subarray(at, at + HOLE_BLOCK_BYTES).some((byte) => byte !== 0);
+      map[bit >> 3] = (map[bit >> 3] & ~(1 << (bit & 7))) | (isData ? 1 << (bit & 7) : 0);
+    }
+  }
+
   #fail(op: number, offset: number, data: Uint8Array): number {
     this.injected++;
-    if (op === Op.read) data.fill(0xcc);
+    if (op === Op.read || op === Op.holes) data.fill(0xcc);
     if (op === Op.flush) this.flushesFailed++;
     if (op === Op.write && this.faults.tears) this.#overlay.writeSome(offset, data, this.#random);
     return this.faults.noSpace && (op === Op.write || op === Op.truncate) ? Code.noSpace : Code.io;

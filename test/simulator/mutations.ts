@@ -107,6 +107,14 @@ export const MUTATIONS: Mutation[] = [
     from: 'if (t !== null && i > OVERLAY) notePassed(t, i + 1, offset, length);', to: '',
   },
   {
+    name: 'where the host fails to tell the holes, there is no data', path: 'engine/core/pages.ts',
+    from: 'memory.fill(page.frame, 0xff, PAGE_BYTES);', to: '',
+  },
+  {
+    name: 'a hole reaches over the data behind it', path: 'engine/tables/lookup.ts',
+    from: ' - (offset & (((<u64>1) << HOLE_BLOCK_BITS) - 1));', to: ';',
+  },
+  {
     name: 'changed tables leave no room for those that are read', path: 'engine/core/pages.ts',
     from: 'if (cleanPages() < CLEAN_PAGES_MIN) return null;', to: '',
   },

@@ -40,6 +40,8 @@ export interface Plan {
   readAhead: boolean;
   trims: boolean;
   flushesDear: boolean;
+  /** The host tells the holes of raw bases. */
+  tellsHoles: boolean;
   faults: Faults;
   /** Times that the disk is opened. */
   epochs: number;
@@ -127,6 +129,7 @@ function anyPlan(seed: number): Plan {
     longest: pick(4096, 65536, 4 * 2 ** overlay.clusterBits, 300_000),
     hotspots: pick(0, 0, 2, 5),
     weights: weightsOf(random),
+    tellsHoles: sometimes(60),
   };
 }
 

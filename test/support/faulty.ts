@@ -25,6 +25,7 @@ export type Plan = (operation: Operation, perform: Perform) => void | Promise<vo
 export class FaultySource implements BlockSource {
   readonly preferred?: { chunk: number; depth: number };
   readonly identity?: string;
+  readonly nextData?: BlockSource['nextData'];
   protected readonly inner: BlockSource;
   protected readonly plan: Plan;
 
@@ -33,6 +34,7 @@ export class FaultySource implements BlockSource {
     this.plan = plan;
     this.preferred = inner.preferred;
     this.identity = inner.identity;
+    this.nextData = inner.nextData;
   }
 
   get size(): number {
