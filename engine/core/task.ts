@@ -19,6 +19,8 @@ export const ON_MEMORY: u32 = 16;
 export const ON_WRITEBACK: u32 = 32;
 export const ON_REFCOUNTS: u32 = 64;
 export const ON_JOB: u32 = 128;
+/** An L2 table that another task makes. */
+export const ON_TABLE: u32 = 256;
 
 /** Kinds of task. Those up to KIND_REQUEST_LAST are requests of the host. */
 export const KIND_NONE: u32 = 0;
@@ -137,8 +139,9 @@ export class Task {
   clusterAt: u32;
   /** Host clusters taken and not yet linked must be given back if the task fails. */
   placed: bool;
-  /** An L2 table that has been taken and nothing points to yet, and how far it has been filled. */
+  /** An L2 table that has been taken and nothing points to yet, its index in the L1 table, and how far it has been filled. */
   spareTable: u64;
+  spareTableIndex: u64;
   spareTableAt: u64;
   /** Images from this one down are left where they are: see populate.ts. */
   bottom: u32;

@@ -7,13 +7,15 @@ import {
 } from '../format/l2';
 import { freeLater, freesHaveRoom } from '../tables/frees';
 import { Image, OVERLAY, clusterBytes, overlay } from '../core/image';
-import { CHUNK_CLUSTERS_MAX, PAGE_BYTES } from '../limits';
+import { CHUNK_CLUSTERS_MAX, PAGE_BYTES, TASKS_MAX } from '../limits';
 import { jobPopulated } from '../core/job';
 import { isClusterSound, isTableSound, l2EntryAt } from '../tables/lookup';
 import { STAGE_L1, STAGE_L2, pageChanged, pageGet, pageMake, pagesForget } from '../core/pages';
 import { allocate, allocatedAt, allocatedCount } from '../tables/refcounts';
 import { OP_WRITE, ioBegin } from '../core/ring';
-import { COPY_AHEAD, KIND_COPY, ON_IO, ON_SLOT, ON_WRITEBACK, Task, clusterMap, setClusterMap } from '../core/task';
+import {
+  COPY_AHEAD, KIND_COPY, KIND_NONE, ON_IO, ON_SLOT, ON_TABLE, ON_WRITEBACK, Task, clusterMap, setClusterMap, taskAt, wake,
+} from '../core/task';
 import { nextWriteback, noteUnwritten, writebackStalled, writebackWanted } from '../tables/writeback';
 import { isZero } from './zero';
 import { zeroOnDisk } from '../tables/zeropage';
@@ -143,7 +145,7 @@ export function unplace(t: Task): bool {
   if (t.spareTable || (t.placed && !freesHaveRoom(CHUNK_CLUSTERS_MAX))) {
     // Where no room can be made, they are left taken: the next opening gives them back.
     if (writebackStalled()) {
-      t.spareTable = 0;
+      leaveSpareTable(t);
       t.placed = false;
       return true;
     }
@@ -171,29 +173,42 @@ function tableFor(t: Task, image: Image, offset: u64): u64 {
   if (!l1) return 0;
   if (!isTableSound(t, image, get64(l1), image.l1Offset + (index << 3))) return 0;
   const table = get64(l1) & OFFSET_MASK;
-  if (table) {
-    dropSpareTable(t);
-    return table;
-  }
+  if (table) return table;
   if (!t.spareTable) {
+    if (isBeingMade(index)) {
+      t.waits = ON_TABLE;
+      return 0;
+    }
     if (!allocate(t, 1)) return 0;
     t.spareTable = allocatedAt;
+    t.spareTableIndex = index;
     t.spareTableAt = 0;
   }
   if (!makeTable(t, t.spareTable)) return 0;
-  // Making the table may have taken a while: the L1 page may have gone, or another task may have been quicker.
+  // Making the table may have taken a while: the L1 page may have gone.
   const again = pageGet(t, OVERLAY, image.l1Offset + (index << 3));
   if (!again) return 0;
-  const other = get64(again) & OFFSET_MASK;
-  if (other) {
-    dropSpareTable(t);
-    return other;
-  }
+  assert((get64(again) & OFFSET_MASK) == 0);
   put64(again, t.spareTable | COPIED);
   pageChanged(again, 8, STAGE_L1);
   const made = t.spareTable;
-  t.spareTable = 0;
+  leaveSpareTable(t);
   return made;
+}
+
+/** Whether another task is making this table: each would make one of its own otherwise, and all but one be given back. */
+function isBeingMade(index: u64): bool {
+  for (let i: u32 = 0; i < TASKS_MAX; i++) {
+    const o = taskAt(i);
+    if (o.kind != KIND_NONE && o.spareTable && o.spareTableIndex == index) return true;
+  }
+  return false;
+}
+
+/** The table that the task made is no longer its own: those who waited for it look again. */
+function leaveSpareTable(t: Task): void {
+  t.spareTable = 0;
+  wake(ON_TABLE);
 }
 
 /** Fills a new L2 table with zeros: in the cache if it fits into a page, else on disk. */
@@ -208,12 +223,11 @@ function makeTable(t: Task, table: u64): bool {
   return true;
 }
 
-/** Another task made the table first: ours is given back, and what it has in the cache is not written over its next user's data. */
+/** The task has failed before the table was in use: it is given back, and what it has in the cache not written over its next user's data. */
 function dropSpareTable(t: Task): void {
-  if (!t.spareTable) return;
   pagesForget(OVERLAY, t.spareTable, t.spareTable + clusterBytes(overlay()));
   freeLater(t.spareTable, 1, 0);
-  t.spareTable = 0;
+  leaveSpareTable(t);
 }
 
 function freeOld(image: Image, old: u64, host: u64): void {

@@ -51,6 +51,17 @@ describe('a stream of the whole disk', () => {
     await disk.close();
   });
 
+  it('makes each table once, however many copies need it at the same time', async () => {
+    const bench = new Bench();
+    bench.addBase(32 * MIB);
+    const disk = await bench.create({ clusterSize: 2 * MIB });
+    await disk.stream();
+    const written = bench.operations.filter(({ kind }) => kind === 'write').reduce((sum, { length }) => sum + length, 0);
+    // The data, the one L2 table that maps it, and the sectors that changed.
+    expect(written).toBeLessThan(34 * MIB + 64 * 1024);
+    await disk.close();
+  });
+
   it.each([['a smaller base', 3 * MIB + 512, 5 * MIB], ['a larger base', 5 * MIB, 3 * MIB + 512]])('works over %s', async (_, base, size) => {
     const bench = new Bench();
     const content = bench.addBase(base);
