@@ -8,7 +8,8 @@ import { basename, dirname, join } from 'node:path';
 import type { CacheMode } from '../api.ts';
 import type { BlockFile, BlockSource, ReadHint } from '../block.ts';
 import { MillraceError } from '../errors.ts';
-import type { ErrorCode } from '../errors.ts';
+import { placeOf, refuseKind, systemError } from '../file-errors.ts';
+import type { FileKind } from '../file-errors.ts';
 import type { Lock } from '../lock.ts';
 import { lockImage } from './lock.ts';
 
@@ -52,7 +53,7 @@ export function openFileSource(path: string): Promise<BlockSource> {
 }
 
 async function openForReading(path: string): Promise<LocalFile> {
-  refuseKind(path, await orFileError('open', path, () => Deno.stat(path)), true);
+  refuseKind(path, kindOf(await orFileError('open', path, () => Deno.stat(path))), true);
   const file = await orFileError('open', path, () => Deno.open(path, { read: true }));
   return wrap(path, file, { readOnly: true, lanes: await openLanes(path, file) });
 }
@@ -85,7 +86,7 @@ async function openForWriting(path: string, { create, cache }: OpenFileOptions):
 async function wrap(path: string, file: Deno.FsFile, how: { readOnly?: boolean; cache?: CacheMode; lock?: Lock; lanes?: Deno.FsFile[] }): Promise<LocalFile> {
   try {
     const info = await orFileError('open', path, () => file.stat());
-    refuseKind(path, info, how.readOnly ?? false);
+    refuseKind(path, kindOf(info), how.readOnly ?? false);
     // The size of a block device is where its end is.
     const size = info.isFile ? info.size : await orFileError('open', path, () => file.seek(0, Deno.SeekMode.End));
     if (!Number.isSafeInteger(size)) throw new MillraceError('EUNSUPPORTED', `'${path}' is larger than 8 PiB`);
@@ -97,15 +98,10 @@ async function wrap(path: string, file: Deno.FsFile, how: { readOnly?: boolean; 
   }
 }
 
-/** Only what has bytes at offsets can be an image. */
-function refuseKind(path: string, info: Deno.FileInfo, readOnly: boolean): void {
-  if (info.isFile) return;
-  if (info.isBlockDevice) {
-    if (readOnly) return;
-    throw new MillraceError('EUNSUPPORTED', `cannot write to '${path}': a block device cannot grow; use a file as overlay`);
-  }
-  const kind = info.isDirectory ? 'a folder' : info.isFifo ? 'a FIFO' : info.isSocket ? 'a socket' : 'a character device';
-  throw new MillraceError('EINVAL', `cannot open '${path}': it is ${kind}, not an image`);
+function kindOf(info: Deno.FileInfo): FileKind {
+  if (info.isFile) return 'file';
+  if (info.isBlockDevice) return 'block device';
+  return info.isDirectory ? 'folder' : info.isFifo ? 'FIFO' : info.isSocket ? 'socket' : 'character device';
 }
 
 /** The lock stands beside the file itself, not beside a symbolic link to it. */
@@ -114,7 +110,7 @@ async function lockFor(path: string, create: boolean): Promise<Lock> {
     if (create && error instanceof Deno.errors.NotFound) return undefined;
     throw error;
   }));
-  if (exists !== undefined) refuseKind(path, exists, false);
+  if (exists !== undefined) refuseKind(path, kindOf(exists), false);
   return orFileError('make the lock', `${path}.lock`, async () => {
     const place = exists === undefined ? join(await Deno.realPath(dirname(path)), basename(path)) : await Deno.realPath(path);
     return lockImage(place);
@@ -259,28 +255,15 @@ class LocalFile implements BlockFile {
   }
 }
 
-const CODES: Readonly<Record<string, ErrorCode>> = {
-  ENOENT: 'ENOENT', ENOTDIR: 'ENOENT', EEXIST: 'EEXIST', EACCES: 'EACCES', EPERM: 'EACCES', EROFS: 'EROFS', ENOSPC: 'ENOSPC',
-  EDQUOT: 'ENOSPC', EFBIG: 'ENOSPC', EBUSY: 'EBUSY', ETXTBSY: 'EBUSY', EINVAL: 'EINVAL', EISDIR: 'EINVAL', ELOOP: 'EINVAL',
-  ENAMETOOLONG: 'EINVAL',
-};
-
-const ADVICE: Readonly<Record<string, string>> = {
-  ENOSPC: '; make room on its file system',
-  EDQUOT: '; the quota of its owner is used up',
-  EFBIG: '; its file system or the limit of this process (ulimit -f) does not take files so large',
-  EMFILE: '; raise the limit of open files (ulimit -n)',
-};
-
-/** An error of Deno in our words; `action` completes "cannot ...", `offset` is in bytes. What has no code of its own is `EIO`. */
+/** An error of Deno in our words; `action` completes "cannot …", `offset` is in bytes. */
 export function fileError(action: string, path: string, cause: unknown, offset?: number): MillraceError {
-  const where = offset === undefined ? `'${path}'` : `'${path}' at offset ${offset}`;
+  const place = placeOf(path, offset);
   if (cause instanceof Deno.errors.NotCapable) {
     const advice = 'a disk needs --allow-read and --allow-write of its folder';
-    return new MillraceError('EACCES', `cannot ${action} ${where}: ${cause.message}; ${advice}`, { cause, offset });
+    return new MillraceError('EACCES', `cannot ${action} ${place}: ${cause.message}; ${advice}`, { cause, offset });
   }
   const { code = 'EIO', message } = cause as Error & { code?: string };
-  return new MillraceError(CODES[code] ?? 'EIO', `cannot ${action} ${where}: ${message} (${code})${ADVICE[code] ?? ''}`, { cause, offset });
+  return systemError(action, place, { code, reason: message, cause, offset });
 }
 
 async function orFileError<T>(action: string, path: string, operation: () => Promise<T>): Promise<T> {

@@ -11,7 +11,8 @@ import { getSystemErrorMap, promisify } from 'node:util';
 import type { CacheMode } from '../api.ts';
 import type { BlockFile, BlockSource, ReadHint } from '../block.ts';
 import { MillraceError } from '../errors.ts';
-import type { ErrorCode } from '../errors.ts';
+import { placeOf, refuseKind, systemError } from '../file-errors.ts';
+import type { FileKind } from '../file-errors.ts';
 import type { Lock } from '../lock.ts';
 import { holesOf } from './holes.ts';
 import { lockImage } from './lock.ts';
@@ -104,7 +105,7 @@ async function syncFolder(path: string): Promise<void> {
 async function wrap(path: string, fd: number, how: { readOnly?: boolean; cache?: CacheMode; lock?: Lock }): Promise<LocalFile> {
   try {
     const stats = await orFileError('open', path, fstat(fd, { bigint: true }));
-    refuseKind(path, stats, how.readOnly ?? false);
+    refuseKind(path, kindOf(stats), how.readOnly ?? false);
     const size = stats.isBlockDevice() ? await deviceSize(path, stats.rdev) : Number(stats.size);
     if (!Number.isSafeInteger(size)) throw new MillraceError('EUNSUPPORTED', `'${path}' is larger than 8 PiB`);
     const isSource = stats.isFile() && how.readOnly;
@@ -126,19 +127,14 @@ async function checkKind(path: string, how: { readOnly: boolean; mayBeMissing: b
     if (how.mayBeMissing && (error as NodeJS.ErrnoException).code === 'ENOENT') return false;
     throw fileError('open', path, error);
   }
-  refuseKind(path, stats, how.readOnly);
+  refuseKind(path, kindOf(stats), how.readOnly);
   return true;
 }
 
-/** Only what has bytes at offsets can be an image. */
-function refuseKind(path: string, stats: BigIntStats, readOnly: boolean): void {
-  if (stats.isFile()) return;
-  if (stats.isBlockDevice()) {
-    if (readOnly) return;
-    throw new MillraceError('EUNSUPPORTED', `cannot write to '${path}': a block device cannot grow; use a file as overlay`);
-  }
-  const kind = stats.isDirectory() ? 'a folder' : stats.isFIFO() ? 'a FIFO' : stats.isSocket() ? 'a socket' : 'a character device';
-  throw new MillraceError('EINVAL', `cannot open '${path}': it is ${kind}, not an image`);
+function kindOf(stats: BigIntStats): FileKind {
+  if (stats.isFile()) return 'file';
+  if (stats.isBlockDevice()) return 'block device';
+  return stats.isDirectory() ? 'folder' : stats.isFIFO() ? 'FIFO' : stats.isSocket() ? 'socket' : 'character device';
 }
 
 /** A block device's own size is 0 to fstat(2), and node:fs cannot seek. */
@@ -290,38 +286,11 @@ class LocalFile implements BlockFile {
   }
 }
 
-const CODES: Readonly<Record<string, ErrorCode>> = {
-  ENOENT: 'ENOENT',
-  ENOTDIR: 'ENOENT',
-  EEXIST: 'EEXIST',
-  EACCES: 'EACCES',
-  EPERM: 'EACCES',
-  EROFS: 'EROFS',
-  ENOSPC: 'ENOSPC',
-  EDQUOT: 'ENOSPC',
-  EFBIG: 'ENOSPC',
-  EBUSY: 'EBUSY',
-  ETXTBSY: 'EBUSY',
-  EINVAL: 'EINVAL',
-  EISDIR: 'EINVAL',
-  ELOOP: 'EINVAL',
-  ENAMETOOLONG: 'EINVAL',
-};
-
-const ADVICE: Readonly<Record<string, string>> = {
-  ENOSPC: 'make room on its file system',
-  EDQUOT: 'the quota of its owner is used up',
-  EFBIG: 'its file system or the limit of this process (ulimit -f) does not take files so large',
-  EMFILE: 'raise the limit of open files (ulimit -n)',
-};
-
-/** An error of node:fs in our words; `action` completes "cannot ...", `offset` is in bytes. What has no code of its own is `EIO`. */
+/** An error of node:fs in our words; `action` completes "cannot …", `offset` is in bytes. */
 export function fileError(action: string, path: string, cause: unknown, offset?: number): MillraceError {
   const { code = 'EIO', errno = 0, message } = cause as NodeJS.ErrnoException;
   const reason = getSystemErrorMap().get(errno)?.[1] ?? message;
-  const where = offset === undefined ? `'${path}'` : `'${path}' at offset ${offset}`;
-  const advice = ADVICE[code] === undefined ? '' : `; ${ADVICE[code]}`;
-  return new MillraceError(CODES[code] ?? 'EIO', `cannot ${action} ${where}: ${reason} (${code})${advice}`, { cause, offset });
+  return systemError(action, placeOf(path, offset), { code, reason, cause, offset });
 }
 
 async function orFileError<T>(action: string, path: string, operation: Promise<T>): Promise<T> {

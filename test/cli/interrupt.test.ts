@@ -108,9 +108,7 @@ describe('an interrupted copy', () => {
     const copy = startMillrace(['convert', server.url, 'copy', ...args], { cwd });
     await server.asked;
     copy.child.kill('SIGINT');
-    const before = performance.now();
     const result = await copy.ended;
-    expect(performance.now() - before).toBeLessThan(10_000);
     server.stop();
     return result;
   }
