@@ -5,6 +5,8 @@ export const PAGE_BYTES: u32 = 65536;
 export const PAGE_MASK: u64 = 65535;
 /** Unit in which a host tells the holes of a raw file, as a power of two: the block of the usual file systems. */
 export const HOLE_BLOCK_BITS: u32 = 12;
+/** The least hole among data that a copy leaves out, in these. */
+export const HOLE_BLOCKS_MIN: u32 = 16;
 /** Unit in which changed metadata is written: what storage writes whole or not at all, and the smallest qcow2 cluster. */
 export const SECTOR_BYTES: u32 = 512;
 export const SECTOR_BITS: u32 = 9;

@@ -324,7 +324,7 @@ export class Engine {
 
   #io(op: number, file: BlockSource | BlockFile | undefined, offset: number, length: number, bytes: Uint8Array, background: boolean): void | Promise<void> {
     if (!file) throw new MillraceError('ECLOSED', 'the image has been closed');
-    if (op === Op.holes) return mapHoles(file, offset, bytes);
+    if (op === Op.holes) return mapHoles(file, offset, bytes, this.clock);
     if (op === Op.read) {
       // Metadata that exists only in the engine's cache so far may lie past the end of the file: there are zeros.
       const present = Math.max(0, Math.min(bytes.length, file.size - offset));

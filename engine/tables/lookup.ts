@@ -8,7 +8,7 @@ import {
   COMPRESSED, COPIED, L1_RESERVED, L2_RESERVED, OFFSET_MASK, SUBCLUSTERS, ZERO, compressedBytes, compressedOffset,
 } from '../format/l2';
 import { FORMAT_RAW, Image, OVERLAY, clusterBytes, imageAt, imageCount, inFixedMetadata, l2Span } from '../core/image';
-import { HOLE_BLOCK_BITS, PAGE_BYTES, PAGE_MASK, SECTOR_BYTES } from '../limits';
+import { HOLE_BLOCKS_MIN, HOLE_BLOCK_BITS, PAGE_BYTES, PAGE_MASK, SECTOR_BYTES } from '../limits';
 import { holesGet, pageGet } from '../core/pages';
 import { KIND_MAP, KIND_STREAM, Task, fail } from '../core/task';
 
@@ -125,26 +125,46 @@ function found(state: u32, length: u64): bool {
   return true;
 }
 
-/** Holes are zeros. A guest that waits for what it reads is not kept by the question where they are. */
+/**
+ * Holes are zeros. Copies read over the short ones among data: one operation costs more than they do. A guest that waits for what it
+ * reads is not kept by the question where holes are.
+ */
 function lookupRaw(t: Task | null, image: Image, offset: u64, length: u64): bool {
   if (image.tellsHoles && (t === null || t.background || t.kind == KIND_STREAM || t.kind == KIND_MAP)) {
     const map = holesGet(t, image.index, offset);
-    return map != 0 && lookupHoles(map, offset, length);
+    return map != 0 && lookupHoles(map, offset, length, t !== null && t.kind == KIND_MAP ? 1 : HOLE_BLOCKS_MIN);
   }
   foundHost = offset;
   return found(DATA, length);
 }
 
-/** `map` is where the map of holes tells of `offset`. */
-function lookupHoles(map: usize, offset: u64, length: u64): bool {
+/** `map` is where the map of holes tells of `offset`; holes of less than `least` blocks count as data. */
+function lookupHoles(map: usize, offset: u64, length: u64, least: u32): bool {
   const word = map & ~7;
   const block = <u32>(map - word) * 8 + (<u32>(offset >> HOLE_BLOCK_BITS) & 7);
   // The page is aligned in memory as it is in the map.
   const end = (PAGE_BYTES - <u32>(word & PAGE_MASK)) * 8;
-  const run = (<u64>(alike(word, block, end) - block) << HOLE_BLOCK_BITS) - (offset & (((<u64>1) << HOLE_BLOCK_BITS) - 1));
-  if (!isSet(word, block)) return found(ZEROES, min(run, length));
+  const within = offset & (((<u64>1) << HOLE_BLOCK_BITS) - 1);
+  const holeEnd = isSet(word, block) ? block : alike(word, block, end);
+  if (holeEnd - block >= least) return found(ZEROES, min((<u64>(holeEnd - block) << HOLE_BLOCK_BITS) - within, length));
+  const enough = block + <u32>min<u64>((length + within) >> HOLE_BLOCK_BITS, end);
   foundHost = offset;
-  return found(DATA, min(run, length));
+  return found(DATA, min((<u64>(dataEnd(word, holeEnd, end, enough, least) - block) << HOLE_BLOCK_BITS) - within, length));
+}
+
+/** Where the data that begins at `bit` ends, holes of less than `least` bits among it; behind `enough` it does not matter. */
+function dataEnd(words: usize, bit: u32, end: u32, enough: u32, least: u32): u32 {
+  let at = bit;
+  while (at < end && at <= enough) {
+    if (!isSet(words, at)) {
+      const next = alike(words, at, end);
+      if (next - at >= least) break;
+      at = next;
+    } else {
+      at = alike(words, at, end);
+    }
+  }
+  return at;
 }
 
 function isSet(words: usize, bit: u32): bool {

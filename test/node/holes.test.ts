@@ -6,6 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { BlockSource } from '../../hosts/block.ts';
+import { systemClock } from '../../hosts/clock.ts';
+import type { Clock } from '../../hosts/clock.ts';
 import { mapHoles } from '../../hosts/holes.ts';
 import { openFileSource } from '../../hosts/node/file.ts';
 import { createDisk, openDisk } from '../../hosts/node/index.ts';
@@ -42,7 +44,7 @@ async function sparse(name: string, size: number, runs: Run[], kind: 'random' | 
 /** Runs at both sides of, and over, the borders of what is asked for at once (2 GiB), and at the ends of a disk that ends in the middle of a block. */
 const SIZE = 3 * TIB + 5 * KIB;
 const RUNS: Run[] = [
-  [0, BLOCK], [MIB, 3 * MIB + 12 * KIB], [2048 * MIB - 64 * KIB, 128 * KIB], [4096 * MIB, BLOCK], [TIB - BLOCK, BLOCK], [2 * TIB + 100 * KIB, MIB],
+  [0, BLOCK], [MIB, 3 * MIB + 12 * KIB], [2048 * MIB - 64 * KIB, 128 * KIB], [4096 * MIB, BLOCK], [TIB - 64 * KIB, 64 * KIB], [2 * TIB + 100 * KIB, MIB],
   [SIZE - 5 * KIB, 5 * KIB],
 ];
 
@@ -63,6 +65,26 @@ whereTold('holes of a local file', () => {
     const source = await openFileSource(await sparse('whole.raw', MIB, [[0, MIB]]));
     expect(source.nextData).toBeUndefined();
     await source.close();
+  });
+
+  it('are read over where they are short, in a job, and told in a map all the same', async () => {
+    const runs: Run[] = Array.from({ length: 64 }, (_, i) => [i * 3 * BLOCK, BLOCK]);
+    const file = await openFileSource(await sparse('pieces.raw', 8 * MIB, [...runs, [4 * MIB, BLOCK]]));
+    const reads: Run[] = [];
+    const base: BlockSource = {
+      name: 'pieces.raw', size: file.size, nextData: file.nextData, close: () => file.close(),
+      read(offset, into, hint) {
+        reads.push([offset, into.length]);
+        return file.read(offset, into, hint);
+      },
+    };
+    const disk = await createDisk({ overlay: join(folder, 'pieces.qcow2'), base, baseFormat: 'raw' });
+    let extents = 0;
+    for await (const { depth, state } of disk.map()) if (depth === 1 && state === 'data') extents++;
+    expect(extents).toBe(65);
+    await disk.stream();
+    expect(reads).toEqual([[0, 190 * BLOCK], [4 * MIB, BLOCK]]);
+    await disk.close();
   });
 
   describeWithPeer(['qemu-img'], 'as QEMU sees them', () => {
@@ -107,9 +129,9 @@ whereTold('holes of a local file', () => {
 describe('the map of a source', () => {
   const told = (size: number, nextData: BlockSource['nextData']): BlockSource => ({ size, nextData, read() {}, close() {} });
   /** The blocks that are set in a map of so many bytes. */
-  const blocks = (source: BlockSource, bytes: number, offset = 0): number[] => {
+  const blocks = async (source: BlockSource, bytes: number, offset = 0, clock: Clock = systemClock): Promise<number[]> => {
     const map = new Uint8Array(bytes).fill(0x55);
-    mapHoles(source, offset, map);
+    await mapHoles(source, offset, map, clock);
     return Array.from({ length: bytes * 8 }, (_, bit) => bit).filter((bit) => map[bit >> 3] & (1 << (bit & 7)));
   };
   const upTo = (count: number, from = 0): number[] => Array.from({ length: count - from }, (_, i) => from + i);
@@ -118,28 +140,43 @@ describe('the map of a source', () => {
     return run && { start: Math.max(offset, run[0]), end: run[0] + run[1] };
   };
 
-  it('has every block that data touches', () => {
+  it('has every block that data touches', async () => {
     const runs: Run[] = [[100, 10], [3 * BLOCK - 1, 2], [9 * BLOCK, 11 * BLOCK], [31 * BLOCK, 1]];
-    expect(blocks(told(64 * BLOCK, ofRuns(runs)), 4)).toEqual([0, 2, 3, ...upTo(20, 9), 31]);
-    expect(blocks(told(64 * BLOCK, ofRuns(runs)), 2, 8 * BLOCK)).toEqual(upTo(12, 1));
+    expect(await blocks(told(64 * BLOCK, ofRuns(runs)), 4)).toEqual([0, 2, 3, ...upTo(20, 9), 31]);
+    expect(await blocks(told(64 * BLOCK, ofRuns(runs)), 2, 8 * BLOCK)).toEqual(upTo(12, 1));
   });
 
-  it('counts all as data from where a source does not get on', () => {
-    expect(blocks(told(64 * BLOCK, (offset) => ({ start: offset, end: NaN })), 8)).toEqual(upTo(64));
-    expect(blocks(told(64 * BLOCK, () => ({ start: BLOCK, end: 2 * BLOCK })), 8)).toEqual(upTo(64, 1));
+  it('counts all as data from where a source does not get on', async () => {
+    expect(await blocks(told(64 * BLOCK, (offset) => ({ start: offset, end: NaN })), 8)).toEqual(upTo(64));
+    expect(await blocks(told(64 * BLOCK, () => ({ start: BLOCK, end: 2 * BLOCK })), 8)).toEqual(upTo(64, 1));
   });
 
-  it('asks only so often', () => {
+  it('asks only so often', async () => {
     let asked = 0;
     const source = told(2 ** 40, (offset) => {
       asked++;
       const start = offset % (2 * BLOCK) ? offset + BLOCK : offset;
       return { start, end: start + BLOCK };
     });
-    const found = blocks(source, 65536);
-    expect(asked).toBe(8193);
-    expect(found.slice(8190, 8194)).toEqual([16380, 16382, 16383, 16384]);
+    const found = await blocks(source, 65536);
+    expect(asked).toBe(4097);
+    expect(found.slice(4094, 4098)).toEqual([8188, 8190, 8191, 8192]);
     expect(found.at(-1)).toBe(65536 * 8 - 1);
+  });
+
+  it('gives others a turn when it takes long', async () => {
+    let time = 0;
+    const turns: number[] = [];
+    let asked = 0;
+    const clock: Clock = { now: () => time, after: (_, callback) => { turns.push(asked); queueMicrotask(callback); return () => {}; } };
+    const slow = told(64 * BLOCK, (offset) => {
+      time += 2;
+      asked++;
+      const start = Math.ceil(offset / (8 * BLOCK)) * 8 * BLOCK;
+      return { start, end: start + BLOCK };
+    });
+    expect(await blocks(slow, 8, 0, clock)).toEqual([0, 8, 16, 24, 32, 40, 48, 56]);
+    expect(turns).toEqual([3, 6]);
   });
 
   it('is data where the source throws', async () => {
