@@ -1,10 +1,10 @@
 // Every export of the engine. README.md documents them for hosts in any language; nothing here does more than hand on.
 import { jobAbort } from './requests/abort';
 import { arenaInit, arenaTableBytes } from './core/arena';
-import { backingInit, setBackingTexts } from './tables/backing';
+import { backingFits, backingInit, setBackingTexts } from './tables/backing';
 import { freesBytes, freesInit } from './tables/frees';
 import { guestInit } from './core/guest';
-import { FORMAT_QCOW2, clusterBytes, imageAt, imageCount, imageOf, imagesBytes, imagesInit, overlay, setImageCount } from './core/image';
+import { FORMAT_QCOW2, OVERLAY, clusterBytes, imageAt, imageCount, imageOf, imagesBytes, imagesInit, overlay, setImageCount } from './core/image';
 import { alarmTime, jobActive, jobBytes, jobInit, theJob } from './core/job';
 import { BLOCK_BYTES, IMAGES_MAX, PAGES_MAX, PAGES_MIN, PAGE_BYTES, REPORT_NUMBERS, REQUESTS_MAX, TASKS_MAX, TEXT_BYTES } from './limits';
 import { pageCached, pagesInit, pagesTableBytes } from './core/pages';
@@ -108,6 +108,12 @@ export function text(): u32 {
 /** Says how long the name, format and identity of a base are that the host has put at `text`, one behind the other. */
 export function setBacking(name: u32, format: u32, identity: u32): bool {
   return setBackingTexts(name, format, identity);
+}
+
+/** Whether the header of the overlay, which is open, has room for these texts. */
+export function backingHasRoom(): bool {
+  const header = pageCached(OVERLAY, 0);
+  return header == 0 || backingFits(header);
 }
 
 /**

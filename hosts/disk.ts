@@ -298,10 +298,16 @@ export class EngineDisk extends EventTarget implements Disk {
     await this.#wide(Kind.discard, 0, this.#size, EMPTY);
   }
 
-  /** Records another base, or none by an empty name. The images of this disk stay as they are: close it, and open it anew. */
-  async refer(name: string, format: ImageFormat | '', identity: string): Promise<void> {
+  /** Refuses what `refer` could not record, before work is put into it. */
+  mustHaveRoom(name: string, format: ImageFormat | '', identity: string): void {
     this.#mustBeWritable('record another base');
     if (!this.#engine.setBacking(name, format, identity)) throw new MillraceError('EINVAL', `the name of the base is too long to be recorded: '${name}'`);
+    if (!this.#engine.exports.backingHasRoom()) throw new MillraceError('EUNSUPPORTED', `${this.#engine.name(0)}: ${ENGINE_REASONS[36]}`);
+  }
+
+  /** Records another base, or none by an empty name. The images of this disk stay as they are: close it, and open it anew. */
+  async refer(name: string, format: ImageFormat | '', identity: string): Promise<void> {
+    this.mustHaveRoom(name, format, identity);
     await this.#engine.request(Kind.refer);
     this.#engine.keepTexts(0);
   }
@@ -338,7 +344,7 @@ export class EngineDisk extends EventTarget implements Disk {
     if (!Object.hasOwn(ON_ERROR, onError)) throw new MillraceError('EINVAL', `cannot stream: onError is report, stop, ignore or enospc, not '${onError}'`);
     if (allocate !== 'sparse' && allocate !== 'full') throw new MillraceError('EINVAL', `cannot stream: allocate is sparse or full, not '${allocate}'`);
     if (order !== 'sequential') throw new MillraceError('EINVAL', `cannot stream: order is sequential, not '${order}'`);
-    const bottom = base === undefined ? 0 : this.#newBase(base);
+    const bottom = base === undefined ? 0 : this.#newBase(base, keepBase);
     const reason = this.#engine.exports.stream(
       offset, length, checkedSpeed(speed), ON_ERROR[onError], keepBase, allocate === 'full', bottom);
     if (reason) throw new MillraceError('EINVAL', `cannot stream ${length} bytes at ${offset}: ${ENGINE_REASONS[reason]} (the disk has ${this.#size} bytes)`);
@@ -348,7 +354,7 @@ export class EngineDisk extends EventTarget implements Disk {
   }
 
   /** The depth of the image that becomes the new base; hands over what the header will say of it. */
-  #newBase(base: string | number): number {
+  #newBase(base: string | number, keepBase: boolean): number {
     let depth = typeof base === 'number' ? base : -1;
     for (let d = 1; depth < 0 && this.#engine.exports.imageAtDepth(d) >= 0; d++) {
       if (this.#engine.name(this.#engine.exports.imageAtDepth(d)) === base) depth = d;
@@ -356,6 +362,7 @@ export class EngineDisk extends EventTarget implements Disk {
     const index = depth > 0 && Number.isSafeInteger(depth) ? this.#engine.exports.imageAtDepth(depth) : -1;
     if (index < 0) throw new MillraceError('EINVAL', `cannot stream down to '${base}': ${ENGINE_REASONS[39]}`);
     this.#recordBase(index);
+    if (!keepBase && depth > 1 && !this.#engine.exports.backingHasRoom()) throw new MillraceError('EUNSUPPORTED', `cannot stream down to '${base}': ${ENGINE_REASONS[36]}`);
     return depth;
   }
 

@@ -21,6 +21,7 @@ interface Exports {
   setUse(copyOnRead: boolean, readAhead: boolean, trims: boolean, flushesDear: boolean): void;
   text(): number;
   setBacking(name: number, format: number, identity: number): number;
+  backingHasRoom(): number;
   image(index: number): number;
   imageAtDepth(depth: number): number;
   headerPage(index: number): number;

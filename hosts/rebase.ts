@@ -38,7 +38,7 @@ export interface RebaseReport {
 }
 
 /**
- * @throws MillraceError `EUNSUPPORTED` when the overlay cannot record that its base is raw, `EINVAL` when the new base is the overlay itself
+ * @throws MillraceError `EUNSUPPORTED` when the overlay's header has no room for the new base's name, `EINVAL` when the new base is the overlay itself
  * or stands on it; and as openDisk does.
  */
 export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Promise<RebaseReport> {
@@ -49,13 +49,11 @@ export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Prom
     let bytes = 0;
     let report: RebaseReport;
     try {
-      const [image] = await disk.images();
-      if (next?.format === 'raw' && image.backingFormat === undefined) {
-        throw new MillraceError('EUNSUPPORTED', `cannot rebase ${overlay} onto raw data: its header has no place for the base's format; make a qcow2 image over that data, or a new overlay`);
-      }
+      const recorded = [next?.name ?? '', next?.format ?? '', next?.identity ?? ''] as const;
+      disk.mustHaveRoom(...recorded);
       if (!unsafe) bytes = await takeOver(disk, next?.disk);
       await disk.flush();
-      await disk.refer(next?.name ?? '', next?.format ?? '', next?.identity ?? '');
+      await disk.refer(...recorded);
       report = { base: next?.name ?? null, bytes };
     } finally {
       await next?.disk.close();

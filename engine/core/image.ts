@@ -52,13 +52,14 @@ export class Image {
   /** Bytes. */
   refcountTableBytes: u32;
 
-  /** Positions in the header's page, 0 where there is none. */
+  /** Positions in the header's page, 0 where there is none. Without bytes, an extension has room there and says nothing. */
   backingNameAt: u32;
   backingNameBytes: u32;
   backingFormatAt: u32;
   backingFormatBytes: u32;
   identityAt: u32;
   identityBytes: u32;
+  featureNamesAt: u32;
   /** Where the header extensions end. */
   extensionsEnd: u32;
 

@@ -48,14 +48,21 @@ const AUTOCLEAR_BITMAPS: u64 = 1;
 
 export const EXTENSION_END: u32 = 0;
 export const EXTENSION_BACKING_FORMAT: u32 = 0xe2792aca;
+/** Largest text of a format, and the room of its extension. */
+export const FORMAT_BYTES_MAX: u32 = 8;
 export const EXTENSION_EXTERNAL_DATA: u32 = 0x44415441;
 export const EXTENSION_BITMAPS: u32 = 0x23852875;
 /** Count, padding, size and offset of the bitmap directory. */
 const BITMAPS_BYTES: u32 = 24;
+/** What features are called, for errors of programs that do not know them: type, bit and name of each. */
+export const EXTENSION_FEATURE_NAMES: u32 = 0x6803f857;
+export const FEATURE_NAME_BYTES: u32 = 48;
 /** Ours ("MILR"): what identified the base when the overlay was made, as text. Others skip it. */
 export const EXTENSION_IDENTITY: u32 = 0x4d494c52;
-/** Ours ("MILX"): a former extension that means nothing any more. */
+/** Ours ("MILX"): room for one of the others, which means nothing. */
 export const EXTENSION_VOID: u32 = 0x4d494c58;
+/** Type and length, before the text of an extension. */
+export const EXTENSION_HEAD_BYTES: u32 = 8;
 
 const CLUSTER_BITS_MIN: u32 = 9;
 const CLUSTER_BITS_MAX: u32 = 21;
@@ -77,6 +84,16 @@ export function put32(at: usize, value: u32): void {
 
 export function put64(at: usize, value: u64): void {
   store<u64>(at, bswap<u64>(value));
+}
+
+/** Bytes of the header's page that belong to the header: the rest of the first cluster is free for extensions and the base's name. */
+export function headerRoom(image: Image): u32 {
+  return <u32>min<u64>(clusterBytes(image), PAGE_BYTES);
+}
+
+/** Bytes that the extension whose text stands at `at` of the header's page takes there. */
+export function extensionRoom(header: usize, at: u32): u32 {
+  return (get32(header + at - 4) + 7) & ~7;
 }
 
 /** Reads the header page at `at` into `image`, whose file size is known; returns 0, or the reason why it cannot be. */
@@ -112,7 +129,7 @@ function versionTwo(image: Image): i32 {
 
 function parseVersion3(at: usize, image: Image): i32 {
   const length = get32(at + AT_HEADER_LENGTH);
-  if (length < HEADER_BYTES_V3_MIN || length & 7 || length > <u32>min<u64>(clusterBytes(image), PAGE_BYTES)) return R_HEADER_LENGTH;
+  if (length < HEADER_BYTES_V3_MIN || length & 7 || length > headerRoom(image)) return R_HEADER_LENGTH;
   if (image.fileSize < length) return R_TRUNCATED;
   image.headerLength = length;
   const incompatible = get64(at + AT_INCOMPATIBLE);
@@ -166,7 +183,7 @@ function parseBackingName(at: usize, image: Image): i32 {
   image.backingNameBytes = 0;
   if (offset == 0 || bytes == 0) return OK;
   if (bytes > BACKING_NAME_BYTES_MAX || offset < image.headerLength) return R_BACKING_NAME;
-  const room = min<u64>(min<u64>(clusterBytes(image), PAGE_BYTES), image.fileSize);
+  const room = min<u64>(headerRoom(image), image.fileSize);
   if (offset > room || bytes > room - offset) return R_BACKING_NAME;
   image.backingNameAt = <u32>offset;
   image.backingNameBytes = bytes;
@@ -174,12 +191,14 @@ function parseBackingName(at: usize, image: Image): i32 {
 }
 
 function parseExtensions(at: usize, image: Image): i32 {
-  let end = <u32>min<u64>(min<u64>(clusterBytes(image), PAGE_BYTES), image.fileSize);
+  let end = <u32>min<u64>(headerRoom(image), image.fileSize);
   if (image.backingNameAt) end = min(end, image.backingNameAt);
   image.backingFormatAt = 0;
   image.backingFormatBytes = 0;
   image.identityAt = 0;
   image.identityBytes = 0;
+  image.featureNamesAt = 0;
+  let voidBytes: u32 = 0;
   image.bitmaps = false;
   image.bitmapCount = 0;
   let from = image.headerLength;
@@ -194,6 +213,13 @@ function parseExtensions(at: usize, image: Image): i32 {
     } else if (type == EXTENSION_IDENTITY) {
       image.identityAt = from + 8;
       image.identityBytes = bytes;
+    } else if (type == EXTENSION_VOID && bytes <= FORMAT_BYTES_MAX) {
+      if (!image.backingFormatAt) image.backingFormatAt = from + 8;
+    } else if (type == EXTENSION_VOID) {
+      if (!image.identityBytes && bytes > voidBytes) image.identityAt = from + 8;
+      voidBytes = max(voidBytes, bytes);
+    } else if (type == EXTENSION_FEATURE_NAMES) {
+      image.featureNamesAt = from + 8;
     } else if (type == EXTENSION_EXTERNAL_DATA) {
       return R_EXTERNAL_DATA;
     } else if (type == EXTENSION_BITMAPS) {

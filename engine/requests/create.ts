@@ -1,16 +1,16 @@
 // Creating an overlay: a qcow2 version 3 image with empty tables, laid out as header, refcount table, refcount blocks, L1 table. The file
 // is empty before; until the header is written, last, it is no image at all.
 import {
-  backingFormatAt, backingFormatBytes, backingIdentityAt, backingIdentityBytes, backingNameAt, backingNameBytes,
+  IDENTITY_BYTES_MAX, backingFormatAt, backingFormatBytes, backingIdentityAt, backingIdentityBytes, backingNameAt, backingNameBytes, putExtension,
 } from '../tables/backing';
 import { EINVAL, R_CLUSTER_BITS, R_HEADER_FULL, R_REFCOUNT_ORDER, R_TOO_LARGE } from '../errors';
 import {
   AT_BACKING_BYTES, AT_BACKING_OFFSET, AT_CLUSTER_BITS, AT_HEADER_LENGTH, AT_INCOMPATIBLE, AT_L1_OFFSET, AT_L1_SIZE, AT_MAGIC,
   AT_REFCOUNT_ORDER, AT_REFCOUNT_TABLE_CLUSTERS, AT_REFCOUNT_TABLE_OFFSET, AT_SIZE, AT_VERSION, EXTENSION_BACKING_FORMAT,
-  EXTENSION_IDENTITY, HEADER_BYTES, INCOMPATIBLE_EXTENDED_L2, MAGIC, parseHeader, put32, put64,
+  EXTENSION_HEAD_BYTES, EXTENSION_IDENTITY, FORMAT_BYTES_MAX, HEADER_BYTES, INCOMPATIBLE_EXTENDED_L2, MAGIC, headerRoom, parseHeader, put32, put64,
 } from '../format/header';
 import { FORMAT_QCOW2, Image, OVERLAY, clusterBytes, overlay } from '../core/image';
-import { L1_BYTES_MAX, PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX } from '../limits';
+import { L1_BYTES_MAX, PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import { STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet } from '../core/pages';
 import { putRefcount, refcountsPerBlock } from '../tables/refcounts';
 import { OP_TRUNCATE, ioBegin } from '../core/ring';
@@ -25,6 +25,8 @@ const HEADER: u32 = 4;
 const FLUSH: u32 = 5;
 
 const REFCOUNT_ORDER_MAX: u64 = 6;
+/** Room for an identity where the header is one sector; the longest that servers usually give. */
+const IDENTITY_BYTES_SMALL: u32 = 96;
 
 /**
  * `length` is the disk's size; the argument holds cluster bits (bits 0 to 7), refcount order (8 to 15) and whether L2 entries are
@@ -138,9 +140,12 @@ function fillPart(t: Task, image: Image): bool {
   return true;
 }
 
-/** Writes header, extensions and the base's name; returns the bytes used, or 0 if they do not fit into the first cluster. */
+/**
+ * Writes header, extensions and the base's name; returns the bytes used, or 0 if they do not fit into the first cluster. The extensions
+ * have room for what another base may need.
+ */
 function writeHeader(at: usize, image: Image): u32 {
-  const room = <u32>min<u64>(clusterBytes(image), PAGE_BYTES);
+  const room = headerRoom(image);
   memory.fill(at, 0, room);
   put32(at + AT_MAGIC, MAGIC);
   put32(at + AT_VERSION, 3);
@@ -154,30 +159,20 @@ function writeHeader(at: usize, image: Image): u32 {
   put32(at + AT_REFCOUNT_ORDER, image.refcountOrder);
   put32(at + AT_HEADER_LENGTH, HEADER_BYTES);
   const name = backingNameBytes();
-  let end = HEADER_BYTES;
-  const wanted = end + (name ? 24 + padded(backingFormatBytes()) + padded(backingIdentityBytes()) : 8) + name;
-  if (wanted > room) return 0;
-  if (name) {
-    end = writeExtension(at, end, EXTENSION_BACKING_FORMAT, backingFormatAt(), backingFormatBytes());
-    end = writeExtension(at, end, EXTENSION_IDENTITY, backingIdentityAt(), backingIdentityBytes());
-  }
+  const formatAt = HEADER_BYTES + EXTENSION_HEAD_BYTES;
+  const identityAt = formatAt + FORMAT_BYTES_MAX + EXTENSION_HEAD_BYTES;
+  const identityLeast = (backingIdentityBytes() + 7) & ~7;
   // The end of the extensions is eight zero bytes.
-  end += 8;
+  const others = identityAt + EXTENSION_HEAD_BYTES + name;
+  if (others + identityLeast > room) return 0;
+  const wanted = room > SECTOR_BYTES ? IDENTITY_BYTES_MAX : IDENTITY_BYTES_SMALL;
+  const identityRoom = max(identityLeast, min(wanted, (room - others) & ~7));
+  putExtension(at + formatAt, EXTENSION_BACKING_FORMAT, FORMAT_BYTES_MAX, backingFormatAt(), backingFormatBytes());
+  putExtension(at + identityAt, EXTENSION_IDENTITY, identityRoom, backingIdentityAt(), backingIdentityBytes());
+  const end = identityAt + identityRoom + EXTENSION_HEAD_BYTES;
   if (!name) return end;
   put64(at + AT_BACKING_OFFSET, end);
   put32(at + AT_BACKING_BYTES, name);
   memory.copy(at + end, backingNameAt(), name);
   return end + name;
-}
-
-function writeExtension(at: usize, end: u32, type: u32, from: usize, bytes: u32): u32 {
-  if (bytes == 0) return end;
-  put32(at + end, type);
-  put32(at + end + 4, bytes);
-  memory.copy(at + end + 8, from, bytes);
-  return end + 8 + padded(bytes);
-}
-
-function padded(bytes: u32): u32 {
-  return (bytes + 7) & ~7;
 }

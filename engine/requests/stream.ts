@@ -3,7 +3,7 @@
 import { arenaBytes, arenaFreeBytes } from '../core/arena';
 import { now } from '../core/clock';
 import { guestAtWork } from '../core/guest';
-import { referToBacking, writeBackingName } from '../tables/backing';
+import { backingForget, referToBacking, writeBackingAhead } from '../tables/backing';
 import { ENOSPC, R_FLUSH_LOST, R_NOT_A_BASE, R_RANGE } from '../errors';
 import { scratchFor } from '../data/gather';
 import { basesEnd, clusterBytes, imageCount, imagesDropped, l2Span, overlay } from '../core/image';
@@ -29,8 +29,8 @@ const DRAIN: u32 = 2;
 const FLUSH: u32 = 3;
 const RECOUNT: u32 = 4;
 const WHOLE: u32 = 5;
-const NAME: u32 = 6;
-const NAMED: u32 = 7;
+const AHEAD: u32 = 6;
+const FLUSH_AHEAD: u32 = 7;
 const DETACH: u32 = 8;
 const DETACHED: u32 = 9;
 const END: u32 = 10;
@@ -105,20 +105,21 @@ function detach(t: Task, j: Job): i32 {
   if (t.state == WHOLE) {
     const next = wholeDisk(t, j);
     if (next != DONE) return next;
-    t.state = t.value ? END : j.limited ? NAME : dropsAll(j) ? DETACH : NAMED;
+    t.state = t.value ? END : AHEAD;
     t.cursor = 0;
   }
-  if (t.state == NAME) {
-    if (!writeBackingName(t)) return WAIT;
-    t.state = NAMED;
+  if (t.state == AHEAD) {
+    if (!j.limited) backingForget();
+    if (!writeBackingAhead(t)) return WAIT;
+    t.state = dropsAll(j) ? DETACH : FLUSH_AHEAD;
   }
-  if (t.state == NAMED) {
+  if (t.state == FLUSH_AHEAD) {
     if (!flushed(t)) return WAIT;
     t.state = DETACH;
   }
   if (t.state == DETACH) {
     // No guest request may be on its way through the chain while it changes.
-    if (!lock(t, EXCLUSIVE, 0, u64.MAX_VALUE) || !referToBacking(t, !j.limited)) return WAIT;
+    if (!lock(t, EXCLUSIVE, 0, u64.MAX_VALUE) || !referToBacking(t)) return WAIT;
     t.state = DETACHED;
   }
   if (t.state == DETACHED) {

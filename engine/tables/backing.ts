@@ -1,17 +1,18 @@
-// The overlay's reference to its base, in its header. The fields that point to the name stand in the header's first sector, which
-// storage writes whole or not at all: at every moment the header names the old base, the new one, or none.
+// The overlay's reference to its base, in its header: the name, and two extensions with the base's format and its identity. What refers
+// to them stands in the header's first sector, which storage writes whole or not at all, and so do both extensions: at every moment the
+// header tells of the old base, the new one, or none.
 import { EUNSUPPORTED, R_HEADER_FULL } from '../errors';
 import {
-  AT_BACKING_BYTES, AT_BACKING_OFFSET, EXTENSION_BACKING_FORMAT, EXTENSION_IDENTITY, EXTENSION_VOID, put32, put64,
+  AT_BACKING_BYTES, AT_BACKING_OFFSET, EXTENSION_BACKING_FORMAT, EXTENSION_END, EXTENSION_FEATURE_NAMES, EXTENSION_HEAD_BYTES, EXTENSION_IDENTITY,
+  EXTENSION_VOID, FEATURE_NAME_BYTES, FORMAT_BYTES_MAX, extensionRoom, headerRoom, put32, put64,
 } from '../format/header';
-import { OVERLAY, clusterBytes, overlay } from '../core/image';
-import { BACKING_NAME_BYTES_MAX, PAGE_BYTES, SECTOR_BYTES } from '../limits';
+import { Image, OVERLAY, overlay } from '../core/image';
+import { BACKING_NAME_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import { STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet } from '../core/pages';
 import { Task, fail } from '../core/task';
 
 /** Largest text of a base's identity that a header takes. */
 export const IDENTITY_BYTES_MAX: u32 = 256;
-const FORMAT_BYTES_MAX: u32 = 8;
 
 /** What the host wants recorded as the base: name, format and identity, one behind the other, with their lengths. */
 let text: usize = 0;
@@ -21,6 +22,11 @@ let identityBytes: u32 = 0;
 
 export function backingInit(at: usize): void {
   text = at;
+  backingForget();
+}
+
+/** No base is to be recorded. */
+export function backingForget(): void {
   nameBytes = 0;
   formatBytes = 0;
   identityBytes = 0;
@@ -59,61 +65,171 @@ export function backingIdentityAt(): usize {
   return text + nameBytes + formatBytes;
 }
 
-/** Where a new name can stand without touching the one in use: a sector of its own, or behind the old one. 0: there is no room. */
-function roomForName(): u32 {
+/** Where the texts are to stand in the header's page, 0: nowhere; and where its extensions will end. */
+let nameTo: u32 = 0;
+let formatTo: u32 = 0;
+let identityTo: u32 = 0;
+let identityRoom: u32 = 0;
+let endTo: u32 = 0;
+/** Where the names of features go on, if they give up room; 0: they stay as they are. */
+let featureNamesTo: u32 = 0;
+let featureNamesBytes: u32 = 0;
+
+/**
+ * Whether the overlay's header has room for the texts; finds their places. The extensions stand where they have room already, or behind
+ * the last one, or where the names of features begin, which only make errors of other programs easier to read.
+ */
+export function backingFits(header: usize): bool {
   const image = overlay();
-  const room = <u32>min<u64>(clusterBytes(image), PAGE_BYTES);
-  const behind = max(image.extensionsEnd + 8, image.backingNameAt + image.backingNameBytes);
-  const at = room > SECTOR_BYTES ? (behind + SECTOR_BYTES - 1) & ~(SECTOR_BYTES - 1) : (behind + 7) & ~7;
-  if (at + nameBytes <= room) return at;
-  // The old name may stand far back: before it there may be room as well, be it in the sector of the fields that will point to it.
-  const front = (image.extensionsEnd + 8 + 7) & ~7;
-  return front + nameBytes <= image.backingNameAt ? front : 0;
+  const end = endOfOthers(header, image);
+  formatTo = inFirstSector(header, image.backingFormatAt, formatBytes);
+  identityTo = inFirstSector(header, image.identityAt, identityBytes);
+  identityRoom = identityTo ? extensionRoom(header, identityTo) : 0;
+  featureNamesTo = 0;
+  // When the name that bounds the extensions now has gone, what stands there must not be taken for one.
+  const isEnded = !image.backingNameAt || end + EXTENSION_HEAD_BYTES <= image.backingNameAt;
+  if (!isEnded && end + EXTENSION_HEAD_BYTES > SECTOR_BYTES) return false;
+  const addsFormat = formatBytes != 0 && !formatTo;
+  const addsIdentity = identityBytes != 0 && !identityTo;
+  if (addsFormat && image.backingFormatBytes) return false;
+  if (!addsFormat && !addsIdentity) return placeName(end);
+  if (addAt(end, addsFormat, addsIdentity) || addToFeatureNames(header, end, addsFormat)) return true;
+  if (!addsIdentity) return false;
+  // Without an identity only another base's name and format will be noticed. A format there must be: what data is must not be guessed.
+  identityTo = 0;
+  return addsFormat ? addAt(end, true, false) : placeName(end);
 }
 
-/** Writes the name of the new base where nothing refers to it yet. False: the task waits or has failed. */
-export function writeBackingName(t: Task): bool {
-  const at = roomForName();
-  if (!at) {
+/** Other programs move the identity behind the first sector when they write the header: there it will not stay. */
+function endOfOthers(header: usize, image: Image): u32 {
+  const at = image.identityAt;
+  const isLast = at > SECTOR_BYTES && at + extensionRoom(header, at) == image.extensionsEnd;
+  return isLast ? at - EXTENSION_HEAD_BYTES : image.extensionsEnd;
+}
+
+/** The place `at` of an extension, if it is one in the first sector that has so much room; else 0. */
+function inFirstSector(header: usize, at: u32, bytes: u32): u32 {
+  if (at == 0 || at + extensionRoom(header, at) > SECTOR_BYTES) return 0;
+  return bytes <= extensionRoom(header, at) ? at : 0;
+}
+
+/** Places new extensions behind the others, with as much room for later identities as there is. */
+function addAt(end: u32, format: bool, identity: bool): bool {
+  let next = end;
+  if (format) {
+    formatTo = next + EXTENSION_HEAD_BYTES;
+    next = formatTo + FORMAT_BYTES_MAX;
+  }
+  if (!identity) return next + EXTENSION_HEAD_BYTES <= SECTOR_BYTES && placeName(next);
+  identityTo = next + EXTENSION_HEAD_BYTES;
+  for (identityRoom = IDENTITY_BYTES_MAX; identityRoom >= identityBytes; identityRoom -= 8) {
+    next = identityTo + identityRoom;
+    if (next + EXTENSION_HEAD_BYTES <= SECTOR_BYTES && placeName(next)) return true;
+  }
+  return false;
+}
+
+/** Places new extensions where the names of features begin; the last of these stay, as far as there is room for them. */
+function addToFeatureNames(header: usize, end: u32, format: bool): bool {
+  const at = overlay().featureNamesAt;
+  if (!at || !placeName(end)) return false;
+  const tableEnd = at + extensionRoom(header, at);
+  if (format) formatTo = at;
+  identityTo = format ? at + FORMAT_BYTES_MAX + EXTENSION_HEAD_BYTES : at;
+  const from = identityTo + IDENTITY_BYTES_MAX + EXTENSION_HEAD_BYTES;
+  if (from > tableEnd) return false;
+  featureNamesBytes = (tableEnd - from) / FEATURE_NAME_BYTES * FEATURE_NAME_BYTES;
+  if (tableEnd - featureNamesBytes > SECTOR_BYTES) return false;
+  featureNamesTo = tableEnd - featureNamesBytes;
+  identityRoom = featureNamesTo - EXTENSION_HEAD_BYTES - identityTo;
+  return true;
+}
+
+/**
+ * Finds a place for the name behind the extensions, which end at `end`; false: there is none. Behind the first sector it must not touch
+ * the one in use: it stands in a sector of its own, or behind that, or before it.
+ */
+function placeName(end: u32): bool {
+  const image = overlay();
+  const room = headerRoom(image);
+  endTo = end;
+  nameTo = 0;
+  if (nameBytes == 0) return true;
+  const from = end + EXTENSION_HEAD_BYTES;
+  const behind = max(from, image.backingNameAt + image.backingNameBytes);
+  const ownSector = (behind + SECTOR_BYTES - 1) & ~(SECTOR_BYTES - 1);
+  if (from + nameBytes <= min(room, SECTOR_BYTES)) nameTo = from;
+  else if (ownSector + nameBytes <= room) nameTo = ownSector;
+  else if (behind + nameBytes <= room) nameTo = behind;
+  else if (from + nameBytes <= image.backingNameAt) nameTo = from;
+  return nameTo != 0;
+}
+
+/** Writes what nothing refers to yet, and takes out what would tell of the old base behind the first sector. False: the task waits or has failed. */
+export function writeBackingAhead(t: Task): bool {
+  const image = overlay();
+  const header = pageGet(t, OVERLAY, 0);
+  if (!header) return false;
+  if (!backingFits(header)) {
     fail(t, EUNSUPPORTED, R_HEADER_FULL, OVERLAY, 0);
     return false;
   }
-  const header = pageGet(t, OVERLAY, 0);
-  if (!header) return false;
-  memory.copy(header + at, text, nameBytes);
-  pageChanged(header + at, nameBytes, STAGE_REFCOUNTS);
-  t.argument = at;
+  // What stands in the first sector goes with what refers to it.
+  const from = max(nameTo, SECTOR_BYTES);
+  if (nameTo + nameBytes > from) {
+    memory.copy(header + from, text + from - nameTo, nameTo + nameBytes - from);
+    pageChanged(header + from, nameTo + nameBytes - from, STAGE_REFCOUNTS);
+  }
+  if (image.identityAt > SECTOR_BYTES) {
+    const head = header + image.identityAt - EXTENSION_HEAD_BYTES;
+    const end = endOfOthers(header, image);
+    if (end < image.extensionsEnd) put64(head, EXTENSION_END);
+    else put32(head, EXTENSION_VOID);
+    pageChanged(head, EXTENSION_HEAD_BYTES, STAGE_REFCOUNTS);
+    image.extensionsEnd = end;
+    image.identityAt = 0;
+    image.identityBytes = 0;
+  }
   return true;
 }
 
-/** Lets the header refer to the name written before (`t.argument`), or to no base at all. False: the task waits or has failed. */
-export function referToBacking(t: Task, none: bool): bool {
+/** Lets the header tell of the base whose texts have been written ahead, or of none if they are empty. False: the task waits or has failed. */
+export function referToBacking(t: Task): bool {
   const image = overlay();
   const header = pageGet(t, OVERLAY, 0);
   if (!header) return false;
-  image.backingNameAt = none ? 0 : <u32>t.argument;
-  image.backingNameBytes = none ? 0 : nameBytes;
-  put64(header + AT_BACKING_OFFSET, image.backingNameAt);
-  put32(header + AT_BACKING_BYTES, image.backingNameBytes);
-  setExtension(header, image.backingFormatAt, EXTENSION_BACKING_FORMAT, text + nameBytes, none ? 0 : formatBytes);
-  setExtension(header, image.identityAt, EXTENSION_IDENTITY, text + nameBytes + formatBytes, none ? 0 : identityBytes);
+  put64(header + AT_BACKING_OFFSET, nameTo);
+  put32(header + AT_BACKING_BYTES, nameBytes);
+  if (image.identityAt && image.identityAt != identityTo) put32(header + image.identityAt - EXTENSION_HEAD_BYTES, EXTENSION_VOID);
+  if (formatTo) {
+    const room = formatTo == image.backingFormatAt ? extensionRoom(header, formatTo) : FORMAT_BYTES_MAX;
+    putExtension(header + formatTo, EXTENSION_BACKING_FORMAT, room, backingFormatAt(), formatBytes);
+  }
+  if (identityTo) putExtension(header + identityTo, EXTENSION_IDENTITY, identityRoom, backingIdentityAt(), identityBytes);
+  if (featureNamesTo) {
+    put32(header + featureNamesTo - EXTENSION_HEAD_BYTES, EXTENSION_FEATURE_NAMES);
+    put32(header + featureNamesTo - EXTENSION_HEAD_BYTES + 4, featureNamesBytes);
+    image.featureNamesAt = featureNamesTo;
+  }
+  if (endTo + EXTENSION_HEAD_BYTES <= min(headerRoom(image), SECTOR_BYTES)) put64(header + endTo, EXTENSION_END);
+  // As much of the name as stands in this sector.
+  if (nameTo < SECTOR_BYTES) memory.copy(header + nameTo, text, min(nameBytes, SECTOR_BYTES - nameTo));
   pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
+  image.backingNameAt = nameTo;
+  image.backingNameBytes = nameBytes;
+  if (formatTo) image.backingFormatAt = formatTo;
+  image.backingFormatBytes = formatTo ? formatBytes : 0;
+  image.identityAt = identityTo;
+  image.identityBytes = identityBytes;
+  image.extensionsEnd = endTo;
   return true;
 }
 
-/** Gives an extension that stands in the first sector a new text, or makes it mean nothing if that is empty or does not fit. */
-function setExtension(header: usize, at: u32, type: u32, from: usize, bytes: u32): void {
-  if (!at) return;
-  const head = header + at - 8;
-  const room = (bswap<u32>(load<u32>(head, 4)) + 7) & ~7;
-  if (at + room > SECTOR_BYTES) return;
-  if (bytes == 0 || bytes > room) {
-    put32(head, EXTENSION_VOID);
-    return;
-  }
-  put32(head, type);
-  // The identity, which nobody else reads, may be followed by zeros: so its room stays, for a longer one.
-  put32(head + 4, type == EXTENSION_IDENTITY ? room : bytes);
-  memory.fill(header + at, 0, room);
-  memory.copy(header + at, from, bytes);
+/** Writes an extension, with its text at `at`; without a text it means nothing, and only keeps its room. */
+export function putExtension(at: usize, type: u32, room: u32, from: usize, bytes: u32): void {
+  // A format is told exactly. The identity, which nobody else reads, may be followed by zeros: so its room stays, for a longer one.
+  put32(at - EXTENSION_HEAD_BYTES, bytes ? type : EXTENSION_VOID);
+  put32(at - EXTENSION_HEAD_BYTES + 4, type == EXTENSION_BACKING_FORMAT && bytes ? bytes : room);
+  memory.fill(at, 0, room);
+  memory.copy(at, from, bytes);
 }

@@ -1,7 +1,7 @@
 /** commit and rebase, held against what qemu-img makes of the same images. */
-import { copyFile, mkdtemp, readFile, rm, symlink } from 'node:fs/promises';
+import { copyFile, mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join, relative } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { commitWith } from '../../hosts/commit.ts';
 import { MillraceError } from '../../hosts/errors.ts';
@@ -203,10 +203,14 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'rebase', () => {
     expect(before.equals(await readFile(at('overlay')))).toBe(true);
   });
 
-  it('is refused where the header could not tell that the new base is raw', async () => {
-    await createImage(at('alone'), { size: MIB });
-    await createImage(at('next'), { format: 'raw', size: MIB });
-    await expect(rebaseDisk({ overlay: at('alone'), base: at('next') })).rejects.toMatchObject({ code: 'EUNSUPPORTED' });
+  it('is refused at once where the header has no room for the name of the new base', async () => {
+    await createImage(at('alone'), { size: MIB, with: { cluster_size: 512 } });
+    const long = join(dir, ...Array<string>(3).fill('x'.repeat(150)));
+    await mkdir(dirname(long), { recursive: true });
+    await createImage(long, { format: 'raw', size: MIB });
+    const before = await readFile(at('alone'));
+    await expect(rebaseDisk({ overlay: at('alone'), base: long })).rejects.toMatchObject({ code: 'EUNSUPPORTED', message: expect.stringContaining('header') });
     expect((await info(at('alone')))['backing-filename']).toBeUndefined();
+    expect(before.equals(await readFile(at('alone')))).toBe(true);
   });
 });
