@@ -80,7 +80,7 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
 async function recordAnew(runtime: Runtime, disk: EngineDisk, name: string, format: 'raw' | 'qcow2', location: string): Promise<void> {
   const source = await runtime.openSource(location);
   try {
-    await disk.refer(name, format, await identityText(source));
+    await disk.refer(name, format, await identityText(source, name));
   } finally {
     await source.close();
   }

@@ -28,11 +28,25 @@ const FORMATS: readonly (ImageFormat | undefined)[] = [undefined, 'raw', 'qcow2'
 interface RecordedIdentity {
   size: number;
   identity?: string;
+  /** A checksum of the base's name: what another program has given another base, which leaves this as it is, tells of that one no more. */
+  of?: string;
 }
 
-/** The text that stands for a base's identity in an overlay's header. */
-export async function identityText(source: BlockSource): Promise<string> {
-  return JSON.stringify(await recordOf(source));
+/** The text that stands for the identity of a base, which is recorded by this name, in an overlay's header. */
+export async function identityText(source: BlockSource, name: string): Promise<string> {
+  return textOf(await recordOf(source), name);
+}
+
+function textOf(record: RecordedIdentity, name: string): string {
+  const text = JSON.stringify({ ...record, of: checksum(name) });
+  return new TextEncoder().encode(text).length <= IDENTITY_BYTES_MAX ? text : JSON.stringify(record);
+}
+
+/** FNV-1a, of 32 bits. */
+function checksum(text: string): string {
+  let sum = 0x811c9dc5;
+  for (const byte of new TextEncoder().encode(text)) sum = Math.imul(sum ^ byte, 0x01000193) >>> 0;
+  return sum.toString(16).padStart(8, '0');
 }
 
 /** An identity whose text is longer than a header takes would not be recorded at all: a digest stands for it, behind the word of its kind. */
@@ -129,7 +143,7 @@ class Opening {
   #overlay: BlockFile | BlockSource | undefined;
   #created: string | undefined;
   /** What would be recorded of each base, kept for when a job makes it the overlay's own. */
-  readonly #identities: string[] = [];
+  readonly #identities: RecordedIdentity[] = [];
   #count = 0;
 
   static async start(runtime: Runtime, memory = MEMORY_BYTES_DEFAULT): Promise<Opening> {
@@ -206,7 +220,7 @@ class Opening {
     // Before it is looked into: another base is to be called that, whatever is wrong with it besides.
     const found = await recordOf(source);
     if (recorded) checkIdentity(this.engine.name(0), recorded, found, source.name);
-    this.#identities[image] = JSON.stringify(found);
+    this.#identities[image] = found;
     await this.engine.request(Kind.open, image, asked);
     this.engine.keepTexts(image);
   }
@@ -218,7 +232,7 @@ class Opening {
     if (FORMATS[n[ImageField.format]] !== 'qcow2' || !name) return undefined;
     const format = this.engine.headerText(image, n[ImageField.formatAt], n[ImageField.formatBytes]);
     if (format && !Object.hasOwn(FORMAT_NUMBERS, format)) throw new MillraceError('EUNSUPPORTED', `${this.engine.name(image)}: its backing file has the format '${format}', which is not supported`);
-    return { name, format: (format || undefined) as ImageFormat | undefined, identity: parseIdentity(this.engine.headerText(image, n[ImageField.identityAt], n[ImageField.identityBytes])) };
+    return { name, format: (format || undefined) as ImageFormat | undefined, identity: parseIdentity(this.engine.headerText(image, n[ImageField.identityAt], n[ImageField.identityBytes]), name) };
   }
 
   resolve(backing: Backing, from: number): string {
@@ -230,7 +244,7 @@ class Opening {
   recordBase(image: number, place?: string, as?: string): void {
     const name = as ?? this.#recordedName(place ?? this.engine.file(image)!.name);
     const format = FORMATS[this.engine.imageReport(image)[ImageField.format]] ?? 'raw';
-    if (!this.engine.setBacking(name, format, this.#identities[image])) throw new MillraceError('EINVAL', `the name of the base is too long to be recorded: '${name}'`);
+    if (!this.engine.setBacking(name, format, textOf(this.#identities[image], name))) throw new MillraceError('EINVAL', `the name of the base is too long to be recorded: '${name}'`);
   }
 
   #recordedName(place: string | undefined): string {
@@ -367,11 +381,11 @@ function powerOfTwo(what: string, value: number, least: number, most: number): n
   return bits;
 }
 
-function parseIdentity(text: string): RecordedIdentity | undefined {
+function parseIdentity(text: string, name: string): RecordedIdentity | undefined {
   if (!text) return undefined;
   try {
     const value = JSON.parse(text.replace(/\0+$/, '')) as RecordedIdentity;
-    return typeof value.size === 'number' ? value : undefined;
+    return typeof value.size === 'number' && (value.of === undefined || value.of === checksum(name)) ? value : undefined;
   } catch {
     // Not written by us, or by a version that knew another form: nothing to compare with.
     return undefined;

@@ -75,14 +75,15 @@ interface Next {
 
 async function openNext(runtime: Runtime, base: string | URL, options: RebaseOptions): Promise<Next> {
   const { overlay, baseFormat, followChain, recordBase, memory, unsafe } = options;
+  const name = recordBase ?? recordedName(runtime, String(base), overlay);
   const source = await runtime.openSource(base);
-  const identity = await identityText(source);
+  const identity = await identityText(source, name);
   // Only what it is has to be known of a base that is not to be read.
   const disk = await openDiskWith(runtime, { overlay: source, format: baseFormat, readOnly: true, base: unsafe ? null : undefined, followChain, memory });
   try {
     const images = await disk.images();
     await mustNotHold(runtime, images, overlay);
-    return { disk, name: recordBase ?? recordedName(runtime, String(base), overlay), format: images[0].format, identity };
+    return { disk, name, format: images[0].format, identity };
   } catch (error) {
     await disk.close();
     throw error;

@@ -88,6 +88,16 @@ describeWithPeer(['qemu-img'], 'the header', () => {
     await standsOn('raw', 'raw');
   });
 
+  it('lets QEMU give an overlay of ours another base, which is then as good as recorded by it', async () => {
+    for (const name of ['first', 'second']) await createImage(at(name), { size: name === 'first' ? MIB : 9 * MIB });
+    await (await createDisk({ overlay: at('overlay'), base: at('first') })).close();
+    await standsOn('first', 'qcow2');
+    await qemuImg(['rebase', '-f', 'qcow2', '-b', at('second'), '-F', 'qcow2', at('overlay')]);
+    await openAndClose();
+    await qemuImg(['rebase', '-u', '-f', 'qcow2', '-b', at('first'), '-F', 'qcow2', at('overlay')]);
+    await standsOn('first', 'qcow2');
+  });
+
   it('tells at once of the base that a job has gone down to', async () => {
     await writeFile(at('lowest'), new Uint8Array(MIB));
     await createImage(at('middle'), { base: at('lowest'), baseFormat: 'raw' });
