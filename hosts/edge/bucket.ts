@@ -5,19 +5,23 @@
  */
 import type { BlockFile, BlockSource } from '../block.ts';
 import { MillraceError } from '../errors.ts';
+import { Failure, RetryBudget, sleep } from '../http-retry.ts';
 import type { Bucket, BucketBody, BucketObject } from './platform.ts';
 import { enterWriter } from './writers.ts';
 
 const PART_BYTES = 1024 * 1024;
-/** Parts in memory, changed or not: as much as the engine has of an edge's 128 MiB. */
+/** Parts in memory, changed or not, those on their way counted: as much as the engine has of an edge's 128 MiB. */
 const PARTS_MAX = 16;
+const LOADS_IN_FLIGHT = 4;
 const PUTS_IN_FLIGHT = 4;
+/** Repetitions of what the bucket has refused: it takes one write a second to a key, and says so by an error; others pass as well. */
+const RETRIES = 6;
 /** As many connections as an edge has, less one for the guest. */
 const PREFERRED = { chunk: PART_BYTES, depth: 5 } as const;
 
 /** Opens an object as a base. Its ETag is its identity, and every read is held to it. @throws MillraceError `ENOENT`, `EIO`; reads also `ECHANGED`. */
 export async function openBucketSource(bucket: Bucket, key: string): Promise<BlockSource> {
-  const object = await orIoError(`open 'r2:${key}'`, bucket.head(key));
+  const object = await patiently(`open 'r2:${key}'`, () => bucket.head(key));
   if (object === null) throw new MillraceError('ENOENT', `cannot open 'r2:${key}': there is no such object in the bucket`);
   const { size, etag } = object;
   return {
@@ -27,19 +31,21 @@ export async function openBucketSource(bucket: Bucket, key: string): Promise<Blo
     preferred: PREFERRED,
     async read(offset, into, hint) {
       hint?.signal?.throwIfAborted();
+      if (into.length === 0) return;
       const what = `read ${into.length} bytes at ${offset} of 'r2:${key}'`;
-      if (into.length > 0) into.set(await bytesOf(what, bucket.get(key, { range: { offset, length: into.length }, onlyIf: { etagMatches: etag } }), into.length));
+      const bytes = await patiently(what, () => bytesOf(bucket.get(key, { range: { offset, length: into.length }, onlyIf: { etagMatches: etag } })), hint?.signal);
+      if (bytes === null) throw new MillraceError('ECHANGED', `cannot ${what}: the object is not the one that was opened`);
+      if (bytes.length !== into.length) throw new MillraceError('EIO', `cannot ${what}: ${bytes.length} bytes came`);
+      into.set(bytes);
     },
     close() {},
   };
 }
 
-async function bytesOf(what: string, getting: Promise<BucketObject | BucketBody | null>, length: number): Promise<Uint8Array> {
-  const object = await orIoError(what, getting);
-  if (object === null || !('arrayBuffer' in object)) throw new MillraceError('ECHANGED', `cannot ${what}: the object is not the one that was opened`);
-  const bytes = new Uint8Array(await orIoError(what, object.arrayBuffer()));
-  if (bytes.length !== length) throw new MillraceError('EIO', `cannot ${what}: ${bytes.length} bytes came`);
-  return bytes;
+/** What an object holds; null when there is none, or not the one that was asked for. */
+async function bytesOf(getting: Promise<BucketObject | BucketBody | null>): Promise<Uint8Array | null> {
+  const object = await getting;
+  return object !== null && 'arrayBuffer' in object ? new Uint8Array(await object.arrayBuffer()) : null;
 }
 
 interface Manifest {
@@ -62,14 +68,12 @@ interface Part {
  * @throws MillraceError `EBUSY` when this worker has it open for writing already, `ENOENT`, `EEXIST`, `EIO`.
  */
 export async function openBucketFile(bucket: Bucket, name: string, { readOnly = false, create = false }: { readOnly?: boolean; create?: boolean } = {}): Promise<BlockFile> {
-  const key = `${name}/manifest`;
-  const found = await orIoError(`open 'r2:${name}'`, bucket.get(key)) as BucketBody | null;
+  const found = await manifestOf(bucket, name);
   if (create && found) throw new MillraceError('EEXIST', `cannot create 'r2:${name}': it is there already`);
   if (!create && !found) throw new MillraceError('ENOENT', `cannot open 'r2:${name}': there is no such overlay in the bucket`);
-  const size = found ? (JSON.parse(new TextDecoder().decode(await found.arrayBuffer())) as Manifest).size : 0;
   const release = readOnly ? () => {} : enterWriter(bucket, name);
   try {
-    const file = new BucketFile(bucket, name, size, { readOnly, release });
+    const file = new BucketFile(bucket, name, found?.size ?? 0, { readOnly, release });
     if (!readOnly) await file.claim(found?.etag);
     return file;
   } catch (error) {
@@ -80,10 +84,22 @@ export async function openBucketFile(bucket: Bucket, name: string, { readOnly = 
 
 /** Removes an overlay and all of its parts. */
 export async function removeBucketFile(bucket: Bucket, name: string): Promise<void> {
-  const found = await bucket.get(`${name}/manifest`) as BucketBody | null;
-  const size = found ? (JSON.parse(new TextDecoder().decode(await found.arrayBuffer())) as Manifest).size : 0;
+  const size = (await manifestOf(bucket, name))?.size ?? 0;
   await bucket.delete(Array.from({ length: Math.ceil(size / PART_BYTES) }, (_, number) => keyOf(name, number)));
   await bucket.delete(`${name}/manifest`);
+}
+
+async function manifestOf(bucket: Bucket, name: string): Promise<Manifest & { etag: string } | undefined> {
+  const found = await patiently(`open 'r2:${name}'`, async () => {
+    const object = await bucket.get(`${name}/manifest`) as BucketBody | null;
+    return object && { text: new TextDecoder().decode(await object.arrayBuffer()), etag: object.etag };
+  });
+  if (!found) return undefined;
+  try {
+    return { ...JSON.parse(found.text) as Manifest, etag: found.etag };
+  } catch (cause) {
+    throw new MillraceError('ECORRUPT', `cannot open 'r2:${name}': its manifest cannot be read`, { cause });
+  }
 }
 
 class BucketFile implements BlockFile {
@@ -95,8 +111,14 @@ class BucketFile implements BlockFile {
   readonly #release: () => void;
   readonly #writer: string = crypto.randomUUID();
   /** By number, in the order of their last use. */
-  readonly #parts = new Map<number, Promise<Part>>();
+  readonly #parts = new Map<number, Part>();
+  /** Parts that somebody waits for; the first few of them are on their way. */
+  readonly #loading = new Map<number, Promise<void>>();
+  #loads = 0;
+  readonly #loadsWaiting: (() => void)[] = [];
   #size: number;
+  /** The size that the manifest tells. */
+  #sizeTold: number | undefined;
   #etag: string | undefined;
   #flushing: Promise<void> = Promise.resolve();
   #closed = false;
@@ -118,9 +140,15 @@ class BucketFile implements BlockFile {
   async claim(etag: string | undefined): Promise<void> {
     const manifest: Manifest = { size: this.#size, writer: this.#writer };
     const onlyIf = etag === undefined ? { etagDoesNotMatch: '*' } : { etagMatches: etag };
-    const put = await orIoError(`flush '${this.name}'`, this.#bucket.put(`${this.#place}/manifest`, JSON.stringify(manifest), { onlyIf }));
-    if (put === null) throw new MillraceError('EBUSY', `'${this.name}' has been taken over by another writer`);
+    const put = await patiently(`flush '${this.name}'`, () => this.#bucket.put(`${this.#place}/manifest`, JSON.stringify(manifest), { onlyIf }));
+    if (put === null) {
+      // A write that was told as failed may have been done all the same.
+      const found = await manifestOf(this.#bucket, this.#place);
+      if (found?.writer === this.#writer) return this.claim(found.etag);
+      throw new MillraceError('EBUSY', `'${this.name}' has been taken over by another writer`);
+    }
     this.#etag = put.etag;
+    this.#sizeTold = manifest.size;
   }
 
   async read(offset: number, into: Uint8Array): Promise<void> {
@@ -135,7 +163,6 @@ class BucketFile implements BlockFile {
       part.changes++;
     });
     this.#size = Math.max(this.#size, offset + from.length);
-    if (this.#parts.size > PARTS_MAX) await this.#makeRoom();
   }
 
   /** One after another: each stores what had been written when it was called. */
@@ -148,19 +175,22 @@ class BucketFile implements BlockFile {
   }
 
   async #flush(): Promise<void> {
-    const parts = await Promise.all([...this.#parts].map(async ([number, part]) => ({ number, part: await part })));
-    const changed = parts.filter(({ part }) => part.changes > part.stored);
+    const changed = [...this.#parts].filter(([, part]) => isChanged(part));
+    if (changed.length === 0 && this.#size === this.#sizeTold) return;
     await this.claim(this.#etag);
     const lane = async (): Promise<void> => {
-      for (let next = changed.shift(); next; next = changed.shift()) await this.#store(next.number, next.part);
+      for (let next = changed.shift(); next; next = changed.shift()) await this.#store(...next);
     };
-    await Promise.all(Array.from({ length: PUTS_IN_FLIGHT }, lane));
+    // All of them, also when one fails: of two writes of one part, by this flush and the next, the older could be done last.
+    const lanes = await Promise.allSettled(Array.from({ length: PUTS_IN_FLIGHT }, lane));
+    for (const ended of lanes) if (ended.status === 'rejected') throw ended.reason;
   }
 
   async #store(number: number, part: Part): Promise<void> {
     const changes = part.changes;
     // A copy: it may be written to while it is on its way.
-    await orIoError(`write '${this.name}'`, this.#bucket.put(keyOf(this.#place, number), part.bytes.slice()));
+    const bytes = part.bytes.slice();
+    await patiently(`write '${this.name}'`, () => this.#bucket.put(keyOf(this.#place, number), bytes));
     part.stored = changes;
   }
 
@@ -178,7 +208,7 @@ class BucketFile implements BlockFile {
     const [first, end] = [Math.ceil(size / PART_BYTES), Math.ceil(before / PART_BYTES)];
     for (let number = first; number < end; number++) {
       this.#parts.delete(number);
-      await orIoError(`resize '${this.name}'`, this.#bucket.delete(keyOf(this.#place, number)));
+      await patiently(`resize '${this.name}'`, () => this.#bucket.delete(keyOf(this.#place, number)));
     }
   }
 
@@ -199,37 +229,57 @@ class BucketFile implements BlockFile {
   }
 
   async #use(number: number, use: (part: Part) => void): Promise<void> {
-    while (true) {
-      const loading = this.#part(number);
-      const part = await loading;
-      // One that was given up for its room meanwhile would be changed in vain.
-      if (this.#parts.get(number) === loading) return use(part);
+    for (let part = this.#parts.get(number); ; part = this.#parts.get(number)) {
+      if (part) {
+        // The map's order is that of use.
+        this.#parts.delete(number);
+        this.#parts.set(number, part);
+        return use(part);
+      }
+      await this.#loaded(number);
     }
   }
 
-  #part(number: number): Promise<Part> {
-    const known = this.#parts.get(number);
-    const part = known ?? this.#load(number);
-    // The map's order is that of use.
-    this.#parts.delete(number);
-    this.#parts.set(number, part);
-    if (!known) part.catch(() => this.#parts.delete(number));
-    return part;
+  /** Resolves when the part has come into memory; it may have been given up for its room since. */
+  #loaded(number: number): Promise<void> {
+    const known = this.#loading.get(number);
+    if (known) return known;
+    const loading = this.#inTurn(async () => {
+      await this.#makeRoom();
+      const bytes = await this.#load(number);
+      this.#mustBeOpen();
+      this.#parts.set(number, { bytes, changes: 0, stored: 0 });
+    }).finally(() => this.#loading.delete(number));
+    this.#loading.set(number, loading);
+    return loading;
   }
 
-  async #load(number: number): Promise<Part> {
-    const bytes = new Uint8Array(PART_BYTES);
-    const object = await orIoError(`read '${this.name}'`, this.#bucket.get(keyOf(this.#place, number))) as BucketBody | null;
-    if (object) bytes.set(new Uint8Array(await orIoError(`read '${this.name}'`, object.arrayBuffer())).subarray(0, PART_BYTES));
-    return { bytes, changes: 0, stored: 0 };
+  async #inTurn(load: () => Promise<void>): Promise<void> {
+    if (this.#loads === LOADS_IN_FLIGHT) await new Promise<void>((resolve) => this.#loadsWaiting.push(resolve));
+    else this.#loads++;
+    try {
+      await load();
+    } finally {
+      const next = this.#loadsWaiting.shift();
+      if (next) next();
+      else this.#loads--;
+    }
   }
 
-  /** Stores what has changed, and forgets the parts that have not been used for longest. */
+  async #load(number: number): Promise<Uint8Array> {
+    const bytes = await patiently(`read '${this.name}'`, () => bytesOf(this.#bucket.get(keyOf(this.#place, number))));
+    if (bytes?.length === PART_BYTES) return bytes;
+    const whole = new Uint8Array(PART_BYTES);
+    if (bytes) whole.set(bytes.subarray(0, PART_BYTES));
+    return whole;
+  }
+
+  /** Forgets parts that have not been used for long, as many as the loads under way need room for; first stores what has changed of them. */
   async #makeRoom(): Promise<void> {
-    await this.flush();
-    for (const [number, loading] of [...this.#parts].slice(0, -PARTS_MAX / 2)) {
-      const part = await loading;
-      if (part.changes === part.stored) this.#parts.delete(number);
+    while (this.#parts.size + this.#loads > PARTS_MAX) {
+      const old = [...this.#parts].slice(0, PARTS_MAX / 2).find(([, part]) => !isChanged(part));
+      if (old) this.#parts.delete(old[0]);
+      else await this.flush();
     }
   }
 
@@ -247,10 +297,21 @@ function keyOf(place: string, number: number): string {
   return `${place}/${String(number).padStart(8, '0')}`;
 }
 
-async function orIoError<T>(what: string, operation: Promise<T>): Promise<T> {
-  try {
-    return await operation;
-  } catch (cause) {
-    throw new MillraceError('EIO', `cannot ${what}: ${(cause as Error).message}`, { cause });
+function isChanged(part: Part): boolean {
+  return part.changes > part.stored;
+}
+
+/** Does it again after a failure that may pass. @throws MillraceError `EIO` when it does not, or the signal's reason. */
+async function patiently<T>(what: string, operation: () => Promise<T>, signal: AbortSignal = new AbortController().signal): Promise<T> {
+  const budget = new RetryBudget(RETRIES);
+  for (let attempts = 1; ; attempts++) {
+    try {
+      return await operation();
+    } catch (cause) {
+      const { message } = cause as Error;
+      const waitMs = budget.next(new Failure('EIO', message), 0);
+      if (waitMs === undefined) throw new MillraceError('EIO', `cannot ${what}: ${message} (${attempts} attempts)`, { cause });
+      await sleep(waitMs, signal);
+    }
   }
 }
