@@ -39,10 +39,9 @@ export interface ServedDisks {
   alarm(): Promise<void>;
 }
 
-/** A job as it is kept. */
+/** A job as it is kept, without its options. */
 interface KeptJob {
   device: string;
-  options: string;
   /** How often it could not be taken up again, one time after another. */
   tries: number;
 }
@@ -56,8 +55,9 @@ export function serveDisks(state: ObjectState, options: ServeDisksOptions): Serv
       const asked = call === 'stream' && request.method === 'POST' ? request.clone() : undefined;
       const response = await handler(request);
       // 202 is told of a job that goes on; it was checked by now.
-      if (asked && response.status === 202) await disks.keep(decodeURIComponent(device!), await asked.text());
-      if (call === 'abort' && response.ok) disks.forget(decodeURIComponent(device!));
+      if (asked && response.status === 202) await disks.keep(nameOf(device!), await asked.text());
+      // Of a disk that cannot be opened, too: its job waits for that. Nobody has been refused entry by now.
+      if (call === 'abort' && request.method === 'POST' && ![401, 403].includes(response.status)) disks.forget(nameOf(device!));
       return response;
     },
     alarm: () => disks.goOn(),
@@ -79,10 +79,24 @@ class DiskTable {
     if (!Object.hasOwn(this.#options.disks, device)) return undefined;
     const known = this.#open.get(device);
     if (known) return known;
-    const opening = this.#openOrCreate(this.#options.disks[device]);
+    const opening = this.#opened(device);
     this.#open.set(device, opening);
     opening.catch(() => this.#open.delete(device));
     return opening;
+  }
+
+  /** With the job that it had when the object was lost: `info` tells of it again, and `abort` ends it. */
+  async #opened(device: string): Promise<Disk> {
+    const disk = await this.#openOrCreate(this.#options.disks[device]);
+    // What is wrong with the job is no reason to refuse the disk; alarms try it again.
+    await this.#takeUp(device, disk).catch(() => {});
+    return disk;
+  }
+
+  /** A disk that knows of no job has lost it with the object: this is a new one. */
+  async #takeUp(device: string, disk: Disk): Promise<void> {
+    const [job] = this.#storage.sql.exec('SELECT options FROM millrace_jobs WHERE device = ?', device).toArray() as { options: string }[];
+    if (job && await infoOf(disk) === undefined) await disk.stream({ ...JSON.parse(job.options || '{}') as StreamOptions, nonblock: true });
   }
 
   async #openOrCreate(options: CreateOptions & { overlay: string }): Promise<Disk> {
@@ -116,20 +130,20 @@ class DiskTable {
 
   /** Stays with the jobs for a while, starts again those that were lost with the object, and comes back for what is left. */
   async goOn(): Promise<void> {
-    const jobs = this.#storage.sql.exec('SELECT device, options, tries FROM millrace_jobs').toArray() as unknown as KeptJob[];
+    const jobs = this.#storage.sql.exec('SELECT device, tries FROM millrace_jobs').toArray() as unknown as KeptJob[];
     const pauses = await Promise.all(jobs.map((job) => this.#stayWith(job)));
     const soonest = Math.min(...pauses.filter((pause) => pause !== undefined));
     if (soonest < Infinity) await this.#storage.setAlarm(Date.now() + soonest);
   }
 
   /** How long to wait before looking after the job again; undefined when it has ended, however it did: `info` tells. */
-  async #stayWith({ device, options, tries }: KeptJob): Promise<number | undefined> {
+  async #stayWith({ device, tries }: KeptJob): Promise<number | undefined> {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<number>((resolve) => {
       timer = setTimeout(() => resolve(PAUSE_MS), ALARM_MS);
     });
     try {
-      return await Promise.race([this.#seeThrough(device, options), late]);
+      return await Promise.race([this.#seeThrough(device), late]);
     } catch {
       // Requests for the disk are told why it cannot be opened.
       if (tries + 1 === TRIES_MAX) return void this.forget(device);
@@ -140,12 +154,13 @@ class DiskTable {
     }
   }
 
-  async #seeThrough(device: string, options: string): Promise<undefined> {
+  async #seeThrough(device: string): Promise<undefined> {
     const disk = await this.get(device);
     this.#storage.sql.exec('UPDATE millrace_jobs SET tries = 0 WHERE device = ?', device);
-    // A disk that knows of no job has lost it with the object: this is a new one.
-    if (disk && await infoOf(disk) === undefined) await disk.stream({ ...JSON.parse(options || '{}') as StreamOptions, nonblock: true });
-    if (disk) await untilEnd(disk);
+    if (disk) {
+      await this.#takeUp(device, disk);
+      await untilEnd(disk);
+    }
     this.forget(device);
   }
 }
@@ -185,4 +200,13 @@ async function untilEnd(disk: Disk): Promise<void> {
     for (const type of ['completed', 'failed']) disk.addEventListener(type, () => resolve(), { once: true });
   });
   if ((await infoOf(disk))?.status === JobStatus.ACTIVE) await ended;
+}
+
+/** Of a device as the path has it; what cannot be decoded is no disk's name. */
+function nameOf(device: string): string {
+  try {
+    return decodeURIComponent(device);
+  } catch {
+    return device;
+  }
 }

@@ -123,6 +123,40 @@ describe('a job whose object is gone', () => {
   }, START_MS_MAX);
 });
 
+describe('a job whose object is gone, asked for before any alarm', () => {
+  const headers = { Authorization: `Bearer ${TOKEN}` };
+
+  it('goes on, is told of and aborted as if nothing had been, and is then gone for good', async () => {
+    const persist = await mkdtemp(join(tmpdir(), 'millrace-edge-'));
+    let away = false;
+    const slow = await serveObject(CONTENT, (ask) => {
+      if (away) ask.refuse(404);
+      else if (ask.first === 0) ask.answer();
+    });
+    const options = { object: 'Machine', bindings: { BASE: slow.url, TOKEN }, persist };
+    const whenStarted = async (act: (tell: (call: string, method?: string, body?: string) => Promise<unknown>) => Promise<void>): Promise<void> => {
+      const machine = await startWorker(new URL('machine.ts', import.meta.url), options);
+      await act(async (call, method = 'GET', body) => (await machine.dispatchFetch(`http://edge/disks/vda/${call}`, { method, headers, body })).json())
+        .finally(() => machine.dispose());
+    };
+    try {
+      await whenStarted(async (tell) => expect(await tell('stream', 'POST', '{"nonblock":true,"speed":7777777}')).toMatchObject({ status: 1 }));
+      await whenStarted(async (tell) => {
+        expect(await tell('info')).toMatchObject({ status: 1, speed: 7777777 });
+        expect(await tell('abort', 'POST')).toMatchObject({ status: 2, reason: 'aborted' });
+        expect(await tell('stream', 'POST', '{"nonblock":true}')).toMatchObject({ status: 1 });
+      });
+      away = true;
+      await whenStarted(async (tell) => expect(await tell('abort', 'POST')).toMatchObject({ code: 'ENOENT', message: expect.stringMatching(/404/) }));
+      away = false;
+      await whenStarted(async (tell) => expect(await tell('info')).toMatchObject({ code: 'ENOENT', message: expect.stringMatching(/no job/) }));
+    } finally {
+      await slow.stop();
+      await rm(persist, { recursive: true });
+    }
+  }, START_MS_MAX);
+});
+
 describe('a disk whose object is gone', () => {
   it('finds its base by the URL it was given, whose query opens it, and needs none when it stands alone', async () => {
     const persist = await mkdtemp(join(tmpdir(), 'millrace-edge-'));
