@@ -297,6 +297,16 @@ function keyOf(place: string, number: number): string {
   return `${place}/${String(number).padStart(8, '0')}`;
 }
 
+/** The key that a relative path leads to from an object. As it stands: a key may hold what a URL would encode or cut off. */
+export function keyBeside(key: string, path: string): string {
+  const parts = path.startsWith('/') ? [] : key.split('/').slice(0, -1);
+  for (const part of path.split('/')) {
+    if (part === '..') parts.pop();
+    else if (part !== '.' && part !== '') parts.push(part);
+  }
+  return parts.join('/');
+}
+
 function isChanged(part: Part): boolean {
   return part.changes > part.stored;
 }

@@ -6,7 +6,7 @@ import { MillraceError } from '../errors.ts';
 import { openHttp } from '../http.ts';
 import { redactUrl } from '../http-address.ts';
 import type { Runtime } from '../runtime.ts';
-import { openBucketFile, openBucketSource, removeBucketFile } from './bucket.ts';
+import { keyBeside, openBucketFile, openBucketSource, removeBucketFile } from './bucket.ts';
 import { openDurable, removeDurable } from './durable.ts';
 import engine from './engine.js';
 import type { Bucket, ObjectStorage } from './platform.ts';
@@ -55,7 +55,7 @@ export function edgeRuntime({ storage, bucket }: EdgePlaces): Runtime {
 function resolve(name: string, from: string): string {
   if (/^[a-z][a-z0-9+.-]+:/i.test(name)) return name;
   if (/^https?:/i.test(from)) return new URL(name, from).href;
-  return BUCKET_NAME.test(from) ? `r2:${new URL(name, `http://bucket/${from.slice('r2:'.length)}`).pathname.slice(1)}` : name;
+  return BUCKET_NAME.test(from) ? `r2:${keyBeside(from.slice('r2:'.length), name)}` : name;
 }
 
 function missing(option: string, what: string): never {

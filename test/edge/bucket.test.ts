@@ -1,6 +1,6 @@
 /** Images in a bucket that is slow, busy or failing: a bucket in memory, which answers when and how each case says. */
 import { afterEach, expect, it, vi } from 'vitest';
-import { openBucketFile, openBucketSource } from '../../hosts/edge/bucket.ts';
+import { keyBeside, openBucketFile, openBucketSource } from '../../hosts/edge/bucket.ts';
 import type { Bucket } from '../../hosts/edge/platform.ts';
 
 const MIB = 1 << 20;
@@ -174,4 +174,11 @@ it('has no write under way any more when a flush has failed: done late, it would
   await flushing;
   expect(failed).toMatchObject({ code: 'EIO', message: expect.stringMatching(/cannot write 'r2:o': .*\(10001\) \(7 attempts\)/) });
   await file.close();
+});
+
+it('has bases beside it under keys as they are recorded', () => {
+  for (const [from, path, key] of [
+    ['images/a.qcow2', 'debian 12 #1?.qcow2', 'images/debian 12 #1?.qcow2'], ['images/x/a', '../100%.raw', 'images/100%.raw'],
+    ['a', './größe.raw', 'größe.raw'], ['images/a', '/b', 'b'], ['a', '../../b', 'b'],
+  ]) expect(keyBeside(from, path)).toBe(key);
 });
