@@ -99,11 +99,11 @@ function hasStrongly(header: string, etag: string): boolean {
   return header.trim() === '*' || header.split(',').some((tag) => tag.trim() === etag);
 }
 
-/** The range that counts: none when If-Range (section 13.1.5) names another content, or the unit is not bytes (section 14.2). */
+/** The range that counts: none of a HEAD, none of a unit other than bytes (section 14.2), and none when If-Range (section 13.1.5) names another content. */
 function rangeAsked(request: Request, etag: string): string | undefined {
   const range = request.headers.get('Range');
   const condition = request.headers.get('If-Range');
-  if (range === null || !/^bytes\s*=/i.test(range)) return undefined;
+  if (range === null || request.method === 'HEAD' || !/^bytes\s*=/i.test(range)) return undefined;
   return condition === null || condition.trim() === etag ? range : undefined;
 }
 

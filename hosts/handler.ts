@@ -167,7 +167,7 @@ function corsOf(request: Request, origins: readonly string[]): Record<string, st
 function preflight(): Response {
   return new Response(null, { status: 204, headers: {
     'Access-Control-Allow-Methods': 'GET, HEAD, POST',
-    'Access-Control-Allow-Headers': 'Authorization, Content-Type, Range, If-Range, If-None-Match',
+    'Access-Control-Allow-Headers': 'Authorization, Content-Type, Range, If-Range, If-Match, If-None-Match',
     'Access-Control-Max-Age': String(PREFLIGHT_SECONDS),
   } });
 }

@@ -59,10 +59,26 @@ function requestOf(incoming: IncomingMessage, signal: AbortSignal): Request | un
   const { method = 'GET', url = '/' } = incoming;
   const hasBody = method !== 'GET' && method !== 'HEAD';
   const init: RequestInit & { duplex: 'half' } = { method, headers, signal, duplex: 'half' };
-  if (hasBody) init.body = Readable.toWeb(incoming) as ReadableStream<Uint8Array>;
+  if (hasBody) init.body = bodyOf(incoming);
   try {
     return new Request(new URL(url.replace(/^\/+/, '/'), `http://${incoming.headers.host ?? 'localhost'}`), init);
   } catch {
     return undefined;
   }
+}
+
+/** The body, as far as it is read. The rest is let through: with it, the next request of the connection would be kept back. */
+function bodyOf(incoming: IncomingMessage): ReadableStream<Uint8Array> {
+  const pieces = incoming.iterator({ destroyOnReturn: false });
+  return new ReadableStream({
+    async pull(controller) {
+      const { done, value } = await pieces.next() as IteratorResult<Uint8Array>;
+      if (done) controller.close();
+      else controller.enqueue(value);
+    },
+    async cancel() {
+      await pieces.return?.();
+      incoming.resume();
+    },
+  }, { highWaterMark: 0 });
 }
