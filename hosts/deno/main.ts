@@ -52,10 +52,18 @@ function outputTo(stream: typeof Deno.stdout): Output {
 }
 
 function listen(handler: Handler, { hostname, port }: { hostname: string; port: number }): Listening {
+  const closing = new AbortController();
   try {
-    const server = Deno.serve({ hostname, port, onListen: () => {} }, handler);
+    const server = Deno.serve({ hostname, port, signal: closing.signal, onListen: () => {} }, handler);
     const { hostname: address, port: taken } = server.addr;
-    return { url: `http://${address.includes(':') ? `[${address}]` : address}:${taken}`, close: () => server.shutdown() };
+    return {
+      url: `http://${address.includes(':') ? `[${address}]` : address}:${taken}`,
+      // Its shutdown() would wait for who listens to events, which have no end.
+      close() {
+        closing.abort();
+        return server.finished;
+      },
+    };
   } catch (cause) {
     if (cause instanceof Deno.errors.NotCapable) throw new MillraceError('EACCES', `cannot listen at ${hostname}:${port}: ${cause.message}`, { cause });
     if (!(cause instanceof Deno.errors.AddrInUse)) throw new MillraceError('EIO', `cannot listen at ${hostname}:${port}: ${(cause as Error).message}`, { cause });

@@ -118,15 +118,22 @@ describe('millrace serve under Deno', () => {
   it('serves on loopback with the permission for its address, and refuses other addresses without a token', async () => {
     const content = makeContent('random', 8, 200_000);
     await writeFile(join(folder, 'base.raw'), content);
-    const server = spawn(DENO, [...denoArgs(folder, 'hosts/deno/main.ts', '--allow-net=127.0.0.1'), 'serve', 'base.raw', '--read-only', '--listen', '0', '--json'], { cwd: folder, stdio: ['ignore', 'pipe', 'inherit'] });
+    const server = spawn(DENO, [...denoArgs(folder, 'hosts/deno/main.ts', '--allow-net=127.0.0.1'), 'serve', 'base.raw', '--read-only', '--listen', '0', '--json'], { cwd: folder, stdio: ['ignore', 'pipe', 'pipe'] });
     const ended = once(server, 'close');
+    let said = '';
+    server.stderr!.on('data', (text) => (said += text));
     const { vda } = JSON.parse(String(await once(server.stdout!, 'data'))) as { vda: string };
     const part = await fetch(`${vda}/data`, { headers: { Range: 'bytes=100-2099' } });
     expect([part.status, Buffer.from(await part.arrayBuffer()).equals(content.subarray(100, 2100))]).toEqual([206, true]);
     expect((await fetch(`${vda}/data`, { headers: { Range: 'bytes=300000-' } })).status).toBe(416);
     expect(await millraceUnderDeno(folder, ['abort', vda], '--allow-net=127.0.0.1')).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/no job/) });
+    // Events have no end: who listens to them must not keep it from ending.
+    const events = (await fetch(`${vda}/events`)).body!.getReader();
+    await events.read();
     server.kill('SIGTERM');
     expect(await ended).toEqual([0, null]);
+    expect(said).toBe('');
+    await events.cancel().catch(() => {});
     const open = await millraceUnderDeno(folder, ['serve', 'base.raw', '--read-only', '--listen', '0.0.0.0:0'], '--allow-net');
     expect(open).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/without a token/) });
   }, 60_000);
