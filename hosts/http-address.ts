@@ -4,7 +4,7 @@
  */
 import { MillraceError } from './errors.ts';
 
-/** A URL, or a function that returns a fresh one: it is asked at open, and again when the server answers 401 or 403. */
+/** A URL, or a function that returns a fresh one: it is asked at open, and again when the server answers 400, 401 or 403. */
 export type UrlSource = string | URL | (() => string | URL | Promise<string | URL>);
 
 /** Headers to send with every request, or a function that returns them, asked before each request. */
@@ -52,7 +52,7 @@ export class Address {
     return this.#name;
   }
 
-  /** Whether asking again may help against a 401 or 403: the URL or the headers come from a function. */
+  /** Whether asking again may help against a 400, 401 or 403: the URL or the headers come from a function. */
   get renewable(): boolean {
     return typeof this.#source === 'function' || typeof this.#headers === 'function';
   }

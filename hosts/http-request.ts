@@ -7,7 +7,10 @@ import type { Address, Target } from './http-address.ts';
 import { piecesOf } from './http-body.ts';
 import type { Answer, Version } from './http-response.ts';
 import { checkResponse, strongEtag } from './http-response.ts';
-import { callerFailure, Failure, RetryBudget, sleep, transportFailure } from './http-retry.ts';
+import { callerFailure, Failure, PROGRESS_BYTES_MIN, RetryBudget, sleep, transportFailure } from './http-retry.ts';
+
+/** Less than this within the timeout is no progress: a server that sends a byte now and then would hold up its readers for ever. */
+const TIMEOUT_BYTES_MIN = 1024;
 
 /** A range on its way: `deliver` gets the bytes from `position` on, and moves `position` behind them. */
 export interface Transfer {
@@ -38,7 +41,7 @@ export interface FetchInit {
 
 export interface RequestOptions {
   fetch: Fetch;
-  /** Milliseconds without a byte after which a request is abandoned. */
+  /** Milliseconds in which a request must bring 1 KiB, or else is abandoned. */
   timeout: number;
   /** Repetitions of a request that brings nothing. */
   retries: number;
@@ -72,7 +75,7 @@ export class HttpObject {
    */
   async fetch(transfer: Transfer, cancelled: AbortSignal): Promise<void> {
     const started = performance.now();
-    const budget = new RetryBudget(this.#options.retries);
+    let budget = new RetryBudget(this.#options.retries);
     const range = `bytes ${transfer.position}-${transfer.end - 1}`;
     let renewable = this.#address.renewable;
     for (let attempts = 1; ; attempts++) {
@@ -80,7 +83,10 @@ export class HttpObject {
       const attempt = new Attempt(this.#options.timeout, cancelled);
       try {
         await this.#try(attempt, transfer);
-        return attempt.finish();
+        attempt.finish();
+        if (transfer.position === transfer.end) return;
+        // The server has sent a good part of it: the next one at once.
+        budget = new RetryBudget(this.#options.retries);
       } catch (error) {
         attempt.abandon();
         const failure = attempt.explain(error, this.#version !== undefined);
@@ -89,7 +95,7 @@ export class HttpObject {
         if (attempts > 1 && error instanceof TypeError && (await this.#isHidden(attempt.target))) {
           throw this.#finalError(hidden(failure), range, before, attempts, performance.now() - started);
         }
-        if (failure.code === 'EACCES' && renewable && attempt.target !== undefined) {
+        if (failure.expired && renewable && attempt.target !== undefined) {
           renewable = false;
           this.#address.renew(attempt.target);
         } else {
@@ -105,13 +111,18 @@ export class HttpObject {
   async #try(attempt: Attempt, transfer: Transfer): Promise<void> {
     const response = await attempt.guard(this.#send(attempt, transfer));
     attempt.progress();
-    const version = checkResponse(response, { first: transfer.position, end: transfer.end }, this.#version);
-    // Another origin's answer to a page: If-Range would have to be allowed there by a preflight, so the answers alone are compared.
-    this.#sendsIfRange = response.type !== 'cors';
+    // Another origin's answer to a page: If-Range would have to be allowed there by a preflight. And a server may answer 200 since it
+    // takes If-Range amiss. The answers alone are compared then.
+    if (response.type === 'cors' || response.status === 200) this.#sendsIfRange = false;
+    const { version, end } = checkResponse(response, { first: transfer.position, end: transfer.end }, this.#version);
     this.#version ??= version;
     transfer.end = Math.min(transfer.end, version.size);
-    if (transfer.position < transfer.end) await this.#receive(attempt, response, transfer);
-    else await response.body?.cancel();
+    if (transfer.position === transfer.end) return void await response.body?.cancel();
+    const bytes = end - transfer.position;
+    await this.#receive(attempt, response, transfer, end);
+    if (transfer.position < transfer.end && bytes < PROGRESS_BYTES_MIN) {
+      throw new Failure('EIO', `the server sends ranges in pieces of ${bytes} bytes`, { transient: true });
+    }
   }
 
   async #send(attempt: Attempt, transfer: Transfer): Promise<Answer> {
@@ -142,12 +153,12 @@ export class HttpObject {
     }
   }
 
-  /** The bytes that end the range are kept back until the body ends there: only then is it known to be neither short nor long. */
-  async #receive(attempt: Attempt, response: Answer, transfer: Transfer): Promise<void> {
+  /** The bytes that end the answer are kept back until the body ends there: only then is it known to be neither short nor long. */
+  async #receive(attempt: Attempt, response: Answer, transfer: Transfer, end: number): Promise<void> {
     let last: Uint8Array | undefined;
-    for await (const bytes of attempt.pieces(response, transfer.end - transfer.position)) {
+    for await (const bytes of attempt.pieces(response, end - transfer.position)) {
       this.stats.bytes += bytes.length;
-      const missing = transfer.end - transfer.position;
+      const missing = end - transfer.position;
       if (last !== undefined || bytes.length > missing) {
         throw new Failure('EIO', 'the server sent more bytes than the range has');
       }
@@ -155,7 +166,7 @@ export class HttpObject {
       else transfer.deliver(bytes);
     }
     if (last === undefined) {
-      const missing = transfer.end - transfer.position;
+      const missing = end - transfer.position;
       throw new Failure('EIO', `the server ended its answer ${missing} bytes early`, { transient: true });
     }
     transfer.deliver(last);
@@ -176,6 +187,8 @@ class Attempt {
   readonly #controller = new AbortController();
   #timer: ReturnType<typeof setTimeout> | undefined;
   #progressMs = 0;
+  /** Since then. */
+  #bytes = 0;
   #stalled = false;
 
   constructor(timeoutMs: number, cancelled: AbortSignal) {
@@ -194,6 +207,7 @@ class Attempt {
   /** Starts the timeout anew. */
   progress(): void {
     this.#progressMs = performance.now();
+    this.#bytes = 0;
   }
 
   /** The answer, or a rejection as soon as the attempt is over, even when a caller's own `fetch` does not heed the signal. */
@@ -220,7 +234,8 @@ class Attempt {
       const { done, value } = await reader.read();
       this.signal.throwIfAborted();
       if (done) return;
-      this.progress();
+      this.#bytes += value!.length;
+      if (this.#bytes >= TIMEOUT_BYTES_MIN) this.progress();
       yield value!;
     }
   }
@@ -244,7 +259,8 @@ class Attempt {
   explain(error: unknown, reached: boolean): unknown {
     if (this.#cancelled.aborted) return this.#cancelled.reason;
     if (this.#stalled) {
-      return new Failure('ETIMEDOUT', `the server sent nothing for ${this.#timeoutMs} ms`, { transient: true });
+      const what = this.#bytes === 0 ? `nothing for ${this.#timeoutMs} ms` : `only ${this.#bytes} bytes in ${this.#timeoutMs} ms`;
+      return new Failure('ETIMEDOUT', `the server sent ${what}`, { transient: true });
     }
     if (error instanceof Failure || error instanceof MillraceError) return error;
     return transportFailure(error, this.target === undefined ? '' : corsHint(this.target), reached);

@@ -48,19 +48,26 @@ export function identityOf(version: Version): string | undefined {
   return version.etag === undefined ? undefined : `etag ${version.etag} size ${version.size}`;
 }
 
+/** What a good answer holds: bytes from where they were asked for up to `end`, of this version. */
+export interface Checked {
+  readonly version: Version;
+  readonly end: number;
+}
+
 /**
- * Checks the answer to a request for `asked` and returns the version it is of. With `known` (the version at open) it must be the
- * same one. Without, the object may end before `asked` does, and an empty object, which has no range at all, gives size 0.
+ * Checks the answer to a request for `asked`. With `known` (the version at open) it must be of the same version. Without, the object may
+ * end before `asked` does, and an empty object, which has no range at all, gives size 0.
  * @throws Failure saying what is wrong with it; transient where another try may help.
  */
-export function checkResponse(response: Answer, asked: ByteRange, known: Version | undefined): Version {
+export function checkResponse(response: Answer, asked: ByteRange, known: Version | undefined): Checked {
   if (response.status === 206) return checkPartial(response, asked, known);
-  if (response.status === 200) return checkWhole(response, known);
-  if (response.status === 416) return checkUnsatisfiable(response, known);
+  if (response.status === 200) return { version: checkWhole(response, known), end: 0 };
+  if (response.status === 416) return { version: checkUnsatisfiable(response, known), end: 0 };
   throw failureOfStatus(response);
 }
 
-function checkPartial(response: Answer, asked: ByteRange, known: Version | undefined): Version {
+/** A server may send less than it was asked for, and tells how much (section 15.3.7). */
+function checkPartial(response: Answer, asked: ByteRange, known: Version | undefined): Checked {
   const { headers } = response;
   if (/^multipart\/byteranges/i.test(headers.get('Content-Type') ?? '')) {
     throw new Failure('EUNSUPPORTED', 'the server answered one range with multipart/byteranges');
@@ -69,15 +76,14 @@ function checkPartial(response: Answer, asked: ByteRange, known: Version | undef
   const got = parseContentRange(response);
   const version = versionOf(headers, got.size);
   if (known !== undefined) checkVersion(version, known);
-  const end = Math.min(asked.end, got.size);
-  if (got.first !== asked.first || got.end !== end) {
+  if (got.first !== asked.first || got.end > asked.end) {
     throw new Failure('EIO', `the server sent another range than asked (Content-Range: bytes ${got.first}-${got.end - 1}/${got.size})`);
   }
   const length = headers.get('Content-Length');
-  if (length !== null && Number(length) !== end - asked.first) {
-    throw new Failure('EIO', `the answer contradicts itself: Content-Length ${length} for a range of ${end - asked.first} bytes`);
+  if (length !== null && Number(length) !== got.end - got.first) {
+    throw new Failure('EIO', `the answer contradicts itself: Content-Length ${length} for a range of ${got.end - got.first} bytes`);
   }
-  return version;
+  return { version, end: got.end };
 }
 
 function checkEncoding(headers: Answer['headers']): void {
@@ -145,7 +151,8 @@ function checkWhole(response: Answer, known: Version | undefined): Version {
     if (difference !== undefined) throw changed(difference);
   }
   const what = 'the server ignores Range (it answered 200 with the whole object)';
-  throw new Failure('EUNSUPPORTED', `${what}: a base needs a server with byte ranges`);
+  // One that has heeded it before, as a cache does for what it holds, may do so again.
+  throw new Failure('EUNSUPPORTED', `${what}: a base needs a server with byte ranges`, { transient: known !== undefined });
 }
 
 /** 416 tells the size as `bytes * / size`. For an empty object it is the right answer: no range of it exists. */
@@ -161,7 +168,11 @@ function checkUnsatisfiable(response: Answer, known: Version | undefined): Versi
 function failureOfStatus(response: Answer): Failure {
   const { status } = response;
   const said = `the server answered ${status}${response.statusText === '' ? '' : ` ${response.statusText}`}`;
-  if (status === 401 || status === 403) return new Failure('EACCES', `${said}: check the credentials, or whether the URL has expired`);
+  if (status === 401 || status === 403) {
+    return new Failure('EACCES', `${said}: check the credentials, or whether the URL has expired`, { expired: true });
+  }
+  // Google's object store says so of a signature that has expired.
+  if (status === 400) return new Failure('EIO', `${said}, which is no answer to a range request`, { expired: true });
   if (status === 404 || status === 410) return new Failure('ENOENT', `${said}: check the URL`);
   if (status === 412) return changed('the server says so (412 Precondition Failed)');
   if (isTransientStatus(status)) {

@@ -13,23 +13,26 @@ const RETRY_AFTER_MAX_MS = 60_000;
 /** No repetition starts later than this after the last progress. */
 const RETRY_TIME_MAX_MS = 120_000;
 /** An attempt that brought this much was no failure of the server: count and time start anew. Less would let a trickle go on for ever. */
-const PROGRESS_BYTES_MIN = 64 * 1024;
+export const PROGRESS_BYTES_MIN: number = 64 * 1024;
 
 /** One request's failure, still without the name of its base; `transient` ones are worth another try. */
 export class Failure extends Error {
   readonly code: ErrorCode;
   readonly transient: boolean;
+  /** Whether fresh credentials, or a fresh URL, may help. */
+  readonly expired: boolean;
   /** Milliseconds that the server asks to wait, from its Retry-After. */
   readonly retryAfterMs?: number;
 
   constructor(
     code: ErrorCode,
     message: string,
-    options: { transient?: boolean; retryAfterMs?: number; cause?: unknown } = {},
+    options: { transient?: boolean; expired?: boolean; retryAfterMs?: number; cause?: unknown } = {},
   ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.transient = options.transient ?? false;
+    this.expired = options.expired ?? false;
     if (options.retryAfterMs !== undefined) this.retryAfterMs = options.retryAfterMs;
   }
 }

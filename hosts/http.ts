@@ -40,7 +40,7 @@ export interface HttpOptions {
    * foreground.
    */
   depth?: number;
-  /** Milliseconds without a byte after which a request is abandoned and asked again; default 15000. */
+  /** Milliseconds in which a request must bring 1 KiB, or come to its end, or else is abandoned and asked again; default 15000. */
   timeout?: number;
   /** How often a request that failed in a way that may pass is repeated, 0 to 100; default 6. */
   retries?: number;

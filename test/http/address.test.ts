@@ -121,18 +121,18 @@ eachTransport((openHttp) => {
 
   describe('a function that returns the URL', () => {
     /** A server that lets in only the newest signature, and a function that signs. */
-    async function signing() {
+    async function signing(status = 403) {
       const state = { signed: 0, valid: 1 };
       const server = await serveObject(object, (ask) => {
         if (ask.request.url === `/disk.img?signature=${state.valid}`) ask.answer();
-        else ask.refuse(403);
+        else ask.refuse(status);
       });
       const url = async (): Promise<string> => `${server.url}?signature=${++state.signed}`;
       return { server, url, state };
     }
 
-    test('is asked at open, and again when the signature has expired', async () => {
-      const { server, url, state } = await signing();
+    test.each([400, 401, 403])('is asked at open, and again when the signature has expired, which the server tells by %i', async (status) => {
+      const { server, url, state } = await signing(status);
       const source = await openHttp(url);
       await source.read(AT, into);
       expect(state.signed).toBe(1);

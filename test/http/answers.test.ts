@@ -47,9 +47,12 @@ eachTransport((openHttp) => {
 
   const wrong: [string, (ask: Ask) => void, string, RegExp][] = [
     ['another start', (ask) => ask.answer({ 'Content-Range': `bytes ${ask.first + 1}-${ask.end}/${SIZE}` }), 'EIO', /another range than asked/],
-    ['a shorter range', (ask) => ask.answer({
-      'Content-Range': `bytes ${ask.first}-${ask.end - 2}/${SIZE}`, 'Content-Length': ask.end - ask.first - 1,
-    }, ask.body.subarray(1)), 'EIO', /another range than asked/],
+    ['a longer range', (ask) => ask.answer({
+      'Content-Range': `bytes ${ask.first}-${ask.end}/${SIZE}`, 'Content-Length': ask.end - ask.first + 1,
+    }, object.subarray(ask.first, ask.end + 1)), 'EIO', /another range than asked/],
+    ['a shorter range whose body is as long as asked', (ask) => ask.answer({
+      'Content-Range': `bytes ${ask.first}-${ask.end - 2}/${SIZE}`, 'Content-Length': undefined,
+    }), 'EIO', /more bytes than the range/],
     ['no Content-Range', (ask) => ask.answer({ 'Content-Range': undefined }), 'EIO', /without a Content-Range/],
     ['another unit', (ask) => ask.answer({ 'Content-Range': `pages ${ask.first}-${ask.end - 1}/${SIZE}` }), 'EIO', /cannot be read/],
     ['a garbled Content-Range', (ask) => ask.answer({ 'Content-Range': 'bytes 1-' }), 'EIO', /cannot be read/],
@@ -176,6 +179,43 @@ eachTransport((openHttp) => {
   describe('right answers that are seldom seen', () => {
     test('416 with size 0 is an empty object', async () => {
       expect(await opened((ask) => ask.refuse(416, { 'Content-Range': 'bytes */0' }))).toMatchObject({ size: 0 });
+    });
+
+    /** Answers with no more than so many bytes of what was asked for (RFC 9110, section 15.3.7). */
+    const inPartsOf = (bytes: number) => (ask: Ask): void => {
+      const end = Math.min(ask.end, ask.first + bytes);
+      ask.answer({ 'Content-Range': `bytes ${ask.first}-${end - 1}/${SIZE}`, 'Content-Length': end - ask.first }, object.subarray(ask.first, end));
+    };
+
+    test('less than was asked for: the rest is asked for at once', async () => {
+      const server = await serveObject(object, inPartsOf(100_000));
+      const source = await openHttp(server.url, { retries: 0 });
+      const into = new Uint8Array(300_000);
+      await source.read(FIRST_PAGE_BYTES, into);
+      expect(Buffer.compare(into, object.subarray(FIRST_PAGE_BYTES, FIRST_PAGE_BYTES + into.length))).toBe(0);
+      expect(server.ranges).toEqual([0, 1, 2, 3].map((part) => `${part * 100_000}-${FIRST_PAGE_BYTES - 1}`)
+        .concat([0, 1, 2].map((part) => `${FIRST_PAGE_BYTES + part * 100_000}-${FIRST_PAGE_BYTES + into.length - 1}`)));
+      expect(source.stats.retries).toBe(0);
+      await server.stop();
+    });
+
+    test('so little at once that it would never end: an error', async () => {
+      expect(await opened(inPartsOf(10))).toEqual(error('EIO', /sends ranges in pieces of 10 bytes/));
+    });
+
+    test('200 from a server that has heeded ranges before: asked again, without If-Range', async () => {
+      const asked: unknown[] = [];
+      const server = await serveObject(object, (ask) => {
+        asked.push(ask.request.headers['if-range']);
+        if (ask.number === 1) whole(ask);
+        else ask.answer();
+      });
+      const source = await openHttp(server.url, { retries: 1 });
+      const into = new Uint8Array(LENGTH);
+      for (let reads = 0; reads < 2; reads++) await source.read(AT, into);
+      expect(Buffer.compare(into, object.subarray(AT, AT + LENGTH))).toBe(0);
+      expect(asked).toEqual([undefined, ETAG, undefined, undefined]);
+      await server.stop();
     });
 
     test('a chunked body, and identity named as its encoding', async () => {

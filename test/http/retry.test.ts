@@ -156,6 +156,16 @@ eachTransport((openHttp) => {
       expect(error).toMatchObject({ code: 'ETIMEDOUT', message: expect.stringMatching(/sent nothing for 3000 ms/) });
     });
 
+    test('as ETIMEDOUT when it brings a byte now and then', async () => {
+      const trickle = (ask: Ask): void => {
+        ask.response.writeHead(206, ask.headers as Record<string, string>);
+        const timer = setInterval(() => ask.response.write('x'), 100);
+        ask.response.once('close', () => clearInterval(timer));
+      };
+      const { error } = await reading([trickle], { retries: 0, timeout: STALL_MS });
+      expect(error).toMatchObject({ code: 'ETIMEDOUT', message: expect.stringMatching(/sent only \d+ bytes in 3000 ms/) });
+    });
+
     test('at once for what does not pass by itself', async () => {
       for (const status of [400, 404, 412, 416]) {
         const { ranges, stats } = await reading([(ask) => ask.refuse(status)]);
