@@ -5,6 +5,7 @@
 import type { Disk, ImageFormat, StreamInfo } from '../api.ts';
 import { MillraceError } from '../errors.ts';
 import { createHandler } from '../handler.ts';
+import { redactUrl } from '../http-address.ts';
 import { openDiskWith } from '../open.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import type { Platform } from './platform.ts';
@@ -82,8 +83,10 @@ export async function abort(platform: Platform, location: string, options: { tok
 
 function urlOf(location: string): URL {
   const url = URL.canParse(location) ? new URL(location) : undefined;
-  if (url && /^https?:$/.test(url.protocol) && /^\/disks\/[^/]+\/?$/.test(url.pathname)) return url;
-  throw new MillraceError('EINVAL', `'${location}' is not the URL of a served disk: http://HOST:PORT/disks/DEVICE, as millrace serve tells it`);
+  // Nothing else in it would be sent.
+  const isBare = url?.href === `${url?.origin}${url?.pathname}`;
+  if (url && isBare && /^https?:$/.test(url.protocol) && /^\/disks\/[^/]+\/?$/.test(url.pathname)) return url;
+  throw new MillraceError('EINVAL', `'${redactUrl(location)}' is not the URL of a served disk: http://HOST:PORT/disks/DEVICE, as millrace serve tells it`);
 }
 
 /** A page on the web can make a name of its own lead to this machine: such a request still has that name. */

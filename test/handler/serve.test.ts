@@ -80,5 +80,6 @@ describe('millrace serve', () => {
     await refused(['serve', 'missing.qcow2'], /missing\.qcow2/);
     await refused(['abort', 'vm.qcow2'], /not the URL of a served disk/);
     await refused(['abort', 'http://127.0.0.1:1/disks/vda'], /cannot reach/);
+    await refused(['abort', 'http://user:secret@127.0.0.1:1/disks/vda?x'], /'http:\/\/127\.0\.0\.1:1\/disks\/vda\?…' is not the URL of a served disk/);
   }));
 });
