@@ -18,7 +18,11 @@ const ALARM_MS = 60_000;
 const PAUSE_MS = 1000;
 /** A job whose disk cannot be opened (its base is out of reach, say) is tried again after a pause that doubles each time: most of a day in all. */
 const TRIES_MAX = 17;
-const SCHEMA = 'CREATE TABLE IF NOT EXISTS millrace_jobs (device TEXT PRIMARY KEY, options TEXT NOT NULL, tries INTEGER NOT NULL)';
+/** Jobs that go on, and disks whose overlay is being made: what there is of it is no image before all of it is there. */
+const SCHEMA = `
+  CREATE TABLE IF NOT EXISTS millrace_jobs (device TEXT PRIMARY KEY, options TEXT NOT NULL, tries INTEGER NOT NULL);
+  CREATE TABLE IF NOT EXISTS millrace_unmade (device TEXT PRIMARY KEY);
+`;
 
 /** The part of a Durable Object's state that is used. */
 export interface ObjectState {
@@ -87,7 +91,7 @@ class DiskTable {
 
   /** With the job that it had when the object was lost: `info` tells of it again, and `abort` ends it. */
   async #opened(device: string): Promise<Disk> {
-    const disk = await this.#openOrCreate(this.#options.disks[device]);
+    const disk = await this.#openOrCreate(device, this.#options.disks[device]);
     // What is wrong with the job is no reason to refuse the disk; alarms try it again.
     await this.#takeUp(device, disk).catch(() => {});
     return disk;
@@ -99,23 +103,47 @@ class DiskTable {
     if (job && await infoOf(disk) === undefined) await disk.stream({ ...JSON.parse(job.options || '{}') as StreamOptions, nonblock: true });
   }
 
-  async #openOrCreate(options: CreateOptions & { overlay: string }): Promise<Disk> {
+  async #openOrCreate(device: string, options: CreateOptions & { overlay: string }): Promise<Disk> {
     const runtime = edgeRuntime({ storage: this.#storage, bucket: this.#options.bucket });
+    if (this.#storage.sql.exec('SELECT device FROM millrace_unmade WHERE device = ?', device).toArray().length > 0) {
+      // The object was lost in the midst of it.
+      await runtime.remove(options.overlay);
+      return this.#create(device, runtime, options);
+    }
     try {
       return await openAgain(runtime, options);
     } catch (error) {
       if (!(error instanceof MillraceError) || error.code !== 'ENOENT' || await this.#exists(options.overlay)) throw error;
-      return createDiskWith(runtime, inLittleMemory(options));
+      return this.#create(device, runtime, options);
     }
   }
 
-  /** The overlay may be there, and its base not. */
+  async #create(device: string, runtime: Runtime, options: CreateOptions & { overlay: string }): Promise<Disk> {
+    this.#storage.sql.exec('INSERT OR REPLACE INTO millrace_unmade (device) VALUES (?)', device);
+    await this.#storage.sync();
+    try {
+      const disk = await createDiskWith(runtime, inLittleMemory(options));
+      await this.#isMade(device);
+      return disk;
+    } catch (error) {
+      if (!(await this.#exists(options.overlay))) await this.#isMade(device);
+      throw error;
+    }
+  }
+
+  /** Safe before anything is written that would go with an overlay that is made anew. */
+  async #isMade(device: string): Promise<void> {
+    this.#storage.sql.exec('DELETE FROM millrace_unmade WHERE device = ?', device);
+    await this.#storage.sync();
+  }
+
+  /** The overlay may be there, and its base not. One that cannot be looked at is taken to be there. */
   async #exists(overlay: string): Promise<boolean> {
     try {
       await (await edgeRuntime({ storage: this.#storage, bucket: this.#options.bucket }).openOverlay(overlay, { readOnly: true })).close();
       return true;
-    } catch {
-      return false;
+    } catch (error) {
+      return !(error instanceof MillraceError && error.code === 'ENOENT');
     }
   }
 

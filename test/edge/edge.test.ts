@@ -28,7 +28,7 @@ interface TestBucket {
   put(key: string, value: Uint8Array): Promise<unknown>;
   list(options: { prefix: string }): Promise<{ objects: { key: string }[] }>;
 }
-const bucketOf = async (): Promise<TestBucket> => await worker.getR2Bucket('BUCKET') as unknown as TestBucket;
+const bucketOf = async (of: Miniflare = worker): Promise<TestBucket> => await of.getR2Bucket('BUCKET') as unknown as TestBucket;
 
 /** Reads a disk's events until the job has completed. */
 async function untilCompleted(worker: Miniflare, device: string): Promise<void> {
@@ -158,6 +158,28 @@ describe('a job whose object is gone, asked for before any alarm', () => {
 });
 
 describe('a disk whose object is gone', () => {
+  it('is made anew when that was while its overlay was made', async () => {
+    const persist = await mkdtemp(join(tmpdir(), 'millrace-edge-'));
+    const options = { object: 'Machine', bindings: { BASE: base.url, TOKEN }, persist };
+    const init = { headers: { Authorization: `Bearer ${TOKEN}`, Range: 'bytes=1000-1999' } };
+    let machine = await startWorker(new URL('machine.ts', import.meta.url), { ...options, bindings: { ...options.bindings, STUCK: 'vdb/00000000' } });
+    try {
+      await (await bucketOf(machine)).put('base.raw', CONTENT);
+      machine.dispatchFetch('http://edge/disks/vdb/data', init).catch(() => {});
+      while ((await (await bucketOf(machine)).list({ prefix: 'vdb/' })).objects.length === 0) await new Promise(setImmediate);
+      await machine.dispose();
+      machine = await startWorker(new URL('machine.ts', import.meta.url), options);
+      const part = await machine.dispatchFetch('http://edge/disks/vdb/data', init);
+      expect(Buffer.from(await part.arrayBuffer()).equals(CONTENT.subarray(1000, 2000))).toBe(true);
+      await machine.dispose();
+      machine = await startWorker(new URL('machine.ts', import.meta.url), options);
+      expect((await machine.dispatchFetch('http://edge/disks/vdb/data', init)).status).toBe(206);
+    } finally {
+      await machine.dispose();
+      await rm(persist, { recursive: true });
+    }
+  }, START_MS_MAX);
+
   it('finds its base by the URL it was given, whose query opens it, and needs none when it stands alone', async () => {
     const persist = await mkdtemp(join(tmpdir(), 'millrace-edge-'));
     const signed = await serveObject(CONTENT, (ask) => {

@@ -7,6 +7,8 @@ interface Env {
   BUCKET: Bucket;
   BASE: string;
   TOKEN: string;
+  /** A key that the bucket takes for ever to write. */
+  STUCK?: string;
 }
 
 export class Machine {
@@ -18,7 +20,7 @@ export class Machine {
       vdb: { overlay: 'r2:vdb', base: 'r2:base.raw' },
       lost: { overlay: 'lost', base: `${env.BASE}.missing` },
     };
-    this.#served = serveDisks(state, { disks, bucket: env.BUCKET, token: env.TOKEN });
+    this.#served = serveDisks(state, { disks, bucket: stuckAt(env.STUCK, env.BUCKET), token: env.TOKEN });
   }
 
   fetch(request: Request): Promise<Response> {
@@ -28,6 +30,15 @@ export class Machine {
   alarm(): Promise<void> {
     return this.#served.alarm();
   }
+}
+
+function stuckAt(stuck: string | undefined, bucket: Bucket): Bucket {
+  return {
+    head: (key) => bucket.head(key),
+    get: (key, options) => bucket.get(key, options),
+    put: (key, value, options) => (key === stuck ? new Promise(() => {}) : bucket.put(key, value, options)),
+    delete: (keys) => bucket.delete(keys),
+  };
 }
 
 export default {

@@ -1,5 +1,6 @@
 /** Runs a worker of the tests in workerd, by Miniflare: bundled as a deployment does it, with the engine as a compiled module. */
 import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { Miniflare } from 'miniflare';
@@ -10,7 +11,7 @@ export interface WorkerOptions {
   /** The Durable Object's class, bound under the name in capitals. */
   object: string;
   bindings?: Record<string, string>;
-  /** A folder where the objects' storage outlives the worker. */
+  /** A folder where the objects' storage and the bucket outlive the worker. */
   persist?: string;
 }
 
@@ -30,6 +31,7 @@ export async function startWorker(entry: URL, { object, bindings, persist }: Wor
     durableObjects: { [object.toUpperCase()]: { className: object, useSQLite: true } },
     r2Buckets: ['BUCKET'],
     durableObjectsPersist: persist ?? false,
+    r2Persist: persist === undefined ? false : join(persist, 'bucket'),
     bindings,
   });
   await worker.ready;
