@@ -112,7 +112,7 @@ function named(images: readonly string[]): [device: string, image: string][] {
   return pairs;
 }
 
-/** What the file is now: content that is served again, unchanged, keeps its ETag. */
+/** What the file is now: one that is served again, unchanged, keeps its ETag. One that reads or a job have populated since gets another. */
 async function identityOf(platform: Platform, image: string): Promise<string> {
   const source = await platform.runtime.openSource(image);
   const identity = source.identity ?? crypto.randomUUID();
