@@ -72,6 +72,8 @@ class DiskTable {
   readonly #storage: ObjectStorage;
   readonly #options: ServeDisksOptions;
   readonly #open = new Map<string, Promise<Disk>>();
+  /** Before these times alarms, which come for other jobs too, leave a job alone. */
+  readonly #pausedUntil = new Map<string, number>();
 
   constructor(storage: ObjectStorage, options: ServeDisksOptions) {
     this.#storage = storage;
@@ -148,35 +150,42 @@ class DiskTable {
   }
 
   async keep(device: string, options: string): Promise<void> {
+    this.#pausedUntil.delete(device);
     this.#storage.sql.exec('INSERT OR REPLACE INTO millrace_jobs (device, options, tries) VALUES (?, ?, 0)', device, options);
     await this.#storage.setAlarm(Date.now() + PAUSE_MS);
   }
 
   forget(device: string): void {
+    this.#pausedUntil.delete(device);
     this.#storage.sql.exec('DELETE FROM millrace_jobs WHERE device = ?', device);
   }
 
-  /** Stays with the jobs for a while, starts again those that were lost with the object, and comes back for what is left. */
+  /** Stays with the jobs for a while, starts again those that were lost with the object, and comes back for what is left, or has come meanwhile. */
   async goOn(): Promise<void> {
-    const jobs = this.#storage.sql.exec('SELECT device, tries FROM millrace_jobs').toArray() as unknown as KeptJob[];
-    const pauses = await Promise.all(jobs.map((job) => this.#stayWith(job)));
-    const soonest = Math.min(...pauses.filter((pause) => pause !== undefined));
-    if (soonest < Infinity) await this.#storage.setAlarm(Date.now() + soonest);
+    const due = this.#kept().filter(({ device }) => (this.#pausedUntil.get(device) ?? 0) <= Date.now());
+    await Promise.all(due.map((job) => this.#stayWith(job)));
+    const times = this.#kept().map(({ device }) => this.#pausedUntil.get(device) ?? Date.now() + PAUSE_MS);
+    if (times.length > 0) await this.#storage.setAlarm(Math.min(...times));
   }
 
-  /** How long to wait before looking after the job again; undefined when it has ended, however it did: `info` tells. */
-  async #stayWith({ device, tries }: KeptJob): Promise<number | undefined> {
+  #kept(): KeptJob[] {
+    return this.#storage.sql.exec('SELECT device, tries FROM millrace_jobs').toArray() as unknown as KeptJob[];
+  }
+
+  /** Forgets the job when it has ended, however it did: `info` tells. Otherwise notes when to look after it again. */
+  async #stayWith({ device, tries }: KeptJob): Promise<void> {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<number>((resolve) => {
       timer = setTimeout(() => resolve(PAUSE_MS), ALARM_MS);
     });
     try {
-      return await Promise.race([this.#seeThrough(device), late]);
+      const pauseMs = await Promise.race([this.#seeThrough(device), late]);
+      if (pauseMs !== undefined) this.#pausedUntil.set(device, Date.now() + pauseMs);
     } catch {
       // Requests for the disk are told why it cannot be opened.
-      if (tries + 1 === TRIES_MAX) return void this.forget(device);
+      if (tries + 1 === TRIES_MAX) return this.forget(device);
       this.#storage.sql.exec('UPDATE millrace_jobs SET tries = ? WHERE device = ?', tries + 1, device);
-      return PAUSE_MS * 2 ** tries;
+      this.#pausedUntil.set(device, Date.now() + PAUSE_MS * 2 ** tries);
     } finally {
       clearTimeout(timer);
     }

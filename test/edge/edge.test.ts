@@ -157,6 +157,39 @@ describe('a job whose object is gone, asked for before any alarm', () => {
   }, START_MS_MAX);
 });
 
+describe('an alarm', () => {
+  it('comes soon for a job that began meanwhile, and leaves another alone whose pause has not ended', async () => {
+    let refuse: (() => void) | undefined;
+    let tries = 0;
+    const far = await serveObject(CONTENT, (ask) => {
+      if (ask.request.url!.endsWith('.missing')) {
+        tries++;
+        refuse = () => ask.refuse(404);
+      } else if (ask.first === 0) ask.answer();
+    });
+    const machine = await startWorker(new URL('alarms.ts', import.meta.url), { object: 'Alarms', bindings: { BASE: far.url, TOKEN } });
+    const tell = async (path: string, body?: string): Promise<{ nextMs?: number }> => {
+      const init = body === undefined ? {} : { method: 'POST', body };
+      return await (await machine.dispatchFetch(`http://edge/${path}`, { ...init, headers: { Authorization: `Bearer ${TOKEN}` } })).json() as { nextMs?: number };
+    };
+    try {
+      await tell('lost');
+      const alarm = tell('alarm');
+      await far.arrived(1);
+      expect(await tell('disks/vda/stream', '{"nonblock":true}')).toMatchObject({ status: 1 });
+      refuse!();
+      // After so many tries, the pause of the other one takes 32 seconds.
+      expect((await alarm).nextMs).toBeLessThan(10_000);
+      await tell('disks/vda/abort', '');
+      expect((await tell('alarm')).nextMs).toBeGreaterThan(10_000);
+      expect(tries).toBe(1);
+    } finally {
+      await machine.dispose();
+      await far.stop();
+    }
+  }, START_MS_MAX);
+});
+
 describe('a disk whose object is gone', () => {
   it('is made anew when that was while its overlay was made', async () => {
     const persist = await mkdtemp(join(tmpdir(), 'millrace-edge-'));
