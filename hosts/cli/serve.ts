@@ -50,8 +50,14 @@ export async function serve(platform: Platform, images: readonly string[], optio
     await listening.close();
     return EXIT_OK;
   } finally {
-    for (const disk of disks.values()) await disk.close();
+    await closeAll([...disks.values()]);
   }
+}
+
+/** All of them, also when one fails. */
+async function closeAll(disks: readonly Disk[]): Promise<void> {
+  const closed = await Promise.allSettled(disks.map((disk) => disk.close()));
+  for (const result of closed) if (result.status === 'rejected') throw result.reason;
 }
 
 /** Resolves when the user stops the server; asked again, the program does not wait for its disks to be closed. */

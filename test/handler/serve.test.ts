@@ -3,9 +3,15 @@ import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import type { BlockFile } from '../../hosts/block.ts';
+import type { Platform } from '../../hosts/cli/platform.ts';
+import { serve } from '../../hosts/cli/serve.ts';
+import { MillraceError } from '../../hosts/errors.ts';
+import { nodeRuntime } from '../../hosts/node/runtime.ts';
+import type { OverlayMode } from '../../hosts/runtime.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { serveAndStall } from '../support/stalling-server.ts';
-import { millrace, startMillrace, withFolder } from '../cli/program.ts';
+import { millrace, platformOver, startMillrace, withFolder } from '../cli/program.ts';
 
 const CONTENT = makeContent('random', 3, 300_000);
 
@@ -47,6 +53,24 @@ describe('millrace serve', () => {
       base.stop();
     }
   }), 20_000);
+
+  it('closes all disks, also when one cannot be', () => withFolder(async (cwd) => {
+    const images = ['one.qcow2', 'two.qcow2'].map((name) => join(cwd, name));
+    for (const image of images) await millrace(['create', image, '--size', '1M'], { cwd });
+    const broken = async (location: string, mode: OverlayMode): Promise<BlockFile> => {
+      const file = await nodeRuntime.openOverlay(location, mode);
+      const close = file.close.bind(file);
+      if (location === images[0]) file.close = async () => {
+        await close();
+        throw new MillraceError('EIO', 'the storage is gone');
+      };
+      return file;
+    };
+    const { platform } = platformOver({ ...nodeRuntime, openOverlay: broken });
+    const stopped: Platform = { ...platform, onInterrupt: (handler) => (handler(), () => {}) };
+    await expect(serve(stopped, images, { listen: '0' })).rejects.toMatchObject({ message: 'the storage is gone' });
+    for (const image of images) expect(existsSync(`${image}.lock`)).toBe(false);
+  }));
 
   it('has its jobs ended by millrace abort, with the token', () => withFolder(async (cwd) => {
     await writeFile(join(cwd, 'base.raw'), CONTENT);
