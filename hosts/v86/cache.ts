@@ -8,6 +8,8 @@
 const BLOCK_BYTES = 256 * 1024;
 /** 16 MiB: guests keep what they read themselves, but of a block they seldom read all at once. */
 const BLOCKS_MAX = 64;
+/** A larger read is not kept: it would push out all else, and its own beginning too. */
+const KEPT_BYTES_MAX = (BLOCKS_MAX / 4) * BLOCK_BYTES;
 /** A guest that reads on where it stopped finds so many blocks more. */
 const AHEAD_BLOCKS = 2;
 /** A read that starts so far behind the end of the last one still goes on from it: file systems skip. */
@@ -45,6 +47,7 @@ export class ReadCache {
 
   /** The bytes, as soon as they are here. @throws what `fetch` throws. */
   async get(offset: number, length: number): Promise<Uint8Array> {
+    if (length > KEPT_BYTES_MAX) return this.#fetch(offset, length);
     while (true) {
       const bytes = this.look(offset, length);
       if (bytes) return bytes;

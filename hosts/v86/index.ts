@@ -50,7 +50,7 @@ export async function attachDisk(disk: Disk): Promise<V86Disk> {
 
 /**
  * What v86 takes as `hda` or `hdb`. Its events: `read` and `write`, when a request of the guest has ended (`detail` is a
- * GuestAccess); `flushed`, when all that was written has been made to last; `error`, once for each request that has to be tried again
+ * GuestAccess); `unsaved`, when the guest writes and everything before has been made to last; `flushed`, when all that was written has been made to last; `error`, once for each request that has to be tried again
  * (`detail` is the MillraceError); `recovered`, when no request is failing any more.
  */
 export class V86Disk extends EventTarget {
@@ -75,7 +75,11 @@ export class V86Disk extends EventTarget {
   #flushing = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #failing = 0;
+  /** Ends the waiting of each request that is to be tried again. */
+  readonly #waiting = new Set<() => void>();
   #closed = false;
+  /** What the first write failed of that was given up. */
+  #lost: MillraceError | undefined;
 
   /** Use `attachDisk`, which waits until it is ready. */
   constructor(disk: Disk) {
@@ -112,9 +116,10 @@ export class V86Disk extends EventTarget {
     }
     const read = this.#untilItSucceeds(() => this.#cache.get(start, length), options.signal)
       .then((bytes) => {
-        if (!bytes) return;
         done(bytes);
         this.#tell('read', start, length, from);
+      }, () => {
+        // Nobody waits for the answer any more.
       })
       .finally(() => this.#reads.delete(read));
     this.#reads.add(read);
@@ -167,7 +172,10 @@ export class V86Disk extends EventTarget {
     for (const undo of undone) this.#takeBack(undo);
   }
 
-  /** Waits for the requests on their way, and returns when everything written so far survives a power cut. */
+  /**
+   * Waits for the requests on their way, and returns when everything written so far survives a power cut.
+   * @throws MillraceError when it does not.
+   */
   async flush(): Promise<void> {
     await this.#save();
     await Promise.all(this.#reads);
@@ -183,6 +191,7 @@ export class V86Disk extends EventTarget {
       // Those that come later may never come to an end.
       await Promise.all([...this.#pending].map(({ done }) => done));
       await this.#disk.flush();
+      if (this.#lost) throw new MillraceError(this.#lost.code, `not all that the guest wrote has been stored: ${this.#lost.message}`, { cause: this.#lost });
     } catch (error) {
       this.#unsavedSince = since ?? this.#unsavedSince;
       throw error;
@@ -192,10 +201,15 @@ export class V86Disk extends EventTarget {
     if (!this.unsaved) this.dispatchEvent(new CustomEvent('flushed'));
   }
 
-  /** Ends the use of the disk by a machine that has been stopped; requests that fail are given up. The disk stays open. */
+  /**
+   * Ends the use of the disk by a machine that has been stopped: everything written is made to last, and reads are left alone. What has
+   * failed is tried once more. The disk stays open.
+   * @throws MillraceError when something that the guest wrote could not be stored.
+   */
   async close(): Promise<void> {
     this.#closed = true;
-    await this.flush();
+    for (const goOn of [...this.#waiting]) goOn();
+    await this.#save();
   }
 
   #write(offset: number, bytes: Uint8Array, undo?: Undo): Promise<void> {
@@ -203,15 +217,23 @@ export class V86Disk extends EventTarget {
     const pending: Pending = { offset, end: offset + bytes.length, done: before };
     pending.done = before
       .then(async () => {
-        if (undo) undo.bytes = await this.#untilItSucceeds(() => this.#disk.read(offset, bytes.length));
-        await this.#untilItSucceeds(() => this.#disk.write(offset, bytes));
+        // Given up, it is the way back that is lost, and not what is written.
+        if (undo) undo.bytes = await this.#untilItSucceeds(() => this.#disk.read(offset, bytes.length)).catch(() => undefined);
+        await this.#store(offset, bytes);
       })
       .finally(() => this.#pending.delete(pending));
     this.#pending.add(pending);
     this.#written = true;
-    this.#unsavedSince ??= performance.now();
+    this.#isUnsaved();
     this.#flushLater();
     return pending.done;
+  }
+
+  /** Every later flush fails when this is given up: v86 has been told long ago that it is written. */
+  #store(offset: number, bytes: Uint8Array): Promise<void> {
+    return this.#untilItSucceeds(() => this.#disk.write(offset, bytes)).catch((error) => {
+      this.#lost ??= asMillraceError(error);
+    });
   }
 
   /** Settles when the writes before that touch this range have been taken. */
@@ -220,31 +242,52 @@ export class V86Disk extends EventTarget {
     return before.length ? Promise.all(before.map(({ done }) => done)).then(() => {}) : Promise.resolve();
   }
 
-  /** Undefined when nobody waits for the answer any more. */
-  async #untilItSucceeds<T>(request: () => Promise<T>, signal?: AbortSignal): Promise<T | undefined> {
-    for (let failed = false; ; failed = true) {
-      try {
-        const answer = await request();
-        if (failed) this.#recovered();
-        return answer;
-      } catch (error) {
-        if (!failed) this.#failed(error);
-        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
-        if (!signal?.aborted && !this.#closed) continue;
-        this.#recovered();
-        return undefined;
+  /** @throws what the request failed of last, when nobody waits for the answer any more. */
+  async #untilItSucceeds<T>(request: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    let failed = false;
+    try {
+      while (true) {
+        try {
+          return await request();
+        } catch (error) {
+          if (!failed) this.#failed(error);
+          failed = true;
+          if (this.#closed) throw error;
+          await this.#wait();
+          if (signal?.aborted) throw error;
+        }
       }
+    } finally {
+      if (failed) this.#recovered();
     }
+  }
+
+  /** Until a request is tried again: at once when the disk is closed. */
+  #wait(): Promise<void> {
+    return new Promise((resolve) => {
+      const goOn = (): void => {
+        clearTimeout(timer);
+        this.#waiting.delete(goOn);
+        resolve();
+      };
+      const timer = setTimeout(goOn, RETRY_MS);
+      this.#waiting.add(goOn);
+    });
   }
 
   #failed(error: unknown): void {
     this.#failing++;
-    const detail = error instanceof MillraceError ? error : new MillraceError('EIO', `the disk failed: ${String(error)}`, { cause: error });
-    this.dispatchEvent(new CustomEvent('error', { detail }));
+    if (!this.#closed) this.dispatchEvent(new CustomEvent('error', { detail: asMillraceError(error) }));
   }
 
   #recovered(): void {
-    if (--this.#failing === 0) this.dispatchEvent(new CustomEvent('recovered'));
+    if (--this.#failing === 0 && !this.#closed) this.dispatchEvent(new CustomEvent('recovered'));
+  }
+
+  #isUnsaved(): void {
+    const before = this.unsaved;
+    this.#unsavedSince ??= performance.now();
+    if (!before) this.dispatchEvent(new CustomEvent('unsaved'));
   }
 
   /** Flushes when the guest has paused; one such flush at a time, which looks again at its end. */
@@ -254,7 +297,8 @@ export class V86Disk extends EventTarget {
     const latest = this.#unsavedSince + FLUSH_LATEST_MS - performance.now();
     this.#timer = setTimeout(async () => {
       this.#flushing = true;
-      await this.#untilItSucceeds(() => this.#save());
+      // Given up, it is told by closing.
+      await this.#untilItSucceeds(() => this.#save()).catch(() => {});
       this.#flushing = false;
       if (!this.#closed) this.#flushLater();
     }, Math.max(0, Math.min(FLUSH_QUIET_MS, latest)));
@@ -283,11 +327,11 @@ export class V86Disk extends EventTarget {
     pending.done = before
       .then(async () => {
         if (!undo.bytes) return;
-        await this.#untilItSucceeds(() => this.#disk.write(offset, undo.bytes!));
+        await this.#store(offset, undo.bytes);
       })
       .finally(() => this.#pending.delete(pending));
     this.#pending.add(pending);
-    this.#unsavedSince ??= performance.now();
+    this.#isUnsaved();
     this.#flushLater();
   }
 
@@ -295,4 +339,8 @@ export class V86Disk extends EventTarget {
     const detail: GuestAccess = { offset, length, milliseconds: performance.now() - from };
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
+}
+
+function asMillraceError(error: unknown): MillraceError {
+  return error instanceof MillraceError ? error : new MillraceError('EIO', `the disk failed: ${String(error)}`, { cause: error });
 }

@@ -154,6 +154,50 @@ describe('a disk for v86', () => {
     await hda.close();
   });
 
+  it('does not call saved what could not be stored when it is closed, and tries that once more', async () => {
+    let full = true;
+    const write = (offset: number, data: Uint8Array): Promise<void> => (full ? Promise.reject(new MillraceError('ENOSPC', 'no room')) : disk.write(offset, data));
+    const [first, second] = [await attachDisk(altered({ write })), await attachDisk(altered({ write }))];
+    const told: string[] = [];
+    for (const type of ['unsaved', 'flushed', 'recovered']) first.addEventListener(type, () => told.push(type));
+    const failed = [once(first, 'error'), once(second, 'error')];
+    for (const hda of [first, second]) hda.set(4096, sector(1), () => {});
+    expect(told).toEqual(['unsaved']);
+    await Promise.all(failed);
+    await expect(first.close()).rejects.toMatchObject({ code: 'ENOSPC', message: 'not all that the guest wrote has been stored: no room' });
+    await expect(first.close()).rejects.toMatchObject({ code: 'ENOSPC' });
+    expect([told, first.unsaved]).toEqual([['unsaved'], true]);
+    full = false;
+    await second.close();
+    expect((await disk.read(4096, 1))[0]).toBe(1);
+  });
+
+  it('is closed while a read waits for its base, whose end then is nobody’s', async () => {
+    let fail = (_: Error): void => {};
+    const held = new Promise<never>((_, reject) => (fail = reject));
+    const hda = await attachDisk(altered({ read: (offset, length) => (offset < FAR ? disk.read(offset, length) : held) }));
+    const told: string[] = [];
+    hda.addEventListener('error', () => told.push('error'));
+    hda.get(FAR, 512, () => told.push('read'));
+    await write(hda, 4096, 1);
+    await hda.close();
+    fail(new MillraceError('ECLOSED', 'the disk has been closed'));
+    await hda.flush();
+    expect(told).toEqual([]);
+  });
+
+  it('reads more at once than it keeps', async () => {
+    const large = 40 * 1024 * 1024;
+    await disk.resize(large);
+    await disk.write(large - 512, sector(5));
+    let bytes = 0;
+    const hda = await attachDisk(altered({ read: (offset, length) => ((bytes += length) < 3 * large ? disk.read(offset, length) : Promise.reject(new Error('read over and over'))) }));
+    // The most that a disk of 48-bit addresses is asked for: 65536 sectors.
+    const data = await new Promise<Uint8Array>((done) => hda.get(large - 32 * 1024 * 1024, 32 * 1024 * 1024, done));
+    expect([data.length, data.at(-512), data.at(-513)]).toEqual([32 * 1024 * 1024, 5, 0]);
+    await hda.close();
+  });
+
   it('goes back to the state that is restored, and refuses one that it cannot go back to', async () => {
     const hda = await attachDisk(disk);
     await write(hda, 0, 1);
