@@ -34,6 +34,7 @@ export class Gauge {
   #mapAt = 0;
   #remainingAt = 0;
   #looking = false;
+  #failed = false;
 
   constructor(name: string, disk: BrowserDisk, hda: V86Disk) {
     this.#disk = disk;
@@ -120,8 +121,10 @@ export class Gauge {
       this.#showJob();
       if (performance.now() >= this.#mapAt) this.#mapAt = await nextLook(() => this.#showMap());
     } catch (error) {
-      // The disk is being closed, or has told its failure elsewhere.
-      console.debug(error);
+      if (this.#end.signal.aborted) return;
+      // A worker that has ended tells nobody else as long as the guest wants nothing of its disk.
+      if (!this.#failed) showProblem(error);
+      this.#failed = true;
     } finally {
       this.#looking = false;
     }

@@ -22,31 +22,42 @@ interface Sample {
 }
 
 const MEBIBYTE = 1024 * 1024;
+/** Of a name that the page chooses, with its characters as they count in names of disks: less than one may have, for a number behind it. */
+const NAME_BYTES_MAX = 200;
 const PANES = ['serial-pane', 'screen-pane', 'disk-pane'];
 
 let session: Session | undefined;
-let starting = false;
+/** Gives up the disk that is being opened. */
+let opening: AbortController | undefined;
 
 async function boot(wanted: Boot): Promise<void> {
-  if (starting || session) return;
-  starting = true;
+  if (opening || session) return;
+  const { signal } = (opening = new AbortController());
   hideProblem();
-  part('title').textContent = `Opening ${wanted.name} …`;
+  part('title').textContent = wanted.wait ? `Waiting until the other tab closes ${wanted.name} …` : `Opening ${wanted.name} …`;
+  part('give-up').hidden = false;
   try {
     void persistDisks();
     show('console');
-    session = await Session.start(wanted);
+    session = await Session.start(wanted, signal);
+    opened();
     history.replaceState(null, '', `#disk=${encodeURIComponent(wanted.name)}`);
     part('title').textContent = wanted.name;
     document.title = `${wanted.name} – Millrace`;
     part('power').hidden = false;
     announce(`${wanted.name} boots.`);
   } catch (error) {
+    // The list is shown already, and another disk may be.
+    if (signal.aborted) return;
+    opened();
     await showStart();
-    if (!wanted.signal?.aborted) showProblem(error, remediesFor(error, wanted));
-  } finally {
-    starting = false;
+    showProblem(error, remediesFor(error, wanted));
   }
+}
+
+function opened(): void {
+  opening = undefined;
+  part('give-up').hidden = true;
 }
 
 /** What can be done about a disk that did not open. */
@@ -59,15 +70,8 @@ function remediesFor(error: unknown, wanted: Boot): Remedy[] {
 }
 
 async function waitFor(wanted: Boot): Promise<void> {
-  const waiting = new AbortController();
-  for (const id of ['home', 'give-up']) part(id).addEventListener('click', () => waiting.abort(), { signal: waiting.signal });
-  part('give-up').hidden = false;
-  const opening = boot({ ...wanted, wait: true, signal: waiting.signal });
-  part('title').textContent = `Waiting until the other tab closes ${wanted.name} …`;
   announce('Waiting until the other tab closes the disk.');
-  await opening;
-  part('give-up').hidden = true;
-  waiting.abort();
+  await boot({ ...wanted, wait: true });
 }
 
 function chooseBase(wanted: Boot): void {
@@ -77,14 +81,26 @@ function chooseBase(wanted: Boot): void {
 
 /** Makes a new disk over an image, and boots it. */
 async function bootImage(base: string | File): Promise<void> {
-  const name = await freeName(typeof base === 'string' ? decodeURIComponent(new URL(base).pathname.split('/').pop() || 'disk') : base.name);
+  const name = await freeName(typeof base === 'string' ? lastPartOf(base) : base.name);
   note(name, { memory: Number(part<HTMLSelectElement>('memory').value) * MEBIBYTE, written: undefined });
   await boot({ name, create: true, base });
 }
 
+function lastPartOf(url: string): string {
+  const part = new URL(url).pathname.split('/').pop()!;
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    // A per cent sign that means itself.
+    return part;
+  }
+}
+
 /** A name for a disk that no disk has, from that of an image. */
 async function freeName(image: string): Promise<string> {
-  const wanted = image.replace(/\.(raw|img|qcow2|bin)$/i, '') || 'disk';
+  // Half of a character is no text.
+  let wanted = image.replace(/\.(raw|img|qcow2|bin)$/i, '').replace(/\p{Surrogate}/gu, '') || 'disk';
+  while (encodeURIComponent(wanted).length > NAME_BYTES_MAX) wanted = [...wanted].slice(0, -1).join('');
   const taken = new Set((await listDisks()).map(({ name }) => name));
   for (let number = 1; ; number++) {
     const name = number === 1 ? wanted : `${wanted} ${number}`;
@@ -97,8 +113,10 @@ async function importFile(file: File): Promise<void> {
   await showStart();
 }
 
-/** Ends a machine that is at work, and shows the list. */
+/** Ends a machine that is at work, or is about to be, and shows the list. */
 async function showStart(): Promise<void> {
+  opening?.abort();
+  opened();
   const ending = session;
   session = undefined;
   part('power').hidden = true;
@@ -150,6 +168,7 @@ function wire(): void {
     event.preventDefault();
     void showStart();
   });
+  part('give-up').addEventListener('click', () => void showStart());
   part('off').addEventListener('click', () => void switchOff());
   const spoken = part<HTMLInputElement>('spoken');
   spoken.checked = isSpoken();
@@ -199,6 +218,8 @@ async function start(): Promise<void> {
   else await showStart();
 }
 
+// Only an address that the user has gone to is told here.
+addEventListener('hashchange', () => location.reload());
 if (import.meta.env.PROD && navigator.serviceWorker) {
   navigator.serviceWorker.register('sw.js').catch((error) => console.warn(`the page will not open without a network: ${String(error)}`));
 }

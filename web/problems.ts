@@ -31,7 +31,22 @@ const HIDDEN: Explanation = { title: 'The server does not let this page read the
 const FILE: Explanation = { title: 'The file that this disk began with is needed again', advice: 'Not all of it had been copied into this browser, and a page may not open files by itself. Choose the same file, and the machine boots.' };
 const GONE: Explanation = { title: 'There is no such disk in this browser', advice: 'It was deleted or renamed, or the browser has cleared the storage of this site. The list below has what there is.' };
 const RANGES: Explanation = { title: 'The server cannot send parts of a file', advice: 'Booting at once needs byte ranges (RFC 9110). Serve the image from a server that has them, or download it and drop the file here.' };
+const LOST: Explanation = { title: 'Not all that the machine wrote was saved', advice: 'It was switched off while this browser could not store it; the details say why. What was saved before is kept.' };
+const CLEARED: Explanation = { title: 'The browser has cleared the storage of this disk', advice: '“Export qcow2” or “Export raw” saves what it still has of it. Do so before you switch the machine off or leave this page: then the disk is gone.' };
+const STORAGE: Explanation = { title: 'The storage of this browser fails', advice: 'The details say how. Reload the page to try again; what was saved is kept.' };
+const WORKER: Explanation = { title: 'The part of the page that has the disk has ended', advice: 'The browser may have been short of memory. Reload the page to boot the disk again; what was saved is kept.' };
 const OTHER: Explanation = { title: 'Something went wrong', advice: 'The details say what. Reload the page to try again; what was saved is kept.' };
+
+/** What the errors say that have no code of their own. The first that fits is meant. */
+const BY_MESSAGE: readonly [RegExp, Explanation][] = [
+  [/not all that the guest wrote has been stored/, LOST],
+  [/is in storage no more|has taken its file away/, CLEARED],
+  [/the worker of disk .* (has ended|cannot run)/, WORKER],
+  [/^the engine (stopped|failed)|^cannot load the engine/, OTHER],
+  [/neither a URL nor a disk/, FILE],
+  [/no such disk|there is no disk/, GONE],
+  [/byte ranges|ignores? Range|without ranges/i, RANGES],
+];
 
 /** What is thrown when an image holds nothing that boots. */
 export class NotAnImage extends Error {}
@@ -47,10 +62,10 @@ export function explain(error: unknown): Explanation {
   if (error instanceof NotAnImage) return NOT_AN_IMAGE;
   if (!(error instanceof MillraceError)) return OTHER;
   if (/CORS/.test(error.message)) return error.code === 'EIO' ? OFFLINE : HIDDEN;
-  if (needsFile(error)) return FILE;
-  if (/no such disk|there is no disk/.test(error.message)) return GONE;
-  if (/byte ranges|ignores? Range|without ranges/i.test(error.message)) return RANGES;
-  return BY_CODE[error.code] ?? (error.code === 'EIO' ? OFFLINE : OTHER);
+  const told = BY_MESSAGE.find(([pattern]) => pattern.test(error.message));
+  if (told) return told[1];
+  if (error.code === 'EIO') return /^cannot \w+ (disk '|the storage of this site)/.test(error.message) ? STORAGE : OFFLINE;
+  return BY_CODE[error.code] ?? OTHER;
 }
 
 /** Shows a problem, until `hideProblem`. */

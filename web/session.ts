@@ -18,8 +18,6 @@ export interface Boot {
   base?: string | File;
   /** Wait for another tab to close the disk. */
   wait?: boolean;
-  /** Gives the waiting up. */
-  signal?: AbortSignal;
 }
 
 const BOOT_RECORD_BYTES = 512;
@@ -31,15 +29,21 @@ export class Session {
   readonly #machine: Machine;
   readonly #gauge: Gauge;
 
-  /** @throws MillraceError; NotAnImage when a new disk would not boot. Nothing is left of a new disk then. */
-  static async start(boot: Boot): Promise<Session> {
-    const disk = await open(boot);
+  /**
+   * `signal` gives it up.
+   * @throws MillraceError; NotAnImage when a new disk would not boot. Nothing is left of a new disk then.
+   */
+  static async start(boot: Boot, signal: AbortSignal): Promise<Session> {
+    const disk = await open(boot, signal);
     try {
+      signal.throwIfAborted();
       const hda = await attachDisk(disk);
       if (boot.create) checkBootRecord(boot, hda);
+      const lacking = (await disk.remaining()) > 0;
+      signal.throwIfAborted();
       const session = new Session(boot.name, disk, hda);
       // A new disk begins to stream at once; what was under way on another has been taken up by opening it.
-      if (boot.create && (await disk.remaining()) > 0) await session.#gauge.start().catch(showProblem);
+      if (boot.create && lacking) session.#gauge.start().catch(showProblem);
       return session;
     } catch (error) {
       await disk.close().catch(() => {});
@@ -55,7 +59,7 @@ export class Session {
     hda.addEventListener('error', (event) => showProblem((event as CustomEvent<MillraceError>).detail));
     hda.addEventListener('recovered', hideProblem);
     const tellSaved = (saved: boolean): void => tell(disk.persistent ? (saved ? 'All writes saved' : 'Saving…') : 'In memory: kept until this page is left');
-    hda.addEventListener('write', () => tellSaved(false));
+    hda.addEventListener('unsaved', () => tellSaved(false));
     hda.addEventListener('flushed', () => tellSaved(true));
     tellSaved(true);
     // A disk in memory has no file.
@@ -72,15 +76,13 @@ export class Session {
   async end(): Promise<void> {
     this.#gauge.end();
     await this.#machine.end();
-    try {
-      await this.#hda.close();
-    } finally {
-      await this.disk.close();
-    }
+    const [saved] = await Promise.allSettled([this.#hda.close()]);
+    const [closed] = await Promise.allSettled([this.disk.close()]);
+    for (const end of [saved, closed]) if (end.status === 'rejected') throw end.reason;
   }
 }
 
-function open({ name, create, base, wait, signal }: Boot): Promise<BrowserDisk> {
+function open({ name, create, base, wait }: Boot, signal: AbortSignal): Promise<BrowserDisk> {
   if (create) return createDisk({ overlay: name, base });
   return openDisk({ overlay: name, base, resumeJob: true, whenBusy: wait ? 'wait' : 'fail', signal });
 }

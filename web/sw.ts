@@ -14,13 +14,14 @@ interface Fetch extends Lifetime {
 /** What a service worker's global scope has that the page's types do not know. */
 const scope = self as unknown as EventTarget & { readonly clients: { claim(): Promise<void> }; readonly registration: { readonly scope: string } };
 
-const PREFIX = 'millrace-page-';
 const files: readonly string[] = __FILES__;
-const name = PREFIX + __BUILD__;
 const home = scope.registration.scope;
+/** Pages in other folders of this site have caches of their own. */
+const prefix = `millrace-page ${home} `;
+const name = prefix + __BUILD__;
 
 scope.addEventListener('install', (event) => {
-  (event as Lifetime).waitUntil(caches.open(name).then((cache) => cache.addAll(files.map((file) => new Request(new URL(file, home), { cache: 'reload' })))));
+  (event as Lifetime).waitUntil(caches.open(name).then((cache) => Promise.all(files.map((file) => keep(cache, new URL(file, home))))));
 });
 
 scope.addEventListener('activate', (event) => {
@@ -33,6 +34,13 @@ scope.addEventListener('fetch', (event) => {
   (event as Fetch).respondWith(answer(request));
 });
 
+async function keep(cache: Cache, url: URL): Promise<void> {
+  const response = await fetch(url, { cache: 'reload' });
+  if (!response.ok) throw new Error(`${url.href} answered ${response.status}`);
+  // Some servers send a page on to its address without '.html', and browsers show no kept page that was sent on.
+  await cache.put(url, response.redirected ? new Response(response.body, response) : response);
+}
+
 async function answer(request: Request): Promise<Response> {
   const cache = await caches.open(name);
   const url = new URL(request.url);
@@ -43,5 +51,5 @@ async function answer(request: Request): Promise<Response> {
 }
 
 async function forgetOldBuilds(): Promise<void> {
-  for (const other of await caches.keys()) if (other.startsWith(PREFIX) && other !== name) await caches.delete(other);
+  for (const other of await caches.keys()) if (other.startsWith(prefix) && other !== name) await caches.delete(other);
 }

@@ -16,6 +16,8 @@ import { build } from 'vite';
 export interface SiteOptions {
   /** MIME type of `.wasm`; default the right one. */
   wasmType?: string;
+  /** Pages are sent on to their addresses without `index.html` or `.html`. */
+  cleanAddresses?: boolean;
 }
 
 export interface Site {
@@ -67,7 +69,8 @@ export async function serveSite(folder: string, options: SiteOptions = {}): Prom
     }
     // What a user does in the browser's settings, by the Clear Site Data standard.
     if (path === '/clear') return void response.writeHead(204, { 'Clear-Site-Data': '"storage"' }).end();
-    if (!path.startsWith('/images/')) return sendFile(join(folder, path === '/' ? 'index.html' : path), request, response, options);
+    if (options.cleanAddresses && path.endsWith('.html')) return void response.writeHead(308, { Location: path.replace(/(index)?\.html$/, '') }).end();
+    if (!path.startsWith('/images/')) return sendFile(await pageOf(join(folder, path)), request, response, options);
     requests++;
     for (const look of [...waiting]) look();
     if (cut) return void response.destroy();
@@ -100,6 +103,12 @@ export async function serveSite(folder: string, options: SiteOptions = {}): Prom
       await rm(work, { recursive: true });
     },
   };
+}
+
+/** The file of a page, whose address may be its folder's or lack its ending. */
+async function pageOf(path: string): Promise<string> {
+  if ((await stat(path).catch(() => undefined))?.isDirectory()) return join(path, 'index.html');
+  return extname(path) === '' ? `${path}.html` : path;
 }
 
 async function sendFile(path: string, request: IncomingMessage, response: ServerResponse, options: SiteOptions): Promise<void> {

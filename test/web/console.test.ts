@@ -12,18 +12,16 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Site } from '../browser/site.ts';
 import type { Guest } from '../guest/guest.ts';
 import { guestPeers, makeGuest } from '../guest/guest.ts';
-import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { peerPath } from '../support/peer.ts';
 import { run } from '../support/run.ts';
 import type { Browser, Images } from './site.ts';
-import { DESKTOP, PHONE, serveConsole, serveGuest, startBrowser } from './site.ts';
+import { boot, DESKTOP, disks, HALTED_BYTES, haltedImage, PHONE, serveConsole, serveGuest, startBrowser } from './site.ts';
 
 const ROUND_TRIP_MS = 50;
 const BITS_PER_SECOND = 200e6;
 const BOOT_MS_MAX = 300_000;
 const COMPLETE_MS_MAX = 120_000;
-const HALTED_BYTES = 32 * 1024 * 1024;
 const NOTE = 'kept through everything';
 
 describeWithPeer([...guestPeers, 'chromium', 'seabios', 'nginx', 'qemu-img', 'debugfs', 'e2fsck'], 'the console in Chromium', () => {
@@ -199,11 +197,6 @@ describeWithPeer([...guestPeers, 'chromium', 'seabios', 'nginx', 'qemu-img', 'de
   }, COMPLETE_MS_MAX);
 });
 
-async function boot(page: Page, url: string): Promise<void> {
-  await page.getByLabel('Image URL').fill(url);
-  await page.getByRole('button', { name: 'Boot', exact: true }).click();
-}
-
 /** Deletes a disk; a machine that has it is switched off first. */
 async function remove(page: Page, name: string): Promise<void> {
   const off = page.getByRole('button', { name: 'Switch off' });
@@ -213,24 +206,10 @@ async function remove(page: Page, name: string): Promise<void> {
   await page.getByRole('button', { name: `Boot: ${name}` }).waitFor({ state: 'detached' });
 }
 
-/** An image full of data whose boot record does nothing. */
-function haltedImage(): Uint8Array {
-  const image = makeContent('random', 3, HALTED_BYTES);
-  // hlt; jmp to it; and the mark of a boot record.
-  image.set([0xf4, 0xeb, 0xfd]);
-  image.set([0x55, 0xaa], 510);
-  return image;
-}
-
 /** Uses a button of the job, and waits until its info says so. */
 async function job(page: Page, button: string, info: string): Promise<void> {
   await page.getByRole('button', { name: button }).click();
   await page.waitForFunction((info) => document.getElementById('info')!.textContent!.includes(info), info, { timeout: COMPLETE_MS_MAX });
-}
-
-/** The names in the list of disks. */
-function disks(page: Page): Promise<string[]> {
-  return page.locator('#disks h3').allTextContents();
 }
 
 /** What has the focus, or holds what has it. */

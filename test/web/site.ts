@@ -4,10 +4,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
-import type { BrowserContext } from 'playwright-core';
+import type { BrowserContext, Page } from 'playwright-core';
 import { build } from 'vite';
-import type { Site } from '../browser/site.ts';
+import type { Site, SiteOptions } from '../browser/site.ts';
 import { serveSite } from '../browser/site.ts';
+import { makeContent } from '../fixtures/content.ts';
 import type { Guest } from '../guest/guest.ts';
 import { startNginx } from '../support/nginx.ts';
 import { peerPath } from '../support/peer.ts';
@@ -17,6 +18,7 @@ import { startSlowLinkProcess } from '../support/slow-link.ts';
 const WEB = fileURLToPath(new URL('../../web/', import.meta.url));
 export const DESKTOP = { width: 1280, height: 860 } as const;
 export const PHONE = { width: 390, height: 844 } as const;
+export const HALTED_BYTES: number = 32 * 1024 * 1024;
 /** What a server must send for a page of another origin to read images: see the browser host. */
 const CORS = `location / {
   add_header Access-Control-Allow-Origin *;
@@ -60,17 +62,18 @@ export async function serveGuest(guest: Guest, roundTripMs: number, bitsPerSecon
   };
 }
 
-/** The console as it is deployed, with this image as its sample, and the guest's image beside the page where that is wanted. */
-export async function serveConsole({ sample, beside }: { sample?: { name: string; url: string }; beside?: Guest }): Promise<Site> {
+/** The console as it is deployed in `folder`, with this image as its sample, and the guest's image beside the page where that is wanted. */
+export async function serveConsole({ sample, beside, ...options }: { sample?: { name: string; url: string }; beside?: Guest } & SiteOptions): Promise<Site & { readonly folder: string }> {
   const folder = await mkdtemp(join(tmpdir(), 'millrace-console-'));
   // The test runner sets NODE_ENV, and Vite would take this for a build that is not to be deployed.
   const define = { 'import.meta.env.PROD': 'true' };
   await build({ configFile: join(WEB, 'vite.config.ts'), publicDir: false, logLevel: 'error', define, build: { outDir: folder } });
   if (sample) await writeFile(join(folder, 'samples.json'), JSON.stringify([sample]));
   if (beside) await symlink(beside.path, join(folder, beside.file));
-  const site = await serveSite(folder);
+  const site = await serveSite(folder, options);
   return {
     ...site,
+    folder,
     async stop() {
       await site.stop();
       await rm(folder, { recursive: true });
@@ -99,3 +102,21 @@ export async function startBrowser(): Promise<Browser> {
   };
 }
 
+/** An image full of data whose boot record runs `code`, and then does nothing. */
+export function haltedImage(code: readonly number[] = []): Uint8Array {
+  const image = makeContent('random', 3, HALTED_BYTES);
+  // hlt; jmp to it; and the mark of a boot record.
+  image.set([...code, 0xf4, 0xeb, 0xfd]);
+  image.set([0x55, 0xaa], 510);
+  return image;
+}
+
+export async function boot(page: Page, url: string): Promise<void> {
+  await page.getByLabel('Image URL').fill(url);
+  await page.getByRole('button', { name: 'Boot', exact: true }).click();
+}
+
+/** The names in the list of disks. */
+export function disks(page: Page): Promise<string[]> {
+  return page.locator('#disks h3').allTextContents();
+}

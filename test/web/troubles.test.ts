@@ -1,0 +1,161 @@
+/** The console where things go wrong around it, in a real Chromium with machines that run no system. */
+import { once } from 'node:events';
+import { cp, readdir, readFile, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import type { Page } from 'playwright-core';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
+import { describeWithPeer } from '../support/describe-with-peer.ts';
+import type { Browser } from './site.ts';
+import { boot, disks, HALTED_BYTES, haltedImage, serveConsole, startBrowser } from './site.ts';
+
+const START_MS_MAX = 120_000;
+/** Waits for a key, and then writes a sector in each of 24 cylinders, which are farther from one another than clusters are long. */
+const WRITER = [
+  0xb4, 0x00, 0xcd, 0x16, // mov ah, 0; int 0x16
+  0x31, 0xc0, 0x8e, 0xc0, 0xb9, 0x01, 0x20, // es = 0, cylinder 32, sector 1
+  0xb8, 0x01, 0x03, 0xbb, 0x00, 0x7c, 0xba, 0x80, 0x00, 0xcd, 0x13, // write this sector there
+  0x80, 0xc5, 0x01, 0x80, 0xfd, 0x38, 0x75, 0xed, // the next cylinder, up to 56
+];
+
+describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium', () => {
+  let site: Awaited<ReturnType<typeof serveConsole>>;
+  let browser: Browser;
+  let page: Page;
+  const complaints: string[] = [];
+
+  beforeAll(async () => {
+    site = await serveConsole({ cleanAddresses: true });
+    await writeFile(join(site.images, 'halted.raw'), haltedImage());
+    await writeFile(join(site.images, 'writer.raw'), haltedImage(WRITER));
+    browser = await startBrowser();
+  }, START_MS_MAX);
+
+  beforeEach(async () => {
+    page = await browser.context.newPage();
+    page.on('pageerror', (error) => complaints.push(String(error.stack)));
+    await page.goto(`${site.origin}/`);
+  });
+
+  afterEach(() => page.close());
+
+  afterAll(async () => {
+    await browser.close();
+    await site.stop();
+    expect(complaints).toEqual([]);
+  });
+
+  const runs = (name: string): Promise<void> => page.locator('#title').getByText(name, { exact: true }).waitFor();
+  const told = (text: string): Promise<void> => page.getByRole('alert').getByText(text).waitFor();
+  const starts = (): Promise<void> => page.locator('#screen').getByText('Booting from Hard Disk').waitFor();
+  const key = async (): Promise<void> => {
+    await starts();
+    await page.locator('#screen').focus();
+    await page.keyboard.press('Enter');
+  };
+  /** Until the page opens without a network. */
+  const offline = (): Promise<unknown> => page.evaluate(() => navigator.serviceWorker.ready.then(({ active }) => new Promise<void>((resolve) => {
+    const look = (): void => void (active!.state === 'activated' && resolve());
+    active!.onstatechange = look;
+    look();
+  })));
+
+  it('opens again from a server that sends its page on to another address, and keeps the page of another folder', async () => {
+    const next = join(site.folder, 'next');
+    for (const name of await readdir(site.folder)) await cp(join(site.folder, name), join(next, name), { recursive: true });
+    const worker = join(next, 'sw.js');
+    await writeFile(worker, (await readFile(worker, 'utf8')).replace(/[0-9a-f]{12}/, 'fedcba987654'));
+    await offline();
+    await page.goto(`${site.origin}/next/`);
+    await offline();
+    for (const folder of ['/', '/next/']) {
+      await page.goto(site.origin + folder);
+      await page.getByRole('heading', { name: 'Boot it now' }).waitFor();
+    }
+    expect(await page.evaluate(async () => Promise.all((await caches.keys()).map(async (name) => (await (await caches.open(name)).keys()).length > 5)))).toEqual([true, true]);
+  });
+
+  it('gives up a disk whose base does not answer when the user goes back, and boots another meanwhile', async () => {
+    let answer = (): void => {};
+    const held = new Promise<void>((resolve) => (answer = resolve));
+    const image = haltedImage();
+    const server = createServer(async (request, response) => {
+      await held;
+      const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '') ?? [];
+      const allow = { 'Access-Control-Allow-Origin': '*', 'Access-Control-Allow-Headers': 'Range', 'Access-Control-Expose-Headers': 'Content-Range, ETag' };
+      if (first === undefined) return void response.writeHead(204, allow).end();
+      const end = Math.min(Number(last) + 1, image.length);
+      response.writeHead(206, { ...allow, 'ETag': '"one"', 'Content-Range': `bytes ${first}-${end - 1}/${image.length}` }).end(image.subarray(Number(first), end));
+    });
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    try {
+      await boot(page, `http://127.0.0.1:${(server.address() as AddressInfo).port}/slow.raw`);
+      await page.getByText('Opening slow …').waitFor();
+      await page.getByRole('button', { name: 'Stop waiting' }).click();
+      await boot(page, `${site.origin}/images/halted.raw`);
+      await runs('halted');
+      answer();
+      await page.evaluate(async () => {
+        // The disk comes to be, and is deleted.
+        const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('millrace');
+        const until = async (there: boolean): Promise<void> => {
+          while ((await folder.getFileHandle('slow.qcow2').then(() => true, () => false)) !== there) await new Promise((resolve) => setTimeout(resolve));
+        };
+        await until(true);
+        await until(false);
+      });
+      await page.getByRole('button', { name: 'Switch off' }).click();
+      await page.getByRole('button', { name: 'Boot: halted' }).waitFor();
+      expect(await disks(page)).toEqual(['halted']);
+    } finally {
+      server.closeAllConnections();
+      server.close();
+    }
+  }, START_MS_MAX);
+
+  it('follows an address that names a disk while it is open', async () => {
+    await page.getByRole('button', { name: 'Boot: halted' }).waitFor();
+    await page.evaluate(() => void (location.hash = '#disk=halted'));
+    await runs('halted');
+  });
+
+  it('takes images by every name', async () => {
+    const image = Buffer.from(haltedImage().subarray(0, 1024 * 1024));
+    const long = '\u76d8'.repeat(80);
+    await page.setInputFiles('#file', { name: `${long}.raw`, mimeType: '', buffer: image });
+    await runs('\u76d8'.repeat(22));
+    await page.getByRole('button', { name: 'Switch off' }).click();
+    await boot(page, `${site.origin}/images/100%.raw`);
+    await page.getByText('Opening 100% …').waitFor();
+  });
+
+  it('says that the disk\u2019s worker has ended, though the guest wants nothing', async () => {
+    await boot(page, `${site.origin}/images/halted.raw`);
+    await runs('halted 2');
+    for (const worker of page.workers()) void worker.evaluate(() => self.close()).catch(() => {});
+    await told('part of the page that has the disk has ended');
+  });
+
+  it('says so when it is switched off with writes that could not be stored', async () => {
+    const protocol = await browser.context.newCDPSession(page);
+    const { usage } = await protocol.send('Storage.getUsageAndQuota', { origin: site.origin });
+    await protocol.send('Storage.overrideQuotaForOrigin', { origin: site.origin, quotaSize: usage + HALTED_BYTES / 4 });
+    await boot(page, `${site.origin}/images/writer.raw`);
+    await told('no room left in this browser');
+    await key();
+    await page.getByText('Saving\u2026').waitFor();
+    await page.getByRole('button', { name: 'Switch off' }).click();
+    await told('Not all that the machine wrote was saved');
+    await protocol.send('Storage.overrideQuotaForOrigin', { origin: site.origin });
+  }, START_MS_MAX);
+
+  it('says that the storage of a disk was cleared, and what can be done yet', async () => {
+    await boot(page, `${site.origin}/images/writer.raw`);
+    await starts();
+    await page.evaluate(() => fetch('clear'));
+    await key();
+    await told('has cleared the storage of this disk');
+  }, START_MS_MAX);
+});
