@@ -28,7 +28,9 @@ export async function renameDisk(name: string, to: string): Promise<void> {
     if (await diskExists(to)) throw new MillraceError('EEXIST', `cannot rename disk '${name}': there is a disk '${to}' already`);
     await moveDisk(name, to);
     const record = await recallDisk(name);
-    if (record) await rememberDisk(to, record).then(() => rememberDisk(to, { name: to }));
+    // Of a disk of that name whose file is gone, something may still be remembered.
+    await forgetDisk(to);
+    if (record) await rememberDisk(to, record);
     await forgetDisk(name);
   }));
 }

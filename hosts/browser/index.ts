@@ -51,8 +51,13 @@ export async function openDisk(options: BrowserOpenOptions): Promise<BrowserDisk
   const bases = base === undefined ? [] : base === null || Array.isArray(base) ? base : [base];
   const disk = await open({ create: false, options: rest, overlay, bases, wait: whenBusy === 'wait', signal });
   const job = resumeJob && typeof overlay === 'string' ? (await recallDisk(overlay))?.job : undefined;
-  if (job) await disk.stream({ ...job, nonblock: true });
-  return disk;
+  try {
+    if (job) await disk.stream({ ...job, nonblock: true });
+    return disk;
+  } catch (error) {
+    await disk.close().catch(() => {});
+    throw error;
+  }
 }
 
 interface Wanted extends Omit<Order, 'overlay' | 'bases' | 'holder'> {
@@ -62,12 +67,13 @@ interface Wanted extends Omit<Order, 'overlay' | 'bases' | 'holder'> {
 }
 
 async function open({ overlay, bases, signal, ...wanted }: Wanted): Promise<BrowserDisk> {
-  signal?.throwIfAborted();
   const name = typeof overlay === 'string' ? overlay : overlay.name ?? 'overlay';
   const early: SentEvent[] = [];
   let hear = (event: SentEvent): void => void early.push(event);
+  const aborted = (): MillraceError => new MillraceError('ABORTED', `disk '${name}' was not opened: aborted`, { cause: signal?.reason });
+  if (signal?.aborted) throw aborted();
   const link = new WorkerLink(name, (event) => hear(event));
-  const cancel = (): void => link.end(new MillraceError('ABORTED', `disk '${name}' was not opened: aborted`, { cause: signal?.reason }));
+  const cancel = (): void => link.end(aborted());
   signal?.addEventListener('abort', cancel);
   try {
     await link.watch();

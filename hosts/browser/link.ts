@@ -67,8 +67,9 @@ export class WorkerLink {
   call<T>(action: (service: Service) => Promise<T>): Promise<T> {
     if (this.#ended) return Promise.reject(this.#ended);
     return new Promise((resolve, reject) => {
+      const answer = action(this.#service);
       this.#pending.add(reject);
-      action(this.#service).then(resolve, reject).finally(() => this.#pending.delete(reject));
+      answer.then(resolve, reject).finally(() => this.#pending.delete(reject));
     });
   }
 

@@ -10,6 +10,8 @@ import { GRACE_MS } from './lock.ts';
 
 const FOLDER = 'millrace';
 const SUFFIX = '.qcow2';
+/** Of a disk that is being taken in: none yet. */
+const PART_SUFFIX = '.part';
 /** What file systems take for one name, less the suffix. */
 const ENCODED_NAME_MAX = 240;
 /** How often a copy tells how far it is. */
@@ -95,15 +97,19 @@ export async function moveDisk(name: string, to: string): Promise<void> {
 }
 
 /**
- * Puts the whole of `blob` in the place of a disk, at once: a page that is left halfway leaves nothing. `copied` is called now and then
- * with the bytes so far, and ends the copy when it rejects.
+ * Makes a disk of the whole of `blob`, at once: of a page that is left halfway no disk is left. `copied` is called now and then with the
+ * bytes so far, and ends the copy when it rejects. The caller holds the disk's lock, and there is no disk of that name.
  */
 export async function writeDisk(name: string, blob: Blob, copied: (bytes: number) => Promise<void>): Promise<void> {
-  const handle = await fileHandle(name, true);
+  const disks = await disksFolder();
+  const file = fileNameOf(name);
+  const part = file + PART_SUFFIX;
   try {
+    const handle = (await disks!.getFileHandle(part, { create: true })) as OpfsFileHandle;
     await blob.stream().pipeThrough(counting(copied)).pipeTo(await handle.createWritable());
+    await handle.move(file);
   } catch (error) {
-    await removeDisk(name).catch(() => {});
+    await disks?.removeEntry(part).catch(() => {});
     throw fileError(error, 'import', name);
   }
 }

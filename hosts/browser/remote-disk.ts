@@ -19,6 +19,8 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
   readonly persistent: boolean;
   readonly #link: WorkerLink;
   #size: number;
+  /** Calls of `stream` so far, to tell one from another. */
+  #streams = 0;
   #closing: Promise<void> | undefined;
   readonly #hidden = (): void => {
     if (document.visibilityState === 'hidden') this.#leave();
@@ -52,7 +54,8 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
   }
 
   /** `data` is the caller's again at once: one copy of it is made, and handed over. */
-  write(offset: number, data: Uint8Array): Promise<void> {
+  async write(offset: number, data: Uint8Array): Promise<void> {
+    if (data?.[Symbol.toStringTag] !== 'Uint8Array') throw new MillraceError('EINVAL', 'cannot write: data is a Uint8Array');
     return this.#call((service) => service.write(offset, handOver(data.slice())));
   }
 
@@ -76,11 +79,13 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
   async stream(options: StreamOptions = {}): Promise<StreamInfo> {
     const { signal, ...rest } = options;
     if (signal?.aborted) throw new MillraceError('ABORTED', 'cannot stream: aborted before it started', { cause: signal.reason });
-    const cancel = (): void => void this.#call((service) => service.cancelStream()).catch(() => {});
+    const number = ++this.#streams;
+    const cancel = (): void => void this.#call((service) => service.cancelStream(number)).catch(() => {});
     signal?.addEventListener('abort', cancel);
-    const started = this.#call((service) => service.stream(rest));
+    const done = (): void => signal?.removeEventListener('abort', cancel);
+    const started = this.#call((service) => service.stream(rest, number));
     // A job that goes on in the background is cancelled by the signal until it ends; then there is nothing left to cancel.
-    if (!rest.nonblock) started.finally(() => signal?.removeEventListener('abort', cancel)).catch(() => {});
+    started.then(rest.nonblock ? () => {} : done, done);
     return started;
   }
 
@@ -108,7 +113,7 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
     return this.#call((service) => service.remaining(offset, length));
   }
 
-  async *map(offset: number = 0, length: number = this.#size - offset, options?: { depth?: number }): AsyncGenerator<Extent> {
+  async *map(offset: number = 0, length: number = Math.max(0, this.#size - offset), options?: { depth?: number }): AsyncGenerator<Extent> {
     const end = offset + length;
     for (let at: number | undefined = offset; at !== undefined; ) {
       const from: number = at;

@@ -11,7 +11,8 @@ import { MillraceError } from '../errors.ts';
 import type { HttpStats } from '../http.ts';
 import { checkDiskWith, createDiskWith, openDiskWith } from '../open.ts';
 import { openBlob } from './blob.ts';
-import { rememberDisk } from './catalog.ts';
+import { forgetDisk, rememberDisk } from './catalog.ts';
+import type { RememberedJob } from './catalog.ts';
 import { hold, lockDisk } from './lock.ts';
 import type { Holder } from './lock.ts';
 import { diskExists, writeDisk } from './opfs.ts';
@@ -29,6 +30,15 @@ const EXTENTS_MAX = 4096;
 const COPY_BYTES = 4 * 1024 * 1024;
 const QCOW2_TYPE = 'application/x-qemu-disk';
 
+/** A job that is under way, until its end is told. */
+interface Job {
+  /** The page's. */
+  number: number;
+  options: RememberedJob;
+  cancel: AbortController;
+  over: (() => void)[];
+}
+
 export class DiskService {
   #runtime: BrowserRuntime | undefined;
   #disk: EngineDisk | undefined;
@@ -36,7 +46,7 @@ export class DiskService {
   #name: string | undefined;
   /** Of the nearest base. */
   #identity: string | undefined;
-  #cancel = new AbortController();
+  #job: Job | undefined;
   #missing = 0;
   #rememberedAt = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -67,6 +77,8 @@ export class DiskService {
     for (const type of EVENTS) disk.addEventListener(type, (event) => this.#heard(type, (event as CustomEvent<StreamInfo>).detail));
     const given = bases?.find((base): base is BlockSource => typeof base === 'object');
     this.#identity = given?.identity ?? runtime.identity;
+    // Of a disk of this name whose file is gone, something may still be remembered.
+    if (order.create && this.#name) await forgetDisk(this.#name);
     await this.#remember();
     return { size: disk.size, clusterSize: disk.clusterSize, persistent: runtime.persistent };
   }
@@ -110,23 +122,28 @@ export class DiskService {
     await this.#remember();
   }
 
-  /** `options` as in Disk.stream; the page's signal is `cancelStream`. The catalogue knows of the job as long as it is not done. */
-  async stream(options: StreamOptions): Promise<StreamInfo> {
-    const disk = this.#open;
-    const other = await this.#activeJob();
-    if (!other) this.#cancel = new AbortController();
-    const ended = disk.stream({ ...options, signal: other ? undefined : this.#cancel.signal });
-    // What happens to it is told below; until then it is nobody's.
-    ended.catch(() => {});
-    if (!other && (await this.#activeJob()) && this.#name) {
-      const { nonblock: _, ...job } = options;
-      await rememberDisk(this.#name, { job });
-    }
+  /**
+   * `options` as in Disk.stream; the page's signal is `cancelStream` with the same number. The catalogue knows of the job as long as it is
+   * not done.
+   */
+  async stream(options: StreamOptions, number: number): Promise<StreamInfo> {
+    const before = this.#job;
+    // It may have ended without having told so yet.
+    if (before && !(await this.#isActive()) && this.#job === before) await new Promise<void>((resolve) => before.over.push(resolve));
+    const { nonblock: _, ...remembered } = options;
+    const job: Job = { number, options: remembered, cancel: new AbortController(), over: [] };
+    const first = this.#job === undefined;
+    if (first) this.#job = job;
+    const ended = this.#open.stream({ ...options, signal: job.cancel.signal });
+    // One that is refused has no end that is told.
+    ended.catch(() => this.#jobIsOver(job));
+    if (first && (await this.#isActive()) && this.#job === job) await this.#rememberJob();
     return ended;
   }
 
-  cancelStream(): void {
-    this.#cancel.abort();
+  /** Does nothing when that job has ended. */
+  cancelStream(number: number): void {
+    if (this.#job?.number === number) this.#job.cancel.abort();
   }
 
   abort(): Promise<void> {
@@ -145,8 +162,11 @@ export class DiskService {
     return this.#open.resume();
   }
 
-  setSpeed(bytesPerSecond: number): Promise<void> {
-    return this.#open.setSpeed(bytesPerSecond);
+  async setSpeed(bytesPerSecond: number): Promise<void> {
+    await this.#open.setSpeed(bytesPerSecond);
+    if (!this.#job) return;
+    this.#job.options = { ...this.#job.options, speed: bytesPerSecond };
+    await this.#rememberJob();
   }
 
   remaining(offset?: number, length?: number): Promise<number> {
@@ -227,19 +247,29 @@ export class DiskService {
     return this.#disk;
   }
 
-  async #activeJob(): Promise<StreamInfo | undefined> {
-    const info = await this.#open.info().catch(() => undefined);
-    return info?.status === JobStatus.ACTIVE ? info : undefined;
+  #jobIsOver(job = this.#job): void {
+    if (!job || this.#job !== job) return;
+    this.#job = undefined;
+    for (const goOn of job.over) goOn();
+  }
+
+  async #isActive(): Promise<boolean> {
+    return this.#open.info().then(({ status }) => status === JobStatus.ACTIVE, () => false);
+  }
+
+  async #rememberJob(): Promise<void> {
+    if (this.#name) await rememberDisk(this.#name, { job: this.#job?.options });
   }
 
   #heard(type: DiskEvent, detail: StreamInfo): void {
+    const ended = type === 'completed' || type === 'failed';
+    if (ended) this.#jobIsOver();
     this.#missing = detail.status === JobStatus.ACTIVE ? detail.remaining : 0;
     postToPage({ millraceEvent: type, detail });
     if (performance.now() - this.#rememberedAt > REMEMBER_MS && !this.#closing) void this.#remember().catch(() => {});
-    const ended = type === 'completed' || type === 'failed';
     if (!ended || this.#closing || !this.#name) return;
     // Ordered after the record of its start, which the catalogue was given before.
-    void rememberDisk(this.#name, { job: undefined }).then(() => this.#remember()).catch(() => {});
+    void this.#rememberJob().then(() => this.#remember()).catch(() => {});
   }
 
   /** Brings the disk's record up to date. */
@@ -287,11 +317,13 @@ async function probe(runtime: BrowserRuntime, file: Blob): Promise<ImageInfo> {
 async function importImage(name: string, file: Blob, image: ImageInfo, holder: Holder, report: Report): Promise<void> {
   const lock = await lockDisk(name, { mode: 'exclusive', holder });
   try {
+    if (await diskExists(name)) throw new MillraceError('EEXIST', `there is a disk '${name}' already`);
     await writeDisk(name, file, (bytes) => report(bytes / file.size));
   } finally {
     await lock.release();
   }
   const base = image.backingFile === undefined ? undefined : { name: image.backingFile };
+  await forgetDisk(name);
   await rememberDisk(name, { size: image.virtualSize, base, lastUsed: Date.now() });
 }
 
@@ -310,6 +342,7 @@ async function importRaw(name: string, file: Blob, runtime: BrowserRuntime, repo
     await runtime.remove(name).catch(() => {});
     throw error;
   }
+  await forgetDisk(name);
   await rememberDisk(name, { size: disk.size, remaining: 0, lastUsed: Date.now() });
 }
 

@@ -192,6 +192,86 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
     expect(told.sizes.map(({ name }) => name)).not.toContain('wrong');
   });
 
+  it('takes in no file in the place of a disk, and forgets what it knew of one whose file is gone', async () => {
+    const tab = await scene.tab();
+    const told = await tab.run(async (tools) => {
+      const image = async (value: number): Promise<Blob> => {
+        const disk = await tools.createDisk({ overlay: `image ${value}`, size: 1024 * 1024 });
+        await disk.write(0, new Uint8Array([value]));
+        await disk.close();
+        return new Blob([await (await tools.exportDisk(`image ${value}`)).arrayBuffer()]);
+      };
+      const images = [await image(1), await image(2)];
+      const imports = await Promise.all(images.map((file) => tools.refusal(tools.importDisk('both', file))));
+      const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('millrace');
+      const stale = async (name: string): Promise<void> => {
+        const disk = await tools.createDisk({ overlay: name, base: '/images/base.raw' });
+        await disk.stream({ nonblock: true, speed: 65536 });
+        await disk.close();
+        await folder.removeEntry(`${name}.qcow2`);
+      };
+      for (const name of ['created', 'taken-in', 'renamed']) await stale(name);
+      await (await tools.createDisk({ overlay: 'created', size: 1024 * 1024 })).close();
+      await tools.importDisk('taken-in', images[0]);
+      await tools.renameDisk('image 2', 'renamed');
+      const known = (await tools.listDisks()).filter(({ name }) => ['created', 'taken-in', 'renamed'].includes(name));
+      return { imports: imports.map(({ code }) => code ?? 'taken in'), known: known.map(({ name, job, base, remaining }) => ({ name, job: job ?? 'none', base: base ?? 'none', remaining: remaining ?? 0 })) };
+    });
+    expect(told.imports.sort()).toEqual(['EEXIST', 'taken in']);
+    expect(told.known).toEqual(['created', 'renamed', 'taken-in'].map((name) => ({ name, job: 'none', base: 'none', remaining: 0 })));
+  });
+
+  it('ends by its signal the job that was started with it, and no other', async () => {
+    const tab = await scene.tab();
+    const told = await tab.run(async (tools) => {
+      const disk = await tools.createDisk({ overlay: 'signalled', base: '/images/base.raw' });
+      const [first, refused, second] = [new AbortController(), new AbortController(), new AbortController()];
+      // The first of two that come at once.
+      const ended = tools.refusal(disk.stream({ signal: first.signal, speed: 65536 }));
+      const busy = await tools.refusal(disk.stream({ nonblock: true, signal: refused.signal, speed: 131072 }));
+      const job = async () => (await tools.listDisks()).find(({ name }) => name === 'signalled')?.job?.speed;
+      const speeds = [await job()];
+      refused.abort();
+      await disk.setSpeed(262144);
+      speeds.push((await disk.info()).speed, await job());
+      first.abort();
+      const codes = [busy.code, (await ended).code];
+      await disk.stream({ nonblock: true, speed: 65536, length: 65536, signal: second.signal });
+      while ((await disk.info()).status === 1) await new Promise((resolve) => setTimeout(resolve, 10));
+      await disk.stream({ nonblock: true, speed: 65536 });
+      second.abort();
+      await disk.flush();
+      const { status } = await disk.info();
+      await disk.close();
+      return { speeds, codes, status };
+    });
+    expect(told).toEqual({ speeds: [65536, 262144, 262144], codes: ['EBUSY', 'ABORTED'], status: 1 });
+  });
+
+  it('refuses by name what is no data, and what was given up before, and does not keep a disk whose job cannot go on', async () => {
+    const tab = await scene.tab();
+    const told = await tab.run(async (tools) => {
+      const disk = await tools.createDisk({ overlay: 'refusals', base: '/images/base.raw' });
+      const extents = async (offset: number): Promise<void> => {
+        for await (const _ of disk.map(offset)) return;
+      };
+      const refusals = [
+        await tools.refusal(disk.write(0, 'text' as unknown as Uint8Array)), await tools.refusal(disk.write(0, undefined as unknown as Uint8Array)),
+        await tools.refusal(extents(disk.size + 1)), await tools.refusal(tools.openDisk({ overlay: 'refusals', signal: AbortSignal.abort() })),
+      ];
+      await disk.stream({ nonblock: true, speed: 65536 });
+      await disk.close();
+      refusals.push(await tools.refusal(tools.openDisk({ overlay: 'refusals', readOnly: true, resumeJob: true })));
+      await (await tools.openDisk({ overlay: 'refusals' })).close();
+      return refusals.map(({ name, code, message }) => `${name} ${code} ${message}`);
+    });
+    expect(told).toEqual([
+      'MillraceError EINVAL cannot write: data is a Uint8Array', 'MillraceError EINVAL cannot write: data is a Uint8Array',
+      expect.stringMatching(/^MillraceError EINVAL (?!.*-)/), expect.stringMatching(/^MillraceError ABORTED disk 'refusals' was not opened/),
+      expect.stringMatching(/^MillraceError EROFS/),
+    ]);
+  });
+
   it('has files, blobs, buffers and other disks as bases', async () => {
     const tab = await scene.tab();
     const told = await tab.run(async (tools) => {
