@@ -1,11 +1,11 @@
 /** Ways out of the browser for a disk, and in: with progress that can be cancelled, one transfer at a time. */
 import type { BrowserDisk, CopyOptions } from '../hosts/browser/index.ts';
-import { exportDisk, importDisk, openDisk } from '../hosts/browser/index.ts';
+import { exportDisk, importDisk, MillraceError, openDisk } from '../hosts/browser/index.ts';
 import { announce, make, part } from './dom.ts';
 import { bytes, percent } from './format.ts';
 import { showProblem } from './problems.ts';
 
-const RAW_TYPE = 'application/octet-stream';
+const FILE_TYPE = 'application/octet-stream';
 /** Until then a download has surely begun, and its address can be given back. */
 const DOWNLOAD_MS = 60_000;
 
@@ -16,10 +16,10 @@ let running: AbortController | undefined;
 /** Saves a disk as a file: `open` is the disk itself where it is in use by this page. Problems are shown. */
 export async function saveDisk(name: string, format: Format, open?: BrowserDisk): Promise<void> {
   await transfer(`Exporting ${name}.${format}`, async ({ progress, signal }) => {
-    if (format === 'qcow2') return download(`${name}.qcow2`, open ? await open.exportQcow2({ progress, signal }) : await exportDisk(name));
+    if (format === 'qcow2') return download(`${name}.qcow2`, open ? await open.exportQcow2({ progress, signal }) : await copyOf(name, progress, signal));
     const disk = open ?? (await openDisk({ overlay: name, readOnly: true }));
     try {
-      download(`${name}.raw`, await gather(disk, progress, signal));
+      download(`${name}.raw`, await gather(disk.exportRaw(), disk.size, progress, signal));
     } finally {
       if (!open) await disk.close();
     }
@@ -31,18 +31,27 @@ export async function takeDisk(name: string, file: File): Promise<void> {
   await transfer(`Importing ${file.name}, ${bytes(file.size)}`, ({ progress, signal }) => importDisk(name, file, { progress, signal }));
 }
 
-async function gather(disk: BrowserDisk, progress: (done: number) => void, signal: AbortSignal): Promise<Blob> {
+/** Of the file of a closed disk. The file itself would not do: a download goes on when the disk is at work again, and Firefox mixes the two. */
+async function copyOf(name: string, progress: (done: number) => void, signal: AbortSignal): Promise<Blob> {
+  const file = await exportDisk(name);
+  const copy = await gather(file.stream(), file.size, progress, signal);
+  const after = await exportDisk(name);
+  if (after.lastModified !== file.lastModified || after.size !== file.size) throw new MillraceError('EBUSY', `disk '${name}' was written to while it was copied: export it again`);
+  return copy;
+}
+
+async function gather(source: ReadableStream<Uint8Array>, size: number, progress: (done: number) => void, signal: AbortSignal): Promise<Blob> {
   let done = 0;
   const counted = new TransformStream<Uint8Array, Uint8Array>({
     transform(chunk, controller) {
       done += chunk.length;
-      progress(done / disk.size);
+      progress(done / size);
       controller.enqueue(chunk);
     },
   });
   // The browser keeps what it gathers on its own storage when it is large.
-  const blob = await new Response(disk.exportRaw().pipeThrough(counted, { signal }) as ReadableStream<Uint8Array<ArrayBuffer>>).blob();
-  return blob.slice(0, blob.size, RAW_TYPE);
+  const blob = await new Response(source.pipeThrough(counted, { signal }) as ReadableStream<Uint8Array<ArrayBuffer>>).blob();
+  return blob.slice(0, blob.size, FILE_TYPE);
 }
 
 async function transfer(text: string, action: (copy: Required<CopyOptions>) => Promise<void>): Promise<void> {

@@ -44,8 +44,8 @@ export async function deleteDisk(name: string): Promise<void> {
 }
 
 /**
- * The file of a disk that is not open, as `NAME.qcow2`, without copying it: it can be read until the disk is written to again. For a disk
- * that is open, see `BrowserDisk.exportQcow2`.
+ * The file of a disk that is not open, as `NAME.qcow2`, without copying it: it can be read until the disk is opened for writing again.
+ * After that Chromium fails to read it, and Firefox reads old and new bytes. For a disk that is open, see `BrowserDisk.exportQcow2`.
  * @throws MillraceError `EBUSY` while it is open, `ENOENT`.
  */
 export async function exportDisk(name: string): Promise<File> {

@@ -73,7 +73,7 @@ export async function diskNames(): Promise<string[]> {
   return names.sort();
 }
 
-/** The file of a disk as it is now: a `File` that fails to be read once the disk is written to. @throws `ENOENT` */
+/** The file of a disk as it is now. Once the disk is written to, the `File` fails to be read, or in Firefox has what was written. @throws `ENOENT` */
 export async function diskFile(name: string): Promise<File> {
   return (await fileHandle(name)).getFile().catch((error) => Promise.reject(fileError(error, 'read', name)));
 }
