@@ -54,6 +54,11 @@ export class Gauge {
     return this.#disk.stream({ nonblock: true, onError: 'stop', speed: this.#speed });
   }
 
+  /** The guest's requests succeed again: what is left is the trouble of the job, which does not go on by itself. */
+  recovered(): void {
+    if (this.#job?.paused) this.#tellError(this.#job);
+  }
+
   end(): void {
     clearInterval(this.#timer);
     this.#end.abort();
@@ -82,8 +87,12 @@ export class Gauge {
     if (type === 'resumed') announce('Streaming goes on.');
     if (type === 'paused') announce('Streaming is paused.');
     if (type === 'failed') announce(info.reason === 'aborted' ? 'Streaming was aborted; what was copied stays.' : 'Streaming has failed.');
-    if (info.error && info.reason !== 'aborted') showProblem(new MillraceError(info.error.code, info.error.message), [{ label: 'Try again', act: () => void this.#again() }]);
+    this.#tellError(info);
     void this.#look();
+  }
+
+  #tellError({ error, reason }: StreamInfo): void {
+    if (error && reason !== 'aborted') showProblem(new MillraceError(error.code, error.message), [{ label: 'Try again', act: () => void this.#again() }]);
   }
 
   #wireButtons(signal: AbortSignal): void {

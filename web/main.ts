@@ -52,6 +52,7 @@ async function boot(wanted: Boot): Promise<void> {
     opened();
     await showStart();
     showProblem(error, remediesFor(error, wanted));
+    part('problem-actions').querySelector('button')?.focus();
   }
 }
 
@@ -118,6 +119,8 @@ async function showStart(): Promise<void> {
   opening?.abort();
   opened();
   const ending = session;
+  // It is that machine's, and what is offered to be done about it is too.
+  if (ending) hideProblem();
   session = undefined;
   part('power').hidden = true;
   part('title').textContent = '';
@@ -168,7 +171,7 @@ function wire(): void {
     event.preventDefault();
     void showStart();
   });
-  part('give-up').addEventListener('click', () => void showStart());
+  part('give-up').addEventListener('click', () => void showStart().then(() => part('boot-button').focus()));
   part('off').addEventListener('click', () => void switchOff());
   const spoken = part<HTMLInputElement>('spoken');
   spoken.checked = isSpoken();

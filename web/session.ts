@@ -57,7 +57,10 @@ export class Session {
     this.disk = disk;
     this.#hda = hda;
     hda.addEventListener('error', (event) => showProblem((event as CustomEvent<MillraceError>).detail));
-    hda.addEventListener('recovered', hideProblem);
+    hda.addEventListener('recovered', () => {
+      hideProblem();
+      this.#gauge.recovered();
+    });
     const tellSaved = (saved: boolean): void => tell(disk.persistent ? (saved ? 'All writes saved' : 'Saving…') : 'In memory: kept until this page is left');
     hda.addEventListener('unsaved', () => tellSaved(false));
     hda.addEventListener('flushed', () => tellSaved(true));

@@ -49,6 +49,14 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
 
   const runs = (name: string): Promise<void> => page.locator('#title').getByText(name, { exact: true }).waitFor();
   const told = (text: string): Promise<void> => page.getByRole('alert').getByText(text).waitFor();
+  /** Of the browser's storage, to a quarter of an image more than is in use. */
+  const limitRoom = async (): Promise<{ lift(): Promise<unknown> }> => {
+    const protocol = await browser.context.newCDPSession(page);
+    const { origin } = site;
+    const { usage } = await protocol.send('Storage.getUsageAndQuota', { origin });
+    await protocol.send('Storage.overrideQuotaForOrigin', { origin, quotaSize: usage + HALTED_BYTES / 4 });
+    return { lift: () => protocol.send('Storage.overrideQuotaForOrigin', { origin }) };
+  };
   const starts = (): Promise<void> => page.locator('#screen').getByText('Booting from Hard Disk').waitFor();
   const key = async (): Promise<void> => {
     await starts();
@@ -95,6 +103,7 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
       await boot(page, `http://127.0.0.1:${(server.address() as AddressInfo).port}/slow.raw`);
       await page.getByText('Opening slow …').waitFor();
       await page.getByRole('button', { name: 'Stop waiting' }).click();
+      await page.locator('#boot-button:focus').waitFor();
       await boot(page, `${site.origin}/images/halted.raw`);
       await runs('halted');
       answer();
@@ -164,17 +173,29 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
     await told('part of the page that has the disk has ended');
   });
 
-  it('says so when it is switched off with writes that could not be stored', async () => {
-    const protocol = await browser.context.newCDPSession(page);
-    const { usage } = await protocol.send('Storage.getUsageAndQuota', { origin: site.origin });
-    await protocol.send('Storage.overrideQuotaForOrigin', { origin: site.origin, quotaSize: usage + HALTED_BYTES / 4 });
+  it('still offers to try the job again when the guest\u2019s writes succeed again', async () => {
+    const limit = await limitRoom();
     await boot(page, `${site.origin}/images/writer.raw`);
     await told('no room left in this browser');
     await key();
+    // What the guest wrote has failed now, for which there is nothing to be tried.
+    await page.getByRole('button', { name: 'Try again' }).waitFor({ state: 'detached' });
+    await limit.lift();
+    await page.getByText('All writes saved').waitFor();
+    await page.getByRole('button', { name: 'Try again' }).click();
+    await page.locator('#left').getByText('complete').waitFor();
+  }, START_MS_MAX);
+
+  it('says so when it is switched off with writes that could not be stored', async () => {
+    const limit = await limitRoom();
+    await boot(page, `${site.origin}/images/writer.raw`);
+    await told('no room left in this browser');
+    await key();
+    await page.getByRole('button', { name: 'Try again' }).waitFor({ state: 'detached' });
     await page.getByText('Saving\u2026').waitFor();
     await page.getByRole('button', { name: 'Switch off' }).click();
     await told('Not all that the machine wrote was saved');
-    await protocol.send('Storage.overrideQuotaForOrigin', { origin: site.origin });
+    await limit.lift();
   }, START_MS_MAX);
 
   it('says that the storage of a disk was cleared, and what can be done yet', async () => {
