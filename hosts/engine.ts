@@ -55,6 +55,7 @@ export const REPAIR_CRASH = 3;
 
 const Op = { read: 1, write: 2, flush: 3, truncate: 4, discard: 5, decompress: 6, take: 7, give: 8, done: 9, holes: 10 } as const;
 const FLAG_BACKGROUND = 1;
+const FLAG_JOBS = 2;
 const SUBMISSION_WORDS = 12;
 const COMPLETION_WORDS = 4;
 const TWO_TO_32 = 4294967296;
@@ -108,7 +109,7 @@ export class Engine {
   /** Texts of header pages, by image, position and length. */
   readonly #texts = new Map<string, string>();
   /** The reads of bases under way: one signal for all of them would gather a listener from each. */
-  readonly #baseReads = new Map<AbortController, { background: boolean }>();
+  readonly #baseReads = new Map<AbortController, { isJobs: boolean }>();
   /** Why bases are read no more. */
   #basesLeft: MillraceError | undefined;
   #nextTag = 1;
@@ -175,9 +176,9 @@ export class Engine {
     });
   }
 
-  /** Cancels the reads of bases that only the job waits for. */
+  /** Cancels the reads of bases that are the job's. */
   cancelBackground(): void {
-    for (const [controller, { background }] of this.#baseReads) if (background) controller.abort(new MillraceError('ABORTED', 'the job was aborted'));
+    for (const [controller, { isJobs }] of this.#baseReads) if (isJobs) controller.abort(new MillraceError('ABORTED', 'the job was aborted'));
   }
 
   /** Cancels all reads of bases, those to come as well: a server that does not answer holds up nobody then. */
@@ -310,7 +311,7 @@ export class Engine {
     try {
       const result = op === Op.take ? this.#take(request, offset, bytes)
         : op === Op.decompress ? this.#codec.inflate(COMPRESSIONS[file], bytes, new Uint8Array(this.#memory, words[entry + 8], words[entry + 9]))
-        : this.#io(op, this.#files[file], offset, length, bytes, (flags & FLAG_BACKGROUND) !== 0);
+        : this.#io(op, this.#files[file], offset, length, bytes, flags);
       if (result === undefined) this.#complete(tag, 0);
       else result.then(() => this.#completeLater(tag), (error) => this.#completeLater(tag, error));
     } catch (error) {
@@ -323,7 +324,7 @@ export class Engine {
     if (data) into.set(data.subarray(offset, offset + into.length));
   }
 
-  #io(op: number, file: BlockSource | BlockFile | undefined, offset: number, length: number, bytes: Uint8Array, background: boolean): void | Promise<void> {
+  #io(op: number, file: BlockSource | BlockFile | undefined, offset: number, length: number, bytes: Uint8Array, flags: number): void | Promise<void> {
     if (!file) throw new MillraceError('ECLOSED', 'the image has been closed');
     if (op === Op.holes) return mapHoles(file, offset, bytes, this.clock);
     if (op === Op.read) {
@@ -332,7 +333,7 @@ export class Engine {
       if (present < bytes.length) bytes.fill(0, present);
       if (present === 0) return;
       const into = bytes.subarray(0, present);
-      return file === this.#files[OVERLAY] ? file.read(offset, into, { background }) : this.#readBase(file, offset, into, background);
+      return file === this.#files[OVERLAY] ? file.read(offset, into, { background: (flags & FLAG_BACKGROUND) !== 0 }) : this.#readBase(file, offset, into, flags);
     }
     const target = file as BlockFile;
     if (op === Op.write) return target.write(offset, bytes);
@@ -341,12 +342,12 @@ export class Engine {
     return target.discard?.(offset, length);
   }
 
-  #readBase(file: BlockSource, offset: number, into: Uint8Array, background: boolean): void | Promise<void> {
+  #readBase(file: BlockSource, offset: number, into: Uint8Array, flags: number): void | Promise<void> {
     if (this.#basesLeft) throw this.#basesLeft;
     const controller = new AbortController();
-    const reading = file.read(offset, into, { signal: controller.signal, background });
+    const reading = file.read(offset, into, { signal: controller.signal, background: (flags & FLAG_BACKGROUND) !== 0 });
     if (reading === undefined) return undefined;
-    this.#baseReads.set(controller, { background });
+    this.#baseReads.set(controller, { isJobs: (flags & FLAG_JOBS) !== 0 });
     return reading.finally(() => this.#baseReads.delete(controller));
   }
 

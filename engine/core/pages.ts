@@ -5,8 +5,8 @@
 // are is kept in pages as well, at positions that no file reaches.
 import { OVERLAY, imageOf } from './image';
 import { CLEAN_PAGES_MIN, HOLE_BLOCK_BITS, PAGE_BYTES, PAGE_MASK, SECTOR_BITS, SECTOR_BYTES } from '../limits';
-import { OP_HOLES, OP_READ, ioBegin, slot } from './ring';
-import { KIND_GROW, KIND_WRITEBACK, ON_WRITEBACK, ON_PAGE, ON_SLOT, Task, wakePage, wakeTurns } from './task';
+import { FLAG_JOBS, OP_HOLES, OP_READ, ioBegin, slot } from './ring';
+import { KIND_GROW, KIND_WRITEBACK, ON_WRITEBACK, ON_PAGE, ON_SLOT, Task, isJobs, wakePage, wakeTurns } from './task';
 
 /**
  * The order in which changes reach the disk: every stage is on stable storage before the next is written. First the mark that the
@@ -267,6 +267,8 @@ function loadPage(t: Task | null, page: Page, image: u32, start: u64): bool {
     if (t !== null) t.waits = ON_SLOT;
     return false;
   }
+  // Ahead of the copies' data, without which the job can do; but not without the tables.
+  if (t === null || isJobs(t)) s.flags = FLAG_JOBS;
   slot(s.tag).page = changetype<usize>(page);
   if (bytes < PAGE_BYTES) memory.fill(page.frame + bytes, 0, PAGE_BYTES - bytes);
   page.state = LOADING;

@@ -23,6 +23,8 @@ export const OP_HOLES: u32 = 10;
 
 /** Submission flag: nobody but the job waits for it. */
 export const FLAG_BACKGROUND: u32 = 1;
+/** Submission flag: it is for the job, and may be cancelled when that is aborted. Guests that have come to wait for it try again. */
+export const FLAG_JOBS: u32 = 2;
 
 /** A submission queue entry. */
 @unmanaged
@@ -138,7 +140,7 @@ export function ioBegin(task: Task | null, op: u32, file: u32, offset: u64, leng
   s.tag = <u32>((changetype<usize>(io) - slots) / offsetof<Io>());
   s.op = op;
   s.file = file;
-  s.flags = task !== null && isJobs(task) ? FLAG_BACKGROUND : 0;
+  s.flags = task !== null && isJobs(task) ? FLAG_BACKGROUND | FLAG_JOBS : 0;
   s.offset = offset;
   s.length = length;
   s.address = <u32>address;

@@ -2,7 +2,7 @@
 // must wait, and is run again when what it waits for has come; its progress is in its fields, so that running it again is harmless.
 import { arenaBytes, arenaFreeBytes, arenaGive, arenaTake, arenaTakeAhead } from './arena';
 import { CHUNK_CLUSTERS_MAX, GUEST_MEMORY_SHARE, TASKS_MAX } from '../limits';
-import { R_HOST } from '../errors';
+import { ABORTED, R_HOST } from '../errors';
 
 /** What a run of a task returns. */
 export const DONE: i32 = 0;
@@ -52,9 +52,9 @@ export const COPY_OF_JOB: u64 = 0;
 export const COPY_AHEAD: u64 = 1;
 export const COPY_OF_ZEROES: u64 = 2;
 
-/** Whether nobody but the job waits for a task; for what is read ahead, a guest is expected to. */
+/** Whether a task is the job itself or one of its copies; for what is read ahead, a guest is expected to wait. */
 export function isJobs(t: Task): bool {
-  return t.background && t.argument != COPY_AHEAD;
+  return t.kind == KIND_STREAM || (t.background && t.argument != COPY_AHEAD);
 }
 
 export const UNLOCKED: u32 = 0;
@@ -329,12 +329,15 @@ export function wake(on: u32): void {
   }
 }
 
-/** Makes the tasks that wait for a page ready, failing them if it could not be read. */
+/**
+ * Makes the tasks that wait for a page ready, failing them if it could not be read. Where it was cancelled with the job, others who
+ * wait for it try again.
+ */
 export function wakePage(page: usize, error: i32, image: u32, offset: u64, detail: u32): void {
   for (let i: u32 = 0; i < TASKS_MAX; i++) {
     const t = taskAt(i);
     if (t.kind == KIND_NONE || !(t.waits & ON_PAGE) || (t.page != page && t.page != 0)) continue;
-    if (error && t.page == page) failOfHost(t, error, image, offset, detail);
+    if (error && t.page == page && (error != ABORTED || isJobs(t))) failOfHost(t, error, image, offset, detail);
     ready(t);
   }
 }

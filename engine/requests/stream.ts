@@ -4,7 +4,7 @@ import { arenaBytes, arenaFreeBytes } from '../core/arena';
 import { now } from '../core/clock';
 import { guestAtWork } from '../core/guest';
 import { backingForget, referToBacking, writeBackingAhead } from '../tables/backing';
-import { ENOSPC, R_FLUSH_LOST, R_NOT_A_BASE, R_RANGE } from '../errors';
+import { ABORTED, ENOSPC, R_FLUSH_LOST, R_NOT_A_BASE, R_RANGE } from '../errors';
 import { scratchFor } from '../data/gather';
 import { basesEnd, clusterBytes, imageCount, imagesDropped, l2Span, overlay } from '../core/image';
 import {
@@ -143,7 +143,9 @@ function failedStep(t: Task, j: Job): i32 {
   if (t.pending) return wait(t, ON_IO);
   // Once a flush has failed, no resume makes it good.
   const pauses = pausesOn(j, t.error) && t.reason != R_FLUSH_LOST;
-  if (!j.error || pauses) noteError(t, j);
+  // What an abort has cancelled is no error of the job.
+  const cancelled = j.aborted && t.error == ABORTED;
+  if ((!j.error || pauses) && !cancelled) noteError(t, j);
   t.error = 0;
   t.flushStep = 0;
   t.cursor = 0;

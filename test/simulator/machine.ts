@@ -14,7 +14,7 @@ const Op = { read: 1, write: 2, flush: 3, truncate: 4, discard: 5, decompress: 6
 const OP_NAMES = ['', 'READ', 'WRITE', 'FLUSH', 'TRUNCATE', 'DISCARD', 'DECOMPRESS', 'TAKE', 'GIVE', 'DONE', 'HOLES'];
 export const Code = { ok: 0, invalid: 1, noSpace: 3, io: 4, corrupt: 7, unsupported: 8, aborted: 12 } as const;
 
-const FLAG_BACKGROUND = 1;
+const FLAG_JOBS = 2;
 const PAGE_BYTES = 65536;
 /** What one bit of a map of holes stands for. */
 const HOLE_BLOCK_BYTES = 4096;
@@ -82,7 +82,7 @@ interface InFlight {
   file: number;
   offset: number;
   data: Uint8Array;
-  background: boolean;
+  isJobs: boolean;
 }
 
 /** Where a machine's events go. */
@@ -210,10 +210,10 @@ export class Machine {
     must(this.exports.setBacking(name.length, format.length, 0) !== 0, 'the name of a base is taken');
   }
 
-  /** The background reads in flight are cancelled, as a host does when its job is aborted: some end at once. */
+  /** The job's reads in flight are cancelled, as a host does when its job is aborted: some end at once. */
   cancelBackground(): void {
     for (const [tag, io] of this.#inFlight) {
-      if (!io.background || io.op !== Op.read || io.file === 0 || this.#random.next() % 4 === 0) continue;
+      if (!io.isJobs || io.op !== Op.read || io.file === 0 || this.#random.next() % 4 === 0) continue;
       this.#inFlight.delete(tag);
       this.injected++;
       io.data.fill(0xcc);
@@ -286,7 +286,7 @@ export class Machine {
     if (op === Op.give) return this.#give(request, offset, data);
     must(!this.#inFlight.has(tag), 'a tag is used once at a time');
     must(op === Op.read || op === Op.decompress || op === Op.take || op === Op.holes || file === 0, 'only the overlay is changed');
-    this.#inFlight.set(tag, { op, file, offset, data, background: (flags & FLAG_BACKGROUND) !== 0 });
+    this.#inFlight.set(tag, { op, file, offset, data, isJobs: (flags & FLAG_JOBS) !== 0 });
     if (op === Op.write) this.onWrite(offset, length);
     const mark = this.#overlay.mark();
     if (op === Op.take) return this.#ends(tag, 0, () => this.#take(request, offset, data));
