@@ -136,7 +136,8 @@ function differenceBetween(version: Version, known: Version): string | undefined
   if (version.size !== known.size) return `its size was ${known.size} bytes and is ${version.size}`;
   const field = validatorsOf(known).find((field) => version[field] !== undefined && version[field] !== known[field]);
   if (field === undefined) return undefined;
-  return `its ${field === 'etag' ? 'ETag' : 'Last-Modified'} was ${known[field]} and is ${version[field]}`;
+  // Of a mirror, or a node behind a balancer, that has the same bytes, too: that cannot be told from a change.
+  return `its ${field === 'etag' ? 'ETag' : 'Last-Modified'} was ${known[field]} and is ${version[field]}, or another server answers here: then give the URL of one`;
 }
 
 /** 200 is the whole object: a server that ignores Range, or one that saw by If-Range that the object changed. Or there are no bytes. */
