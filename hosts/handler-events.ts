@@ -37,7 +37,8 @@ export function answerEvents(request: Request, disk: Disk): Response {
     },
     cancel: () => stop(),
   });
-  return new Response(body, { headers: { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' } });
+  // nginx would keep small answers back until they are large ones.
+  return new Response(body, { headers: { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store', 'X-Accel-Buffering': 'no' } });
 }
 
 function eventText(type: string, info: StreamInfo): string {

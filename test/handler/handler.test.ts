@@ -11,6 +11,7 @@ import { createDisk, openHttp } from '../../hosts/node/index.ts';
 import { serve } from '../../hosts/node/serve.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
+import { startNginx } from '../support/nginx.ts';
 import { convertImage, compare } from '../support/qemu.ts';
 
 const MIB = 1024 * 1024;
@@ -124,6 +125,17 @@ describeWithPeer(['qemu-img', 'qemu-curl'], 'a served disk, read by QEMU', () =>
     // With several requests in flight, QEMU 7.2 hangs now and then, with any server.
     await convertImage(`${url}/disks/vda/data`, join(folder, 'qemu.qcow2'), { from: 'raw', coroutines: 1 });
     expect((await compare(join(folder, 'qemu.qcow2'), join(folder, 'copy.qcow2'), { formatA: 'qcow2', formatB: 'qcow2' })).identical).toBe(true);
+  }));
+});
+
+describeWithPeer(['nginx'], 'a served disk behind nginx', () => {
+  it('tells its events at once', () => served({}, async (_, url) => {
+    const nginx = await startNginx({ root: folder, extra: `location /disks/ { proxy_pass ${url}; }` });
+    const answer = await fetch(`${nginx.url}/disks/vda/events`, { headers: { Authorization: `Bearer ${TOKEN}` } });
+    const events = answer.body!.getReader();
+    expect((await events.read()).done).toBe(false);
+    await events.cancel();
+    await nginx.stop();
   }));
 });
 
