@@ -14,6 +14,8 @@ const PART_BYTES = 1024 * 1024;
 const PARTS_MAX = 16;
 const LOADS_IN_FLIGHT = 4;
 const PUTS_IN_FLIGHT = 4;
+/** As many keys as a bucket deletes at once. */
+const DELETED_MAX = 1000;
 /** Repetitions of what the bucket has refused: it takes one write a second to a key, and says so by an error; others pass as well. */
 const RETRIES = 6;
 /** As many connections as an edge has, less one for the guest. */
@@ -82,11 +84,13 @@ export async function openBucketFile(bucket: Bucket, name: string, { readOnly = 
   }
 }
 
-/** Removes an overlay and all of its parts. */
+/** Removes an overlay and all of its parts; the manifest last, which tells how many there are. */
 export async function removeBucketFile(bucket: Bucket, name: string): Promise<void> {
   const size = (await manifestOf(bucket, name))?.size ?? 0;
-  await bucket.delete(Array.from({ length: Math.ceil(size / PART_BYTES) }, (_, number) => keyOf(name, number)));
-  await bucket.delete(`${name}/manifest`);
+  const keys = [...Array.from({ length: Math.ceil(size / PART_BYTES) }, (_, number) => keyOf(name, number)), `${name}/manifest`];
+  for (let at = 0; at < keys.length; at += DELETED_MAX) {
+    await patiently(`remove 'r2:${name}'`, () => bucket.delete(keys.slice(at, at + DELETED_MAX)));
+  }
 }
 
 async function manifestOf(bucket: Bucket, name: string): Promise<Manifest & { etag: string } | undefined> {

@@ -1,6 +1,6 @@
 /** Images in a bucket that is slow, busy or failing: a bucket in memory, which answers when and how each case says. */
 import { afterEach, expect, it, vi } from 'vitest';
-import { keyBeside, openBucketFile, openBucketSource } from '../../hosts/edge/bucket.ts';
+import { keyBeside, openBucketFile, openBucketSource, removeBucketFile } from '../../hosts/edge/bucket.ts';
 import type { Bucket } from '../../hosts/edge/platform.ts';
 
 const MIB = 1 << 20;
@@ -17,7 +17,7 @@ class MemoryBucket {
   /** What was asked: `get KEY`, `put KEY`. */
   readonly asked: string[] = [];
   /** Runs before an object is read, and before one is written and after it. */
-  hooks: { get?(key: string): unknown; put?(key: string): unknown; wasPut?(key: string): unknown } = {};
+  hooks: { get?(key: string): unknown; put?(key: string): unknown; wasPut?(key: string): unknown; delete?(keys: string[]): void } = {};
 
   async head(key: string): Promise<unknown> {
     const object = this.#objects.get(key);
@@ -30,6 +30,18 @@ class MemoryBucket {
     const object = this.#objects.get(key);
     const { offset, length } = options?.range ?? { offset: 0, length: object?.bytes.length ?? 0 };
     return object ? { size: object.bytes.length, etag: object.etag, arrayBuffer: async () => object.bytes.slice(offset, offset + length).buffer } : null;
+  }
+
+  /** No more at once than R2 deletes. */
+  async delete(keys: string[]): Promise<void> {
+    this.asked.push(`delete ${keys.length}`);
+    if (keys.length > 1000) throw new Error('delete: too many keys');
+    this.hooks.delete?.(keys);
+    for (const key of keys) this.#objects.delete(key);
+  }
+
+  get keys(): string[] {
+    return [...this.#objects.keys()];
   }
 
   async put(key: string, value: string | Uint8Array, options?: { onlyIf?: { etagMatches?: string } }): Promise<unknown> {
@@ -174,6 +186,21 @@ it('has no write under way any more when a flush has failed: done late, it would
   await flushing;
   expect(failed).toMatchObject({ code: 'EIO', message: expect.stringMatching(/cannot write 'r2:o': .*\(10001\) \(7 attempts\)/) });
   await file.close();
+});
+
+it('is removed with all of its parts, however many, the manifest last', async () => {
+  const bucket = new MemoryBucket();
+  await (await overlayOf(bucket, 3)).close();
+  await bucket.put('o/manifest', JSON.stringify({ size: 2500 * MIB, writer: 'gone' }));
+  await bucket.put('o/00002499', sector(1));
+  const once = failingOnce(['delete']);
+  const left: boolean[] = [];
+  bucket.hooks.delete = () => {
+    left.push(bucket.keys.includes('o/manifest'));
+    once('delete');
+  };
+  await removeBucketFile(given(bucket), 'o');
+  expect([bucket.keys, left]).toEqual([[], [true, true, true, true]]);
 });
 
 it('has bases beside it under keys as they are recorded', () => {
