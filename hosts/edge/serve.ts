@@ -18,9 +18,10 @@ const ALARM_MS = 60_000;
 const PAUSE_MS = 1000;
 /** A job whose disk cannot be opened (its base is out of reach, say) is tried again after a pause that doubles each time: most of a day in all. */
 const TRIES_MAX = 17;
-/** Jobs that go on, and disks whose overlay is being made: what there is of it is no image before all of it is there. */
+/** Jobs that go on, what became of the last ones, and disks whose overlay is being made: it is no image before all of it is there. */
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS millrace_jobs (device TEXT PRIMARY KEY, options TEXT NOT NULL, tries INTEGER NOT NULL);
+  CREATE TABLE IF NOT EXISTS millrace_ends (device TEXT PRIMARY KEY, info TEXT NOT NULL);
   CREATE TABLE IF NOT EXISTS millrace_unmade (device TEXT PRIMARY KEY);
 `;
 
@@ -55,14 +56,18 @@ export function serveDisks(state: ObjectState, options: ServeDisksOptions): Serv
   const handler = createHandler({ ...options, disks: (device) => disks.get(device) });
   return {
     async fetch(request) {
-      const [, device, call] = /^\/disks\/([^/]+)\/(stream|abort)$/.exec(new URL(request.url).pathname) ?? [];
+      const [, name, call] = /^\/disks\/([^/]+)\/(stream|abort|info)$/.exec(new URL(request.url).pathname) ?? [];
       const asked = call === 'stream' && request.method === 'POST' ? request.clone() : undefined;
       const response = await handler(request);
+      if (name === undefined || [401, 403].includes(response.status)) return response;
+      const device = nameOf(name);
       // 202 is told of a job that goes on; it was checked by now.
-      if (asked && response.status === 202) await disks.keep(nameOf(device!), await asked.text());
-      // Of a disk that cannot be opened, too: its job waits for that. Nobody has been refused entry by now.
-      if (call === 'abort' && request.method === 'POST' && ![401, 403].includes(response.status)) disks.forget(nameOf(device!));
-      return response;
+      if (asked && response.status === 202) await disks.keep(device, await asked.text());
+      else if (asked) await disks.noteEnd(device);
+      // Of a disk that cannot be opened, too: its job waits for that.
+      if (call === 'abort' && request.method === 'POST') await disks.forget(device);
+      const end = call === 'info' && response.status === 404 ? disks.lastEnd(device) : undefined;
+      return end === undefined ? response : new Response(end, { headers: response.headers });
     },
     alarm: () => disks.goOn(),
   };
@@ -151,13 +156,29 @@ class DiskTable {
 
   async keep(device: string, options: string): Promise<void> {
     this.#pausedUntil.delete(device);
+    this.#storage.sql.exec('DELETE FROM millrace_ends WHERE device = ?', device);
     this.#storage.sql.exec('INSERT OR REPLACE INTO millrace_jobs (device, options, tries) VALUES (?, ?, 0)', device, options);
     await this.#storage.setAlarm(Date.now() + PAUSE_MS);
   }
 
-  forget(device: string): void {
+  async forget(device: string): Promise<void> {
     this.#pausedUntil.delete(device);
     this.#storage.sql.exec('DELETE FROM millrace_jobs WHERE device = ?', device);
+    await this.noteEnd(device);
+  }
+
+  /** Keeps what became of the disk's last job: the object may be lost before anybody has asked. */
+  async noteEnd(device: string): Promise<void> {
+    const disk = await this.#open.get(device)?.catch(() => undefined);
+    const info = disk && await infoOf(disk);
+    if (!info || info.status === JobStatus.ACTIVE) return;
+    this.#storage.sql.exec('INSERT OR REPLACE INTO millrace_ends (device, info) VALUES (?, ?)', device, JSON.stringify(info));
+  }
+
+  /** As JSON. */
+  lastEnd(device: string): string | undefined {
+    const [end] = this.#storage.sql.exec('SELECT info FROM millrace_ends WHERE device = ?', device).toArray() as { info: string }[];
+    return end?.info;
   }
 
   /** Stays with the jobs for a while, starts again those that were lost with the object, and comes back for what is left, or has come meanwhile. */
@@ -198,7 +219,7 @@ class DiskTable {
       await this.#takeUp(device, disk);
       await untilEnd(disk);
     }
-    this.forget(device);
+    await this.forget(device);
   }
 }
 

@@ -144,6 +144,9 @@ describe('a job whose object is gone, asked for before any alarm', () => {
       await whenStarted(async (tell) => {
         expect(await tell('info')).toMatchObject({ status: 1, speed: 7777777 });
         expect(await tell('abort', 'POST')).toMatchObject({ status: 2, reason: 'aborted' });
+      });
+      await whenStarted(async (tell) => {
+        expect(await tell('info')).toMatchObject({ status: 2, reason: 'aborted', speed: 7777777 });
         expect(await tell('stream', 'POST', '{"nonblock":true}')).toMatchObject({ status: 1 });
       });
       away = true;
@@ -238,7 +241,11 @@ describe('a disk whose object is gone', () => {
         expect(await streamed.json()).toMatchObject({ status: 0, remaining: 0 });
       });
       const requests = signed.ranges.length;
-      await whenStarted((machine) => read(machine, 5 * MIB));
+      await whenStarted(async (machine) => {
+        const info = await machine.dispatchFetch('http://edge/disks/vda/info', { headers });
+        expect([info.status, await info.json()]).toMatchObject([200, { status: 0, remaining: 0, length: CONTENT.length }]);
+        await read(machine, 5 * MIB);
+      });
       expect(signed.ranges.length).toBe(requests);
     } finally {
       await signed.stop();
