@@ -1,11 +1,14 @@
 /**
- * What can go wrong with one request, and whether and when it is asked again: exponential backoff with full jitter, limited in count
+ * What can go wrong with one request, and whether and when it is asked again: exponential backoff, half of it by chance, limited in count
  * and in time. It sends nothing itself.
  */
 import type { ErrorCode } from './errors.ts';
 import { redactText } from './http-address.ts';
 
-/** Bounds of the random wait before the first repetition; each further one doubles the upper bound up to the maximum. */
+/**
+ * The longest wait before the first repetition; each further one doubles it up to the maximum. No wait is shorter than half of that: a
+ * server that is away for seven seconds is outlasted by six repetitions, of each of the requests that it has cut off.
+ */
 const BACKOFF_FIRST_MS = 250;
 const BACKOFF_MAX_MS = 16_000;
 /** A server that asks for more patience than this is asked again earlier than it wishes. */
@@ -83,7 +86,7 @@ export class RetryBudget {
     this.#failures++;
     if (this.#failures > this.#retries) return undefined;
     const boundMs = Math.min(BACKOFF_FIRST_MS * 2 ** (this.#failures - 1), BACKOFF_MAX_MS);
-    const waitMs = Math.max(this.#chance.random() * boundMs, failure.retryAfterMs ?? 0);
+    const waitMs = Math.max((boundMs / 2) * (1 + this.#chance.random()), failure.retryAfterMs ?? 0);
     return this.#chance.now() + waitMs - this.#sinceMs > RETRY_TIME_MAX_MS ? undefined : waitMs;
   }
 }

@@ -78,7 +78,7 @@ function failingOnce(operations: readonly string[], failed = new Set<string>()):
   };
 }
 
-afterEach(() => { vi.restoreAllMocks(); });
+afterEach(() => { vi.useRealTimers(); });
 
 it('a write to a part that is being given up for its room is not lost', async () => {
   for (let turns = 0; turns < TURNS_MAX; turns++) {
@@ -165,7 +165,7 @@ it('is another writer\'s when that has written the manifest', async () => {
 });
 
 it('has no write under way any more when a flush has failed: done late, it would undo that of the next one', async () => {
-  vi.spyOn(Math, 'random').mockReturnValue(0);
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] });
   const bucket = new MemoryBucket();
   const file = await overlayOf(bucket, 2);
   for (const part of [0, 1]) await file.write(part * MIB, sector(9));
@@ -179,7 +179,10 @@ it('has no write under way any more when a flush has failed: done late, it would
   };
   let failed: unknown;
   const flushing = Promise.resolve(file.flush()).catch((error: unknown) => (failed = error));
-  while (refusals < 7) await turn();
+  while (refusals < 7) {
+    await turn();
+    await vi.advanceTimersToNextTimerAsync();
+  }
   for (let turns = 0; turns < TURNS_MAX; turns++) await turn();
   expect(failed).toBeUndefined();
   store();

@@ -221,22 +221,21 @@ describe('the budget', () => {
   const budget = (retries: number, random: number, clock = { ms: 0 }): RetryBudget =>
     new RetryBudget(retries, { now: () => clock.ms, random: () => random });
 
-  test('doubles the bound of the random wait up to a maximum', () => {
-    const half = budget(9, 0.5);
-    const waits = Array.from({ length: 9 }, () => half.next(passing, 0));
-    expect(waits).toEqual([125, 250, 500, 1000, 2000, 4000, 8000, 8000, 8000]);
-    expect(half.next(passing, 0)).toBeUndefined();
-    expect(budget(1, 0).next(passing, 0)).toBe(0);
+  test('doubles the wait up to a maximum, and leaves half of it to chance', () => {
+    const most = budget(9, 1);
+    expect(Array.from({ length: 10 }, () => most.next(passing, 0))).toEqual([250, 500, 1000, 2000, 4000, 8000, 16_000, 16_000, 16_000, undefined]);
+    const least = budget(9, 0);
+    expect(Array.from({ length: 9 }, () => least.next(passing, 0))).toEqual([125, 250, 500, 1000, 2000, 4000, 8000, 8000, 8000]);
   });
 
   test('waits as long as the server asks', () => {
     const patient = new Failure('EIO', 'busy', { transient: true, retryAfterMs: 7000 });
-    expect(budget(1, 0.5).next(patient, 0)).toBe(7000);
+    expect(budget(1, 0).next(patient, 0)).toBe(7000);
   });
 
   test('ends two minutes after the last progress', () => {
     const clock = { ms: 0 };
-    const limited = budget(99, 0.5, clock);
+    const limited = budget(99, 0, clock);
     expect(limited.next(passing, 0)).toBe(125);
     clock.ms = 119_000;
     expect(limited.next(passing, 0)).toBe(250);
