@@ -28,7 +28,7 @@ export class Alarms {
   async fetch(request: Request): Promise<Response> {
     const { pathname } = new URL(request.url);
     // As an object leaves it that was evicted after some alarms in vain.
-    if (pathname === '/lost') this.#state.storage.sql.exec("INSERT INTO millrace_jobs (device, options, tries) VALUES ('lost', '', 5)");
+    if (pathname === '/lost') this.#state.storage.sql.exec("INSERT INTO millrace_jobs (device, options, tries) VALUES ('lost', '', 10)");
     if (pathname !== '/lost' && pathname !== '/alarm') return this.#served.fetch(request);
     this.#nextMs = undefined;
     if (pathname === '/alarm') await this.#served.alarm();
