@@ -86,8 +86,8 @@ export async function diskExists(name: string): Promise<boolean> {
 }
 
 export async function removeDisk(name: string): Promise<void> {
-  const disks = await disksFolder();
-  await disks?.removeEntry(fileNameOf(name)).catch((error) => Promise.reject(fileError(error, 'delete', name)));
+  const disks = await folderOf(name);
+  await disks.removeEntry(fileNameOf(name)).catch((error) => Promise.reject(fileError(error, 'delete', name)));
 }
 
 /** Gives a disk another name, which no disk has. */
@@ -101,15 +101,15 @@ export async function moveDisk(name: string, to: string): Promise<void> {
  * bytes so far, and ends the copy when it rejects. The caller holds the disk's lock, and there is no disk of that name.
  */
 export async function writeDisk(name: string, blob: Blob, copied: (bytes: number) => Promise<void>): Promise<void> {
-  const disks = await disksFolder();
+  const disks = await folderOf(name);
   const file = fileNameOf(name);
   const part = file + PART_SUFFIX;
   try {
-    const handle = (await disks!.getFileHandle(part, { create: true })) as OpfsFileHandle;
+    const handle = (await disks.getFileHandle(part, { create: true })) as OpfsFileHandle;
     await blob.stream().pipeThrough(counting(copied)).pipeTo(await handle.createWritable());
     await handle.move(file);
   } catch (error) {
-    await disks?.removeEntry(part).catch(() => {});
+    await disks.removeEntry(part).catch(() => {});
     throw fileError(error, 'import', name);
   }
 }
@@ -125,9 +125,15 @@ function counting(copied: (bytes: number) => Promise<void>): TransformStream<Uin
   });
 }
 
-async function fileHandle(name: string, create = false): Promise<OpfsFileHandle> {
+/** Where a disk is, if there is one of that name. */
+async function folderOf(name: string): Promise<FileSystemDirectoryHandle> {
   const disks = await disksFolder();
   if (!disks) throw new MillraceError('ENOENT', `there is no disk '${name}': the browser gives this page no storage`);
+  return disks;
+}
+
+async function fileHandle(name: string, create = false): Promise<OpfsFileHandle> {
+  const disks = await folderOf(name);
   try {
     return (await disks.getFileHandle(fileNameOf(name), { create })) as OpfsFileHandle;
   } catch (error) {

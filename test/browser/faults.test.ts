@@ -299,12 +299,12 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
       const file = await tools.refusal(disk.exportQcow2());
       const report = await disk.check();
       await disk.close();
-      return { persistent: disk.persistent, bytes: [...bytes], raw: raw.byteLength, file, report, list: await tools.listDisks(), again: await tools.refusal(tools.openDisk({ overlay: 'fleeting' })) };
+      return { persistent: disk.persistent, bytes: [...bytes], raw: raw.byteLength, file, report, list: await tools.listDisks(), again: await tools.refusal(tools.openDisk({ overlay: 'fleeting' })), removed: await tools.refusal(tools.deleteDisk('fleeting')) };
     });
     expect(told).toMatchObject({ persistent: false, bytes: [BASE[4], 1, 2, 3, BASE[8]], raw: 24 * MIB, list: [] });
     expect(told.report).toMatchObject({ corruptions: 0, leaks: 0 });
     expect(told.file).toMatchObject({ code: 'EUNSUPPORTED' });
-    expect(told.again).toMatchObject({ code: 'ENOENT', message: expect.stringContaining('no storage') });
+    for (const refusal of [told.again, told.removed]) expect(refusal).toMatchObject({ code: 'ENOENT', message: expect.stringContaining('no storage') });
     expect(tab.console.join('\n')).toMatch(/disk 'fleeting' is in memory/);
     await tab.close();
   });
