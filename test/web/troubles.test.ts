@@ -125,6 +125,23 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
     }
   }, START_MS_MAX);
 
+  it('waits for another tab that has the disk, or gives that up', async () => {
+    const other = await browser.context.newPage();
+    await other.goto(`${site.origin}/#disk=halted`);
+    await other.getByRole('button', { name: 'Switch off' }).waitFor();
+    const wait = async (): Promise<void> => {
+      await page.getByRole('button', { name: 'Boot: halted', exact: true }).click();
+      await page.getByRole('button', { name: 'Wait for it' }).click();
+      await page.getByText('Waiting until the other tab closes halted …').waitFor();
+    };
+    await wait();
+    await page.getByRole('button', { name: 'Stop waiting' }).click();
+    await wait();
+    await other.getByRole('button', { name: 'Switch off' }).click();
+    await runs('halted');
+    await other.close();
+  });
+
   it('follows an address that names a disk while it is open', async () => {
     await page.getByRole('button', { name: 'Boot: halted' }).waitFor();
     await page.evaluate(() => void (location.hash = '#disk=halted'));
