@@ -47,7 +47,7 @@ export class Session {
       return session;
     } catch (error) {
       await disk.close().catch(() => {});
-      if (boot.create && disk.persistent) await deleteDisk(boot.name);
+      if (boot.create && disk.persistent) await deleteDisk(boot.name).catch(() => {});
       throw error;
     }
   }
