@@ -50,8 +50,9 @@ export async function attachDisk(disk: Disk): Promise<V86Disk> {
 
 /**
  * What v86 takes as `hda` or `hdb`. Its events: `read` and `write`, when a request of the guest has ended (`detail` is a
- * GuestAccess); `unsaved`, when the guest writes and everything before has been made to last; `flushed`, when all that was written has been made to last; `error`, once for each request that has to be tried again
- * (`detail` is the MillraceError); `recovered`, when no request is failing any more.
+ * GuestAccess); `unsaved`, when the guest writes and everything before has been made to last; `flushed`, when all that was written has
+ * been made to last; `error`, once for each request that has to be tried again (`detail` is the MillraceError); `recovered`, when no
+ * request is failing any more.
  */
 export class V86Disk extends EventTarget {
   /** Bytes of the disk. */
