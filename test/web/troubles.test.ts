@@ -129,6 +129,8 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
     const other = await browser.context.newPage();
     await other.goto(`${site.origin}/#disk=halted`);
     await other.getByRole('button', { name: 'Switch off' }).waitFor();
+    // Browsers slow down a page that nobody sees.
+    await page.bringToFront();
     const wait = async (): Promise<void> => {
       await page.getByRole('button', { name: 'Boot: halted', exact: true }).click();
       await page.getByRole('button', { name: 'Wait for it' }).click();
