@@ -2,7 +2,7 @@
  * commit: writes what an overlay holds down into a base of its chain, as `qemu-img commit` does: for those who keep the base and want
  * the overlay's changes in it. The base is written in place: other overlays over it show the changes too, or break.
  */
-import type { Disk, Extent } from './api.ts';
+import type { Disk, Extent, ImageInfo } from './api.ts';
 import type { BlockFile } from './block.ts';
 import type { EngineDisk } from './disk.ts';
 import { MillraceError } from './errors.ts';
@@ -40,7 +40,7 @@ export interface CommitReport {
 const BEING_WRITTEN = '{}';
 
 /** Where the data goes. */
-type Target = Pick<Disk, 'write' | 'writeZeroes' | 'flush' | 'close'>;
+type Target = Pick<Disk, 'resize' | 'write' | 'writeZeroes' | 'flush' | 'close'>;
 
 /** @throws MillraceError `EINVAL` when there is no such base, `EUNSUPPORTED` when it is remote, `EBUSY` when one of the two is in use. */
 export async function commitWith(runtime: Runtime, options: CommitOptions): Promise<CommitReport> {
@@ -54,17 +54,17 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
     const { name, format, virtualSize } = images[depth];
     if (URL_SCHEME.test(name)) throw new MillraceError('EUNSUPPORTED', `cannot commit ${overlay} into ${name}: only a local base can be written`);
     const recorded = images[0].backingFile ?? name;
+    const identity = disk.recordedIdentity();
     if (depth === 1) await disk.refer(recorded, format, BEING_WRITTEN);
-    const target = format === 'raw' ? await openRaw(runtime, name, disk.size) : await openQcow2(runtime, name, disk.size, virtualSize, options);
-    let bytes: number;
+    let target: Target;
+    // A base that cannot be opened has not been written: it is to be noticed when it changes, as before.
     try {
-      bytes = await copyDown(disk, target, depth);
-      await target.flush();
+      target = await openTarget(runtime, images[depth], options);
     } catch (error) {
-      await target.close().catch(() => {});
+      if (depth === 1) await disk.refer(recorded, format, identity).catch(() => {});
       throw error;
     }
-    await target.close();
+    const bytes = await writeDown(disk, target, depth, virtualSize);
     const emptied = depth === 1 && !keep;
     if (emptied) await disk.empty();
     if (depth === 1) await recordAnew(runtime, disk, recorded, format, name);
@@ -74,6 +74,21 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
     await disk.close().catch(() => {});
     throw error;
   }
+}
+
+/** Writes everything that stands above `depth` into the target, which shows `size` bytes, and closes it; gives how many bytes that were. */
+async function writeDown(disk: Disk, target: Target, depth: number, size: number): Promise<number> {
+  let bytes: number;
+  try {
+    if (size < disk.size) await target.resize(disk.size);
+    bytes = await copyDown(disk, target, depth);
+    await target.flush();
+  } catch (error) {
+    await target.close().catch(() => {});
+    throw error;
+  }
+  await target.close();
+  return bytes;
 }
 
 /** The base is another than the one that was recorded: it has been written. */
@@ -86,32 +101,17 @@ async function recordAnew(runtime: Runtime, disk: EngineDisk, name: string, form
   }
 }
 
-async function openQcow2(runtime: Runtime, overlay: string, size: number, own: number, { followChain, memory }: CommitOptions): Promise<Target> {
-  const target = await openDiskWith(runtime, { overlay, followChain, memory, copyOnRead: false });
-  if (own < size) await orClose(target, () => target.resize(size));
-  return target;
-}
-
-async function openRaw(runtime: Runtime, location: string, size: number): Promise<Target> {
-  const file: BlockFile = await runtime.openOverlay(location, {});
-  if (file.size < size) await orClose(file, () => file.truncate(size));
+async function openTarget(runtime: Runtime, { name, format }: ImageInfo, { followChain, memory }: CommitOptions): Promise<Target> {
+  if (format === 'qcow2') return openDiskWith(runtime, { overlay: name, followChain, memory, copyOnRead: false });
+  const file: BlockFile = await runtime.openOverlay(name, {});
   const zeros = new Uint8Array(PIECE_BYTES);
   return {
+    async resize(size) { await file.truncate(size); },
     async write(offset, data) { await file.write(offset, data); },
     async writeZeroes(offset, length) { await file.write(offset, zeros.subarray(0, length)); },
     async flush() { await file.flush(); },
     async close() { await file.close(); },
   };
-}
-
-/** What fails leaves a file behind that nobody closes any more, and that stays locked: it is closed here. */
-async function orClose(file: Pick<BlockFile, 'close'>, action: () => void | Promise<void>): Promise<void> {
-  try {
-    await action();
-  } catch (error) {
-    await Promise.resolve().then(() => file.close()).catch(() => {});
-    throw error;
-  }
 }
 
 /** Writes everything that stands above `depth` into the target; gives how many bytes that were. */

@@ -298,6 +298,12 @@ export class EngineDisk extends EventTarget implements Disk {
     await this.#wide(Kind.discard, 0, this.#size, EMPTY);
   }
 
+  /** What the header says that identifies the base, as `refer` takes it. */
+  recordedIdentity(): string {
+    const image = this.#engine.imageReport(0);
+    return this.#engine.headerText(0, image[ImageField.identityAt], image[ImageField.identityBytes]).replace(/\0+$/, '');
+  }
+
   /** Refuses what `refer` could not record, before work is put into it. */
   mustHaveRoom(name: string, format: ImageFormat | '', identity: string): void {
     this.#mustBeWritable('record another base');

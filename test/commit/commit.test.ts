@@ -129,6 +129,17 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'commit', () => {
     expect(await compare(at('base'), at('expected'), { formatA: shape.baseFormat, formatB: 'raw' })).toMatchObject({ identical: true });
   });
 
+  it('that could not write the base leaves another one noticed as before', async () => {
+    await makePair(shapes[0]);
+    await (await createDisk({ overlay: at('ours'), base: at('base') })).close();
+    const user = await openDisk({ overlay: at('base') });
+    await expect(commitDisk({ overlay: at('ours') })).rejects.toMatchObject({ code: 'EBUSY' });
+    await user.close();
+    await (await openDisk({ overlay: at('ours') })).close();
+    await qemuIo(at('base'), ['write -P 9 0 64k']);
+    await expect(openDisk({ overlay: at('ours') })).rejects.toMatchObject({ code: 'ECHANGED' });
+  });
+
   it('writes all that stands above a deeper base into it', async () => {
     await makePair(shapes[0], 'base', 'middle');
     await createImage(at('overlay'), { size: SIZE, base: at('middle'), baseFormat: 'qcow2' });
