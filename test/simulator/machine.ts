@@ -3,6 +3,7 @@
  * the faults of the seed want it to. What the engine must never do (read outside the memory, answer twice, hang) is noticed here.
  */
 import type { Random } from '../fixtures/content.ts';
+import { identityOf } from './qcow2.ts';
 import type { Cut, Storage } from './storage.ts';
 
 export const Kind = {
@@ -205,9 +206,10 @@ export class Machine {
 
   /** Puts the texts of a base where the engine looks for them. */
   setBacking(name: string, format: string): void {
-    const bytes = new TextEncoder().encode(name + format);
+    const identity = identityOf(name);
+    const bytes = new TextEncoder().encode(name + format + identity);
     new Uint8Array(this.#buffer, this.exports.text(), bytes.length).set(bytes);
-    must(this.exports.setBacking(name.length, format.length, 0) !== 0, 'the name of a base is taken');
+    must(this.exports.setBacking(name.length, format.length, identity.length) !== 0, 'the name of a base is taken');
   }
 
   /** The job's reads in flight are cancelled, as a host does when its job is aborted: some end at once. */

@@ -31,10 +31,18 @@ const MAGIC = 0x514649fb;
 const HEADER_V2_BYTES = 72;
 const HEADER_V3_BYTES = 112;
 const INCOMPATIBLE_EXTENDED_L2 = 16n;
+const EXTENSION_FEATURE_NAMES = 0x6803f857;
+const FEATURE_NAMES_BYTES = 8 * 48;
 const EXTENSION_FORMAT = 0xe2792aca;
 const COPIED = 1n << 63n;
 const COMPRESSED = 1n << 62n;
 const SUBCLUSTERS = 32;
+
+/** The engine's own extension, and what it is to tell of a base by this name. */
+export const EXTENSION_IDENTITY = 0x4d494c52;
+export function identityOf(name: string): string {
+  return `of ${name}`;
+}
 
 /** @throws when it is none. */
 export function readHeader(file: Uint8Array): Header {
@@ -153,12 +161,17 @@ class Writer {
       header.setUint32(AT.headerLength, HEADER_V3_BYTES);
       at = HEADER_V3_BYTES;
     }
+    const extend = (type: number, bytes: Uint8Array): void => {
+      header.setUint32(at, type);
+      header.setUint32(at + 4, bytes.length);
+      this.#clusters[0].set(bytes, at + 8);
+      at += 8 + Math.ceil(bytes.length / 8) * 8;
+    };
+    if (backing) extend(EXTENSION_FORMAT, new TextEncoder().encode(backing.format));
+    // As QEMU does, where there is room for it: the extensions reach over the first sector then.
+    if (version === 3 && this.#cluster >= 4096) extend(EXTENSION_FEATURE_NAMES, new Uint8Array(FEATURE_NAMES_BYTES));
+    at += 8;
     if (!backing) return;
-    const bytes = new TextEncoder().encode(backing.format);
-    header.setUint32(at, EXTENSION_FORMAT);
-    header.setUint32(at + 4, bytes.length);
-    this.#clusters[0].set(bytes, at + 8);
-    at += 8 + Math.ceil(bytes.length / 8) * 8 + 8;
     const name = new TextEncoder().encode(backing.name);
     header.setBigUint64(AT.backingOffset, BigInt(at));
     header.setUint32(AT.backingBytes, name.length);
