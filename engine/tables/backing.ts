@@ -95,7 +95,7 @@ export function backingFits(header: usize): bool {
   if (!addsFormat && !addsIdentity) return placeName(end);
   if (addAt(end, addsFormat, addsIdentity) || addToFeatureNames(header, end, addsFormat)) return true;
   if (!addsIdentity) return false;
-  // Without an identity only another base's name and format will be noticed. A format there must be: what data is must not be guessed.
+  // Without room for its identity, another base by that name is not noticed. A format must be there: what raw data is must not be guessed.
   identityTo = 0;
   return addsFormat ? addAt(end, true, false) : placeName(end);
 }
