@@ -11,12 +11,16 @@ import { MillraceError } from '../errors.ts';
 import { placeOf, refuseKind, systemError } from '../file-errors.ts';
 import type { FileKind } from '../file-errors.ts';
 import type { Lock } from '../lock.ts';
+import { holesOf } from './holes.ts';
+import type { Holes } from './holes.ts';
 import { lockImage } from './lock.ts';
 
 /** From this size on, a read of a base is done by another thread. */
 const LARGE_BYTES = 256 * 1024;
 /** So many of them at once, each through a handle of its own. */
 const LANES = 2;
+/** In these, stat(2) counts what a file takes. */
+const STAT_BLOCK_BYTES = 512;
 
 export interface OpenFileOptions {
   /** No lock; writing fails with `EROFS`. */
@@ -90,8 +94,10 @@ async function wrap(path: string, file: Deno.FsFile, how: { readOnly?: boolean; 
     // The size of a block device is where its end is.
     const size = info.isFile ? info.size : await orFileError('open', path, () => file.seek(0, Deno.SeekMode.End));
     if (!Number.isSafeInteger(size)) throw new MillraceError('EUNSUPPORTED', `'${path}' is larger than 8 PiB`);
-    const identity = info.isFile && how.readOnly && info.mtime ? `${size}-${info.mtime.getTime()}` : undefined;
-    return new LocalFile(path, file, size, { ...how, identity });
+    const isSource = info.isFile && how.readOnly;
+    const identity = isSource && info.mtime ? `${size}-${info.mtime.getTime()}` : undefined;
+    const isSparse = isSource && info.blocks !== null && info.blocks * STAT_BLOCK_BYTES < size;
+    return new LocalFile(path, file, size, { ...how, identity, holes: isSparse ? await holesOf(path, file) : undefined });
   } catch (error) {
     for (const handle of [file, ...(how.lanes ?? [])]) handle.close();
     throw error;
@@ -117,9 +123,20 @@ async function lockFor(path: string, create: boolean): Promise<Lock> {
   });
 }
 
+interface LocalFileOptions {
+  readOnly?: boolean;
+  cache?: CacheMode;
+  lock?: Lock;
+  identity?: string;
+  lanes?: Deno.FsFile[];
+  holes?: Holes;
+}
+
 class LocalFile implements BlockFile {
   readonly name: string;
   readonly identity?: string;
+  readonly nextData?: BlockSource['nextData'];
+  readonly #holes?: Holes;
   readonly #file: Deno.FsFile;
   readonly #readOnly: boolean;
   readonly #cache: CacheMode;
@@ -133,7 +150,7 @@ class LocalFile implements BlockFile {
   #flushFailure?: MillraceError;
   #closing?: Promise<void>;
 
-  constructor(path: string, file: Deno.FsFile, size: number, how: { readOnly?: boolean; cache?: CacheMode; lock?: Lock; identity?: string; lanes?: Deno.FsFile[] }) {
+  constructor(path: string, file: Deno.FsFile, size: number, how: LocalFileOptions) {
     this.name = path;
     this.#file = file;
     this.#size = size;
@@ -143,6 +160,9 @@ class LocalFile implements BlockFile {
     this.#lanes = how.lanes ?? [];
     this.#free = [...this.#lanes];
     this.identity = how.identity;
+    this.#holes = how.holes;
+    const nextData = how.holes?.nextData;
+    this.nextData = nextData && ((offset) => (this.#closing ? { start: offset, end: size } : nextData(offset)));
   }
 
   get size(): number {
@@ -233,6 +253,7 @@ class LocalFile implements BlockFile {
   close(): Promise<void> {
     return (this.#closing ??= Promise.allSettled(this.#inFlight).then(() => {
       for (const handle of [this.#file, ...this.#lanes]) handle.close();
+      this.#holes?.close();
       this.#lock?.release();
     }));
   }

@@ -4,6 +4,7 @@
  */
 import { constants } from 'node:os';
 import type { BlockSource } from '../block.ts';
+import { nextDataBy } from '../holes.ts';
 
 /** Numbers of SEEK_DATA and SEEK_HOLE, where there are any. */
 const WHENCE: Partial<Record<NodeJS.Platform, { data: number; hole: number }>> = {
@@ -28,16 +29,10 @@ export async function holesOf(fd: number): Promise<BlockSource['nextData']> {
   const whence = WHENCE[process.platform];
   const libc = await (loading ??= loadLibc());
   if (whence === undefined || libc === undefined) return undefined;
-  /** Undefined: there is none. NaN: it cannot be told. */
-  const next = (what: number, offset: number): number | undefined => {
-    const at = libc.lseek(fd, offset, what);
+  return nextDataBy((what, offset) => {
+    const at = libc.lseek(fd, offset, whence[what]);
     return at >= 0 ? at : libc.errno() === constants.errno.ENXIO ? undefined : NaN;
-  };
-  if (Number.isNaN(next(whence.data, 0))) return undefined;
-  return (offset) => {
-    const start = next(whence.data, offset);
-    return start === undefined ? undefined : { start, end: next(whence.hole, start) ?? NaN };
-  };
+  });
 }
 
 async function loadLibc(): Promise<Libc | undefined> {

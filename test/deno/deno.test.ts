@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdtemp, realpath, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, open, realpath, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -150,6 +150,26 @@ describe('the built package under Deno', () => {
     const disk = await openDisk({ overlay: join(folder, 'vm.qcow2') });
     expect((await disk.images())[0].backingFile).toBeUndefined();
     await disk.close();
+  }, 60_000);
+});
+
+describe('holes of a raw file', () => {
+  it('are told where Deno may call lseek, and are looked for by reading where it may not', async () => {
+    // Of 4 MiB, the second is data, and the third zeros that were written.
+    const path = join(folder, 'sparse.raw');
+    await writeFile(path, '');
+    await truncate(path, 4 * MIB);
+    const file = await open(path, 'r+');
+    await file.write(makeContent('random', 1, MIB), 0, MIB, MIB);
+    await file.write(new Uint8Array(MIB), 0, MIB, 2 * MIB);
+    await file.close();
+    const dataUnder = async (...permissions: string[]): Promise<number[][]> => {
+      const { stdout } = await run(DENO, ['run', '--no-prompt', '--quiet', '--cached-only', '--config', join(ROOT, 'deno.json'), ...permissions, join(ROOT, 'hosts/deno/main.ts'), 'map', '--json', path]);
+      return (JSON.parse(stdout) as { start: number; length: number; data: boolean }[]).filter(({ data }) => data).map(({ start, length }) => [start, length]);
+    };
+    expect(await dataUnder('--allow-all')).toEqual([[MIB, 2 * MIB]]);
+    expect(await dataUnder('--allow-read')).toEqual([[MIB, MIB]]);
+    expect(await dataUnder('--allow-read', '--allow-ffi')).toEqual([[MIB, MIB]]);
   }, 60_000);
 });
 
