@@ -12,7 +12,7 @@ import { makeImage } from './images.ts';
 import { Kind, Machine, NO_FAULTS, must } from './machine.ts';
 import type { Answer, Faults } from './machine.ts';
 import type { Plan } from './plan.ts';
-import { contentOf, readHeader } from './qcow2.ts';
+import { contentOf, identityOf, readHeader } from './qcow2.ts';
 import { CUTS, Storage } from './storage.ts';
 import type { Cut } from './storage.ts';
 import { Truth } from './truth.ts';
@@ -360,6 +360,8 @@ export class SimulatedDisk {
   #check(): ReturnType<typeof checkImage> {
     const finding = checkImage(this.storage.bytes.subarray(0, this.storage.size));
     must(finding.corruptions.length === 0, `the image is valid: ${finding.corruptions.join('; ')}`);
+    const { backing, identity = identityOf(backing) } = finding;
+    must(backing === '' || identity === identityOf(backing), `the identity in the header is that of ${backing}, not '${identity}'`);
     return finding;
   }
 
