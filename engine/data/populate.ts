@@ -28,9 +28,13 @@ export function chunkBytes(): u64 {
   return min(max<u64>(CHUNK_BYTES, max(cluster, grain())), cluster * CHUNK_CLUSTERS_MAX);
 }
 
+/** The most that has been allowed so far: what a guest has been told stays true when the base goes that called for it. */
+let mostAllowed: u64 = 0;
+
 /** Most that one read or write of a guest may ask for, so that with the clusters around its ends it is a chunk at most. */
 export function requestBytes(): u64 {
-  return max(chunkBytes() / 2, clusterBytes(overlay()));
+  mostAllowed = max(mostAllowed, max(chunkBytes() / 2, clusterBytes(overlay())));
+  return mostAllowed;
 }
 
 /** Least that is worth populating: a compressed cluster of a base is inflated whole anyway. */
