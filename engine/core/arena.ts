@@ -49,6 +49,11 @@ export function arenaTake(bytes: u32): usize {
   return base + at * BLOCK_BYTES;
 }
 
+/** Most that arenaTakeAhead can ever give. */
+export function arenaAheadBytes(): u32 {
+  return (blocks / AHEAD_SHARE) * BLOCK_BYTES;
+}
+
 /** As arenaTake, for what a task holds while it waits for more. */
 export function arenaTakeAhead(bytes: u32): usize {
   const count = (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES;

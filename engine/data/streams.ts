@@ -2,6 +2,7 @@
 // stream takes a fraction of its cluster, so that many more of them can be on their way over a slow line than there is memory for
 // clusters. What does not compress stands among the streams, and comes with them. Measured first, all get a scratch (gather.ts) that
 // holds them exactly; the base never changes, so that both walks over its tables, and that of gathering, find the same.
+import { arenaAheadBytes } from '../core/arena';
 import { OVERLAY, clusterBytes, imageCount, imageOf } from '../core/image';
 import {
   COMPRESSED_DATA, DATA, foundBytes, foundHost, foundImage, foundLength, foundState, lookupChain,
@@ -48,14 +49,21 @@ function measure(t: Task, bytes: u32): void {
   t.runTo = end;
 }
 
-/** Whether there are streams to be fetched ahead: those of whole clusters are. */
+/**
+ * Whether there are streams to be fetched ahead: those of whole clusters are. Of small clusters that lie a little apart, what is between
+ * them may come to more than there will ever be room for.
+ */
 export function anyStreams(t: Task): bool {
-  return t.streams > 0 && !t.partOpen;
+  return t.streams > 0 && !t.partOpen && scratchBytes(t) <= arenaAheadBytes();
+}
+
+function scratchBytes(t: Task): u32 {
+  return t.scratchUsed + (t.entries + 2) * ENTRY_BYTES;
 }
 
 /** Takes the memory for what has been measured; false: the task waits. The ranges are then walked again. */
 export function streamsRoom(t: Task): bool {
-  if (!takeScratchAhead(t, t.scratchUsed + (t.entries + 2) * ENTRY_BYTES)) return false;
+  if (!takeScratchAhead(t, scratchBytes(t))) return false;
   gatherBegin(t);
   return true;
 }
