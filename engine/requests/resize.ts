@@ -10,7 +10,7 @@ import { ABSENT, foundLength, foundHost, foundState, foundWhole, lookup } from '
 import { STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet, pagesForget } from '../core/pages';
 import { ACTION, NEW, linkCluster } from '../data/place';
 import { populate, populateBegin } from '../data/populate';
-import { allocate, allocatedAt, allocatedCount, refcountsPerBlock } from '../tables/refcounts';
+import { allocate, allocateWhole, allocatedAt, refcountsPerBlock } from '../tables/refcounts';
 import { OP_WRITE, ioBegin } from '../core/ring';
 import {
   AGAIN, DONE, EXCLUSIVE, ON_IO, ON_SLOT, ON_WRITEBACK, Task, WAIT, clusterMap, fail, lock, releaseMemory, setClusterMap, unlock, wait,
@@ -61,7 +61,7 @@ export function runResize(t: Task): i32 {
   if (t.state == FLUSH) {
     if (!flushed(t)) return WAIT;
     t.state = neededEntries(image, t.length) > image.l1Size ? TABLE : HIDE;
-    t.cursor = image.size;
+    t.cursor = t.state == TABLE ? 0 : image.size;
   }
   if (t.state < HIDE && !growTable(t, image)) return WAIT;
   if (t.state == HIDE) {
@@ -205,12 +205,7 @@ function growTable(t: Task, image: Image): bool {
     const clusters = ((entries << 3) + clusterBytes(image) - 1) >> image.clusterBits;
     // A table stands in one piece, and so between two refcount blocks: with small clusters that is not far.
     if (entries << 3 > L1_BYTES_MAX || clusters >= refcountsPerBlock(image)) return tooLarge(t);
-    while (true) {
-      if (!roomToFree(t) || !allocate(t, <u32>clusters)) return false;
-      if (allocatedCount == <u32>clusters) break;
-      // A gap that is too small; the search goes on behind it.
-      freeLater(allocatedAt, allocatedCount, 0);
-    }
+    if (!allocateWhole(t, <u32>clusters)) return false;
     t.clusterFirst = allocatedAt;
     t.count = clusters;
     t.cursor = 0;

@@ -13,6 +13,8 @@ export const BLOCK_OFFSET_MASK: u64 = 0xfffffffffffffe00;
 /** The answer of the last `allocate`: position of the first cluster in the file, and how many. */
 export let allocatedAt: u64 = 0;
 export let allocatedCount: u32 = 0;
+/** Where the last `findRun` found something free, or the end of the part. */
+let runFirst: u64 = 0;
 /** The answer of the last `refcountOf`. */
 export let foundRefcount: u64 = 0;
 
@@ -56,25 +58,53 @@ export function refcountsPerPart(image: Image): u64 {
  */
 export function allocate(t: Task, wanted: u32): bool {
   const image = overlay();
-  const perPart = refcountsPerPart(image);
   while (true) {
     const part = partOf(t, image, freeFrom);
     if (!part) return false;
-    let index = <u32>(freeFrom % perPart);
-    while (index < <u32>perPart && getRefcount(part, index, image.refcountOrder)) index++;
-    freeFrom = freeFrom - (freeFrom % perPart) + index;
-    if (index == <u32>perPart) continue;
-    let count: u32 = 0;
-    while (count < wanted && index + count < <u32>perPart && !getRefcount(part, index + count, image.refcountOrder)) count++;
-    allocatedAt = freeFrom << image.clusterBits;
-    allocatedCount = count;
-    if (!isFreePlace(t, image, allocatedAt, (<u64>count) << image.clusterBits)) return false;
-    for (let i: u32 = 0; i < count; i++) putRefcount(part, index + i, image.refcountOrder, 1);
-    changed(part, index, count, image.refcountOrder);
+    const count = findRun(image, part, freeFrom, wanted);
+    freeFrom = runFirst;
+    if (count == 0) continue;
+    if (!takeRun(t, image, part, count)) return false;
     freeFrom += count;
-    image.fileSize = max(image.fileSize, freeFrom << image.clusterBits);
     return true;
   }
+}
+
+/** As allocate, for `wanted` clusters and no fewer: the task's `cursor` passes gaps that are too small, which stay free. */
+export function allocateWhole(t: Task, wanted: u32): bool {
+  const image = overlay();
+  t.cursor = max(t.cursor, freeFrom);
+  while (true) {
+    const part = partOf(t, image, t.cursor);
+    if (!part) return false;
+    const count = findRun(image, part, t.cursor, wanted);
+    if (count == wanted) return takeRun(t, image, part, count);
+    t.cursor = runFirst + count;
+  }
+}
+
+/** How many clusters are free in a row, up to `most`, where first one is at or behind `from`; looks no further than `part`, which holds that. */
+function findRun(image: Image, part: usize, from: u64, most: u32): u32 {
+  const perPart = <u32>refcountsPerPart(image);
+  const start = <u32>(from % perPart);
+  let index = start;
+  while (index < perPart && getRefcount(part, index, image.refcountOrder)) index++;
+  runFirst = from - start + index;
+  let count: u32 = 0;
+  while (count < most && index + count < perPart && !getRefcount(part, index + count, image.refcountOrder)) count++;
+  return count;
+}
+
+/** Takes the clusters that findRun has found; false: the task has failed. */
+function takeRun(t: Task, image: Image, part: usize, count: u32): bool {
+  allocatedAt = runFirst << image.clusterBits;
+  allocatedCount = count;
+  if (!isFreePlace(t, image, allocatedAt, (<u64>count) << image.clusterBits)) return false;
+  const index = <u32>(runFirst % refcountsPerPart(image));
+  for (let i: u32 = 0; i < count; i++) putRefcount(part, index + i, image.refcountOrder, 1);
+  changed(part, index, count, image.refcountOrder);
+  image.fileSize = max(image.fileSize, (runFirst + count) << image.clusterBits);
+  return true;
 }
 
 /** What the refcounts say is free must not be where header, L1 table or refcount table are: the task fails then. */

@@ -76,6 +76,21 @@ async function shrinkBesideReads(seed: number): Promise<void> {
   await disk.close();
 }
 
+it('finds a place for a larger L1 table behind more gaps than can be noted, each too small for it', async () => {
+  const cluster = 512;
+  const runtime = Object.assign(new MemoryRuntime(), { clock: systemClock });
+  const disk = await runtime.create({ overlay: 'o', size: 4 * MIB, clusterSize: cluster });
+  await disk.write(0, new Uint8Array(4 * MIB).fill(7));
+  for (let at = 0; at < 4 * MIB; at += 2 * cluster) await disk.discard(at, cluster);
+  // What the first has written, the second counts as free.
+  for (let flushes = 0; flushes < 8; flushes++) await disk.flush();
+  await disk.resize(8 * MIB);
+  await disk.write(6 * MIB, new Uint8Array(cluster).fill(9));
+  expect([...await disk.read(cluster - 1, 2), ...await disk.read(6 * MIB, 1)]).toEqual([0, 7, 9]);
+  expect(await disk.check()).toMatchObject({ corruptions: 0, leaks: 0 });
+  await disk.close();
+}, 20_000);
+
 it('several at once are done one after another, in their order', async () => {
   for (let seed = 1; seed <= 40; seed++) {
     const random = new Random(seed);
