@@ -116,6 +116,8 @@ export class Task {
   /** Compressed streams among the clusters to be filled; whether the scratch holds them, and all that stands among them. See streams.ts. */
   streams: u32;
   streamed: bool;
+  /** It reads over the holes of raw images. */
+  overHoles: bool;
   /** Everything is given back and begun again once no operation is in flight. */
   restart: bool;
   entries: u32;

@@ -162,7 +162,8 @@ function fetchAhead(t: Task): bool {
       if (!measureStreams(t)) return false;
     } while (nextRun(t));
     t.clusterAt = 0;
-    t.state = anyStreams(t) ? ROOM : MEMORY;
+    t.overHoles = anyStreams(t);
+    t.state = t.overHoles ? ROOM : MEMORY;
   }
   if (t.state == ROOM) {
     if (!streamsRoom(t)) return false;

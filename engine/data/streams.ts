@@ -1,7 +1,8 @@
 // Streams ahead: background work fetches the compressed streams of its clusters before it takes a buffer for what they inflate to. A
 // stream takes a fraction of its cluster, so that many more of them can be on their way over a slow line than there is memory for
 // clusters. What does not compress stands among the streams, and comes with them. Measured first, all get a scratch (gather.ts) that
-// holds them exactly; the base never changes, so that both walks over its tables, and that of gathering, find the same.
+// holds them exactly; the base never changes, so that both walks over its tables, and that of gathering, find the same. What is told of
+// a file's holes may change: these walks do without it.
 import { arenaAheadBytes } from '../core/arena';
 import { OVERLAY, clusterBytes, imageCount, imageOf } from '../core/image';
 import {
@@ -14,6 +15,7 @@ import { ON_IO, Task, takeScratchAhead } from '../core/task';
 export function streamsBegin(t: Task): void {
   gatherBegin(t);
   t.streams = 0;
+  t.overHoles = true;
 }
 
 /** Measures what stands in the current range. False: the task waits or has failed. */

@@ -130,7 +130,7 @@ function found(state: u32, length: u64): bool {
  * reads is not kept by the question where holes are.
  */
 function lookupRaw(t: Task | null, image: Image, offset: u64, length: u64): bool {
-  if (image.tellsHoles && (t === null || t.background || t.kind == KIND_STREAM || t.kind == KIND_MAP)) {
+  if (image.tellsHoles && (t === null || (t.background && !t.overHoles) || t.kind == KIND_STREAM || t.kind == KIND_MAP)) {
     const map = holesGet(t, image.index, offset);
     return map != 0 && lookupHoles(map, offset, length, t !== null && t.kind == KIND_MAP ? 1 : HOLE_BLOCKS_MIN);
   }

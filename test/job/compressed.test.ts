@@ -3,6 +3,7 @@ import { deflateRawSync } from 'node:zlib';
 import { expect, it } from 'vitest';
 import { makeContent } from '../fixtures/content.ts';
 import { readHeader, writeImage } from '../simulator/qcow2.ts';
+import type { Fill } from '../simulator/qcow2.ts';
 import { Bench, KIB, MIB } from './bench.ts';
 
 const SMALL = 4 * KIB;
@@ -36,3 +37,34 @@ it('a job fetches streams that lie too far apart to be fetched ahead with all th
   expect(Buffer.compare(await disk.read(0, SPAN), content)).toBe(0);
   await disk.close();
 }, 20_000);
+
+/** Tables of the base, each in a page of its own: more than go into the least memory. */
+const TABLES = 40;
+const DATA = 128 * KIB;
+
+it('a job stores zeros for the holes below compressed clusters, though the file tells others the second time', async () => {
+  const bench = new Bench();
+  const content = new Uint8Array(TABLES * SPAN);
+  content.set(makeContent('text', 1, MIB));
+  for (let table = 1; table < TABLES; table++) content.set(makeContent('random', table, DATA), table * SPAN);
+  const fillOf = (at: number): Fill => (at < MIB ? (at % (8 * SMALL) ? 'absent' : 'compressed') : at < SPAN ? 'absent' : at % SPAN < DATA ? 'data' : 'zero');
+  const fills = Array.from({ length: content.length / SMALL }, (_, cluster) => fillOf(cluster * SMALL));
+  bench.runtime.add('middle.qcow2', writeImage({ ...SHAPE, content, fills, backing: { name: 'lowest.raw', format: 'raw' } }));
+  for (let at = 0; at < MIB; at += SMALL) if (fillOf(at) === 'absent') content.fill(0, at, at + SMALL);
+  // As of a file whose blocks were reserved and not written: they are holes until somebody has read them.
+  let isRead = false;
+  Object.assign(bench.runtime.add('lowest.raw', new Uint8Array(MIB)), { nextData: (offset: number) => (isRead ? { start: offset, end: MIB } : undefined) });
+  const disk = await bench.create({ base: 'middle.qcow2', followChain: true, memory: 8 * MIB });
+  bench.holds = ({ kind, file, background }) => kind === 'read' && file === 'middle.qcow2' && background;
+  const job = disk.stream({ offset: 0, length: MIB });
+  await bench.settle();
+  expect(bench.held.length).toBeGreaterThan(0);
+  // The streams are on their way. The map of holes leaves the cache, and the memory fills with something else than zeros.
+  for (let table = 1; table < TABLES; table++) await disk.read(table * SPAN, DATA);
+  isRead = true;
+  bench.holds = () => false;
+  await bench.holding.releaseAll();
+  await job;
+  expect(Buffer.compare(await disk.read(0, MIB), content.subarray(0, MIB))).toBe(0);
+  await disk.close();
+});
