@@ -326,11 +326,11 @@ export class EngineDisk extends EventTarget implements Disk {
   async #close(): Promise<void> {
     let giveUp = (): void => {};
     try {
+      giveUp = this.#engine.clock.after(CLOSE_WAITS_MS, () => this.#engine.leaveBases(new MillraceError('ECLOSED', 'the disk is being closed')));
       if (this.#job) {
         this.#cancel();
         await this.#job.settled.catch(() => {});
       }
-      giveUp = this.#engine.clock.after(CLOSE_WAITS_MS, () => this.#engine.leaveBases(new MillraceError('ECLOSED', 'the disk is being closed')));
       await this.#engine.request(Kind.close, 0, 0, this.#readOnly ? CLOSE_READ_ONLY : 0);
     } finally {
       giveUp();

@@ -81,6 +81,24 @@ it('a disk is closed in bounded time when its base answers no more', async () =>
   await again.close();
 });
 
+it('so is one whose job has to count again what it leaves below', async () => {
+  const bench = new Bench();
+  bench.runtime.add('lowest.raw', new Uint8Array(4 * CLUSTER).fill(5));
+  await (await bench.runtime.create({ overlay: 'middle.qcow2', base: 'lowest.raw' })).close();
+  const disk = await bench.create({ base: 'middle.qcow2', followChain: true });
+  const isTable = ({ kind, file }: Operation): boolean => kind === 'read' && file === 'middle.qcow2';
+  bench.runtime.plan = (operation, perform) => (isTable(operation)
+    ? new Promise((_, reject) => operation.signal?.addEventListener('abort', () => reject(operation.signal!.reason)))
+    : perform());
+  await disk.stream({ base: 'lowest.raw', nonblock: true });
+  await bench.settle();
+  let isClosed = false;
+  const closing = disk.close().then(() => { isClosed = true; });
+  await bench.pass(2100, 100);
+  expect(isClosed).toBe(true);
+  await closing;
+});
+
 it('lets guests ask for as much as before when the base has gone', async () => {
   const bench = new Bench();
   const content = makeContent('text', 1, 6 * MIB);
