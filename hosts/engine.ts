@@ -228,7 +228,8 @@ export class Engine {
   /** The error that a failure is told as: the host's own where there is one, else what the engine found. */
   errorOf(failure: Failure, action: string): MillraceError {
     const cause = this.#errors.get(failure.detail);
-    if (cause instanceof MillraceError) return cause;
+    // A codec does not know whose data it was given.
+    if (cause instanceof MillraceError && cause.code !== 'ECORRUPT') return cause;
     const code = ENGINE_CODES[failure.code] ?? 'EIO';
     const where = `${this.name(failure.image)}: `;
     const reason = cause === undefined ? ENGINE_REASONS[failure.reason] ?? 'unknown reason' : messageOf(cause);

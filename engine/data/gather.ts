@@ -11,7 +11,7 @@ import { GAP_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import {
   ABSENT, COMPRESSED_DATA, DATA, ZEROES, foundBytes, foundHost, foundImage, foundLength, foundState, lookupChain,
 } from '../tables/lookup';
-import { OP_DECOMPRESS, OP_READ, ioBegin } from '../core/ring';
+import { OP_DECOMPRESS, OP_READ, ioBegin, slot } from '../core/ring';
 import { ON_IO, ON_SLOT, Task, WAIT, wait } from '../core/task';
 
 /** What gather returns: WAIT, or one of these. GATHERED says that all is under way; gatherFinish tells when it has come. */
@@ -30,7 +30,7 @@ const INFLATE: u32 = 2;
 /** Beside the methods of compression: data that was fetched along with streams, and is copied. */
 export const STORED: u32 = 255;
 
-/** A stream in the scratch, and where it is to be inflated to. */
+/** A stream in the scratch, where it is to be inflated to, and where it came from: an image, and a position in its file. */
 @unmanaged
 export class Inflation {
   source: u32;
@@ -38,10 +38,11 @@ export class Inflation {
   target: u32;
   targetBytes: u32;
   method: u32;
-  reserved: u32;
+  image: u32;
+  host: u64;
 }
 
-export const ENTRY_BYTES: u32 = 24;
+export const ENTRY_BYTES: u32 = 32;
 
 /** Scratch bytes that a buffer of so many bytes needs, if any image of the chain may hold compressed clusters. */
 export function scratchFor(bufferBytes: u32): u32 {
@@ -225,6 +226,10 @@ function inflateAll(t: Task): bool {
     }
     s.address2 = entry.target;
     s.length2 = entry.targetBytes;
+    // The submission tells the method; what fails is told of the image.
+    const io = slot(s.tag);
+    io.file = entry.image;
+    io.offset = entry.host;
     t.entriesIssued++;
   }
   if (t.pending) {
@@ -240,8 +245,11 @@ function inflateAll(t: Task): bool {
   return true;
 }
 
+/** Notes the stream that was found, or data beside streams, which stands at `source` once it has been read. */
 export function addEntry(t: Task, method: u32, source: usize, bytes: u32, target: usize, targetBytes: u32): void {
   const entry = entryAt(t, t.entries++);
+  entry.image = foundImage;
+  entry.host = foundHost;
   entry.source = <u32>source;
   entry.bytes = bytes;
   entry.target = <u32>target;

@@ -4,7 +4,7 @@ import { expect, it } from 'vitest';
 import { makeContent } from '../fixtures/content.ts';
 import { readHeader, writeImage } from '../simulator/qcow2.ts';
 import type { Fill } from '../simulator/qcow2.ts';
-import { Bench, KIB, MIB } from './bench.ts';
+import { Bench, CLUSTER, KIB, MIB } from './bench.ts';
 
 const SMALL = 4 * KIB;
 const SHAPE = { version: 3, clusterBits: 12, refcountOrder: 4, extendedL2: false } as const;
@@ -66,5 +66,22 @@ it('a job stores zeros for the holes below compressed clusters, though the file 
   await bench.holding.releaseAll();
   await job;
   expect(Buffer.compare(await disk.read(0, MIB), content.subarray(0, MIB))).toBe(0);
+  await disk.close();
+});
+
+it('what does not inflate is told with its image and its place', async () => {
+  const bench = new Bench();
+  const content = makeContent('text', 1, CLUSTER);
+  const image = writeImage({ ...SHAPE, content, fills: Array.from({ length: 16 }, () => 'compressed') });
+  const view = new DataView(image.buffer);
+  const table = Number(view.getBigUint64(readHeader(image).l1Offset) & OFFSET_MASK);
+  const at = Number(view.getBigUint64(table) & ((1n << 58n) - 1n));
+  // No block of such a type is known.
+  image[at] = 7;
+  bench.runtime.add('base.qcow2', image);
+  const disk = await bench.create({ base: 'base.qcow2' });
+  const message = expect.stringMatching(new RegExp(`base\\.qcow2: compressed data \\(zlib\\) does not inflate: .* \\(at offset ${at}\\)$`));
+  await expect(disk.read(0, 10)).rejects.toMatchObject({ code: 'ECORRUPT', message });
+  await expect(disk.stream()).rejects.toMatchObject({ code: 'ECORRUPT', message: expect.stringMatching(/cannot stream: base\.qcow2: .*does not inflate/) });
   await disk.close();
 });
