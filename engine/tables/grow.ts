@@ -129,10 +129,11 @@ function copyPiece(t: Task, newTable: u64): bool {
   const image = overlay();
   const bytes = SECTOR_BYTES;
   const inOld = t.cursor < image.refcountTableBytes;
-  const from = inOld ? pageGet(t, OVERLAY, image.refcountTableOffset + t.cursor) : 0;
-  if (inOld && !from) return false;
+  // The new one first: it comes at once, for it lies behind the end of the file, and could come in the other's place.
   const to = pageGet(t, OVERLAY, newTable + t.cursor);
   if (!to) return false;
+  const from = inOld ? pageGet(t, OVERLAY, image.refcountTableOffset + t.cursor) : 0;
+  if (inOld && !from) return false;
   if (inOld) memory.copy(to, from, bytes);
   else memory.fill(to, 0, bytes);
   pageChanged(to, bytes, STAGE_REFCOUNTS);
