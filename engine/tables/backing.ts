@@ -220,7 +220,7 @@ export function referToBacking(t: Task): bool {
   if (formatTo) image.backingFormatAt = formatTo;
   image.backingFormatBytes = formatTo ? formatBytes : 0;
   image.identityAt = identityTo;
-  image.identityBytes = identityBytes;
+  image.identityBytes = identityTo ? identityBytes : 0;
   image.extensionsEnd = endTo;
   return true;
 }
