@@ -158,19 +158,27 @@ export class ThreadedCodec implements Codec {
 
   private start(): void {
     while (this.threads.length < this.threadsWanted) {
-      const thread: Thread = { worker: startWorker(), busy: 0 };
-      const { worker } = thread;
+      let worker: Worker;
+      try {
+        worker = startWorker();
+      } catch {
+        // Not permitted (--permission without --allow-worker), or the system has no more threads.
+        return this.doWithout();
+      }
+      const thread: Thread = { worker, busy: 0 };
       this.threads.push(thread);
       worker.on('online', () => this.addSlots(thread));
       worker.on('message', (done: BatchDone) => this.finish(done));
-      // Whatever ended it (no memory, say) would end the next one too.
-      worker.on('error', () => {
-        this.threadsWanted = 0;
-        void this.close();
-      });
+      worker.on('error', () => this.doWithout());
       // After the listeners: whoever listens to a thread's messages waits for them.
       worker.unref();
     }
+  }
+
+  /** Whatever ended a thread (no memory, say) would end the next one too. */
+  private doWithout(): void {
+    this.threadsWanted = 0;
+    void this.close();
   }
 
   private addSlots(thread: Thread): void {

@@ -1,11 +1,15 @@
 /** The pool of decoding threads: when it starts them, that none is lost when they end, and that it keeps no process alive. */
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
 import type { Worker } from 'node:worker_threads';
 import { deflateRawSync } from 'node:zlib';
+import { build } from 'esbuild';
 import { afterEach, describe, expect, it } from 'vitest';
 import { ThreadedCodec } from '../../hosts/node/codecs.ts';
 import { makeContent } from '../fixtures/content.ts';
@@ -115,29 +119,43 @@ describe('a pool of threads', () => {
 });
 
 describe('a process', () => {
-  /** Runs a program of its own, which has `codec` and `decode(count)`: true if all of that many clusters are right. */
+  /** Of programs that run in `cwd`: `codec`, and `decode(count)`, true if all of that many clusters are right. */
+  const prelude = `
+    import { deflateRawSync } from 'node:zlib';
+    import { ThreadedCodec } from '../../hosts/node/codecs.ts';
+    let [begun, online] = [0, 0];
+    process.on('worker', (worker) => { begun++; worker.once('online', () => online++); });
+    const codec = new ThreadedCodec(2);
+    const stream = deflateRawSync(new Uint8Array(${CLUSTER}).fill(7));
+    const decode = async (count) => (await Promise.all(Array.from({ length: count }, async () => {
+      const into = new Uint8Array(${CLUSTER});
+      await codec.inflate('zlib', stream, into);
+      return into;
+    }))).every((cluster) => cluster.every((byte) => byte === 7));
+  `;
+  const cwd = fileURLToPath(new URL('.', import.meta.url));
+
   async function run(program: string): Promise<string> {
-    const prelude = `
-      import { deflateRawSync } from 'node:zlib';
-      import { ThreadedCodec } from ${JSON.stringify(new URL('../../hosts/node/codecs.ts', import.meta.url).href)};
-      let [begun, online] = [0, 0];
-      process.on('worker', (worker) => { begun++; worker.once('online', () => online++); });
-      const codec = new ThreadedCodec(2);
-      const stream = deflateRawSync(new Uint8Array(${CLUSTER}).fill(7));
-      const decode = async (count) => (await Promise.all(Array.from({ length: count }, async () => {
-        const into = new Uint8Array(${CLUSTER});
-        await codec.inflate('zlib', stream, into);
-        return into;
-      }))).every((cluster) => cluster.every((byte) => byte === 7));
-    `;
     const loader = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
-    const cwd = fileURLToPath(new URL('.', import.meta.url));
     const args = ['--import', loader, '--input-type=module', '--eval', prelude + program];
     return (await promisify(execFile)(process.execPath, args, { cwd, timeout: 30_000 })).stdout;
   }
 
   it('waits for the threads while they decode, and for nothing else', async () => {
     expect(await run(`while (online < 2) await decode(${COUNT}); console.log(await decode(${COUNT}));`)).toBe('true\n');
+  });
+
+  it('decodes without threads where it may not start any', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'millrace-threads-'));
+    try {
+      const outfile = join(folder, 'program.mjs');
+      await build({ stdin: { contents: `${prelude} console.log(await decode(${COUNT}), await decode(${COUNT}), begun);`, resolveDir: cwd }, outfile, bundle: true, platform: 'node', format: 'esm' });
+      const flag = process.allowedNodeEnvironmentFlags.has('--permission') ? '--permission' : '--experimental-permission';
+      const args = ['--no-warnings', flag, '--allow-fs-read=*', outfile];
+      expect((await promisify(execFile)(process.execPath, args, { timeout: 30_000 })).stdout).toBe('true true 0\n');
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 
   it('does not wait for threads that were started too late to decode anything', async () => {
