@@ -180,6 +180,7 @@ export interface OpenOptions {
   baseFormat?: ImageFormat | ImageFormat[];
   /** Follow the backing references of the base itself; default false: an image from elsewhere must not make us open what its author chose. */
   followChain?: boolean;
+  /** Changes nothing. Only browsers keep writers out meanwhile: elsewhere, what is read while another program writes may be wrong. */
   readOnly?: boolean;
   /** Store what reads fetch from the base; default true. */
   copyOnRead?: boolean;
@@ -189,30 +190,91 @@ export interface OpenOptions {
   memory?: number;
 }
 
+export interface CommitOptions {
+  /** A path or name. */
+  overlay: string;
+  /** The image to write into, by its name or its depth; default 1, the overlay's own base. With a deeper one, all images above it are committed. */
+  base?: string | number;
+  /** Leave the overlay's data where it is; it is emptied otherwise, when its own base was written. */
+  keep?: boolean;
+  /** Follow the backing references of the base itself; default false. */
+  followChain?: boolean;
+  /** Bytes of WebAssembly memory for each of the two disks. */
+  memory?: number;
+}
+
+export interface CommitReport {
+  /** The image that was written. */
+  base: string;
+  /** Bytes of the disk that were written, zeros included. */
+  bytes: number;
+  /** Whether the overlay was emptied. */
+  emptied: boolean;
+}
+
+export interface RebaseOptions {
+  /** A path or name. */
+  overlay: string;
+  /** A path or URL; null for none: the overlay then stands alone. */
+  base: string | URL | null;
+  /** Default told by the base's first bytes. */
+  baseFormat?: ImageFormat;
+  /** Change only the reference. The old base need not be there; that the new one holds the same is the caller's word. */
+  unsafe?: boolean;
+  /** Follow the backing references of the bases themselves; default false. */
+  followChain?: boolean;
+  /** What is recorded as the base; default where it was given, as in createDisk. */
+  recordBase?: string;
+  /** Bytes of WebAssembly memory for each of the two disks. */
+  memory?: number;
+}
+
+export interface RebaseReport {
+  /** What is recorded as the base; null for none. */
+  base: string | null;
+  /** Bytes that the overlay took over from its old base. */
+  bytes: number;
+}
+
 /** Events of a disk: `progress` (at most ten a second), `completed`, `failed`, `paused`, `resumed`, each a CustomEvent whose `detail` is the job's StreamInfo. */
 export type DiskEvent = 'progress' | 'completed' | 'failed' | 'paused' | 'resumed';
 
 export interface Disk extends EventTarget {
+  /** Bytes the guest sees. */
   readonly size: number;
+  /** Of the overlay, in bytes; 65536 for a raw image, which has no clusters. */
   readonly clusterSize: number;
+  /** At any byte. A large read is made of pieces: each sees all or nothing of a write, the whole may not. */
   read(offset: number, length: number): Promise<Uint8Array>;
+  /** At any byte; `data` must not change until it resolves. It is there for every read that begins afterwards, and safe after a `flush`. */
   write(offset: number, data: Uint8Array): Promise<void>;
+  /** As a write of zeros, at any byte; whole clusters take no space. */
   writeZeroes(offset: number, length: number): Promise<void>;
+  /** Whole clusters of the range read as zeros afterwards, and their space is given back; parts of clusters stay as they are. */
   discard(offset: number, length: number): Promise<void>;
   /** Returns when everything written before survives a power cut. */
   flush(): Promise<void>;
-  /** Bytes, a multiple of 512. Growing works while a job runs; shrinking loses data, must be asked for by `shrink`, and waits for no job. */
+  /** Bytes, a multiple of 512. Growing works while a job runs; shrinking loses data, must be asked for by `shrink`, and is `EBUSY` while a job runs. */
   resize(size: number, options?: { shrink?: boolean }): Promise<void>;
+  /**
+   * Populates a range of the overlay from its base. Resolves when the job has completed, or with `nonblock` when it has started; rejects
+   * when it fails, or is aborted (`ABORTED`). One job a disk at a time (`EBUSY`).
+   */
   stream(options?: StreamOptions): Promise<StreamInfo>;
+  /** Ends a job that was started with `nonblock`, and waits for that; what was copied stays. `ENOENT` when there is none, or none any more. */
   abort(): Promise<void>;
+  /** How the job stands, or how the last one ended; `ENOENT` before the first. */
   info(): Promise<StreamInfo>;
+  /** Resolves when nothing of the job is in flight any more. As `resume` and `setSpeed`, `ENOENT` when no job is active. */
   pause(): Promise<void>;
   resume(): Promise<void>;
+  /** Bytes a second from now on, 0 for unlimited. */
   setSpeed(bytesPerSecond: number): Promise<void>;
   /** Bytes of the range that are not populated, told by the overlay alone. */
   remaining(offset?: number, length?: number): Promise<number>;
   /** The extents of a range, through the whole chain; with `depth` 1 only what the overlay itself says, without asking the base. */
   map(offset?: number, length?: number, options?: { depth?: number }): AsyncIterable<Extent>;
+  /** Looks for errors in the overlay's tables, and mends them if asked to: see CheckOptions. */
   check(options?: { repair?: 'leaks' | 'all' }): Promise<CheckReport>;
   /** The images of the chain, the overlay first. */
   images(): Promise<ImageInfo[]>;

@@ -2,7 +2,7 @@
  * commit: writes what an overlay holds down into a base of its chain, as `qemu-img commit` does: for those who keep the base and want
  * the overlay's changes in it. The base is written in place: other overlays over it show the changes too, or break.
  */
-import type { Disk, Extent, ImageInfo } from './api.ts';
+import type { CommitOptions, CommitReport, Disk, Extent, ImageInfo } from './api.ts';
 import type { BlockFile } from './block.ts';
 import type { EngineDisk } from './disk.ts';
 import { MillraceError } from './errors.ts';
@@ -13,28 +13,6 @@ import type { Runtime } from './runtime.ts';
 const PIECE_BYTES = 4 * 1024 * 1024;
 const LANES = 3;
 const URL_SCHEME = /^[a-z][a-z0-9+.-]+:\/\//i;
-
-export interface CommitOptions {
-  /** A path or name. */
-  overlay: string;
-  /** The image to write into, by its name or its depth; default 1, the overlay's own base. With a deeper one, all images above it are committed. */
-  base?: string | number;
-  /** Leave the overlay's data where it is; it is emptied otherwise, when its own base was written. */
-  keep?: boolean;
-  /** Follow the backing references of the base itself; default false. */
-  followChain?: boolean;
-  /** Bytes of WebAssembly memory for each of the two disks. */
-  memory?: number;
-}
-
-export interface CommitReport {
-  /** The image that was written. */
-  base: string;
-  /** Bytes of the disk that were written, zeros included. */
-  bytes: number;
-  /** Whether the overlay was emptied. */
-  emptied: boolean;
-}
 
 /** Stands for the identity of a base that is being written: it is taken as it is, so that a commit that was interrupted can be run again. */
 const BEING_WRITTEN = '{}';

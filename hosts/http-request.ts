@@ -36,7 +36,7 @@ export type Fetch = (href: string, init: FetchInit) => Promise<Answer>;
 export interface FetchInit {
   headers: Headers;
   signal: AbortSignal;
-  cache?: RequestCache;
+  cache?: 'no-store';
 }
 
 export interface RequestOptions {
@@ -286,13 +286,13 @@ function discard(response: Answer): void {
 
 function ignore(): void {}
 
-let cacheInit: { cache?: RequestCache } | undefined;
+let cacheInit: { cache?: 'no-store' } | undefined;
 
 /**
  * `cache: 'no-store'` where the runtime knows it: Chromium serialises the requests for one URL behind its cache. Some edge runtimes
  * throw on a field they do not implement, so it is tried once, on a Request that goes nowhere.
  */
-function pastTheCache(): { cache?: RequestCache } {
+function pastTheCache(): { cache?: 'no-store' } {
   if (cacheInit === undefined) {
     try {
       cacheInit = { cache: 'no-store' };

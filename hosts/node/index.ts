@@ -9,24 +9,22 @@
  * await disk.close();
  * ```
  */
-import type { CheckOptions, CheckReport, CreateOptions, Disk, OpenOptions } from '../api.ts';
+import type {
+  CheckOptions, CheckReport, CommitOptions, CommitReport, CreateOptions, Disk, OpenOptions, RebaseOptions, RebaseReport,
+} from '../api.ts';
 import { commitWith } from '../commit.ts';
-import type { CommitOptions, CommitReport } from '../commit.ts';
 import { checkDiskWith, createDiskWith, openDiskWith } from '../open.ts';
 import { rebaseWith } from '../rebase.ts';
-import type { RebaseOptions, RebaseReport } from '../rebase.ts';
 import { nodeRuntime } from './runtime.ts';
 
 export * from '../api.ts';
 export type { BlockFile, BlockSource, ReadHint } from '../block.ts';
-export type { CommitOptions, CommitReport } from '../commit.ts';
 export { Domain } from '../domain.ts';
 export type { DomainEventDetail } from '../domain.ts';
 export { MillraceError } from '../errors.ts';
 export type { ErrorCode } from '../errors.ts';
 export { createHandler } from '../handler.ts';
 export type { Handler, HandlerOptions } from '../handler.ts';
-export type { RebaseOptions, RebaseReport } from '../rebase.ts';
 export { openHttp } from './http.ts';
 export type { HttpOptions, HttpSource } from '../http.ts';
 export { openFile, openFileSource } from './file.ts';
