@@ -94,7 +94,7 @@ export class EngineDisk extends EventTarget implements Disk {
     return this.#changes;
   }
 
-  /** Reads of more than a piece (1 MiB at most) are several requests: each sees all or nothing of a write, the whole may not. */
+  /** Large reads are several requests: each sees all or nothing of a write, the whole may not. */
   async read(offset: number, length: number): Promise<Uint8Array> {
     this.#mustBeOpen();
     this.#mustBeInside('read', offset, length);
@@ -252,7 +252,7 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#mustBeOpen();
     this.#mustBeInside('map', offset, length);
     const end = offset + length;
-    const depth = this.#baseless ? 1 : options.depth ?? 0;
+    const depth = this.#baseless ? 1 : checkedDepth(options.depth);
     let held: Extent | undefined;
     for (let at = offset; at < end; ) {
       const block = new Uint8Array(EXTENTS_BLOCK_BYTES);
@@ -587,7 +587,13 @@ export async function checkWith(engine: Engine, size: number, repair?: 'leaks' |
 
 function checkedSpeed(speed: number): number {
   if (!Number.isFinite(speed) || speed < 0) throw new MillraceError('EINVAL', `a speed of ${speed} bytes a second cannot be`);
-  return Math.ceil(speed);
+  return Math.min(Math.ceil(speed), Number.MAX_SAFE_INTEGER);
+}
+
+/** Chains are far shorter than what a depth may be; the engine takes 32 bits, where 0 means all of the chain. */
+function checkedDepth(depth: number = 0): number {
+  if (!Number.isSafeInteger(depth) || depth < 0) throw new MillraceError('EINVAL', `cannot map to a depth of ${depth}: it is a number of images, or 0 for all`);
+  return Math.min(depth, 0xffffffff);
 }
 
 /** The extents in an answer of the engine, which reaches up to `end`. */

@@ -77,6 +77,7 @@ interface Backing {
 
 /** Makes a new overlay over a base, or an empty disk, and opens it. */
 export async function createDiskWith(runtime: Runtime, options: CreateOptions): Promise<Disk> {
+  mustBeLocation('overlay', options.overlay);
   const opening = await Opening.start(runtime, options.memory);
   try {
     const shape = checkedShape(options);
@@ -101,6 +102,7 @@ export async function createDiskWith(runtime: Runtime, options: CreateOptions): 
 /** Opens an existing overlay with its chain. */
 export async function openDiskWith(runtime: Runtime, options: OpenOptions): Promise<Disk> {
   const { readOnly = false, followChain = false } = options;
+  mustBeLocation('overlay', options.overlay);
   const opening = await Opening.start(runtime, options.memory);
   try {
     await opening.openOverlay(options.overlay, { readOnly, cache: checkedCache(options) }, options.format);
@@ -124,6 +126,7 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
  * @throws MillraceError where the header cannot be read, or (`ECORRUPT`) a repair could lose data; nothing has been changed then.
  */
 export async function checkDiskWith(runtime: Runtime, { overlay, repair, memory }: CheckOptions): Promise<CheckReport | undefined> {
+  mustBeLocation('overlay', overlay);
   const opening = await Opening.start(runtime, memory);
   try {
     if (!(await opening.openToCheck(overlay, repair !== undefined))) return undefined;
@@ -214,6 +217,7 @@ class Opening {
   async #openBase(location: BaseLocation, format?: ImageFormat, recorded?: RecordedIdentity): Promise<void> {
     const asked = formatNumber(format);
     const isPlace = typeof location === 'string' || location instanceof URL;
+    if (!isPlace) mustBeLocation('base', location);
     const source = isPlace ? await this.#runtime.openSource(location) : location;
     const image = this.#count++;
     this.engine.attach(image, source, source.name ?? (isPlace ? String(location) : `base ${image}`));
@@ -242,7 +246,7 @@ class Opening {
 
   /** Hands over what the overlay's header is to say of its base, which was opened from `place`, or is to be named `as`. */
   recordBase(image: number, place?: string, as?: string): void {
-    const name = as ?? this.#recordedName(place ?? this.engine.file(image)!.name);
+    const name = checkedRecord(as) ?? this.#recordedName(place ?? this.engine.file(image)!.name);
     const format = FORMATS[this.engine.imageReport(image)[ImageField.format]] ?? 'raw';
     if (!this.engine.setBacking(name, format, textOf(this.#identities[image], name))) throw new MillraceError('EINVAL', `the name of the base is too long to be recorded: '${name}'`);
   }
@@ -337,6 +341,12 @@ function unopened(name: string, size: number): BlockSource {
   };
 }
 
+function mustBeLocation(what: 'overlay' | 'base', location: string | BlockSource): void {
+  if (typeof location === 'string' || typeof location?.read === 'function') return;
+  const places = what === 'overlay' ? 'a path or name' : 'a path or a URL';
+  throw new MillraceError('EINVAL', `the ${what} is ${places}, or an opened file: an object with size, read and close${what === 'overlay' ? ', and what writes it' : ''}`);
+}
+
 function mustBeWritable(overlay: string | BlockFile | BlockSource, writable: boolean): void {
   if (!writable || typeof overlay === 'string' || 'write' in overlay) return;
   throw new MillraceError('EROFS', `${overlayName(overlay)} can only be read: open it read-only, or create an overlay over it`);
@@ -359,6 +369,12 @@ function checkedCache({ overlay, cache }: Pick<OpenOptions, 'overlay' | 'cache'>
   if (!CACHE_MODES.includes(cache)) throw new MillraceError('EINVAL', `a cache mode of '${cache}': it is ${CACHE_MODES.join(' or ')}`);
   if (cache === 'unsafe' && typeof overlay !== 'string') throw new MillraceError('EINVAL', `${overlayName(overlay)}: the cache mode 'unsafe' is for an overlay given by path or name`);
   return cache;
+}
+
+/** By an empty name an overlay would have no base, and show zeros where that holds data. */
+export function checkedRecord(name: string | undefined): string | undefined {
+  if (name === '') throw new MillraceError('EINVAL', 'a base cannot be recorded by an empty name');
+  return name;
 }
 
 function checkedSize(size: number | undefined): number | undefined {

@@ -2,40 +2,16 @@
  * rebase: gives an overlay another base, as `qemu-img rebase` does. The disk shows the same before and after: where the two bases
  * differ, the overlay takes over what the old one shows. With `unsafe` only the reference changes, for a base that was moved.
  */
-import type { Disk, ImageFormat, ImageInfo } from './api.ts';
+import type { Disk, ImageFormat, ImageInfo, RebaseOptions, RebaseReport } from './api.ts';
 import type { EngineDisk } from './disk.ts';
 import { MillraceError } from './errors.ts';
-import { identityText, openDiskWith, recordedName } from './open.ts';
+import { checkedRecord, identityText, openDiskWith, recordedName } from './open.ts';
 import type { Runtime } from './runtime.ts';
 
 /** Bytes that are compared at once. */
 const PIECE_BYTES = 4 * 1024 * 1024;
 /** Disks are whole sectors, so that they can be compared by words. */
 const WORD_BYTES = 4;
-
-export interface RebaseOptions {
-  /** A path or name. */
-  overlay: string;
-  /** A path or URL; null for none: the overlay then stands alone. */
-  base: string | URL | null;
-  /** Default told by the base's first bytes. */
-  baseFormat?: ImageFormat;
-  /** Change only the reference. The old base need not be there; that the new one holds the same is the caller's word. */
-  unsafe?: boolean;
-  /** Follow the backing references of the bases themselves; default false. */
-  followChain?: boolean;
-  /** What is recorded as the base; default where it was given, as in createDisk. */
-  recordBase?: string;
-  /** Bytes of WebAssembly memory for each of the two disks. */
-  memory?: number;
-}
-
-export interface RebaseReport {
-  /** What is recorded as the base; null for none. */
-  base: string | null;
-  /** Bytes that the overlay took over from its old base. */
-  bytes: number;
-}
 
 /**
  * @throws MillraceError `EUNSUPPORTED` when the overlay's header has no room for the new base's name, `EINVAL` when the new base is the overlay itself
@@ -75,7 +51,7 @@ interface Next {
 
 async function openNext(runtime: Runtime, base: string | URL, options: RebaseOptions): Promise<Next> {
   const { overlay, baseFormat, followChain, recordBase, memory, unsafe } = options;
-  const name = recordBase ?? recordedName(runtime, String(base), overlay);
+  const name = checkedRecord(recordBase) ?? recordedName(runtime, String(base), overlay);
   const source = await runtime.openSource(base);
   const identity = await identityText(source, name);
   // Only what it is has to be known of a base that is not to be read.

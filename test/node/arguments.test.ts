@@ -60,3 +60,34 @@ it('data is a Uint8Array, as which a Buffer counts', async () => {
   expect(Buffer.from(await disk.read(0, 4)).toString()).toBe('text');
   await disk.close();
 });
+
+it('an overlay is a path or a file, and a base may be a URL', async () => {
+  const { runtime } = await newBench();
+  const message = expect.stringMatching(/^the (overlay|base) is a path /);
+  for (const wrong of [undefined, null, 7, {}, new URL('file:///overlay.qcow2'), Buffer.alloc(512)] as unknown[] as string[]) {
+    await expect(runtime.open({ overlay: wrong })).rejects.toMatchObject({ code: 'EINVAL', message });
+    await expect(runtime.create({ overlay: wrong, size: MIB })).rejects.toMatchObject({ code: 'EINVAL', message });
+    await expect(checkDiskWith(runtime, { overlay: wrong })).rejects.toMatchObject({ code: 'EINVAL', message });
+    if (wrong === undefined || wrong === null || (wrong as unknown) instanceof URL) continue;
+    await expect(runtime.open({ overlay: 'overlay.qcow2', base: wrong })).rejects.toMatchObject({ code: 'EINVAL', message });
+    await expect(runtime.create({ overlay: 'new.qcow2', base: wrong })).rejects.toMatchObject({ code: 'EINVAL', message });
+  }
+});
+
+it('a depth and a speed are numbers that the engine can take, however large', async () => {
+  const { runtime } = await newBench();
+  const disk = await runtime.open({ overlay: 'overlay.qcow2' });
+  const depths = async (depth: number): Promise<number[]> => {
+    const found = [];
+    for await (const extent of disk.map(0, disk.size, { depth })) found.push(extent.depth);
+    return found;
+  };
+  for (const depth of [-1, NaN, 0.5, Infinity]) await expect(depths(depth)).rejects.toMatchObject({ code: 'EINVAL' });
+  expect(await depths(2 ** 32)).toEqual(await depths(0));
+  expect(await depths(Number.MAX_SAFE_INTEGER)).toEqual(await depths(0));
+  await disk.stream({ nonblock: true, speed: 1e300 });
+  expect(await disk.info()).toMatchObject({ status: 1, speed: Number.MAX_SAFE_INTEGER });
+  await disk.setSpeed(1e300);
+  await disk.abort();
+  await disk.close();
+});
