@@ -42,7 +42,8 @@ export function resolveBacking(name: string, from: string, paths: Paths): string
 /** How a base at a path given by the user is recorded in an overlay: a relative one is relative to the overlay. */
 export function recordedBase(base: string, overlay: string, paths: Paths): string {
   if (SCHEME.test(base) || paths.isAbsolute(base)) return base;
-  const [from, to] = [paths.join(paths.dirname(overlay)), paths.join(base)];
+  const path = /^file:/i.test(overlay) ? pathOf(overlay, paths) : overlay;
+  const [from, to] = [paths.join(paths.dirname(path)), paths.join(base)];
   // Below the place where the process stands, wherever that is: it need not be asked, which could need a permission.
   const isBelow = !paths.isAbsolute(from) && ![from, to].some((path) => path.startsWith('..'));
   return asPath(isBelow ? paths.relative(`/${from}`, `/${to}`) : paths.relative(paths.resolve(from), paths.resolve(to)), paths);

@@ -1,7 +1,7 @@
 /** `millrace check`: looks for errors and leaks in an image's metadata, and repairs them if asked to. It needs no base. */
 import type { CheckReport } from '../api.ts';
 import { checkDiskWith } from '../open.ts';
-import { EXIT_OK } from './platform.ts';
+import { EXIT_OK, tell } from './platform.ts';
 import type { Platform } from './platform.ts';
 
 /** As `qemu-img check` has them. */
@@ -17,7 +17,7 @@ export interface CheckCommandOptions {
 export async function check(platform: Platform, path: string, { repair, json }: CheckCommandOptions): Promise<number> {
   const found = await checkDiskWith(platform.runtime, { overlay: path, repair });
   if (found === undefined) {
-    await platform.stderr.write(`millrace: ${path} is a raw image, which has nothing to check\n`);
+    await tell(platform, `${path} is a raw image, which has nothing to check`);
     return EXIT_NOT_CHECKABLE;
   }
   await platform.stdout.write(json ? `${JSON.stringify(jsonReport(path, found), undefined, 4)}\n` : humanReport(found));

@@ -4,7 +4,7 @@
  */
 import type { ImageInfo, SnapshotInfo } from '../api.ts';
 import { isUrl, openImage, withDisk } from './image.ts';
-import { EXIT_OK } from './platform.ts';
+import { EXIT_OK, printable } from './platform.ts';
 import type { Platform } from './platform.ts';
 import { formatExactly, formatSize } from './sizes.ts';
 
@@ -90,7 +90,7 @@ function humanInfo(report: InfoReport, snapshots: SnapshotInfo[] = []): string {
     lines.push('Format specific information:');
     for (const [name, value] of Object.entries(report['format-specific'].data)) lines.push(`    ${name.replaceAll('-', ' ')}: ${value}`);
   }
-  return `${lines.join('\n')}\n`;
+  return `${lines.map(printable).join('\n')}\n`;
 }
 
 function jsonSnapshot(snapshot: SnapshotInfo): Record<string, string | number | undefined> {

@@ -4,7 +4,7 @@
  */
 import type { Disk, Extent, ImageInfo } from '../api.ts';
 import { isUrl, openImage, withDisk } from './image.ts';
-import { EXIT_OK } from './platform.ts';
+import { EXIT_OK, printable } from './platform.ts';
 import type { Platform } from './platform.ts';
 import { runsOf } from './zeros.ts';
 
@@ -60,7 +60,7 @@ async function writeTable(platform: Platform, rows: AsyncIterable<MapRow>, image
   await platform.stdout.write(line('Offset', 'Length', 'Mapped to', 'File'));
   for await (const { start, length, depth, data, zero, offset } of rows) {
     if (!data || zero) continue;
-    await platform.stdout.write(line(hex(start), hex(length), offset === undefined ? 'compressed' : hex(offset), images[depth].name));
+    await platform.stdout.write(line(hex(start), hex(length), offset === undefined ? 'compressed' : hex(offset), printable(images[depth].name)));
   }
 }
 

@@ -42,8 +42,18 @@ export interface Listening {
 export const EXIT_OK = 0;
 export const EXIT_FAILED = 1;
 export const EXIT_INTERRUPTED = 130;
+/**
+ * Nobody reads any more what is written (`millrace map … | head`): nothing to complain about, but the command has not done all of its
+ * work. As a shell has it for a program ended by SIGPIPE.
+ */
+export const EXIT_READER_GONE = 141;
 
 /** Writes a line for the user, which is no part of a command's result. */
 export function tell(platform: Platform, message: string): void | Promise<void> {
-  return platform.stderr.write(`millrace: ${message.replace(/\s*\n\s*/g, ' ')}\n`);
+  return platform.stderr.write(`millrace: ${printable(message.replace(/\s*\n\s*/g, ' '))}\n`);
+}
+
+/** A line without control characters: names that stand in an image are its author's choice, and a terminal may act on them. */
+export function printable(line: string): string {
+  return line.replace(/\p{Cc}/gu, '?');
 }

@@ -122,7 +122,7 @@ function makeProgram(platform: Platform, ended: (exitCode: number) => void): Com
   addExample(mapCommand, 'millrace map vm.qcow2 --output json');
 
   const checkCommand = program.command('check')
-    .description('Look for errors in an image. Exit code: 0 sound, 1 could not be checked, 2 corrupt, 3 only leaks.')
+    .description('Look for errors in an image. Exit code: 0 sound, 1 could not be checked, 2 corrupt, 3 only leaks, 63 a raw image.')
     .argument('<image>', 'a qcow2 file')
     .addOption(new Option('-r, --repair <what>', 'repair leaks, or all that can be repaired').choices(['leaks', 'all']))
     .addOption(outputFormat()).option('--json', 'the same as --output json')

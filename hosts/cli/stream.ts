@@ -62,7 +62,7 @@ export async function stream(platform: Platform, overlay: string, options: Strea
 async function runJob(platform: Platform, disk: Disk, missing: number, options: StreamOptions, json: boolean): Promise<Outcome> {
   const before = performance.now();
   const started = { ...await disk.stream({ ...options, nonblock: true }), remaining: missing };
-  const watcher = json ? new JsonWatcher(platform, disk, started) : new TerminalWatcher(platform, disk, started);
+  const watcher = json ? new JsonWatcher(platform, disk, started) : new TerminalWatcher(platform, disk, started, options.signal);
   const ended = new Promise<void>((resolve) => {
     disk.addEventListener('completed', () => resolve(), { once: true });
     disk.addEventListener('failed', () => resolve(), { once: true });
@@ -125,20 +125,21 @@ interface Watcher {
   stop(): void;
 }
 
-/** A bar, if there is a terminal to draw it on. */
+/** A bar, if there is a terminal to draw it on, until the user stops the job: the process may end at any moment then. */
 class TerminalWatcher implements Watcher {
   readonly #platform: Platform;
-  readonly #bar: ProgressBar | undefined;
   readonly #disk: Disk;
+  #bar: ProgressBar | undefined;
   readonly #onProgress = (event: Event): void => this.#bar?.update((event as CustomEvent<StreamInfo>).detail);
 
-  constructor(platform: Platform, disk: Disk, started: StreamInfo) {
+  constructor(platform: Platform, disk: Disk, started: StreamInfo, signal?: AbortSignal) {
     this.#platform = platform;
     this.#disk = disk;
-    if (!platform.stderr.isTTY) return;
+    if (!platform.stderr.isTTY || signal?.aborted) return;
     this.#bar = new ProgressBar(platform.stderr);
     this.#bar.start(started);
     disk.addEventListener('progress', this.#onProgress);
+    signal?.addEventListener('abort', () => this.stop());
   }
 
   note(text: string): void {
@@ -149,6 +150,7 @@ class TerminalWatcher implements Watcher {
   stop(): void {
     this.#disk.removeEventListener('progress', this.#onProgress);
     this.#bar?.stop();
+    this.#bar = undefined;
   }
 }
 

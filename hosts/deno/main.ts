@@ -3,16 +3,16 @@
  * and hosts it uses (`--allow-read`, `--allow-write`, `--allow-net`), and none besides.
  */
 import manifest from '../../deno.json' with { type: 'json' };
+import { EXIT_READER_GONE } from '../cli/platform.ts';
 import type { Listening, Output, Platform } from '../cli/platform.ts';
 import { runCommandLine } from '../cli/program.ts';
 import { MillraceError } from '../errors.ts';
 import type { Handler } from '../handler.ts';
-import { denoRuntime } from './runtime.ts';
+import { fileError } from './file.ts';
+import { denoRuntime, localPath } from './runtime.ts';
 
 /** stat(2) counts in these, whatever the file system's own blocks are. */
 const STAT_BLOCK_BYTES = 512;
-/** Nobody reads any more (`millrace map … | head`), which is no error of ours. */
-const EXIT_READER_GONE = 0;
 
 const platform: Platform = {
   runtime: denoRuntime,
@@ -28,7 +28,7 @@ const platform: Platform = {
   },
   exit: (code) => Deno.exit(code),
   async allocatedBytes(path) {
-    const { blocks } = await Deno.stat(path);
+    const { blocks } = await Deno.stat(localPath(path));
     return blocks === null ? undefined : blocks * STAT_BLOCK_BYTES;
   },
   async serve(handler, address) {
@@ -43,11 +43,12 @@ function outputTo(stream: typeof Deno.stdout): Output {
         for (let bytes = new TextEncoder().encode(text); bytes.length > 0;) bytes = bytes.subarray(stream.writeSync(bytes));
       } catch (error) {
         if (error instanceof Deno.errors.BrokenPipe) Deno.exit(EXIT_READER_GONE);
-        throw error;
+        throw fileError('write to', 'standard output', error);
       }
     },
     get isTTY() { return stream.isTerminal(); },
-    get columns() { return stream.isTerminal() ? Deno.consoleSize().columns : undefined; },
+    // Some terminals do not tell: they have 0.
+    get columns() { return (stream.isTerminal() && Deno.consoleSize().columns) || undefined; },
   };
 }
 

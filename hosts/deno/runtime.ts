@@ -12,19 +12,24 @@ import engine from './engine.js';
 import { openFile, openFileSource } from './file.ts';
 
 const paths: Paths = { dirname, isAbsolute, join, relative, resolve, fileURLToPath };
+/** The path that a location of a local file leads to. */
+export function localPath(location: string): string {
+  return pathOf(location, paths);
+}
+
 const { inflateRawSync, zstdDecompressSync } = zlib as unknown as Record<'inflateRawSync' | 'zstdDecompressSync', ZlibFunction>;
 
 export const denoRuntime: Runtime = {
   engine: () => Promise.resolve(engine),
   codec: codecOf({ zlib: () => zlibDecoder(inflateRawSync), zstd: () => zlibDecoder(zstdDecompressSync) }),
-  openOverlay: (path, mode) => openFile(pathOf(path, paths), mode),
-  openSource: async (location) => (isHttpUrl(String(location)) ? openHttp(location) : openFileSource(pathOf(String(location), paths))),
+  openOverlay: (path, mode) => openFile(localPath(path), mode),
+  openSource: async (location) => (isHttpUrl(String(location)) ? openHttp(location) : openFileSource(localPath(String(location)))),
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),
-  realName: async (location) => (isHttpUrl(location) ? location : Deno.realPath(pathOf(location, paths))),
+  realName: async (location) => (isHttpUrl(location) ? location : Deno.realPath(localPath(location))),
   async remove(path) {
     try {
-      await Deno.remove(pathOf(path, paths));
+      await Deno.remove(localPath(path));
     } catch (error) {
       if (!(error instanceof Deno.errors.NotFound)) throw error;
     }

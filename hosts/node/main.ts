@@ -3,17 +3,15 @@
 import { readFileSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import process from 'node:process';
-import { EXIT_FAILED } from '../cli/platform.ts';
+import { EXIT_FAILED, EXIT_READER_GONE } from '../cli/platform.ts';
 import type { Output, Platform } from '../cli/platform.ts';
 import { runCommandLine } from '../cli/program.ts';
 import { fileError } from './file.ts';
-import { nodeRuntime } from './runtime.ts';
+import { localPath, nodeRuntime } from './runtime.ts';
 import { serve } from './serve.ts';
 
 /** stat(2) counts in these, whatever the file system's own blocks are. */
 const STAT_BLOCK_BYTES = 512;
-/** `EPIPE`: nobody reads any more (`millrace map … | head`), which is no error of ours. */
-const EXIT_READER_GONE = 0;
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
 
@@ -31,7 +29,7 @@ const platform: Platform = {
   },
   exit: (code) => process.exit(code),
   async allocatedBytes(path) {
-    return (await stat(path)).blocks * STAT_BLOCK_BYTES;
+    return (await stat(localPath(path))).blocks * STAT_BLOCK_BYTES;
   },
   serve,
 };
@@ -48,7 +46,8 @@ function outputTo(stream: NodeJS.WriteStream): Output {
       if (!stream.write(text)) return new Promise((resolve) => stream.once('drain', resolve));
     },
     get isTTY() { return stream.isTTY === true; },
-    get columns() { return stream.columns; },
+    // Some terminals do not tell: they have 0.
+    get columns() { return stream.columns || undefined; },
   };
 }
 

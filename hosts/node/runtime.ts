@@ -11,16 +11,21 @@ import { openHttp } from './http.ts';
 
 const paths: Paths = { dirname, isAbsolute, join, relative, resolve, fileURLToPath };
 
+/** The path that a location of a local file leads to. */
+export function localPath(location: string): string {
+  return pathOf(location, paths);
+}
+
 let engine: Promise<WebAssembly.Module> | undefined;
 
 export const nodeRuntime: Runtime = {
   // Compiled by this thread, which takes a millisecond: threads in the background may be busy with what fetch is made of.
   engine: () => (engine ??= readFile(new URL('../engine.wasm', import.meta.url)).then((bytes) => new WebAssembly.Module(bytes))),
   codec: nodeCodec,
-  openOverlay: async (path, mode) => openFile(pathOf(path, paths), { ...mode, exclusive: mode.create }),
-  openSource: async (location) => (isHttpUrl(String(location)) ? openHttp(location) : openFileSource(pathOf(String(location), paths))),
+  openOverlay: async (path, mode) => openFile(localPath(path), { ...mode, exclusive: mode.create }),
+  openSource: async (location) => (isHttpUrl(String(location)) ? openHttp(location) : openFileSource(localPath(String(location)))),
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),
-  realName: async (location) => (isHttpUrl(location) ? location : realpath(pathOf(location, paths))),
-  remove: (path) => rm(pathOf(path, paths), { force: true }),
+  realName: async (location) => (isHttpUrl(location) ? location : realpath(localPath(location))),
+  remove: (path) => rm(localPath(path), { force: true }),
 };

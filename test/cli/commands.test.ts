@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { copyFile, mkdir, open, readFile, rename, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { serveFile } from '../demo/file-server.ts';
 import { makeContent } from '../fixtures/content.ts';
@@ -236,6 +237,38 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'the commands', () => {
     const failed = await millrace(['create', 'x.qcow2', '--base', `ftp://anna:geheim@${place}`], { cwd });
     expect(failed.exitCode).toBe(1);
     expect(failed.stderr).not.toContain('geheim');
+  }), 60_000);
+
+  it('takes file: URLs for paths', () => withFolder(async (cwd) => {
+    await makeBase(cwd);
+    await mkdir(join(cwd, 'a folder'));
+    const url = pathToFileURL(join(cwd, 'a folder/o.qcow2')).href;
+    expect(await millrace(['create', url, '--base', 'base.raw'], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
+    expect((await info(join(cwd, 'a folder/o.qcow2')))['backing-filename']).toBe('../base.raw');
+    for (const command of ['info', 'map', 'check', 'stream']) expect(await millrace([command, url], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
+    const raw = pathToFileURL(join(cwd, 'base.raw')).href;
+    for (const command of ['info', 'map']) expect(await millrace([command, raw], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
+    expect(await compare(join(cwd, 'a folder/o.qcow2'), join(cwd, 'base.raw'), { formatB: 'raw' })).toMatchObject({ identical: true });
+  }), 60_000);
+
+  it('records no base by an empty name, by which there would be none', () => withFolder(async (cwd) => {
+    await makeBase(cwd);
+    const refused = { exitCode: 1, stdout: '', stderr: 'millrace: a base cannot be recorded by an empty name\n' };
+    expect(await millrace(['create', 'o.qcow2', '--base', 'base.raw', '--record-base', ''], { cwd })).toEqual(refused);
+    expect(existsSync(join(cwd, 'o.qcow2'))).toBe(false);
+    await millrace(['create', 'o.qcow2', '--base', 'base.raw'], { cwd });
+    expect(await millrace(['rebase', 'o.qcow2', '-u', '--base', 'base.raw', '--record-base', ''], { cwd })).toEqual(refused);
+    expect((await info(join(cwd, 'o.qcow2')))['backing-filename']).toBe('base.raw');
+  }), 60_000);
+
+  it('hands no control characters of an image to the terminal', () => withFolder(async (cwd) => {
+    await makeBase(cwd);
+    const evil = '\x1b]0;owned\x07\x9b31m.raw';
+    await millrace(['create', 'o.qcow2', '--base', 'base.raw', '--record-base', evil], { cwd });
+    expect((await millrace(['info', 'o.qcow2'], { cwd })).stdout).toContain('backing file: ?]0;owned??31m.raw\n');
+    expect((await millrace(['stream', 'o.qcow2'], { cwd })).stderr).toMatch(/^millrace: [^\p{Cc}]*\n$/u);
+    await rename(join(cwd, 'base.raw'), join(cwd, evil));
+    expect((await millrace(['map', 'o.qcow2'], { cwd })).stdout).toMatch(/ \?]0;owned\?\?31m\.raw\n/);
   }), 60_000);
 
   it('info and check need no base', () => withFolder(async (cwd) => {

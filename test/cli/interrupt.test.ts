@@ -102,6 +102,18 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a stream that has not begun', () => {
   }), 20_000);
 });
 
+describe('a stream that nobody reads about any more', () => {
+  it('ends as by SIGPIPE, and gives its lock back', () => withFolder(async (cwd) => {
+    await makeOverlay(cwd);
+    const job = startMillrace(['stream', 'o.qcow2', '--speed', SPEED, '--json'], { cwd });
+    await job.until('stdout', /"status":1/);
+    job.child.stdout!.destroy();
+    expect(await job.ended).toMatchObject({ exitCode: 141, stderr: '' });
+    expect(existsSync(join(cwd, 'o.qcow2.lock'))).toBe(false);
+    expect(await remaining(cwd)).toBeGreaterThan(0);
+  }), 60_000);
+});
+
 describe('an interrupted copy', () => {
   /** Interrupts it once its base no longer answers. */
   async function interrupted(cwd: string, args: string[], server: StallingServer): Promise<RunResult> {

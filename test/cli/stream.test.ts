@@ -16,3 +16,27 @@ it('goes on after a pause that came before it listened', async () => {
   expect(failures).toBeGreaterThan(0);
   expect(written.stderr).toBe('millrace: paused: injected; trying again in 5 s (Ctrl-C stops)\n');
 }, 15_000);
+
+it('has given the terminal back when it is asked to stop, and may end at any moment', async () => {
+  const bench = new Bench();
+  bench.addBase(4 * MIB);
+  await (await bench.create()).close();
+  const { platform, written } = platformOver(bench.runtime);
+  const handlers: (() => void)[] = [];
+  let drawn = (): void => {};
+  const isDrawn = new Promise<void>((resolve) => { drawn = resolve; });
+  const terminal = {
+    isTTY: true, columns: 80,
+    write(text: string) {
+      written.stderr += text;
+      if (text.includes('%')) drawn();
+    },
+  };
+  const streaming = stream({ ...platform, stderr: terminal, onInterrupt: (handler) => (handlers.push(handler), () => {}) }, 'overlay.qcow2', { speed: 1 });
+  await isDrawn;
+  expect(written.stderr).toMatch(/\x1b\[\?25l/);
+  handlers[0]();
+  expect(written.stderr.slice(written.stderr.lastIndexOf('\x1b[?25l'))).toMatch(/\x1b\[\?25h[^]*\x1b\[\?7h/);
+  expect(await streaming).toBe(130);
+  expect(written.stderr.slice(written.stderr.lastIndexOf('\x1b[?7h'))).not.toContain('%');
+});
