@@ -1,6 +1,7 @@
 /** `millrace check`: looks for errors and leaks in an image's metadata, and repairs them if asked to. It needs no base. */
 import type { CheckReport } from '../api.ts';
 import { checkDiskWith } from '../open.ts';
+import { whileUnchanged } from './image.ts';
 import { EXIT_OK, tell } from './platform.ts';
 import type { Platform } from './platform.ts';
 
@@ -15,7 +16,9 @@ export interface CheckCommandOptions {
 }
 
 export async function check(platform: Platform, path: string, { repair, json }: CheckCommandOptions): Promise<number> {
-  const found = await checkDiskWith(platform.runtime, { overlay: path, repair });
+  const look = (): Promise<CheckReport | undefined> => checkDiskWith(platform.runtime, { overlay: path, repair });
+  // A repair locks the image, and is what changes it.
+  const found = repair ? await look() : await whileUnchanged(platform, path, look);
   if (found === undefined) {
     await tell(platform, `${path} is a raw image, which has nothing to check`);
     return EXIT_NOT_CHECKABLE;

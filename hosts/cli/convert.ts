@@ -7,7 +7,7 @@ import type { BlockFile } from '../block.ts';
 import { MillraceError } from '../errors.ts';
 import { createDiskWith } from '../open.ts';
 import type { Runtime } from '../runtime.ts';
-import { openImage, withDisk } from './image.ts';
+import { openImage, whileUnchanged, withDisk } from './image.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import type { Platform } from './platform.ts';
 import { ProgressBar } from './progress.ts';
@@ -47,7 +47,8 @@ export async function convert(platform: Platform, source: string, path: string, 
     return (done) => { if (!stop.signal.aborted) bar?.update(asInfo(done, total)); };
   };
   try {
-    const size = await unlessStopped(copy(platform, source, target, options, stop.signal, begin), stop.signal);
+    const copying = whileUnchanged(platform, source, () => copy(platform, source, target, options, stop.signal, begin));
+    const size = await unlessStopped(copying, stop.signal);
     bar?.stop();
     const seconds = (performance.now() - before) / 1000;
     await platform.stdout.write(options.json

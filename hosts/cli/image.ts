@@ -23,6 +23,25 @@ export async function openImage(platform: Platform, location: string, how: { fol
   throw new MillraceError('EUNSUPPORTED', `${overlay.name ?? 'the image'} has a backing file of its own, '${backingFile}', which is followed only when asked for (--follow-chain)`);
 }
 
+/**
+ * Reads an image that must stay as it is until all of it has been read: what is copied from it would be of several moments, and what is
+ * looked for in its tables might be found though it never was. No lock is asked: the writer may be QEMU, whose locks we do not see.
+ */
+export async function whileUnchanged<T>(platform: Platform, location: string, read: () => Promise<T>): Promise<T> {
+  // Every answer of a server is compared with the first one anyway.
+  if (isUrl(location)) return read();
+  const before = await identityOf(platform, location);
+  const result = await read();
+  if (await identityOf(platform, location) === before) return result;
+  throw new MillraceError('ECHANGED', `${location} was written by another program while it was read: run this again when nothing writes it`);
+}
+
+async function identityOf(platform: Platform, location: string): Promise<string | undefined> {
+  const source = await platform.runtime.openSource(location);
+  await source.close();
+  return source.identity;
+}
+
 /** Closes the disk after its use. What the use failed of is told rather than what the closing then failed of. */
 export async function withDisk<T>(disk: Disk, use: (disk: Disk) => Promise<T>): Promise<T> {
   let result: T;

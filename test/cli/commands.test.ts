@@ -1,14 +1,17 @@
 /** Each command and its options, as a user runs them. */
 import { existsSync } from 'node:fs';
-import { copyFile, mkdir, open, readFile, rename, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, open, readFile, rename, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { runCommandLine } from '../../hosts/cli/program.ts';
+import { nodeRuntime } from '../../hosts/node/runtime.ts';
+import type { Runtime } from '../../hosts/runtime.ts';
 import { serveFile } from '../demo/file-server.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { check, compare, createImage, info, qemuIo } from '../support/qemu.ts';
-import { millrace, withFolder } from './program.ts';
+import { millrace, platformOver, withFolder } from './program.ts';
 
 const MIB = 1024 * 1024;
 const BASE_BYTES = 4 * MIB;
@@ -270,6 +273,27 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'the commands', () => {
     await rename(join(cwd, 'base.raw'), join(cwd, evil));
     expect((await millrace(['map', 'o.qcow2'], { cwd })).stdout).toMatch(/ \?]0;owned\?\?31m\.raw\n/);
   }), 60_000);
+
+  it('convert and check refuse what has been written meanwhile', () => withFolder(async (cwd) => {
+    const path = join(cwd, 'o.qcow2');
+    await millrace(['create', 'o.qcow2', '--size', '4M'], { cwd });
+    let opened = 0;
+    const written: Runtime = {
+      ...nodeRuntime,
+      async openOverlay(location, mode) {
+        const file = await nodeRuntime.openOverlay(location, mode);
+        if (location === path) await utimes(path, ++opened, opened);
+        return file;
+      },
+    };
+    for (const args of [['check', path], ['convert', path, join(cwd, 'copy'), '-O', 'raw'], ['convert', path, join(cwd, 'copy')]]) {
+      const { platform, written: told } = platformOver(written);
+      expect({ args, exitCode: await runCommandLine(platform, args) }).toEqual({ args, exitCode: 1 });
+      expect(told.stderr).toMatch(/o\.qcow2 was written by another program while it was read/);
+      expect(existsSync(join(cwd, 'copy'))).toBe(false);
+    }
+    expect(opened).toBe(3);
+  }));
 
   it('info and check need no base', () => withFolder(async (cwd) => {
     await makeBase(cwd);
