@@ -2,11 +2,12 @@
 import { readFile, realpath, rm } from 'node:fs/promises';
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { MillraceError } from '../errors.ts';
 import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../location.ts';
 import type { Paths } from '../location.ts';
 import type { Runtime } from '../runtime.ts';
 import { nodeCodec } from './codecs.ts';
-import { openFile, openFileSource } from './file.ts';
+import { fileError, openFile, openFileSource } from './file.ts';
 import { openHttp } from './http.ts';
 
 const paths: Paths = { dirname, isAbsolute, join, relative, resolve, fileURLToPath };
@@ -18,9 +19,20 @@ export function localPath(location: string): string {
 
 let engine: Promise<WebAssembly.Module> | undefined;
 
+/** Bundlers do not know that it belongs to the program. */
+async function readEngine(): Promise<Uint8Array<ArrayBuffer>> {
+  const path = fileURLToPath(new URL('../engine.wasm', import.meta.url));
+  try {
+    return await readFile(path);
+  } catch (error) {
+    const cause = fileError('open the engine', path, error);
+    throw new MillraceError(cause.code, `${cause.message}; a bundle has to leave the package millrace out (external), or to bring its dist/engine.wasm there`, { cause });
+  }
+}
+
 export const nodeRuntime: Runtime = {
   // Compiled by this thread, which takes a millisecond: threads in the background may be busy with what fetch is made of.
-  engine: () => (engine ??= readFile(new URL('../engine.wasm', import.meta.url)).then((bytes) => new WebAssembly.Module(bytes))),
+  engine: () => (engine ??= readEngine().then((bytes) => new WebAssembly.Module(bytes))),
   codec: nodeCodec,
   openOverlay: async (path, mode) => openFile(localPath(path), { ...mode, exclusive: mode.create }),
   openSource: async (location) => (isHttpUrl(String(location)) ? openHttp(location) : openFileSource(localPath(String(location)))),

@@ -3,7 +3,7 @@
  * TypeScript accepts its types.
  */
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, readFile, readdir, realpath, rm, symlink, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, mkdtemp, readFile, readdir, realpath, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -98,6 +98,16 @@ describe.skipIf(!built)('the package', () => {
     });
     const entries = Object.keys(metafile.inputs).flatMap((path) => /millrace\/dist\/(\w+)\/index\.js$/.exec(path)?.[1] ?? []);
     expect(entries).toEqual([folder]);
+  });
+
+  it('says what a bundle lacks that has it without its engine', async () => {
+    await writeFile(join(project, 'app.js'), "import { createDisk } from 'millrace';\nconst disk = await createDisk({ overlay: 'bundled.qcow2', size: 512 });\nconsole.log(disk.size);\nawait disk.close();");
+    const outfile = join(project, 'out/app.js');
+    await build({ entryPoints: [join(project, 'app.js')], outfile, bundle: true, platform: 'node', format: 'esm', external: ['koffi'], logLevel: 'silent' });
+    const bundled = await run(process.execPath, [outfile], { cwd: project, exitCodes: [0, 1] });
+    expect(bundled).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/MillraceError: cannot open the engine '.*engine\.wasm': no such file .* bring its dist\/engine\.wasm there/) });
+    await copyFile(installed('dist/engine.wasm'), join(project, 'engine.wasm'));
+    expect(await run(process.execPath, [outfile], { cwd: project })).toMatchObject({ stdout: '512\n' });
   });
 
   it.each([
