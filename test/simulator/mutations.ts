@@ -112,7 +112,7 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'a hole reaches over the data behind it', path: 'engine/tables/lookup.ts',
-    from: 'const within = offset & (((<u64>1) << HOLE_BLOCK_BITS) - 1);', to: 'const within: u64 = 0;',
+    from: '(<u64>(holeEnd - block) << HOLE_BLOCK_BITS) - within', to: '(<u64>(holeEnd - block + 1) << HOLE_BLOCK_BITS) - within',
   },
   {
     name: 'changed tables leave no room for those that are read', path: 'engine/core/pages.ts',
