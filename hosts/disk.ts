@@ -188,6 +188,8 @@ export class EngineDisk extends EventTarget implements Disk {
   async stream(options: StreamOptions = {}): Promise<StreamInfo> {
     this.#mustBeWritable('stream');
     const { nonblock = false, signal } = options;
+    // A disk that is about to be smaller is not streamed as it was.
+    while (this.#resizing) await this.#resized();
     if (this.#job) throw new MillraceError('EBUSY', `cannot stream: ${ENGINE_REASONS[32]}`);
     if (signal?.aborted) throw new MillraceError('ABORTED', 'cannot stream: aborted before it started', { cause: signal.reason });
     this.#begin(options);

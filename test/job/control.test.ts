@@ -340,3 +340,22 @@ describe('progress', () => {
     await disk.close();
   });
 });
+
+it('a job that is asked for while the disk shrinks is of what is left of it', async () => {
+  const bench = new Bench();
+  bench.addBase(8 * MIB);
+  const disk = await bench.create();
+  // The end of the last cluster is read before it becomes zeros.
+  bench.holds = ({ kind, file }) => kind === 'read' && file === 'base.raw';
+  const resizing = disk.resize(4 * MIB + 512, { shrink: true });
+  await bench.settle();
+  expect(bench.held).toHaveLength(1);
+  const job = disk.stream();
+  await bench.settle();
+  bench.holds = () => false;
+  await bench.holding.releaseAll();
+  await resizing;
+  expect(await job).toMatchObject({ status: JobStatus.COMPLETED, length: 4 * MIB + 512, remaining: 0 });
+  expect(await disk.remaining()).toBe(0);
+  await disk.close();
+});
