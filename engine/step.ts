@@ -108,16 +108,12 @@ function settle(t: Task, result: i32): void {
   }
   if (result == WAIT) {
     if (!t.error) return;
-    if (t.kind == KIND_STREAM) {
-      ready(t);
-      return;
-    }
     // A failed task ends when nothing of it is in flight and what it took is noted as free.
     if (t.pending) {
       wait(t, ON_IO);
       return;
     }
-    if (t.kind == KIND_WRITEBACK) {
+    if (t.kind == KIND_STREAM || t.kind == KIND_WRITEBACK) {
       ready(t);
       return;
     }

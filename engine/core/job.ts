@@ -55,6 +55,9 @@ export class Job {
   holesTo: u64;
   /** The first count could not be ended: it is made up for at the job's end. */
   uncounted: bool;
+  /** What is missing by a later count, and how far that has come. */
+  missing: u64;
+  missingTo: u64;
   /** An error ends the job once its copies have ended. */
   ending: bool;
   /** What becomes of the base has been decided: abort and pause come too late. */
@@ -108,7 +111,12 @@ export function jobPopulated(offset: u64, bytes: u64, byJob: bool): void {
   // With nothing below nothing was missing.
   if (imageCount() < 2) return;
   const from = max(offset, j.from);
-  const to = min(offset + bytes, min(j.to, j.counted));
-  if (!jobActive() || from >= to || (j.limited && !byJob)) return;
-  j.remaining -= min(to - from, j.remaining);
+  const to = min(offset + bytes, j.to);
+  if (!jobActive() || (j.limited && !byJob)) return;
+  j.remaining -= min(between(from, min(to, j.counted)), j.remaining);
+  j.missing -= min(between(from, min(to, j.missingTo)), j.missing);
+}
+
+function between(from: u64, to: u64): u64 {
+  return to > from ? to - from : 0;
 }

@@ -331,6 +331,14 @@ export function wake(on: u32): void {
   }
 }
 
+/** Makes the job and its copies ready, whatever they wait for: each looks for itself whether it still has to. */
+export function wakeJobs(): void {
+  for (let i: u32 = 0; i < TASKS_MAX; i++) {
+    const t = taskAt(i);
+    if (t.kind != KIND_NONE && t.waits && isJobs(t)) ready(t);
+  }
+}
+
 /**
  * Makes the tasks that wait for a page ready, failing them if it could not be read. Where it was cancelled with the job, others who
  * wait for it try again.

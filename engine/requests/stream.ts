@@ -231,19 +231,23 @@ function count(t: Task, j: Job): i32 {
  */
 function recount(t: Task, j: Job): i32 {
   if (!(j.holes && keepsBase(j)) && !j.limited && !j.uncounted) return DONE;
-  if (!lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;
-  t.cursor = max(t.cursor, j.from);
+  // What a guest populates meanwhile is told, but to such a job: guests must wait. Others may not, for one may hang on its base.
+  if (j.limited && !lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;
+  if (t.cursor == 0) {
+    j.missing = 0;
+    j.missingTo = j.from;
+    t.cursor = 1;
+  }
   for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
-    if (t.cursor >= j.to) {
-      j.remaining = t.count;
+    if (j.missingTo >= j.to) {
+      j.remaining = j.missing;
       j.holes = 0;
       unlock(t);
       return DONE;
     }
-    if (t.cursor == j.from) t.count = 0;
-    if (!findMissing(t, j, t.cursor, j.to - t.cursor)) return WAIT;
-    if (isMissing) t.count += foundLength;
-    t.cursor += foundLength;
+    if (!findMissing(t, j, j.missingTo, j.to - j.missingTo)) return WAIT;
+    if (isMissing) j.missing += foundLength;
+    j.missingTo += foundLength;
   }
   return AGAIN;
 }
