@@ -2,6 +2,7 @@
  * A disk: one engine instance with the files of its images, behind the public calls. The same on every runtime; it knows neither
  * where the files are nor what format they have.
  */
+import { checkWith, extentsOf, imageOf } from './answers.ts';
 import type { CheckReport, Disk, DiskEvent, Extent, ImageFormat, ImageInfo, StreamInfo, StreamOptions } from './api.ts';
 import { JobStatus } from './api.ts';
 import type { Engine, Failure } from './engine.ts';
@@ -11,15 +12,10 @@ import { ENGINE_REASONS } from './reasons.ts';
 import { ImageField, JobField } from './reports.ts';
 import { snapshotsOf } from './snapshots.ts';
 
-const FORMATS: readonly (ImageFormat | undefined)[] = [undefined, 'raw', 'qcow2'];
-const STATES = ['absent', 'data', 'zero', 'compressed'] as const;
 const ON_ERROR = { report: 0, stop: 1, ignore: 2, enospc: 3 } as const;
 /** Arguments of a close request: nothing is to be written; the disk goes on afterwards. */
 const CLOSE_READ_ONLY = 1;
 const CLOSE_GOES_ON = 2;
-/** Arguments of a check request, and the bytes of its answer: eight 64-bit floats. */
-const REPAIRS = { leaks: 1, all: 2 } as const;
-const CHECK_REPORT_BYTES = 64;
 /** `status` before the first job, in the engine's numbers. */
 const STATUS_NONE = 3;
 /** At most ten progress events a second. */
@@ -32,8 +28,6 @@ const WRITE_ZEROES = 1;
 /** Argument of a discard: the clusters become absent. */
 const EMPTY = 1;
 const SECTOR_BYTES = 512;
-const EXTENT_BYTES = 32;
-const EXTENTS_BLOCK_BYTES = 65536;
 /** Pieces of zeroes or discard: bounded so that others get between. */
 const ZERO_PIECE_BYTES = 1024 ** 3;
 
@@ -76,8 +70,8 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#baseless = options.baseless;
     this.#release = options.release;
     this.#recordBase = options.recordBase;
-    this.#size = this.#image(0).virtualSize;
-    this.#clusterSize = this.#image(0).clusterSize ?? 65536;
+    this.#size = imageOf(this.#engine, 0).virtualSize;
+    this.#clusterSize = imageOf(this.#engine, 0).clusterSize ?? 65536;
     engine.onstep = () => this.#watch();
   }
 
@@ -132,7 +126,7 @@ export class EngineDisk extends EventTarget implements Disk {
     const [from, to] = this.#wholeClusters(offset, length);
     const zeroes = (at: number, size: number) => this.#engine.request(Kind.write, at, size, WRITE_ZEROES);
     // Version 2 has no zero clusters.
-    if (from >= to || this.#image(0).version === 2) return this.#pieces(offset, length, zeroes);
+    if (from >= to || imageOf(this.#engine, 0).version === 2) return this.#pieces(offset, length, zeroes);
     await this.#pieces(offset, from - offset, zeroes);
     await this.#wide(Kind.zero, from, to);
     await this.#pieces(to, offset + length - to, zeroes);
@@ -181,7 +175,7 @@ export class EngineDisk extends EventTarget implements Disk {
     try {
       await this.#engine.request(Kind.resize, 0, size);
     } finally {
-      this.#size = this.#image(0).virtualSize;
+      this.#size = imageOf(this.#engine, 0).virtualSize;
     }
   }
 
@@ -253,21 +247,7 @@ export class EngineDisk extends EventTarget implements Disk {
   async *map(offset: number = 0, length: number = Math.max(0, this.#size - offset), options: { depth?: number } = {}): AsyncGenerator<Extent> {
     this.#mustBeOpen();
     this.#mustBeInside('map', offset, length);
-    const end = offset + length;
-    const depth = this.#baseless ? 1 : checkedDepth(options.depth);
-    let held: Extent | undefined;
-    for (let at = offset; at < end; ) {
-      const block = new Uint8Array(EXTENTS_BLOCK_BYTES);
-      at = await this.#engine.request(Kind.map, at, end - at, depth, { into: block });
-      for (const extent of extentsOf(block, at)) {
-        if (held && goesOn(held, extent)) held.length += extent.length;
-        else {
-          if (held) yield held;
-          held = extent;
-        }
-      }
-    }
-    if (held) yield held;
+    yield* extentsOf(this.#engine, offset, offset + length, this.#baseless ? 1 : checkedDepth(options.depth));
   }
 
   async check(options: { repair?: 'leaks' | 'all' } = {}): Promise<CheckReport> {
@@ -278,8 +258,8 @@ export class EngineDisk extends EventTarget implements Disk {
 
   async images(): Promise<ImageInfo[]> {
     this.#mustBeOpen();
-    const images = [this.#image(0)];
-    for (let depth = 1; !this.#baseless && this.#engine.exports.imageAtDepth(depth) >= 0; depth++) images.push(this.#image(this.#engine.exports.imageAtDepth(depth)));
+    const images = [imageOf(this.#engine, 0)];
+    for (let depth = 1; !this.#baseless && this.#engine.exports.imageAtDepth(depth) >= 0; depth++) images.push(imageOf(this.#engine, this.#engine.exports.imageAtDepth(depth)));
     const snapshots = this.#engine.imageReport(0)[ImageField.snapshots];
     if (snapshots) images[0].snapshots = await snapshotsOf(this.#engine, snapshots);
     return images;
@@ -363,11 +343,9 @@ export class EngineDisk extends EventTarget implements Disk {
 
   /** The depth of the image that becomes the new base; hands over what the header will say of it. */
   #newBase(base: string | number, keepBase: boolean): number {
-    let depth = typeof base === 'number' ? base : -1;
-    for (let d = 1; depth < 0 && this.#engine.exports.imageAtDepth(d) >= 0; d++) {
-      if (this.#engine.name(this.#engine.exports.imageAtDepth(d)) === base) depth = d;
-    }
-    const index = depth > 0 && Number.isSafeInteger(depth) ? this.#engine.exports.imageAtDepth(depth) : -1;
+    let depth = 1;
+    let index = this.#engine.exports.imageAtDepth(depth);
+    while (index >= 0 && depth !== base && this.#engine.name(index) !== base) index = this.#engine.exports.imageAtDepth(++depth);
     if (index < 0) throw new MillraceError('EINVAL', `cannot stream down to '${base}': ${ENGINE_REASONS[39]}`);
     this.#recordBase(index);
     if (!keepBase && depth > 1 && !this.#engine.exports.backingHasRoom()) throw new MillraceError('EUNSUPPORTED', `cannot stream down to '${base}': ${ENGINE_REASONS[36]}`);
@@ -466,30 +444,6 @@ export class EngineDisk extends EventTarget implements Disk {
     return this.#engine.errorOf(failure, 'stream');
   }
 
-  #image(index: number): ImageInfo {
-    const image = this.#engine.imageReport(index);
-    const info: ImageInfo = {
-      name: this.#engine.name(index),
-      format: FORMATS[image[ImageField.format]] ?? 'raw',
-      virtualSize: image[ImageField.size],
-      fileSize: image[ImageField.fileSize],
-    };
-    if (info.format === 'raw') return info;
-    return {
-      ...info,
-      version: image[ImageField.version],
-      clusterSize: image[ImageField.clusterSize],
-      compressionType: image[ImageField.compression] ? 'zstd' : 'zlib',
-      refcountBits: image[ImageField.refcountBits],
-      lazyRefcounts: image[ImageField.lazyRefcounts] !== 0,
-      extendedL2: image[ImageField.extendedL2] !== 0,
-      corrupt: image[ImageField.corrupt] !== 0,
-      dirty: image[ImageField.dirty] !== 0,
-      backingFile: this.#engine.headerText(index, image[ImageField.nameAt], image[ImageField.nameBytes]) || undefined,
-      backingFormat: this.#engine.headerText(index, image[ImageField.formatAt], image[ImageField.formatBytes]) || undefined,
-    };
-  }
-
   /** Splits a range into requests, at cluster boundaries where it can, and keeps a few in flight. */
   async #pieces(offset: number, length: number, request: (at: number, size: number) => Promise<unknown>): Promise<void> {
     const most = this.#engine.exports.requestBytesMax();
@@ -574,19 +528,6 @@ export class EngineDisk extends EventTarget implements Disk {
   }
 }
 
-/** Checks image 0 of an engine, which shows `size` bytes, and repairs it if that is asked for. */
-export async function checkWith(engine: Engine, size: number, repair?: 'leaks' | 'all'): Promise<CheckReport> {
-  if (repair !== undefined && !Object.hasOwn(REPAIRS, repair)) throw new MillraceError('EINVAL', `cannot repair '${repair}': it is leaks or all`);
-  const numbers = new Uint8Array(CHECK_REPORT_BYTES);
-  await engine.request(Kind.check, 0, 0, repair ? REPAIRS[repair] : 0, { into: numbers });
-  const view = new DataView(numbers.buffer);
-  const number = (index: number) => view.getFloat64(index * 8, true);
-  return {
-    corruptions: number(0), leaks: number(1), corruptionsFixed: number(2), leaksFixed: number(3), allocatedClusters: number(4),
-    totalClusters: Math.ceil(size / engine.exports.clusterSize()), compressedClusters: number(5), fragmentedClusters: number(7), imageEndOffset: number(6),
-  };
-}
-
 function checkedSpeed(speed: number): number {
   if (!Number.isFinite(speed) || speed < 0) throw new MillraceError('EINVAL', `a speed of ${speed} bytes a second cannot be`);
   return Math.min(Math.ceil(speed), Number.MAX_SAFE_INTEGER);
@@ -596,24 +537,4 @@ function checkedSpeed(speed: number): number {
 function checkedDepth(depth: number = 0): number {
   if (!Number.isSafeInteger(depth) || depth < 0) throw new MillraceError('EINVAL', `cannot map to a depth of ${depth}: it is a number of images, or 0 for all`);
   return Math.min(depth, 0xffffffff);
-}
-
-/** The extents in an answer of the engine, which reaches up to `end`. */
-function* extentsOf(block: Uint8Array, end: number): Generator<Extent> {
-  const view = new DataView(block.buffer);
-  const number = (at: number) => view.getUint32(at, true) + view.getUint32(at + 4, true) * 4294967296;
-  for (let at = 0, reached = 0; reached < end && at < block.length; at += EXTENT_BYTES) {
-    const extent: Extent = { offset: number(at), length: number(at + 8), state: STATES[view.getUint32(at + 24, true)], depth: view.getUint32(at + 28, true) };
-    if (extent.length === 0) return;
-    const hostOffset = number(at + 16);
-    if (extent.state === 'data' || hostOffset) extent.hostOffset = hostOffset;
-    reached = extent.offset + extent.length;
-    yield extent;
-  }
-}
-
-/** Whether an extent continues the one before it, across two answers. */
-function goesOn(before: Extent, extent: Extent): boolean {
-  if (before.state !== extent.state || before.depth !== extent.depth) return false;
-  return before.hostOffset === undefined ? extent.hostOffset === undefined : before.hostOffset + before.length === extent.hostOffset;
 }

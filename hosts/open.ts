@@ -2,9 +2,10 @@
  * Opening and creating disks, the same way on every runtime: files are opened by the runtime, images by the engine, and the chain is
  * put together from what the caller gave or what the overlay records.
  */
+import { checkWith } from './answers.ts';
 import type { BaseLocation, CacheMode, CheckOptions, CheckReport, CreateOptions, Disk, ImageFormat, OpenOptions } from './api.ts';
 import type { BlockFile, BlockSource } from './block.ts';
-import { EngineDisk, checkWith } from './disk.ts';
+import { EngineDisk } from './disk.ts';
 import { Engine, Kind, REPAIR_CRASH } from './engine.ts';
 import { MillraceError } from './errors.ts';
 import { ImageField } from './reports.ts';

@@ -17,7 +17,6 @@ export const OP_TAKE: u32 = 7;
 export const OP_GIVE: u32 = 8;
 /** A request has ended; never completed. */
 export const OP_DONE: u32 = 9;
-
 /** Tell where the file has data: a bit for each block of it from `offset` on (HOLE_BLOCK_BITS), in `length` bytes. */
 export const OP_HOLES: u32 = 10;
 

@@ -78,10 +78,11 @@ it('knows the same flags, versions, formats, policies and sizes', async () => {
   const disk = await constants('hosts/disk.ts', /./);
   const open = await constants('hosts/open.ts', /./);
   const limits = await constants('engine/limits.ts', /./);
-  expect(host.get('FLAG_BACKGROUND')).toBe((await constants('engine/core/ring.ts', /FLAG/)).get('FLAG_BACKGROUND'));
+  for (const [flag, value] of await constants('engine/core/ring.ts', /^FLAG_/)) expect(host.get(flag), flag).toBe(value);
   expect(host.get('INTERFACE_VERSION')).toBe((await constants('engine/index.ts', /VERSION/)).get('INTERFACE_VERSION'));
   expect(host.get('TEXT_BYTES')).toBe(limits.get('TEXT_BYTES'));
-  expect(disk.get('EXTENTS_BLOCK_BYTES')).toBe(limits.get('BLOCK_BYTES'));
+  expect((await constants('hosts/answers.ts', /./)).get('EXTENTS_BLOCK_BYTES')).toBe(limits.get('BLOCK_BYTES'));
+  expect((await constants('hosts/holes.ts', /./)).get('BLOCK_BYTES')).toBe(2 ** limits.get('HOLE_BLOCK_BITS')!);
   expect(disk.get('WRITE_ZEROES')).toBe((await constants('engine/requests/write.ts', /WRITE/)).get('WRITE_ZEROES'));
   expect(open.get('OPEN_WRITABLE')).toBe((await constants('engine/requests/open.ts', /OPEN/)).get('OPEN_WRITABLE'));
   expect(open.get('IDENTITY_BYTES_MAX')).toBe((await constants('engine/tables/backing.ts', /BYTES_MAX/)).get('IDENTITY_BYTES_MAX'));
@@ -103,5 +104,5 @@ it('lays the entries of the ring and of a map out alike', async () => {
   const host = await constants('hosts/engine.ts', /_WORDS$/);
   expect(host.get('SUBMISSION_WORDS')! * 4).toBe(await recordBytes('engine/core/ring.ts', 'Submission'));
   expect(host.get('COMPLETION_WORDS')! * 4).toBe(await recordBytes('engine/core/ring.ts', 'Completion'));
-  expect((await constants('hosts/disk.ts', /EXTENT_BYTES/)).get('EXTENT_BYTES')).toBe(await recordBytes('engine/requests/map.ts', 'ExtentRecord'));
+  expect((await constants('hosts/answers.ts', /EXTENT_BYTES/)).get('EXTENT_BYTES')).toBe(await recordBytes('engine/requests/map.ts', 'ExtentRecord'));
 });

@@ -25,6 +25,9 @@ it('formats and policies are those that there are', async () => {
   }
   const disk = await runtime.open({ overlay: 'overlay.qcow2' });
   await expect(disk.stream({ onError: INHERITED as OnError })).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringMatching(/onError is/) });
+  for (const base of [0, -1, NaN, 1.5, 2 ** 32 + 1, 'other.raw']) {
+    await expect(disk.stream({ base }), String(base)).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringContaining(`down to '${base}'`) });
+  }
   await disk.close();
 });
 

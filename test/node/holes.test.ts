@@ -20,11 +20,6 @@ const MIB = 1024 * KIB;
 const TIB = 1024 ** 4;
 const BLOCK = 4096;
 
-const koffi = await import('koffi').catch(() => undefined);
-/** An optional dependency, which some systems have no build of. In CI these tests run, and fail, without it. */
-const whereTold = koffi || process.env.CI ? describe : describe.skip;
-if (whereTold === describe.skip) console.warn("skipped: holes of local files (koffi missing; to get it: 'npm install --include=optional', where there is a build of it)");
-
 let folder: string;
 beforeAll(async () => { folder = await mkdtemp(join(tmpdir(), 'millrace-holes-')); });
 afterAll(() => rm(folder, { recursive: true }));
@@ -48,7 +43,7 @@ const RUNS: Run[] = [
   [SIZE - 5 * KIB, 5 * KIB],
 ];
 
-whereTold('holes of a local file', () => {
+describeWithPeer(['koffi'], 'holes of a local file', () => {
   it('are where lseek has them, and are told no more once it is closed', async () => {
     const path = await sparse('lseek.raw', 8 * MIB, [[MIB, 8 * KIB], [6 * MIB, MIB]]);
     const source = await openFileSource(path);

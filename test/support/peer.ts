@@ -1,8 +1,11 @@
 /** Which real programs are here to test and measure against, and how to get those that are not. */
 import { accessSync, constants, existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { delimiter, join } from 'node:path';
 
-/** The Debian 12 package that brings each peer. */
+/** The line that installs a package of Debian 12. */
+const APT = 'apt-get install -y';
+/** The Debian 12 package that brings each peer, but for npm's. */
 const PACKAGES = {
   'qemu-img': 'qemu-utils',
   'qemu-io': 'qemu-utils',
@@ -25,7 +28,10 @@ const PACKAGES = {
   seabios: 'seabios',
 } as const;
 
-export type PeerName = keyof typeof PACKAGES;
+/** What npm leaves out where there is no build of it. */
+const OPTIONAL = { koffi: 'npm install --include=optional' } as const;
+
+export type PeerName = keyof typeof PACKAGES | keyof typeof OPTIONAL;
 
 export interface Peer {
   name: PeerName;
@@ -44,7 +50,7 @@ const SYSTEM_FOLDERS = ['/usr/local/sbin', '/usr/sbin', '/sbin'];
 /** Looks for one peer. */
 export function peer(name: PeerName): Peer {
   const path = find(name);
-  return { name, path, install: `apt-get install -y ${PACKAGES[name]}` };
+  return { name, path, install: isOptional(name) ? OPTIONAL[name] : `${APT} ${PACKAGES[name]}` };
 }
 
 /** The path of a peer. @throws with the line that installs it, when it is missing. */
@@ -58,12 +64,19 @@ export function peerPath(name: PeerName): string {
 export function missingPeers(names: readonly PeerName[]): string | undefined {
   const missing = names.filter((name) => peer(name).path === undefined);
   if (missing.length === 0) return undefined;
-  const packages = [...new Set(missing.map((name) => PACKAGES[name]))];
-  return `${missing.join(', ')} missing; to get it: apt-get install -y ${packages.join(' ')}`;
+  const packages = missing.flatMap((name) => (isOptional(name) ? [] : PACKAGES[name]));
+  const lines: string[] = missing.flatMap((name) => (isOptional(name) ? OPTIONAL[name] : []));
+  if (packages.length > 0) lines.push(`${APT} ${[...new Set(packages)].join(' ')}`);
+  return `${missing.join(', ')} missing; to get it: ${lines.join(' && ')}`;
+}
+
+function isOptional(name: PeerName): name is keyof typeof OPTIONAL {
+  return Object.hasOwn(OPTIONAL, name);
 }
 
 function find(name: PeerName): string | undefined {
   if (name === 'qemu-curl') return QEMU_MODULES.find((file) => existsSync(file));
+  if (isOptional(name)) return loadable(name);
   if (name === 'seabios') return existsSync(SEABIOS) ? SEABIOS : undefined;
   const folders = [...(process.env.PATH ?? '').split(delimiter).filter(Boolean), ...SYSTEM_FOLDERS];
   return folders.map((folder) => join(folder, name)).find(isExecutable);
@@ -75,5 +88,16 @@ function isExecutable(path: string): boolean {
     return true;
   } catch {
     return false;
+  }
+}
+
+/** Where a module is that can be loaded: one for another system than this cannot. */
+function loadable(name: string): string | undefined {
+  const require = createRequire(import.meta.url);
+  try {
+    require(name);
+    return require.resolve(name);
+  } catch {
+    return undefined;
   }
 }
