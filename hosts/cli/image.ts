@@ -4,6 +4,9 @@ import { MillraceError } from '../errors.ts';
 import { openDiskWith } from '../open.ts';
 import type { Platform } from './platform.ts';
 
+/** How often an image is looked at that changes under the look. */
+const LOOKS_MAX = 10;
+
 export function isUrl(location: string): boolean {
   return /^https?:/i.test(location);
 }
@@ -28,12 +31,43 @@ export async function openImage(platform: Platform, location: string, how: { fol
  * looked for in its tables might be found though it never was. No lock is asked: the writer may be QEMU, whose locks we do not see.
  */
 export async function whileUnchanged<T>(platform: Platform, location: string, read: () => Promise<T>): Promise<T> {
+  return besideWriters(platform, location, async (changed) => {
+    const result = await read();
+    if (await changed()) throw changedMeanwhile(location);
+    return result;
+  });
+}
+
+/**
+ * Looks at an image that another program may write meanwhile, and again if it did so at the wrong moment: a file that was shorter when it
+ * was opened than when its tables were read looks cut off.
+ */
+export async function lookBesideWriters<T>(platform: Platform, location: string, look: () => Promise<T>): Promise<T> {
+  for (let looks = 1; ; looks++) {
+    try {
+      return await besideWriters(platform, location, look);
+    } catch (error) {
+      if (looks === LOOKS_MAX || !(error instanceof MillraceError) || error.code !== 'ECHANGED') throw error;
+    }
+  }
+}
+
+/** What is corrupt in an image that has changed since is not held against it. */
+export async function besideWriters<T>(platform: Platform, location: string, read: (changed: () => Promise<boolean>) => Promise<T>): Promise<T> {
   // Every answer of a server is compared with the first one anyway.
-  if (isUrl(location)) return read();
+  if (isUrl(location)) return read(async () => false);
   const before = await identityOf(platform, location);
-  const result = await read();
-  if (await identityOf(platform, location) === before) return result;
-  throw new MillraceError('ECHANGED', `${location} was written by another program while it was read: run this again when nothing writes it`);
+  const changed = async (): Promise<boolean> => await identityOf(platform, location) !== before;
+  try {
+    return await read(changed);
+  } catch (error) {
+    if (error instanceof MillraceError && error.code === 'ECORRUPT' && await changed()) throw changedMeanwhile(location);
+    throw error;
+  }
+}
+
+function changedMeanwhile(location: string): MillraceError {
+  return new MillraceError('ECHANGED', `${location} was written by another program while it was read: run this again when nothing writes it`);
 }
 
 async function identityOf(platform: Platform, location: string): Promise<string | undefined> {

@@ -3,7 +3,7 @@
  * opened: it may be out of reach.
  */
 import type { ImageInfo, SnapshotInfo } from '../api.ts';
-import { isUrl, openImage, withDisk } from './image.ts';
+import { isUrl, lookBesideWriters, openImage, withDisk } from './image.ts';
 import { EXIT_OK, printable } from './platform.ts';
 import type { Platform } from './platform.ts';
 import { formatExactly, formatSize } from './sizes.ts';
@@ -28,8 +28,9 @@ interface InfoReport {
 }
 
 export async function info(platform: Platform, location: string, options: { json: boolean }): Promise<number> {
-  const [image, remaining] = await withDisk(await openImage(platform, location, { base: null }), async (disk) => (
-    [(await disk.images())[0], await disk.remaining()] as const));
+  const look = async (): Promise<[ImageInfo, number]> => withDisk(await openImage(platform, location, { base: null }), async (disk) => (
+    [(await disk.images())[0], await disk.remaining()]));
+  const [image, remaining] = await lookBesideWriters(platform, location, look);
   const allocated = isUrl(location) ? undefined : await platform.allocatedBytes(location);
   const report = reportOf(isUrl(location) ? image.name : location, image, allocated, remaining);
   await platform.stdout.write(options.json ? `${JSON.stringify(report, undefined, 4)}\n` : humanInfo(report, image.snapshots));

@@ -3,7 +3,7 @@
  * raw file, they are found by reading it, if it takes less space than it is long; those in a qcow2 file are not told.
  */
 import type { Disk, Extent, ImageInfo } from '../api.ts';
-import { isUrl, openImage, withDisk } from './image.ts';
+import { besideWriters, isUrl, openImage, withDisk } from './image.ts';
 import { EXIT_OK, printable } from './platform.ts';
 import type { Platform } from './platform.ts';
 import { runsOf } from './zeros.ts';
@@ -30,14 +30,13 @@ export interface MapRow {
 }
 
 export async function map(platform: Platform, location: string, options: { json: boolean; followChain?: boolean }): Promise<number> {
-  const disk = await openImage(platform, location, { followChain: options.followChain });
-  await withDisk(disk, async () => {
+  await besideWriters(platform, location, async () => withDisk(await openImage(platform, location, { followChain: options.followChain }), async (disk) => {
     const images = await disk.images();
     const untold = await Promise.all(images.map((image) => hasUntoldHoles(platform, image)));
     const rows = merged(rowsOf(disk, images, untold));
     if (options.json) await writeJson(platform, rows);
     else await writeTable(platform, rows, images);
-  });
+  }));
   return EXIT_OK;
 }
 

@@ -295,6 +295,49 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'the commands', () => {
     expect(opened).toBe(3);
   }));
 
+  describe('of an image that grows between its opening and the reading of its tables', () => {
+    /** Opens it as it was when its file still ended before its tables, `often` times. */
+    async function growing(cwd: string, often: number): Promise<(...args: string[]) => Promise<{ exitCode: number; stderr: string; stdout: string }>> {
+      const path = join(cwd, 'o.qcow2');
+      await makeBase(cwd);
+      await millrace(['create', 'o.qcow2', '--base', 'base.raw'], { cwd });
+      await millrace(['stream', 'o.qcow2', '--length', '1M'], { cwd });
+      const whole = await readFile(path);
+      let opened = 0;
+      const runtime: Runtime = {
+        ...nodeRuntime,
+        async openOverlay(location, mode) {
+          if (opened++ >= often) return nodeRuntime.openOverlay(location, mode);
+          await truncate(path, 4 * 65536);
+          const file = await nodeRuntime.openOverlay(location, mode);
+          await writeFile(path, whole);
+          await utimes(path, opened, opened);
+          return file;
+        },
+      };
+      return async (command) => {
+        const { platform, written } = platformOver(runtime);
+        return { exitCode: await runCommandLine(platform, [command, path]), ...written };
+      };
+    }
+
+    it('info looks again', () => withFolder(async (cwd) => {
+      const run = await growing(cwd, 3);
+      expect(await run('info')).toMatchObject({ exitCode: 0, stderr: '' });
+    }));
+
+    it('info gives up when it grows at every look, and says what is wrong', () => withFolder(async (cwd) => {
+      const run = await growing(cwd, Infinity);
+      expect(await run('info')).toMatchObject({ exitCode: 1, stdout: '' });
+      expect((await run('info')).stderr).toMatch(/^millrace: [^\n]*o\.qcow2 was written by another program while it was read[^\n]*\n$/);
+    }));
+
+    it('map does not call it corrupt', () => withFolder(async (cwd) => {
+      const run = await growing(cwd, 1);
+      expect((await run('map')).stderr).toMatch(/^millrace: [^\n]*o\.qcow2 was written by another program while it was read[^\n]*\n$/);
+    }));
+  });
+
   it('info and check need no base', () => withFolder(async (cwd) => {
     await makeBase(cwd);
     await millrace(['create', 'o.qcow2', '--base', 'base.raw', '--record-base', 'http://127.0.0.1:9/gone.raw'], { cwd });
