@@ -4,10 +4,10 @@ import { GATHERED, NEEDS_SCRATCH, gather, gatherBegin, gatherFinish, gatherRange
 import { clusterBytes, imageAt, imageCount, overlay } from '../core/image';
 import { jobAllocatesFull } from '../core/job';
 import { CHUNK_BYTES, CHUNK_CLUSTERS_MAX } from '../limits';
-import { ABSENT, foundHoles, foundHost, foundLength, foundState, lookup, lookupChain } from '../tables/lookup';
+import { ABSENT, COMPRESSED_DATA, foundHoles, foundHost, foundLength, foundState, lookup, lookupChain } from '../tables/lookup';
 import { anyStreams, fetchStreams, measureStreams, streamsBegin, streamsFetched, streamsPlaced, streamsRoom } from './streams';
 import { FILL, KEEP, OWNED, ZEROED, link, place, storeClusters } from './place';
-import { EXCLUSIVE, ON_IO, Task, clusterMap, lock, releaseMemory, setClusterMap, takeMemory } from '../core/task';
+import { EXCLUSIVE, KIND_RESIZE, ON_IO, Task, clusterMap, lock, releaseMemory, setClusterMap, takeMemory } from '../core/task';
 import { noteFetched } from '../tables/writeback';
 
 const LOCK: u32 = 100;
@@ -129,7 +129,9 @@ function classify(t: Task): bool {
       setClusterMap(t, t.clusterAt++, held ? FILL : KEEP);
     } else {
       const alike: u32 = image.extendedL2 ? 1 : <u32>((foundLength + clusterBytes(image) - 1) >> image.clusterBits);
-      for (let i: u32 = 0; i < alike; i++) setClusterMap(t, t.clusterAt + i, foundState == ABSENT ? FILL : KEEP);
+      // A disk that grows needs zeros behind its old end: what a compressed cluster has there cannot be changed in its place.
+      const filled = foundState == ABSENT || (t.kind == KIND_RESIZE && foundState == COMPRESSED_DATA);
+      for (let i: u32 = 0; i < alike; i++) setClusterMap(t, t.clusterAt + i, filled ? FILL : KEEP);
       t.clusterAt += alike;
     }
   }

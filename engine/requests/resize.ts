@@ -38,7 +38,8 @@ export function runResize(t: Task): i32 {
   const cluster = clusterBytes(image);
   const grows = t.length > image.size;
   if (t.state == EDGE) {
-    // The cluster that the old end cuts must not show more of the base: it is populated, which fills its rest with zeros.
+    // The cluster that the old end cuts must show no more of the base, nor of what it has compressed: it is populated, which fills its
+    // rest with zeros.
     if (grows && image.size & (cluster - 1)) populateBegin(t, image.size & ~(cluster - 1), image.size, imageCount());
     else t.state = LOCK;
   }

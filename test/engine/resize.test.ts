@@ -3,6 +3,7 @@ import { expect, it } from 'vitest';
 import { systemClock } from '../../hosts/clock.ts';
 import { MillraceError } from '../../hosts/errors.ts';
 import { Random } from '../fixtures/content.ts';
+import { writeImage } from '../simulator/qcow2.ts';
 import { MemoryRuntime } from '../support/memory-runtime.ts';
 
 const MIB = 1 << 20;
@@ -26,6 +27,20 @@ it.each([64 * 1024, 128 * 1024, 2 * MIB])('a table in the place of the old L1 ta
   expect([...await again.read(0, 2), ...await again.read(clusterSize * 5, 2)]).toEqual([7, 7, 9, 9]);
   await again.close();
 }, 20_000);
+
+it.each(['data', 'compressed'] as const)('zeros follow the old end, whatever its cluster holds behind it (%s)', async (fill) => {
+  const runtime = new MemoryRuntime();
+  const content = new Uint8Array(96 * 1024).fill(7);
+  // The writer fills the last cluster up with other bytes.
+  runtime.add('o', writeImage({ version: 3, clusterBits: 16, refcountOrder: 4, extendedL2: false, content, fills: [fill, fill] }));
+  const disk = await runtime.open({ overlay: 'o' });
+  await disk.resize(MIB);
+  const shown = new Uint8Array(MIB);
+  shown.set(content);
+  expect(Buffer.compare(await disk.read(0, MIB), shown)).toBe(0);
+  expect(await disk.check()).toMatchObject({ corruptions: 0, leaks: 0 });
+  await disk.close();
+});
 
 it.each([16 * MIB, 128 * MIB])('one that fails leaves the size as it was, on the disk too (to %i)', async (target) => {
   const runtime = new MemoryRuntime();

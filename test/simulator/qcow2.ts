@@ -37,6 +37,7 @@ const EXTENSION_FORMAT = 0xe2792aca;
 const COPIED = 1n << 63n;
 const COMPRESSED = 1n << 62n;
 const SUBCLUSTERS = 32;
+const BEHIND_END = 0xee;
 
 /** The engine's own extension, and what it is to tell of a base by this name. */
 export const EXTENSION_IDENTITY = 0x4d494c52;
@@ -196,7 +197,8 @@ class Writer {
     const cluster = this.#cluster;
     const { content, extendedL2 } = this.#recipe;
     const shown = content.subarray(index * cluster, (index + 1) * cluster);
-    const bytes = new Uint8Array(cluster);
+    // What lies behind the end of the disk must never show.
+    const bytes = new Uint8Array(cluster).fill(BEHIND_END);
     bytes.set(shown);
     if (fill === 'absent') return;
     if (fill === 'compressed') {
