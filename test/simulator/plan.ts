@@ -64,15 +64,47 @@ const MEMORY_MIN = 8 * MIB;
 const IMAGES_MAX = 32;
 const CROWDED_PER_CENT = 2;
 const SPARSE_PER_CENT = 4;
+const STACKED_PER_CENT = 3;
+const HOLLOW_PER_CENT = 3;
 const SPARSE_BYTES = 2 * MIB;
 const CROWDED_BYTES = 3 * MIB;
+const HOLLOW_FILLS: Fill[] = [...Array.from({ length: 199 }, () => 'absent' as const), 'data'];
 const LONG_CHAIN_FILLS: Fill[] = ['data', ...Array.from({ length: 19 }, () => 'absent' as const)];
 
 export function planOf(seed: number): Plan {
   const plan = anyPlan(seed);
-  const kind = new Random(seed ^ 0x6c078965).between(1, 100);
-  if (kind <= CROWDED_PER_CENT) return crowded(plan);
-  return kind <= CROWDED_PER_CENT + SPARSE_PER_CENT ? sparse(plan) : plan;
+  let kind = new Random(seed ^ 0x6c078965).between(1, 100);
+  for (const [perCent, special] of SPECIAL) {
+    if (kind <= perCent) return special(plan);
+    kind -= perCent;
+  }
+  return plan;
+}
+
+/** What any plan comes upon too rarely. */
+const SPECIAL: [perCent: number, special: (plan: Plan) => Plan][] = [
+  [CROWDED_PER_CENT, crowded], [SPARSE_PER_CENT, sparse], [STACKED_PER_CENT, stacked], [HOLLOW_PER_CENT, hollow],
+];
+
+/** A chain of small clusters under large ones: where a job goes down to an image of it, a cluster is made of what several have. */
+function stacked(plan: Plan): Plan {
+  const [size, small] = [plan.overlay.size, { version: 3, clusterBits: 9, extendedL2: false } as const];
+  const images = Array.from({ length: 3 }, (): ImagePlan => ({ ...plan.overlay, ...small, size, fills: ['data', 'absent', 'absent', 'zero'] }));
+  return {
+    ...plan, overlay: { ...plan.overlay, version: 3, clusterBits: 12, extendedL2: false, size, fills: ['absent', 'absent', 'data'] },
+    chain: images.map((image) => ({ ...image, size: Math.ceil(size / 512) * 512 })), copyOnRead: false, readAhead: false,
+    weights: { ...plan.weights, job: 10 },
+  };
+}
+
+/** Jobs over bases with hardly anything in them, which storage that fails keeps from their end. */
+function hollow(plan: Plan): Plan {
+  const small = { version: 3, clusterBits: 9, extendedL2: false, size: SPARSE_BYTES } as const;
+  return {
+    ...plan, overlay: { ...plan.overlay, ...small }, created: true, chain: [{ ...plan.overlay, ...small, format: 'qcow2', fills: [...HOLLOW_FILLS] }],
+    readAhead: false, longest: 4096, faults: { ...plan.faults, readFails: 0, writeFails: 30, flushFails: 30, drops: 0 },
+    weights: { ...plan.weights, write: 1, zero: 0, discard: 0, resize: 0, job: 10 },
+  };
 }
 
 /** Small writes and discards all over an empty overlay: places that data has left become tables, and the power goes often. */
