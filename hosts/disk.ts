@@ -343,10 +343,14 @@ export class EngineDisk extends EventTarget implements Disk {
 
   /** The depth of the image that becomes the new base; hands over what the header will say of it. */
   #newBase(base: string | number, keepBase: boolean): number {
+    const names = [];
     let depth = 1;
     let index = this.#engine.exports.imageAtDepth(depth);
-    while (index >= 0 && depth !== base && this.#engine.name(index) !== base) index = this.#engine.exports.imageAtDepth(++depth);
-    if (index < 0) throw new MillraceError('EINVAL', `cannot stream down to '${base}': ${ENGINE_REASONS[39]}`);
+    while (index >= 0 && depth !== base && this.#engine.name(index) !== base) {
+      names.push(`'${this.#engine.name(index)}'`);
+      index = this.#engine.exports.imageAtDepth(++depth);
+    }
+    if (index < 0) throw new MillraceError('EINVAL', `cannot stream down to '${base}': ${ENGINE_REASONS[39]}, which has ${names.join(', ') || 'none'}`);
     this.#recordBase(index);
     if (!keepBase && depth > 1 && !this.#engine.exports.backingHasRoom()) throw new MillraceError('EUNSUPPORTED', `cannot stream down to '${base}': ${ENGINE_REASONS[36]}`);
     return depth;

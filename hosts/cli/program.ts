@@ -211,7 +211,7 @@ function wantsJson(options: { output: string; json?: boolean }): boolean {
 
 function size(text: string): number {
   const bytes = parseSize(text);
-  if (bytes === undefined) throw new InvalidArgumentError('It is a number of bytes, or of K, M, G, T (powers of 1024), as in 64K or 1.5G.');
+  if (bytes === undefined) throw new InvalidArgumentError('It is a number of bytes, or of K, M, G, T (powers of 1024), as in 64K or 1.5G, and less than 8192T.');
   return bytes;
 }
 

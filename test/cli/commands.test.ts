@@ -44,6 +44,7 @@ describe('the program', () => {
       [['stream', 'a', '--offset', '-1'], /'-1' is invalid/],
       [['stream', 'a', '--on-error', 'cry'], /Allowed choices are report, stop, ignore, enospc/],
       [['stream', 'a', '-t', 'none'], /'none' is invalid. Allowed choices are writeback, unsafe/],
+      [['create', 'a', '--size', '9000T'], /'9000T' is invalid.*less than 8192T/],
       [['create', 'a', '--refcount-bits', 'x'], /'x' is invalid/],
       [['create', 'a'], /needs a size/],
       [['create', 'a', '--size', '1G', '--cluster-size', '3000'], /cluster size of 3000: it is a power of two/],
