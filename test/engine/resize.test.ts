@@ -3,7 +3,7 @@ import { expect, it } from 'vitest';
 import { systemClock } from '../../hosts/clock.ts';
 import { MillraceError } from '../../hosts/errors.ts';
 import { Random } from '../fixtures/content.ts';
-import { writeImage } from '../simulator/qcow2.ts';
+import { writeImage } from '../simulator/writer.ts';
 import { MemoryRuntime } from '../support/memory-runtime.ts';
 
 const MIB = 1 << 20;

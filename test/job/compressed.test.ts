@@ -2,8 +2,9 @@
 import { deflateRawSync } from 'node:zlib';
 import { expect, it } from 'vitest';
 import { makeContent } from '../fixtures/content.ts';
-import { readHeader, writeImage } from '../simulator/qcow2.ts';
-import type { Fill } from '../simulator/qcow2.ts';
+import { readHeader } from '../simulator/qcow2.ts';
+import { writeImage } from '../simulator/writer.ts';
+import type { Fill } from '../simulator/writer.ts';
 import { Bench, CLUSTER, KIB, MIB } from './bench.ts';
 
 const SMALL = 4 * KIB;

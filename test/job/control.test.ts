@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import type { Disk } from '../../hosts/api.ts';
 import { JobStatus } from '../../hosts/api.ts';
 import { makeContent } from '../fixtures/content.ts';
-import { writeImage } from '../simulator/qcow2.ts';
+import { writeImage } from '../simulator/writer.ts';
 import { Bench, CLUSTER, KIB, MIB } from './bench.ts';
 
 /** Bytes of the whole disk that are populated. */

@@ -2,7 +2,7 @@
 import { expect, it } from 'vitest';
 import { createDisk } from '../../hosts/node/index.ts';
 import { makeContent } from '../fixtures/content.ts';
-import { writeImage } from '../simulator/qcow2.ts';
+import { writeImage } from '../simulator/writer.ts';
 import type { Operation } from '../support/faulty.ts';
 import { MemoryFile } from '../support/memory-file.ts';
 import { turn } from '../support/virtual-clock.ts';

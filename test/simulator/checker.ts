@@ -11,6 +11,8 @@ export interface Finding {
   /** Clusters that are counted as used, and are not. */
   leaks: number;
   dirty: boolean;
+  /** Bits of features that tell of the disk as it was before a program wrote to it that does not know them. */
+  autoclear: bigint;
   /** The base that the header names. */
   backing: string;
   /** What it tells the base by, beside its name; undefined where it tells nothing. */
@@ -27,8 +29,9 @@ const ZERO = 1n;
 /** Enough to tell what happened. */
 const CORRUPTIONS_TOLD = 8;
 
-export function checkImage(file: Uint8Array): Finding {
-  return new Check(file).run();
+/** With `lazy`, refcounts may be wrong, as in an image that says so and has not been repaired yet. */
+export function checkImage(file: Uint8Array, { lazy = false }: { lazy?: boolean } = {}): Finding {
+  return new Check(file, lazy).run();
 }
 
 class Check {
@@ -42,8 +45,11 @@ class Check {
   readonly #isTable: Uint8Array;
   readonly #cluster: number;
 
-  constructor(file: Uint8Array) {
+  readonly #lazy: boolean;
+
+  constructor(file: Uint8Array, lazy: boolean) {
     this.#file = file;
+    this.#lazy = lazy;
     this.#view = new DataView(file.buffer, file.byteOffset, file.byteLength);
     this.#header = readHeader(file);
     this.#cluster = 2 ** this.#header.clusterBits;
@@ -62,7 +68,7 @@ class Check {
     const backing = h.backingOffset ? new TextDecoder().decode(this.#file.subarray(h.backingOffset, h.backingOffset + h.backingBytes)) : '';
     const identity = extensionsOf(this.#file).get(EXTENSION_IDENTITY);
     const told = identity && new TextDecoder().decode(identity).replace(/\0+$/, '');
-    return { corruptions: this.#corruptions, leaks, dirty: (h.incompatible & 1n) !== 0n, backing, identity: told, size: h.size };
+    return { corruptions: this.#corruptions, leaks, dirty: (h.incompatible & 1n) !== 0n, autoclear: h.autoclear, backing, identity: told, size: h.size };
   }
 
   #wrong(message: string): void {
@@ -107,7 +113,7 @@ class Check {
       const table = Number(entry & OFFSET);
       if (!table) continue;
       if (!this.#refer(table, 1, `the L2 table of L1 entry ${i}`, true)) continue;
-      if ((entry & COPIED) !== 0n !== (this.#refcount(table / this.#cluster) === 1)) this.#wrong(`the COPIED flag of L1 entry ${i} is wrong`);
+      if (this.#isFlagWrong(entry, table)) this.#wrong(`the COPIED flag of L1 entry ${i} is wrong`);
       this.#table(table);
     }
   }
@@ -147,7 +153,11 @@ class Check {
       return;
     }
     if (!this.#refer(host, 1, `the cluster of the L2 entry at ${at}`)) return;
-    if ((entry & COPIED) !== 0n !== (this.#refcount(host / this.#cluster) === 1)) this.#wrong(`the COPIED flag of the L2 entry at ${at} is wrong`);
+    if (this.#isFlagWrong(entry, host)) this.#wrong(`the COPIED flag of the L2 entry at ${at} is wrong`);
+  }
+
+  #isFlagWrong(entry: bigint, place: number): boolean {
+    return !this.#lazy && (entry & COPIED) !== 0n !== (this.#refcount(place / this.#cluster) === 1);
   }
 
   #refcount(cluster: number): number {
@@ -192,7 +202,7 @@ class Check {
         const count = this.#countIn(block, i);
         const references = this.#references[first + i] ?? 0;
         if (references > 1 && this.#isTable[first + i]) this.#wrong(`cluster ${first + i} is a table and used ${references} times`);
-        else if (count < references) this.#wrong(`cluster ${first + i} is used ${references} times and counted ${count} times`);
+        else if (count < references && !this.#lazy) this.#wrong(`cluster ${first + i} is used ${references} times and counted ${count} times`);
         else if (count > references) leaks++;
       }
     }

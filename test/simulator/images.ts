@@ -1,7 +1,7 @@
 /** The content of simulated images and requests: bytes from one pool of random ones, cut at random places, with zeros between. */
 import { Random, makeContent } from '../fixtures/content.ts';
 import type { ImagePlan } from './plan.ts';
-import { writeImage } from './qcow2.ts';
+import { writeImage } from './writer.ts';
 
 const POOL_BYTES = 16 << 20;
 let pool: Uint8Array | undefined;
@@ -30,5 +30,5 @@ export function makeImage(plan: ImagePlan, random: Random, backing?: { name: str
   const fills = Array.from({ length: clusters }, () => plan.fills[random.between(0, plan.fills.length - 1)]);
   // Runs of the same kind, as real images have them.
   for (let i = 1; i < clusters; i++) if (random.between(0, 2) > 0) fills[i] = fills[i - 1];
-  return writeImage({ ...plan, content, fills, backing });
+  return writeImage({ ...plan, content, fills, backing, seed: random.next() });
 }

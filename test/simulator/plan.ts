@@ -4,7 +4,9 @@
  */
 import { Random } from '../fixtures/content.ts';
 import type { Faults } from './machine.ts';
-import type { Fill } from './qcow2.ts';
+import { ODDITIES, ODDITIES_OF_BASES } from './odd.ts';
+import type { Oddity } from './odd.ts';
+import type { Fill } from './writer.ts';
 
 /** An image of the chain below the overlay, or the overlay itself where it is not made by the engine. */
 export interface ImagePlan {
@@ -16,6 +18,8 @@ export interface ImagePlan {
   size: number;
   /** What its clusters are chosen from. */
   fills: Fill[];
+  /** What it has that only other writers make. */
+  odd: readonly Oddity[];
 }
 
 export interface Weights {
@@ -62,6 +66,12 @@ const MIB = 1 << 20;
 const MEMORY_MIN = 8 * MIB;
 /** Images in a chain at most, the overlay included: as the engine has it. */
 const IMAGES_MAX = 32;
+const ODD_PER_CENT = 35;
+/** Oddities of one image. */
+const ODDITIES_MAX = 5;
+const ONLY_VERSION_3: Oddity[] = ['short header', 'long header', 'unknown features', 'dirty'];
+/** What a larger disk may come upon. */
+const RESIZED: Oddity[] = ['more L1 entries', 'entries behind the end', 'ends with the disk'];
 const CROWDED_PER_CENT = 2;
 const SPARSE_PER_CENT = 4;
 const STACKED_PER_CENT = 3;
@@ -72,7 +82,7 @@ const HOLLOW_FILLS: Fill[] = [...Array.from({ length: 199 }, () => 'absent' as c
 const LONG_CHAIN_FILLS: Fill[] = ['data', ...Array.from({ length: 19 }, () => 'absent' as const)];
 
 export function planOf(seed: number): Plan {
-  const plan = anyPlan(seed);
+  const plan = withOddities(anyPlan(seed), new Random(seed ^ 0x1b873593));
   let kind = new Random(seed ^ 0x6c078965).between(1, 100);
   for (const [perCent, special] of SPECIAL) {
     if (kind <= perCent) return special(plan);
@@ -177,7 +187,20 @@ function imagePlan(random: Random, size: number, isOverlay: boolean): ImagePlan 
     if (fill === 'subclusters') return extendedL2;
     return true;
   });
-  return { format: 'qcow2', version, clusterBits, refcountOrder, extendedL2, size, fills };
+  return { format: 'qcow2', version, clusterBits, refcountOrder, extendedL2, size, fills, odd: [] };
+}
+
+/** Gives some of the images oddities: one or several. What grows over what stands behind its end is worth seeing more often. */
+function withOddities(plan: Plan, random: Random): Plan {
+  const odd = (image: ImagePlan, isOverlay: boolean): ImagePlan => {
+    if (random.between(1, 100) > ODD_PER_CENT) return image;
+    const known: readonly Oddity[] = isOverlay ? ODDITIES : [...ODDITIES, ...ODDITIES_OF_BASES];
+    const possible = known.filter((kind) => image.version === 3 || !ONLY_VERSION_3.includes(kind));
+    return { ...image, odd: Array.from({ length: random.between(1, ODDITIES_MAX) }, () => possible[random.between(0, possible.length - 1)]) };
+  };
+  const overlay = plan.created ? plan.overlay : odd(plan.overlay, true);
+  const resize = overlay.odd.some((kind) => RESIZED.includes(kind)) ? 2 : plan.weights.resize;
+  return { ...plan, overlay, chain: plan.chain.map((image) => odd(image, false)), weights: { ...plan.weights, resize } };
 }
 
 function faultsOf(random: Random, pick: <T>(...choices: T[]) => T, sometimes: (perCent: number) => boolean): Faults {
