@@ -6,7 +6,7 @@ import { COPIED, OFFSET_MASK } from '../format/l2';
 import { freeLater, freesHaveRoom } from '../tables/frees';
 import { Image, OVERLAY, basesEnd, clusterBytes, imageCount, overlay } from '../core/image';
 import { L1_BYTES_MAX, PAGE_BYTES, SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
-import { ABSENT, foundLength, foundHost, foundState, foundWhole, lookup } from '../tables/lookup';
+import { ABSENT, foundLength, foundHost, foundState, lookup } from '../tables/lookup';
 import { STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet, pagesForget } from '../core/pages';
 import { ACTION, NEW, linkCluster } from '../data/place';
 import { populate, populateBegin } from '../data/populate';
@@ -145,7 +145,7 @@ function zeroTail(t: Task, image: Image): bool {
   const within = image.size & (clusterBytes(image) - 1);
   if (t.count == 0) {
     if (!lookup(t, image, image.size - within, 1)) return false;
-    if (!foundWhole) return true;
+    if (!foundHost) return true;
     t.count = foundHost + within;
     t.value = foundHost + clusterBytes(image);
   }
@@ -195,6 +195,8 @@ function writeZeroes(t: Task, to: u64): bool {
     }
     t.count += bytes;
   }
+  // What came from elsewhere may end where the disk did.
+  overlay().fileSize = max(overlay().fileSize, to);
   if (t.pending) wait(t, ON_IO);
   return t.pending == 0;
 }

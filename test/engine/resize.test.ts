@@ -42,6 +42,35 @@ it.each(['data', 'compressed'] as const)('zeros follow the old end, whatever its
   await disk.close();
 });
 
+it('zeros follow the old end where subclusters of its cluster are data and the others zeros', async () => {
+  const runtime = new MemoryRuntime();
+  const content = new Uint8Array(40 * 1024).fill(7);
+  const image = writeImage({ version: 3, clusterBits: 16, refcountOrder: 4, extendedL2: true, content, fills: ['data'] });
+  // The first half are zeros; the disk ends within the others, which are data.
+  const l2 = 2 * 65536;
+  new DataView(image.buffer).setBigUint64(l2 + 8, 0x0000ffff_ffff0000n);
+  runtime.add('o', image);
+  const disk = await runtime.open({ overlay: 'o' });
+  await disk.resize(MIB);
+  const shown = new Uint8Array(MIB);
+  shown.fill(7, 32 * 1024, 40 * 1024);
+  expect(Buffer.compare(await disk.read(0, MIB), shown)).toBe(0);
+  await disk.close();
+});
+
+it('a disk grows whose file ends where the disk does', async () => {
+  const runtime = new MemoryRuntime();
+  const content = new Uint8Array(96 * 1024).fill(7);
+  runtime.add('o', writeImage({ version: 3, clusterBits: 16, refcountOrder: 4, extendedL2: false, content, fills: ['data', 'data'], odd: ['ends with the disk'] }));
+  const disk = await runtime.open({ overlay: 'o' });
+  await disk.resize(MIB);
+  const shown = new Uint8Array(MIB);
+  shown.set(content);
+  expect(Buffer.compare(await disk.read(0, MIB), shown)).toBe(0);
+  expect(await disk.check()).toMatchObject({ corruptions: 0, leaks: 0 });
+  await disk.close();
+});
+
 it.each([16 * MIB, 128 * MIB])('one that fails leaves the size as it was, on the disk too (to %i)', async (target) => {
   const runtime = new MemoryRuntime();
   const disk = await runtime.create({ overlay: 'o', size: 64 * MIB });
