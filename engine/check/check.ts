@@ -204,19 +204,23 @@ function repair(t: Task, c: Check, image: Image): i32 {
   return markSound(t, c, image);
 }
 
-/** Takes the mark of a corrupt image off one that has been repaired. */
+/** Takes the mark of a corrupt image off one that has been repaired; before writing, what nothing here looks after is taken off too. */
 function markSound(t: Task, c: Check, image: Image): i32 {
   if (t.state == MARK) {
     t.state = MARKED;
-    if (t.argument == REPAIR_ALL && image.corrupt && corruptions(c) == 0) {
+    const mends = t.argument == REPAIR_ALL && image.corrupt && corruptions(c) == 0;
+    if (mends || (t.argument == REPAIR_CRASH && image.autoclear)) {
       const header = pageGet(t, OVERLAY, 0);
       if (!header) {
         t.state = MARK;
         return WAIT;
       }
-      put64(header + AT_INCOMPATIBLE, get64(header + AT_INCOMPATIBLE) & ~INCOMPATIBLE_CORRUPT);
+      if (mends) {
+        put64(header + AT_INCOMPATIBLE, get64(header + AT_INCOMPATIBLE) & ~INCOMPATIBLE_CORRUPT);
+        image.corrupt = false;
+      }
+      // The bits go with whatever is written: see markDirty.
       pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
-      image.corrupt = false;
     }
   }
   if (!settled() && !settle(t)) return WAIT;

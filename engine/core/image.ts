@@ -33,6 +33,8 @@ export class Image {
   refcountOrder: u32;
   headerLength: u32;
   dirty: bool;
+  /** Has autoclear feature bits: they go before anything is written, for nothing here looks after what they tell of. */
+  autoclear: bool;
   /** The dirty bit is being taken out for good: nothing sets it again. */
   cleaning: bool;
   corrupt: bool;

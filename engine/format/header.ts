@@ -122,6 +122,7 @@ function versionTwo(image: Image): i32 {
   image.extendedL2 = false;
   image.compression = 0;
   image.dirty = false;
+  image.autoclear = false;
   image.corrupt = false;
   image.lazyRefcounts = false;
   return OK;
@@ -136,6 +137,7 @@ function parseVersion3(at: usize, image: Image): i32 {
   if (incompatible & INCOMPATIBLE_EXTERNAL_DATA) return R_EXTERNAL_DATA;
   if (incompatible & ~INCOMPATIBLE_KNOWN) return R_INCOMPATIBLE;
   image.dirty = (incompatible & INCOMPATIBLE_DIRTY) != 0;
+  image.autoclear = get64(at + AT_AUTOCLEAR) != 0;
   image.corrupt = (incompatible & INCOMPATIBLE_CORRUPT) != 0;
   image.extendedL2 = (incompatible & INCOMPATIBLE_EXTENDED_L2) != 0;
   if (image.extendedL2 && image.clusterBits < CLUSTER_BITS_EXTENDED_MIN) return R_EXTENDED_L2;

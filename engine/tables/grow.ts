@@ -10,7 +10,7 @@ import {
 } from '../core/pages';
 import { grown, isFreePlace, missingBlock, putRefcount, refcountsPerBlock } from './refcounts';
 import { DONE, ON_WRITEBACK, Task, WAIT, fail, wakeRefcounts } from '../core/task';
-import { nextWriteback, writebackRunning, writebackWanted } from './writeback';
+import { isMarked, nextWriteback, writebackRunning, writebackWanted } from './writeback';
 import { zeroOnDisk } from './zeropage';
 
 const PLAN: u32 = 0;
@@ -146,7 +146,7 @@ function headerPending(): bool {
     const page = pageAt(i);
     if (page.image == OVERLAY && page.offset == 0 && (sectorDirty(page, STAGE_MARK, 0) || sectorDirty(page, STAGE_REFCOUNTS, 0))) return true;
   }
-  return overlay().version > 2 && !overlay().dirty;
+  return !isMarked();
 }
 
 function switchTable(t: Task, newTable: u64): i32 {

@@ -303,16 +303,23 @@ function giveBack(t: Task): bool {
   }
 }
 
+/** Whether the header says that the image is in use; version 2 has no words for it. */
+export function isMarked(): bool {
+  const image = overlay();
+  return image.version < 3 || (image.dirty && !image.autoclear);
+}
+
 /** Sets the header's dirty bit before the first change: whoever opens the image after a crash then knows to look for leaks. */
 function markDirty(t: Task): bool {
   const image = overlay();
-  if (image.version < 3 || image.dirty || image.cleaning) return true;
+  if (isMarked() || image.cleaning) return true;
   const header = pageGet(t, OVERLAY, 0);
   if (!header) return false;
   put64(header + AT_INCOMPATIBLE, get64(header + AT_INCOMPATIBLE) | INCOMPATIBLE_DIRTY);
   put64(header + AT_AUTOCLEAR, 0);
   pageChanged(header, SECTOR_BYTES, STAGE_MARK);
   image.dirty = true;
+  image.autoclear = false;
   return true;
 }
 

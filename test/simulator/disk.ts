@@ -93,8 +93,8 @@ export class SimulatedDisk {
   #tables = new Set<number>();
   /** Events of this disk. */
   #happened = 0;
-  /** Its refcounts are wrong, as it came from elsewhere: the first opening that succeeds sets them right. */
-  #lazy: boolean;
+  /** It is as it came from elsewhere: the first opening that succeeds sets right what may be wrong in it. */
+  #foreign: boolean;
   /** The overlay is being made: before that has ended it promises nothing. */
   #making = false;
 
@@ -104,7 +104,7 @@ export class SimulatedDisk {
     this.events = events;
     this.#hooks = hooks;
     this.random = new Random(seed);
-    this.#lazy = plan.overlay.odd.includes('dirty');
+    this.#foreign = !plan.created;
     let below: Uint8Array = new Uint8Array(0);
     for (let i = plan.chain.length - 1; i >= 0; i--) {
       const backing = i + 1 < plan.chain.length ? { name: `base-${i + 2}`, format: plan.chain[i + 1].format } : undefined;
@@ -260,7 +260,7 @@ export class SimulatedDisk {
     if (!(yield* this.#opens(Kind.open, 0, FORMAT.qcow2, WRITABLE))) return false;
     for (let i = 1; i <= this.#bases.length; i++) if (!(yield* this.#opens(Kind.open, i, FORMAT[this.#bases[i - 1].format], 0))) return false;
     if (!(yield* this.#opens(Kind.check, 0, 0, REPAIR_CRASH, new Uint8Array(64)))) return false;
-    this.#lazy = false;
+    this.#foreign = false;
     return true;
   }
 
@@ -312,7 +312,6 @@ export class SimulatedDisk {
     this.storage.cut('nothing kept', [], this.random);
     this.#hooks.onImage(this.storage.bytes.subarray(0, this.storage.size), true);
     this.#expectSound();
-    must(this.#written.size === 0 || this.#check().autoclear === 0n, 'features that are not known are not said to be looked after');
     this.#verify();
   }
 
@@ -364,7 +363,9 @@ export class SimulatedDisk {
   }
 
   #check(): ReturnType<typeof checkImage> {
-    const finding = checkImage(this.storage.bytes.subarray(0, this.storage.size), { lazy: this.#lazy });
+    const lazy = this.#foreign && this.plan.overlay.odd.includes('dirty');
+    const finding = checkImage(this.storage.bytes.subarray(0, this.storage.size), { lazy });
+    must(this.#foreign || finding.autoclear === 0n, 'features that nothing here looks after are not said to be looked after');
     must(finding.corruptions.length === 0, `the image is valid: ${finding.corruptions.join('; ')}`);
     const { backing, identity = identityOf(backing) } = finding;
     must(backing === '' || identity === identityOf(backing), `the identity in the header is that of ${backing}, not '${identity}'`);

@@ -1,0 +1,23 @@
+/** Overlays and bases as other programs write them, where ours never are so. */
+import { expect, it } from 'vitest';
+import { AT, readHeader } from '../simulator/qcow2.ts';
+import { writeImage } from '../simulator/writer.ts';
+import { MemoryRuntime } from '../support/memory-runtime.ts';
+
+const SHAPE = { version: 3, clusterBits: 16, refcountOrder: 4, extendedL2: false } as const;
+const CLUSTER = 65536;
+
+it.each([0n, 1n])('features that tell of the disk as it was end before it may change (the header says in use: %i)', async (dirty) => {
+  const runtime = new MemoryRuntime();
+  const image = writeImage({ ...SHAPE, content: new Uint8Array(CLUSTER).fill(7), fills: ['data'], odd: ['unknown features'] });
+  new DataView(image.buffer).setBigUint64(AT.incompatible, dirty);
+  const file = runtime.add('o', image);
+  await (await runtime.open({ overlay: 'o', readOnly: true })).close();
+  expect(readHeader(file.bytes).autoclear).not.toBe(0n);
+  const disk = await runtime.open({ overlay: 'o' });
+  expect(readHeader(file.bytes)).toMatchObject({ incompatible: 1n, autoclear: 0n });
+  // In its place: no table changes.
+  await disk.write(0, new Uint8Array(512));
+  await disk.close();
+  expect(readHeader(file.bytes)).toMatchObject({ incompatible: 0n, autoclear: 0n });
+});
