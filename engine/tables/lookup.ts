@@ -225,11 +225,12 @@ function compressedState(t: Task | null, image: Image, entry: u64, at: u64): boo
   const host = compressedOffset(image, entry);
   const bytes = compressedBytes(image, entry);
   const cluster = clusterBytes(image);
-  if (entry & COPIED || host < cluster || bytes > cluster + SECTOR_BYTES) return corrupt(t, image, R_COMPRESSED, at);
+  if (entry & COPIED || host < cluster) return corrupt(t, image, R_COMPRESSED, at);
   if (host >= image.fileSize) return corrupt(t, image, R_CLUSTER_OUTSIDE, at);
   if (inFixedMetadata(image, host, bytes)) return corrupt(t, image, R_CLUSTER_IN_METADATA, at);
   foundHost = host;
-  foundBytes = min(bytes, image.fileSize - host);
+  // It may claim more sectors than a stream can need: other writers are not made to count them.
+  foundBytes = min(min(bytes, cluster + SECTOR_BYTES), image.fileSize - host);
   foundState = COMPRESSED_DATA;
   return true;
 }

@@ -21,3 +21,19 @@ it.each([0n, 1n])('features that tell of the disk as it was end before it may ch
   await disk.close();
   expect(readHeader(file.bytes)).toMatchObject({ incompatible: 0n, autoclear: 0n });
 });
+
+it('a compressed cluster is read whose entry claims more sectors than a stream can take', async () => {
+  const runtime = new MemoryRuntime();
+  const content = new Uint8Array(2 * CLUSTER).fill(7);
+  const image = writeImage({ ...SHAPE, content, fills: ['compressed', 'data'] });
+  const view = new DataView(image.buffer);
+  const l2 = Number(view.getBigUint64(readHeader(image).l1Offset) & 0x00fffffffffffe00n);
+  // Twice a cluster less one sector, in two clusters of the file: all that an entry can say.
+  view.setBigUint64(l2, view.getBigUint64(l2) | (0xffn << 54n));
+  runtime.add('b', image);
+  const disk = await runtime.create({ overlay: 'o', base: 'b' });
+  expect(Buffer.compare(await disk.read(0, 2 * CLUSTER), content)).toBe(0);
+  await disk.stream();
+  expect(Buffer.compare(await disk.read(0, 2 * CLUSTER), content)).toBe(0);
+  await disk.close();
+});
