@@ -4,17 +4,18 @@ import { arenaBytes, arenaFreeBytes } from '../core/arena';
 import { now } from '../core/clock';
 import { guestAtWork } from '../core/guest';
 import { backingForget, referToBacking, writeBackingAhead } from '../tables/backing';
-import { ABORTED, ENOSPC, R_FLUSH_LOST, R_NOT_A_BASE, R_RANGE } from '../errors';
+import { ABORTED, ENOSPC, R_FLUSH_LOST, R_JOB_ACTIVE, R_NOT_A_BASE, R_RANGE } from '../errors';
 import { scratchFor } from '../data/gather';
 import { basesEnd, clusterBytes, imageCount, imagesDropped, l2Span, overlay } from '../core/image';
 import {
   Job, ON_ERROR_ENOSPC, ON_ERROR_IGNORE, ON_ERROR_STOP, STATUS_ACTIVE, STATUS_COMPLETED, STATUS_FAILED, setAlarm, theJob,
 } from '../core/job';
-import { BLOCK_BYTES, CHUNK_CLUSTERS_MAX, COPIES_MAX, COPIES_WITH_GUEST_MAX, GUEST_MEMORY_SHARE, SCAN_ENTRIES_MAX } from '../limits';
+import { BLOCK_BYTES, CHUNK_CLUSTERS_MAX, COPIES_MAX, COPIES_WITH_GUEST_MAX, GUEST_MEMORY_SHARE, SCAN_ENTRIES_MAX, TASKS_MAX } from '../limits';
 import { ABSENT, COMPRESSED_DATA, DATA, foundLength, foundState, lookup, lookupChain } from '../tables/lookup';
 import { chunkBytes } from '../data/populate';
 import {
-  AGAIN, COPY_OF_JOB, COPY_OF_ZEROES, DONE, EXCLUSIVE, KIND_COPY, ON_IO, ON_JOB, ON_MEMORY, Task, WAIT, lock, taskBegin, unlock, wait, wake,
+  AGAIN, COPY_OF_JOB, COPY_OF_ZEROES, DONE, EXCLUSIVE, KIND_COPY, KIND_STREAM, ON_IO, ON_JOB, ON_MEMORY, Task, WAIT, lock, taskAt, taskBegin,
+  unlock, wait, wake,
 } from '../core/task';
 import { flushed } from '../tables/writeback';
 
@@ -35,9 +36,14 @@ const DETACH: u32 = 8;
 const DETACHED: u32 = 9;
 const END: u32 = 10;
 
-/** Makes the job, or says why there cannot be one. `bottom` is the depth of the image to stream down to, 0 for all of the chain. */
+/**
+ * Makes the job, or says why there cannot be one. One that was made before and never run is forgotten. `bottom` is the depth of the
+ * image to stream down to, 0 for all of the chain.
+ */
 export function jobBegin(from: u64, length: u64, speed: u64, onError: u32, keepBase: bool, full: bool, bottom: u32): i32 {
   const size = overlay().size;
+  // Its copies would count for the new one.
+  for (let i: u32 = 0; i < TASKS_MAX; i++) if (taskAt(i).kind == KIND_STREAM) return R_JOB_ACTIVE;
   if (from == 0 && length == 0) length = size;
   if (from > size || length > size - from) return R_RANGE;
   if (bottom >= imageCount() && bottom != 0) return R_NOT_A_BASE;
