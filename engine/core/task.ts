@@ -279,6 +279,13 @@ export function failOfHost(t: Task, error: i32, image: u32, offset: u64, detail:
   t.detail = detail;
 }
 
+/** Fails a task of what another one has failed of. */
+function failAs(t: Task, cause: Task): void {
+  if (t.error) return;
+  fail(t, cause.error, cause.reason, cause.errorImage, cause.errorOffset);
+  t.detail = cause.detail;
+}
+
 export function wait(t: Task, on: u32): i32 {
   t.waits = on;
   return WAIT;
@@ -367,10 +374,7 @@ export function wakeFailed(cause: Task): void {
     const t = taskAt(i);
     if (t.kind == KIND_NONE || !(t.waits & ON_WRITEBACK)) continue;
     // Those that flush look for themselves; nobody else can go on without what it would have made room for.
-    if (!t.flushStep && !t.error) {
-      fail(t, cause.error, cause.reason, cause.errorImage, cause.errorOffset);
-      t.detail = cause.detail;
-    }
+    if (!t.flushStep) failAs(t, cause);
     ready(t);
   }
 }
@@ -380,10 +384,7 @@ export function wakeRefcounts(cause: Task): void {
   for (let i: u32 = 0; i < TASKS_MAX; i++) {
     const t = taskAt(i);
     if (t.kind == KIND_NONE || !(t.waits & ON_REFCOUNTS)) continue;
-    if (cause.error) {
-      fail(t, cause.error, cause.reason, cause.errorImage, cause.errorOffset);
-      t.detail = cause.detail;
-    }
+    if (cause.error) failAs(t, cause);
     ready(t);
   }
 }

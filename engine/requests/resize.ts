@@ -1,13 +1,13 @@
 // Resizing the disk, also while a job runs. What a larger disk gains reads as zeros, also where the base goes on further than the old
 // disk did; what a smaller one loses gives its space back.
 import { EUNSUPPORTED, R_TOO_LARGE } from '../errors';
-import { AT_L1_OFFSET, AT_L1_SIZE, AT_SIZE, get64, put32, put64 } from '../format/header';
-import { COPIED, OFFSET_MASK } from '../format/l2';
+import { AT_L1_OFFSET, AT_L1_SIZE, AT_SIZE, put32, put64 } from '../format/header';
 import { freeLater, freesHaveRoom } from '../tables/frees';
 import { Image, OVERLAY, basesEnd, clusterBytes, imageCount, overlay } from '../core/image';
 import { L1_BYTES_MAX, PAGE_BYTES, SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
 import { ABSENT, foundLength, foundHost, foundState, lookup } from '../tables/lookup';
-import { STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet, pagesForget } from '../core/pages';
+import { STAGE_ROOTS, pageChanged, pageGet, pagesForget } from '../core/pages';
+import { moveTable } from '../tables/move';
 import { ACTION, NEW, linkCluster } from '../data/place';
 import { populate, populateBegin } from '../data/populate';
 import { allocate, allocateWhole, allocatedAt, refcountsPerBlock } from '../tables/refcounts';
@@ -215,8 +215,7 @@ function growTable(t: Task, image: Image): bool {
     t.state = COPY;
   }
   if (t.state == COPY) {
-    const bytes = t.count << image.clusterBits;
-    while (t.cursor < bytes) if (!copySector(t, image)) return false;
+    if (!moveTable(t, image.l1Offset, <u64>image.l1Size << 3, t.clusterFirst, t.count << image.clusterBits)) return false;
     t.cursor = 0;
     t.state = COPIED_TABLE;
   }
@@ -246,19 +245,4 @@ function roomToFree(t: Task): bool {
 function tooLarge(t: Task): bool {
   fail(t, EUNSUPPORTED, R_TOO_LARGE, OVERLAY, 0);
   return false;
-}
-
-function copySector(t: Task, image: Image): bool {
-  const inOld = t.cursor < (<u64>image.l1Size << 3);
-  const from = inOld ? pageGet(t, OVERLAY, image.l1Offset + t.cursor) : 0;
-  if (inOld && !from) return false;
-  const to = pageGet(t, OVERLAY, t.clusterFirst + t.cursor);
-  if (!to) return false;
-  for (let i: u32 = 0; i < SECTOR_BYTES; i += 8) {
-    const entry = inOld && t.cursor + i < (<u64>image.l1Size << 3) ? get64(from + i) & (OFFSET_MASK | COPIED) : 0;
-    put64(to + i, entry);
-  }
-  pageChanged(to, SECTOR_BYTES, STAGE_REFCOUNTS);
-  t.cursor += SECTOR_BYTES;
-  return true;
 }

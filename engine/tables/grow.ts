@@ -8,6 +8,7 @@ import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import {
   STAGE_MARK, STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet, pageMake, pagesForget, sectorDirty, pageAt, pageCount,
 } from '../core/pages';
+import { moveTable } from './move';
 import { grown, isFreePlace, missingBlock, putRefcount, refcountsPerBlock } from './refcounts';
 import { DONE, ON_WRITEBACK, Task, WAIT, fail, wakeRefcounts } from '../core/task';
 import { isMarked, nextWriteback, writebackRunning, writebackWanted } from './writeback';
@@ -52,7 +53,7 @@ export function runGrow(t: Task): i32 {
   }
   const newTable = (t.clusterFirst + t.count) << image.clusterBits;
   if (t.state == COPY) {
-    while (t.cursor < t.value << image.clusterBits) if (!copyPiece(t, newTable)) return WAIT;
+    if (!moveTable(t, image.refcountTableOffset, image.refcountTableBytes, newTable, t.value << image.clusterBits)) return WAIT;
     t.cursor = 0;
     t.state = ENTER;
   }
@@ -121,23 +122,6 @@ function enterBlock(t: Task, table: u64, index: u64, stage: u32): bool {
   if (!at) return false;
   put64(at, (t.clusterFirst + index) << image.clusterBits);
   pageChanged(at, 8, stage);
-  return true;
-}
-
-/** Copies the next sector of the old table, or zeros behind its end, into the new one. */
-function copyPiece(t: Task, newTable: u64): bool {
-  const image = overlay();
-  const bytes = SECTOR_BYTES;
-  const inOld = t.cursor < image.refcountTableBytes;
-  // The new one first: it comes at once, for it lies behind the end of the file, and could come in the other's place.
-  const to = pageGet(t, OVERLAY, newTable + t.cursor);
-  if (!to) return false;
-  const from = inOld ? pageGet(t, OVERLAY, image.refcountTableOffset + t.cursor) : 0;
-  if (inOld && !from) return false;
-  if (inOld) memory.copy(to, from, bytes);
-  else memory.fill(to, 0, bytes);
-  pageChanged(to, bytes, STAGE_REFCOUNTS);
-  t.cursor += bytes;
   return true;
 }
 

@@ -1,0 +1,22 @@
+// Moving a table to a larger place: what the old one holds is copied in the cache, sector by sector, with zeros behind it.
+import { OVERLAY } from '../core/image';
+import { SECTOR_BYTES } from '../limits';
+import { STAGE_REFCOUNTS, pageChanged, pageGet } from '../core/pages';
+import { Task } from '../core/task';
+
+/** Fills the `bytes` at `to` with the `oldBytes` at `from`, then zeros; `cursor` is how far it has come. False: the task waits or has failed. */
+export function moveTable(t: Task, from: u64, oldBytes: u64, to: u64, bytes: u64): bool {
+  while (bytes > t.cursor) {
+    // The new one first: behind the end of the file it comes at once, and could come in the other's place.
+    const target = pageGet(t, OVERLAY, to + t.cursor);
+    if (!target) return false;
+    const kept = oldBytes > t.cursor ? <u32>min<u64>(oldBytes - t.cursor, SECTOR_BYTES) : 0;
+    const source = kept ? pageGet(t, OVERLAY, from + t.cursor) : target;
+    if (!source) return false;
+    memory.copy(target, source, kept);
+    memory.fill(target + kept, 0, SECTOR_BYTES - kept);
+    pageChanged(target, SECTOR_BYTES, STAGE_REFCOUNTS);
+    t.cursor += SECTOR_BYTES;
+  }
+  return true;
+}
