@@ -137,7 +137,8 @@ export class Domain extends EventTarget {
   }
 }
 
-/** The lower one of two speeds, of which 0 is unlimited. */
+/** The lower one of two speeds, of which 0 is unlimited. What is no speed stays so, for the disk to refuse. */
 function slower(a: number, b: number): number {
-  return a && b ? Math.min(a, b) : a || b;
+  if (a === 0) return b;
+  return b === 0 ? a : Math.min(a, b);
 }

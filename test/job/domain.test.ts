@@ -92,6 +92,19 @@ describe('a domain', () => {
     await domain.close();
   });
 
+  it('refuses what is no speed, whether it has one of its own or not', async () => {
+    const bench = new Bench();
+    const { domain } = await machine(bench, 1, MIB);
+    for (const common of [0, MIB]) {
+      await domain.setSpeed(common);
+      for (const speed of [NaN, -1]) {
+        await expect(domain.stream('vda', 0, 0, { speed })).rejects.toMatchObject({ code: 'EINVAL' });
+        await expect(domain.setSpeed(speed)).rejects.toMatchObject({ code: 'EINVAL' });
+      }
+    }
+    await domain.close();
+  });
+
   it('knows its disks by their aliases only', async () => {
     const bench = new Bench();
     const { domain, disks } = await machine(bench, 1, MIB);
