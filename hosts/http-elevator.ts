@@ -1,9 +1,10 @@
 /**
  * The queue in front of an HTTP base: reads wait here for a lane, neighbours leave together as one larger request, and each read is
- * done as soon as its own bytes are there. Bytes that are on their way are never asked for again. It sends nothing itself, and
- * never touches a read's buffer after that read has settled.
+ * done as soon as its own bytes are there. Bytes that are on their way are never asked for again, unless a shared request fails: each
+ * read is then tried once more by itself. It sends nothing itself, and never touches a read's buffer after that read has settled.
  */
 import type { ReadHint } from './block.ts';
+import { MillraceError } from './errors.ts';
 import type { Transfer } from './http-request.ts';
 
 /** A request is filled up with neighbours to at least this size, so that a gigabyte costs about a thousand requests. */
@@ -56,11 +57,14 @@ interface Part {
   readonly read: Read;
   readonly start: number;
   readonly end: number;
+  /** To share its request with no neighbour, as one that it shared has failed. */
+  readonly alone?: boolean;
 }
 
 interface Range {
-  start: number;
-  end: number;
+  readonly start: number;
+  readonly end: number;
+  readonly alone?: boolean;
 }
 
 /** A request and the parts of reads that ride on it. */
@@ -68,6 +72,7 @@ class Flight implements Transfer {
   position: number;
   end: number;
   readonly background: boolean;
+  readonly once: boolean;
   readonly #controller = new AbortController();
   #parts: Part[] = [];
   /** Settles when nothing more comes; never rejects. */
@@ -77,6 +82,7 @@ class Flight implements Transfer {
     this.position = range.start;
     this.end = range.end;
     this.background = background;
+    this.once = range.alone ?? false;
   }
 
   get signal(): AbortSignal {
@@ -87,8 +93,8 @@ class Flight implements Transfer {
   board(part: Part): Part[] {
     const start = Math.max(part.start, this.position);
     const end = Math.min(part.end, this.end);
-    if (start >= end || this.signal.aborted) return [part];
-    this.#parts.push({ read: part.read, start, end });
+    if (start >= end || this.signal.aborted || (part.alone && !this.once)) return [part];
+    this.#parts.push({ ...part, start, end });
     return [{ ...part, end: start }, { ...part, start: end }].filter((rest) => rest.start < rest.end);
   }
 
@@ -113,6 +119,12 @@ class Flight implements Transfer {
 
   reads(): Read[] {
     return this.#parts.map((part) => part.read);
+  }
+
+  /** When several reads share it: what each of them misses, to be asked for alone. */
+  apart(): Part[] {
+    if (this.once || this.#parts.length < 2) return [];
+    return this.#parts.map((part) => ({ ...part, start: Math.max(part.start, this.position), alone: true }));
   }
 
   /** A request that nobody waits for is cancelled. */
@@ -222,7 +234,7 @@ export class Elevator {
     const sorted = parts.toSorted((a, b) => a.start - b.start);
     const above = sorted.findIndex((part) => part.start >= this.#head);
     const seed = background ? Math.max(above, 0) : sorted.indexOf(parts[0]);
-    const range = grow(sorted, seed, this.#requestBytes(parts, flights));
+    const range: Range = sorted[seed].alone ? sorted[seed] : grow(sorted, seed, this.#requestBytes(parts, flights));
     if (background) this.#head = range.end;
     return range;
   }
@@ -240,14 +252,24 @@ export class Elevator {
     this.#flights.add(flight);
     this.#waiting = this.#waiting.flatMap((part) => flight.board(part));
     flight.done = this.#transfer(flight, flight.signal)
-      .catch((error) => {
-        for (const read of flight.reads()) this.#fail(read, error);
-      })
+      .catch((error) => this.#failed(flight, error))
       .then(() => {
         this.#flights.delete(flight);
         this.#schedule();
       });
   }
+
+  /** A block of the object that cannot be read fails the whole request: of the reads that shared it, each is tried once more by itself. */
+  #failed(flight: Flight, error: unknown): void {
+    const apart = isOfTheRange(error) ? flight.apart() : [];
+    if (apart.length > 0) this.#waiting.unshift(...apart);
+    else for (const read of flight.reads()) this.#fail(read, error);
+  }
+}
+
+/** Whether it may be that some bytes of a request cannot be had, and the others can. */
+function isOfTheRange(error: unknown): boolean {
+  return error instanceof MillraceError && (error.code === 'EIO' || error.code === 'ETIMEDOUT');
 }
 
 function sumBytes(parts: Part[]): number {
@@ -269,7 +291,7 @@ function grow(sorted: Part[], seed: number, wanted: number): Range {
   let [below, above] = [seed - 1, seed + 1];
   let gaps = 0;
   const join = (part: Part | undefined): boolean => {
-    if (part === undefined) return false;
+    if (part === undefined || part.alone) return false;
     const wide = { start: Math.min(start, part.start), end: Math.max(end, part.end) };
     const gap = Math.max(part.start - end, start - part.end, 0);
     const bytes = wide.end - wide.start;

@@ -17,6 +17,8 @@ export interface Transfer {
   position: number;
   /** Lowered to the object's size by the first answer, which is when it is learnt. */
   end: number;
+  /** Whether a failure is not to be followed by repetitions: it is one itself. */
+  readonly once?: boolean;
   deliver(bytes: Uint8Array): void;
 }
 
@@ -75,7 +77,8 @@ export class HttpObject {
    */
   async fetch(transfer: Transfer, cancelled: AbortSignal): Promise<void> {
     const started = performance.now();
-    let budget = new RetryBudget(this.#options.retries);
+    const retries = transfer.once ? 0 : this.#options.retries;
+    let budget = new RetryBudget(retries);
     const range = `bytes ${transfer.position}-${transfer.end - 1}`;
     let renewable = this.#address.renewable;
     for (let attempts = 1; ; attempts++) {
@@ -86,7 +89,7 @@ export class HttpObject {
         attempt.finish();
         if (transfer.position === transfer.end) return;
         // The server has sent a good part of it: the next one at once.
-        budget = new RetryBudget(this.#options.retries);
+        budget = new RetryBudget(retries);
       } catch (error) {
         attempt.abandon();
         const failure = attempt.explain(error, this.#version !== undefined);

@@ -1,6 +1,7 @@
 /** How reads become requests: the elevator alone, with transfers that move when the test says so. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { MillraceError } from '../../hosts/errors.ts';
 import { Elevator, REQUEST_BYTES_MAX, REQUEST_BYTES_MIN } from '../../hosts/http-elevator.ts';
 import type { Transfer } from '../../hosts/http-request.ts';
 import { pattern } from './object-server.ts';
@@ -32,6 +33,10 @@ class Request {
 
   get position(): number {
     return this.#transfer.position;
+  }
+
+  get once(): boolean {
+    return this.#transfer.once ?? false;
   }
 
   /** Delivers the next bytes; at the end the transfer is done. */
@@ -71,6 +76,7 @@ function setUp(lanes = 6) {
 }
 
 const background = { background: true };
+const badBlock = new MillraceError('EIO', 'bad block');
 
 describe('merging', () => {
   test('neighbours that are asked for together leave as one request', async () => {
@@ -316,6 +322,31 @@ describe('an end before the bytes', () => {
     expect(later.outcome).toBe('done');
   });
 
+  test('of a request that may have failed for one of its reads, each is tried once more by itself', async () => {
+    const { read, requests, ranges } = setUp();
+    const reads = [0, 1, 2, 3].map((n) => read(n * 1000, (n + 1) * 1000, background));
+    await turn();
+    await requests[0].send(1500);
+    await requests[0].fail(badBlock);
+    expect(ranges()).toEqual([[0, 4000], [1500, 2000], [2000, 3000], [3000, 4000]]);
+    expect(requests.map(({ once }) => once)).toEqual([false, true, true, true]);
+    await requests[1].send();
+    await requests[2].fail(badBlock);
+    await requests[3].send();
+    expect(reads.map(({ outcome }) => outcome)).toEqual(['done', 'done', badBlock, 'done']);
+    expect(reads[1].right() && reads[3].right()).toBe(true);
+    expect(requests).toHaveLength(4);
+  });
+
+  test('but not when the whole object is at fault', async () => {
+    const { read, requests } = setUp();
+    const changed = new MillraceError('ECHANGED', 'another object');
+    const reads = [read(0, 1000), read(1000, 2000)];
+    await turn();
+    await requests[0].fail(changed);
+    expect([requests.length, ...reads.map(({ outcome }) => outcome)]).toEqual([1, changed, changed]);
+  });
+
   test('a read that failed in one request is dropped from the others', async () => {
     const { read, requests } = setUp();
     const one = read(0, 9 * MIB);
@@ -356,19 +387,21 @@ describe('an end before the bytes', () => {
   });
 });
 
-test('any mix of reads, aborts and deliveries gives right bytes, few wasted ones, and an end', async () => {
+test('any mix of reads, aborts, failures and deliveries gives right bytes, few wasted ones, and an end', async () => {
   const step = fc.oneof(
     { weight: 5, arbitrary: fc.record({ do: fc.constant('read' as const), at: fc.nat(3 * MIB), length: fc.integer({ min: 1, max: 300_000 }), background: fc.boolean() }) },
     { weight: 5, arbitrary: fc.record({ do: fc.constant('send' as const), pick: fc.nat(5), share: fc.double({ min: 0.01, max: 1, noNaN: true }) }) },
     { weight: 1, arbitrary: fc.record({ do: fc.constant('abort' as const), pick: fc.nat(30) }) },
+    { weight: 1, arbitrary: fc.record({ do: fc.constant('fail' as const), pick: fc.nat(5) }) },
     { weight: 1, arbitrary: fc.record({ do: fc.constant('turn' as const) }) },
   );
   await fc.assert(fc.asyncProperty(fc.integer({ min: 2, max: 7 }), fc.array(step, { maxLength: 60 }), async (lanes, steps) => {
     const { read, requests } = setUp(lanes);
     const reads: { state: ReturnType<typeof read>; controller: AbortController }[] = [];
-    const live = (): Request[] => requests.filter((request) => request.position < request.end && !request.cancelled.aborted);
+    const live = (): Request[] => requests.filter((request) => request.position < request.end && !request.cancelled.aborted && !failed.includes(request));
     let asked = 0;
     let aborted = false;
+    const failed: Request[] = [];
     for (const one of steps) {
       expect(live().length).toBeLessThanOrEqual(lanes);
       if (one.do === 'read') {
@@ -382,6 +415,10 @@ test('any mix of reads, aborts and deliveries gives right bytes, few wasted ones
       } else if (one.do === 'abort') {
         aborted ||= reads[one.pick]?.state.outcome === 'pending';
         reads[one.pick]?.controller.abort('enough');
+      } else if (one.do === 'fail') {
+        const request = live()[one.pick];
+        if (request !== undefined) failed.push(request);
+        await request?.fail(badBlock);
       } else {
         await turn();
       }
@@ -389,10 +426,10 @@ test('any mix of reads, aborts and deliveries gives right bytes, few wasted ones
     await turn();
     for (let request = live()[0]; request !== undefined; request = live()[0]) await request.send();
     for (const { state } of reads) {
-      expect(['done', 'enough']).toContain(state.outcome);
+      expect(['done', 'enough', ...(failed.length > 0 ? [badBlock] : [])]).toContain(state.outcome);
       if (state.outcome === 'done') expect(state.right()).toBe(true);
     }
     const sent = requests.reduce((sum, request) => sum + request.position - request.start, 0);
-    if (!aborted) expect(sent).toBeLessThanOrEqual(asked * 1.03);
+    if (!aborted && failed.length === 0) expect(sent).toBeLessThanOrEqual(asked * 1.03);
   }), { numRuns: 200 });
 });

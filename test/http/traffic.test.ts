@@ -8,6 +8,12 @@ import { eachTransport } from './transports.ts';
 
 const MIB = 1024 * 1024;
 const object = pattern(16 * MIB);
+const BAD_BLOCK = MIB + 600 * 1024;
+
+function cutAtBadBlock(ask: Ask): void {
+  ask.response.writeHead(206, ask.headers);
+  ask.response.write(ask.body.subarray(0, BAD_BLOCK - ask.first), () => ask.response.destroy());
+}
 
 eachTransport((openHttp) => {
   /** An open source whose requests after the first one wait in `held` for the test to answer them. */
@@ -70,6 +76,19 @@ eachTransport((openHttp) => {
     await Promise.all(reads);
     await server.stop();
   });
+
+  test.each([['an error in its place', (ask: Ask) => ask.refuse(500)], ['an answer that is cut there', cutAtBadBlock]])(
+    'a block that cannot be had costs no read but its own: %s', async (_, answer) => {
+      const server = await serveObject(object, (ask) => (ask.first <= BAD_BLOCK && BAD_BLOCK < ask.end ? answer(ask) : ask.answer()));
+      const source = await openHttp(server.url, { retries: 1 });
+      const reads = Array.from({ length: 6 }, (_, n) => new Uint8Array(MIB / 4).fill(n));
+      const done = await Promise.allSettled(reads.map((into, n) => source.read(MIB + n * into.length, into, { background: true })));
+      expect(done.map(({ status }) => status)).toEqual(reads.map((_, n) => (n === 2 ? 'rejected' : 'fulfilled')));
+      expect(done[2]).toMatchObject({ reason: { code: 'EIO', offset: expect.any(Number) } });
+      for (const n of [0, 1, 3, 4, 5]) expect(Buffer.compare(reads[n], object.subarray(MIB + n * MIB / 4, MIB + (n + 1) * MIB / 4))).toBe(0);
+      await source.close();
+      await server.stop();
+    });
 
   describe('cancelled', () => {
     test('by its signal: the server sees the connection close', async () => {
