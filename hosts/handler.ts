@@ -5,6 +5,7 @@
  *   GET, HEAD /disks/DEVICE/data     the flat disk, whatever formats lie below, by ranges (handler-data.ts)
  *   POST /disks/DEVICE/stream        starts a job: StreamOptions as JSON, or nothing; gives its StreamInfo
  *   POST /disks/DEVICE/abort         ends a job that was started with nonblock; gives its StreamInfo
+ *   POST /disks/DEVICE/resume        goes on with a job that has paused itself (`onError`); gives its StreamInfo
  *   GET /disks/DEVICE/info           the StreamInfo of the job that runs, or of the last one
  *   GET /disks/DEVICE/map            the extents: `offset`, `length`, `depth` as in Disk.map
  *   GET /disks/DEVICE/events         the events of the disk, as they come (handler-events.ts)
@@ -70,6 +71,7 @@ const ROUTES: Readonly<Record<string, Readonly<Record<string, Answer>>>> = {
   data: { GET: (ask) => answerData(ask.request, ask.disk, ask.identity), HEAD: (ask) => answerData(ask.request, ask.disk, ask.identity) },
   stream: { POST: answerStream },
   abort: { POST: answerAbort },
+  resume: { POST: answerResume },
   info: { GET: async ({ disk }) => json(await disk.info()) },
   map: { GET: answerMap },
   events: { GET: ({ request, disk }) => answerEvents(request, disk) },
@@ -96,7 +98,7 @@ async function answer(request: Request, options: HandlerOptions, unique: string)
   await mayEnter(request, options);
   const [, device, call] = /^\/disks\/([^/]+)\/([^/]+)$/.exec(url.pathname) ?? [];
   const route = call !== undefined && Object.hasOwn(ROUTES, call) ? ROUTES[call] : undefined;
-  if (device === undefined || route === undefined) throw new MillraceError('ENOENT', `there is nothing at ${url.pathname}: /disks/DEVICE/data, stream, abort, info, map or events`);
+  if (device === undefined || route === undefined) throw new MillraceError('ENOENT', `there is nothing at ${url.pathname}: /disks/DEVICE/data, stream, abort, resume, info, map or events`);
   const act = Object.hasOwn(route, request.method) ? route[request.method] : undefined;
   if (act === undefined) {
     const allow = Object.keys(route).join(', ');
@@ -193,6 +195,11 @@ async function answerStream({ request, disk }: Ask): Promise<Response> {
 
 async function answerAbort({ disk }: Ask): Promise<Response> {
   await disk.abort();
+  return json(await disk.info());
+}
+
+async function answerResume({ disk }: Ask): Promise<Response> {
+  await disk.resume();
   return json(await disk.info());
 }
 

@@ -1,6 +1,7 @@
 /**
  * The handler inside a Durable Object: its disks are opened when they are first asked for, and a job started with nonblock outlives the
- * request, and the object itself: what was asked is kept in the storage, and alarms take it up again until it has ended.
+ * request, and the object itself: what was asked is kept in the storage, and alarms take it up again until it has ended. One that has
+ * paused itself waits for `resume` as long as the object lives, and is started again after that.
  */
 import type { CreateOptions, Disk, OpenOptions, StreamInfo, StreamOptions } from '../api.ts';
 import { JobStatus } from '../api.ts';
@@ -11,11 +12,14 @@ import { createDiskWith, openDiskWith } from '../open.ts';
 import type { Runtime } from '../runtime.ts';
 import type { Bucket, ObjectStorage } from './platform.ts';
 import { edgeRuntime, inLittleMemory } from './runtime.ts';
+import { untilStill } from './still.ts';
 
 /** How long an alarm stays with its jobs: the platform ends it after 15 minutes. */
 const ALARM_MS = 60_000;
 /** From a job's start, or the end of an alarm, to the next one. */
 const PAUSE_MS = 1000;
+/** To the next look at a job that has paused itself, which waits for `resume`: one that was lost with the object is then started again. */
+const PAUSED_LOOK_MS = 3_600_000;
 /** A job whose disk cannot be opened (its base is out of reach, say) is tried again after a pause that doubles each time: most of a day in all. */
 const TRIES_MAX = 17;
 /** Jobs that go on, what became of the last ones, and disks whose overlay is being made: it is no image before all of it is there. */
@@ -53,19 +57,26 @@ interface KeptJob {
 
 export function serveDisks(state: ObjectState, options: ServeDisksOptions): ServedDisks {
   const disks = new DiskTable(state.storage, options);
-  const handler = createHandler({ ...options, disks: (device) => disks.get(device) });
+  const unique = crypto.randomUUID();
   return {
     async fetch(request) {
-      const [, name, call] = /^\/disks\/([^/]+)\/(stream|abort|info)$/.exec(new URL(request.url).pathname) ?? [];
+      const [, name, call] = /^\/disks\/([^/]+)\/(stream|abort|resume|info)$/.exec(new URL(request.url).pathname) ?? [];
       const asked = call === 'stream' && request.method === 'POST' ? request.clone() : undefined;
-      const response = await handler(request);
-      if (name === undefined || [401, 403].includes(response.status)) return response;
+      // Whoever is let in has a disk looked for. The status does not tell: it may be that of a base that lets nobody in.
+      let entered = false;
+      const find = (device: string): Promise<Disk> | undefined => {
+        entered = true;
+        return disks.get(device);
+      };
+      const response = await createHandler({ ...options, disks: find, identity: () => unique })(request);
+      if (name === undefined || !entered) return response;
       const device = nameOf(name);
       // 202 is told of a job that goes on; it was checked by now.
       if (asked && response.status === 202) await disks.keep(device, await asked.text());
       else if (asked) await disks.noteEnd(device);
       // Of a disk that cannot be opened, too: its job waits for that.
-      if (call === 'abort' && request.method === 'POST') await disks.forget(device);
+      if (call === 'abort') await disks.forget(device);
+      if (call === 'resume') await disks.lookAfter(device);
       const end = call === 'info' && response.status === 404 ? disks.lastEnd(device) : undefined;
       return end === undefined ? response : new Response(end, { headers: response.headers });
     },
@@ -107,7 +118,9 @@ class DiskTable {
   /** A disk that knows of no job has lost it with the object: this is a new one. */
   async #takeUp(device: string, disk: Disk): Promise<void> {
     const [job] = this.#storage.sql.exec('SELECT options FROM millrace_jobs WHERE device = ?', device).toArray() as { options: string }[];
-    if (job && await infoOf(disk) === undefined) await disk.stream({ ...JSON.parse(job.options || '{}') as StreamOptions, nonblock: true });
+    if (!job || await infoOf(disk) !== undefined) return;
+    await disk.stream({ ...JSON.parse(job.options || '{}') as StreamOptions, nonblock: true });
+    await this.lookAfter(device);
   }
 
   async #openOrCreate(device: string, options: CreateOptions & { overlay: string }): Promise<Disk> {
@@ -155,9 +168,14 @@ class DiskTable {
   }
 
   async keep(device: string, options: string): Promise<void> {
-    this.#pausedUntil.delete(device);
     this.#storage.sql.exec('DELETE FROM millrace_ends WHERE device = ?', device);
     this.#storage.sql.exec('INSERT OR REPLACE INTO millrace_jobs (device, options, tries) VALUES (?, ?, 0)', device, options);
+    await this.lookAfter(device);
+  }
+
+  /** Has an alarm stay with the disk's job, which runs. */
+  async lookAfter(device: string): Promise<void> {
+    this.#pausedUntil.delete(device);
     await this.#storage.setAlarm(Date.now() + PAUSE_MS);
   }
 
@@ -195,12 +213,12 @@ class DiskTable {
 
   /** Forgets the job when it has ended, however it did: `info` tells. Otherwise notes when to look after it again. */
   async #stayWith({ device, tries }: KeptJob): Promise<void> {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<number>((resolve) => {
-      timer = setTimeout(() => resolve(PAUSE_MS), ALARM_MS);
-    });
+    const enough = new AbortController();
+    const timer = setTimeout(() => enough.abort(), ALARM_MS);
+    // Opening the disk may take longer, too.
+    const late = new Promise<number>((resolve) => enough.signal.addEventListener('abort', () => resolve(PAUSE_MS)));
     try {
-      const pauseMs = await Promise.race([this.#seeThrough(device), late]);
+      const pauseMs = await Promise.race([this.#seeThrough(device, enough.signal), late]);
       if (pauseMs !== undefined) this.#pausedUntil.set(device, Date.now() + pauseMs);
     } catch {
       // Requests for the disk are told why it cannot be opened.
@@ -212,14 +230,19 @@ class DiskTable {
     }
   }
 
-  async #seeThrough(device: string): Promise<undefined> {
+  /** Gives how long the job can do without an alarm; undefined when it has ended. */
+  async #seeThrough(device: string, enough: AbortSignal): Promise<number | undefined> {
     const disk = await this.get(device);
+    if (enough.aborted) return PAUSE_MS;
     this.#storage.sql.exec('UPDATE millrace_jobs SET tries = 0 WHERE device = ?', device);
     if (disk) {
       await this.#takeUp(device, disk);
-      await untilEnd(disk);
+      await untilStill(disk, enough);
+      const info = await infoOf(disk);
+      if (info?.status === JobStatus.ACTIVE) return info.paused ? PAUSED_LOOK_MS : PAUSE_MS;
     }
     await this.forget(device);
+    return undefined;
   }
 }
 
@@ -251,13 +274,6 @@ async function recordsBase(runtime: Runtime, { overlay, memory }: OpenOptions): 
 
 function infoOf(disk: Disk): Promise<StreamInfo | undefined> {
   return disk.info().catch(() => undefined);
-}
-
-async function untilEnd(disk: Disk): Promise<void> {
-  const ended = new Promise<void>((resolve) => {
-    for (const type of ['completed', 'failed']) disk.addEventListener(type, () => resolve(), { once: true });
-  });
-  if ((await infoOf(disk))?.status === JobStatus.ACTIVE) await ended;
 }
 
 /** Of a device as the path has it; what cannot be decoded is no disk's name. */

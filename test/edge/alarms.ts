@@ -1,4 +1,7 @@
-/** A worker of the tests whose alarms come when the test says so: `/alarm` is one, and tells how long after it the next was asked for. */
+/**
+ * A worker of the tests whose alarms come when the test says so: `/alarm` is one, and tells how long after it the next was asked for;
+ * `/next` tells that without one.
+ */
 import { serveDisks } from '../../hosts/edge/index.ts';
 import type { ObjectState, ServedDisks } from '../../hosts/edge/index.ts';
 
@@ -29,8 +32,8 @@ export class Alarms {
     const { pathname } = new URL(request.url);
     // As an object leaves it that was evicted after some alarms in vain.
     if (pathname === '/lost') this.#state.storage.sql.exec("INSERT INTO millrace_jobs (device, options, tries) VALUES ('lost', '', 10)");
-    if (pathname !== '/lost' && pathname !== '/alarm') return this.#served.fetch(request);
-    this.#nextMs = undefined;
+    if (!['/lost', '/alarm', '/next'].includes(pathname)) return this.#served.fetch(request);
+    if (pathname !== '/next') this.#nextMs = undefined;
     if (pathname === '/alarm') await this.#served.alarm();
     return Response.json({ nextMs: this.#nextMs });
   }

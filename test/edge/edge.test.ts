@@ -160,6 +160,31 @@ describe('a job whose object is gone, asked for before any alarm', () => {
   }, START_MS_MAX);
 });
 
+/** A worker whose alarms come when `tell` says so, over a base that gives its first page, and of the rest what it does not refuse. */
+async function withAlarms(act: (tell: (path: string, body?: string) => Promise<Told>, far: { refused?: number }) => Promise<void>): Promise<void> {
+  const far: { refused?: number } = {};
+  const server = await serveObject(CONTENT, (ask) => {
+    if (far.refused === undefined || (ask.first === 0 && !ask.request.url!.endsWith('.missing'))) ask.answer();
+    else ask.refuse(far.refused);
+  });
+  const machine = await startWorker(new URL('alarms.ts', import.meta.url), { object: 'Alarms', bindings: { BASE: server.url, TOKEN } });
+  const tell = async (path: string, body?: string): Promise<Told> => {
+    const init = body === undefined ? {} : { method: 'POST', body };
+    return await (await machine.dispatchFetch(`http://edge/${path}`, { ...init, headers: { Authorization: `Bearer ${TOKEN}` } })).json() as Told;
+  };
+  try {
+    await act(tell, far);
+  } finally {
+    await machine.dispose();
+    await server.stop();
+  }
+}
+
+interface Told {
+  /** Of an alarm: how long after it the next was asked for. */
+  nextMs?: number;
+}
+
 describe('an alarm', () => {
   it('comes soon for a job that began meanwhile, and leaves another alone whose pause has not ended', async () => {
     let refuse: (() => void) | undefined;
@@ -191,6 +216,28 @@ describe('an alarm', () => {
       await far.stop();
     }
   }, START_MS_MAX);
+
+  it('leaves a job alone that has paused itself, until it is resumed', () => withAlarms(async (tell, far) => {
+    far.refused = 404;
+    const started = await tell('disks/vda/stream', '{"nonblock":true,"onError":"stop"}');
+    expect(started).toMatchObject({ status: 1 });
+    // It waits for the pause, not for its own time to end.
+    expect((await tell('alarm')).nextMs).toBeGreaterThan(60_000);
+    expect(await tell('disks/vda/info')).toMatchObject({ status: 1, paused: true, error: { code: 'ENOENT' } });
+    far.refused = undefined;
+    expect(await tell('disks/vda/resume', '')).toMatchObject({ paused: false });
+    expect((await tell('next')).nextMs).toBeLessThan(60_000);
+    expect((await tell('alarm')).nextMs).toBeUndefined();
+    expect(await tell('disks/vda/info')).toMatchObject({ status: 0, remaining: 0 });
+  }), START_MS_MAX);
+
+  it('comes no more for a job that was aborted, though its base lets nobody in', () => withAlarms(async (tell, far) => {
+    far.refused = 403;
+    await tell('lost');
+    expect((await tell('alarm')).nextMs).toBeGreaterThan(60_000);
+    expect(await tell('disks/lost/abort', '')).toMatchObject({ code: 'EACCES' });
+    expect((await tell('alarm')).nextMs).toBeUndefined();
+  }), START_MS_MAX);
 });
 
 describe('a disk whose object is gone', () => {

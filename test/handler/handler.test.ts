@@ -163,6 +163,27 @@ describe('the job of a served disk', () => {
     expect((await ask('/disks/vdb/info')).status).toBe(404);
   }));
 
+  it('goes on when it has paused itself', async () => {
+    let there = false;
+    const read = async (_: number, into: Uint8Array): Promise<void> => {
+      if (!there) throw new Error('the cable is out');
+      into.fill(5);
+    };
+    const far = await createDisk({ overlay: join(folder, 'paused.qcow2'), base: { size: 4 * MIB, name: 'base', read, close: () => {} }, baseFormat: 'raw' });
+    await served({ disks: { vdb: far } }, async (ask) => {
+      expect((await ask('/disks/vdb/resume', { method: 'POST' })).status).toBe(404);
+      const paused = new Promise((resolve) => far.addEventListener('paused', resolve, { once: true }));
+      const ended = ask('/disks/vdb/stream', { method: 'POST', body: '{"onError":"stop"}' });
+      await paused;
+      expect(await (await ask('/disks/vdb/info')).json()).toMatchObject({ status: 1, paused: true, error: { message: expect.stringMatching(/cable/) } });
+      there = true;
+      const resumed = await ask('/disks/vdb/resume', { method: 'POST' });
+      expect([resumed.status, await resumed.json()]).toMatchObject([200, { paused: false }]);
+      expect(await (await ended).json()).toMatchObject({ status: 0, remaining: 0 });
+    });
+    await far.close();
+  });
+
   it('ends with the request when it is a blocking one', async () => {
     const base = { size: 4 * MIB, name: 'base', read: async (_: number, into: Uint8Array) => void into.fill(5), close: () => {} };
     const far = await createDisk({ overlay: join(folder, 'gone.qcow2'), base });
@@ -224,6 +245,7 @@ describe('what is refused', () => {
     ['an option of another type', '/disks/vda/stream', { method: 'POST', body: '{"offset":"0"}' }, 400, 'EINVAL', /offset.*number/],
     ['a value that cannot be', '/disks/vda/stream', { method: 'POST', body: '{"offset":-1}' }, 400, 'EINVAL', /offset/],
     ['a body without end', '/disks/vda/stream', { method: 'POST', body: ' '.repeat(70_000) }, 413, 'EINVAL', /longer/],
+    ['resuming by GET', '/disks/vda/resume', {}, 405, 'EINVAL', /POST/],
     ['aborting when there is no job', '/disks/vda/abort', { method: 'POST' }, 404, 'ENOENT', /no job/],
     ['a map of what is not the disk', '/disks/vda/map?offset=1e3', {}, 400, 'EINVAL', /offset/],
     ['a map from behind the end', '/disks/vda/map?offset=9999999999', {}, 400, 'EINVAL', new RegExp(`cannot map 0 bytes at 9999999999: the disk has ${DISK_BYTES} bytes`)],

@@ -1,0 +1,20 @@
+/** Waiting for a job without holding on to its disk. */
+import type { Disk } from '../api.ts';
+import { JobStatus } from '../api.ts';
+
+const STILL = ['completed', 'failed', 'paused'];
+
+/** Resolves when no job of the disk is running (it has ended, or pauses), or by `enough` at the latest; and leaves no listener behind. */
+export async function untilStill(disk: Disk, enough: AbortSignal): Promise<void> {
+  const leave = new AbortController();
+  const still = new Promise<void>((resolve) => {
+    for (const type of STILL) disk.addEventListener(type, () => resolve(), { signal: leave.signal });
+    enough.addEventListener('abort', () => resolve(), { signal: leave.signal });
+  });
+  try {
+    const info = await disk.info().catch(() => undefined);
+    if (info?.status === JobStatus.ACTIVE && !info.paused && !enough.aborted) await still;
+  } finally {
+    leave.abort();
+  }
+}

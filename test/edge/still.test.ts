@@ -1,0 +1,39 @@
+/** What waits for a job leaves nothing behind at its disk, however often it does: an alarm a minute, for days. */
+import { getEventListeners } from 'node:events';
+import { expect, it } from 'vitest';
+import type { Disk } from '../../hosts/api.ts';
+import { untilStill } from '../../hosts/edge/still.ts';
+
+function diskWith(info: { status: number; paused: boolean } | undefined): Disk {
+  return Object.assign(new EventTarget(), { info: () => (info ? Promise.resolve(info) : Promise.reject(new Error('no job'))) }) as unknown as Disk;
+}
+
+function listenersOf(target: EventTarget): number {
+  return ['completed', 'failed', 'paused', 'abort'].reduce((sum, type) => sum + getEventListeners(target, type).length, 0);
+}
+
+it.each(['completed', 'failed', 'paused'])('waits for a job until it has %s', async (type) => {
+  const disk = diskWith({ status: 1, paused: false });
+  const { signal } = new AbortController();
+  const still = untilStill(disk, signal);
+  expect(listenersOf(disk)).toBeGreaterThan(0);
+  disk.dispatchEvent(new Event(type));
+  await still;
+  expect([listenersOf(disk), listenersOf(signal)]).toEqual([0, 0]);
+});
+
+it('waits no longer than it is let', async () => {
+  const disk = diskWith({ status: 1, paused: false });
+  const enough = new AbortController();
+  const still = untilStill(disk, enough.signal);
+  enough.abort();
+  await still;
+  await untilStill(disk, enough.signal);
+  expect([listenersOf(disk), listenersOf(enough.signal)]).toEqual([0, 0]);
+});
+
+it.each([[undefined], [{ status: 0, paused: false }], [{ status: 1, paused: true }]])('does not wait for %o', async (info) => {
+  const disk = diskWith(info);
+  await untilStill(disk, new AbortController().signal);
+  expect(listenersOf(disk)).toBe(0);
+});
