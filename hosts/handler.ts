@@ -20,13 +20,13 @@ import { answerEvents } from './handler-events.ts';
 export type Handler = (request: Request) => Promise<Response>;
 
 export interface HandlerOptions {
-  /** The disks by device, or what finds one (and may open it now). */
-  disks: Readonly<Record<string, Disk>> | ((device: string) => Disk | undefined | Promise<Disk | undefined>);
+  /** The disks by device, or what finds one (and may open it now) for a request that was let in. */
+  disks: Readonly<Record<string, Disk>> | ((device: string, request: Request) => Disk | undefined | Promise<Disk | undefined>);
   /** Who sends `Authorization: Bearer TOKEN` is let in. Without it and `authorize`, nobody is. */
   token?: string;
   /** A check of the caller's own, instead of a token. */
   authorize?: (request: Request) => boolean | Promise<boolean>;
-  /** Origins whose pages may use the handler (CORS); a page of any other is refused. Default none but the handler's own. */
+  /** Origins whose pages may use the handler (CORS), as browsers write them; a page of any other is refused. Default none but the handler's own. */
   origins?: readonly string[];
   /** What tells a disk's content from that of other times, across restarts; without it, its ETag is a new one for every handler. */
   identity?: (device: string) => string | undefined;
@@ -77,8 +77,10 @@ const ROUTES: Readonly<Record<string, Readonly<Record<string, Answer>>>> = {
   events: { GET: ({ request, disk }) => answerEvents(request, disk) },
 };
 
-/** Makes the handler. It holds no state but the disks': several may serve the same ones. */
+/** Makes the handler. It holds no state but the disks': several may serve the same ones. @throws MillraceError `EINVAL` for an origin that is none. */
 export function createHandler(options: HandlerOptions): Handler {
+  const wrong = options.origins?.find((origin) => !isOrigin(origin));
+  if (wrong !== undefined) throw new MillraceError('EINVAL', `'${wrong}' is not an origin: as in https://console.example or http://localhost:8080, without a path`);
   const unique = crypto.randomUUID();
   return async (request) => {
     const cors = corsOf(request, options.origins ?? []);
@@ -105,7 +107,7 @@ async function answer(request: Request, options: HandlerOptions, unique: string)
     throw new Refusal(405, 'EINVAL', `${request.method} is no method of ${url.pathname}: ${allow}`, { Allow: allow });
   }
   const name = decoded(device);
-  const disk = await find(options.disks, name);
+  const disk = await find(options.disks, name, request);
   if (disk === undefined) throw new MillraceError('ENOENT', `there is no disk '${name}'`);
   return act({ request, url, device: name, disk, identity: `${options.identity?.(name) ?? unique}/${name}` });
 }
@@ -124,8 +126,8 @@ function decoded(device: string): string {
   }
 }
 
-function find(disks: HandlerOptions['disks'], device: string): Disk | undefined | Promise<Disk | undefined> {
-  if (typeof disks === 'function') return disks(device);
+function find(disks: HandlerOptions['disks'], device: string, request: Request): Disk | undefined | Promise<Disk | undefined> {
+  if (typeof disks === 'function') return disks(device, request);
   return Object.hasOwn(disks, device) ? disks[device] : undefined;
 }
 
@@ -156,6 +158,11 @@ function refuseForeignPages(request: Request, url: URL, origins: readonly string
   const origin = request.headers.get('Origin');
   if (origin === null || origin === url.origin || origins.includes(origin)) return;
   throw new Refusal(403, 'EACCES', `pages of ${origin} are not allowed here`);
+}
+
+/** No other would ever be found equal to what a browser sends. Schemes that are not the web's are the browser's own affair. */
+function isOrigin(text: string): boolean {
+  return /^https?:/i.test(text) ? URL.canParse(text) && new URL(text).origin === text : /^[a-z][a-z0-9+.-]*:\/\/[^/?#]+$/.test(text);
 }
 
 function corsOf(request: Request, origins: readonly string[]): Record<string, string> {

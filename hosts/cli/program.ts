@@ -169,8 +169,8 @@ function makeProgram(platform: Platform, ended: (exitCode: number) => void): Com
     .argument('<image...>', 'images, served as vda, vdb, …, or under a name: NAME=IMAGE')
     .option('--listen <address>', 'PORT or ADDRESS:PORT; port 0 takes a free one', '127.0.0.1:7468')
     .option('--token-file <path>', 'the token that requests must have (Authorization: Bearer …), in a file')
-    .option('--origin <origin...>', 'origins of web pages that may use it')
-    .option('--read-only', 'change nothing: no jobs, and what is read from a base is not kept')
+    .option('--origin <origin>', 'origin of web pages that may use it, as https://console.example; several by as many options', listed)
+    .option('--read-only', 'change nothing: no jobs, and what is read from a base is not kept. For what others have as a base: a disk that was populated meanwhile is another one to them when it is served again')
     .addOption(baseFormat())
     .option('--follow-chain', 'follow the backing files that the base records')
     .option('--json', 'tell where the disks are as JSON')
@@ -213,6 +213,11 @@ function size(text: string): number {
   const bytes = parseSize(text);
   if (bytes === undefined) throw new InvalidArgumentError('It is a number of bytes, or of K, M, G, T (powers of 1024), as in 64K or 1.5G, and less than 8192T.');
   return bytes;
+}
+
+/** Of an option that may be given more than once; one that took several values would take the arguments behind it, too. */
+function listed(text: string, before: readonly string[] = []): string[] {
+  return [...before, text];
 }
 
 function count(text: string): number {

@@ -7,6 +7,7 @@ import { MillraceError } from '../errors.ts';
 import { createHandler } from '../handler.ts';
 import { redactUrl } from '../http-address.ts';
 import { openDiskWith } from '../open.ts';
+import type { Runtime } from '../runtime.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import type { Platform } from './platform.ts';
 import { formatExactly } from './sizes.ts';
@@ -36,8 +37,10 @@ export async function serve(platform: Platform, images: readonly string[], optio
   const identities = new Map<string, string>();
   try {
     for (const [device, image] of named(images)) {
-      identities.set(device, await identityOf(platform, image));
-      disks.set(device, await openDiskWith(platform.runtime, { overlay: image, readOnly: options.readOnly, followChain: options.followChain, baseFormat: options.baseFormat }));
+      const bases: string[] = [];
+      const { readOnly, followChain, baseFormat } = options;
+      disks.set(device, await openDiskWith(notingBases(platform.runtime, bases), { overlay: image, readOnly, followChain, baseFormat }));
+      identities.set(device, JSON.stringify([await identityOf(platform, image), ...bases]));
     }
     const handler = createHandler({
       disks: (device) => disks.get(device), token, authorize: token === undefined ? namesThisMachine : undefined,
@@ -116,6 +119,18 @@ function named(images: readonly string[]): [device: string, image: string][] {
   if (twice) throw new MillraceError('EEXIST', `there are two disks '${twice[0]}'`);
   if (pairs.length > 26) throw new MillraceError('EINVAL', `${pairs.length} disks are too many for one server: 26 at most`);
   return pairs;
+}
+
+/** Opens bases as the runtime does, and notes what each one is: an overlay may know its base by name only. */
+function notingBases(runtime: Runtime, identities: string[]): Runtime {
+  return {
+    ...runtime,
+    async openSource(location) {
+      const source = await runtime.openSource(location);
+      identities.push(source.identity ?? crypto.randomUUID());
+      return source;
+    },
+  };
 }
 
 /** What the file is now: one that is served again, unchanged, keeps its ETag. One that reads or a job have populated since gets another. */

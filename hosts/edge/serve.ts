@@ -57,19 +57,19 @@ interface KeptJob {
 
 export function serveDisks(state: ObjectState, options: ServeDisksOptions): ServedDisks {
   const disks = new DiskTable(state.storage, options);
-  const unique = crypto.randomUUID();
+  // Whoever is let in has a disk looked for. A status does not tell: it may be that of a base that lets nobody in.
+  const entered = new WeakSet<Request>();
+  const find = (device: string, request: Request): Promise<Disk> | undefined => {
+    entered.add(request);
+    return disks.get(device);
+  };
+  const handler = createHandler({ ...options, disks: find });
   return {
     async fetch(request) {
       const [, name, call] = /^\/disks\/([^/]+)\/(stream|abort|resume|info)$/.exec(new URL(request.url).pathname) ?? [];
       const asked = call === 'stream' && request.method === 'POST' ? request.clone() : undefined;
-      // Whoever is let in has a disk looked for. The status does not tell: it may be that of a base that lets nobody in.
-      let entered = false;
-      const find = (device: string): Promise<Disk> | undefined => {
-        entered = true;
-        return disks.get(device);
-      };
-      const response = await createHandler({ ...options, disks: find, identity: () => unique })(request);
-      if (name === undefined || !entered) return response;
+      const response = await handler(request);
+      if (name === undefined || !entered.has(request)) return response;
       const device = nameOf(name);
       // 202 is told of a job that goes on; it was checked by now.
       if (asked && response.status === 202) await disks.keep(device, await asked.text());

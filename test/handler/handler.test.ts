@@ -315,4 +315,10 @@ describe('pages of listed origins', () => {
     const refused = await ask('/disks/vda/info', { headers: { Origin: PAGE, Authorization: '' } });
     expect([refused.status, refused.headers.get('Access-Control-Allow-Origin')]).toEqual([401, PAGE]);
   }));
+
+  it.each(['*', 'console.example', 'https://console.example/', 'https://console.example:443', 'https://Console.example', 'vm.qcow2'])(
+    'are not listed as what no browser sends: %s', (origin) => {
+      expect(() => createHandler({ disks: {}, origins: [origin] })).toThrow(expect.objectContaining({ code: 'EINVAL', message: expect.stringContaining(`'${origin}'`) }));
+      expect(() => createHandler({ disks: {}, origins: [PAGE, 'http://localhost:8080', 'http://[::1]', 'chrome-extension://abc'] })).not.toThrow();
+    });
 });

@@ -1,6 +1,6 @@
 /** `millrace serve` and `millrace abort` as programs. */
 import { existsSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
+import { utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { BlockFile } from '../../hosts/block.ts';
@@ -10,6 +10,8 @@ import { MillraceError } from '../../hosts/errors.ts';
 import { nodeRuntime } from '../../hosts/node/runtime.ts';
 import type { OverlayMode } from '../../hosts/runtime.ts';
 import { makeContent } from '../fixtures/content.ts';
+import { describeWithPeer } from '../support/describe-with-peer.ts';
+import { qemuImg } from '../support/qemu.ts';
 import { serveAndStall } from '../support/stalling-server.ts';
 import { millrace, platformOver, startMillrace, withFolder } from '../cli/program.ts';
 
@@ -27,6 +29,21 @@ describe('millrace serve', () => {
       expect([data.status, Buffer.from(await data.arrayBuffer()).equals(CONTENT.subarray(1000, 2000))]).toEqual([206, true]);
     }
     expect((await fetch(`${urls.vda}/stream`, { method: 'POST' })).status).toBe(403);
+    server.child.kill('SIGTERM');
+    expect(await server.ended).toMatchObject({ exitCode: 0 });
+  }));
+
+  it('lets pages of an origin use it that it is told of, and no others', () => withFolder(async (cwd) => {
+    await writeFile(join(cwd, 'base.raw'), CONTENT);
+    const origins = ['https://one.example', 'https://two.example'];
+    const server = startMillrace(['serve', '--read-only', '--listen', '0', '--json', ...origins.flatMap((origin) => ['--origin', origin]), 'base.raw'], { cwd });
+    const { vda } = JSON.parse((await server.until('stdout', /\n/), server.output.stdout)) as { vda: string };
+    for (const Origin of [...origins, 'https://three.example']) {
+      const data = await fetch(`${vda}/data`, { headers: { Origin, Range: 'bytes=0-9' } });
+      const listed = origins.includes(Origin);
+      expect([data.status, data.headers.get('Access-Control-Allow-Origin')]).toEqual(listed ? [206, Origin] : [403, null]);
+      await data.body?.cancel();
+    }
     server.child.kill('SIGTERM');
     expect(await server.ended).toMatchObject({ exitCode: 0 });
   }));
@@ -98,6 +115,7 @@ describe('millrace serve', () => {
     await refused(['serve', 'base.raw', '--read-only', '--listen', 'here'], /'here'/);
     await refused(['serve', 'a=base.raw', 'a=base.raw', '--read-only'], /two disks 'a'/);
     await refused(['serve', 'base.raw', '--read-only', '--token-file', 'empty'], /token/);
+    await refused(['serve', 'base.raw', '--read-only', '--origin', 'one.example'], /'one\.example' is not an origin/);
     await writeFile(join(cwd, 'umlaut'), 'gehörtmir\n');
     await refused(['serve', 'base.raw', '--read-only', '--token-file', 'umlaut'], /'umlaut' does not hold a token/);
     await refused(['abort', 'http://127.0.0.1:1/disks/vda', '--token-file', 'umlaut'], /'umlaut' does not hold a token/);
@@ -105,5 +123,28 @@ describe('millrace serve', () => {
     await refused(['abort', 'vm.qcow2'], /not the URL of a served disk/);
     await refused(['abort', 'http://127.0.0.1:1/disks/vda'], /cannot reach/);
     await refused(['abort', 'http://user:secret@127.0.0.1:1/disks/vda?x'], /'http:\/\/127\.0\.0\.1:1\/disks\/vda\?…' is not the URL of a served disk/);
+  }));
+});
+
+describeWithPeer(['qemu-img'], 'millrace serve, of an overlay that knows its base by name only', () => {
+  it('gives it the ETag that it had, and another one when its base has changed', () => withFolder(async (cwd) => {
+    const etagOf = async (content: Uint8Array): Promise<string | null> => {
+      const server = startMillrace(['serve', 'vm.qcow2', '--read-only', '--listen', '0', '--json'], { cwd });
+      const { vda } = JSON.parse((await server.until('stdout', /\n/), server.output.stdout)) as { vda: string };
+      const data = await fetch(`${vda}/data`);
+      expect(Buffer.from(await data.arrayBuffer()).subarray(0, content.length).equals(content)).toBe(true);
+      server.child.kill('SIGTERM');
+      await server.ended;
+      return data.headers.get('ETag');
+    };
+    await writeFile(join(cwd, 'base.raw'), CONTENT);
+    await qemuImg(['create', '-q', '-f', 'qcow2', '-b', 'base.raw', '-F', 'raw', join(cwd, 'vm.qcow2')]);
+    const etag = await etagOf(CONTENT);
+    expect(await etagOf(CONTENT)).toBe(etag);
+    const changed = makeContent('random', 5, CONTENT.length);
+    await writeFile(join(cwd, 'base.raw'), changed);
+    // Whatever the clock says.
+    await utimes(join(cwd, 'base.raw'), 1, 1);
+    expect(await etagOf(changed)).not.toBe(etag);
   }));
 });
