@@ -16,6 +16,8 @@ export interface LockHolder {
   pid: number;
   /** When the process started, in the kernel's own count: the same pid with another start is another process. */
   started?: string;
+  /** The thread of the process, with its own start, where it is not the main one: it may end before the process does. */
+  thread?: { id: number; started?: string };
   /** The boot of the machine that the process belongs to: after a restart of the machine, it is gone. */
   boot?: string;
   /** The pid namespace: a pid says nothing in another container. */

@@ -8,9 +8,12 @@ import { basename } from 'node:path';
 import { takeLock } from '../lock.ts';
 import type { Lock, LockHolder, LockHost } from '../lock.ts';
 
-/** Fields of /proc/PID/stat after the command's name in parentheses (proc(5)): `state` is the third field, `starttime` the 22nd. */
+/** Fields of /proc/PID/stat after the command's name in parentheses (proc(5)): `state` is the third field, `flags` the 9th, `starttime` the 22nd. */
 const STAT_STATE = 0;
+const STAT_FLAGS = 6;
 const STAT_STARTED = 19;
+/** Among the flags: it is on its way out, and runs nothing of ours any more. */
+const PF_EXITING = 4;
 
 const held: Set<Lock> = new Set();
 
@@ -39,7 +42,8 @@ function releaseAll(): void {
 export const nodeLockHost: LockHost = {
   self: () => ({
     pid: process.pid,
-    started: processStart(process.pid),
+    started: startOf(statOf(process.pid)),
+    thread: ownThread(),
     boot: ifThere(() => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()),
     namespace: ifThere(() => readlinkSync('/proc/self/ns/pid')),
     host: hostname(),
@@ -63,28 +67,41 @@ export const nodeLockHost: LockHost = {
   removeFolder: (path) => rmdirSync(path),
 };
 
-function isRunning({ pid, started }: LockHolder): boolean {
+function isRunning({ pid, started, thread }: LockHolder): boolean {
   try {
     process.kill(pid, 0);
   } catch (error) {
     // EPERM: it runs under another user.
     if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false;
   }
-  const stat = processStat(pid);
+  const stat = statOf(pid);
   // Not to be seen (other systems than Linux, /proc mounted with hidepid): the signal's word stands.
   if (stat === undefined) return true;
   // A zombie has ended; only its parent has not asked for its exit code yet.
   if (stat[STAT_STATE] === 'Z' || stat[STAT_STATE] === 'X') return false;
-  return started === undefined || stat[STAT_STARTED] === started;
+  if (started !== undefined && startOf(stat) !== started) return false;
+  // From without, the end of a thread looks the same as that of its process, of which other threads may still write what this one began.
+  return thread === undefined || pid !== process.pid || isThreadRunning(thread);
 }
 
-function processStart(pid: number): string | undefined {
-  return processStat(pid)?.[STAT_STARTED];
+/** A worker that was terminated has given nothing back; Node has waited for what it had in flight. */
+function isThreadRunning({ id, started }: NonNullable<LockHolder['thread']>): boolean {
+  const stat = statOf(process.pid, id);
+  return stat !== undefined && (Number(stat[STAT_FLAGS]) & PF_EXITING) === 0 && startOf(stat) === started;
 }
 
-function processStat(pid: number): string[] | undefined {
+function ownThread(): LockHolder['thread'] {
+  const id = ifThere(() => Number(basename(readlinkSync('/proc/thread-self'))));
+  return id === undefined || id === process.pid ? undefined : { id, started: startOf(statOf(process.pid, id)) };
+}
+
+function startOf(stat: string[] | undefined): string | undefined {
+  return stat?.[STAT_STARTED];
+}
+
+function statOf(pid: number, thread: number = pid): string[] | undefined {
   // The command's name may itself hold spaces and parentheses.
-  return ifThere(() => readFileSync(`/proc/${pid}/stat`, 'utf8').replace(/^.*\) /s, '').split(' '));
+  return ifThere(() => readFileSync(`/proc/${pid}/task/${thread}/stat`, 'utf8').replace(/^.*\) /s, '').split(' '));
 }
 
 function ifThere<T>(read: () => T): T | undefined {

@@ -8,6 +8,7 @@ import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import { Worker } from 'node:worker_threads';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { MillraceError } from '../../hosts/errors.ts';
 import { takeLock } from '../../hosts/lock.ts';
@@ -117,6 +118,26 @@ describe('a lock', () => {
     await order(holder, { do: 'open', path: image });
     await kill(holder);
     expect(existsSync(`${image}.lock`)).toBe(true);
+    const file = await openFile(image);
+    expect(readdirSync(`${image}.lock`)).toHaveLength(1);
+    await file.close();
+    expect(readdirSync(folder)).toEqual(['disk.qcow2']);
+  });
+
+  it('is taken over from a thread that was terminated, but not before', async () => {
+    const loader = pathToFileURL(createRequire(import.meta.url).resolve('tsx/esm/api').replace(/cjs$/, 'mjs')).href;
+    const module = new URL('../../hosts/node/file.ts', import.meta.url).href;
+    const thread = new Worker(`import(${JSON.stringify(loader)})
+      .then(({ tsImport }) => tsImport(${JSON.stringify(module)}, ${JSON.stringify(module)}))
+      .then(({ openFile }) => openFile(${JSON.stringify(image)}))
+      .then((file) => require('node:worker_threads').parentPort.on('message', () => file).postMessage('held'));
+    `, { eval: true, execArgv: [] });
+    try {
+      await once(thread, 'message');
+      await expect(openFile(image)).rejects.toMatchObject({ code: 'EBUSY', message: expect.stringContaining('in this process already') });
+    } finally {
+      await thread.terminate();
+    }
     const file = await openFile(image);
     expect(readdirSync(`${image}.lock`)).toHaveLength(1);
     await file.close();
