@@ -18,18 +18,36 @@ const ADVICE: Readonly<Record<string, string>> = {
   EMFILE: '; raise the limit of open files (ulimit -n)',
 };
 
+/** What keeps a lock from being made, and nothing else need keep an image from being written. */
+const FOLDER_IS_NOT_WRITABLE: readonly string[] = ['EACCES', 'EPERM', 'EROFS'];
+
 /** A path, and where there is one the offset in bytes, as messages name them. */
 export function placeOf(path: string, offset?: number): string {
   return offset === undefined ? `'${path}'` : `'${path}' at offset ${offset}`;
+}
+
+interface SystemError {
+  code: string;
+  reason: string;
+  cause: unknown;
+  offset?: number;
 }
 
 /**
  * An error of the system, by its name there (`ENOENT`) and its reason in words; `action` completes "cannot …". What has no code of ours
  * is `EIO`.
  */
-export function systemError(action: string, place: string, error: { code: string; reason: string; cause: unknown; offset?: number }): MillraceError {
+export function systemError(action: string, place: string, error: SystemError): MillraceError {
   const { code, reason, cause, offset } = error;
   return new MillraceError(CODES[code] ?? 'EIO', `cannot ${action} ${place}: ${reason} (${code})${ADVICE[code] ?? ''}`, { cause, offset });
+}
+
+/** Why no lock can be made beside an image that `exists`, or is to be made: who did not ask for one hears what it is for. */
+export function lockError(path: string, exists: boolean, error: SystemError): MillraceError {
+  const { code, message } = systemError('make the lock', placeOf(`${path}.lock`), error);
+  const isFolder = FOLDER_IS_NOT_WRITABLE.includes(error.code);
+  const advice = `; who writes an image has to be able to write to its folder${exists ? ': else open it read-only' : ''}`;
+  return new MillraceError(code, isFolder ? message + advice : message, { cause: error.cause });
 }
 
 /** Only what has bytes at offsets can be an image. @throws MillraceError `EINVAL`; `EUNSUPPORTED` for a block device that is to be written. */

@@ -8,7 +8,7 @@ import { basename, dirname, join } from 'node:path';
 import type { CacheMode } from '../api.ts';
 import type { BlockFile, BlockSource, ReadHint } from '../block.ts';
 import { MillraceError } from '../errors.ts';
-import { placeOf, refuseKind, systemError } from '../file-errors.ts';
+import { lockError, placeOf, refuseKind, systemError } from '../file-errors.ts';
 import type { FileKind } from '../file-errors.ts';
 import type { Lock } from '../lock.ts';
 import { holesOf } from './holes.ts';
@@ -117,10 +117,15 @@ async function lockFor(path: string, create: boolean): Promise<Lock> {
     throw error;
   }));
   if (exists !== undefined) refuseKind(path, kindOf(exists), false);
-  return orFileError('make the lock', `${path}.lock`, async () => {
-    const place = exists === undefined ? join(await Deno.realPath(dirname(path)), basename(path)) : await Deno.realPath(path);
+  const place = exists
+    ? await orFileError('open', path, () => Deno.realPath(path))
+    : join(await orFileError(`create '${path}' in`, dirname(path), () => Deno.realPath(dirname(path))), basename(path));
+  try {
     return lockImage(place);
-  });
+  } catch (error) {
+    if (error instanceof MillraceError) throw error;
+    throw error instanceof Deno.errors.NotCapable ? fileError('make the lock', `${path}.lock`, error) : lockError(path, exists !== undefined, wordsOf(error));
+  }
 }
 
 interface LocalFileOptions {
@@ -283,8 +288,12 @@ export function fileError(action: string, path: string, cause: unknown, offset?:
     const advice = 'a disk needs --allow-read and --allow-write of its folder';
     return new MillraceError('EACCES', `cannot ${action} ${place}: ${cause.message}; ${advice}`, { cause, offset });
   }
+  return systemError(action, place, { ...wordsOf(cause), offset });
+}
+
+function wordsOf(cause: unknown): { code: string; reason: string; cause: unknown } {
   const { code = 'EIO', message } = cause as Error & { code?: string };
-  return systemError(action, place, { code, reason: message, cause, offset });
+  return { code, reason: message, cause };
 }
 
 async function orFileError<T>(action: string, path: string, operation: () => Promise<T>): Promise<T> {

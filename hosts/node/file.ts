@@ -5,13 +5,13 @@
  */
 import * as fs from 'node:fs';
 import type { BigIntStats } from 'node:fs';
-import { readFile, realpath, stat } from 'node:fs/promises';
+import { readFile, realpath, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { getSystemErrorMap, promisify } from 'node:util';
 import type { CacheMode } from '../api.ts';
 import type { BlockFile, BlockSource, ReadHint } from '../block.ts';
 import { MillraceError } from '../errors.ts';
-import { placeOf, refuseKind, systemError } from '../file-errors.ts';
+import { lockError, placeOf, refuseKind, systemError } from '../file-errors.ts';
 import type { FileKind } from '../file-errors.ts';
 import type { Lock } from '../lock.ts';
 import { holesOf } from './holes.ts';
@@ -82,14 +82,25 @@ async function openForReading(path: string): Promise<LocalFile> {
 async function openForWriting(path: string, { create, exclusive, cache }: OpenFileOptions): Promise<number> {
   if (create) {
     try {
-      const fd = await open(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL);
-      if (cache !== 'unsafe') await syncFolder(dirname(path));
-      return fd;
+      return await createFile(path, cache);
     } catch (error) {
       if (exclusive || (error as NodeJS.ErrnoException).code !== 'EEXIST') throw fileError('create', path, error);
     }
   }
   return orFileError('open', path, open(path, constants.O_RDWR | (constants.O_NONBLOCK ?? 0)));
+}
+
+/** What could not be made to last is taken away again. */
+async function createFile(path: string, cache?: CacheMode): Promise<number> {
+  const fd = await open(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL);
+  try {
+    if (cache !== 'unsafe') await syncFolder(dirname(path));
+    return fd;
+  } catch (error) {
+    await close(fd);
+    await unlink(path).catch(() => {});
+    throw error;
+  }
 }
 
 async function syncFolder(path: string): Promise<void> {
@@ -151,11 +162,13 @@ async function deviceSize(path: string, rdev: bigint): Promise<number> {
 
 /** The lock stands beside the file itself, not beside a symbolic link to it. */
 async function lockFor(path: string, exists: boolean): Promise<Lock> {
+  const place = exists
+    ? await orFileError('open', path, realpath(path))
+    : join(await orFileError(`create '${path}' in`, dirname(path), realpath(dirname(path))), basename(path));
   try {
-    return lockImage(exists ? await realpath(path) : join(await realpath(dirname(path)), basename(path)));
+    return lockImage(place);
   } catch (error) {
-    if (error instanceof MillraceError) throw error;
-    throw fileError('make the lock', `${path}.lock`, error);
+    throw error instanceof MillraceError ? error : lockError(path, exists, wordsOf(error));
   }
 }
 
@@ -288,9 +301,12 @@ class LocalFile implements BlockFile {
 
 /** An error of node:fs in our words; `action` completes "cannot …", `offset` is in bytes. */
 export function fileError(action: string, path: string, cause: unknown, offset?: number): MillraceError {
+  return systemError(action, placeOf(path, offset), { ...wordsOf(cause), offset });
+}
+
+function wordsOf(cause: unknown): { code: string; reason: string; cause: unknown } {
   const { code = 'EIO', errno = 0, message } = cause as NodeJS.ErrnoException;
-  const reason = getSystemErrorMap().get(errno)?.[1] ?? message;
-  return systemError(action, placeOf(path, offset), { code, reason, cause, offset });
+  return { code, reason: getSystemErrorMap().get(errno)?.[1] ?? message, cause };
 }
 
 async function orFileError<T>(action: string, path: string, operation: Promise<T>): Promise<T> {

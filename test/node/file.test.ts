@@ -7,7 +7,7 @@ import { syncBuiltinESMExports } from 'node:module';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { MillraceError } from '../../hosts/errors.ts';
 import { fileError, openFile, openFileSource } from '../../hosts/node/file.ts';
 
@@ -218,6 +218,24 @@ describe('what is no image', () => {
 });
 
 describe('storage that fails', () => {
+  it.skipIf(!fs.existsSync('/proc/self/fd'))('under the folder of a new file leaves neither the file nor a handle', async () => {
+    const { fsync } = fs;
+    Object.assign(nodeFs, { fsync: (_: number, settle: fs.NoParamCallback) => settle(Object.assign(new Error('i/o error'), { code: 'EIO' })) });
+    syncBuiltinESMExports();
+    try {
+      vi.resetModules();
+      const { openFile: openAnew } = await import('../../hosts/node/file.ts');
+      await expect(openAnew(path, { create: true })).rejects.toMatchObject({ code: 'EIO', message: `cannot create '${path}': i/o error (EIO)` });
+    } finally {
+      Object.assign(nodeFs, { fsync });
+      syncBuiltinESMExports();
+    }
+    expect(fs.readdirSync(folder)).toEqual([]);
+    const handles = spawnSync('ls', ['-l', `/proc/${process.pid}/fd`], { encoding: 'utf8' }).stdout;
+    expect(handles).toContain(' -> ');
+    expect(handles).not.toContain(folder);
+  });
+
   itAsRoot('a full file system is told with place and advice, and goes on once there is room', async () => {
     const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', folder], { encoding: 'utf8' });
     if (mounted.status !== 0) {
@@ -253,14 +271,15 @@ describe('storage that fails', () => {
     const uid = process.geteuid!();
     process.seteuid!(65_534);
     return (async () => {
-      const refused = async (opening: Promise<unknown>, what: string): Promise<void> => {
-        const message = `cannot ${what}': permission denied (EACCES)`;
+      const refused = async (opening: Promise<unknown>, what: string, advice = ''): Promise<void> => {
+        const message = `cannot ${what}': permission denied (EACCES)${advice}`;
         await expect(opening).rejects.toMatchObject({ code: 'EACCES', message });
       };
       await refused(openFileSource(join(folder, 'unreadable')), `open '${folder}/unreadable`);
       await refused(openFile(join(open, 'unwritable')), `open '${folder}/open/unwritable`);
-      await refused(openFile(path), `make the lock '${path}.lock`);
-      await refused(openFile(join(folder, 'new'), { create: true }), `make the lock '${folder}/new.lock`);
+      const advice = '; who writes an image has to be able to write to its folder';
+      await refused(openFile(path), `make the lock '${path}.lock`, `${advice}: else open it read-only`);
+      await refused(openFile(join(folder, 'new'), { create: true }), `make the lock '${folder}/new.lock`, advice);
       await (await openFile(path, { readOnly: true })).close();
     })().finally(() => {
       process.seteuid!(uid);
