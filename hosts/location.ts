@@ -22,13 +22,21 @@ export function isHttpUrl(text: string): boolean {
   return /^https?:/i.test(text);
 }
 
-/** A path as it is, or of a file: URL (which QEMU also writes without slashes), where an http: URL cannot be. @throws MillraceError `EUNSUPPORTED` for other schemes. */
+/**
+ * A path as it is, or of a file: URL (which QEMU also writes without slashes), where an http: URL cannot be.
+ * @throws MillraceError `EUNSUPPORTED` for other schemes, `EINVAL` for a file: URL that is no path here.
+ */
 export function pathOf(text: string, paths: Paths): string {
   const scheme = SCHEME.exec(text)?.[1].toLowerCase();
   if (scheme === undefined) return text;
   if (isHttpUrl(text)) throw new MillraceError('EUNSUPPORTED', `'${redactUrl(text)}': an overlay is a local file; a URL can be its base, or an image that is only looked at`);
   if (scheme !== 'file') throw new MillraceError('EUNSUPPORTED', `'${redactUrl(text)}': the scheme '${scheme}:' is not supported; a base is a path or an http: or https: URL`);
-  return text.startsWith('file://') ? paths.fileURLToPath(text) : text.slice('file:'.length);
+  if (!/^file:\/\//i.test(text)) return text.slice('file:'.length);
+  try {
+    return paths.fileURLToPath(text);
+  } catch (cause) {
+    throw new MillraceError('EINVAL', `'${text}' leads to no file here: ${(cause as Error).message}`, { cause });
+  }
 }
 
 /** Where a backing file's name leads that is recorded in the image `from`. */
@@ -39,10 +47,13 @@ export function resolveBacking(name: string, from: string, paths: Paths): string
   return SCHEME.test(from) ? path : asPath(path, paths);
 }
 
-/** How a base at a path given by the user is recorded in an overlay: a relative one is relative to the overlay. */
-export function recordedBase(base: string, overlay: string, paths: Paths): string {
-  if (SCHEME.test(base) || paths.isAbsolute(base)) return base;
-  const path = /^file:/i.test(overlay) ? pathOf(overlay, paths) : overlay;
+/**
+ * How a base at a path given by the user is recorded in an overlay: a relative one is relative to the overlay, that of a file: URL is a
+ * path as well (QEMU takes what follows the scheme as it is, `%20` and all).
+ */
+export function recordedBase(location: string, overlay: string, paths: Paths): string {
+  const [base, path] = [location, overlay].map((text) => (/^file:/i.test(text) ? pathOf(text, paths) : text));
+  if (paths.isAbsolute(base) || (base === location && SCHEME.test(base))) return base;
   const [from, to] = [paths.join(paths.dirname(path)), paths.join(base)];
   // Below the place where the process stands, wherever that is: it need not be asked, which could need a permission.
   const isBelow = !paths.isAbsolute(from) && ![from, to].some((path) => path.startsWith('..'));
