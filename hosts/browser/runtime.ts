@@ -34,6 +34,9 @@ export class BrowserRuntime implements Runtime {
   missing: () => number = () => 0;
   readonly #holder: Holder;
   readonly #wait: boolean;
+  /** The overlay, and the disks below it: none of them can be the other as well. */
+  #overlayName: string | undefined;
+  readonly #baseNames = new Set<string>();
   #sources = 0;
   readonly #remote: HttpSource[] = [];
 
@@ -52,6 +55,8 @@ export class BrowserRuntime implements Runtime {
       this.persistent = false;
       return new MemoryFile(name);
     }
+    if (this.#baseNames.has(name)) throw itsOwnBase(name);
+    this.#overlayName = name;
     const lock = await this.#lock(name, readOnly ? 'shared' : 'exclusive');
     try {
       if (readOnly) return readOnlyFile(withLock(openBlob(await diskFile(name), name), lock));
@@ -91,6 +96,8 @@ export class BrowserRuntime implements Runtime {
     const scheme = SCHEME.exec(location)?.[1].toLowerCase();
     if (scheme === 'http' || scheme === 'https') return this.#openHttp(location);
     if (scheme !== undefined) throw new MillraceError('EUNSUPPORTED', `'${redactUrl(location)}': the scheme '${scheme}:' is not supported; a base is an http: or https: URL, a File, or the name of a disk`);
+    if (location === this.#overlayName) throw itsOwnBase(location);
+    this.#baseNames.add(location);
     const lock = await this.#lock(location, 'shared');
     try {
       return withLock(openBlob(await diskFile(location), location), lock);
@@ -118,6 +125,11 @@ export class BrowserRuntime implements Runtime {
     if (!navigator.locks) return Promise.resolve({ release: async () => {} });
     return lockDisk(name, { mode, wait: this.#wait, holder: this.#holder });
   }
+}
+
+/** Its lock would be waited for until this disk gives it back. */
+function itsOwnBase(name: string): MillraceError {
+  return new MillraceError('EINVAL', `disk '${name}' cannot be its own base: if its base was a file or disk of the same name, give that as the base`);
 }
 
 async function compileEngine(): Promise<WebAssembly.Module> {

@@ -310,6 +310,25 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
     expect(told.relative).toMatchObject({ code: 'EUNSUPPORTED', message: expect.stringContaining('ftp:') });
   });
 
+  it('refuses a disk that would be its own base, rather than wait for itself', async () => {
+    await qemuImg(['create', '-q', '-f', 'qcow2', '-u', '-b', 'itself', '-F', 'qcow2', join(scene.site.images, 'itself.qcow2'), '6M']);
+    const tab = await scene.tab();
+    const told = await tab.run(async (tools) => {
+      await (await tools.createDisk({ overlay: 'whole', size: 1024 * 1024 })).close();
+      await tools.importDisk('itself', await (await fetch('/images/itself.qcow2')).blob());
+      const refusals = [
+        await tools.refusal(tools.openDisk({ overlay: 'itself' })), await tools.refusal(tools.openDisk({ overlay: 'itself', whenBusy: 'wait' })),
+        await tools.refusal(tools.openDisk({ overlay: 'itself', readOnly: true, followChain: true })),
+        await tools.refusal(tools.createDisk({ overlay: 'whole', base: 'whole' })),
+      ];
+      const other = await tools.openDisk({ overlay: 'itself', base: '/images/base.raw' });
+      await other.close();
+      return refusals;
+    });
+    const own = { code: 'EINVAL', message: expect.stringMatching(/^disk '(itself|whole)' cannot be its own base: /) };
+    expect(told).toMatchObject(Array(4).fill(own));
+  });
+
   it('are checked and mended while they are closed', async () => {
     const tab = await scene.tab();
     const told = await tab.run(async (tools) => {
