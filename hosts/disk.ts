@@ -179,7 +179,8 @@ export class EngineDisk extends EventTarget implements Disk {
     }
   }
 
-  async stream(options: StreamOptions = {}): Promise<StreamInfo> {
+  /** `paused`: begins as one that has been paused, and touches nothing before it is resumed. */
+  async stream(options: StreamOptions & { paused?: boolean } = {}): Promise<StreamInfo> {
     this.#mustBeWritable('stream');
     const { nonblock = false, signal } = options;
     // A disk that is about to be smaller is not streamed as it was.
@@ -187,6 +188,7 @@ export class EngineDisk extends EventTarget implements Disk {
     if (this.#job) throw new MillraceError('EBUSY', `cannot stream: ${ENGINE_REASONS[32]}`);
     if (signal?.aborted) throw new MillraceError('ABORTED', 'cannot stream: aborted before it started', { cause: signal.reason });
     this.#begin(options);
+    if (options.paused) this.#engine.exports.pause();
     const cancel = () => this.#cancel();
     signal?.addEventListener('abort', cancel);
     const settled = this.#engine.request(Kind.stream).then(() => this.#ended(), (error) => this.#broke(error));

@@ -7,7 +7,10 @@ import type { UseStore } from 'idb-keyval';
 import type { StreamOptions } from '../api.ts';
 
 /** A job as it can be started again. */
-export type RememberedJob = Omit<StreamOptions, 'signal' | 'nonblock'>;
+export interface RememberedJob extends Omit<StreamOptions, 'signal' | 'nonblock'> {
+  /** It was told to pause. */
+  paused?: boolean;
+}
 
 /** A disk in this browser. What is not known of one whose record was lost is missing until it is opened again. */
 export interface DiskRecord {

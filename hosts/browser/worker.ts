@@ -126,7 +126,7 @@ export class DiskService {
    * `options` as in Disk.stream; the page's signal is `cancelStream` with the same number. The catalogue knows of the job as long as it is
    * not done.
    */
-  async stream(options: StreamOptions, number: number): Promise<StreamInfo> {
+  async stream(options: StreamOptions & RememberedJob, number: number): Promise<StreamInfo> {
     const before = this.#job;
     // It may have ended without having told so yet.
     if (before && !(await this.#isActive()) && this.#job === before) await new Promise<void>((resolve) => before.over.push(resolve));
@@ -154,19 +154,20 @@ export class DiskService {
     return this.#open.info();
   }
 
-  pause(): Promise<void> {
-    return this.#open.pause();
+  async pause(): Promise<void> {
+    const quiet = this.#open.pause();
+    // What is in flight may take its time, and the page may go meanwhile.
+    await Promise.all([quiet, this.#changeJob({ paused: true })]);
   }
 
-  resume(): Promise<void> {
-    return this.#open.resume();
+  async resume(): Promise<void> {
+    await this.#open.resume();
+    await this.#changeJob({ paused: undefined });
   }
 
   async setSpeed(bytesPerSecond: number): Promise<void> {
     await this.#open.setSpeed(bytesPerSecond);
-    if (!this.#job) return;
-    this.#job.options = { ...this.#job.options, speed: bytesPerSecond };
-    await this.#rememberJob();
+    await this.#changeJob({ speed: bytesPerSecond });
   }
 
   remaining(offset?: number, length?: number): Promise<number> {
@@ -257,8 +258,14 @@ export class DiskService {
     return this.#open.info().then(({ status }) => status === JobStatus.ACTIVE, () => false);
   }
 
+  async #changeJob(change: RememberedJob): Promise<void> {
+    if (!this.#job) return;
+    this.#job.options = { ...this.#job.options, ...change };
+    await this.#rememberJob();
+  }
+
   async #rememberJob(): Promise<void> {
-    if (this.#name) await rememberDisk(this.#name, { job: this.#job?.options });
+    if (this.#name && !this.#lost) await rememberDisk(this.#name, { job: this.#job?.options });
   }
 
   #heard(type: DiskEvent, detail: StreamInfo): void {

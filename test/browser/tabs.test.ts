@@ -83,6 +83,32 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
     expect(await compare(left('reloaded.qcow2'), left('content.raw'), { formatB: 'raw' })).toMatchObject({ identical: true });
   });
 
+  it('takes up a job that was paused as a paused one, which fetches nothing before it is resumed', async () => {
+    const tab = await scene.tab();
+    await tab.run(async (tools) => {
+      const disk = await tools.createDisk({ overlay: 'resting', base: '/images/base.raw' });
+      await disk.stream({ nonblock: true, speed: 1024 * 1024 });
+      await disk.pause();
+    });
+    await tab.reload();
+    const told = await tab.run(async (tools) => {
+      const job = async () => (await tools.listDisks()).find((disk) => disk.name === 'resting')?.job;
+      const disk = await tools.openDisk({ overlay: 'resting', resumeJob: true });
+      const [{ bytes }, { status, paused, speed }] = [await disk.traffic(), await disk.info()];
+      await disk.pause();
+      const fetched = (await disk.traffic()).bytes - bytes;
+      const before = await job();
+      await disk.resume();
+      const after = await job();
+      await disk.setSpeed(0);
+      while ((await disk.info()).status === 1) await new Promise((resolve) => setTimeout(resolve, 10));
+      const { remaining } = await disk.info();
+      await disk.close();
+      return { status, paused, speed, fetched, before: before?.paused, after: after?.paused ?? false, remaining };
+    });
+    expect(told).toEqual({ status: 1, paused: true, speed: MIB, fetched: 0, before: true, after: false, remaining: 0 });
+  });
+
   it('keeps what was flushed, in a sound image, when a tab is closed in the middle of writing', async () => {
     const tab = await scene.tab();
     await tab.run(async (tools) => {
