@@ -7,15 +7,21 @@ import { forgetDisk, recallDisk, rememberDisk } from './catalog.ts';
 import type { DiskRecord } from './catalog.ts';
 import { thisPage, WorkerLink } from './link.ts';
 import type { Service } from './link.ts';
-import { lockDisk } from './lock.ts';
+import { ifFree, lockDisk } from './lock.ts';
 import type { DiskLock } from './lock.ts';
-import { diskExists, diskFile, diskNames, disksFolder, fileNameOf, moveDisk, removeDisk } from './opfs.ts';
+import { diskExists, diskFile, diskNames, disksFolder, fileNameOf, moveDisk, partNames, removeDisk, removePart } from './opfs.ts';
 import { reportTo, sendSource } from './wire.ts';
 
 /** All disks of this site, in order of their names, with what is remembered of each. */
 export async function listDisks(): Promise<DiskRecord[]> {
+  await removeParts().catch(() => {});
   const names = await diskNames();
   return Promise.all(names.map(async (name) => ({ ...(await recallDisk(name)), name })));
+}
+
+/** Of imports whose page was left halfway: nothing else would ever give their room back. */
+async function removeParts(): Promise<void> {
+  for (const name of await partNames()) await ifFree(name, () => removePart(name));
 }
 
 /**

@@ -31,7 +31,7 @@ export async function lockDisk(name: string, options: LockOptions): Promise<Disk
   const signal = options.wait ? undefined : AbortSignal.timeout(GRACE_MS);
   let disk: DiskLock;
   try {
-    disk = await hold(`millrace/disk/${name}`, { mode: options.mode, signal });
+    disk = await hold(lockName(name), { mode: options.mode, signal });
   } catch (cause) {
     if ((cause as Error).name !== 'TimeoutError' && (cause as Error).name !== 'AbortError') throw cause;
     throw new MillraceError('EBUSY', `disk '${name}' is open ${await holderOf(name)}; close it there, or wait for it (whenBusy: 'wait')`);
@@ -63,6 +63,15 @@ export function hold(name: string, options: LockOptionsOfBrowser): Promise<DiskL
     });
     released.catch(reject);
   });
+}
+
+/** Runs `action` under the disk's lock, unless somebody has that: then it does nothing. */
+export async function ifFree(name: string, action: () => Promise<void>): Promise<void> {
+  await navigator.locks.request(lockName(name), { ifAvailable: true }, (lock) => (lock ? action() : undefined));
+}
+
+function lockName(disk: string): string {
+  return `millrace/disk/${disk}`;
 }
 
 type LockOptionsOfBrowser = { mode: 'exclusive' | 'shared'; signal?: AbortSignal };

@@ -66,11 +66,26 @@ function encodeName(name: string): string {
 
 /** The names of all disks in this browser, in order. */
 export async function diskNames(): Promise<string[]> {
+  return (await filesWith(SUFFIX)).map(decodeURIComponent).sort();
+}
+
+/** The names of disks that are being taken in, or were when their page was left. */
+export async function partNames(): Promise<string[]> {
+  return (await filesWith(SUFFIX + PART_SUFFIX)).map(decodeURIComponent);
+}
+
+/** The files whose names end so, by what stands before. */
+async function filesWith(suffix: string): Promise<string[]> {
   const names: string[] = [];
   const disks = await disksFolder();
   if (!disks) return names;
-  for await (const file of disks.keys()) if (file.endsWith(SUFFIX)) names.push(decodeURIComponent(file.slice(0, -SUFFIX.length)));
-  return names.sort();
+  for await (const file of disks.keys()) if (file.endsWith(suffix)) names.push(file.slice(0, -suffix.length));
+  return names;
+}
+
+/** Removes what there is of a disk that was being taken in. The caller holds the disk's lock. */
+export async function removePart(name: string): Promise<void> {
+  await (await folderOf(name)).removeEntry(fileNameOf(name) + PART_SUFFIX).catch((error) => Promise.reject(fileError(error, 'delete', name)));
 }
 
 /** The file of a disk as it is now. Once the disk is written to, the `File` fails to be read, or in Firefox has what was written. @throws `ENOENT` */
@@ -109,7 +124,7 @@ export async function writeDisk(name: string, blob: Blob, copied: (bytes: number
     await blob.stream().pipeThrough(counting(copied)).pipeTo(await handle.createWritable());
     await handle.move(file);
   } catch (error) {
-    await disks.removeEntry(part).catch(() => {});
+    await removePart(name).catch(() => {});
     throw fileError(error, 'import', name);
   }
 }

@@ -74,7 +74,13 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
         (await tools.refusal(disk.exportQcow2(ended))).code,
       ];
       const imported: number[] = [];
-      await tools.importDisk('whole', file, { progress: (done) => imported.push(done) });
+      await tools.importDisk('whole', file, {
+        progress(done) {
+          imported.push(done);
+          // Clears up after imports that were left, and not this one.
+          void tools.listDisks();
+        },
+      });
       await disk.close();
       return { parts, imported, codes, names: (await tools.listDisks()).map(({ name }) => name) };
     });

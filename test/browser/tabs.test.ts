@@ -154,8 +154,19 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
         tools.importDisk('half', large, { progress: (done) => done > 0 && begun() }).catch(failed);
       });
     });
-    await tab.close();
     const other = await scene.tab();
+    const files = (): Promise<string[]> => other.run(async (tools) => {
+      // Whoever lists the disks gives back the room of what nobody takes in any more.
+      await tools.listDisks();
+      const names: string[] = [];
+      const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('millrace') as unknown as { keys(): AsyncIterable<string> };
+      for await (const name of folder.keys()) if (name.startsWith('half')) names.push(name);
+      return names;
+    });
+    await files();
+    await tab.close();
+    // The browser gives the locks of a page back a moment after its end.
+    while ((await files()).some((name) => name !== 'half.qcow2')) await new Promise((resolve) => setTimeout(resolve, 50));
     const corruptions = await other.run(async (tools) => {
       const there = (await tools.listDisks()).some(({ name }) => name === 'half');
       const retaken = there ? undefined : await tools.refusal(tools.importDisk('half', await tools.exportDisk('large')));
