@@ -12,6 +12,8 @@ const FOLDER = 'millrace';
 const SUFFIX = '.qcow2';
 /** Of a disk that is being taken in: none yet. */
 const PART_SUFFIX = '.part';
+/** Of an empty file that tells the storage from what it will be when it has been cleared. */
+const MARK_SUFFIX = '.storage';
 /** What file systems take for one name, less the suffix. */
 const ENCODED_NAME_MAX = 240;
 /** How often a copy tells how far it is. */
@@ -81,6 +83,31 @@ async function filesWith(suffix: string): Promise<string[]> {
   if (!disks) return names;
   for await (const file of disks.keys()) if (file.endsWith(suffix)) names.push(file.slice(0, -suffix.length));
   return names;
+}
+
+/**
+ * The mark of this site's storage as it is now, made if need be; undefined where it cannot be. It goes when the storage is cleared: then
+ * what was opened before is not what is there by the same name afterwards.
+ */
+export async function storageMark(): Promise<string | undefined> {
+  try {
+    const [mark = crypto.randomUUID()] = await filesWith(MARK_SUFFIX);
+    await (await disksFolder())?.getFileHandle(mark + MARK_SUFFIX, { create: true });
+    return mark;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Whether the storage that a disk is in still has this mark. */
+export async function hasMark(mark: string, name: string): Promise<boolean> {
+  try {
+    await (await folderOf(name)).getFileHandle(mark + MARK_SUFFIX);
+    return true;
+  } catch (error) {
+    if ((error as Error).name === 'NotFoundError') return false;
+    throw fileError(error, 'look for', name);
+  }
 }
 
 /** Removes what there is of a disk that was being taken in. The caller holds the disk's lock. */

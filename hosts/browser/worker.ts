@@ -15,7 +15,7 @@ import { forgetDisk, rememberDisk } from './catalog.ts';
 import type { RememberedJob } from './catalog.ts';
 import { hold, lockDisk } from './lock.ts';
 import type { Holder } from './lock.ts';
-import { diskExists, writeDisk } from './opfs.ts';
+import { diskExists, hasMark, storageMark, writeDisk } from './opfs.ts';
 import { BrowserRuntime } from './runtime.ts';
 import { handOver, receiveSource, sendErrorsWhole } from './wire.ts';
 import type { DiskShape, Order, Report, SentBase, SentEvent, SentSource } from './wire.ts';
@@ -44,6 +44,8 @@ export class DiskService {
   #disk: EngineDisk | undefined;
   /** Under which the catalogue has the disk, if it does. */
   #name: string | undefined;
+  /** Of the storage that has the disk. */
+  #mark: string | undefined;
   /** Of the nearest base. */
   #identity: string | undefined;
   #job: Job | undefined;
@@ -64,6 +66,7 @@ export class DiskService {
 
   async open(order: Order): Promise<DiskShape> {
     const runtime = new BrowserRuntime(order.holder, order.wait);
+    if (typeof order.overlay === 'string') this.#mark = await storageMark();
     const bases = order.bases?.map(receiveBase) ?? null;
     const overlay = typeof order.overlay === 'string' ? order.overlay : receiveSource(order.overlay);
     const open = order.create
@@ -284,6 +287,8 @@ export class DiskService {
     const disk = this.#open;
     if (!this.#name) return;
     this.#rememberedAt = performance.now();
+    // What is remembered by this name may be another's by now.
+    await this.#checkStored();
     const [overlay, base] = await disk.images();
     // Opened without its base, it still refers to it: what is remembered of that stays.
     const unopened = base === undefined && overlay.backingFile !== undefined;
@@ -302,7 +307,8 @@ export class DiskService {
 
   /** When a site's data are cleared, Chromium lets an open file be written on, and throws it away when it is closed; Firefox does so at once. */
   async #checkStored(): Promise<void> {
-    if (!this.#name || (await diskExists(this.#name))) return;
+    if (!this.#name) return;
+    if (!this.#lost && (await diskExists(this.#name)) && (this.#mark === undefined || (await hasMark(this.#mark, this.#name)))) return;
     const message = `disk '${this.#name}' is in storage no more: the data of this site were cleared while it was open; before you close it, export what the browser still has of it`;
     throw (this.#lost = new MillraceError('EIO', message));
   }

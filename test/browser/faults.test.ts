@@ -77,6 +77,39 @@ describeWithPeer(['chromium', 'qemu-img'], 'faults in Chromium', () => {
     }
   });
 
+  // Firefox keeps the locks of what was cleared: a second tab gets EBUSY there.
+  it('a tab whose disk was cleared is told so, though another has made one of that name since', async () => {
+    const [old, other] = [await scene.tab(), await scene.tab()];
+    await old.run(async (tools) => {
+      const disk = await tools.createDisk({ overlay: 'anew', size: 4 * 1024 * 1024 });
+      await disk.write(0, new Uint8Array(100_000).fill(1));
+      await disk.flush();
+      await fetch('/clear');
+      Object.assign(globalThis, { disk });
+    });
+    await other.run(async (tools) => {
+      const disk = await tools.createDisk({ overlay: 'anew', size: 8 * 1024 * 1024 });
+      await disk.write(0, new Uint8Array(100_000).fill(2));
+      await disk.flush();
+      Object.assign(globalThis, { disk });
+    });
+    const told = await old.run(async (tools) => {
+      const { disk } = globalThis as unknown as { disk: import('../../hosts/browser/api.ts').BrowserDisk };
+      await tools.refusal(disk.write(4096, new Uint8Array(10).fill(3)));
+      const flush = await tools.refusal(disk.flush());
+      return [flush, await tools.refusal(disk.write(0, new Uint8Array(10))), await tools.refusal(disk.close())];
+    });
+    const lost = { code: 'EIO', message: expect.stringContaining('the data of this site were cleared while it was open') };
+    expect(told).toMatchObject([lost, lost, lost]);
+    const after = await other.run(async (tools) => {
+      const { disk } = globalThis as unknown as { disk: import('../../hosts/browser/api.ts').BrowserDisk };
+      const data = await disk.read(4096, 1);
+      await disk.close();
+      return { data: [...data], listed: (await tools.listDisks()).find(({ name }) => name === 'anew')?.size };
+    });
+    expect(after).toEqual({ data: [2], listed: 8 * MIB });
+  });
+
   it('the built package runs from a plain server, even one that does not know wasm; a part that is missing is named', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'millrace-static-'));
     await cp(DIST, join(folder, 'millrace'), { recursive: true });
