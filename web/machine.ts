@@ -52,6 +52,11 @@ export class Machine {
     this.#terminal.focus();
   }
 
+  /** For the disk, which stops it and lets it go on. */
+  get emulator(): Pick<V86, 'is_running' | 'run' | 'stop'> {
+    return this.#emulator;
+  }
+
   restart(): void {
     this.#emulator.restart();
   }

@@ -68,6 +68,7 @@ export class Session {
     // A disk in memory has no file.
     part('export-qcow2').hidden = !disk.persistent;
     this.#machine = new Machine({ hda, memory: notesOf(name).memory, screen: part('screen'), serial: part('serial'), spoken: part('spoken') });
+    hda.pace(this.#machine.emulator);
     this.#gauge = new Gauge(name, disk, hda);
   }
 
@@ -78,6 +79,7 @@ export class Session {
   /** Switches the machine off and closes its disk; a job that is under way goes on at the next boot. */
   async end(): Promise<void> {
     this.#gauge.end();
+    this.#hda.pace(undefined);
     await this.#machine.end();
     const [saved] = await Promise.allSettled([this.#hda.close()]);
     const [closed] = await Promise.allSettled([this.disk.close()]);

@@ -1,12 +1,16 @@
 /**
- * A Millrace disk as a hard disk of v86, the x86 emulator: `new V86({ hda: await attachDisk(disk), … })`. It works with a disk of any
- * runtime, in pages and in Node. The guest never sees an error of its disk: a request that fails is told to the page and tried again
+ * A Millrace disk as a hard disk of v86, the x86 emulator: `const hda = await attachDisk(disk)`, `const machine = new V86({ hda, … })`,
+ * `hda.pace(machine)`. It works with a disk of any runtime, in pages and in Node. The guest never sees an error of its disk: a request that fails is told to the page and tried again
  * until it succeeds, and the guest waits meanwhile, as it would for a disk that spins up. It must never hand on a byte that is older
  * than the guest's writes before. What others write to the disk meanwhile, the guest may not see.
  */
 import type { Disk } from '../api.ts';
 import { MillraceError } from '../errors.ts';
 import { ReadCache } from './cache.ts';
+import { Pace } from './pace.ts';
+import type { Emulator } from './pace.ts';
+
+export type { Emulator } from './pace.ts';
 
 const SECTOR_BYTES = 512;
 /** A write is made to last when the guest has written nothing for so long ... */
@@ -15,6 +19,8 @@ const FLUSH_QUIET_MS = 250;
 const FLUSH_LATEST_MS = 2000;
 /** Between two attempts at a request that failed. */
 const RETRY_MS = 2000;
+/** Of writes on their way, where nothing stops the machine: no more are taken then. */
+const BACKLOG_BYTES_MAX = 256 * 1024 * 1024;
 /** What is kept for going back to a saved state; when the guest has overwritten more than this, older states cannot be restored. */
 const UNDO_BYTES_MAX = 256 * 1024 * 1024;
 
@@ -51,8 +57,8 @@ export async function attachDisk(disk: Disk): Promise<V86Disk> {
 /**
  * What v86 takes as `hda` or `hdb`. Its events: `read` and `write`, when a request of the guest has ended (`detail` is a
  * GuestAccess); `unsaved`, when the guest writes and everything before has been made to last; `flushed`, when all that was written has
- * been made to last; `error`, once for each request that has to be tried again (`detail` is the MillraceError); `recovered`, when no
- * request is failing any more.
+ * been made to last; `error`, once for each request that has to be tried again, and when no more is taken (`detail` is the
+ * MillraceError); `recovered`, when no request is failing any more.
  */
 export class V86Disk extends EventTarget {
   /** Bytes of the disk. */
@@ -63,6 +69,7 @@ export class V86Disk extends EventTarget {
   onload: ((event: object) => void) | undefined;
   readonly #disk: Disk;
   readonly #cache: ReadCache;
+  readonly #pace = new Pace();
   readonly #pending = new Set<Pending>();
   readonly #reads = new Set<Promise<void>>();
   readonly #undo: Undo[] = [];
@@ -81,6 +88,8 @@ export class V86Disk extends EventTarget {
   #closed = false;
   /** What the first write failed of that was given up. */
   #lost: MillraceError | undefined;
+  /** The guest has written more than could be kept: it gets no answer any more. */
+  #overrun = false;
 
   /** Use `attachDisk`, which waits until it is ready. */
   constructor(disk: Disk) {
@@ -95,6 +104,16 @@ export class V86Disk extends EventTarget {
     await this.#cache.get(0, Math.min(SECTOR_BYTES, this.byteLength));
   }
 
+  /**
+   * Stops the machine that has this disk while the disk cannot follow, and lets it go on when it can: while more than 16 MiB of what the
+   * guest wrote is on its way, and while a request takes longer than 10 s. Without it a guest may take its disk for a broken one, and of
+   * one that writes without DMA, which v86 does not let wait, no more than 256 MiB are kept: then the disk stops, as if it were unplugged.
+   * Take it back by `undefined` before the machine is destroyed.
+   */
+  pace(emulator: Emulator | undefined): void {
+    this.#pace.of(emulator);
+  }
+
   /** True while something the guest has written would not survive a power cut. */
   get unsaved(): boolean {
     return this.#unsavedSince !== undefined || this.#flushes > 0;
@@ -107,6 +126,7 @@ export class V86Disk extends EventTarget {
 
   /** Reads for v86. A request that the guest has given up (`signal`) is tried no more. */
   get(start: number, length: number, done: (data: Uint8Array) => void, options: { signal?: AbortSignal } = {}): void {
+    if (this.#overrun) return;
     const from = performance.now();
     const here = this.#cache.look(start, length);
     this.#cache.readAhead(start, length);
@@ -115,6 +135,7 @@ export class V86Disk extends EventTarget {
       this.#tell('read', start, length, from);
       return;
     }
+    const request = this.#pace.begin();
     const read = this.#untilItSucceeds(() => this.#cache.get(start, length), options.signal)
       .then((bytes) => {
         done(bytes);
@@ -122,16 +143,23 @@ export class V86Disk extends EventTarget {
       }, () => {
         // Nobody waits for the answer any more.
       })
-      .finally(() => this.#reads.delete(read));
+      .finally(() => {
+        this.#reads.delete(read);
+        this.#pace.end(request);
+      });
     this.#reads.add(read);
   }
 
   /** Writes for v86, which uses the memory of `data` again at once. */
   set(start: number, data: Uint8Array, done: () => void): void {
+    if (this.#pace.backlog > BACKLOG_BYTES_MAX) this.#overrunBy(start);
+    if (this.#overrun) return;
     const from = performance.now();
+    const request = this.#pace.begin(data.length);
     const bytes = data.slice();
     this.#cache.wrote(start, bytes);
     this.#write(start, bytes, this.#remember(start, bytes.length)).then(() => {
+      this.#pace.end(request);
       done();
       this.#tell('write', start, bytes.length, from);
     });
@@ -209,8 +237,18 @@ export class V86Disk extends EventTarget {
    */
   async close(): Promise<void> {
     this.#closed = true;
+    this.#pace.of(undefined);
     for (const goOn of [...this.#waiting]) goOn();
     await this.#save();
+  }
+
+  /** What was written before is still stored, in its order: the disk is as it would be after a power cut. */
+  #overrunBy(offset: number): void {
+    if (this.#overrun) return;
+    this.#overrun = true;
+    const message = `the guest has written ${BACKLOG_BYTES_MAX} bytes that could not be stored yet, and gets no answer any more: see that 'pace' stops the machine meanwhile`;
+    this.#lost ??= new MillraceError('EIO', message, { offset });
+    this.dispatchEvent(new CustomEvent('error', { detail: this.#lost }));
   }
 
   #write(offset: number, bytes: Uint8Array, undo?: Undo): Promise<void> {

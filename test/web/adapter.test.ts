@@ -2,12 +2,13 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { createDisk, MillraceError, openDisk, openFileSource } from '../../hosts/node/index.ts';
 import type { Disk } from '../../hosts/api.ts';
 import type { BlockSource } from '../../hosts/block.ts';
 import { attachDisk } from '../../hosts/v86/index.ts';
 import type { V86Disk } from '../../hosts/v86/index.ts';
+import { Pace } from '../../hosts/v86/pace.ts';
 import { guestPeers, makeGuest } from '../guest/guest.ts';
 import { Machine } from '../guest/machine.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
@@ -17,6 +18,12 @@ const SIZE = 4 * 1024 * 1024;
 const FAR = SIZE / 2;
 const BASE_READ_MS = 5;
 const GUEST_MS_MAX = 240_000;
+/** Writes a sector without end, by the BIOS. */
+const WRITER = [
+  0x31, 0xc0, 0x8e, 0xc0, // es = 0
+  0xb8, 0x01, 0x03, 0xbb, 0x00, 0x7c, 0xb9, 0x02, 0x00, 0xba, 0x80, 0x00, 0xcd, 0x13, // write this sector to the second one
+  0xeb, 0xf0, // again
+];
 const sector = (value: number): Uint8Array => new Uint8Array(512).fill(value);
 const read = (hda: V86Disk, at: number): Promise<number> => new Promise((done) => hda.get(at, 512, (data) => done(data[0])));
 const write = (hda: V86Disk, at: number, value: number): Promise<void> => new Promise((done) => hda.set(at, sector(value), done));
@@ -37,6 +44,11 @@ afterEach(async () => {
 function altered(change: Partial<Pick<Disk, 'read' | 'write' | 'flush'>>): Disk {
   const { size } = disk;
   return { size, read: disk.read.bind(disk), write: disk.write.bind(disk), flush: disk.flush.bind(disk), ...change } as Disk;
+}
+
+function holdUp(): [Promise<void>, () => void] {
+  let release = (): void => {};
+  return [new Promise<void>((resolve) => (release = resolve)), () => release()];
 }
 
 describe('a disk for v86', () => {
@@ -198,6 +210,66 @@ describe('a disk for v86', () => {
     await hda.close();
   });
 
+  it('takes no more when a guest that nothing stops has written more than can be kept, and stores what it took', async () => {
+    const [held, release] = holdUp();
+    const hda = await attachDisk(altered({ write: (offset, data) => held.then(() => disk.write(offset, data)) }));
+    const error = once(hda, 'error');
+    let taken = 0;
+    const writes = 260;
+    for (let i = 0; i < writes; i++) hda.set(FAR, new Uint8Array(1024 * 1024).fill(i + 1), () => taken++);
+    expect((await error).detail).toMatchObject({ code: 'EIO', message: expect.stringContaining("'pace' stops the machine") });
+    let answered = false;
+    hda.get(0, 512, () => (answered = true));
+    release();
+    await expect(hda.close()).rejects.toMatchObject({ code: 'EIO', message: expect.stringContaining('not all that the guest wrote') });
+    expect([taken, answered]).toEqual([257, false]);
+    expect((await disk.read(FAR, 1))[0]).toBe(1);
+  });
+
+  it('stops a machine whose request takes long, and lets it go on when all that took long has ended', async () => {
+    vi.useFakeTimers();
+    try {
+      const calls: string[] = [];
+      let running = true;
+      const machine = {
+        is_running: () => running,
+        run: async () => void calls.push((running = true, 'run')),
+        stop: async () => void calls.push((running = false, 'stop')),
+      };
+      const pace = new Pace();
+      pace.of(machine);
+      for (let i = 0; i < 100; i++) {
+        const quick = pace.begin();
+        await vi.advanceTimersByTimeAsync(900);
+        pace.end(quick);
+      }
+      expect(calls).toEqual([]);
+      const slow = [pace.begin(), pace.begin(512)];
+      await vi.advanceTimersByTimeAsync(9_000);
+      const late = pace.begin();
+      expect(calls).toEqual([]);
+      await vi.advanceTimersByTimeAsync(2_000);
+      expect(calls).toEqual(['stop']);
+      pace.end(slow[0]);
+      await vi.advanceTimersByTimeAsync(1);
+      expect(calls).toEqual(['stop']);
+      pace.end(slow[1]);
+      await vi.advanceTimersByTimeAsync(1);
+      expect(calls).toEqual(['stop', 'run']);
+      pace.end(late);
+      expect(vi.getTimerCount()).toBe(0);
+      // One that the page has stopped itself is not started here.
+      running = false;
+      const again = pace.begin();
+      await vi.advanceTimersByTimeAsync(11_000);
+      pace.end(again);
+      await vi.advanceTimersByTimeAsync(1);
+      expect(calls).toEqual(['stop', 'run']);
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
   it('goes back to the state that is restored, and refuses one that it cannot go back to', async () => {
     const hda = await attachDisk(disk);
     await write(hda, 0, 1);
@@ -218,6 +290,31 @@ describe('a disk for v86', () => {
     const later = await attachDisk(disk);
     later.set_state(first);
     await later.close();
+  });
+});
+
+describeWithPeer(['seabios'], 'a BIOS that writes without DMA', () => {
+  it('is stopped while its disk cannot follow, and goes on when it can', async () => {
+    await disk.write(0, Uint8Array.from({ length: 512 }, (_, at) => WRITER[at] ?? (at === 510 ? 0x55 : at === 511 ? 0xaa : 0)));
+    const [held, release] = holdUp();
+    const hda = await attachDisk(altered({ write: (offset, data) => held.then(() => disk.write(offset, data)) }));
+    let written = 0;
+    const set = hda.set.bind(hda);
+    hda.set = (...request) => (written++, set(...request));
+    const machine = await Machine.start(hda, /never/);
+    hda.pace(machine.emulator);
+    const until = async (what: () => boolean): Promise<void> => {
+      while (!what()) await new Promise((resolve) => setTimeout(resolve, 20));
+    };
+    await until(() => written > 0 && !machine.emulator.is_running());
+    const most = written;
+    // Not exact: it ends the slice of time that it is in.
+    expect(most).toBeLessThan(2 * 4096);
+    release();
+    await until(() => written > most);
+    hda.pace(undefined);
+    await machine.stop();
+    await hda.close();
   });
 });
 
