@@ -155,7 +155,9 @@ export class Task {
   cursor: u64;
   count: u64;
   tries: u32;
+  /** Write-backs that left as many freed clusters as the one before, and how many those were: see `settle` in writeback.ts. */
   settles: u32;
+  settlesLeft: u64;
 
   /** Bases that have nothing at `passedAt`, and for how long, in a chain of so many images: see lookupChain. */
   passedTo: u32;

@@ -30,6 +30,12 @@ export function freeCount(): u32 {
   return count;
 }
 
+export function clustersFreed(): u64 {
+  let sum: u64 = 0;
+  for (let i: u32 = 0; i < count; i++) sum += freeAt(i).clusters;
+  return sum;
+}
+
 /** Whether so many more can be noted; if not, a write-back has to come first. */
 export function freesHaveRoom(more: u32): bool {
   return count + more <= FREES_MAX;

@@ -6,7 +6,7 @@
 import { now } from '../core/clock';
 import { ECORRUPT, EIO, R_FLUSH_LOST } from '../errors';
 import { AT_AUTOCLEAR, AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY, get64, put64 } from '../format/header';
-import { anyFree, dropFree, freeAt, freeCount, isFree, peekFree } from './frees';
+import { anyFree, clustersFreed, dropFree, freeAt, freeCount, isFree, peekFree } from './frees';
 import { OVERLAY, overlay } from '../core/image';
 import {
   PAGE_BYTES, SECTOR_BITS, SECTOR_BYTES, STAGED_RUNS_MAX, STAGING_BYTES, WRITEBACK_BYTES_MAX, WRITEBACK_BYTES_MIN,
@@ -474,13 +474,19 @@ export function flushed(t: Task): bool {
   return true;
 }
 
-/** Write-backs that settling waits for: clusters freed by one are given back by the next, and counted by the one after. */
+/**
+ * Write-backs that settling waits for without fewer freed clusters than before: those freed by one are given back by the next, and
+ * counted by the one after. Each gives back only those whose refcounts it has room for.
+ */
 const SETTLES_MAX: u32 = 8;
 
 /** Writes everything and gives every freed cluster back; false: the task waits or has failed. */
 export function settle(t: Task): bool {
   if (!flushed(t)) return false;
-  if (settled() || ++t.settles >= SETTLES_MAX) return true;
+  if (settled()) return true;
+  const left = clustersFreed();
+  if (left >= t.settlesLeft && ++t.settles >= SETTLES_MAX) return true;
+  t.settlesLeft = left;
   writebackWanted();
   t.waits = ON_WRITEBACK;
   return false;
