@@ -7,6 +7,7 @@ import type { Address, Target } from './http-address.ts';
 import { piecesOf } from './http-body.ts';
 import type { Answer, Version } from './http-response.ts';
 import { checkResponse, strongEtag } from './http-response.ts';
+import { Queue } from './http-queue.ts';
 import { callerFailure, Failure, PROGRESS_BYTES_MIN, RetryBudget, sleep, transportFailure } from './http-retry.ts';
 
 /** Less than this within the timeout is no progress: a server that sends a byte now and then would hold up its readers for ever. */
@@ -19,6 +20,8 @@ export interface Transfer {
   end: number;
   /** Whether a failure is not to be followed by repetitions: it is one itself. */
   readonly once?: boolean;
+  /** Whether it can wait for others. */
+  readonly background?: boolean;
   deliver(bytes: Uint8Array): void;
 }
 
@@ -54,6 +57,7 @@ export class HttpObject {
   readonly stats: HttpStats = { requests: 0, bytes: 0, retries: 0 };
   readonly #address: Address;
   readonly #options: RequestOptions;
+  readonly #queue = new Queue();
   #version: Version | undefined;
   #sendsIfRange = true;
 
@@ -81,18 +85,21 @@ export class HttpObject {
     let budget = new RetryBudget(retries);
     const range = `bytes ${transfer.position}-${transfer.end - 1}`;
     let renewable = this.#address.renewable;
+    let received = this.stats.bytes;
     for (let attempts = 1; ; attempts++) {
       const before = transfer.position;
       const attempt = new Attempt(this.#options.timeout, cancelled);
       try {
         await this.#try(attempt, transfer);
         attempt.finish();
+        this.#queue.next();
         if (transfer.position === transfer.end) return;
         // The server has sent a good part of it: the next one at once.
         budget = new RetryBudget(retries);
       } catch (error) {
         attempt.abandon();
         const failure = attempt.explain(error, this.#version !== undefined);
+        if (!(failure instanceof Failure && failure.busy)) this.#queue.next();
         if (!(failure instanceof Failure)) throw failure;
         // Twice, because the server may have come back in between.
         if (attempts > 1 && error instanceof TypeError && (await this.#isHidden(attempt.target))) {
@@ -102,9 +109,12 @@ export class HttpObject {
           renewable = false;
           this.#address.renew(attempt.target);
         } else {
-          const waitMs = failure.transient ? budget.next(failure, transfer.position - before) : undefined;
+          const waitMs = failure.transient ? budget.next(failure, transfer.position - before, this.stats.bytes - received) : undefined;
           if (waitMs === undefined) throw this.#finalError(failure, range, before, attempts, performance.now() - started);
-          await sleep(waitMs, cancelled);
+          received = this.stats.bytes;
+          // What the server asks for is not shortened.
+          if (failure.busy && failure.retryAfterMs === undefined) await this.#queue.wait(waitMs, transfer.background ?? false, cancelled);
+          else await sleep(waitMs, cancelled);
         }
         this.stats.retries++;
       }

@@ -178,7 +178,7 @@ function failureOfStatus(response: Answer): Failure {
   if (status === 412) return changed('the server says so (412 Precondition Failed)');
   if (isTransientStatus(status)) {
     const retryAfterMs = parseRetryAfter(response.headers.get('Retry-After'), Date.now());
-    return new Failure('EIO', said, { transient: true, retryAfterMs });
+    return new Failure('EIO', said, { transient: true, busy: status === 429 || status === 503, retryAfterMs });
   }
   return new Failure('EIO', `${said}, which is no answer to a range request`);
 }

@@ -15,6 +15,8 @@ const BACKOFF_MAX_MS = 16_000;
 const RETRY_AFTER_MAX_MS = 60_000;
 /** No repetition starts later than this after the last progress. */
 const RETRY_TIME_MAX_MS = 120_000;
+/** Nor later than this while the server gives others of our requests what they want, and has too many of them to take this one. */
+const CROWDED_TIME_MAX_MS = 600_000;
 /** An attempt that brought this much was no failure of the server: count and time start anew. Less would let a trickle go on for ever. */
 export const PROGRESS_BYTES_MIN: number = 64 * 1024;
 
@@ -24,18 +26,21 @@ export class Failure extends Error {
   readonly transient: boolean;
   /** Whether fresh credentials, or a fresh URL, may help. */
   readonly expired: boolean;
+  /** Whether the server has too much to do: fewer requests at once may help. */
+  readonly busy: boolean;
   /** Milliseconds that the server asks to wait, from its Retry-After. */
   readonly retryAfterMs?: number;
 
   constructor(
     code: ErrorCode,
     message: string,
-    options: { transient?: boolean; expired?: boolean; retryAfterMs?: number; cause?: unknown } = {},
+    options: { transient?: boolean; expired?: boolean; busy?: boolean; retryAfterMs?: number; cause?: unknown } = {},
   ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.transient = options.transient ?? false;
     this.expired = options.expired ?? false;
+    this.busy = options.busy ?? false;
     if (options.retryAfterMs !== undefined) this.retryAfterMs = options.retryAfterMs;
   }
 }
@@ -69,6 +74,7 @@ export class RetryBudget {
   readonly #retries: number;
   readonly #chance: Chance;
   #failures = 0;
+  #waits = 0;
   #sinceMs: number;
 
   constructor(retries: number, chance: Chance = REAL) {
@@ -77,22 +83,28 @@ export class RetryBudget {
     this.#sinceMs = chance.now();
   }
 
-  /** Milliseconds to wait after a failed attempt that brought `progressBytes`; undefined when it was the last. */
-  next(failure: Failure, progressBytes: number): number | undefined {
+  /**
+   * Milliseconds to wait after a failed attempt that brought `progressBytes`; undefined when it was the last. `servedBytes` came to others
+   * meanwhile: a server that is busy with them has not failed.
+   */
+  next(failure: Failure, progressBytes: number, servedBytes = 0): number | undefined {
     if (progressBytes >= PROGRESS_BYTES_MIN) {
       this.#failures = 0;
+      this.#waits = 0;
       this.#sinceMs = this.#chance.now();
     }
-    this.#failures++;
+    const crowded = failure.busy && servedBytes >= PROGRESS_BYTES_MIN;
+    if (!crowded) this.#failures++;
     if (this.#failures > this.#retries) return undefined;
-    const boundMs = Math.min(BACKOFF_FIRST_MS * 2 ** (this.#failures - 1), BACKOFF_MAX_MS);
+    const boundMs = Math.min(BACKOFF_FIRST_MS * 2 ** this.#waits++, BACKOFF_MAX_MS);
     const waitMs = Math.max((boundMs / 2) * (1 + this.#chance.random()), failure.retryAfterMs ?? 0);
-    return this.#chance.now() + waitMs - this.#sinceMs > RETRY_TIME_MAX_MS ? undefined : waitMs;
+    const limitMs = crowded ? CROWDED_TIME_MAX_MS : RETRY_TIME_MAX_MS;
+    return this.#chance.now() + waitMs - this.#sinceMs > limitMs ? undefined : waitMs;
   }
 }
 
-/** Resolves after `ms`; rejects with the signal's reason when it is aborted before. */
-export function sleep(ms: number, signal: AbortSignal): Promise<void> {
+/** Resolves after `ms`, or when the function that `early` is handed is called; rejects with the signal's reason when it is aborted before. */
+export function sleep(ms: number, signal: AbortSignal, early: (wake: () => void) => void = () => {}): Promise<void> {
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();
     const wake = (): void => {
@@ -103,6 +115,7 @@ export function sleep(ms: number, signal: AbortSignal): Promise<void> {
     };
     const timer = setTimeout(wake, ms);
     signal.addEventListener('abort', wake);
+    early(wake);
   });
 }
 

@@ -42,7 +42,10 @@ export interface HttpOptions {
   depth?: number;
   /** Milliseconds in which a request must bring 1 KiB, or come to its end, or else is abandoned and asked again; default 15000. */
   timeout?: number;
-  /** How often a request that failed in a way that may pass is repeated, 0 to 100; default 6. */
+  /**
+   * How often a request that failed in a way that may pass is repeated, 0 to 100; default 6. One that a server is too busy for (429, 503)
+   * while it serves others of ours is not counted, for ten minutes.
+   */
   retries?: number;
 }
 

@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { describe, expect, test } from 'vitest';
 import type { HttpOptions } from '../../hosts/http.ts';
 import { FIRST_PAGE_BYTES } from '../../hosts/http.ts';
+import { Queue } from '../../hosts/http-queue.ts';
 import { Failure, parseRetryAfter, RetryBudget, transportFailure } from '../../hosts/http-retry.ts';
 import type { Ask } from './object-server.ts';
 import { pattern, serveObject } from './object-server.ts';
@@ -114,6 +115,27 @@ eachTransport((openHttp) => {
       expect(error).toMatchObject({ code: 'EIO', message: expect.stringMatching(/: the connection failed \(.*ECONNREFUSED.*2 attempts/) });
       expect(error.message).toContain(`bytes 0-${FIRST_PAGE_BYTES - 1}: `);
       expect(error.cause).toBeInstanceOf(Error);
+    });
+
+    test.each([429, 503])('status %i as long as others of our requests are served, however often', async (status) => {
+      const open: { ask: Ask; sent: number }[] = [];
+      let refused = 0;
+      const server = await serveObject(object, (ask) => {
+        if (ask.number === 0 || refused === 5) return ask.answer();
+        if (open.length < 2) {
+          ask.response.writeHead(206, ask.headers);
+          return void open.push({ ask, sent: 0 });
+        }
+        for (const one of open) one.ask.response.write(one.ask.body.subarray(one.sent, one.sent += 70_000));
+        ask.refuse(status);
+        if (++refused === 5) for (const one of open) one.ask.response.end(one.ask.body.subarray(one.sent));
+      });
+      const source = await openHttp(server.url, { retries: 1 });
+      const reads = [400_000, 1_200_000, 2_000_000].map((at) => ({ at, into: new Uint8Array(600_000) }));
+      await Promise.all(reads.map(({ at, into }) => source.read(at, into)));
+      for (const { at, into } of reads) expect(Buffer.compare(into, object.subarray(at, at + into.length))).toBe(0);
+      expect(server.ranges.filter((range) => range.startsWith('2000000-'))).toHaveLength(6);
+      await server.stop();
     });
 
     test('Retry-After of an answer is kept to', async () => {
@@ -244,6 +266,23 @@ describe('the budget', () => {
     expect(limited.next(passing, 65_536)).toBe(125);
   });
 
+  test('is not used up by a server that is busy with others of our requests, but in ten minutes', () => {
+    const busy = new Failure('EIO', 'busy', { transient: true, busy: true });
+    const clock = { ms: 0 };
+    const crowded = budget(1, 1, clock);
+    expect(crowded.next(busy, 0)).toBe(250);
+    expect(crowded.next(busy, 0, 65_536)).toBe(500);
+    clock.ms = 590_000;
+    expect(crowded.next(busy, 0, 65_536)).toBe(1000);
+    expect(crowded.next(busy, 0, 100)).toBeUndefined();
+    const failing = budget(1, 1, clock);
+    expect([failing.next(passing, 0, 65_536), failing.next(passing, 0, 65_536)]).toEqual([250, undefined]);
+    clock.ms += 600_000;
+    expect(crowded.next(busy, 65_536, 65_536)).toBe(250);
+    clock.ms += 600_000;
+    expect(crowded.next(busy, 0, 65_536)).toBeUndefined();
+  });
+
   test('Retry-After: seconds or a date, with a cap', () => {
     const now = Date.parse('Tue, 03 Mar 2026 10:00:00 GMT');
     expect(parseRetryAfter(null, now)).toBeUndefined();
@@ -254,4 +293,21 @@ describe('the budget', () => {
     expect(parseRetryAfter('Tue, 03 Mar 2026 09:00:00 GMT', now)).toBe(0);
     expect(parseRetryAfter('86400', now)).toBe(60_000);
   });
+});
+
+test('a request that was refused for others is sent again when one of them has ended, the foreground first', async () => {
+  const queue = new Queue();
+  const told: string[] = [];
+  const never = new AbortController();
+  const wait = (name: string, background: boolean, signal = never.signal, ms = 2 ** 30): Promise<unknown> =>
+    queue.wait(ms, background, signal).then(() => told.push(name), (reason) => told.push(`${name}: ${reason}`));
+  const [job, guest] = [wait('job', true), wait('guest', false)];
+  queue.next();
+  await guest;
+  queue.next();
+  await job;
+  queue.next();
+  const gone = wait('gone', false, AbortSignal.abort('enough'));
+  await Promise.all([gone, wait('late', false, never.signal, 0)]);
+  expect(told).toEqual(['guest', 'job', 'gone: enough', 'late']);
 });
