@@ -8,6 +8,7 @@ import { MillraceError } from '../errors.ts';
 import { Failure, RetryBudget, sleep } from '../http-retry.ts';
 import type { Bucket, BucketBody, BucketObject } from './platform.ts';
 import { enterWriter } from './writers.ts';
+import type { Written } from './writers.ts';
 
 const PART_BYTES = 1024 * 1024;
 /** Parts in memory, changed or not, those on their way counted: as much as the engine has of an edge's 128 MiB. */
@@ -75,7 +76,7 @@ export async function openBucketFile(bucket: Bucket, name: string, { readOnly = 
   if (!create && !found) throw new MillraceError('ENOENT', `cannot open 'r2:${name}': there is no such overlay in the bucket`);
   const release = readOnly ? () => {} : enterWriter(bucket, name);
   try {
-    const file = new BucketFile(bucket, name, found?.size ?? 0, { readOnly, release });
+    const file = new BucketFile(bucket, name, found?.size ?? 0, { readOnly, release, writerBefore: found?.writer });
     if (!readOnly) await file.claim(found?.etag);
     return file;
   } catch (error) {
@@ -106,14 +107,15 @@ async function manifestOf(bucket: Bucket, name: string): Promise<Manifest & { et
   }
 }
 
-class BucketFile implements BlockFile {
+class BucketFile implements BlockFile, Written {
   readonly name: string;
   readonly flushIsDear = true;
+  readonly writer: string = crypto.randomUUID();
+  readonly writerBefore?: string;
   readonly #bucket: Bucket;
   readonly #place: string;
   readonly #readOnly: boolean;
   readonly #release: () => void;
-  readonly #writer: string = crypto.randomUUID();
   /** By number, in the order of their last use. */
   readonly #parts = new Map<number, Part>();
   /** Parts that somebody waits for; the first few of them are on their way. */
@@ -127,8 +129,9 @@ class BucketFile implements BlockFile {
   #flushing: Promise<void> = Promise.resolve();
   #closed = false;
 
-  constructor(bucket: Bucket, place: string, size: number, how: { readOnly: boolean; release: () => void }) {
+  constructor(bucket: Bucket, place: string, size: number, how: { readOnly: boolean; release: () => void; writerBefore?: string }) {
     this.name = `r2:${place}`;
+    this.writerBefore = how.writerBefore;
     this.#bucket = bucket;
     this.#place = place;
     this.#size = size;
@@ -142,13 +145,13 @@ class BucketFile implements BlockFile {
 
   /** Writes the manifest, if it is still the one that was last seen. */
   async claim(etag: string | undefined): Promise<void> {
-    const manifest: Manifest = { size: this.#size, writer: this.#writer };
+    const manifest: Manifest = { size: this.#size, writer: this.writer };
     const onlyIf = etag === undefined ? { etagDoesNotMatch: '*' } : { etagMatches: etag };
     const put = await patiently(`flush '${this.name}'`, () => this.#bucket.put(`${this.#place}/manifest`, JSON.stringify(manifest), { onlyIf }));
     if (put === null) {
       // A write that was told as failed may have been done all the same.
       const found = await manifestOf(this.#bucket, this.#place);
-      if (found?.writer === this.#writer) return this.claim(found.etag);
+      if (found?.writer === this.writer) return this.claim(found.etag);
       throw new MillraceError('EBUSY', `'${this.name}' has been taken over by another writer`);
     }
     this.#etag = put.etag;

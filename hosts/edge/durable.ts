@@ -6,11 +6,13 @@ import type { BlockFile } from '../block.ts';
 import { MillraceError } from '../errors.ts';
 import type { ObjectStorage } from './platform.ts';
 import { enterWriter } from './writers.ts';
+import type { Written } from './writers.ts';
 
 /** The size of a cluster, which is what the engine writes: a blob is then written whole, without being read before. */
 const BLOB_BYTES = 64 * 1024;
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS millrace_files (name TEXT PRIMARY KEY, size INTEGER NOT NULL);
+  CREATE TABLE IF NOT EXISTS millrace_writers (file TEXT PRIMARY KEY, writer TEXT NOT NULL);
   CREATE TABLE IF NOT EXISTS millrace_blobs (file TEXT NOT NULL, number INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (file, number)) WITHOUT ROWID;
 `;
 
@@ -25,7 +27,15 @@ export function openDurable(storage: ObjectStorage, name: string, { readOnly = f
   if (!create && !found) throw new MillraceError('ENOENT', `cannot open '${name}': there is no such overlay in this object's storage`);
   const release = readOnly ? () => {} : enterWriter(storage, name);
   if (create) storage.sql.exec('INSERT INTO millrace_files (name, size) VALUES (?, 0)', name);
-  return new DurableFile(storage, name, found ? Number(found.size) : 0, { readOnly, release });
+  return new DurableFile(storage, name, found ? Number(found.size) : 0, { readOnly, release, ...(readOnly ? {} : leaveMark(storage, name)) });
+}
+
+/** In the storage before all that this opener writes. */
+function leaveMark(storage: ObjectStorage, name: string): Written {
+  const writer = crypto.randomUUID();
+  const [before] = storage.sql.exec('SELECT writer FROM millrace_writers WHERE file = ?', name).toArray() as { writer: string }[];
+  storage.sql.exec('INSERT OR REPLACE INTO millrace_writers (file, writer) VALUES (?, ?)', name, writer);
+  return { writer, writerBefore: before?.writer };
 }
 
 /** Removes an overlay and all that it takes. */
@@ -33,20 +43,25 @@ export function removeDurable(storage: ObjectStorage, name: string): void {
   storage.transactionSync(() => {
     storage.sql.exec('DELETE FROM millrace_blobs WHERE file = ?', name);
     storage.sql.exec('DELETE FROM millrace_files WHERE name = ?', name);
+    storage.sql.exec('DELETE FROM millrace_writers WHERE file = ?', name);
   });
 }
 
-class DurableFile implements BlockFile {
+class DurableFile implements BlockFile, Written {
   readonly name: string;
   readonly flushIsDear = true;
+  readonly writer?: string;
+  readonly writerBefore?: string;
   readonly #storage: ObjectStorage;
   readonly #readOnly: boolean;
   readonly #release: () => void;
   #size: number;
   #closed = false;
 
-  constructor(storage: ObjectStorage, name: string, size: number, how: { readOnly: boolean; release: () => void }) {
+  constructor(storage: ObjectStorage, name: string, size: number, how: Written & { readOnly: boolean; release: () => void }) {
     this.name = name;
+    this.writer = how.writer;
+    this.writerBefore = how.writerBefore;
     this.#storage = storage;
     this.#size = size;
     this.#readOnly = how.readOnly;

@@ -10,6 +10,7 @@ import { createHandler } from '../handler.ts';
 import type { HandlerOptions } from '../handler.ts';
 import { createDiskWith, openDiskWith } from '../open.ts';
 import type { Runtime } from '../runtime.ts';
+import { Contents } from './contents.ts';
 import type { Bucket, ObjectStorage } from './platform.ts';
 import { edgeRuntime, inLittleMemory } from './runtime.ts';
 import { untilStill } from './still.ts';
@@ -63,7 +64,7 @@ export function serveDisks(state: ObjectState, options: ServeDisksOptions): Serv
     entered.add(request);
     return disks.get(device);
   };
-  const handler = createHandler({ ...options, disks: find });
+  const handler = createHandler({ ...options, disks: find, identity: (device) => disks.contents.idOf(device) });
   return {
     async fetch(request) {
       const [, name, call] = /^\/disks\/([^/]+)\/(stream|abort|resume|info)$/.exec(new URL(request.url).pathname) ?? [];
@@ -85,6 +86,7 @@ export function serveDisks(state: ObjectState, options: ServeDisksOptions): Serv
 }
 
 class DiskTable {
+  readonly contents: Contents;
   readonly #storage: ObjectStorage;
   readonly #options: ServeDisksOptions;
   readonly #open = new Map<string, Promise<Disk>>();
@@ -94,6 +96,7 @@ class DiskTable {
   constructor(storage: ObjectStorage, options: ServeDisksOptions) {
     this.#storage = storage;
     this.#options = options;
+    this.contents = new Contents(storage);
     storage.sql.exec(SCHEMA);
   }
 
@@ -109,7 +112,9 @@ class DiskTable {
 
   /** With the job that it had when the object was lost: `info` tells of it again, and `abort` ends it. */
   async #opened(device: string): Promise<Disk> {
-    const disk = await this.#openOrCreate(device, this.#options.disks[device]);
+    const options = this.#options.disks[device];
+    const runtime = edgeRuntime({ storage: this.#storage, bucket: this.#options.bucket });
+    const disk = await this.contents.open(device, runtime, options.base, (noting) => this.#openOrCreate(device, noting, options));
     // What is wrong with the job is no reason to refuse the disk; alarms try it again.
     await this.#takeUp(device, disk).catch(() => {});
     return disk;
@@ -123,8 +128,7 @@ class DiskTable {
     await this.lookAfter(device);
   }
 
-  async #openOrCreate(device: string, options: CreateOptions & { overlay: string }): Promise<Disk> {
-    const runtime = edgeRuntime({ storage: this.#storage, bucket: this.#options.bucket });
+  async #openOrCreate(device: string, runtime: Runtime, options: CreateOptions & { overlay: string }): Promise<Disk> {
     if (this.#storage.sql.exec('SELECT device FROM millrace_unmade WHERE device = ?', device).toArray().length > 0) {
       // The object was lost in the midst of it.
       await runtime.remove(options.overlay);

@@ -241,6 +241,34 @@ describe('an alarm', () => {
 });
 
 describe('a disk whose object is gone', () => {
+  it.each([['vda', 'vda'], ['vdb', 'r2:vdb']])('keeps the ETag of %s until somebody else has written to it', async (device, overlay) => {
+    const persist = await mkdtemp(join(tmpdir(), 'millrace-edge-'));
+    const etags: (string | null)[] = [];
+    const headers = { Authorization: `Bearer ${TOKEN}` };
+    const whenStarted = async (call?: string, method?: string): Promise<void> => {
+      const machine = await startWorker(new URL('machine.ts', import.meta.url), { object: 'Machine', bindings: { BASE: base.url, TOKEN }, persist });
+      await (await bucketOf(machine)).put('base.raw', CONTENT);
+      try {
+        if (call !== undefined) expect((await machine.dispatchFetch(`http://edge/${call}`, { method, headers })).status).toBe(200);
+        const data = await machine.dispatchFetch(`http://edge/disks/${device}/data`, { headers: { ...headers, Range: 'bytes=0-0' } });
+        expect(data.status).toBe(206);
+        await data.arrayBuffer();
+        etags.push(data.headers.get('ETag'));
+      } finally {
+        await machine.dispose();
+      }
+    };
+    await whenStarted();
+    await whenStarted(`disks/${device}/stream`, 'POST');
+    await whenStarted();
+    expect(new Set(etags).size).toBe(1);
+    await whenStarted(`write/${overlay}`);
+    await whenStarted();
+    expect(new Set(etags.slice(0, 3)).has(etags[3])).toBe(false);
+    expect(etags[4]).toBe(etags[3]);
+    await rm(persist, { recursive: true });
+  }, START_MS_MAX);
+
   it('is made anew when that was while its overlay was made', async () => {
     const persist = await mkdtemp(join(tmpdir(), 'millrace-edge-'));
     const options = { object: 'Machine', bindings: { BASE: base.url, TOKEN }, persist };

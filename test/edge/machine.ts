@@ -1,6 +1,9 @@
-/** A worker of the tests: one Durable Object that serves disks over a base elsewhere, and over one in the bucket. */
-import { serveDisks } from '../../hosts/edge/index.ts';
-import type { Bucket, ObjectState, ServedDisks } from '../../hosts/edge/index.ts';
+/**
+ * A worker of the tests: one Durable Object that serves disks over a base elsewhere, and over one in the bucket. `/write/OVERLAY` writes to
+ * an overlay past the disks that it serves.
+ */
+import { openDisk, serveDisks } from '../../hosts/edge/index.ts';
+import type { Bucket, EdgePlaces, ObjectState, ServedDisks } from '../../hosts/edge/index.ts';
 
 interface Env {
   MACHINE: { idFromName(name: string): unknown; get(id: unknown): { fetch(request: Request): Promise<Response> } };
@@ -13,8 +16,10 @@ interface Env {
 
 export class Machine {
   readonly #served: ServedDisks;
+  readonly #places: EdgePlaces;
 
   constructor(state: ObjectState, env: Env) {
+    this.#places = { storage: state.storage, bucket: env.BUCKET };
     const disks = {
       vda: { overlay: 'vda', base: env.BASE },
       vdb: { overlay: 'r2:vdb', base: 'r2:base.raw' },
@@ -23,8 +28,13 @@ export class Machine {
     this.#served = serveDisks(state, { disks, bucket: stuckAt(env.STUCK, env.BUCKET), token: env.TOKEN });
   }
 
-  fetch(request: Request): Promise<Response> {
-    return this.#served.fetch(request);
+  async fetch(request: Request): Promise<Response> {
+    const [, overlay] = /^\/write\/(.+)$/.exec(new URL(request.url).pathname) ?? [];
+    if (overlay === undefined) return this.#served.fetch(request);
+    const disk = await openDisk({ ...this.#places, overlay });
+    await disk.write(0, Uint8Array.of(1));
+    await disk.close();
+    return new Response();
   }
 
   alarm(): Promise<void> {
