@@ -177,7 +177,9 @@ function failureOfStatus(response: Answer): Failure {
   if (status === 404 || status === 410) return new Failure('ENOENT', `${said}: check the URL`);
   if (status === 412) return changed('the server says so (412 Precondition Failed)');
   if (isTransientStatus(status)) {
-    const retryAfterMs = parseRetryAfter(response.headers.get('Retry-After'), Date.now());
+    // By the server's own clock, if it tells it: ours may be another.
+    const nowMs = Date.parse(response.headers.get('Date') ?? '') || Date.now();
+    const retryAfterMs = parseRetryAfter(response.headers.get('Retry-After'), nowMs);
     return new Failure('EIO', said, { transient: true, busy: status === 429 || status === 503, retryAfterMs });
   }
   return new Failure('EIO', `${said}, which is no answer to a range request`);

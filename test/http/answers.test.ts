@@ -5,6 +5,7 @@ import { FIRST_PAGE_BYTES, openHttp } from '../../hosts/http.ts';
 import type { HttpOptions } from '../../hosts/http.ts';
 import { checkResponse, identityOf } from '../../hosts/http-response.ts';
 import type { Version } from '../../hosts/http-response.ts';
+import type { Failure } from '../../hosts/http-retry.ts';
 import type { Ask } from './object-server.ts';
 import { ETAG, LAST_MODIFIED, pattern, serveObject } from './object-server.ts';
 import { eachTransport } from './transports.ts';
@@ -288,4 +289,18 @@ test('an answer is checked against the version before its range: a changed size 
   expect(() => checkResponse(response, { first: 0, end: 20 }, { size: 20, etag: '"v1"' })).toThrow(
     expect.objectContaining({ code: 'ECHANGED' }),
   );
+});
+
+test('a Retry-After is a date by the clock of the server that sends it', () => {
+  const waits = (headers: Record<string, string>): unknown => {
+    try {
+      return checkResponse(new Response(null, { status: 503, headers }), { first: 0, end: 20 }, undefined);
+    } catch (failure) {
+      return (failure as Failure).retryAfterMs;
+    }
+  };
+  const retryAfter = { 'Retry-After': 'Tue, 03 Mar 2026 10:00:05 GMT' };
+  expect(waits({ ...retryAfter, Date: 'Tue, 03 Mar 2026 10:00:00 GMT' })).toBe(5000);
+  const soon = { 'Retry-After': new Date(Date.now() + 3_600_000).toUTCString() };
+  for (const headers of [soon, { ...soon, Date: 'now' }]) expect(waits(headers)).toBe(60_000);
 });
