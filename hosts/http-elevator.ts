@@ -89,6 +89,11 @@ class Flight implements Transfer {
     return this.#controller.signal;
   }
 
+  /** A read of the foreground may have come on board of a request of the background. */
+  get urgent(): boolean {
+    return this.#parts.some((part) => !part.read.background);
+  }
+
   /** Takes what it will still deliver of the part on board; returns what is left of it. */
   board(part: Part): Part[] {
     const start = Math.max(part.start, this.position);

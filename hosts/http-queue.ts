@@ -5,16 +5,16 @@
 import { sleep } from './http-retry.ts';
 
 interface Turn {
-  readonly background: boolean;
+  readonly isUrgent: () => boolean;
   go: () => void;
 }
 
 export class Queue {
   readonly #waiting: Turn[] = [];
 
-  /** Resolves when its turn has come, after `ms` at the latest; rejects with the signal's reason. */
-  async wait(ms: number, background: boolean, signal: AbortSignal): Promise<void> {
-    const turn: Turn = { background, go: () => {} };
+  /** Resolves when its turn has come, after `ms` at the latest; rejects with the signal's reason. What is not urgent may become so. */
+  async wait(ms: number, isUrgent: () => boolean, signal: AbortSignal): Promise<void> {
+    const turn: Turn = { isUrgent, go: () => {} };
     this.#waiting.push(turn);
     try {
       await sleep(ms, signal, (wake) => (turn.go = wake));
@@ -25,7 +25,7 @@ export class Queue {
 
   /** A request has ended. */
   next(): void {
-    const turn = this.#waiting.find(({ background }) => !background) ?? this.#waiting[0];
+    const turn = this.#waiting.find(({ isUrgent }) => isUrgent()) ?? this.#waiting[0];
     if (turn === undefined) return;
     this.#leave(turn);
     turn.go();

@@ -20,8 +20,8 @@ export interface Transfer {
   end: number;
   /** Whether a failure is not to be followed by repetitions: it is one itself. */
   readonly once?: boolean;
-  /** Whether it can wait for others. */
-  readonly background?: boolean;
+  /** Whether somebody waits for it who shall not wait for others. */
+  readonly urgent?: boolean;
   deliver(bytes: Uint8Array): void;
 }
 
@@ -113,7 +113,7 @@ export class HttpObject {
           if (waitMs === undefined) throw this.#finalError(failure, range, before, attempts, performance.now() - started);
           received = this.stats.bytes;
           // What the server asks for is not shortened.
-          if (failure.busy && failure.retryAfterMs === undefined) await this.#queue.wait(waitMs, transfer.background ?? false, cancelled);
+          if (failure.busy && failure.retryAfterMs === undefined) await this.#queue.wait(waitMs, () => transfer.urgent ?? false, cancelled);
           else await sleep(waitMs, cancelled);
         }
         this.stats.retries++;

@@ -39,6 +39,10 @@ class Request {
     return this.#transfer.once ?? false;
   }
 
+  get urgent(): boolean {
+    return this.#transfer.urgent ?? false;
+  }
+
   /** Delivers the next bytes; at the end the transfer is done. */
   async send(bytes: number = this.end - this.position): Promise<void> {
     this.#transfer.deliver(object.subarray(this.position, this.position + bytes));
@@ -214,6 +218,17 @@ describe('order', () => {
     await requests[2].send();
     expect(urgent.outcome).toBe('done');
     expect(requests).toHaveLength(3);
+  });
+
+  test('a request of the background is urgent while a foreground read rides on it', async () => {
+    const { read, requests } = setUp();
+    const [first] = [read(0, 1000, background), read(1000, 2000, background)];
+    await turn();
+    expect(requests[0].urgent).toBe(false);
+    const urgent = read(500, 1500);
+    expect(requests[0].urgent).toBe(true);
+    await requests[0].send(1500);
+    expect([first.outcome, urgent.outcome, requests[0].urgent]).toEqual(['done', 'done', false]);
   });
 
   test('waiting foreground reads go before waiting background ones, in order of arrival', async () => {

@@ -299,15 +299,19 @@ test('a request that was refused for others is sent again when one of them has e
   const queue = new Queue();
   const told: string[] = [];
   const never = new AbortController();
-  const wait = (name: string, background: boolean, signal = never.signal, ms = 2 ** 30): Promise<unknown> =>
-    queue.wait(ms, background, signal).then(() => told.push(name), (reason) => told.push(`${name}: ${reason}`));
-  const [job, guest] = [wait('job', true), wait('guest', false)];
+  const wait = (name: string, isUrgent: () => boolean, signal = never.signal, ms = 2 ** 30): Promise<unknown> =>
+    queue.wait(ms, isUrgent, signal).then(() => told.push(name), (reason) => told.push(`${name}: ${reason}`));
+  let joined = false;
+  const [job, other, guest] = [wait('job', () => false), wait('a job that a guest has joined', () => joined), wait('guest', () => true)];
   queue.next();
   await guest;
+  joined = true;
+  queue.next();
+  await other;
   queue.next();
   await job;
   queue.next();
-  const gone = wait('gone', false, AbortSignal.abort('enough'));
-  await Promise.all([gone, wait('late', false, never.signal, 0)]);
-  expect(told).toEqual(['guest', 'job', 'gone: enough', 'late']);
+  const gone = wait('gone', () => true, AbortSignal.abort('enough'));
+  await Promise.all([gone, wait('late', () => true, never.signal, 0)]);
+  expect(told).toEqual(['guest', 'a job that a guest has joined', 'job', 'gone: enough', 'late']);
 });
