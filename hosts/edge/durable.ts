@@ -40,6 +40,7 @@ function leaveMark(storage: ObjectStorage, name: string): Written {
 
 /** Removes an overlay and all that it takes. */
 export function removeDurable(storage: ObjectStorage, name: string): void {
+  storage.sql.exec(SCHEMA);
   storage.transactionSync(() => {
     storage.sql.exec('DELETE FROM millrace_blobs WHERE file = ?', name);
     storage.sql.exec('DELETE FROM millrace_files WHERE name = ?', name);
