@@ -28,7 +28,7 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
     const images = await disk.images();
     if (images.length === 1) throw new MillraceError('EINVAL', `cannot commit ${overlay}: it has no base`);
     const depth = typeof base === 'number' ? base : images.findIndex(({ name }, at) => at > 0 && name === base);
-    if (!(depth > 0 && depth < images.length)) throw new MillraceError('EINVAL', `cannot commit ${overlay} into '${base}': there is no such image in the chain below it`);
+    if (!(depth > 0 && depth in images)) throw new MillraceError('EINVAL', `cannot commit ${overlay} into '${base}': there is no such image in the chain below it`);
     const { name, format, virtualSize } = images[depth];
     if (URL_SCHEME.test(name)) throw new MillraceError('EUNSUPPORTED', `cannot commit ${overlay} into ${name}: only a local base can be written`);
     const recorded = images[0].backingFile ?? name;

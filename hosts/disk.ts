@@ -92,7 +92,7 @@ export class EngineDisk extends EventTarget implements Disk {
   async read(offset: number, length: number): Promise<Uint8Array> {
     this.#mustBeOpen();
     this.#mustBeInside('read', offset, length);
-    const bytes = new Uint8Array(length);
+    const bytes = roomFor(length);
     await this.#pieces(offset, length, (at, size) =>
       this.#engine.request(Kind.read, at, size, 0, { into: bytes.subarray(at - offset, at - offset + size) }));
     return bytes;
@@ -531,6 +531,14 @@ export class EngineDisk extends EventTarget implements Disk {
   #mustBeInside(action: string, offset: number, length: number): void {
     const inside = Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0 && length <= this.#size - offset;
     if (!inside) throw new MillraceError('EINVAL', `cannot ${action} ${length} bytes at ${offset}: the disk has ${this.#size} bytes`, { offset });
+  }
+}
+
+function roomFor(length: number): Uint8Array {
+  try {
+    return new Uint8Array(length);
+  } catch (cause) {
+    throw new MillraceError('EINVAL', `cannot read ${length} bytes at once: that is more than there is memory for; read them in pieces`, { cause });
   }
 }
 

@@ -313,10 +313,10 @@ export class Engine {
       const result = op === Op.take ? this.#take(request, offset, bytes)
         : op === Op.decompress ? this.#codec.inflate(COMPRESSIONS[file], bytes, new Uint8Array(this.#memory, words[entry + 8], words[entry + 9]))
         : this.#io(op, this.#files[file], offset, length, bytes, flags);
-      if (result === undefined) this.#complete(tag, 0);
-      else result.then(() => this.#completeLater(tag), (error) => this.#completeLater(tag, error));
+      if (!isPromise(result)) this.#succeed(tag);
+      else result.then(() => this.#later(() => this.#succeed(tag)), (error) => this.#later(() => this.#fail(tag, error)));
     } catch (error) {
-      this.#complete(tag, error);
+      this.#fail(tag, error);
     }
   }
 
@@ -347,16 +347,17 @@ export class Engine {
     if (this.#basesLeft) throw this.#basesLeft;
     const controller = new AbortController();
     const reading = file.read(offset, into, { signal: controller.signal, background: (flags & FLAG_BACKGROUND) !== 0 });
-    if (reading === undefined) return undefined;
+    if (!isPromise(reading)) return undefined;
     this.#baseReads.set(controller, { isJobs: (flags & FLAG_JOBS) !== 0 });
-    return reading.finally(() => this.#baseReads.delete(controller));
+    return Promise.resolve(reading).finally(() => this.#baseReads.delete(controller));
   }
 
-  #complete(tag: number, error: unknown): void {
-    if (error === 0 || error === undefined) {
-      this.#completed.push({ tag, result: 0, detail: 0 });
-      return;
-    }
+  #succeed(tag: number): void {
+    this.#completed.push({ tag, result: 0, detail: 0 });
+  }
+
+  /** Whatever it failed with, be it nothing at all: a file of the caller's own may reject without a reason. */
+  #fail(tag: number, error: unknown): void {
     const code = error instanceof MillraceError ? ENGINE_CODES.indexOf(error.code, 1) : ENGINE_CODES.indexOf('EIO', 1);
     const detail = this.#nextError++;
     this.#errors.set(detail, error);
@@ -373,8 +374,8 @@ export class Engine {
     else this.#errors.delete(detail);
   }
 
-  #completeLater(tag: number, error?: unknown): void {
-    this.#complete(tag, error);
+  #later(complete: () => void): void {
+    complete();
     this.#schedule();
   }
 
@@ -440,6 +441,11 @@ function actionOf(pending: Pending): string {
   const action = ACTIONS[pending.kind] ?? 'do that';
   const ranged = pending.kind === Kind.read || pending.kind === Kind.write;
   return ranged ? `${action} ${pending.length} bytes at ${pending.offset}` : action;
+}
+
+/** What a file of the caller's own returns need not be a promise of this realm, nor nothing where it is none. */
+function isPromise(result: unknown): result is PromiseLike<void> {
+  return typeof (result as PromiseLike<void> | null | undefined)?.then === 'function';
 }
 
 function messageOf(error: unknown): string {

@@ -342,10 +342,18 @@ function unopened(name: string, size: number): BlockSource {
   };
 }
 
+/** Before anything is opened or made: a file of the caller's own that lacks something would be noticed when it is needed, or never. */
 function mustBeLocation(what: 'overlay' | 'base', location: string | BlockSource): void {
-  if (typeof location === 'string' || typeof location?.read === 'function') return;
+  if (typeof location === 'string' || isSource(location)) return;
   const places = what === 'overlay' ? 'a path or name' : 'a path or a URL';
-  throw new MillraceError('EINVAL', `the ${what} is ${places}, or an opened file: an object with size, read and close${what === 'overlay' ? ', and what writes it' : ''}`);
+  const writing = what === 'overlay' ? ', and write, flush and truncate if it is written' : '';
+  throw new MillraceError('EINVAL', `the ${what} is ${places}, or an opened file: an object with size (bytes), read and close${writing}`);
+}
+
+function isSource(file: Partial<BlockFile> | null | undefined): boolean {
+  const { size, read, close, write, flush, truncate } = file ?? {};
+  const calls = write === undefined ? [read, close] : [read, close, write, flush, truncate];
+  return Number.isSafeInteger(size) && size! >= 0 && calls.every((call) => typeof call === 'function');
 }
 
 function mustBeWritable(overlay: string | BlockFile | BlockSource, writable: boolean): void {

@@ -19,6 +19,7 @@ const WORD_BYTES = 4;
  */
 export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Promise<RebaseReport> {
   const { overlay, base, unsafe = false, followChain, memory } = options;
+  if (base !== null && typeof base !== 'string' && !(base instanceof URL)) throw new MillraceError('EINVAL', `cannot rebase ${overlay}: the base is a path or a URL, or null for none`);
   const disk = await openDiskWith(runtime, { overlay, base: unsafe ? null : undefined, followChain, memory, copyOnRead: false }) as EngineDisk;
   try {
     const next = base === null ? undefined : await openNext(runtime, base, options);

@@ -1,7 +1,11 @@
 /** Values that the types forbid, which callers without types pass all the same. */
 import { expect, it } from 'vitest';
 import type { ImageFormat, OnError } from '../../hosts/api.ts';
+import type { BlockFile, BlockSource } from '../../hosts/block.ts';
+import { commitWith } from '../../hosts/commit.ts';
 import { checkDiskWith } from '../../hosts/open.ts';
+import { rebaseWith } from '../../hosts/rebase.ts';
+import { MemoryFile } from '../support/memory-file.ts';
 import { Bench, MIB } from '../job/bench.ts';
 
 /** What every object has, and no option is. */
@@ -93,4 +97,81 @@ it('a depth and a speed are numbers that the engine can take, however large', as
   await disk.setSpeed(1e300);
   await disk.abort();
   await disk.close();
+});
+
+it('the image to commit into and the new base of a rebase are ones that there are', async () => {
+  const { runtime } = await newBench();
+  for (const base of [0, 0.5, 1.5, 2, -1, NaN, 'other.raw']) {
+    await expect(commitWith(runtime, { overlay: 'overlay.qcow2', base })).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringContaining(`into '${base}'`) });
+  }
+  for (const base of [undefined, 7, {}, new MemoryFile('own')] as unknown[] as string[]) {
+    await expect(rebaseWith(runtime, { overlay: 'overlay.qcow2', base })).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringMatching(/the base is a path or a URL/) });
+  }
+});
+
+it('a read of more than there can be memory for is refused', async () => {
+  const { runtime } = await newBench();
+  const disk = await runtime.create({ overlay: 'large.qcow2', size: 2 ** 44 });
+  await expect(disk.read(0, 2 ** 44)).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringMatching(/read them in pieces/) });
+  await disk.close();
+});
+
+/** A base of ones, but for what the caller does otherwise. */
+function baseOf(other: Record<string, unknown>): BlockSource {
+  return { size: MIB, name: 'own', read: (_: number, into: Uint8Array) => void into.fill(1), close() {}, ...other } as BlockSource;
+}
+
+function overlayOf(other: Record<string, unknown>): BlockFile {
+  return Object.assign(new MemoryFile('own'), other);
+}
+
+it('a file of the caller\'s own has all that a file has', async () => {
+  const { runtime } = await newBench();
+  const without = [{ size: undefined }, { size: -1 }, { size: 0.5 }, { size: 2 ** 53 }, { size: 512n }, { close: undefined }];
+  for (const lack of without) {
+    await expect(runtime.create({ overlay: 'new.qcow2', base: baseOf(lack) })).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringMatching(/^the base is .* size \(bytes\), read and close$/) });
+    await expect(runtime.open({ overlay: baseOf(lack), readOnly: true })).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringMatching(/^the overlay is .* size \(bytes\), read and close/) });
+  }
+  for (const lack of [{ flush: undefined }, { truncate: undefined }, { close: undefined }, { write: 7 }]) {
+    await expect(runtime.create({ overlay: overlayOf(lack), size: MIB })).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringMatching(/write, flush and truncate/) });
+  }
+  expect(runtime.files.has('new.qcow2')).toBe(false);
+});
+
+it('a file of the caller\'s own that fails without a reason has failed', async () => {
+  const { runtime } = await newBench();
+  for (const reason of [undefined, null, 0, '', 'a reason']) {
+    for (const fail of [() => Promise.reject(reason), () => { throw reason; }]) {
+      const overlay = `${String(reason)}-${fail}.qcow2`;
+      let failing = false;
+      const base = baseOf({ read: (_: number, into: Uint8Array) => (failing ? fail() : void into.fill(1)) });
+      const disk = await runtime.create({ overlay, base });
+      failing = true;
+      await expect(disk.read(0, 4)).rejects.toMatchObject({ code: 'EIO' });
+      await expect(disk.stream()).rejects.toMatchObject({ code: 'EIO' });
+      expect(await disk.remaining()).toBe(MIB);
+      failing = false;
+      expect(await disk.read(0, 4)).toEqual(new Uint8Array([1, 1, 1, 1]));
+      await disk.close();
+      for (const call of ['write', 'flush'] as const) {
+        const file = overlayOf({});
+        const disk = await runtime.create({ overlay: file, size: MIB });
+        Object.assign(file, { [call]: fail });
+        await expect(disk.write(0, new Uint8Array(512)).then(() => disk.flush())).rejects.toMatchObject({ code: 'EIO' });
+        await disk.close().catch(() => {});
+      }
+    }
+  }
+});
+
+it('a file of the caller\'s own may return what it has at hand, or promises that are not ours', async () => {
+  const { runtime } = await newBench();
+  const fill = (into: Uint8Array): Uint8Array => into.fill(1);
+  const ways = { bytes: fill, nothing: (into: Uint8Array) => (fill(into), null), thenable: (into: Uint8Array) => ({ then: (done: () => void) => (fill(into), done()) }) };
+  for (const [way, answer] of Object.entries(ways)) {
+    const disk = await runtime.create({ overlay: `${way}.qcow2`, base: baseOf({ read: (_: number, into: Uint8Array) => answer(into) }) });
+    expect(await disk.read(MIB - 4, 4), way).toEqual(new Uint8Array([1, 1, 1, 1]));
+    await disk.stream();
+    await disk.close();
+  }
 });
