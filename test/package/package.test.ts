@@ -5,7 +5,7 @@
 import { existsSync } from 'node:fs';
 import { copyFile, mkdir, mkdtemp, readFile, readdir, realpath, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build, transform } from 'esbuild';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -54,11 +54,16 @@ describe.skipIf(!built)('the package', () => {
   });
   afterAll(() => rm(project, { recursive: true, force: true }));
 
-  it('holds what it names, and nothing of the repository besides', async () => {
-    for (const file of [...targets(manifest.exports), ...Object.values(manifest.bin), 'README.md', 'LICENSE', 'engine/README.md']) {
+  it('holds what it names and what its README leads to, and nothing of the repository besides', async () => {
+    const readme = await readFile(installed('README.md'), 'utf8');
+    const links = Array.from(readme.matchAll(/\]\((?!https?:)([^)#]+)[^)]*\)/g), ([, path]) => path);
+    expect(links).toContain('hosts/api.ts');
+    for (const file of [...targets(manifest.exports), ...Object.values(manifest.bin), 'README.md', 'LICENSE', ...links]) {
       expect(existsSync(installed(file)), file).toBe(true);
     }
-    expect((await readdir(installed(''))).sort()).toEqual(['LICENSE', 'README.md', 'dist', 'engine', 'package.json']);
+    const besides = (await readdir(installed(''), { recursive: true, withFileTypes: true }))
+      .filter((entry) => entry.isFile()).map((entry) => relative(installed(''), join(entry.parentPath, entry.name)));
+    expect(besides.filter((path) => !path.startsWith('dist/')).sort()).toEqual([...new Set(['README.md', 'package.json', ...links])].sort());
   });
 
   it('runs as a program', async () => {
