@@ -82,5 +82,7 @@ function hostname(): string {
 }
 
 function programName(): string {
-  return Deno.mainModule.slice(Deno.mainModule.lastIndexOf('/') + 1) || 'deno';
+  // A worker has none.
+  const main = Deno.mainModule as string | undefined;
+  return main?.slice(main.lastIndexOf('/') + 1) || 'deno';
 }

@@ -2,6 +2,7 @@
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from '@std/assert';
 import { join } from '@std/path';
 import { createDisk, createHandler, MillraceError, openDisk, openFile, openFileSource, openHttp } from '../../hosts/deno/index.ts';
+import type { BlockFile } from '../../hosts/deno/index.ts';
 
 const KIB = 1024;
 const content = Uint8Array.from({ length: 300 * KIB }, (_, at) => (at * 31 + (at >> 8) * 7) & 255);
@@ -78,6 +79,19 @@ Deno.test('a file that is open for writing is locked, until it is closed', { per
   await file.close();
   await (await openFile(at('locked'))).close();
   assertThrows(() => Deno.statSync(at('locked.lock')));
+});
+
+Deno.test('a file that a worker has open is locked, until the worker is terminated', async () => {
+  const worker = new Worker(new URL('holder.ts', import.meta.url), { type: 'module' });
+  await (await createDisk({ overlay: at('held'), size: KIB })).close();
+  const held = new Promise((resolve, reject) => Object.assign(worker, { onmessage: resolve, onerror: reject }));
+  worker.postMessage(at('held'));
+  await held;
+  await refused('EBUSY', /open for writing in this process already/, () => openFile(at('held')));
+  worker.terminate();
+  // The worker's handles are closed by its thread, in its own time.
+  const taken = async (): Promise<BlockFile> => openFile(at('held')).catch(() => new Promise((resolve) => setTimeout(resolve, 10)).then(taken));
+  await (await taken()).close();
 });
 
 Deno.test('a disk is served by Deno.serve, and is a base for another', { permissions: { ...ofFolder, net: ['127.0.0.1'] } }, async () => {
