@@ -207,9 +207,7 @@ class Opening {
       const last = this.#count - 1;
       const below = this.backingOf(last);
       if (!below) return;
-      if (!follow) {
-        throw new MillraceError('EUNSUPPORTED', `${this.engine.name(last)} has a backing file of its own, '${below.name}', which is followed only when asked for (followChain, --follow-chain)`);
-      }
+      if (!follow) throw notFollowed(this.engine.name(last), below.name);
       if (this.#count >= CHAIN_IMAGES_MAX) throw new MillraceError('EUNSUPPORTED', `${this.engine.name(0)}: the chain has more than ${CHAIN_IMAGES_MAX} images, or goes round in a circle`);
       await this.#openBase(this.resolve(below, last), below.format);
     }
@@ -378,6 +376,11 @@ function checkedCache({ overlay, cache }: Pick<OpenOptions, 'overlay' | 'cache'>
   if (!CACHE_MODES.includes(cache)) throw new MillraceError('EINVAL', `a cache mode of '${cache}': it is ${CACHE_MODES.join(' or ')}`);
   if (cache === 'unsafe' && typeof overlay !== 'string') throw new MillraceError('EINVAL', `${overlayName(overlay)}: the cache mode 'unsafe' is for an overlay given by path or name`);
   return cache;
+}
+
+/** An image from elsewhere must not make us open what its author chose. */
+export function notFollowed(base: string, below: string): MillraceError {
+  return new MillraceError('EUNSUPPORTED', `${base} has a backing file of its own, '${below}', which is followed only when asked for (followChain, --follow-chain)`);
 }
 
 /** By an empty name an overlay would have no base, and show zeros where that holds data. */

@@ -5,7 +5,7 @@
 import type { Disk, ImageFormat, ImageInfo, RebaseOptions, RebaseReport } from './api.ts';
 import type { EngineDisk } from './disk.ts';
 import { MillraceError } from './errors.ts';
-import { checkedRecord, identityText, openDiskWith, recordedName } from './open.ts';
+import { checkedRecord, identityText, notFollowed, openDiskWith, recordedName } from './open.ts';
 import type { Runtime } from './runtime.ts';
 
 /** Bytes that are compared at once. */
@@ -56,10 +56,12 @@ async function openNext(runtime: Runtime, base: string | URL, options: RebaseOpt
   const source = await runtime.openSource(base);
   const identity = await identityText(source, name);
   // Only what it is has to be known of a base that is not to be read.
-  const disk = await openDiskWith(runtime, { overlay: source, format: baseFormat, readOnly: true, base: unsafe ? null : undefined, followChain, memory });
+  const follows = !unsafe && followChain;
+  const disk = await openDiskWith(runtime, { overlay: source, format: baseFormat, readOnly: true, base: follows ? undefined : null, followChain, memory });
   try {
     const images = await disk.images();
     await mustNotHold(runtime, images, overlay);
+    if (!unsafe && !follows && images[0].backingFile) throw notFollowed(images[0].name, images[0].backingFile);
     return { disk, name, format: images[0].format, identity };
   } catch (error) {
     await disk.close();

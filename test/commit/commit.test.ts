@@ -201,6 +201,20 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'rebase', () => {
     expect((await check(at('overlay'))).exitCode).toBe(0);
   });
 
+  it('onto a base with a backing file of its own opens that only when asked to', async () => {
+    await makePair(shapes[0]);
+    await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);
+    await createImage(at('below'), { format: 'raw', size: SIZE });
+    await qemuIo(at('below'), ['write -P 7 0 3M'], { format: 'raw' });
+    await createImage(at('next'), { size: SIZE, base: at('below'), baseFormat: 'raw' });
+    const before = await readFile(at('overlay'));
+    const refused = { code: 'EUNSUPPORTED', message: expect.stringMatching(/next has a backing file of its own, '.*below', .* \(followChain, --follow-chain\)$/) };
+    await expect(rebaseDisk({ overlay: at('overlay'), base: at('next') })).rejects.toMatchObject(refused);
+    expect(before.equals(await readFile(at('overlay')))).toBe(true);
+    expect(await rebaseDisk({ overlay: at('overlay'), base: at('next'), followChain: true })).toMatchObject({ base: at('next') });
+    expect(await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
+  });
+
   it('is refused onto the overlay itself, by whatever path, or onto what stands on it', async () => {
     await makePair(shapes[0]);
     await createImage(at('above'), { size: SIZE, base: at('overlay'), baseFormat: 'qcow2' });
