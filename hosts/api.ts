@@ -59,7 +59,7 @@ export interface StreamInfo {
   paused: boolean;
   /** Why a FAILED job failed. */
   reason?: 'aborted' | 'error';
-  /** The first error of the job; `offset` is the disk position it happened at. */
+  /** The first error of the job, or where errors pause it the last; `offset` is the disk position it happened at. */
   error?: { code: ErrorCode; message: string; offset?: number };
 }
 

@@ -217,7 +217,7 @@ class Opening {
     const asked = formatNumber(format);
     const isPlace = typeof location === 'string' || location instanceof URL;
     if (!isPlace) mustBeLocation('base', location);
-    const source = isPlace ? await this.#runtime.openSource(location) : location;
+    const source = isPlace ? await this.#runtime.openSource(location, 'base') : location;
     const image = this.#count++;
     this.engine.attach(image, source, source.name ?? (isPlace ? String(location) : `base ${image}`));
     // Before it is looked into: another base is to be called that, whatever is wrong with it besides.

@@ -53,7 +53,7 @@ interface Next {
 async function openNext(runtime: Runtime, base: string | URL, options: RebaseOptions): Promise<Next> {
   const { overlay, baseFormat, followChain, recordBase, memory, unsafe } = options;
   const name = checkedRecord(recordBase) ?? recordedName(runtime, String(base), overlay);
-  const source = await runtime.openSource(base);
+  const source = await runtime.openSource(base, 'base');
   const identity = await identityText(source, name);
   // Only what it is has to be known of a base that is not to be read.
   const follows = !unsafe && followChain;

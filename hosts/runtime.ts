@@ -27,8 +27,11 @@ export interface Runtime {
    * @throws MillraceError `EBUSY` naming who has it, `EEXIST` with `create` when it is there already, `ENOENT`, `EROFS`, `EACCES`.
    */
   openOverlay(location: string, mode: OverlayMode): Promise<BlockFile>;
-  /** Opens a base by its path or URL. @throws MillraceError `EUNSUPPORTED` for a URL of a scheme that is not known. */
-  openSource(location: string | URL): Promise<BlockSource>;
+  /**
+   * Opens an image that is only read by its path or URL. As a base it must not change meanwhile (`ECHANGED`); one that is only looked at may
+   * be in use. @throws MillraceError `EUNSUPPORTED` for a URL of a scheme that is not known.
+   */
+  openSource(location: string | URL, as?: 'base'): Promise<BlockSource>;
   /** Where a backing file's name leads that was recorded in the image `from`: relative paths are relative to that image. */
   resolve(name: string, from: string): string;
   /** How a base at a path given by the user is recorded in the overlay: relative paths are relative to that overlay. */

@@ -51,15 +51,15 @@ export async function openFile(path: string, options: OpenFileOptions = {}): Pro
   }
 }
 
-/** Opens a local file or block device as a base. Its identity is its size and time of last change, as under Node. */
+/** Opens a local file or block device as a base. Its identity is its size and time of last change, and it must not change, as under Node. */
 export function openFileSource(path: string): Promise<BlockSource> {
-  return openForReading(path);
+  return openForReading(path, { isBase: true });
 }
 
-async function openForReading(path: string): Promise<LocalFile> {
+async function openForReading(path: string, { isBase = false } = {}): Promise<LocalFile> {
   refuseKind(path, kindOf(await orFileError('open', path, () => Deno.stat(path))), true);
   const file = await orFileError('open', path, () => Deno.open(path, { read: true }));
-  return wrap(path, file, { readOnly: true, lanes: await openLanes(path, file) });
+  return wrap(path, file, { readOnly: true, isBase, lanes: await openLanes(path, file) });
 }
 
 /** More handles to an open file; none where another file has come to its place since, or where that cannot be told. */
@@ -87,7 +87,7 @@ async function openForWriting(path: string, { create, cache }: OpenFileOptions):
   return file;
 }
 
-async function wrap(path: string, file: Deno.FsFile, how: { readOnly?: boolean; cache?: CacheMode; lock?: Lock; lanes?: Deno.FsFile[] }): Promise<LocalFile> {
+async function wrap(path: string, file: Deno.FsFile, how: { readOnly?: boolean; isBase?: boolean; cache?: CacheMode; lock?: Lock; lanes?: Deno.FsFile[] }): Promise<LocalFile> {
   try {
     const info = await orFileError('open', path, () => file.stat());
     refuseKind(path, kindOf(info), how.readOnly ?? false);
@@ -95,13 +95,17 @@ async function wrap(path: string, file: Deno.FsFile, how: { readOnly?: boolean; 
     const size = info.isFile ? info.size : await orFileError('open', path, () => file.seek(0, Deno.SeekMode.End));
     if (!Number.isSafeInteger(size)) throw new MillraceError('EUNSUPPORTED', `'${path}' is larger than 8 PiB`);
     const isSource = info.isFile && how.readOnly;
-    const identity = isSource && info.mtime ? `${size}-${info.mtime.getTime()}` : undefined;
+    const identity = isSource ? identityOf(info) : undefined;
     const isSparse = isSource && info.blocks !== null && info.blocks * STAT_BLOCK_BYTES < size;
     return new LocalFile(path, file, size, { ...how, identity, holes: isSparse ? await holesOf(path, file) : undefined });
   } catch (error) {
     for (const handle of [file, ...(how.lanes ?? [])]) handle.close();
     throw error;
   }
+}
+
+function identityOf({ size, mtime }: Deno.FileInfo): string | undefined {
+  return mtime ? `${size}-${mtime.getTime()}` : undefined;
 }
 
 function kindOf(info: Deno.FileInfo): FileKind {
@@ -130,6 +134,7 @@ async function lockFor(path: string, create: boolean): Promise<Lock> {
 
 interface LocalFileOptions {
   readOnly?: boolean;
+  isBase?: boolean;
   cache?: CacheMode;
   lock?: Lock;
   identity?: string;
@@ -144,6 +149,7 @@ class LocalFile implements BlockFile {
   readonly #holes?: Holes;
   readonly #file: Deno.FsFile;
   readonly #readOnly: boolean;
+  readonly #isBase: boolean;
   readonly #cache: CacheMode;
   readonly #lock?: Lock;
   readonly #lanes: readonly Deno.FsFile[];
@@ -160,6 +166,7 @@ class LocalFile implements BlockFile {
     this.#file = file;
     this.#size = size;
     this.#readOnly = how.readOnly ?? false;
+    this.#isBase = how.isBase ?? false;
     this.#cache = how.cache ?? 'writeback';
     this.#lock = how.lock;
     this.#lanes = how.lanes ?? [];
@@ -186,6 +193,7 @@ class LocalFile implements BlockFile {
     this.#perform('read', offset, () => {
       this.#file.seekSync(offset, Deno.SeekMode.Start);
       for (let done = 0; done < into.length;) done += this.#mustRead(this.#file.readSync(into.subarray(done)), offset + done);
+      this.#refuseChanged(offset);
     });
   }
 
@@ -196,6 +204,7 @@ class LocalFile implements BlockFile {
       signal?.throwIfAborted();
       lane.seekSync(offset, Deno.SeekMode.Start);
       for (let done = 0; done < into.length;) done += this.#mustRead(await lane.read(into.subarray(done)), offset + done);
+      this.#refuseChanged(offset);
     } catch (error) {
       throw error instanceof MillraceError || signal?.aborted ? error : fileError('read', this.name, error, offset);
     } finally {
@@ -209,6 +218,12 @@ class LocalFile implements BlockFile {
     if (count !== null) return count;
     const message = `'${this.name}' ends before offset ${at} but had ${this.#size} bytes: another program has cut it`;
     throw new MillraceError('ECHANGED', message, { offset: at });
+  }
+
+  /** What was read since another program has written to a base is not what the overlay was made on. */
+  #refuseChanged(offset: number): void {
+    if (!this.#isBase || this.identity === undefined || identityOf(this.#file.statSync()) === this.identity) return;
+    throw new MillraceError('ECHANGED', `'${this.name}' has changed since it was opened: another program has written to it`, { offset });
   }
 
   /** What `close` waits for. */

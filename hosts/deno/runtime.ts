@@ -23,7 +23,11 @@ export const denoRuntime: Runtime = {
   engine: () => Promise.resolve(engine),
   codec: codecOf({ zlib: () => zlibDecoder(inflateRawSync), zstd: () => zlibDecoder(zstdDecompressSync) }),
   openOverlay: (path, mode) => openFile(localPath(path), mode),
-  openSource: async (location) => (isHttpUrl(String(location)) ? openHttp(location) : openFileSource(localPath(String(location)))),
+  async openSource(location, as) {
+    if (isHttpUrl(String(location))) return openHttp(location);
+    const path = localPath(String(location));
+    return as === 'base' ? openFileSource(path) : openFile(path, { readOnly: true });
+  },
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),
   realName: async (location) => (isHttpUrl(location) ? location : Deno.realPath(localPath(location))),

@@ -64,18 +64,18 @@ export async function openFile(path: string, options: OpenFileOptions = {}): Pro
 /**
  * Opens a local file or block device as a base. Its identity is its size and time of last change in milliseconds, which every runtime
  * can tell: cheap, and changed by everything that writes to it (by `touch` and by copies that do not keep times as well). A block
- * device has no such time.
+ * device has no such time. What is read after another has come about is refused (`ECHANGED`).
  * @throws MillraceError as `openFile`.
  */
 export function openFileSource(path: string): Promise<BlockSource> {
-  return openForReading(path);
+  return openForReading(path, { isBase: true });
 }
 
-async function openForReading(path: string): Promise<LocalFile> {
+async function openForReading(path: string, { isBase = false } = {}): Promise<LocalFile> {
   await checkKind(path, { readOnly: true, mayBeMissing: false });
   // Without O_NONBLOCK, a FIFO that has come to this place since would hold a thread until somebody writes to it.
   const fd = await orFileError('open', path, open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)));
-  return wrap(path, fd, { readOnly: true });
+  return wrap(path, fd, { readOnly: true, isBase });
 }
 
 /** Opens the file, or makes it, and then sees to it that its name survives a power cut. */
@@ -113,20 +113,24 @@ async function syncFolder(path: string): Promise<void> {
   }
 }
 
-async function wrap(path: string, fd: number, how: { readOnly?: boolean; cache?: CacheMode; lock?: Lock }): Promise<LocalFile> {
+async function wrap(path: string, fd: number, how: { readOnly?: boolean; isBase?: boolean; cache?: CacheMode; lock?: Lock }): Promise<LocalFile> {
   try {
     const stats = await orFileError('open', path, fstat(fd, { bigint: true }));
     refuseKind(path, kindOf(stats), how.readOnly ?? false);
     const size = stats.isBlockDevice() ? await deviceSize(path, stats.rdev) : Number(stats.size);
     if (!Number.isSafeInteger(size)) throw new MillraceError('EUNSUPPORTED', `'${path}' is larger than 8 PiB`);
     const isSource = stats.isFile() && how.readOnly;
-    const identity = isSource ? `${size}-${stats.mtimeMs}` : undefined;
+    const identity = isSource ? identityOf(stats) : undefined;
     const nextData = isSource && Number(stats.blocks) * STAT_BLOCK_BYTES < size ? await holesOf(fd) : undefined;
     return new LocalFile(path, fd, size, { ...how, identity, nextData });
   } catch (error) {
     await close(fd);
     throw error;
   }
+}
+
+function identityOf({ size, mtimeMs }: BigIntStats): string {
+  return `${size}-${mtimeMs}`;
 }
 
 /** Whether it exists. */
@@ -177,6 +181,7 @@ type Settle = (error: NodeJS.ErrnoException | null, count?: number) => void;
 
 interface LocalFileOptions {
   readOnly?: boolean;
+  isBase?: boolean;
   cache?: CacheMode;
   lock?: Lock;
   identity?: string;
@@ -190,6 +195,7 @@ class LocalFile implements BlockFile {
   readonly preferred: { chunk: number; depth: number } = PREFERRED;
   private readonly fd: number;
   private readonly readOnly: boolean;
+  private readonly isBase: boolean;
   private readonly cache: CacheMode;
   private readonly lock?: Lock;
   private length: number;
@@ -204,6 +210,7 @@ class LocalFile implements BlockFile {
     this.fd = fd;
     this.length = length;
     this.readOnly = how.readOnly ?? false;
+    this.isBase = how.isBase ?? false;
     this.cache = how.cache ?? 'writeback';
     this.lock = how.lock;
     this.identity = how.identity;
@@ -226,7 +233,9 @@ class LocalFile implements BlockFile {
     for (let done = 0; done < into.length;) {
       const length = Math.min(into.length - done, TRANSFER_BYTES_MAX);
       const at = offset + done;
-      const count = await this.perform('read', at, (settle) => fs.read(this.fd, into, done, length, at, settle));
+      const count = await this.perform('read', at, (settle) => fs.read(this.fd, into, done, length, at, settle), (count) => {
+        if (done + count === into.length) this.refuseChanged(offset);
+      });
       if (count === 0) {
         const message = `'${this.name}' ends before offset ${at} but had ${this.length} bytes: another program has cut it`;
         throw new MillraceError('ECHANGED', message, { offset: at });
@@ -285,13 +294,22 @@ class LocalFile implements BlockFile {
     if (this.readOnly) throw new MillraceError('EROFS', `cannot write to '${this.name}': it was opened read-only`);
   }
 
-  private async perform(action: string, offset: number | undefined, start: (settle: Settle) => void): Promise<number> {
+  /** What was read since another program has written to a base is not what the overlay was made on. It takes some microseconds. */
+  private refuseChanged(offset: number): void {
+    if (!this.isBase || this.identity === undefined || identityOf(fs.fstatSync(this.fd, { bigint: true })) === this.identity) return;
+    throw new MillraceError('ECHANGED', `'${this.name}' has changed since it was opened: another program has written to it`, { offset });
+  }
+
+  /** `check` looks at what came of it while the descriptor is still this file's. */
+  private async perform(action: string, offset: number | undefined, start: (settle: Settle) => void, check?: (count: number) => void): Promise<number> {
     if (this.closing !== undefined) throw new MillraceError('ECLOSED', `cannot ${action} '${this.name}': it has been closed`);
     this.inFlight++;
     try {
-      return await new Promise<number>((resolve, reject) => {
+      const count = await new Promise<number>((resolve, reject) => {
         start((error, count = 0) => (error ? reject(fileError(action, this.name, error, offset)) : resolve(count)));
       });
+      check?.(count);
+      return count;
     } finally {
       this.inFlight--;
       if (this.inFlight === 0) this.idle?.();

@@ -35,7 +35,11 @@ export const nodeRuntime: Runtime = {
   engine: () => (engine ??= readEngine().then((bytes) => new WebAssembly.Module(bytes))),
   codec: nodeCodec,
   openOverlay: async (path, mode) => openFile(localPath(path), { ...mode, exclusive: mode.create }),
-  openSource: async (location) => (isHttpUrl(String(location)) ? openHttp(location) : openFileSource(localPath(String(location)))),
+  async openSource(location, as) {
+    if (isHttpUrl(String(location))) return openHttp(location);
+    const path = localPath(String(location));
+    return as === 'base' ? openFileSource(path) : openFile(path, { readOnly: true });
+  },
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),
   realName: async (location) => (isHttpUrl(location) ? location : realpath(localPath(location))),

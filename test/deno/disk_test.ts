@@ -135,6 +135,17 @@ Deno.test('a file keeps what is written, and one that another program cuts is to
   await file.close();
 });
 
+Deno.test('a base that another program writes meanwhile is not read on', { permissions: ofFolder }, async () => {
+  await Deno.writeFile(at('changing.raw'), new Uint8Array(2048 * KIB).fill(1));
+  const disk = await createDisk({ overlay: at('over-changing.qcow2'), base: at('changing.raw') });
+  assertEquals(await disk.read(0, 1), Uint8Array.of(1));
+  await Deno.writeFile(at('changing.raw'), new Uint8Array(2048 * KIB).fill(2));
+  await Deno.utime(at('changing.raw'), new Date(), new Date(Date.now() + 5000));
+  await refused('ECHANGED', /has changed since it was opened/, () => disk.read(1024 * KIB, 1));
+  await refused('ECHANGED', /has changed since it was opened/, () => disk.stream());
+  await disk.close();
+});
+
 Deno.test("a flush waits for the device, but for the cache mode 'unsafe'", { permissions: ofFolder }, async () => {
   const { syncData } = Deno.FsFile.prototype;
   let flushes = 0;

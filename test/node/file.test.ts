@@ -111,6 +111,21 @@ describe('a file', () => {
     await source.close();
   });
 
+  it('written by another program while it is a base tells so; one that is only looked at does not', async () => {
+    fs.writeFileSync(path, pattern(10_000, 0));
+    const base = await openFileSource(path);
+    const looked = await openFile(path, { readOnly: true });
+    await base.read(0, new Uint8Array(2_000));
+    const { mtime } = fs.statSync(path);
+    fs.writeFileSync(path, pattern(10_000, 1));
+    fs.utimesSync(path, mtime, new Date(mtime.getTime() + 1000));
+    const refused = { code: 'ECHANGED', offset: 5_000, message: `'${path}' has changed since it was opened: another program has written to it` };
+    await expect(base.read(5_000, new Uint8Array(2_000))).rejects.toMatchObject(refused);
+    await looked.read(5_000, new Uint8Array(2_000));
+    await base.close();
+    await looked.close();
+  });
+
   it('closes after what is in flight, and takes nothing after', async () => {
     fs.writeFileSync(path, pattern(4 * MIB, 5));
     const file = await openFile(path);
