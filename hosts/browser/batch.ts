@@ -20,7 +20,7 @@ export interface SyncFile {
 const SMALL_BYTES_MAX = 64 * 1024;
 /** Writes are gathered in blocks of this size, each with one run of changed bytes. */
 const BLOCK_BYTES = 16 * 1024;
-/** All are written back when this many have been changed: 8 MiB at most. */
+/** All are written back when this many have been changed: 8 MiB, and what one small write adds. */
 const BLOCKS_MAX = 512;
 /** Neighbouring blocks are written back together up to this size. */
 const RUN_BYTES_MAX = 1024 * 1024;
@@ -134,6 +134,8 @@ export class BatchedFile implements BlockFile {
 
   #gather(offset: number, from: Uint8Array): void {
     const end = offset + from.length;
+    // Before more is taken: while it fails, nothing is.
+    if (this.#blocks.size >= BLOCKS_MAX) this.#writeBack();
     if (end > this.#file.size) this.#grow(end);
     for (const index of blocksOf(offset, from.length)) {
       const start = index * BLOCK_BYTES;
@@ -141,7 +143,6 @@ export class BatchedFile implements BlockFile {
       const last = Math.min(end, start + BLOCK_BYTES);
       this.#put(index, first - start, from.subarray(first - offset, last - offset));
     }
-    if (this.#blocks.size >= BLOCKS_MAX) this.#writeBack();
   }
 
   #grow(end: number): void {

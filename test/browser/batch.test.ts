@@ -1,6 +1,6 @@
 /** Gathered writes: fewer calls, the same bytes, and never a write of later before one of earlier across a flush. */
 import * as fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { BatchedFile } from '../../hosts/browser/batch.ts';
 import type { SyncFile } from '../../hosts/browser/batch.ts';
 import { MillraceError } from '../../hosts/errors.ts';
@@ -83,6 +83,20 @@ describe('gathered writes', () => {
     for (let i = 0; i < 4096; i++) batch.write(((i * 7919) % 4096) * 16 * KIB, new Uint8Array(16).fill(i));
     expect(file.writes).toBeGreaterThan(0);
     expect(file.writes).toBeLessThanOrEqual(4096);
+  });
+
+  it('stay within their bound while they cannot be written back, and lose nothing', async () => {
+    const { file, batch } = batched();
+    const refusing = vi.spyOn(file, 'write').mockImplementation(() => {
+      throw new MillraceError('EIO', 'the device fails');
+    });
+    batch.truncate(64 * MIB);
+    let taken = 0;
+    for (let i = 0; i < 2048; i++) await Promise.resolve(batch.write(i * 16 * KIB, new Uint8Array(16).fill(1))).then(() => taken++, () => {});
+    expect(taken).toBeLessThanOrEqual(512);
+    refusing.mockRestore();
+    batch.flush();
+    for (let i = 0; i < 2048; i++) expect(file.flushed[i * 16 * KIB]).toBe(i < taken ? 1 : 0);
   });
 
   it('are refused at once when there is no room for them, and those accepted before never fail', async () => {
