@@ -41,13 +41,17 @@ async function keep(cache: Cache, url: URL): Promise<void> {
   await cache.put(url, response.redirected ? new Response(response.body, response) : response);
 }
 
+/** Where what is kept cannot be read, the page comes from its server. */
 async function answer(request: Request): Promise<Response> {
+  return (await keptFor(request).catch(() => undefined)) ?? fetch(request);
+}
+
+async function keptFor(request: Request): Promise<Response | undefined> {
   const cache = await caches.open(name);
   const url = new URL(request.url);
   // A page's address has what it shows behind it.
   url.hash = url.search = '';
-  const kept = await cache.match(url.href === home ? new URL('index.html', home) : url);
-  return kept ?? fetch(request);
+  return cache.match(url.href === home ? new URL('index.html', home) : url);
 }
 
 async function forgetOldBuilds(): Promise<void> {

@@ -85,6 +85,16 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
     expect(await page.evaluate(async () => Promise.all((await caches.keys()).map(async (name) => (await (await caches.open(name)).keys()).length > 5)))).toEqual([true, true]);
   });
 
+  it('comes from its server where the browser cannot read what it has kept', async () => {
+    await offline();
+    const [worker] = browser.context.serviceWorkers().filter((worker) => worker.url() === `${site.origin}/sw.js`);
+    await worker.evaluate(() => {
+      caches.open = () => Promise.reject(new Error('the storage is damaged'));
+    });
+    await page.goto(`${site.origin}/`);
+    await page.getByRole('heading', { name: 'Boot it now' }).waitFor();
+  });
+
   it('gives up a disk whose base does not answer when the user goes back, and boots another meanwhile', async () => {
     let answer = (): void => {};
     const held = new Promise<void>((resolve) => (answer = resolve));
