@@ -19,6 +19,12 @@ export function announce(text: string): void {
   part('announcer').textContent = text;
 }
 
+/** Lets the user choose a file; to be called on a click. */
+export function chooseFile(take: (file: File) => void): void {
+  const input = make('input', { type: 'file', onchange: () => take(input.files![0]) });
+  input.click();
+}
+
 /** Asks for a name, or for a yes. Undefined when the question was dismissed. */
 export function ask(question: { title: string; text: string; yes: string; danger?: boolean; name?: string }): Promise<string | undefined> {
   const dialog = part<HTMLDialogElement>('ask');

@@ -33,6 +33,8 @@ export class Machine {
   readonly #parts: MachineParts;
   readonly #resized: ResizeObserver;
   readonly #abort = new AbortController();
+  /** v86 has been loaded: before, it can be neither stopped nor destroyed. */
+  #ready = false;
 
   constructor(parts: MachineParts) {
     this.#parts = parts;
@@ -42,7 +44,12 @@ export class Machine {
     this.#emulator = new V86({
       wasm_path: v86Url, bios: { url: biosUrl }, vga_bios: { url: vgaBiosUrl }, hda: parts.hda,
       memory_size: parts.memory, vga_memory_size: VGA_MEMORY_BYTES, screen: { container: parts.screen },
-      disable_speaker: true, autostart: true, fastboot: true,
+      disable_speaker: true, autostart: false, fastboot: true,
+    });
+    this.#emulator.add_listener('emulator-loaded', () => {
+      this.#ready = true;
+      // One that was given up meanwhile is never started.
+      void (this.#abort.signal.aborted ? this.#emulator.destroy() : this.#emulator.run());
     });
     this.#wireSerial();
     this.#wireScreen();
@@ -58,15 +65,14 @@ export class Machine {
   }
 
   restart(): void {
-    this.#emulator.restart();
+    if (this.#ready) this.#emulator.restart();
   }
 
   /** Stops the machine for good, as if its plug were pulled. */
   async end(): Promise<void> {
     this.#resized.disconnect();
     this.#abort.abort();
-    await this.#emulator.stop();
-    await this.#emulator.destroy();
+    if (this.#ready) await this.#emulator.destroy();
     this.#terminal.dispose();
     this.#parts.serial.replaceChildren();
     this.#parts.screen.replaceChildren(document.createElement('div'), document.createElement('canvas'));
@@ -91,8 +97,11 @@ export class Machine {
   #wireScreen(): void {
     const { screen } = this.#parts;
     const { signal } = this.#abort;
-    const keyboard = (on: boolean): void => this.#emulator.keyboard_set_enabled(on);
-    this.#emulator.add_listener('emulator-ready', () => {
+    const keyboard = (on: boolean): void => {
+      if (this.#ready) this.#emulator.keyboard_set_enabled(on);
+    };
+    this.#emulator.add_listener('emulator-loaded', () => {
+      if (signal.aborted) return;
       keyboard(document.activeElement === screen);
       this.#emulator.mouse_set_enabled(false);
       this.#fit();

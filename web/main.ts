@@ -1,7 +1,7 @@
 /** The console: goes between the list of disks and a machine at work, and takes what the user asks for. */
 import './style.css';
 import { listDisks, MillraceError, persistDisks } from '../hosts/browser/index.ts';
-import { announce, make, part } from './dom.ts';
+import { announce, chooseFile, make, part } from './dom.ts';
 import { bytes } from './format.ts';
 import { isSpoken, note, noteSpoken } from './memory.ts';
 import type { Remedy } from './problems.ts';
@@ -29,6 +29,8 @@ const PANES = ['serial-pane', 'screen-pane', 'disk-pane'];
 let session: Session | undefined;
 /** Gives up the disk that is being opened. */
 let opening: AbortController | undefined;
+/** Until then the disk of the machine that was switched off last is in use, and so is the place where it was shown. */
+let ended: Promise<void> = Promise.resolve();
 
 async function boot(wanted: Boot): Promise<void> {
   if (opening || session) return;
@@ -39,6 +41,8 @@ async function boot(wanted: Boot): Promise<void> {
   try {
     void persistDisks();
     show('console');
+    await ended;
+    signal.throwIfAborted();
     session = await Session.start(wanted, signal);
     opened();
     history.replaceState(null, '', `#disk=${encodeURIComponent(wanted.name)}`);
@@ -66,18 +70,13 @@ function remediesFor(error: unknown, wanted: Boot): Remedy[] {
   if (!(error instanceof MillraceError)) return [];
   const again = { label: 'Try again', act: () => void boot(wanted) };
   if (error.code === 'EBUSY') return [{ label: 'Wait for it', act: () => void waitFor(wanted) }];
-  if (needsFile(error)) return [{ label: 'Choose the file…', act: () => chooseBase(wanted) }];
+  if (needsFile(error)) return [{ label: 'Choose the file…', act: () => chooseFile((base) => void boot({ ...wanted, base })) }];
   return error.code === 'EIO' || error.code === 'ETIMEDOUT' ? [again] : [];
 }
 
 async function waitFor(wanted: Boot): Promise<void> {
   announce('Waiting until the other tab closes the disk.');
   await boot({ ...wanted, wait: true });
-}
-
-function chooseBase(wanted: Boot): void {
-  const input = make('input', { type: 'file', onchange: () => void boot({ ...wanted, base: input.files![0] }) });
-  input.click();
 }
 
 /** Makes a new disk over an image, and boots it. */
@@ -118,15 +117,20 @@ async function importFile(file: File): Promise<void> {
 async function showStart(): Promise<void> {
   opening?.abort();
   opened();
-  const ending = session;
-  // It is that machine's, and what is offered to be done about it is too.
-  if (ending) hideProblem();
-  session = undefined;
+  if (session) {
+    // It is that machine's, and what is offered to be done about it is too.
+    hideProblem();
+    part('title').textContent = `Switching off ${session.name} …`;
+    ended = session.end().catch(showProblem);
+    session = undefined;
+  }
   part('power').hidden = true;
-  part('title').textContent = '';
   document.title = 'Millrace';
   if (location.hash.startsWith('#disk=')) history.replaceState(null, '', location.pathname + location.search);
-  await ending?.end().catch(showProblem);
+  await ended;
+  // Something else may have been booted meanwhile.
+  if (opening || session) return;
+  part('title').textContent = '';
   show('start');
   await showShelf((name) => void boot({ name, create: false })).catch(showProblem);
 }

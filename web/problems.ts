@@ -28,7 +28,7 @@ const BY_CODE: Partial<Record<ErrorCode, Explanation>> = {
 };
 const OFFLINE: Explanation = { title: 'The image cannot be reached', advice: 'See that you are online and the server is up; a page by https: cannot read from http:. A machine that runs waits, and goes on when the server answers.' };
 const HIDDEN: Explanation = { title: 'The server does not let this page read the image', advice: 'It must send “Access-Control-Allow-Origin”, “Access-Control-Allow-Headers: Range” and “Access-Control-Expose-Headers: Content-Range, ETag” (CORS). Whoever runs the server can add them. An address that leads nowhere can look the same from here: see that it is right, or download the image and drop the file here.' };
-const FILE: Explanation = { title: 'The file that this disk began with is needed again', advice: 'Not all of it had been copied into this browser, and a page may not open files by itself. Choose the same file, and the machine boots.' };
+const FILE: Explanation = { title: 'The file that this disk began with is needed again', advice: 'Not all of it had been copied into this browser, and a page may not open files by itself. Choose the same file again.' };
 const GONE: Explanation = { title: 'There is no such disk in this browser', advice: 'It was deleted or renamed, or the browser has cleared the storage of this site. The list below has what there is.' };
 const RANGES: Explanation = { title: 'The server cannot send parts of a file', advice: 'Booting at once needs byte ranges (RFC 9110). Serve the image from a server that has them, or download it and drop the file here.' };
 const LOST: Explanation = { title: 'Not all that the machine wrote was saved', advice: 'It was switched off while this browser could not store it; the details say why. What was saved before is kept.' };
@@ -37,13 +37,15 @@ const STORAGE: Explanation = { title: 'The storage of this browser fails', advic
 const WORKER: Explanation = { title: 'The part of the page that has the disk has ended', advice: 'The browser may have been short of memory. Reload the page to boot the disk again; what was saved is kept.' };
 const OTHER: Explanation = { title: 'Something went wrong', advice: 'The details say what. Reload the page to try again; what was saved is kept.' };
 
+const NEEDS_FILE = /neither a URL nor a disk|cannot be its own base/;
+
 /** What the errors say that have no code of their own. The first that fits is meant. */
 const BY_MESSAGE: readonly [RegExp, Explanation][] = [
   [/not all that the guest wrote has been stored/, LOST],
   [/is in storage no more|has taken its file away/, CLEARED],
   [/the worker of disk .* (has ended|cannot run)/, WORKER],
   [/^the engine (stopped|failed)|^cannot load the engine/, OTHER],
-  [/neither a URL nor a disk/, FILE],
+  [NEEDS_FILE, FILE],
   [/no such disk|there is no disk/, GONE],
   [/byte ranges|ignores? Range|without ranges/i, RANGES],
 ];
@@ -54,8 +56,8 @@ export class NotAnImage extends Error {}
 const NOT_AN_IMAGE: Explanation = { title: 'This is not a disk image that boots', advice: 'Its first sector is no boot record. See that the address leads to the image itself, not to a page about it or to a compressed archive.' };
 
 /** Whether a disk lacks a base that only the user can give. */
-export function needsFile(error: MillraceError): boolean {
-  return error.code === 'ENOENT' && /neither a URL nor a disk/.test(error.message);
+export function needsFile(error: unknown): boolean {
+  return error instanceof MillraceError && NEEDS_FILE.test(error.message);
 }
 
 export function explain(error: unknown): Explanation {

@@ -80,10 +80,9 @@ export class Session {
   async end(): Promise<void> {
     this.#gauge.end();
     this.#hda.pace(undefined);
-    await this.#machine.end();
-    const [saved] = await Promise.allSettled([this.#hda.close()]);
-    const [closed] = await Promise.allSettled([this.disk.close()]);
-    for (const end of [saved, closed]) if (end.status === 'rejected') throw end.reason;
+    const ends: PromiseSettledResult<void>[] = [];
+    for (const what of [() => this.#machine.end(), () => this.#hda.close(), () => this.disk.close()]) ends.push(...(await Promise.allSettled([what()])));
+    for (const end of ends) if (end.status === 'rejected') throw end.reason;
   }
 }
 

@@ -1,9 +1,10 @@
 /** Ways out of the browser for a disk, and in: with progress that can be cancelled, one transfer at a time. */
 import type { BrowserDisk, CopyOptions } from '../hosts/browser/index.ts';
 import { exportDisk, importDisk, MillraceError, openDisk } from '../hosts/browser/index.ts';
-import { announce, make, part } from './dom.ts';
+import { announce, chooseFile, make, part } from './dom.ts';
 import { bytes, percent } from './format.ts';
-import { showProblem } from './problems.ts';
+import type { Remedy } from './problems.ts';
+import { needsFile, showProblem } from './problems.ts';
 
 const FILE_TYPE = 'application/octet-stream';
 /** Until then a download has surely begun, and its address can be given back. */
@@ -13,17 +14,19 @@ type Format = 'qcow2' | 'raw';
 
 let running: AbortController | undefined;
 
-/** Saves a disk as a file: `open` is the disk itself where it is in use by this page. Problems are shown. */
-export async function saveDisk(name: string, format: Format, open?: BrowserDisk): Promise<void> {
+/** Saves a disk as a file: `open` is the disk itself where it is in use by this page, `base` the file it began with. Problems are shown. */
+export async function saveDisk(name: string, format: Format, open?: BrowserDisk, base?: File): Promise<void> {
+  const remedies = (error: unknown): Remedy[] =>
+    needsFile(error) ? [{ label: 'Choose the file…', act: () => chooseFile((file) => void saveDisk(name, format, open, file)) }] : [];
   await transfer(`Exporting ${name}.${format}`, async ({ progress, signal }) => {
     if (format === 'qcow2') return download(`${name}.qcow2`, open ? await open.exportQcow2({ progress, signal }) : await copyOf(name, progress, signal));
-    const disk = open ?? (await openDisk({ overlay: name, readOnly: true }));
+    const disk = open ?? (await openDisk({ overlay: name, base, readOnly: true }));
     try {
       download(`${name}.raw`, await gather(disk.exportRaw(), disk.size, progress, signal));
     } finally {
       if (!open) await disk.close();
     }
-  });
+  }, remedies);
 }
 
 /** Takes a file in as a disk of that name. Problems are shown. */
@@ -54,7 +57,7 @@ async function gather(source: ReadableStream<Uint8Array>, size: number, progress
   return blob.slice(0, blob.size, FILE_TYPE);
 }
 
-async function transfer(text: string, action: (copy: Required<CopyOptions>) => Promise<void>): Promise<void> {
+async function transfer(text: string, action: (copy: Required<CopyOptions>) => Promise<void>, remedies: (error: unknown) => Remedy[] = () => []): Promise<void> {
   if (running) return showProblem(new Error('another export or import is under way: wait for it, or cancel it'));
   running = new AbortController();
   const { signal } = running;
@@ -73,7 +76,7 @@ async function transfer(text: string, action: (copy: Required<CopyOptions>) => P
     await action({ progress, signal });
     announce(`${text}: done.`);
   } catch (error) {
-    if (!signal.aborted) showProblem(error);
+    if (!signal.aborted) showProblem(error, remedies(error));
   } finally {
     running = undefined;
     part('transfer').hidden = true;

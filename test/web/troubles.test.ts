@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { cp, readdir, readFile, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import type { Page } from 'playwright-core';
@@ -19,6 +20,15 @@ const WRITER = [
   0xb8, 0x01, 0x03, 0xbb, 0x00, 0x7c, 0xba, 0x80, 0x00, 0xcd, 0x13, // write this sector there
   0x80, 0xc5, 0x01, 0x80, 0xfd, 0x38, 0x75, 0xed, // the next cylinder, up to 56
 ];
+
+/** As a server of images for pages of other origins. */
+function answerRange(request: IncomingMessage, response: ServerResponse, image: Uint8Array): void {
+  const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '') ?? [];
+  const allow = { 'Access-Control-Allow-Origin': '*', 'Access-Control-Allow-Headers': 'Range', 'Access-Control-Expose-Headers': 'Content-Range, ETag' };
+  if (first === undefined) return void response.writeHead(204, allow).end();
+  const end = Math.min(Number(last) + 1, image.length);
+  response.writeHead(206, { ...allow, 'ETag': '"one"', 'Content-Range': `bytes ${first}-${end - 1}/${image.length}` }).end(image.subarray(Number(first), end));
+}
 
 describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium', () => {
   let site: Awaited<ReturnType<typeof serveConsole>>;
@@ -101,11 +111,7 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
     const image = haltedImage();
     const server = createServer(async (request, response) => {
       await held;
-      const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '') ?? [];
-      const allow = { 'Access-Control-Allow-Origin': '*', 'Access-Control-Allow-Headers': 'Range', 'Access-Control-Expose-Headers': 'Content-Range, ETag' };
-      if (first === undefined) return void response.writeHead(204, allow).end();
-      const end = Math.min(Number(last) + 1, image.length);
-      response.writeHead(206, { ...allow, 'ETag': '"one"', 'Content-Range': `bytes ${first}-${end - 1}/${image.length}` }).end(image.subarray(Number(first), end));
+      answerRange(request, response, image);
     });
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');
@@ -183,6 +189,72 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
       return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, '0')).join('');
     });
     expect(saved).toBe(createHash('sha256').update(file).digest('hex'));
+  }, START_MS_MAX);
+
+  it('saves as raw data a disk that needs the file it began with, once that is chosen', async () => {
+    const path = join(site.folder, 'chosen.raw');
+    await writeFile(path, haltedImage());
+    await page.locator('#job-speed').evaluate((select: HTMLSelectElement) => (select.value = String(256 * 1024)));
+    await page.setInputFiles('#file', path);
+    await runs('chosen');
+    await page.getByRole('button', { name: 'Switch off' }).click();
+    await page.getByRole('button', { name: 'Export raw: chosen' }).click();
+    await told('The file that this disk began with is needed again');
+    const [chooser] = await Promise.all([page.waitForEvent('filechooser'), page.getByRole('button', { name: 'Choose the file…' }).click()]);
+    const [download] = await Promise.all([page.waitForEvent('download'), chooser.setFiles(path)]);
+    expect(Buffer.compare(await readFile(await download.path()), haltedImage())).toBe(0);
+  }, START_MS_MAX);
+
+  it('closes the disk of a machine that is switched off before v86 has been loaded', async () => {
+    await page.addInitScript(() => {
+      const { instantiate } = WebAssembly;
+      const held = new Promise<void>((resolve) => Object.assign(globalThis, { release: resolve }));
+      WebAssembly.instantiate = ((...source: Parameters<typeof instantiate>) => held.then(() => Reflect.apply(instantiate, WebAssembly, source))) as typeof instantiate;
+    });
+    await page.reload();
+    await writeFile(join(site.images, 'early.raw'), haltedImage());
+    await boot(page, `${site.origin}/images/early.raw`);
+    await runs('early');
+    await page.locator('#screen').focus();
+    await page.getByRole('button', { name: 'Switch off' }).click();
+    await page.evaluate(() => (globalThis as unknown as { release(): void }).release());
+    await page.getByRole('button', { name: 'Boot: early' }).click();
+    await runs('early');
+    await starts();
+    expect(await page.getByRole('alert').isVisible()).toBe(false);
+  }, START_MS_MAX);
+
+  it('boots a disk again that is still being closed', async () => {
+    let asked = (): void => {};
+    const hanging = new Promise<void>((resolve) => (asked = resolve));
+    let hangs = false;
+    const image = haltedImage();
+    const server = createServer(async (request, response) => {
+      if (request.headers.range && hangs) await (asked(), new Promise(() => {}));
+      answerRange(request, response, image);
+    });
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    try {
+      await page.locator('#job-speed').evaluate((select: HTMLSelectElement) => (select.value = String(2 * 1024 * 1024)));
+      await boot(page, `http://127.0.0.1:${(server.address() as AddressInfo).port}/closing.raw`);
+      await runs('closing');
+      hangs = true;
+      await hanging;
+      // What is under way is waited for, and then given up.
+      await page.getByRole('button', { name: 'Switch off' }).click();
+      await page.locator('#title').getByText('Switching off closing').waitFor();
+      await page.locator('#home').click();
+      hangs = false;
+      await page.getByRole('button', { name: 'Boot: closing' }).click();
+      await runs('closing');
+      expect(await page.getByRole('alert').isVisible()).toBe(false);
+      await page.getByRole('button', { name: 'Switch off' }).click();
+      await page.getByRole('button', { name: 'Boot: closing' }).waitFor();
+    } finally {
+      server.closeAllConnections();
+      server.close();
+    }
   }, START_MS_MAX);
 
   it('takes images by every name', async () => {
