@@ -124,13 +124,13 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
       await runs('halted');
       answer();
       await page.evaluate(async () => {
-        // The disk comes to be, and is deleted.
+        // The disk comes to be, its worker ends, and it is deleted.
         const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('millrace');
-        const until = async (there: boolean): Promise<void> => {
-          while ((await folder.getFileHandle('slow.qcow2').then(() => true, () => false)) !== there) await new Promise((resolve) => setTimeout(resolve));
+        const until = async (done: () => Promise<boolean>): Promise<void> => {
+          while (!(await done())) await new Promise((resolve) => setTimeout(resolve, 10));
         };
-        await until(true);
-        await until(false);
+        await until(async () => (await navigator.locks.query()).held!.filter(({ name }) => name?.startsWith('millrace/worker/')).length === 1);
+        await until(() => folder.getFileHandle('slow.qcow2').then(() => false, () => true));
       });
       await page.getByRole('button', { name: 'Switch off' }).click();
       await page.getByRole('button', { name: 'Boot: halted' }).waitFor();
