@@ -30,6 +30,8 @@ async function removeParts(): Promise<void> {
  */
 export async function renameDisk(name: string, to: string): Promise<void> {
   fileNameOf(to);
+  // Its lock would be waited for twice.
+  if (to === name) throw new MillraceError('EINVAL', `cannot rename disk '${name}': it has that name`);
   await whileLocked(name, () => whileLocked(to, async () => {
     if (await diskExists(to)) throw new MillraceError('EEXIST', `cannot rename disk '${name}': there is a disk '${to}' already`);
     await moveDisk(name, to);

@@ -109,6 +109,7 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
       await (await tools.createDisk({ overlay: 'taken', size: 1024 * 1024 })).close();
       const taken = await tools.refusal(tools.renameDisk(name, 'taken'));
       const missing = await tools.refusal(tools.renameDisk('nowhere', 'other'));
+      const same = await tools.refusal(tools.renameDisk(name, name));
       await tools.renameDisk(name, 'plain');
       const disk = await tools.openDisk({ overlay: 'plain' });
       const open = await tools.refusal(tools.deleteDisk('plain'));
@@ -117,12 +118,13 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
       const after = await found('plain');
       await tools.deleteDisk('plain');
       const gone = await tools.refusal(tools.openDisk({ overlay: 'plain' }));
-      return { before, taken, missing, open, bytes, after, gone, last: await found('plain'), old: await found(name) };
+      return { before, taken, missing, same, open, bytes, after, gone, last: await found('plain'), old: await found(name) };
     });
     const base = { name: `${scene.site.origin}/images/base.qcow2`, identity: expect.stringMatching(/^etag "/) };
     expect(told.before).toEqual({ name: 'ein Name / mit: Ümläuten?', size: 6 * MIB, remaining: 5 * MIB, base, lastUsed: expect.any(Number) });
     expect(told.taken).toMatchObject({ code: 'EEXIST' });
     expect(told.missing).toMatchObject({ code: 'ENOENT' });
+    expect(told.same).toMatchObject({ code: 'EINVAL', message: expect.stringContaining('it has that name') });
     expect(told.open).toMatchObject({ code: 'EBUSY', message: expect.stringContaining('Test page') });
     expect(told.after).toMatchObject({ name: 'plain', size: 6 * MIB, remaining: 5 * MIB, base });
     expect(told.gone).toMatchObject({ code: 'ENOENT' });
