@@ -5,6 +5,7 @@ import biosUrl from 'seabios/bios.bin?url';
 import vgaBiosUrl from 'seabios/vgabios-stdvga.bin?url';
 import { V86 } from 'v86';
 import type { V86Options } from 'v86';
+import type { Emulator } from '../hosts/v86/index.ts';
 import v86Url from 'v86/build/v86.wasm?url';
 
 const VGA_MEMORY_BYTES = 8 * 1024 * 1024;
@@ -60,7 +61,7 @@ export class Machine {
   }
 
   /** For the disk, which stops it and lets it go on. */
-  get emulator(): Pick<V86, 'is_running' | 'run' | 'stop'> {
+  get emulator(): Emulator {
     return this.#emulator;
   }
 

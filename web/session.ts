@@ -3,7 +3,7 @@ import type { BrowserDisk } from '../hosts/browser/index.ts';
 import { createDisk, deleteDisk, openDisk } from '../hosts/browser/index.ts';
 import type { MillraceError } from '../hosts/browser/index.ts';
 import { attachDisk } from '../hosts/v86/index.ts';
-import type { V86Disk } from '../hosts/v86/index.ts';
+import type { Emulator, V86Disk } from '../hosts/v86/index.ts';
 import { part } from './dom.ts';
 import { Gauge } from './gauge.ts';
 import { Machine } from './machine.ts';
@@ -68,8 +68,25 @@ export class Session {
     // A disk in memory has no file.
     part('export-qcow2').hidden = !disk.persistent;
     this.#machine = new Machine({ hda, memory: notesOf(name).memory, screen: part('screen'), serial: part('serial'), spoken: part('spoken') });
-    hda.pace(this.#machine.emulator);
+    hda.pace(this.#showing(this.#machine.emulator));
     this.#gauge = new Gauge(name, disk, hda);
+  }
+
+  /** The machine, which says when it stands still. */
+  #showing(emulator: Emulator): Emulator {
+    const { name } = this;
+    const title = (text: string): void => void (part('title').textContent = text);
+    return {
+      is_running: () => emulator.is_running(),
+      stop() {
+        title(`${name} waits for its disk`);
+        return emulator.stop();
+      },
+      run() {
+        title(name);
+        return emulator.run();
+      },
+    };
   }
 
   restart(): void {

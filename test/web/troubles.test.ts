@@ -281,8 +281,11 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
     await key();
     // What the guest wrote has failed now, for which there is nothing to be tried.
     await page.getByRole('button', { name: 'Try again' }).waitFor({ state: 'detached' });
+    // It stands still before its guest takes the disk for a broken one.
+    const waiting = await page.locator('#title').getByText(/^writer.* waits for its disk$/).textContent();
     await limit.lift();
     await page.getByText('All writes saved').waitFor();
+    await runs(waiting!.replace(' waits for its disk', ''));
     await page.getByRole('button', { name: 'Try again' }).click();
     await page.locator('#left').getByText('complete').waitFor();
   }, START_MS_MAX);
