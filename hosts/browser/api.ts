@@ -23,7 +23,10 @@ export interface BrowserOpenOptions extends Omit<OpenOptions, 'base'> {
   whenBusy?: 'fail' | 'wait';
   /** Ends the waiting. */
   signal?: AbortSignal;
-  /** Start the job again, as if with `nonblock`, that was under way when the page was left: at the speed it was last given, and paused if it had been told to pause. */
+  /**
+   * Start the job again, as if with `nonblock`, that was under way when the page was left: at the speed it was last given, and paused if it
+   * had been told to pause.
+   */
   resumeJob?: boolean;
 }
 

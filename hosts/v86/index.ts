@@ -1,8 +1,8 @@
 /**
  * A Millrace disk as a hard disk of v86, the x86 emulator: `const hda = await attachDisk(disk)`, `const machine = new V86({ hda, … })`,
- * `hda.pace(machine)`. It works with a disk of any runtime, in pages and in Node. The guest never sees an error of its disk: a request that fails is told to the page and tried again
- * until it succeeds, and the guest waits meanwhile, as it would for a disk that spins up. It must never hand on a byte that is older
- * than the guest's writes before. What others write to the disk meanwhile, the guest may not see.
+ * `hda.pace(machine)`. It works with a disk of any runtime, in pages and in Node. The guest never sees an error of its disk: a request
+ * that fails is told to the page and tried again until it succeeds, and the machine waits meanwhile. It must never hand on a byte that is
+ * older than the guest's writes before. What others write to the disk meanwhile, the guest may not see.
  */
 import type { Disk } from '../api.ts';
 import { MillraceError } from '../errors.ts';
