@@ -125,8 +125,8 @@ function named(images: readonly string[]): [device: string, image: string][] {
 function notingBases(runtime: Runtime, identities: string[]): Runtime {
   return {
     ...runtime,
-    async openSource(location) {
-      const source = await runtime.openSource(location);
+    async openSource(location, as) {
+      const source = await runtime.openSource(location, as);
       identities.push(source.identity ?? crypto.randomUUID());
       return source;
     },

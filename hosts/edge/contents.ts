@@ -48,8 +48,8 @@ export class Contents {
         if (!mode.create) bases = [];
         return file;
       },
-      openSource: async (location) => {
-        const source = await runtime.openSource(location);
+      openSource: async (location, as) => {
+        const source = await runtime.openSource(location, as);
         bases.push(identityOf(source));
         return source;
       },

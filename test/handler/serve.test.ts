@@ -33,6 +33,20 @@ describe('millrace serve', () => {
     expect(await server.ended).toMatchObject({ exitCode: 0 });
   }));
 
+  it('gives nothing of a base that is written while it is served', () => withFolder(async (cwd) => {
+    await writeFile(join(cwd, 'base.raw'), CONTENT);
+    await millrace(['create', 'vm.qcow2', '--base', 'base.raw'], { cwd });
+    const server = startMillrace(['serve', 'vm.qcow2', '--listen', '0', '--json'], { cwd });
+    const { vda } = JSON.parse((await server.until('stdout', /\n/), server.output.stdout)) as { vda: string };
+    await writeFile(join(cwd, 'base.raw'), makeContent('random', 4, CONTENT.length));
+    // Whatever the clock says.
+    await utimes(join(cwd, 'base.raw'), 1, 1);
+    const data = await fetch(`${vda}/data`);
+    expect([data.status, await data.json()]).toEqual([409, expect.objectContaining({ code: 'ECHANGED' })]);
+    server.child.kill('SIGTERM');
+    await server.ended;
+  }));
+
   it('lets pages of an origin use it that it is told of, and no others', () => withFolder(async (cwd) => {
     await writeFile(join(cwd, 'base.raw'), CONTENT);
     const origins = ['https://one.example', 'https://two.example'];
