@@ -12,7 +12,7 @@ import { makeImage } from './images.ts';
 import { Kind, Machine, NO_FAULTS, must } from './machine.ts';
 import type { Answer, Faults } from './machine.ts';
 import type { Plan } from './plan.ts';
-import { contentOf, identityOf, readHeader } from './qcow2.ts';
+import { contentOf, identityOf, readHeader, unknownOf } from './qcow2.ts';
 import { CUTS, Storage } from './storage.ts';
 import type { Cut } from './storage.ts';
 import { Truth } from './truth.ts';
@@ -93,6 +93,8 @@ export class SimulatedDisk {
   #tables = new Set<number>();
   /** Events of this disk. */
   #happened = 0;
+  /** What its header has that is not known, as it came from elsewhere. */
+  readonly #unknown: Uint8Array | undefined;
   /** It is as it came from elsewhere: the first opening that succeeds sets right what may be wrong in it. */
   #foreign: boolean;
   /** The overlay is being made: before that has ended it promises nothing. */
@@ -114,6 +116,7 @@ export class SimulatedDisk {
     }
     const backing = plan.chain.length ? { name: 'base-1', format: plan.chain[0].format } : undefined;
     this.storage = new Storage(plan.created ? undefined : makeImage(plan.overlay, this.random, backing));
+    if (!plan.created) this.#unknown = unknownOf(this.storage.bytes);
     const shown = new Uint8Array(plan.overlay.size);
     shown.set(below.subarray(0, shown.length));
     this.truth = new Truth(plan.created ? shown : contentOf(this.storage.bytes, below));
@@ -363,6 +366,8 @@ export class SimulatedDisk {
   }
 
   #check(): ReturnType<typeof checkImage> {
+    const { bytes } = this.storage;
+    must(!this.#unknown || Buffer.compare(unknownOf(bytes), this.#unknown) === 0, 'what is not known of a header stays as it is');
     const lazy = this.#foreign && this.plan.overlay.odd.includes('dirty');
     const finding = checkImage(this.storage.bytes.subarray(0, this.storage.size), { lazy });
     must(this.#foreign || finding.autoclear === 0n, 'features that nothing here looks after are not said to be looked after');

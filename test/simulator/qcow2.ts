@@ -30,12 +30,15 @@ export const AT = {
 
 export const MAGIC = 0x514649fb;
 export const HEADER_V2_BYTES = 72;
+export const HEADER_V3_BYTES = 112;
 export const INCOMPATIBLE_DIRTY = 1n;
 export const INCOMPATIBLE_EXTENDED_L2 = 16n;
 export const COPIED: bigint = 1n << 63n;
 export const COMPRESSED: bigint = 1n << 62n;
 export const SUBCLUSTERS = 32;
 
+/** An extension of nobody. */
+export const EXTENSION_UNKNOWN = 0x0ddba115;
 /** The engine's own extension, and what it is to tell of a base by this name. */
 export const EXTENSION_IDENTITY = 0x4d494c52;
 export function identityOf(name: string): string {
@@ -81,6 +84,12 @@ export function extensionsOf(file: Uint8Array): Map<number, Uint8Array> {
     at += 8 + Math.ceil(bytes / 8) * 8;
   }
   return extensions;
+}
+
+/** What a header has that nobody here knows: an extension, and fields behind the known ones. */
+export function unknownOf(file: Uint8Array): Uint8Array {
+  const fields = file.subarray(HEADER_V3_BYTES, Math.max(HEADER_V3_BYTES, readHeader(file).headerLength));
+  return Buffer.concat([fields, extensionsOf(file).get(EXTENSION_UNKNOWN) ?? new Uint8Array(0)]);
 }
 
 /** What an image shows over `below`, past whose end there are zeros. @throws when a table points past the file. */

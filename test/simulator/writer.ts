@@ -4,9 +4,10 @@ import { Random } from '../fixtures/content.ts';
 import { Layout, STALE } from './layout.ts';
 import { Odd } from './odd.ts';
 import type { Oddity } from './odd.ts';
-import { AT, COMPRESSED, COPIED, HEADER_V2_BYTES, INCOMPATIBLE_DIRTY, INCOMPATIBLE_EXTENDED_L2, MAGIC, SUBCLUSTERS } from './qcow2.ts';
+import {
+  AT, COMPRESSED, COPIED, EXTENSION_UNKNOWN, HEADER_V2_BYTES, HEADER_V3_BYTES, INCOMPATIBLE_DIRTY, INCOMPATIBLE_EXTENDED_L2, MAGIC, SUBCLUSTERS,
+} from './qcow2.ts';
 
-const HEADER_V3_BYTES = 112;
 const HEADER_SHORT_BYTES = 104;
 const COMPATIBLE_LAZY_REFCOUNTS = 1n;
 const UNKNOWN_COMPATIBLE = 1n << 17n;
@@ -14,7 +15,6 @@ const UNKNOWN_AUTOCLEAR = 1n << 40n;
 const EXTENSION_FEATURE_NAMES = 0x6803f857;
 const FEATURE_NAMES_BYTES = 8 * 48;
 const EXTENSION_FORMAT = 0xe2792aca;
-const EXTENSION_UNKNOWN = 0x0ddba115;
 const ALL_DATA = 0xffffffffn;
 const ALL_ZERO = 0xffffffffn << 32n;
 
