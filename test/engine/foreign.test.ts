@@ -37,3 +37,21 @@ it('a compressed cluster is read whose entry claims more sectors than a stream c
   expect(Buffer.compare(await disk.read(0, 2 * CLUSTER), content)).toBe(0);
   await disk.close();
 });
+
+it.each([3, 2] as const)('an overlay is written whose flags do not tell what may be written in place (version %i)', async (version) => {
+  const runtime = new MemoryRuntime();
+  const content = new Uint8Array(40 * 512).fill(7);
+  const image = writeImage({ version, clusterBits: 9, refcountOrder: 4, extendedL2: false, content, fills: Array(40).fill('data'), odd: ['wrong flags'] });
+  runtime.add('o', image);
+  const disk = await runtime.open({ overlay: 'o' });
+  for (let at = 0; at < 40; at++) await disk.write(at * 512 + at, content.fill(at, at * 512 + at, at * 512 + 100).subarray(at * 512 + at, at * 512 + 100));
+  await disk.discard(512, 1024);
+  if (version === 3) content.fill(0, 512, 1536);
+  await disk.resize(1 << 20);
+  expect((await disk.check({ repair: 'all' })).corruptions).toBe(0);
+  await disk.close();
+  const again = await runtime.open({ overlay: 'o' });
+  expect(Buffer.compare(await again.read(0, content.length), content)).toBe(0);
+  expect(await again.check()).toMatchObject({ corruptions: 0, leaks: 0 });
+  await again.close();
+});
