@@ -1,11 +1,12 @@
 // check: compares what the overlay's file says is in use with what refers to it, and repairs it. It finds what `qemu-img check` finds;
 // the disk is at rest meanwhile. What is repaired is written so that a crash in between leaves nothing worse than before.
 import { arenaBytes } from '../core/arena';
-import { countBlocks, countTables, refer } from './count';
+import { countBlocks, refer } from './count';
 import { switchTable, planRebuild, writeBlocks, writeTable } from './rebuild';
-import { compareFlags, compareWindow, freeBehindEnd } from './refcounts';
+import { compareWindow, freeBehindEnd } from './refcounts';
 import { countBitmaps, countSnapshots } from './snapshots';
 import { COUNT_BYTES, Check, REBUILD, REPAIR, beginLook, beginTable, checkOf, corruptions } from './state';
+import { COMPARE_FLAGS, COUNT_ACTIVE, walkTables } from './walk';
 import { ECORRUPT, EUNSUPPORTED, R_BITMAPS, R_CLUSTER_IN_METADATA, R_DAMAGED, R_MAGIC, R_SHARED_PLACE } from '../errors';
 import { AT_INCOMPATIBLE, INCOMPATIBLE_CORRUPT, get64, put64 } from '../format/header';
 import { FORMAT_QCOW2, Image, OVERLAY, clusterBytes, inFixedMetadata, overlay } from '../core/image';
@@ -113,7 +114,7 @@ function look(t: Task, c: Check, image: Image): i32 {
     t.state = DECIDE;
     return DONE;
   }
-  const next = compareFlags(t, c, image);
+  const next = walkTables(t, c, image, image.l1Offset, image.l1Size, COMPARE_FLAGS);
   if (next == DONE) t.state = DECIDE;
   return next;
 }
@@ -183,7 +184,7 @@ function repair(t: Task, c: Check, image: Image): i32 {
     t.state = t.argument == REPAIR_LEAKS && moreIsWrong(c) ? FLAGGED : FLAGS;
   }
   if (t.state == FLAGS) {
-    const next = compareFlags(t, c, image);
+    const next = walkTables(t, c, image, image.l1Offset, image.l1Size, COMPARE_FLAGS);
     if (next != DONE) return next;
     t.state = FLAGGED;
   }
@@ -263,7 +264,7 @@ function countReferences(t: Task, c: Check, image: Image): i32 {
     c.part = ACTIVE;
   }
   if (c.part == ACTIVE) {
-    const next = countTables(t, c, image, image.l1Offset, image.l1Size, true);
+    const next = walkTables(t, c, image, image.l1Offset, image.l1Size, COUNT_ACTIVE);
     if (next != DONE) return next;
     c.item = 0;
     c.itemAt = image.snapshotsOffset;

@@ -58,43 +58,13 @@ function countOne(c: Check, cluster: u64, whole: bool): void {
   if (whole) store<u16>(at, load<u16>(at) | WHOLE);
 }
 
-/** Counts what an L1 table refers to, and what its L2 tables do. `active`: it is the disk's own, and not a snapshot's. */
-export function countTables(t: Task, c: Check, image: Image, l1Offset: u64, l1Entries: u64, active: bool): i32 {
-  const l2Entries = (<u64>1) << image.l2Bits;
-  let scanned: u64 = 0;
-  while (l1Entries > c.l1) {
-    if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
-    const at = pageGet(t, image.index, l1Offset + (c.l1 << 3));
-    if (!at) return WAIT;
-    const entry = get64(at);
-    const table = entry & OFFSET_MASK;
-    c.entryAt = l1Offset + (c.l1 << 3);
-    if (entry && !c.entered) enterTable(c, image, entry);
-    while (c.entered && l2Entries > c.l2) {
-      if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
-      const offset = table + (c.l2 << image.l2EntryBits);
-      // Behind the end of the file there are no entries. An L1 table with more L2 tables than the file has clusters is not followed on.
-      if (offset >= image.fileSize || c.tables > c.clusters) break;
-      const l2 = pageGet(t, image.index, offset);
-      if (!l2) return WAIT;
-      const count = min(l2Entries - c.l2, entriesOfPage(offset) >> (image.l2EntryBits - 3));
-      countEntries(c, image, l2, offset, <u32>count, active && telling(c));
-      c.l2 += count;
-      scanned += count;
-    }
-    c.entered = false;
-    c.l1++;
-    scanned++;
-  }
-  return DONE;
-}
-
 /** Eight-byte entries from an offset of the file to the end of its page. */
 export function entriesOfPage(offset: u64): u64 {
   return (<u64>PAGE_BYTES - (offset & PAGE_MASK)) >> 3;
 }
 
-function enterTable(c: Check, image: Image, entry: u64): void {
+/** Counts a reference to an L2 table, and turns to its entries. */
+export function enterTable(c: Check, image: Image, entry: u64): void {
   const table = entry & OFFSET_MASK;
   if (telling(c)) {
     if (entry & L1_RESERVED) wrongEntry(c, R_L1_ENTRY);
@@ -108,7 +78,7 @@ function enterTable(c: Check, image: Image, entry: u64): void {
 }
 
 /** Counts what `count` neighbouring L2 entries refer to, which are at an address, and in the file at `offset`; `statistics` says to also count clusters by kind. */
-function countEntries(c: Check, image: Image, at: usize, offset: u64, count: u32, statistics: bool): void {
+export function countEntries(c: Check, image: Image, at: usize, offset: u64, count: u32, statistics: bool): void {
   const step = <usize>1 << image.l2EntryBits;
   const first = at;
   const last = at + <usize>count * step;

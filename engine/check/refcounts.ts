@@ -138,42 +138,14 @@ function compareFlag(t: Task, image: Image, entry: u64): bool {
   return true;
 }
 
-/** Looks at the flags of the disk's own tables, or in a repair sets them right where only one entry refers to the table. */
-export function compareFlags(t: Task, c: Check, image: Image): i32 {
-  const l2Entries = (<u64>1) << image.l2Bits;
-  let scanned: u64 = 0;
-  nearTo = 0;
-  while (image.l1Size > <u32>c.l1) {
-    if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
-    nearTo = 0;
-    const at = pageGet(t, image.index, image.l1Offset + (c.l1 << 3));
-    if (!at) return WAIT;
-    const table = get64(at) & OFFSET_MASK;
-    if (table && !c.entered && !enterFlags(t, c, image, at)) return WAIT;
-    while (c.entered && l2Entries > c.l2) {
-      if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
-      const offset = table + (c.l2 << image.l2EntryBits);
-      if (offset >= image.fileSize || c.tables > c.clusters) break;
-      nearTo = 0;
-      const l2 = pageGet(t, image.index, offset);
-      if (!l2) return WAIT;
-      const count = min(l2Entries - c.l2, entriesOfPage(offset) >> (image.l2EntryBits - 3));
-      scanned += count;
-      for (let i = l2; i < l2 + (<usize>count << image.l2EntryBits); i += <usize>1 << image.l2EntryBits) {
-        if (!flagOfEntry(t, c, image, i)) return WAIT;
-        c.l2++;
-      }
-    }
-    c.entered = false;
-    c.l1++;
-    scanned++;
-  }
-  return DONE;
-}
-
-/** The flag of an L1 entry. What is known of the table's refcount decides whether its own entries are looked at, and changed. */
-function enterFlags(t: Task, c: Check, image: Image, at: usize): bool {
+/**
+ * The flag of an L1 entry, which in a repair is set right. What is known of the table's refcount decides whether its own entries are
+ * looked at, and changed. False: the task waits or has failed.
+ */
+export function enterFlags(t: Task, c: Check, image: Image, at: usize): bool {
   const entry = get64(at);
+  if ((entry & OFFSET_MASK) == 0) return true;
+  nearTo = 0;
   if (!compareFlag(t, image, entry)) return false;
   c.entered = flagKnown;
   c.tableAlone = flagAlone && (entry & OFFSET_MASK & (clusterBytes(image) - 1)) == 0;
@@ -187,6 +159,17 @@ function enterFlags(t: Task, c: Check, image: Image, at: usize): bool {
   put64(at, entry ^ COPIED);
   pageChanged(at, 8, STAGE_L1);
   c.corruptionsFixed++;
+  return true;
+}
+
+/** The flags of `count` neighbouring L2 entries; in a repair they are set right where only one L1 entry refers to the table. */
+export function flagsOfPage(t: Task, c: Check, image: Image, l2: usize, count: u32): bool {
+  const step = <usize>1 << image.l2EntryBits;
+  nearTo = 0;
+  for (let at = l2; at < l2 + <usize>count * step; at += step) {
+    if (!flagOfEntry(t, c, image, at)) return false;
+    c.l2++;
+  }
   return true;
 }
 

@@ -1,7 +1,8 @@
 // What internal snapshots and persistent bitmaps refer to (QEMU's docs/interop/qcow2.txt, "Snapshots" and "Bitmaps extension"): read
 // only to count it. Both are lists of entries of varying length, each with a table of its own.
 import { Check, beginTable, telling } from './state';
-import { countTables, entriesOfPage, refer } from './count';
+import { COUNT, walkTables } from './walk';
+import { entriesOfPage, refer } from './count';
 import { get64 } from '../format/header';
 import { Image, clusterBytes } from '../core/image';
 import { BITMAP_ENTRIES_MAX, L1_BYTES_MAX, SCAN_ENTRIES_MAX } from '../limits';
@@ -46,7 +47,7 @@ export function countSnapshots(t: Task, c: Check, image: Image): i32 {
       if (c.item == image.snapshots) break;
       beginTable(c);
     }
-    const next = countTables(t, c, image, c.itemTable, c.itemEntries, false);
+    const next = walkTables(t, c, image, c.itemTable, c.itemEntries, COUNT);
     if (next != DONE) return next;
     c.itemRead = false;
     c.itemAt = c.itemNext;
