@@ -95,6 +95,14 @@ export const MUTATIONS: Mutation[] = [
     from: 'if (grows && image.size & (cluster - 1) && !zeroTail(t, image)) return WAIT;', to: '',
   },
   {
+    name: 'autoclear bits stay where nothing has to be repaired', path: 'engine/check/check.ts',
+    from: 'if (mends || (t.argument == REPAIR_CRASH && image.autoclear)) {', to: 'if (mends) {',
+  },
+  {
+    name: 'a disk that grows shows what stood behind its end', path: 'engine/requests/resize.ts',
+    from: 'if (!forget(t, image, at)) return WAIT;', to: 't.cursor = t.length;',
+  },
+  {
     name: 'a discarded cluster shows what its base has there', path: 'engine/requests/zeroes.ts',
     from: 'if (!linkCluster(t, image, at, 0, empties)) return WAIT;', to: 'if (!linkCluster(t, image, at, 0, true)) return WAIT;',
   },

@@ -70,7 +70,7 @@ const ODD_PER_CENT = 35;
 /** Oddities of one image. */
 const ODDITIES_MAX = 5;
 const ONLY_VERSION_3: Oddity[] = ['short header', 'long header', 'unknown features', 'dirty'];
-/** What a larger disk may come upon. */
+/** What a larger disk may come upon; as it may upon subclusters. */
 const RESIZED: Oddity[] = ['more L1 entries', 'entries behind the end', 'ends with the disk'];
 const CROWDED_PER_CENT = 2;
 const SPARSE_PER_CENT = 4;
@@ -199,7 +199,8 @@ function withOddities(plan: Plan, random: Random): Plan {
     return { ...image, odd: Array.from({ length: random.between(1, ODDITIES_MAX) }, () => possible[random.between(0, possible.length - 1)]) };
   };
   const overlay = plan.created ? plan.overlay : odd(plan.overlay, true);
-  const resize = overlay.odd.some((kind) => RESIZED.includes(kind)) ? 2 : plan.weights.resize;
+  const grows = overlay.odd.some((kind) => RESIZED.includes(kind)) || (overlay.extendedL2 && !plan.created);
+  const resize = grows ? 2 : plan.weights.resize;
   return { ...plan, overlay, chain: plan.chain.map((image) => odd(image, false)), weights: { ...plan.weights, resize } };
 }
 
