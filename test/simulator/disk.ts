@@ -54,7 +54,7 @@ export interface Hooks {
   tell?: (line: string) => void;
   /** Called when the power of this disk goes: others may hang on the same. */
   onCut(): void;
-  /** Called with the overlay's file at every cut and every close; those that were closed have no leaks. */
+  /** Called with the overlay's file at every cut and every close, once its refcounts are right; those that were closed have no leaks. */
   onImage(file: Uint8Array, closed: boolean): void;
   /** Called with the memory of each engine when it works no more. */
   onMemory(memory: Uint8Array): void;
@@ -120,6 +120,11 @@ export class SimulatedDisk {
     const shown = new Uint8Array(plan.overlay.size);
     shown.set(below.subarray(0, shown.length));
     this.truth = new Truth(plan.created ? shown : contentOf(this.storage.bytes, below));
+  }
+
+  /** Its refcounts may be wrong still. */
+  get #lazy(): boolean {
+    return this.#foreign && this.plan.overlay.odd.includes('dirty');
   }
 
   get machine(): Machine {
@@ -326,7 +331,7 @@ export class SimulatedDisk {
     must(leaks <= this.#leaked || dirty || this.plan.overlay.version === 2, `an image with ${leaks} leaks says that it was not closed`);
     const most = this.#written.size + this.#freed + this.#leaked + this.#tables.size;
     must(leaks <= most, `a cut leaks no more than was under way: at most ${most} clusters, not ${leaks}`);
-    this.#hooks.onImage(this.storage.bytes.subarray(0, this.storage.size), false);
+    if (!this.#lazy) this.#hooks.onImage(this.storage.bytes.subarray(0, this.storage.size), false);
     this.#verify();
   }
 
@@ -368,8 +373,7 @@ export class SimulatedDisk {
   #check(): ReturnType<typeof checkImage> {
     const { bytes } = this.storage;
     must(!this.#unknown || Buffer.compare(unknownOf(bytes), this.#unknown) === 0, 'what is not known of a header stays as it is');
-    const lazy = this.#foreign && this.plan.overlay.odd.includes('dirty');
-    const finding = checkImage(this.storage.bytes.subarray(0, this.storage.size), { lazy });
+    const finding = checkImage(this.storage.bytes.subarray(0, this.storage.size), { lazy: this.#lazy });
     must(this.#foreign || finding.autoclear === 0n, 'features that nothing here looks after are not said to be looked after');
     must(finding.corruptions.length === 0, `the image is valid: ${finding.corruptions.join('; ')}`);
     const { backing, identity = identityOf(backing) } = finding;
