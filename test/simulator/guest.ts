@@ -10,6 +10,8 @@ import type { Random } from '../fixtures/content.ts';
 import type { Truth } from './truth.ts';
 import type { Weights } from './plan.ts';
 
+/** Requests that the engine takes at once. */
+const REQUESTS_MAX = 64;
 const WRITE_ZEROES = 1;
 const STATUS = { completed: 0, active: 1, failed: 2 } as const;
 const EXTENT_BYTES = 32;
@@ -225,7 +227,8 @@ export class Guest {
 
   /** Grows or shrinks the disk; nothing else is asked meanwhile, no job runs, and what is under way changes nothing. */
   resize(): void {
-    if (this.#job || this.#changes) return this.read();
+    // Where the engine takes no more requests, one that resizes would be refused, perhaps halfway.
+    if (this.#job || this.#changes || this.#inFlight >= REQUESTS_MAX) return this.read();
     const old = this.#truth.size;
     const grows = this.#random.between(0, 2) > 0;
     const size = grows ? old + this.#random.between(1, 4000) * 512 : this.#random.between(1, old / 512) * 512;
