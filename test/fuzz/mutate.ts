@@ -24,7 +24,9 @@ const MUTATIONS_MAX = 4;
 export function hostileImage(seed: number, backing?: { name: string; format: string }): Hostile {
   const random = new Random(seed);
   const { overlay } = planOf(random.next());
-  const plan = { ...overlay, clusterBits: Math.min(overlay.clusterBits, CLUSTER_BITS_MAX), size: Math.min(overlay.size, DISK_BYTES_MAX) };
+  // Every other image is laid out as ours are.
+  const odd = seed & 1 ? [] : overlay.odd;
+  const plan = { ...overlay, odd, clusterBits: Math.min(overlay.clusterBits, CLUSTER_BITS_MAX), size: Math.min(overlay.size, DISK_BYTES_MAX) };
   const image = new Mutator(makeImage(plan, random, random.between(0, 2) ? backing : undefined), random);
   const count = random.between(0, 20) === 0 ? 0 : random.between(1, MUTATIONS_MAX);
   for (let i = 0; i < count; i++) image.mutate();

@@ -30,5 +30,6 @@ export function makeImage(plan: ImagePlan, random: Random, backing?: { name: str
   const fills = Array.from({ length: clusters }, () => plan.fills[random.between(0, plan.fills.length - 1)]);
   // Runs of the same kind, as real images have them.
   for (let i = 1; i < clusters; i++) if (random.between(0, 2) > 0) fills[i] = fills[i - 1];
-  return writeImage({ ...plan, content, fills, backing, seed: random.next() });
+  const seed = plan.odd.length ? random.next() : plan.size;
+  return writeImage({ ...plan, content, fills, backing, seed });
 }

@@ -17,6 +17,8 @@ export const Code = { ok: 0, invalid: 1, noSpace: 3, io: 4, corrupt: 7, unsuppor
 
 const FLAG_JOBS = 2;
 const PAGE_BYTES = 65536;
+/** Maps of holes are read once, and so fail more often than what is read often. */
+const HOLES_FAIL_TIMES = 10;
 /** What one bit of a map of holes stands for. */
 const HOLE_BLOCK_BYTES = 4096;
 /** Steps that may follow one another without anything new from outside: storage that does all at once reads a long chain's tables in them. */
@@ -305,8 +307,7 @@ export class Machine {
   }
 
   #io(op: number, file: number, offset: number, length: number, data: Uint8Array, mark: number): number {
-    const failing = op === Op.read || op === Op.holes ? this.faults.readFails : op === Op.flush ? this.faults.flushFails : this.faults.writeFails;
-    if (this.#happens(failing)) return this.#fail(op, offset, data);
+    if (this.#happens(this.#failing(op))) return this.#fail(op, offset, data);
     const grows = op === Op.write || op === Op.truncate ? offset + data.length : 0;
     if (grows > this.#sizeAtStart + this.faults.space) {
       this.injected++;
@@ -326,6 +327,14 @@ export class Machine {
     return Code.ok;
   }
 
+  /** How many of a thousand operations of this kind fail. */
+  #failing(op: number): number {
+    const { readFails, writeFails, flushFails } = this.faults;
+    if (op === Op.holes) return HOLES_FAIL_TIMES * readFails;
+    if (op === Op.read) return readFails;
+    return op === Op.flush ? flushFails : writeFails;
+  }
+
   /** Blocks of zeros are holes, but not all of them need be; behind the end of the file anything may be told. */
   #mapHoles({ bytes }: Source, offset: number, map: Uint8Array): void {
     map.fill(this.#random.next());
@@ -338,7 +347,9 @@ export class Machine {
 
   #fail(op: number, offset: number, data: Uint8Array): number {
     this.injected++;
-    if (op === Op.read || op === Op.holes) data.fill(0xcc);
+    if (op === Op.read) data.fill(0xcc);
+    // The worst that can be left there: no data.
+    if (op === Op.holes) data.fill(0);
     if (op === Op.flush) this.flushesFailed++;
     if (op === Op.write && this.faults.tears) this.#overlay.writeSome(offset, data, this.#random);
     return this.faults.noSpace && (op === Op.write || op === Op.truncate) ? Code.noSpace : Code.io;
