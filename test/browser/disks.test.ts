@@ -322,18 +322,18 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
     await qemuImg(['create', '-q', '-f', 'qcow2', '-u', '-b', 'itself', '-F', 'qcow2', join(scene.site.images, 'itself.qcow2'), '6M']);
     const tab = await scene.tab();
     const told = await tab.run(async (tools) => {
-      await (await tools.createDisk({ overlay: 'whole', size: 1024 * 1024 })).close();
+      await (await tools.createDisk({ overlay: 'ours', size: 1024 * 1024 })).close();
       await tools.importDisk('itself', await (await fetch('/images/itself.qcow2')).blob());
       const refusals = [
         await tools.refusal(tools.openDisk({ overlay: 'itself' })), await tools.refusal(tools.openDisk({ overlay: 'itself', whenBusy: 'wait' })),
         await tools.refusal(tools.openDisk({ overlay: 'itself', readOnly: true, followChain: true })),
-        await tools.refusal(tools.createDisk({ overlay: 'whole', base: 'whole' })),
+        await tools.refusal(tools.createDisk({ overlay: 'ours', base: 'ours' })),
       ];
       const other = await tools.openDisk({ overlay: 'itself', base: '/images/base.raw' });
       await other.close();
       return refusals;
     });
-    const own = { code: 'EINVAL', message: expect.stringMatching(/^disk '(itself|whole)' cannot be its own base: /) };
+    const own = { code: 'EINVAL', message: expect.stringMatching(/^disk '(itself|ours)' cannot be its own base: /) };
     expect(told).toMatchObject(Array(4).fill(own));
   });
 
