@@ -41,10 +41,10 @@ function cells(row: BenchRow): string[] {
   const met = meetsGoal(row);
   const verdict = met === undefined ? '' : met ? 'met' : 'missed';
   if ('value' in row) {
-    const goal = row.goalMax === undefined ? '' : `at most ${row.goalMax}`;
+    const goal = row.goalMax === undefined ? '' : `at most ${round(row.goalMax)}`;
     return [row.case, `${round(row.value)} ${row.unit}`, '', '', goal, verdict];
   }
-  const goal = row.goalRatio === undefined ? '' : `at least ${row.goalRatio}`;
+  const goal = row.goalRatio === undefined ? '' : `at least ${round(row.goalRatio)}`;
   const peer = `${row.peer}: ${round(row.peerSeconds)} s`;
   return [row.case, `${round(row.ourSeconds)} s`, peer, (row.peerSeconds / row.ourSeconds).toFixed(2), goal, verdict];
 }
