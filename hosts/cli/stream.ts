@@ -192,7 +192,8 @@ async function report(platform: Platform, overlay: string, outcome: Outcome, jso
     return EXIT_INTERRUPTED;
   }
   if (error) {
-    await tell(platform, `${error.message}; ${formatExactly(info.remaining)} of ${formatSize(info.length)} left, run it again to go on`);
+    const how = error.code === 'ECHANGED' ? 'give it the base that it was made on' : 'run it again';
+    await tell(platform, `${error.message}; ${formatExactly(info.remaining)} of ${formatSize(info.length)} left, ${how} to go on`);
     return EXIT_FAILED;
   }
   if (!json) await platform.stdout.write(`${overlay}: ${formatSize(info.length)} complete, ${copied === 0 ? 'nothing was missing' : `${formatSize(copied)} of it in ${formatElapsed(seconds)} (${formatSize(rate)}/s)`}\n`);

@@ -1,6 +1,6 @@
 /** Ctrl-C: the job stops cleanly, what was copied stays, and running it again goes on. */
 import { existsSync, readdirSync } from 'node:fs';
-import { readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { readFile, rm, truncate, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { makeContent } from '../fixtures/content.ts';
@@ -69,6 +69,16 @@ describeWithPeer(['qemu-img'], 'an interrupted stream', () => {
       expect((await check(join(cwd, 'o.qcow2'))).exitCode).toBe(0);
     }), 60_000);
   }
+
+  it('ends when its base is written, and says what it needs', () => withFolder(async (cwd) => {
+    await makeOverlay(cwd);
+    const job = startMillrace(['stream', 'o.qcow2', '--speed', SPEED, '--json'], { cwd });
+    await job.until('stdout', /"status":1/);
+    await utimes(join(cwd, 'base.raw'), 1, 1);
+    const { exitCode, stderr } = await job.ended;
+    expect(exitCode).toBe(1);
+    expect(stderr).toMatch(/^millrace: 'base\.raw' has changed since it was opened[^\n]* left, give it the base that it was made on to go on\n$/);
+  }), 60_000);
 
   it('is the only one that may write: a second one is told who has the overlay, and lookers are let in', () => withFolder(async (cwd) => {
     await makeOverlay(cwd);
