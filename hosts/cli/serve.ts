@@ -6,8 +6,8 @@ import type { Disk, ImageFormat, StreamInfo } from '../api.ts';
 import { MillraceError } from '../errors.ts';
 import { createHandler } from '../handler.ts';
 import { redactUrl } from '../http-address.ts';
+import { identityOf, notingBases } from '../noted-bases.ts';
 import { openDiskWith } from '../open.ts';
-import type { Runtime } from '../runtime.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import type { Platform } from './platform.ts';
 import { formatExactly } from './sizes.ts';
@@ -39,8 +39,8 @@ export async function serve(platform: Platform, images: readonly string[], optio
     for (const [device, image] of named(images)) {
       const bases: string[] = [];
       const { readOnly, followChain, baseFormat } = options;
-      disks.set(device, await openDiskWith(notingBases(platform.runtime, bases), { overlay: image, readOnly, followChain, baseFormat }));
-      identities.set(device, JSON.stringify([await identityOf(platform, image), ...bases]));
+      disks.set(device, await openDiskWith(notingBases(platform.runtime, (identity) => bases.push(identity)), { overlay: image, readOnly, followChain, baseFormat }));
+      identities.set(device, JSON.stringify([await identityOfFile(platform, image), ...bases]));
     }
     const handler = createHandler({
       disks: (device) => disks.get(device), token, authorize: token === undefined ? namesThisMachine : undefined,
@@ -121,24 +121,11 @@ function named(images: readonly string[]): [device: string, image: string][] {
   return pairs;
 }
 
-/** Opens bases as the runtime does, and notes what each one is: an overlay may know its base by name only. */
-function notingBases(runtime: Runtime, identities: string[]): Runtime {
-  return {
-    ...runtime,
-    async openSource(location, as) {
-      const source = await runtime.openSource(location, as);
-      identities.push(source.identity ?? crypto.randomUUID());
-      return source;
-    },
-  };
-}
-
 /** What the file is now: one that is served again, unchanged, keeps its ETag. One that reads or a job have populated since gets another. */
-async function identityOf(platform: Platform, image: string): Promise<string> {
+async function identityOfFile(platform: Platform, image: string): Promise<string> {
   const source = await platform.runtime.openSource(image);
-  const identity = source.identity ?? crypto.randomUUID();
   await source.close();
-  return identity;
+  return identityOf(source);
 }
 
 async function readToken(platform: Platform, path: string): Promise<string> {

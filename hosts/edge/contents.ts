@@ -3,6 +3,7 @@
  * is kept as long as nobody but the object's own handler, which writes to no disk, has had the overlay open for writing.
  */
 import type { BaseLocation } from '../api.ts';
+import { identityOf, notingBases } from '../noted-bases.ts';
 import type { Runtime } from '../runtime.ts';
 import type { ObjectStorage } from './platform.ts';
 import type { Written } from './writers.ts';
@@ -39,7 +40,7 @@ export class Contents {
     let writer = '';
     let bases: string[] = [];
     const noting: Runtime = {
-      ...runtime,
+      ...notingBases(runtime, (identity) => bases.push(identity)),
       openOverlay: async (name, mode) => {
         const file = await runtime.openOverlay(name, mode);
         if (mode.readOnly) return file;
@@ -47,11 +48,6 @@ export class Contents {
         // A new one is made when its bases are open; another is opened before them, and perhaps more than once.
         if (!mode.create) bases = [];
         return file;
-      },
-      openSource: async (location, as) => {
-        const source = await runtime.openSource(location, as);
-        bases.push(identityOf(source));
-        return source;
       },
     };
     const opened = await open(noting);
@@ -78,11 +74,6 @@ export class Contents {
   #keep(device: string, { id, writer, bases }: Known): void {
     this.#storage.sql.exec('INSERT OR REPLACE INTO millrace_contents (device, id, writer, bases) VALUES (?, ?, ?, ?)', device, id, writer, bases);
   }
-}
-
-/** Of one that cannot be told from others, nothing is known. */
-function identityOf(source: { identity?: string }): string {
-  return source.identity ?? crypto.randomUUID();
 }
 
 /** A job makes an image further down the base, or leaves none at all: the content stays the same. */
