@@ -7,7 +7,6 @@ import { OK } from './errors';
 import { closeEnded, runClose, runFlush } from './requests/flush';
 import { growEnded, runGrow } from './tables/grow';
 import { noteGuest } from './core/guest';
-import { OVERLAY } from './core/image';
 import { alarmTime, setAlarm } from './core/job';
 import { RUNS_PER_STEP_MAX } from './limits';
 import { runMap } from './requests/map';

@@ -1,6 +1,6 @@
 // Comparing what refers to a cluster with what its refcount says, and repairing the difference: refcounts first, then the flags in L1
 // and L2 entries that say "the refcount is one". Refcounts are read here without trust in the refcount table.
-import { claimedWhole, countedOf, entriesOfPage, referencesTo, showsNoData } from './count';
+import { claimedWhole, countedOf, referencesTo, showsNoData } from './count';
 import { Check, LOOK, REFERENCES, REPAIR } from './state';
 import { get64, put64 } from '../format/header';
 import { ALL_ZERO, COMPRESSED, COPIED, OFFSET_MASK, ZERO } from '../format/l2';

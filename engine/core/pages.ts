@@ -4,7 +4,7 @@
 // back, since only sectors that were marked as changed are. Writing back is writeback.ts's work alone. Where the holes of a raw image
 // are is kept in pages as well, at positions that no file reaches.
 import { OVERLAY, imageOf } from './image';
-import { CLEAN_PAGES_MIN, HOLE_BLOCK_BITS, PAGE_BYTES, PAGE_MASK, SECTOR_BITS, SECTOR_BYTES } from '../limits';
+import { CLEAN_PAGES_MIN, HOLE_BLOCK_BITS, PAGE_BYTES, PAGE_MASK, SECTOR_BITS } from '../limits';
 import { FLAG_JOBS, OP_HOLES, OP_READ, ioBegin, slot } from './ring';
 import { KIND_GROW, KIND_WRITEBACK, ON_WRITEBACK, ON_PAGE, ON_SLOT, Task, isJobs, wakePage, wakeTurns } from './task';
 

@@ -9,7 +9,7 @@
 import { Image, OVERLAY, clusterBytes, imageAt, imageCount, imageOf } from '../core/image';
 import { GAP_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import {
-  ABSENT, COMPRESSED_DATA, DATA, ZEROES, foundBytes, foundHost, foundImage, foundLength, foundState, lookupChain,
+  ABSENT, COMPRESSED_DATA, ZEROES, foundBytes, foundHost, foundImage, foundLength, foundState, lookupChain,
 } from '../tables/lookup';
 import { OP_DECOMPRESS, OP_READ, ioBegin, slot } from '../core/ring';
 import { ON_IO, ON_SLOT, Task, WAIT, wait } from '../core/task';

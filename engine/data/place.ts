@@ -14,7 +14,7 @@ import { STAGE_L1, STAGE_L2, pageChanged, pageGet, pageMake, pagesForget } from 
 import { allocate, allocatedAt, allocatedCount } from '../tables/refcounts';
 import { OP_WRITE, ioBegin } from '../core/ring';
 import {
-  COPY_AHEAD, KIND_COPY, KIND_NONE, ON_IO, ON_SLOT, ON_TABLE, ON_WRITEBACK, Task, clusterMap, setClusterMap, taskAt, wake,
+  COPY_AHEAD, KIND_COPY, KIND_NONE, ON_SLOT, ON_TABLE, ON_WRITEBACK, Task, clusterMap, setClusterMap, taskAt, wake,
 } from '../core/task';
 import { nextWriteback, noteUnwritten, writebackStalled, writebackWanted } from '../tables/writeback';
 import { isZero } from './zero';
