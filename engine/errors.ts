@@ -1,5 +1,5 @@
 // Error codes and reasons. Codes are the host's ErrorCode by number; reasons say what exactly is wrong, and the host has a sentence
-// for each (hosts/reasons.ts). A test holds both lists against each other.
+// for each (hosts/disk/driver/reasons.ts). A test holds both lists against each other.
 
 export const OK: i32 = 0;
 export const EINVAL: i32 = 1;

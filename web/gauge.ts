@@ -1,7 +1,7 @@
 /** Everything the page shows of a disk at work: its map, its figures, its job and the job's buttons. */
 import type { BrowserDisk, Extent, StreamInfo } from '../hosts/browser/index.ts';
 import { JobStatus, MillraceError } from '../hosts/browser/index.ts';
-import type { GuestAccess, V86Disk } from '../hosts/v86/index.ts';
+import type { GuestAccess, V86Disk } from '../hosts/faces/v86/index.ts';
 import { announce, part } from './dom.ts';
 import { bytes, duration, percent } from './format.ts';
 import { DiskMap } from './map.ts';

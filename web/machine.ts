@@ -5,7 +5,7 @@ import biosUrl from 'seabios/bios.bin?url';
 import vgaBiosUrl from 'seabios/vgabios-stdvga.bin?url';
 import { V86 } from 'v86';
 import type { V86Options } from 'v86';
-import type { Emulator } from '../hosts/v86/index.ts';
+import type { Emulator } from '../hosts/faces/v86/index.ts';
 import v86Url from 'v86/build/v86.wasm?url';
 
 const VGA_MEMORY_BYTES = 8 * 1024 * 1024;

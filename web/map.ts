@@ -2,7 +2,7 @@
  * The map of a disk: a cell for each segment of it, coloured by what is there, with the guest's reads as flashes. Drawing is frugal,
  * because the machine runs in the same thread: only what has changed is drawn.
  */
-import type { Extent } from '../hosts/api.ts';
+import type { Extent } from '../hosts/api/disk.ts';
 import { bytes, percent } from './format.ts';
 
 const SEGMENTS_MAX = 2048;

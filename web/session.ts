@@ -2,8 +2,8 @@
 import type { BrowserDisk } from '../hosts/browser/index.ts';
 import { createDisk, deleteDisk, openDisk } from '../hosts/browser/index.ts';
 import type { MillraceError } from '../hosts/browser/index.ts';
-import { attachDisk } from '../hosts/v86/index.ts';
-import type { Emulator, V86Disk } from '../hosts/v86/index.ts';
+import { attachDisk } from '../hosts/faces/v86/index.ts';
+import type { Emulator, V86Disk } from '../hosts/faces/v86/index.ts';
 import { part } from './dom.ts';
 import { Gauge } from './gauge.ts';
 import { Machine } from './machine.ts';

@@ -2,8 +2,8 @@
  * What a browser adds to the public types: bases that only a page has (files, blobs, buffers), disks by name in the browser's own
  * storage, and the ways in and out of it.
  */
-import type { BaseLocation, CreateOptions, Disk, OpenOptions } from '../api.ts';
-import type { HttpStats } from '../http.ts';
+import type { BaseLocation, CreateOptions, Disk, OpenOptions } from '../api/disk.ts';
+import type { HttpStats } from '../bases/http/http.ts';
 
 /**
  * A base: a URL (relative ones, which begin with `/`, `./` or `../`, are resolved against the page), the name of another disk in this

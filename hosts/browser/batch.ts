@@ -3,7 +3,7 @@
  * back as one. Reads see what is gathered. A flush writes everything back first, so the order that barriers promise stays: it must
  * never let a write from after a barrier reach the file before one from before it.
  */
-import type { BlockFile } from '../block.ts';
+import type { BlockFile } from '../api/block.ts';
 
 /** A file whose calls end before they return. */
 export interface SyncFile {

@@ -4,7 +4,7 @@
  */
 import { createStore, del, get, update } from 'idb-keyval';
 import type { UseStore } from 'idb-keyval';
-import type { StreamOptions } from '../api.ts';
+import type { StreamOptions } from '../api/disk.ts';
 
 /** A job as it can be started again. */
 export interface RememberedJob extends Omit<StreamOptions, 'signal' | 'nonblock'> {

@@ -1,7 +1,7 @@
 /** The disks in this browser, by name, while they are closed: list, check, rename, delete, and the ways in and out as files. */
 import { transfer } from 'comlink';
-import type { CheckOptions, CheckReport, ImageFormat } from '../api.ts';
-import { MillraceError } from '../errors.ts';
+import type { CheckOptions, CheckReport, ImageFormat } from '../api/disk.ts';
+import { MillraceError } from '../api/errors.ts';
 import type { CopyOptions } from './api.ts';
 import { forgetDisk, recallDisk, rememberDisk } from './catalog.ts';
 import type { DiskRecord } from './catalog.ts';

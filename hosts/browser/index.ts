@@ -14,9 +14,9 @@
  * The server of a base on another origin must allow this page by CORS: `Access-Control-Allow-Origin`, `Access-Control-Allow-Headers:
  * Range`, and `Access-Control-Expose-Headers: Content-Range, ETag`. A missing one is named in the error.
  */
-import { MillraceError } from '../errors.ts';
+import { MillraceError } from '../api/errors.ts';
 import type { BrowserBase, BrowserCreateOptions, BrowserDisk, BrowserOpenOptions } from './api.ts';
-import { openBuffer } from './blob.ts';
+import { openBuffer } from '../bases/blob.ts';
 import { recallDisk } from './catalog.ts';
 import { thisPage, WorkerLink } from './link.ts';
 import { RemoteDisk } from './remote-disk.ts';
@@ -24,16 +24,16 @@ import { sendSource } from './wire.ts';
 import type { Order, SentBase, SentEvent, SentSource } from './wire.ts';
 import { transfer } from 'comlink';
 
-export * from '../api.ts';
-export type { BlockFile, BlockSource, ReadHint } from '../block.ts';
-export { Domain } from '../domain.ts';
-export type { DomainEventDetail } from '../domain.ts';
-export { MillraceError } from '../errors.ts';
-export type { ErrorCode } from '../errors.ts';
-export { openHttp } from '../http.ts';
-export type { HttpOptions, HttpSource, HttpStats } from '../http.ts';
+export * from '../api/disk.ts';
+export type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
+export { Domain } from '../disk/domain.ts';
+export type { DomainEventDetail } from '../disk/domain.ts';
+export { MillraceError } from '../api/errors.ts';
+export type { ErrorCode } from '../api/errors.ts';
+export { openHttp } from '../bases/http/http.ts';
+export type { HttpOptions, HttpSource, HttpStats } from '../bases/http/http.ts';
 export type { BrowserBase, BrowserCreateOptions, BrowserDisk, BrowserOpenOptions, CopyOptions } from './api.ts';
-export { openBlob, openBuffer } from './blob.ts';
+export { openBlob, openBuffer } from '../bases/blob.ts';
 export type { DiskRecord, RememberedJob } from './catalog.ts';
 export { checkDisk, deleteDisk, exportDisk, importDisk, listDisks, renameDisk } from './disks.ts';
 export { persistDisks, storageRoom } from './quota.ts';

@@ -3,7 +3,7 @@
  * holds a lock as long as it lives, which the page waits for, and then rejects what is pending.
  */
 import * as Comlink from 'comlink';
-import { MillraceError } from '../errors.ts';
+import { MillraceError } from '../api/errors.ts';
 import { sendErrorsWhole } from './wire.ts';
 import type { SentEvent } from './wire.ts';
 import type { DiskService } from './worker.ts';

@@ -2,7 +2,7 @@
  * Keeps two tabs from writing one disk, by Web Locks: the browser itself gives a lock back when the page or worker that holds it
  * ends, however it ends. Who holds a disk is told by a second lock, whose name says it, so that it can never be out of date.
  */
-import { MillraceError } from '../errors.ts';
+import { MillraceError } from '../api/errors.ts';
 
 export interface DiskLock {
   /** Gives it back; resolves when the browser has noticed. */

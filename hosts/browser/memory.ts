@@ -2,8 +2,8 @@
  * An overlay in memory, for pages that the browser gives no storage. It is sparse, so that a large disk takes only what was written,
  * and it ends with the worker: it must never be mistaken for one that lasts.
  */
-import type { BlockFile } from '../block.ts';
-import { MillraceError } from '../errors.ts';
+import type { BlockFile } from '../api/block.ts';
+import { MillraceError } from '../api/errors.ts';
 
 const CHUNK_BYTES = 1024 * 1024;
 

@@ -2,9 +2,9 @@
  * Overlays in the origin private file system: one file a disk, under the disk's name, in one folder. Files are written through
  * synchronous access handles, which exist in dedicated workers only; everything else here works in pages too.
  */
-import type { CacheMode } from '../api.ts';
-import { MillraceError } from '../errors.ts';
-import type { ErrorCode } from '../errors.ts';
+import type { CacheMode } from '../api/disk.ts';
+import { MillraceError } from '../api/errors.ts';
+import type { ErrorCode } from '../api/errors.ts';
 import type { SyncFile } from './batch.ts';
 import { GRACE_MS } from './lock.ts';
 

@@ -1,5 +1,5 @@
 /** What the browser lets this site keep, for how long, and what to say when that is used up. */
-import { MillraceError } from '../errors.ts';
+import { MillraceError } from '../api/errors.ts';
 
 /**
  * Asks the browser not to clear this site's disks when it runs short of room; true if it has agreed. Some browsers ask the user,

@@ -2,9 +2,9 @@
  * A disk as the page sees it: the same calls and events, each of them a message to the worker that has the engine. It keeps no data
  * and knows no format.
  */
-import type { CheckReport, Extent, ImageInfo, StreamInfo, StreamOptions } from '../api.ts';
-import { MillraceError } from '../errors.ts';
-import type { HttpStats } from '../http.ts';
+import type { CheckReport, Extent, ImageInfo, StreamInfo, StreamOptions } from '../api/disk.ts';
+import { MillraceError } from '../api/errors.ts';
+import type { HttpStats } from '../bases/http/http.ts';
 import type { BrowserDisk, CopyOptions } from './api.ts';
 import type { Service } from './link.ts';
 import { WorkerLink } from './link.ts';

@@ -1,14 +1,14 @@
 /** A worker's way to open things: overlays by name in the browser's storage, bases by http: or https: URL or by the name of a disk. */
-import type { CacheMode } from '../api.ts';
-import type { BlockFile, BlockSource } from '../block.ts';
-import { codecOf, portableDecoders } from '../codecs.ts';
-import type { Codec } from '../codecs.ts';
-import { MillraceError } from '../errors.ts';
-import { openHttp, redactUrl } from '../http.ts';
-import type { HttpSource, HttpStats } from '../http.ts';
-import type { OverlayMode, Runtime } from '../runtime.ts';
+import type { CacheMode } from '../api/disk.ts';
+import type { BlockFile, BlockSource } from '../api/block.ts';
+import { codecOf, portableDecoders } from '../disk/codecs/codecs.ts';
+import type { Codec } from '../disk/codecs/codecs.ts';
+import { MillraceError } from '../api/errors.ts';
+import { openHttp, redactUrl } from '../bases/http/http.ts';
+import type { HttpSource, HttpStats } from '../bases/http/http.ts';
+import type { OverlayMode, Runtime } from '../api/runtime.ts';
 import { BatchedFile } from './batch.ts';
-import { openBlob } from './blob.ts';
+import { openBlob } from '../bases/blob.ts';
 import { lockDisk } from './lock.ts';
 import type { DiskLock, Holder } from './lock.ts';
 import { MemoryFile } from './memory.ts';

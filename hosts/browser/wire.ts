@@ -3,11 +3,11 @@
  * worker reads them. Data goes by transfer, never by copy.
  */
 import * as Comlink from 'comlink';
-import type { CreateOptions, DiskEvent, OpenOptions, StreamInfo } from '../api.ts';
-import type { BlockFile, BlockSource } from '../block.ts';
+import type { CreateOptions, DiskEvent, OpenOptions, StreamInfo } from '../api/disk.ts';
+import type { BlockFile, BlockSource } from '../api/block.ts';
 import type { CopyOptions } from './api.ts';
-import { MillraceError } from '../errors.ts';
-import type { ErrorCode } from '../errors.ts';
+import { MillraceError } from '../api/errors.ts';
+import type { ErrorCode } from '../api/errors.ts';
 import type { Holder } from './lock.ts';
 
 /** A base as it is sent: a URL or name, a blob, or a source on the page. */

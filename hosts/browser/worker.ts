@@ -3,14 +3,14 @@
  * It brings what the guest has written to storage by itself soon after, because pages end without a word.
  */
 import * as Comlink from 'comlink';
-import type { CheckOptions, CheckReport, Disk, DiskEvent, Extent, ImageFormat, ImageInfo, StreamInfo, StreamOptions } from '../api.ts';
-import { JobStatus } from '../api.ts';
-import type { BlockSource } from '../block.ts';
-import type { EngineDisk } from '../disk.ts';
-import { MillraceError } from '../errors.ts';
-import type { HttpStats } from '../http.ts';
-import { checkDiskWith, createDiskWith, openDiskWith } from '../open.ts';
-import { openBlob } from './blob.ts';
+import type { CheckOptions, CheckReport, Disk, DiskEvent, Extent, ImageFormat, ImageInfo, StreamInfo, StreamOptions } from '../api/disk.ts';
+import { JobStatus } from '../api/disk.ts';
+import type { BlockSource } from '../api/block.ts';
+import type { EngineDisk } from '../disk/disk.ts';
+import { MillraceError } from '../api/errors.ts';
+import type { HttpStats } from '../bases/http/http.ts';
+import { checkDiskWith, createDiskWith, openDiskWith } from '../disk/open.ts';
+import { openBlob } from '../bases/blob.ts';
 import { forgetDisk, rememberDisk } from './catalog.ts';
 import type { RememberedJob } from './catalog.ts';
 import { hold, lockDisk } from './lock.ts';

@@ -2,8 +2,8 @@
  * Where a local file has holes: Deno cannot tell, lseek(2) can, and is called where this process may do all (-A: it takes FFI, and a look
  * into /proc), on Linux. Elsewhere holes are read as the zeros they show.
  */
-import type { BlockSource } from '../block.ts';
-import { nextDataBy } from '../holes.ts';
+import type { BlockSource } from '../api/block.ts';
+import { nextDataBy } from '../files/holes.ts';
 
 const SYMBOLS = {
   open: { parameters: ['buffer', 'i32'], result: 'i32' },

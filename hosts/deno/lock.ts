@@ -3,8 +3,8 @@
  * for everything, so a holder keeps its record locked by flock(2): the kernel frees it however the process ends. Node does not
  * judge such records and leaves them alone, as Deno does with Node's.
  */
-import { takeLock } from '../lock.ts';
-import type { Lock, LockHolder, LockHost } from '../lock.ts';
+import { takeLock } from '../files/lock.ts';
+import type { Lock, LockHolder, LockHost } from '../files/lock.ts';
 
 /** On Windows such a lock keeps others from reading the record as well. */
 const HAS_FLOCK = Deno.build.os !== 'windows';

@@ -3,11 +3,11 @@
  * and hosts it uses (`--allow-read`, `--allow-write`, `--allow-net`), and none besides.
  */
 import manifest from '../../deno.json' with { type: 'json' };
-import { EXIT_READER_GONE } from '../cli/platform.ts';
-import type { Listening, Output, Platform } from '../cli/platform.ts';
-import { runCommandLine } from '../cli/program.ts';
-import { MillraceError } from '../errors.ts';
-import type { Handler } from '../handler.ts';
+import { EXIT_READER_GONE } from '../faces/cli/platform.ts';
+import type { Listening, Output, Platform } from '../faces/cli/platform.ts';
+import { runCommandLine } from '../faces/cli/program.ts';
+import { MillraceError } from '../api/errors.ts';
+import type { Handler } from '../faces/http/handler.ts';
 import { fileError } from './file.ts';
 import { denoRuntime, localPath } from './runtime.ts';
 

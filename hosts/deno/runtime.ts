@@ -2,12 +2,12 @@
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as zlib from 'node:zlib';
-import { codecOf, zlibDecoder } from '../codecs.ts';
-import type { ZlibFunction } from '../codecs.ts';
-import { openHttp } from '../http.ts';
-import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../location.ts';
-import type { Paths } from '../location.ts';
-import type { Runtime } from '../runtime.ts';
+import { codecOf, zlibDecoder } from '../disk/codecs/codecs.ts';
+import type { ZlibFunction } from '../disk/codecs/codecs.ts';
+import { openHttp } from '../bases/http/http.ts';
+import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
+import type { Paths } from '../files/location.ts';
+import type { Runtime } from '../api/runtime.ts';
 import engine from './engine.js';
 import { openFile, openFileSource } from './file.ts';
 

@@ -3,9 +3,9 @@
  * 1 MiB, and `NAME/manifest`, which tells the size and whose it is. Parts are kept in memory until a flush stores them: a manifest
  * that somebody else has written meanwhile is noticed before that.
  */
-import type { BlockFile, BlockSource } from '../block.ts';
-import { MillraceError } from '../errors.ts';
-import { Failure, RetryBudget, sleep } from '../http-retry.ts';
+import type { BlockFile, BlockSource } from '../api/block.ts';
+import { MillraceError } from '../api/errors.ts';
+import { Failure, RetryBudget, sleep } from '../bases/http/retry.ts';
 import type { Bucket, BucketBody, BucketObject } from './platform.ts';
 import { enterWriter } from './writers.ts';
 import type { Written } from './writers.ts';

@@ -2,9 +2,9 @@
  * What tells the content of a served disk from that of other times, though the object is lost now and then and opens it again: an id that
  * is kept as long as nobody but the object's own handler, which writes to no disk, has had the overlay open for writing.
  */
-import type { BaseLocation } from '../api.ts';
-import { identityOf, notingBases } from '../noted-bases.ts';
-import type { Runtime } from '../runtime.ts';
+import type { BaseLocation } from '../api/disk.ts';
+import { identityOf, notingBases } from '../bases/identities.ts';
+import type { Runtime } from '../api/runtime.ts';
 import type { ObjectStorage } from './platform.ts';
 import type { Written } from './writers.ts';
 

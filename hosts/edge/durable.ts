@@ -2,8 +2,8 @@
  * Overlays in the storage of a Durable Object: each is a row that tells its size, and blobs of 64 KiB, as many as have ever been
  * written to. The platform runs one instance of an object at a time, so a lock inside it keeps two writers apart.
  */
-import type { BlockFile } from '../block.ts';
-import { MillraceError } from '../errors.ts';
+import type { BlockFile } from '../api/block.ts';
+import { MillraceError } from '../api/errors.ts';
 import type { ObjectStorage } from './platform.ts';
 import { enterWriter } from './writers.ts';
 import type { Written } from './writers.ts';

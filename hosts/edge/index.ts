@@ -13,21 +13,21 @@
  * }
  * ```
  */
-import type { CheckOptions, CheckReport, CreateOptions, Disk, OpenOptions } from '../api.ts';
-import { checkDiskWith, createDiskWith, openDiskWith } from '../open.ts';
+import type { CheckOptions, CheckReport, CreateOptions, Disk, OpenOptions } from '../api/disk.ts';
+import { checkDiskWith, createDiskWith, openDiskWith } from '../disk/open.ts';
 import { edgeRuntime, inLittleMemory } from './runtime.ts';
 import type { EdgePlaces } from './runtime.ts';
 
-export * from '../api.ts';
-export type { BlockFile, BlockSource, ReadHint } from '../block.ts';
-export { Domain } from '../domain.ts';
-export type { DomainEventDetail } from '../domain.ts';
-export { MillraceError } from '../errors.ts';
-export type { ErrorCode } from '../errors.ts';
-export { createHandler } from '../handler.ts';
-export type { Handler, HandlerOptions } from '../handler.ts';
-export { openHttp } from '../http.ts';
-export type { HttpOptions, HttpSource } from '../http.ts';
+export * from '../api/disk.ts';
+export type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
+export { Domain } from '../disk/domain.ts';
+export type { DomainEventDetail } from '../disk/domain.ts';
+export { MillraceError } from '../api/errors.ts';
+export type { ErrorCode } from '../api/errors.ts';
+export { createHandler } from '../faces/http/handler.ts';
+export type { Handler, HandlerOptions } from '../faces/http/handler.ts';
+export { openHttp } from '../bases/http/http.ts';
+export type { HttpOptions, HttpSource } from '../bases/http/http.ts';
 export type { Bucket, ObjectStorage } from './platform.ts';
 export type { EdgePlaces } from './runtime.ts';
 export { serveDisks } from './serve.ts';

@@ -1,11 +1,11 @@
 /** An edge's way to open things: overlays by name in a Durable Object or, as `r2:NAME`, in a bucket; bases by URL or, as `r2:KEY`, in the bucket. */
-import type { BlockFile, BlockSource } from '../block.ts';
-import type { Decoder, ZlibFunction } from '../codecs.ts';
-import { codecOf, portableDecoders, zlibDecoder } from '../codecs.ts';
-import { MillraceError } from '../errors.ts';
-import { openHttp } from '../http.ts';
-import { redactUrl } from '../http-address.ts';
-import type { Runtime } from '../runtime.ts';
+import type { BlockFile, BlockSource } from '../api/block.ts';
+import type { Decoder, ZlibFunction } from '../disk/codecs/codecs.ts';
+import { codecOf, portableDecoders, zlibDecoder } from '../disk/codecs/codecs.ts';
+import { MillraceError } from '../api/errors.ts';
+import { openHttp } from '../bases/http/http.ts';
+import { redactUrl } from '../bases/http/address.ts';
+import type { Runtime } from '../api/runtime.ts';
 import { keyBeside, openBucketFile, openBucketSource, removeBucketFile } from './bucket.ts';
 import { openDurable, removeDurable } from './durable.ts';
 import engine from './engine.js';

@@ -3,13 +3,13 @@
  * request, and the object itself: what was asked is kept in the storage, and alarms take it up again until it has ended. One that has
  * paused itself waits for `resume` as long as the object lives, and is started again after that.
  */
-import type { CreateOptions, Disk, OpenOptions, StreamInfo, StreamOptions } from '../api.ts';
-import { JobStatus } from '../api.ts';
-import { MillraceError } from '../errors.ts';
-import { createHandler } from '../handler.ts';
-import type { HandlerOptions } from '../handler.ts';
-import { createDiskWith, openDiskWith } from '../open.ts';
-import type { Runtime } from '../runtime.ts';
+import type { CreateOptions, Disk, OpenOptions, StreamInfo, StreamOptions } from '../api/disk.ts';
+import { JobStatus } from '../api/disk.ts';
+import { MillraceError } from '../api/errors.ts';
+import { createHandler } from '../faces/http/handler.ts';
+import type { HandlerOptions } from '../faces/http/handler.ts';
+import { createDiskWith, openDiskWith } from '../disk/open.ts';
+import type { Runtime } from '../api/runtime.ts';
 import { Contents } from './contents.ts';
 import type { Bucket, ObjectStorage } from './platform.ts';
 import { edgeRuntime, inLittleMemory } from './runtime.ts';

@@ -1,5 +1,5 @@
 /** Which overlays are open for writing in this instance of a worker: the platform runs one instance of a Durable Object at a time. */
-import { MillraceError } from '../errors.ts';
+import { MillraceError } from '../api/errors.ts';
 
 /** An overlay that is open for writing tells its opener's mark, and that of the one before: nobody else has changed it in between. */
 export interface Written {

@@ -10,9 +10,9 @@ import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import * as zlib from 'node:zlib';
-import { badStream, checkCount, codecOf, portableDecoders, zlibDecoder } from '../codecs.ts';
-import type { Codec, Compression, Decoder, ZlibFunction } from '../codecs.ts';
-import { zstdFrame } from '../zstd.ts';
+import { badStream, checkCount, codecOf, portableDecoders, zlibDecoder } from '../disk/codecs/codecs.ts';
+import type { Codec, Compression, Decoder, ZlibFunction } from '../disk/codecs/codecs.ts';
+import { zstdFrame } from '../disk/codecs/zstd.ts';
 import { codecWorkerProgram } from './codec-worker.ts';
 import type { Batch, BatchDone, WorkerSetup } from './codec-worker.ts';
 

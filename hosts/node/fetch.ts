@@ -5,9 +5,9 @@
  */
 import * as http from 'node:http';
 import * as https from 'node:https';
-import type { FetchInit } from '../http-request.ts';
-import type { Answer, AnswerBody, PieceReader } from '../http-response.ts';
-import { Failure } from '../http-retry.ts';
+import type { FetchInit } from '../bases/http/request.ts';
+import type { Answer, AnswerBody, PieceReader } from '../bases/http/response.ts';
+import { Failure } from '../bases/http/retry.ts';
 
 /** As in the Fetch standard. */
 const REDIRECTS_MAX = 20;

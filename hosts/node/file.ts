@@ -8,12 +8,12 @@ import type { BigIntStats } from 'node:fs';
 import { readFile, realpath, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { getSystemErrorMap, promisify } from 'node:util';
-import type { CacheMode } from '../api.ts';
-import type { BlockFile, BlockSource, ReadHint } from '../block.ts';
-import { MillraceError } from '../errors.ts';
-import { lockError, placeOf, refuseKind, systemError } from '../file-errors.ts';
-import type { FileKind } from '../file-errors.ts';
-import type { Lock } from '../lock.ts';
+import type { CacheMode } from '../api/disk.ts';
+import type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
+import { MillraceError } from '../api/errors.ts';
+import { lockError, placeOf, refuseKind, systemError } from '../files/errors.ts';
+import type { FileKind } from '../files/errors.ts';
+import type { Lock } from '../files/lock.ts';
 import { holesOf } from './holes.ts';
 import { lockImage } from './lock.ts';
 
@@ -43,7 +43,7 @@ export interface OpenFileOptions {
 
 /**
  * Opens a local file as an overlay. Unless `readOnly`, it is locked until `close` (or the end of this process) by a folder
- * `PATH.lock` beside it: see hosts/lock.ts. `size` follows what is written.
+ * `PATH.lock` beside it: see hosts/files/lock.ts. `size` follows what is written.
  * @throws MillraceError `EBUSY` (with the name of the program that has it), `ENOENT`, `EEXIST`, `EACCES`, `EROFS`, `EINVAL` (a
  *   folder, FIFO, socket or character device), `EUNSUPPORTED` (a block device, which cannot grow), `ENOSPC`, `EIO`.
  */

@@ -3,8 +3,8 @@
  * installed and the system has SEEK_DATA. Without it, holes are read as the zeros they show.
  */
 import { constants } from 'node:os';
-import type { BlockSource } from '../block.ts';
-import { nextDataBy } from '../holes.ts';
+import type { BlockSource } from '../api/block.ts';
+import { nextDataBy } from '../files/holes.ts';
 
 /** Numbers of SEEK_DATA and SEEK_HOLE, where there are any. */
 const WHENCE: Partial<Record<NodeJS.Platform, { data: number; hole: number }>> = {

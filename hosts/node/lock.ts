@@ -5,8 +5,8 @@
 import { mkdirSync, readdirSync, readFileSync, readlinkSync, renameSync, rmdirSync, unlinkSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { basename } from 'node:path';
-import { takeLock } from '../lock.ts';
-import type { Lock, LockHolder, LockHost } from '../lock.ts';
+import { takeLock } from '../files/lock.ts';
+import type { Lock, LockHolder, LockHost } from '../files/lock.ts';
 
 /** Fields of /proc/PID/stat after the command's name in parentheses (proc(5)): `state` is the third field, `flags` the 9th, `starttime` the 22nd. */
 const STAT_STATE = 0;

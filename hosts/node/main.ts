@@ -3,9 +3,9 @@
 import { readFileSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import process from 'node:process';
-import { EXIT_FAILED, EXIT_READER_GONE } from '../cli/platform.ts';
-import type { Output, Platform } from '../cli/platform.ts';
-import { runCommandLine } from '../cli/program.ts';
+import { EXIT_FAILED, EXIT_READER_GONE } from '../faces/cli/platform.ts';
+import type { Output, Platform } from '../faces/cli/platform.ts';
+import { runCommandLine } from '../faces/cli/program.ts';
 import { fileError } from './file.ts';
 import { localPath, nodeRuntime } from './runtime.ts';
 import { serve } from './serve.ts';

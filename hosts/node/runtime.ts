@@ -2,10 +2,10 @@
 import { readFile, realpath, rm } from 'node:fs/promises';
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { MillraceError } from '../errors.ts';
-import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../location.ts';
-import type { Paths } from '../location.ts';
-import type { Runtime } from '../runtime.ts';
+import { MillraceError } from '../api/errors.ts';
+import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
+import type { Paths } from '../files/location.ts';
+import type { Runtime } from '../api/runtime.ts';
 import { nodeCodec } from './codecs.ts';
 import { fileError, openFile, openFileSource } from './file.ts';
 import { openHttp } from './http.ts';

@@ -5,9 +5,9 @@ import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import type { Listening } from '../cli/platform.ts';
-import { MillraceError } from '../errors.ts';
-import type { Handler } from '../handler.ts';
+import type { Listening } from '../faces/cli/platform.ts';
+import { MillraceError } from '../api/errors.ts';
+import type { Handler } from '../faces/http/handler.ts';
 import { fileError } from './file.ts';
 
 /** Listens; port 0 takes a free one. @throws MillraceError `EBUSY` when another program has the port. */

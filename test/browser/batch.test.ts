@@ -3,7 +3,7 @@ import * as fc from 'fast-check';
 import { describe, expect, it, vi } from 'vitest';
 import { BatchedFile } from '../../hosts/browser/batch.ts';
 import type { SyncFile } from '../../hosts/browser/batch.ts';
-import { MillraceError } from '../../hosts/errors.ts';
+import { MillraceError } from '../../hosts/api/errors.ts';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;

@@ -158,7 +158,7 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
       const disk = await tools.createDisk({ overlay: 'full', base: '/images/base.raw' });
       const stopped = new Promise((resolve) => disk.addEventListener('paused', (event) => resolve((event as CustomEvent).detail)));
       await disk.stream({ nonblock: true, onError: 'enospc' });
-      const info = await stopped as import('../../hosts/api.ts').StreamInfo;
+      const info = await stopped as import('../../hosts/api/disk.ts').StreamInfo;
       const writes = () => disk.write(disk.size - 4 * 1024 * 1024, new Uint8Array(4 * 1024 * 1024).fill(1));
       Object.assign(globalThis, { disk, writes });
       return { info, write: await tools.refusal(writes()) };
@@ -194,7 +194,7 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
       Object.assign(globalThis, { disk, stopped });
     });
     scene.site.offline(true);
-    const info = await tab.run(() => (globalThis as unknown as { stopped: Promise<import('../../hosts/api.ts').StreamInfo> }).stopped);
+    const info = await tab.run(() => (globalThis as unknown as { stopped: Promise<import('../../hosts/api/disk.ts').StreamInfo> }).stopped);
     expect(info).toMatchObject({ status: 1, paused: true, error: { code: 'EIO', message: expect.stringContaining('/images/base.raw') } });
     scene.site.offline(false);
     const end = await tab.run(async (tools) => {
@@ -202,7 +202,7 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
       const ended = new Promise((resolve) => disk.addEventListener('completed', (event) => resolve((event as CustomEvent).detail)));
       await disk.setSpeed(0);
       await disk.resume();
-      const detail = await ended as import('../../hosts/api.ts').StreamInfo;
+      const detail = await ended as import('../../hosts/api/disk.ts').StreamInfo;
       await disk.close();
       await tools.leave('offline.qcow2', await tools.exportDisk('offline'));
       return detail;

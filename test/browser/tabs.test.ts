@@ -40,14 +40,14 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
     await second.run((tools) => void Object.assign(globalThis, { later: tools.openDisk({ overlay: 'shared', whenBusy: 'wait' }) }));
     await first.run(() => (globalThis as unknown as { disk: { close(): Promise<void> } }).disk.close());
     const read = await second.run(async () => {
-      const disk = await (globalThis as unknown as { later: Promise<import('../../hosts/api.ts').Disk> }).later;
+      const disk = await (globalThis as unknown as { later: Promise<import('../../hosts/api/disk.ts').Disk> }).later;
       return [...(await disk.read(0, 4))];
     });
     expect(read).toEqual([1, 2, 3, 0]);
     // The tab that has it now is closed without a word.
     await first.run((tools) => void Object.assign(globalThis, { later: tools.openDisk({ overlay: 'shared', whenBusy: 'wait' }) }));
     await second.close();
-    await first.run(async () => (await (globalThis as unknown as { later: Promise<import('../../hosts/api.ts').Disk> }).later).close());
+    await first.run(async () => (await (globalThis as unknown as { later: Promise<import('../../hosts/api/disk.ts').Disk> }).later).close());
   });
 
   it('takes up a job again after a reload', async () => {

@@ -4,9 +4,9 @@ import { copyFile, mkdir, open, readFile, rename, rm, stat, truncate, utimes, wr
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { describe, expect, it } from 'vitest';
-import { runCommandLine } from '../../hosts/cli/program.ts';
+import { runCommandLine } from '../../hosts/faces/cli/program.ts';
 import { nodeRuntime } from '../../hosts/node/runtime.ts';
-import type { Runtime } from '../../hosts/runtime.ts';
+import type { Runtime } from '../../hosts/api/runtime.ts';
 import { serveFile } from '../demo/file-server.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';

@@ -11,11 +11,11 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { runCommandLine } from '../../hosts/cli/program.ts';
-import type { Output, Platform } from '../../hosts/cli/platform.ts';
+import { runCommandLine } from '../../hosts/faces/cli/program.ts';
+import type { Output, Platform } from '../../hosts/faces/cli/platform.ts';
 import { nodeRuntime } from '../../hosts/node/runtime.ts';
 import { serve } from '../../hosts/node/serve.ts';
-import type { Runtime } from '../../hosts/runtime.ts';
+import type { Runtime } from '../../hosts/api/runtime.ts';
 import { run } from '../support/run.ts';
 import type { RunResult } from '../support/run.ts';
 

@@ -1,7 +1,7 @@
 /** The bar, on a terminal that only remembers. */
 import { expect, it } from 'vitest';
-import type { StreamInfo } from '../../hosts/api.ts';
-import { ProgressBar } from '../../hosts/cli/progress.ts';
+import type { StreamInfo } from '../../hosts/api/disk.ts';
+import { ProgressBar } from '../../hosts/faces/cli/progress.ts';
 
 const MIB = 1024 * 1024;
 

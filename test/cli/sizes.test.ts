@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { formatDuration, formatElapsed, formatExactly, formatSize, parseSize } from '../../hosts/cli/sizes.ts';
+import { formatDuration, formatElapsed, formatExactly, formatSize, parseSize } from '../../hosts/faces/cli/sizes.ts';
 
 it('reads sizes as qemu-img does', () => {
   const read = Object.fromEntries(['0', '512', '64K', '64k', '1.5G', '2T', '.5M', '1P', '7B', '1.0001K'].map((text) => [text, parseSize(text)]));

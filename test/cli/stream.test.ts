@@ -1,7 +1,7 @@
 /** `millrace stream` over storage in memory, which answers before anyone can listen. */
 import { expect, it } from 'vitest';
-import { stream } from '../../hosts/cli/stream.ts';
-import { MillraceError } from '../../hosts/errors.ts';
+import { stream } from '../../hosts/faces/cli/stream.ts';
+import { MillraceError } from '../../hosts/api/errors.ts';
 import { Bench, MIB } from '../job/bench.ts';
 import { platformOver } from './program.ts';
 

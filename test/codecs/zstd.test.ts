@@ -1,6 +1,6 @@
 /** Frames of zstd put together by hand: where they end, and which of their claims are not believed. */
 import { describe, expect, it } from 'vitest';
-import { zstdFrame } from '../../hosts/zstd.ts';
+import { zstdFrame } from '../../hosts/disk/codecs/zstd.ts';
 
 const MAGIC = [0x28, 0xb5, 0x2f, 0xfd];
 const SINGLE_SEGMENT = 0x20;

@@ -3,11 +3,11 @@ import { copyFile, mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promise
 import { tmpdir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { commitWith } from '../../hosts/commit.ts';
-import { MillraceError } from '../../hosts/errors.ts';
+import { commitWith } from '../../hosts/disk/commit.ts';
+import { MillraceError } from '../../hosts/api/errors.ts';
 import { commitDisk, createDisk, openDisk, rebaseDisk } from '../../hosts/node/index.ts';
 import { nodeRuntime } from '../../hosts/node/runtime.ts';
-import type { Runtime } from '../../hosts/runtime.ts';
+import type { Runtime } from '../../hosts/api/runtime.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { check, compare, createImage, info, qemuImg, qemuIo } from '../support/qemu.ts';
 

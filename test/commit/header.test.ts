@@ -6,10 +6,10 @@ import { mkdtemp, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { systemClock } from '../../hosts/clock.ts';
+import { systemClock } from '../../hosts/api/clock.ts';
 import { commitDisk, createDisk, openDisk, rebaseDisk } from '../../hosts/node/index.ts';
-import { rebaseWith } from '../../hosts/rebase.ts';
-import type { ImageFormat } from '../../hosts/api.ts';
+import { rebaseWith } from '../../hosts/disk/rebase.ts';
+import type { ImageFormat } from '../../hosts/api/disk.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { MemoryRuntime } from '../support/memory-runtime.ts';
 import { check, createImage, info, qemuImg } from '../support/qemu.ts';

@@ -2,8 +2,8 @@
  * What a host brings to the conformance suite, and what a case is. Everything in this folder but the runners (`*.test.ts`) and the
  * server of the fixtures uses web-standard globals only: the same cases run in Node, Deno, Bun, browsers and workerd.
  */
-import type { CreateOptions, Disk, OpenOptions } from '../../hosts/api.ts';
-import type { Domain } from '../../hosts/domain.ts';
+import type { CreateOptions, Disk, OpenOptions } from '../../hosts/api/disk.ts';
+import type { Domain } from '../../hosts/disk/domain.ts';
 
 /** A host under test. */
 export interface Adapter {

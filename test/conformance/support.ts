@@ -1,5 +1,5 @@
 /** What many cases need: overlays of their own, disks to try things on, and events to wait for. */
-import type { CreateOptions, Disk, DiskEvent, Extent, StreamInfo } from '../../hosts/api.ts';
+import type { CreateOptions, Disk, DiskEvent, Extent, StreamInfo } from '../../hosts/api/disk.ts';
 import type { Adapter } from './adapter.ts';
 import { BASE_SIZE } from './content.ts';
 import { equal, sameBytes } from './assert.ts';

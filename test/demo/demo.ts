@@ -11,7 +11,7 @@ import { mkdtemp, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { formatElapsed, formatSize } from '../../hosts/cli/sizes.ts';
+import { formatElapsed, formatSize } from '../../hosts/faces/cli/sizes.ts';
 import { createDisk, openDisk } from '../../hosts/node/index.ts';
 import { startSlowLink } from '../support/slow-link.ts';
 import { DISK_BYTES, makeSampleBase } from './base.ts';

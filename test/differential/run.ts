@@ -5,9 +5,9 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Disk, StreamInfo, StreamOptions } from '../../hosts/api.ts';
-import { JobStatus } from '../../hosts/api.ts';
-import { MillraceError } from '../../hosts/errors.ts';
+import type { Disk, StreamInfo, StreamOptions } from '../../hosts/api/disk.ts';
+import { JobStatus } from '../../hosts/api/disk.ts';
+import { MillraceError } from '../../hosts/api/errors.ts';
 import { Random } from '../fixtures/content.ts';
 import { Holding } from '../support/faulty.ts';
 import type { Held, Operation } from '../support/faulty.ts';

@@ -1,7 +1,7 @@
 /** What waits for a job leaves nothing behind at its disk, however often it does: an alarm a minute, for days. */
 import { getEventListeners } from 'node:events';
 import { expect, it } from 'vitest';
-import type { Disk } from '../../hosts/api.ts';
+import type { Disk } from '../../hosts/api/disk.ts';
 import { untilStill } from '../../hosts/edge/still.ts';
 
 function diskWith(info: { status: number; paused: boolean } | undefined): Disk {

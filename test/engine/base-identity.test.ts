@@ -1,7 +1,7 @@
 /** What an overlay records of its base so that another one is noticed, where that is longer than a header takes. */
 import { expect, it } from 'vitest';
-import { commitWith } from '../../hosts/commit.ts';
-import { rebaseWith } from '../../hosts/rebase.ts';
+import { commitWith } from '../../hosts/disk/commit.ts';
+import { rebaseWith } from '../../hosts/disk/rebase.ts';
 import { MemoryRuntime } from '../support/memory-runtime.ts';
 
 const MIB = 1 << 20;

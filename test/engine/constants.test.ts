@@ -1,7 +1,7 @@
 /** What engine and hosts both know, each in its own file, held against each other: the engine's sources are read as text. */
 import { readFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
-import { ENGINE_CODES, ENGINE_REASONS } from '../../hosts/reasons.ts';
+import { ENGINE_CODES, ENGINE_REASONS } from '../../hosts/disk/driver/reasons.ts';
 
 async function source(path: string): Promise<string> {
   return readFile(new URL(`../../${path}`, import.meta.url), 'utf8');
@@ -66,29 +66,29 @@ it('numbers the requests alike', async () => {
   const kinds = withoutPrefix(await constants('engine/core/task.ts', /^KIND_/), 'KIND_');
   const last = kinds.get('REQUEST_LAST')!;
   const requests = [...kinds].filter(([key, value]) => key !== 'NONE' && key !== 'REQUEST_LAST' && value <= last);
-  expect(await members('hosts/engine.ts', 'Kind')).toEqual(new Map(requests));
+  expect(await members('hosts/disk/driver/engine.ts', 'Kind')).toEqual(new Map(requests));
 });
 
 it('numbers the operations of the ring alike', async () => {
-  expect(await members('hosts/engine.ts', 'Op')).toEqual(withoutPrefix(await constants('engine/core/ring.ts', /^OP_/), 'OP_'));
+  expect(await members('hosts/disk/driver/engine.ts', 'Op')).toEqual(withoutPrefix(await constants('engine/core/ring.ts', /^OP_/), 'OP_'));
 });
 
 it('knows the same flags, versions, formats, policies and sizes', async () => {
-  const host = await constants('hosts/engine.ts', /./);
-  const disk = await constants('hosts/disk.ts', /./);
-  const open = await constants('hosts/open.ts', /./);
+  const host = await constants('hosts/disk/driver/engine.ts', /./);
+  const disk = await constants('hosts/disk/disk.ts', /./);
+  const open = await constants('hosts/disk/open.ts', /./);
   const limits = await constants('engine/limits.ts', /./);
   for (const [flag, value] of await constants('engine/core/ring.ts', /^FLAG_/)) expect(host.get(flag), flag).toBe(value);
   expect(host.get('INTERFACE_VERSION')).toBe((await constants('engine/index.ts', /VERSION/)).get('INTERFACE_VERSION'));
   expect(host.get('TEXT_BYTES')).toBe(limits.get('TEXT_BYTES'));
-  expect((await constants('hosts/answers.ts', /./)).get('EXTENTS_BLOCK_BYTES')).toBe(limits.get('BLOCK_BYTES'));
-  expect((await constants('hosts/holes.ts', /./)).get('BLOCK_BYTES')).toBe(2 ** limits.get('HOLE_BLOCK_BITS')!);
+  expect((await constants('hosts/disk/driver/answers.ts', /./)).get('EXTENTS_BLOCK_BYTES')).toBe(limits.get('BLOCK_BYTES'));
+  expect((await constants('hosts/files/holes.ts', /./)).get('BLOCK_BYTES')).toBe(2 ** limits.get('HOLE_BLOCK_BITS')!);
   expect(disk.get('WRITE_ZEROES')).toBe((await constants('engine/requests/write.ts', /WRITE/)).get('WRITE_ZEROES'));
   expect(open.get('OPEN_WRITABLE')).toBe((await constants('engine/requests/open.ts', /OPEN/)).get('OPEN_WRITABLE'));
   expect(open.get('IDENTITY_BYTES_MAX')).toBe((await constants('engine/tables/backing.ts', /BYTES_MAX/)).get('IDENTITY_BYTES_MAX'));
   expect(disk.get('STATUS_NONE')).toBe((await constants('engine/core/job.ts', /STATUS/)).get('STATUS_NONE'));
   const policies = withoutPrefix(await constants('engine/core/job.ts', /^ON_ERROR_/), 'ON_ERROR_');
-  expect(await members('hosts/disk.ts', 'ON_ERROR')).toEqual(policies);
+  expect(await members('hosts/disk/disk.ts', 'ON_ERROR')).toEqual(policies);
   const formats = withoutPrefix(await constants('engine/core/image.ts', /^FORMAT_(?!PROBE)/), 'FORMAT_');
   expect(formats).toEqual(new Map([['RAW', 1], ['QCOW2', 2]]));
 });
@@ -101,8 +101,8 @@ async function recordBytes(path: string, name: string): Promise<number> {
 }
 
 it('lays the entries of the ring and of a map out alike', async () => {
-  const host = await constants('hosts/engine.ts', /_WORDS$/);
+  const host = await constants('hosts/disk/driver/engine.ts', /_WORDS$/);
   expect(host.get('SUBMISSION_WORDS')! * 4).toBe(await recordBytes('engine/core/ring.ts', 'Submission'));
   expect(host.get('COMPLETION_WORDS')! * 4).toBe(await recordBytes('engine/core/ring.ts', 'Completion'));
-  expect((await constants('hosts/answers.ts', /EXTENT_BYTES/)).get('EXTENT_BYTES')).toBe(await recordBytes('engine/requests/map.ts', 'ExtentRecord'));
+  expect((await constants('hosts/disk/driver/answers.ts', /EXTENT_BYTES/)).get('EXTENT_BYTES')).toBe(await recordBytes('engine/requests/map.ts', 'ExtentRecord'));
 });

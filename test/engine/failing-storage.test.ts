@@ -1,7 +1,7 @@
 /** Storage that fails while much is to be written: every request ends, and the image goes on telling the truth about itself. */
 import { expect, it } from 'vitest';
-import type { EngineDisk } from '../../hosts/disk.ts';
-import { MillraceError } from '../../hosts/errors.ts';
+import type { EngineDisk } from '../../hosts/disk/disk.ts';
+import { MillraceError } from '../../hosts/api/errors.ts';
 import { MemoryRuntime } from '../support/memory-runtime.ts';
 
 const CLUSTER = 65536;

@@ -1,6 +1,6 @@
 /** What a disk tells of its images' headers, when their pages have left the engine's cache. */
 import { expect, it } from 'vitest';
-import { systemClock } from '../../hosts/clock.ts';
+import { systemClock } from '../../hosts/api/clock.ts';
 import { MemoryRuntime } from '../support/memory-runtime.ts';
 
 const MIB = 1 << 20;

@@ -1,7 +1,7 @@
 /** Disks that become larger and smaller: what their tables show then, when it fails, and beside reads. */
 import { expect, it } from 'vitest';
-import { systemClock } from '../../hosts/clock.ts';
-import { MillraceError } from '../../hosts/errors.ts';
+import { systemClock } from '../../hosts/api/clock.ts';
+import { MillraceError } from '../../hosts/api/errors.ts';
 import { Random } from '../fixtures/content.ts';
 import { writeImage } from '../simulator/writer.ts';
 import { MemoryRuntime } from '../support/memory-runtime.ts';

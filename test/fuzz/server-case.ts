@@ -3,8 +3,8 @@
  * right bytes or an error by name, in the end; the overlay is sound; and once the server behaves, the stream completes and the disk
  * shows its base with what the guest wrote.
  */
-import { openHttp } from '../../hosts/http.ts';
-import type { HttpOptions, HttpSource } from '../../hosts/http.ts';
+import { openHttp } from '../../hosts/bases/http/http.ts';
+import type { HttpOptions, HttpSource } from '../../hosts/bases/http/http.ts';
 import { checkDisk, createDisk, JobStatus, MillraceError, openDisk } from '../../hosts/node/index.ts';
 import type { Disk, ErrorCode, OnError } from '../../hosts/node/index.ts';
 import { makeContent, Random } from '../fixtures/content.ts';

@@ -1,7 +1,7 @@
 /** URLs, credentials, headers, and URLs that expire. */
 import { describe, expect, test } from 'vitest';
-import { FIRST_PAGE_BYTES, openHttp, redactUrl } from '../../hosts/http.ts';
-import { redactText } from '../../hosts/http-address.ts';
+import { FIRST_PAGE_BYTES, openHttp, redactUrl } from '../../hosts/bases/http/http.ts';
+import { redactText } from '../../hosts/bases/http/address.ts';
 import type { Ask } from './object-server.ts';
 import { pattern, serveObject } from './object-server.ts';
 import { eachTransport } from './transports.ts';

@@ -1,11 +1,11 @@
 /** Every wrong answer that a server can give, and what it is called. */
 import { gzipSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
-import { FIRST_PAGE_BYTES, openHttp } from '../../hosts/http.ts';
-import type { HttpOptions } from '../../hosts/http.ts';
-import { checkResponse, identityOf } from '../../hosts/http-response.ts';
-import type { Version } from '../../hosts/http-response.ts';
-import type { Failure } from '../../hosts/http-retry.ts';
+import { FIRST_PAGE_BYTES, openHttp } from '../../hosts/bases/http/http.ts';
+import type { HttpOptions } from '../../hosts/bases/http/http.ts';
+import { checkResponse, identityOf } from '../../hosts/bases/http/response.ts';
+import type { Version } from '../../hosts/bases/http/response.ts';
+import type { Failure } from '../../hosts/bases/http/retry.ts';
 import type { Ask } from './object-server.ts';
 import { ETAG, LAST_MODIFIED, pattern, serveObject } from './object-server.ts';
 import { eachTransport } from './transports.ts';

@@ -1,6 +1,6 @@
 /** The pieces of a body, of byte streams and of others. */
 import { describe, expect, it } from 'vitest';
-import { piecesOf } from '../../hosts/http-body.ts';
+import { piecesOf } from '../../hosts/bases/http/body.ts';
 import { makeContent } from '../fixtures/content.ts';
 
 const BYTES = 3_000_000;

@@ -1,9 +1,9 @@
 /** How reads become requests: the elevator alone, with transfers that move when the test says so. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { MillraceError } from '../../hosts/errors.ts';
-import { Elevator, REQUEST_BYTES_MAX, REQUEST_BYTES_MIN } from '../../hosts/http-elevator.ts';
-import type { Transfer } from '../../hosts/http-request.ts';
+import { MillraceError } from '../../hosts/api/errors.ts';
+import { Elevator, REQUEST_BYTES_MAX, REQUEST_BYTES_MIN } from '../../hosts/bases/http/elevator.ts';
+import type { Transfer } from '../../hosts/bases/http/request.ts';
 import { pattern } from './object-server.ts';
 
 const MIB = 1024 * 1024;

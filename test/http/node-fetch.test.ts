@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { inspect } from 'node:util';
 import { describe, expect, test } from 'vitest';
-import type { Answer } from '../../hosts/http-response.ts';
+import type { Answer } from '../../hosts/bases/http/response.ts';
 import { nodeFetch } from '../../hosts/node/fetch.ts';
 import { openHttp } from '../../hosts/node/http.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';

@@ -2,10 +2,10 @@
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { describe, expect, test } from 'vitest';
-import type { HttpOptions } from '../../hosts/http.ts';
-import { FIRST_PAGE_BYTES } from '../../hosts/http.ts';
-import { Queue } from '../../hosts/http-queue.ts';
-import { Failure, parseRetryAfter, RetryBudget, transportFailure } from '../../hosts/http-retry.ts';
+import type { HttpOptions } from '../../hosts/bases/http/http.ts';
+import { FIRST_PAGE_BYTES } from '../../hosts/bases/http/http.ts';
+import { Queue } from '../../hosts/bases/http/queue.ts';
+import { Failure, parseRetryAfter, RetryBudget, transportFailure } from '../../hosts/bases/http/retry.ts';
 import type { Ask } from './object-server.ts';
 import { pattern, serveObject } from './object-server.ts';
 import { eachTransport } from './transports.ts';

@@ -1,7 +1,7 @@
 /** What of the reads' order, sharing and ends a server sees: requests held back until the test lets them go. */
 import { describe, expect, test } from 'vitest';
-import { FIRST_PAGE_BYTES } from '../../hosts/http.ts';
-import type { HttpOptions } from '../../hosts/http.ts';
+import { FIRST_PAGE_BYTES } from '../../hosts/bases/http/http.ts';
+import type { HttpOptions } from '../../hosts/bases/http/http.ts';
 import type { Ask } from './object-server.ts';
 import { pattern, serveObject } from './object-server.ts';
 import { eachTransport } from './transports.ts';

@@ -1,9 +1,9 @@
 /** Several disks at once: each goes its own way, and a common speed is shared. */
 import { describe, expect, it } from 'vitest';
-import type { Disk } from '../../hosts/api.ts';
-import { JobStatus } from '../../hosts/api.ts';
-import { Domain } from '../../hosts/domain.ts';
-import { MillraceError } from '../../hosts/errors.ts';
+import type { Disk } from '../../hosts/api/disk.ts';
+import { JobStatus } from '../../hosts/api/disk.ts';
+import { Domain } from '../../hosts/disk/domain.ts';
+import { MillraceError } from '../../hosts/api/errors.ts';
 import { Bench, MIB } from './bench.ts';
 
 async function machine(bench: Bench, count: number, size: number): Promise<{ domain: Domain; disks: Disk[]; contents: Uint8Array[] }> {

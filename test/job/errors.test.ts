@@ -1,9 +1,9 @@
 /** The job when I/O fails: what each policy makes of it. */
 import { describe, expect, it } from 'vitest';
-import { JobStatus } from '../../hosts/api.ts';
-import type { Disk, OnError } from '../../hosts/api.ts';
-import type { BlockSource } from '../../hosts/block.ts';
-import { MillraceError } from '../../hosts/errors.ts';
+import { JobStatus } from '../../hosts/api/disk.ts';
+import type { Disk, OnError } from '../../hosts/api/disk.ts';
+import type { BlockSource } from '../../hosts/api/block.ts';
+import { MillraceError } from '../../hosts/api/errors.ts';
 import { Bench, CLUSTER, MIB, touches } from './bench.ts';
 
 const SIZE = 8 * MIB;

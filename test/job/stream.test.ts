@@ -1,7 +1,7 @@
 /** The job without disturbance: what it copies, where it ends, and what it tells. After the scenarios of QEMU's iotest 030. */
 import { describe, expect, it } from 'vitest';
-import { JobStatus } from '../../hosts/api.ts';
-import { Domain } from '../../hosts/domain.ts';
+import { JobStatus } from '../../hosts/api/disk.ts';
+import { Domain } from '../../hosts/disk/domain.ts';
 import { Bench, CLUSTER, MIB } from './bench.ts';
 
 describe('a stream of the whole disk', () => {

@@ -1,10 +1,10 @@
 /** Values that the types forbid, which callers without types pass all the same. */
 import { expect, it } from 'vitest';
-import type { ImageFormat, OnError } from '../../hosts/api.ts';
-import type { BlockFile, BlockSource } from '../../hosts/block.ts';
-import { commitWith } from '../../hosts/commit.ts';
-import { checkDiskWith } from '../../hosts/open.ts';
-import { rebaseWith } from '../../hosts/rebase.ts';
+import type { ImageFormat, OnError } from '../../hosts/api/disk.ts';
+import type { BlockFile, BlockSource } from '../../hosts/api/block.ts';
+import { commitWith } from '../../hosts/disk/commit.ts';
+import { checkDiskWith } from '../../hosts/disk/open.ts';
+import { rebaseWith } from '../../hosts/disk/rebase.ts';
 import { MemoryFile } from '../support/memory-file.ts';
 import { Bench, MIB } from '../job/bench.ts';
 

@@ -3,8 +3,8 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import type { Extent } from '../../hosts/api.ts';
-import type { BlockSource } from '../../hosts/block.ts';
+import type { Extent } from '../../hosts/api/disk.ts';
+import type { BlockSource } from '../../hosts/api/block.ts';
 import { createDisk, openDisk, openFileSource } from '../../hosts/node/index.ts';
 
 const CLUSTER = 65536;

@@ -8,7 +8,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import type { MillraceError } from '../../hosts/errors.ts';
+import type { MillraceError } from '../../hosts/api/errors.ts';
 import { fileError, openFile, openFileSource } from '../../hosts/node/file.ts';
 
 const MIB = 1024 * 1024;

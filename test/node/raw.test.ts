@@ -1,6 +1,6 @@
 /** A raw image in the overlay's place, to be read. */
 import { expect, it } from 'vitest';
-import type { BlockSource } from '../../hosts/block.ts';
+import type { BlockSource } from '../../hosts/api/block.ts';
 import { openDisk } from '../../hosts/node/index.ts';
 import { makeContent } from '../fixtures/content.ts';
 

@@ -3,7 +3,7 @@ import { copyFile, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import type { EngineDisk } from '../../hosts/disk.ts';
+import type { EngineDisk } from '../../hosts/disk/disk.ts';
 import { createDisk } from '../../hosts/node/index.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';

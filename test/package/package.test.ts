@@ -57,7 +57,7 @@ describe.skipIf(!built)('the package', () => {
   it('holds what it names and what its README leads to, and nothing of the repository besides', async () => {
     const readme = await readFile(installed('README.md'), 'utf8');
     const links = Array.from(readme.matchAll(/\]\((?!https?:)([^)#]+)[^)]*\)/g), ([, path]) => path);
-    expect(links).toContain('hosts/api.ts');
+    expect(links).toContain('hosts/api/disk.ts');
     for (const file of [...targets(manifest.exports), ...Object.values(manifest.bin), 'README.md', 'LICENSE', ...links]) {
       expect(existsSync(installed(file)), file).toBe(true);
     }

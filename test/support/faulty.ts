@@ -2,7 +2,7 @@
  * Storage that misbehaves on order: a wrapper that hands every operation to a plan, which lets it through, delays it, fails it, or
  * reorders it with others. It implements the same interfaces as what it wraps; a source stays a source.
  */
-import type { BlockFile, BlockSource, ReadHint } from '../../hosts/block.ts';
+import type { BlockFile, BlockSource, ReadHint } from '../../hosts/api/block.ts';
 
 /** One operation, before it has been performed. */
 export interface Operation {

@@ -3,13 +3,13 @@
  * alone.
  */
 import { readFile } from 'node:fs/promises';
-import type { CreateOptions, Disk, OpenOptions } from '../../hosts/api.ts';
-import type { BlockFile, BlockSource } from '../../hosts/block.ts';
-import { MillraceError } from '../../hosts/errors.ts';
+import type { CreateOptions, Disk, OpenOptions } from '../../hosts/api/disk.ts';
+import type { BlockFile, BlockSource } from '../../hosts/api/block.ts';
+import { MillraceError } from '../../hosts/api/errors.ts';
 import { inlineCodec } from '../../hosts/node/codecs.ts';
-import { createDiskWith, openDiskWith } from '../../hosts/open.ts';
-import type { OverlayMode, Runtime } from '../../hosts/runtime.ts';
-import type { Codec } from '../../hosts/codecs.ts';
+import { createDiskWith, openDiskWith } from '../../hosts/disk/open.ts';
+import type { OverlayMode, Runtime } from '../../hosts/api/runtime.ts';
+import type { Codec } from '../../hosts/disk/codecs/codecs.ts';
 import { FaultyFile, FaultySource } from './faulty.ts';
 import type { Plan } from './faulty.ts';
 import { MemoryFile } from './memory-file.ts';

@@ -1,5 +1,5 @@
 /** A clock that stands still until a test moves it. */
-import type { Clock } from '../../hosts/clock.ts';
+import type { Clock } from '../../hosts/api/clock.ts';
 
 interface Alarm {
   at: number;

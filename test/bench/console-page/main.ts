@@ -8,7 +8,7 @@ import { V86 } from 'v86';
 import type { V86Options } from 'v86';
 import v86Url from 'v86/build/v86.wasm?url';
 import { createDisk, openDisk } from '../../../hosts/browser/index.ts';
-import { attachDisk } from '../../../hosts/v86/index.ts';
+import { attachDisk } from '../../../hosts/faces/v86/index.ts';
 
 /**
  * `memory`: the whole image in memory before the start. `first`: a new Millrace disk, with its stream behind. `second`: the same disk

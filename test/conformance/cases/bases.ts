@@ -1,5 +1,5 @@
 /** Bases of every format under an overlay, near and far. */
-import { FIRST_PAGE_BYTES } from '../../../hosts/http.ts';
+import { FIRST_PAGE_BYTES } from '../../../hosts/bases/http/http.ts';
 import type { Case } from '../adapter.ts';
 import { equal, ok, rejects, sameBytes } from '../assert.ts';
 import { BASE_SIZE, baseContent, CLUSTER, guestData, KIB, MIB, TAIL_SIZE, tailContent, upperContent } from '../content.ts';

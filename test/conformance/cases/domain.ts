@@ -1,7 +1,7 @@
 /** The disks of one machine under their aliases. */
-import { JobStatus } from '../../../hosts/api.ts';
-import type { DomainEventDetail } from '../../../hosts/domain.ts';
-import { FIRST_PAGE_BYTES } from '../../../hosts/http.ts';
+import { JobStatus } from '../../../hosts/api/disk.ts';
+import type { DomainEventDetail } from '../../../hosts/disk/domain.ts';
+import { FIRST_PAGE_BYTES } from '../../../hosts/bases/http/http.ts';
 import type { Case } from '../adapter.ts';
 import { equal, ok, rejects } from '../assert.ts';
 import { BASE_SIZE, baseContent, CLUSTER } from '../content.ts';

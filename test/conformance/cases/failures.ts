@@ -1,7 +1,7 @@
 /** Jobs that meet errors: each policy of `onError`. */
-import { JobStatus } from '../../../hosts/api.ts';
+import { JobStatus } from '../../../hosts/api/disk.ts';
 import type { Adapter, Case } from '../adapter.ts';
-import type { Disk } from '../../../hosts/api.ts';
+import type { Disk } from '../../../hosts/api/disk.ts';
 import { equal, ok, rejects } from '../assert.ts';
 import { baseContent, MIB } from '../content.ts';
 import { Remote } from '../remote.ts';

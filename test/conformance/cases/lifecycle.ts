@@ -1,5 +1,5 @@
 /** Overlays over time: made once, opened again, kept from a second writer, closed. */
-import type { Disk } from '../../../hosts/api.ts';
+import type { Disk } from '../../../hosts/api/disk.ts';
 import type { Case } from '../adapter.ts';
 import { equal, rejects } from '../assert.ts';
 import { BASE_SIZE, baseContent, guestData, KIB, MIB } from '../content.ts';

@@ -1,7 +1,7 @@
 /** Overlays and bases that the caller brings as objects: a BlockFile, a BlockSource. */
-import { JobStatus } from '../../../hosts/api.ts';
-import type { BlockFile, BlockSource } from '../../../hosts/block.ts';
-import { MillraceError } from '../../../hosts/errors.ts';
+import { JobStatus } from '../../../hosts/api/disk.ts';
+import type { BlockFile, BlockSource } from '../../../hosts/api/block.ts';
+import { MillraceError } from '../../../hosts/api/errors.ts';
 import type { Case } from '../adapter.ts';
 import { equal, ok, rejects, sameBytes } from '../assert.ts';
 import { baseContent, CLUSTER, guestData, KIB, MIB } from '../content.ts';

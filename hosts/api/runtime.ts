@@ -1,0 +1,43 @@
+/**
+ * What a runtime (Node, Deno, a browser, an edge) brings so that disks can be opened there. One object of this kind stands in each
+ * runtime's folder; the shared part of the hosts knows no other way to touch the world.
+ */
+import type { CacheMode } from './disk.ts';
+import type { BlockFile, BlockSource } from './block.ts';
+import type { Clock } from './clock.ts';
+import type { Codec } from '../disk/codecs/codecs.ts';
+
+/** How the file of an overlay is to be opened. */
+export interface OverlayMode {
+  readOnly?: boolean;
+  create?: boolean;
+  /** Default `writeback`. */
+  cache?: CacheMode;
+}
+
+export interface Runtime {
+  /** The compiled engine; the same module serves all disks. */
+  engine(): Promise<WebAssembly.Module>;
+  /** Inflates compressed clusters. */
+  codec: Codec;
+  /** Default the system's. */
+  clock?: Clock;
+  /**
+   * Opens an overlay by its path or name. A writable one is locked against every other opener until it is closed.
+   * @throws MillraceError `EBUSY` naming who has it, `EEXIST` with `create` when it is there already, `ENOENT`, `EROFS`, `EACCES`.
+   */
+  openOverlay(location: string, mode: OverlayMode): Promise<BlockFile>;
+  /**
+   * Opens an image that is only read by its path or URL. As a base it must not change meanwhile (`ECHANGED`); one that is only looked at may
+   * be in use. @throws MillraceError `EUNSUPPORTED` for a URL of a scheme that is not known.
+   */
+  openSource(location: string | URL, as?: 'base'): Promise<BlockSource>;
+  /** Where a backing file's name leads that was recorded in the image `from`: relative paths are relative to that image. */
+  resolve(name: string, from: string): string;
+  /** How a base at a path given by the user is recorded in the overlay: relative paths are relative to that overlay. */
+  record(base: string, overlay: string): string;
+  /** The one name of a file that several paths may lead to; default its path. */
+  realName?(location: string): Promise<string>;
+  /** Removes an overlay that could not be created whole. */
+  remove(location: string): Promise<void>;
+}

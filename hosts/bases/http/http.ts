@@ -1,0 +1,149 @@
+/**
+ * A base by HTTP range requests: any server with byte ranges (RFC 9110, section 14). Uses web-standard globals only, so that it runs
+ * unchanged in Node, Deno, browsers and edge runtimes. It never returns bytes of another version of the object than the one it opened.
+ */
+import type { BlockSource, ReadHint } from '../../api/block.ts';
+import { MillraceError } from '../../api/errors.ts';
+import type { HeaderSource, UrlSource } from './address.ts';
+import { Address } from './address.ts';
+import { Elevator, REQUEST_BYTES_MIN } from './elevator.ts';
+import type { Fetch, HttpStats, Transfer } from './request.ts';
+import { HttpObject } from './request.ts';
+import { identityOf } from './response.ts';
+
+export { redactUrl } from './address.ts';
+export type { HeaderSource, UrlSource } from './address.ts';
+export type { Fetch, HttpStats } from './request.ts';
+
+/**
+ * What the first request asks for, and keeps: of a qcow2 image as `qemu-img` makes it, the header, the L1 table and the first L2 table,
+ * so that none of them costs a round trip of its own.
+ */
+export const FIRST_PAGE_BYTES: number = 320 * 1024;
+
+const DEPTH_DEFAULT = 6;
+const DEPTH_MIN = 2;
+const DEPTH_MAX = 64;
+const TIMEOUT_DEFAULT_MS = 15_000;
+/** The longest a timer can run. */
+const TIMEOUT_MAX_MS = 2 ** 31 - 1;
+const RETRIES_DEFAULT = 6;
+const RETRIES_MAX = 100;
+
+export interface HttpOptions {
+  /** Sent with every request; a function is asked before each. Range, If-Range and Accept-Encoding are set by the reader. */
+  headers?: HeaderSource;
+  /** Used in place of the runtime's own. */
+  fetch?: Fetch;
+  /**
+   * Requests in flight, 2 to 64; default 6, as many as a browser opens to one server, and 8 under Node. One is kept free for reads in the
+   * foreground.
+   */
+  depth?: number;
+  /** Milliseconds in which a request must bring 1 KiB, or come to its end, or else is abandoned and asked again; default 15000. */
+  timeout?: number;
+  /**
+   * How often a request that failed in a way that may pass is repeated, 0 to 100; default 6. One that a server is too busy for (429, 503)
+   * while it serves others of ours is not counted, for ten minutes.
+   */
+  retries?: number;
+}
+
+/** An object on a server, read by ranges. */
+export interface HttpSource extends BlockSource {
+  /** The URL without its credentials. */
+  readonly name: string;
+  readonly preferred: { chunk: number; depth: number };
+  /** What was sent and received so far. */
+  readonly stats: Readonly<HttpStats>;
+  read(offset: number, into: Uint8Array, hint?: ReadHint): Promise<void>;
+  close(): Promise<void>;
+}
+
+/**
+ * Opens the object at an http: or https: URL. One request learns its size and validator and fetches its first 320 KiB, which stay
+ * in memory. A user and password in the URL are sent as Basic authorization. A server that sends neither ETag nor Last-Modified can
+ * change the object unnoticed as long as its size stays the same.
+ * @throws MillraceError `EINVAL` (URL or option), `EUNSUPPORTED` (scheme; a server without byte ranges), `ENOENT` (404, 410),
+ *   `EACCES` (401, 403), `ETIMEDOUT`, `EIO`. Reads throw these, and `ECHANGED` when the object is no longer the one opened.
+ */
+export async function openHttp(url: UrlSource, options: HttpOptions = {}): Promise<HttpSource> {
+  const { headers = {}, fetch = globalThis.fetch } = options;
+  const depth = within('depth', options.depth ?? DEPTH_DEFAULT, DEPTH_MIN, DEPTH_MAX);
+  const timeout = within('timeout', options.timeout ?? TIMEOUT_DEFAULT_MS, 1, TIMEOUT_MAX_MS);
+  const retries = within('retries', options.retries ?? RETRIES_DEFAULT, 0, RETRIES_MAX);
+  const object = new HttpObject(new Address(url, headers), { fetch, timeout, retries });
+  const page = new FirstPage();
+  await object.fetch(page, new AbortController().signal);
+  return new HttpRanges(object, page.bytes(), depth);
+}
+
+/** Where the first request's bytes go. */
+class FirstPage implements Transfer {
+  position = 0;
+  end: number = FIRST_PAGE_BYTES;
+  readonly #bytes = new Uint8Array(FIRST_PAGE_BYTES);
+
+  deliver(bytes: Uint8Array): void {
+    this.#bytes.set(bytes, this.position);
+    this.position += bytes.length;
+  }
+
+  bytes(): Uint8Array {
+    return this.#bytes.subarray(0, this.end);
+  }
+}
+
+class HttpRanges implements HttpSource {
+  readonly size: number;
+  readonly identity?: string;
+  readonly preferred: { chunk: number; depth: number };
+  readonly #object: HttpObject;
+  readonly #elevator: Elevator;
+  readonly #page: Uint8Array;
+  #closed = false;
+
+  constructor(object: HttpObject, page: Uint8Array, depth: number) {
+    const version = object.version!;
+    this.size = version.size;
+    this.identity = identityOf(version);
+    this.preferred = { chunk: REQUEST_BYTES_MIN, depth };
+    this.#object = object;
+    this.#page = page;
+    this.#elevator = new Elevator(depth, (transfer, cancelled) => object.fetch(transfer, cancelled));
+  }
+
+  get name(): string {
+    return this.#object.name;
+  }
+
+  get stats(): Readonly<HttpStats> {
+    return this.#object.stats;
+  }
+
+  async read(offset: number, into: Uint8Array, hint: ReadHint = {}): Promise<void> {
+    if (this.#closed) throw this.#closedError();
+    hint.signal?.throwIfAborted();
+    if (!Number.isSafeInteger(offset) || offset < 0 || offset + into.length > this.size) {
+      const what = `${into.length} bytes at ${offset} are not inside its ${this.size} bytes`;
+      throw new MillraceError('EINVAL', `${this.name}: ${what}`, { offset });
+    }
+    const known = this.#page.subarray(offset, offset + into.length);
+    into.set(known);
+    if (known.length < into.length) await this.#elevator.read(offset + known.length, into.subarray(known.length), hint);
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.#elevator.close(this.#closedError());
+  }
+
+  #closedError(): MillraceError {
+    return new MillraceError('ECLOSED', `${this.name}: the base has been closed`);
+  }
+}
+
+function within(option: string, value: number, min: number, max: number): number {
+  if (Number.isInteger(value) && value >= min && value <= max) return value;
+  throw new MillraceError('EINVAL', `${option} must be a whole number from ${min} to ${max}, not ${value}`);
+}

@@ -1,0 +1,117 @@
+/**
+ * commit: writes what an overlay holds down into a base of its chain, as `qemu-img commit` does: for those who keep the base and want
+ * the overlay's changes in it. The base is written in place: other overlays over it show the changes too, or break.
+ */
+import type { CommitOptions, CommitReport, Disk, Extent, ImageInfo } from '../api/disk.ts';
+import type { BlockFile } from '../api/block.ts';
+import type { EngineDisk } from './disk.ts';
+import { MillraceError } from '../api/errors.ts';
+import { identityText, openDiskWith } from './open.ts';
+import type { Runtime } from '../api/runtime.ts';
+
+/** Bytes of one read and write, and how many go on at once. */
+const PIECE_BYTES = 4 * 1024 * 1024;
+const LANES = 3;
+const URL_SCHEME = /^[a-z][a-z0-9+.-]+:\/\//i;
+
+/** Stands for the identity of a base that is being written: it is taken as it is, so that a commit that was interrupted can be run again. */
+const BEING_WRITTEN = '{}';
+
+/** Where the data goes. */
+type Target = Pick<Disk, 'resize' | 'write' | 'writeZeroes' | 'flush' | 'close'>;
+
+/** @throws MillraceError `EINVAL` when there is no such base, `EUNSUPPORTED` when it is remote, `EBUSY` when one of the two is in use. */
+export async function commitWith(runtime: Runtime, options: CommitOptions): Promise<CommitReport> {
+  const { overlay, followChain, memory, base = 1, keep = false } = options;
+  const disk = await openDiskWith(runtime, { overlay, followChain, memory, copyOnRead: false }) as EngineDisk;
+  try {
+    const images = await disk.images();
+    if (images.length === 1) throw new MillraceError('EINVAL', `cannot commit ${overlay}: it has no base`);
+    const depth = typeof base === 'number' ? base : images.findIndex(({ name }, at) => at > 0 && name === base);
+    if (!(depth > 0 && depth in images)) throw new MillraceError('EINVAL', `cannot commit ${overlay} into '${base}': there is no such image in the chain below it`);
+    const { name, format, virtualSize } = images[depth];
+    if (URL_SCHEME.test(name)) throw new MillraceError('EUNSUPPORTED', `cannot commit ${overlay} into ${name}: only a local base can be written`);
+    const recorded = images[0].backingFile ?? name;
+    const identity = disk.recordedIdentity();
+    if (depth === 1) await disk.refer(recorded, format, BEING_WRITTEN);
+    let target: Target;
+    // A base that cannot be opened has not been written: it is to be noticed when it changes, as before.
+    try {
+      target = await openTarget(runtime, images[depth], options);
+    } catch (error) {
+      if (depth === 1) await disk.refer(recorded, format, identity).catch(() => {});
+      throw error;
+    }
+    const bytes = await writeDown(disk, target, depth, virtualSize);
+    const emptied = depth === 1 && !keep;
+    if (emptied) await disk.empty();
+    if (depth === 1) await recordAnew(runtime, disk, recorded, format, name);
+    await disk.close();
+    return { base: name, bytes, emptied };
+  } catch (error) {
+    await disk.close().catch(() => {});
+    throw error;
+  }
+}
+
+/** Writes everything that stands above `depth` into the target, which shows `size` bytes, and closes it; gives how many bytes that were. */
+async function writeDown(disk: Disk, target: Target, depth: number, size: number): Promise<number> {
+  let bytes: number;
+  try {
+    if (size < disk.size) await target.resize(disk.size);
+    bytes = await copyDown(disk, target, depth);
+    await target.flush();
+  } catch (error) {
+    await target.close().catch(() => {});
+    throw error;
+  }
+  await target.close();
+  return bytes;
+}
+
+/** The base is another than the one that was recorded: it has been written. */
+async function recordAnew(runtime: Runtime, disk: EngineDisk, name: string, format: 'raw' | 'qcow2', location: string): Promise<void> {
+  const source = await runtime.openSource(location);
+  try {
+    await disk.refer(name, format, await identityText(source, name));
+  } finally {
+    await source.close();
+  }
+}
+
+async function openTarget(runtime: Runtime, { name, format }: ImageInfo, { followChain, memory }: CommitOptions): Promise<Target> {
+  if (format === 'qcow2') return openDiskWith(runtime, { overlay: name, followChain, memory, copyOnRead: false });
+  const file: BlockFile = await runtime.openOverlay(name, {});
+  const zeros = new Uint8Array(PIECE_BYTES);
+  return {
+    async resize(size) { await file.truncate(size); },
+    async write(offset, data) { await file.write(offset, data); },
+    async writeZeroes(offset, length) { await file.write(offset, zeros.subarray(0, length)); },
+    async flush() { await file.flush(); },
+    async close() { await file.close(); },
+  };
+}
+
+/** Writes everything that stands above `depth` into the target; gives how many bytes that were. */
+async function copyDown(disk: Disk, target: Target, depth: number): Promise<number> {
+  let bytes = 0;
+  const pieces = piecesOf(disk.map(0, disk.size, { depth }));
+  const lane = async (): Promise<void> => {
+    for await (const { offset, length, state } of pieces) {
+      if (state === 'zero') await target.writeZeroes(offset, length);
+      else await target.write(offset, await disk.read(offset, length));
+      bytes += length;
+    }
+  };
+  // Each lane takes the next piece; a generator hands out one at a time.
+  await Promise.all(Array.from({ length: LANES }, lane));
+  return bytes;
+}
+
+async function* piecesOf(extents: AsyncIterable<Extent>): AsyncGenerator<Extent> {
+  for await (const extent of extents) {
+    if (extent.state === 'absent') continue;
+    const end = extent.offset + extent.length;
+    for (let at = extent.offset; at < end; at += PIECE_BYTES) yield { ...extent, offset: at, length: Math.min(PIECE_BYTES, end - at) };
+  }
+}

@@ -1,0 +1,453 @@
+/**
+ * Drives one engine instance: starts requests, performs the I/O it asks for on the images' files, and hands the completions back. It
+ * knows the ring (engine/README.md) and no image format.
+ */
+import type { BlockFile, BlockSource } from '../../api/block.ts';
+import { systemClock } from '../../api/clock.ts';
+import type { Clock } from '../../api/clock.ts';
+import type { Codec } from '../codecs/codecs.ts';
+import { MillraceError } from '../../api/errors.ts';
+import { mapHoles } from '../../files/holes.ts';
+import { ENGINE_CODES, ENGINE_REASONS } from './reasons.ts';
+import { ImageField, JobField } from './reports.ts';
+
+/** What the engine exports; engine/README.md documents each. */
+interface Exports {
+  version(): number;
+  init(bytes: number): number;
+  submissions(): number;
+  completions(): number;
+  setFile(image: number, bytes: number, tellsHoles: boolean): number;
+  setUse(copyOnRead: boolean, readAhead: boolean, trims: boolean, flushesDear: boolean): void;
+  text(): number;
+  setBacking(name: number, format: number, identity: number): number;
+  backingHasRoom(): number;
+  image(index: number): number;
+  imageAtDepth(depth: number): number;
+  headerPage(index: number): number;
+  requestBytesMax(): number;
+  request(kind: number, tag: number, offset: number, length: number, argument: number): number;
+  step(completed: number, now: number): number;
+  submitted(): number;
+  wakeAt(): number;
+  stream(offset: number, length: number, speed: number, onError: number, keepBase: boolean, full: boolean, bottom: number): number;
+  abort(): number;
+  info(): number;
+  pause(): number;
+  resume(): number;
+  setSpeed(bytesPerSecond: number): number;
+  clusterSize(): number;
+}
+
+const INTERFACE_VERSION = 1;
+const PAGE_BYTES = 65536;
+/** Number of the overlay among the images. */
+const OVERLAY = 0;
+
+/** Kinds of request. */
+export const Kind = {
+  open: 1, create: 2, read: 3, write: 4, zero: 5, discard: 6, flush: 7, resize: 8, stream: 9, remaining: 10, map: 11, check: 12,
+  close: 13, refer: 14, snapshots: 15,
+} as const;
+
+/** Argument of a check that is part of opening: repair what a crash leaves behind, and refuse what it cannot have left. */
+export const REPAIR_CRASH = 3;
+
+const Op = { read: 1, write: 2, flush: 3, truncate: 4, discard: 5, decompress: 6, take: 7, give: 8, done: 9, holes: 10 } as const;
+const FLAG_BACKGROUND = 1;
+const FLAG_JOBS = 2;
+const SUBMISSION_WORDS = 12;
+const COMPLETION_WORDS = 4;
+const TWO_TO_32 = 4294967296;
+/** Errors kept for the requests that fail of them; older ones have been told or will not be. */
+const ERRORS_KEPT_MAX = 512;
+/** Steps in a row before others in this thread get a turn. */
+const STEPS_MAX = 64;
+/** Where an image's report tells the place of what its header says of its base. */
+const TEXTS = [[ImageField.nameAt, ImageField.nameBytes], [ImageField.formatAt, ImageField.formatBytes]] as const;
+const COMPRESSIONS = ['zlib', 'zstd'] as const;
+
+/** A request in flight, or waiting for a place in the engine's table. */
+interface Pending {
+  kind: number;
+  offset: number;
+  length: number;
+  argument: number;
+  /** A write's data. */
+  data?: Uint8Array;
+  /** Where a read's data goes. */
+  into?: Uint8Array;
+  resolve(value: number): void;
+  reject(error: unknown): void;
+}
+
+/** Why a job or a request failed, as the engine tells it. */
+export interface Failure {
+  code: number;
+  reason: number;
+  image: number;
+  offset: number;
+  detail: number;
+}
+
+export class Engine {
+  /** Called after every round of steps: the disk looks at its job then. */
+  onstep: () => void = () => {};
+  readonly #exports: Exports;
+  readonly #memory: ArrayBuffer;
+  readonly #words: Uint32Array;
+  readonly #files: (BlockSource | BlockFile | undefined)[] = [];
+  readonly #names: string[] = [];
+  readonly #codec: Codec;
+  readonly clock: Clock;
+  readonly #pending = new Map<number, Pending>();
+  readonly #waiting: Pending[] = [];
+  readonly #completed: { tag: number; result: number; detail: number }[] = [];
+  readonly #errors = new Map<number, unknown>();
+  /** The one among them that is older than its place allows. */
+  #spared = 0;
+  /** Texts of header pages, by image, position and length. */
+  readonly #texts = new Map<string, string>();
+  /** The reads of bases under way: one signal for all of them would gather a listener from each. */
+  readonly #baseReads = new Map<AbortController, { isJobs: boolean }>();
+  /** Why bases are read no more. */
+  #basesLeft: MillraceError | undefined;
+  #nextTag = 1;
+  #nextError = 1;
+  #stepping = false;
+  #scheduled = false;
+  #cancelTimer: () => void = () => {};
+  #timerAt = 0;
+  #broken: MillraceError | undefined;
+
+  constructor(module: WebAssembly.Module, memoryBytes: number, codec: Codec, clock: Clock = systemClock) {
+    const pages = Math.floor(memoryBytes / PAGE_BYTES);
+    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+    const trap = (line: number, column: number): void => {
+      this.#broken = new MillraceError('EIO', `the engine stopped at an assertion (line ${line}, column ${column}): please report it`);
+    };
+    const instance = new WebAssembly.Instance(module, { env: { memory }, host: { trap } });
+    this.#exports = instance.exports as unknown as Exports;
+    if (this.#exports.version() !== INTERFACE_VERSION) throw new MillraceError('EINVAL', 'the engine has another version than its host');
+    if (!this.#exports.init(memory.buffer.byteLength)) throw new MillraceError('EINVAL', `${memoryBytes} bytes are too little memory for a disk`);
+    this.#memory = memory.buffer;
+    this.#words = new Uint32Array(this.#memory);
+    this.#codec = codec;
+    this.clock = clock;
+  }
+
+  get exports(): Exports {
+    return this.#exports;
+  }
+
+  /** Gives an image its file; image 0 is the overlay. */
+  attach(image: number, file: BlockSource | BlockFile, name: string): void {
+    if (!this.#exports.setFile(image, file.size, file.nextData !== undefined)) throw new MillraceError('EUNSUPPORTED', `${name}: the chain has too many images`);
+    this.#files[image] = file;
+    this.#names[image] = name;
+  }
+
+  file(image: number): BlockSource | BlockFile | undefined {
+    return this.#files[image];
+  }
+
+  /** Whether an image of this number has ever been given a file. */
+  isAttached(image: number): boolean {
+    return image in this.#names;
+  }
+
+  name(image: number): string {
+    return this.#names[image] ?? `image ${image}`;
+  }
+
+  /** Takes away the file of an image that left the chain. */
+  detach(image: number): BlockSource | undefined {
+    const file = this.#files[image];
+    this.#files[image] = undefined;
+    return file;
+  }
+
+  /** Runs one request; resolves with its value. */
+  request(kind: number, offset = 0, length = 0, argument = 0, buffers: { data?: Uint8Array; into?: Uint8Array } = {}): Promise<number> {
+    if (this.#broken) return Promise.reject(this.#broken);
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ kind, offset, length, argument, ...buffers, resolve, reject });
+      this.pump();
+    });
+  }
+
+  /** Cancels the reads of bases that are the job's. */
+  cancelBackground(): void {
+    for (const [controller, { isJobs }] of this.#baseReads) if (isJobs) controller.abort(new MillraceError('ABORTED', 'the job was aborted'));
+  }
+
+  /** Cancels all reads of bases, those to come as well: a server that does not answer holds up nobody then. */
+  leaveBases(error: MillraceError): void {
+    this.#basesLeft = error;
+    for (const controller of this.#baseReads.keys()) controller.abort(error);
+  }
+
+  /** The engine's report on the job, by JobField; good until the engine is asked for another. */
+  jobReport(): Float64Array {
+    return this.#report(this.#exports.info());
+  }
+
+  /** The engine's report on an image, by ImageField; it stays as it is. */
+  imageReport(image: number): Float64Array {
+    return this.#report(this.#exports.image(image)).slice();
+  }
+
+  /** Text at a place of an image's header page; as it was last told, where that page is not in the cache now. */
+  headerText(image: number, at: number, bytes: number): string {
+    if (!bytes) return '';
+    const page = this.#exports.headerPage(image);
+    const place = `${image} ${at} ${bytes}`;
+    if (page) this.#texts.set(place, new TextDecoder().decode(new Uint8Array(this.#memory, page + at, bytes)));
+    return this.#texts.get(place) ?? '';
+  }
+
+  /** Called when an image has been opened, or its header has changed, and the page is in the cache: its texts are known from then on. */
+  keepTexts(image: number): void {
+    const report = this.imageReport(image);
+    for (const [at, bytes] of TEXTS) this.headerText(image, report[at], report[bytes]);
+  }
+
+  /** Hands over what is to be recorded as the base; false if it is too long. */
+  setBacking(name: string, format: string, identity: string): boolean {
+    const texts = [name, format, identity].map((text) => new TextEncoder().encode(text));
+    const [nameBytes, formatBytes, identityBytes] = texts.map((bytes) => bytes.length);
+    if (nameBytes + formatBytes + identityBytes > TEXT_BYTES) return false;
+    let at = this.#exports.text();
+    for (const bytes of texts) {
+      new Uint8Array(this.#memory, at, bytes.length).set(bytes);
+      at += bytes.length;
+    }
+    return this.#exports.setBacking(nameBytes, formatBytes, identityBytes) !== 0;
+  }
+
+  /** The error that a failure is told as: the host's own where there is one, else what the engine found. */
+  errorOf(failure: Failure, action: string): MillraceError {
+    const cause = this.#errors.get(failure.detail);
+    // A codec does not know whose data it was given.
+    if (cause instanceof MillraceError && cause.code !== 'ECORRUPT') return cause;
+    const code = ENGINE_CODES[failure.code] ?? 'EIO';
+    const where = `${this.name(failure.image)}: `;
+    const reason = cause === undefined ? ENGINE_REASONS[failure.reason] ?? 'unknown reason' : messageOf(cause);
+    const at = failure.offset || code === 'ECORRUPT' ? ` (at offset ${failure.offset})` : '';
+    return new MillraceError(code, `cannot ${action}: ${where}${reason}${at}`, { cause, offset: failure.offset });
+  }
+
+  /** Lets the engine go on; called when something was asked of it or its clock has come. */
+  pump(): void {
+    if (this.#stepping || this.#broken) return;
+    this.#stepping = true;
+    try {
+      let steps = 0;
+      while (this.#step() && ++steps < STEPS_MAX);
+      if (steps === STEPS_MAX) this.clock.after(0, () => this.pump());
+      this.#setTimer();
+    } catch (cause) {
+      this.#break(cause);
+    } finally {
+      this.#stepping = false;
+    }
+    this.onstep();
+  }
+
+  #report(address: number): Float64Array {
+    return new Float64Array(this.#memory, address, REPORT_NUMBERS);
+  }
+
+  /** Ends every request with `error`: the engine is used no more. */
+  close(error: MillraceError): void {
+    this.#cancelTimer();
+    this.#broken ??= error;
+    this.#rejectAll();
+  }
+
+  /** One round: start what waits, hand over what has completed, perform what is submitted. True if there is more to do at once. */
+  #step(): boolean {
+    this.#startWaiting();
+    const count = this.#completed.length;
+    const at = this.#exports.completions() >> 2;
+    for (let i = 0; i < count; i++) {
+      const { tag, result, detail } = this.#completed[i];
+      const entry = at + i * COMPLETION_WORDS;
+      this.#words[entry] = tag;
+      this.#words[entry + 1] = result;
+      this.#words[entry + 2] = detail;
+    }
+    this.#completed.length = 0;
+    const more = this.#exports.step(count, this.clock.now()) !== 0;
+    const submitted = this.#exports.submitted();
+    const first = this.#exports.submissions() >> 2;
+    for (let i = 0; i < submitted; i++) this.#perform(first + i * SUBMISSION_WORDS);
+    return more || this.#completed.length > 0 || (submitted > 0 && this.#waiting.length > 0);
+  }
+
+  #startWaiting(): void {
+    while (this.#waiting.length) {
+      const next = this.#waiting[0];
+      const tag = this.#nextTag;
+      if (!this.#exports.request(next.kind, tag, next.offset, next.length, next.argument)) return;
+      this.#nextTag = (tag + 1) >>> 0 || 1;
+      this.#pending.set(tag, next);
+      this.#waiting.shift();
+    }
+  }
+
+  #perform(entry: number): void {
+    const words = this.#words;
+    const tag = words[entry];
+    const op = words[entry + 1];
+    const file = words[entry + 2];
+    const flags = words[entry + 3];
+    const offset = words[entry + 4] + words[entry + 5] * TWO_TO_32;
+    const length = words[entry + 6];
+    const address = words[entry + 7];
+    const request = words[entry + 10];
+    if (op === Op.done) return this.#finish(request, { code: tag, reason: flags, image: file, offset, detail: length });
+    const bytes = new Uint8Array(this.#memory, address, op === Op.flush || op === Op.truncate || op === Op.discard ? 0 : length);
+    if (op === Op.give) return this.#pending.get(request)?.into?.set(bytes, offset);
+    try {
+      const result = op === Op.take ? this.#take(request, offset, bytes)
+        : op === Op.decompress ? this.#codec.inflate(COMPRESSIONS[file], bytes, new Uint8Array(this.#memory, words[entry + 8], words[entry + 9]))
+        : this.#io(op, this.#files[file], offset, length, bytes, flags);
+      if (!isPromise(result)) this.#succeed(tag);
+      else result.then(() => this.#later(() => this.#succeed(tag)), (error) => this.#later(() => this.#fail(tag, error)));
+    } catch (error) {
+      this.#fail(tag, error);
+    }
+  }
+
+  #take(request: number, offset: number, into: Uint8Array): void {
+    const data = this.#pending.get(request)?.data;
+    if (data) into.set(data.subarray(offset, offset + into.length));
+  }
+
+  #io(op: number, file: BlockSource | BlockFile | undefined, offset: number, length: number, bytes: Uint8Array, flags: number): void | Promise<void> {
+    if (!file) throw new MillraceError('ECLOSED', 'the image has been closed');
+    if (op === Op.holes) return mapHoles(file, offset, bytes, this.clock);
+    if (op === Op.read) {
+      // Metadata that exists only in the engine's cache so far may lie past the end of the file: there are zeros.
+      const present = Math.max(0, Math.min(bytes.length, file.size - offset));
+      if (present < bytes.length) bytes.fill(0, present);
+      if (present === 0) return;
+      const into = bytes.subarray(0, present);
+      return file === this.#files[OVERLAY] ? file.read(offset, into, { background: (flags & FLAG_BACKGROUND) !== 0 }) : this.#readBase(file, offset, into, flags);
+    }
+    const target = file as BlockFile;
+    if (op === Op.write) return target.write(offset, bytes);
+    if (op === Op.flush) return target.flush();
+    if (op === Op.truncate) return target.truncate(offset);
+    return target.discard?.(offset, length);
+  }
+
+  #readBase(file: BlockSource, offset: number, into: Uint8Array, flags: number): void | Promise<void> {
+    if (this.#basesLeft) throw this.#basesLeft;
+    const controller = new AbortController();
+    const reading = file.read(offset, into, { signal: controller.signal, background: (flags & FLAG_BACKGROUND) !== 0 });
+    if (!isPromise(reading)) return undefined;
+    this.#baseReads.set(controller, { isJobs: (flags & FLAG_JOBS) !== 0 });
+    return Promise.resolve(reading).finally(() => this.#baseReads.delete(controller));
+  }
+
+  #succeed(tag: number): void {
+    this.#completed.push({ tag, result: 0, detail: 0 });
+  }
+
+  /** Whatever it failed with, be it nothing at all: a file of the caller's own may reject without a reason. */
+  #fail(tag: number, error: unknown): void {
+    const code = error instanceof MillraceError ? ENGINE_CODES.indexOf(error.code, 1) : ENGINE_CODES.indexOf('EIO', 1);
+    const detail = this.#nextError++;
+    this.#errors.set(detail, error);
+    this.#forget(detail - ERRORS_KEPT_MAX);
+    this.#completed.push({ tag, result: -Math.max(code, 1), detail });
+  }
+
+  /** A job's first error is told at its end, however many have come since: it is kept until there is another job's. */
+  #forget(detail: number): void {
+    if (!this.#errors.has(detail)) return;
+    const first = this.jobReport()[JobField.detail];
+    if (this.#spared !== first) this.#errors.delete(this.#spared);
+    if (detail === first) this.#spared = detail;
+    else this.#errors.delete(detail);
+  }
+
+  #later(complete: () => void): void {
+    complete();
+    this.#schedule();
+  }
+
+  /** Completions that come together are handed over together. */
+  #schedule(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    queueMicrotask(() => {
+      this.#scheduled = false;
+      this.pump();
+    });
+  }
+
+  #finish(request: number, failure: Failure): void {
+    const pending = this.#pending.get(request);
+    this.#pending.delete(request);
+    if (!pending) return;
+    if (failure.code) pending.reject(this.errorOf(failure, actionOf(pending)));
+    else pending.resolve(failure.offset);
+  }
+
+  #setTimer(): void {
+    const at = this.#exports.wakeAt();
+    if (at === this.#timerAt) return;
+    this.#cancelTimer();
+    this.#timerAt = at;
+    if (!at) return;
+    this.#cancelTimer = this.clock.after(Math.max(1, at - this.clock.now()), () => {
+      this.#timerAt = 0;
+      this.pump();
+    });
+  }
+
+  /** An assertion of the engine failed, or a host's operation threw where it must not: the disk is used no more. */
+  #break(cause: unknown): void {
+    this.#broken ??= new MillraceError('EIO', `the engine failed: ${messageOf(cause)}`, { cause });
+    this.#rejectAll();
+  }
+
+  #rejectAll(): void {
+    const error = this.#broken;
+    for (const pending of this.#pending.values()) pending.reject(error);
+    for (const pending of this.#waiting) pending.reject(error);
+    this.#pending.clear();
+    this.#waiting.length = 0;
+  }
+}
+
+/** Numbers in a report. */
+const REPORT_NUMBERS = 32;
+/** Bytes of the area where texts are exchanged. */
+const TEXT_BYTES = 4096;
+
+const ACTIONS: Record<number, string> = {
+  [Kind.open]: 'open the image', [Kind.create]: 'create the overlay', [Kind.read]: 'read', [Kind.write]: 'write', [Kind.zero]: 'write zeroes',
+  [Kind.discard]: 'discard', [Kind.flush]: 'flush', [Kind.resize]: 'resize', [Kind.stream]: 'stream', [Kind.remaining]: 'count what remains',
+  [Kind.map]: 'map', [Kind.check]: 'check', [Kind.close]: 'close the disk', [Kind.refer]: 'record another base',
+  [Kind.snapshots]: 'tell the snapshots',
+};
+
+function actionOf(pending: Pending): string {
+  if (pending.kind === Kind.check && pending.argument === REPAIR_CRASH) return ACTIONS[Kind.open];
+  const action = ACTIONS[pending.kind] ?? 'do that';
+  const ranged = pending.kind === Kind.read || pending.kind === Kind.write;
+  return ranged ? `${action} ${pending.length} bytes at ${pending.offset}` : action;
+}
+
+/** What a file of the caller's own returns need not be a promise of this realm, nor nothing where it is none. */
+function isPromise(result: unknown): result is PromiseLike<void> {
+  return typeof (result as PromiseLike<void> | null | undefined)?.then === 'function';
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

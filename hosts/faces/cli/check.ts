@@ -1,0 +1,70 @@
+/** `millrace check`: looks for errors and leaks in an image's metadata, and repairs them if asked to. It needs no base. */
+import type { CheckReport } from '../../api/disk.ts';
+import { checkDiskWith } from '../../disk/open.ts';
+import { whileUnchanged } from './image.ts';
+import { EXIT_OK, tell } from './platform.ts';
+import type { Platform } from './platform.ts';
+
+/** As `qemu-img check` has them. */
+const EXIT_CORRUPT = 2;
+const EXIT_LEAKS = 3;
+const EXIT_NOT_CHECKABLE = 63;
+
+export interface CheckCommandOptions {
+  repair?: 'leaks' | 'all';
+  json: boolean;
+}
+
+export async function check(platform: Platform, path: string, { repair, json }: CheckCommandOptions): Promise<number> {
+  const look = (): Promise<CheckReport | undefined> => checkDiskWith(platform.runtime, { overlay: path, repair });
+  // A repair locks the image, and is what changes it.
+  const found = repair ? await look() : await whileUnchanged(platform, path, look);
+  if (found === undefined) {
+    await tell(platform, `${path} is a raw image, which has nothing to check`);
+    return EXIT_NOT_CHECKABLE;
+  }
+  await platform.stdout.write(json ? `${JSON.stringify(jsonReport(path, found), undefined, 4)}\n` : humanReport(found));
+  if (found.corruptions) return EXIT_CORRUPT;
+  return found.leaks ? EXIT_LEAKS : EXIT_OK;
+}
+
+/** As `qemu-img check --output=json`, which leaves out counts that are 0. */
+function jsonReport(filename: string, found: CheckReport): Record<string, string | number | undefined> {
+  return {
+    'image-end-offset': found.imageEndOffset,
+    'total-clusters': found.totalClusters || undefined,
+    'check-errors': 0,
+    'allocated-clusters': found.allocatedClusters || undefined,
+    'fragmented-clusters': found.fragmentedClusters || undefined,
+    'compressed-clusters': found.compressedClusters || undefined,
+    filename,
+    format: 'qcow2',
+    corruptions: found.corruptions || undefined,
+    leaks: found.leaks || undefined,
+    'corruptions-fixed': found.corruptionsFixed || undefined,
+    'leaks-fixed': found.leaksFixed || undefined,
+  };
+}
+
+function humanReport(found: CheckReport): string {
+  const lines: string[] = [];
+  if (found.corruptionsFixed || found.leaksFixed) lines.push(`Repaired: ${counted(found.corruptionsFixed, found.leaksFixed)}.`);
+  lines.push(found.corruptions || found.leaks
+    ? `Found: ${counted(found.corruptions, found.leaks)}.${found.corruptions ? ' Data may be corrupt.' : ' No data is lost by leaks: they only take space.'}`
+    : 'No errors were found on the image.');
+  const share = (part: number, whole: number): string => `${(whole ? (part / whole) * 100 : 0).toFixed(2)}%`;
+  lines.push([
+    `${found.allocatedClusters}/${found.totalClusters} = ${share(found.allocatedClusters, found.totalClusters)} allocated`,
+    `${share(found.fragmentedClusters, found.allocatedClusters)} fragmented`,
+    `${share(found.compressedClusters, found.allocatedClusters)} compressed clusters`,
+  ].join(', '));
+  lines.push(`Image end offset: ${found.imageEndOffset}`);
+  return `${lines.join('\n')}\n`;
+}
+
+function counted(corruptions: number, leaks: number): string {
+  const parts = [];
+  if (corruptions) parts.push(`${corruptions} error${corruptions === 1 ? '' : 's'}`);
+  if (leaks) parts.push(`${leaks} leaked cluster${leaks === 1 ? '' : 's'}`);
+  return parts.join(' and ');
+}

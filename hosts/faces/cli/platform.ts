@@ -1,0 +1,59 @@
+/**
+ * What a runtime (Node, Deno) brings to the command line. The commands know no other way to reach the terminal, the process and the
+ * files, so that they run unchanged wherever a runtime's entry point fills this in.
+ */
+import type { Handler } from '../http/handler.ts';
+import type { Runtime } from '../../api/runtime.ts';
+
+/** Where a command writes. */
+export interface Output {
+  /** Writes all of it; a promise where the reader is slower than we are. */
+  write(text: string): void | Promise<void>;
+  readonly isTTY: boolean;
+  /** Characters a line; undefined where there is no terminal. */
+  readonly columns: number | undefined;
+}
+
+export interface Platform {
+  /** Opens files and bases, and brings the engine. */
+  readonly runtime: Runtime;
+  readonly version: string;
+  readonly stdout: Output;
+  readonly stderr: Output;
+  /** Calls `handler` each time the user asks the program to stop (SIGINT, SIGTERM) until the returned function is called. */
+  onInterrupt(handler: () => void): () => void;
+  /** Ends the process at once. */
+  exit(code: number): never;
+  /** Bytes that a local file takes on its storage; undefined where that cannot be told. */
+  allocatedBytes(path: string): Promise<number | undefined>;
+  /** Answers HTTP requests at an address until it is closed; port 0 takes a free one. */
+  serve(handler: Handler, address: { hostname: string; port: number }): Promise<Listening>;
+}
+
+/** A handler that answers. */
+export interface Listening {
+  /** `http://ADDRESS:PORT` */
+  readonly url: string;
+  /** Ends what is still being answered. */
+  close(): Promise<void>;
+}
+
+/** Exit codes of every command: what `qemu-img` has, and what a shell has for a program ended by Ctrl-C (128 + SIGINT). */
+export const EXIT_OK = 0;
+export const EXIT_FAILED = 1;
+export const EXIT_INTERRUPTED = 130;
+/**
+ * Nobody reads any more what is written (`millrace map … | head`): nothing to complain about, but the command has not done all of its
+ * work. As a shell has it for a program ended by SIGPIPE.
+ */
+export const EXIT_READER_GONE = 141;
+
+/** Writes a line for the user, which is no part of a command's result. */
+export function tell(platform: Platform, message: string): void | Promise<void> {
+  return platform.stderr.write(`millrace: ${printable(message.replace(/\s*\n\s*/g, ' '))}\n`);
+}
+
+/** A line without control characters: names that stand in an image are its author's choice, and a terminal may act on them. */
+export function printable(line: string): string {
+  return line.replace(/\p{Cc}/gu, '?');
+}

@@ -1,0 +1,66 @@
+/**
+ * What a location names on hosts that have files: a path, a file: URL, or an http: or https: URL; and how one is told relative to
+ * another. It opens nothing, and asks where the process stands only where that matters.
+ */
+import { MillraceError } from '../api/errors.ts';
+import { redactUrl } from '../bases/http/address.ts';
+
+/** The path functions of a runtime. */
+export interface Paths {
+  dirname(path: string): string;
+  isAbsolute(path: string): boolean;
+  join(...parts: string[]): string;
+  relative(from: string, to: string): string;
+  resolve(path: string): string;
+  fileURLToPath(url: string): string;
+}
+
+/** A URL has a scheme of two letters or more; one letter is a drive. */
+const SCHEME = /^([a-z][a-z0-9+.-]+):/i;
+
+export function isHttpUrl(text: string): boolean {
+  return /^https?:/i.test(text);
+}
+
+/**
+ * A path as it is, or of a file: URL (which QEMU also writes without slashes), where an http: URL cannot be.
+ * @throws MillraceError `EUNSUPPORTED` for other schemes, `EINVAL` for a file: URL that is no path here.
+ */
+export function pathOf(text: string, paths: Paths): string {
+  const scheme = SCHEME.exec(text)?.[1].toLowerCase();
+  if (scheme === undefined) return text;
+  if (isHttpUrl(text)) throw new MillraceError('EUNSUPPORTED', `'${redactUrl(text)}': an overlay is a local file; a URL can be its base, or an image that is only looked at`);
+  if (scheme !== 'file') throw new MillraceError('EUNSUPPORTED', `'${redactUrl(text)}': the scheme '${scheme}:' is not supported; a base is a path or an http: or https: URL`);
+  if (!/^file:\/\//i.test(text)) return text.slice('file:'.length);
+  try {
+    return paths.fileURLToPath(text);
+  } catch (cause) {
+    throw new MillraceError('EINVAL', `'${text}' leads to no file here: ${(cause as Error).message}`, { cause });
+  }
+}
+
+/** Where a backing file's name leads that is recorded in the image `from`. */
+export function resolveBacking(name: string, from: string, paths: Paths): string {
+  if (SCHEME.test(name) || paths.isAbsolute(name)) return name;
+  if (isHttpUrl(from)) return new URL(name, from).href;
+  const path = paths.join(paths.dirname(from), name);
+  return SCHEME.test(from) ? path : asPath(path, paths);
+}
+
+/**
+ * How a base at a path given by the user is recorded in an overlay: a relative one is relative to the overlay, that of a file: URL is a
+ * path as well (QEMU takes what follows the scheme as it is, `%20` and all).
+ */
+export function recordedBase(location: string, overlay: string, paths: Paths): string {
+  const [base, path] = [location, overlay].map((text) => (/^file:/i.test(text) ? pathOf(text, paths) : text));
+  if (paths.isAbsolute(base) || (base === location && SCHEME.test(base))) return base;
+  const [from, to] = [paths.join(paths.dirname(path)), paths.join(base)];
+  // Below the place where the process stands, wherever that is: it need not be asked, which could need a permission.
+  const isBelow = !paths.isAbsolute(from) && ![from, to].some((path) => path.startsWith('..'));
+  return asPath(isBelow ? paths.relative(`/${from}`, `/${to}`) : paths.relative(paths.resolve(from), paths.resolve(to)), paths);
+}
+
+/** A relative path whose first part has a colon would be taken for a URL, by QEMU whatever stands before the colon. */
+function asPath(path: string, paths: Paths): string {
+  return /^[^/]*:/.test(path) && !paths.isAbsolute(path) ? `./${path}` : path;
+}
