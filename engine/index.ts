@@ -1,21 +1,50 @@
 // Every export of the engine. README.md documents them for hosts in any language; nothing here does more than hand on.
-import { jobAbort } from './requests/abort';
+
 import { arenaInit, arenaTableBytes } from './core/arena';
+import { guestInit } from './core/guest';
+import {
+  clusterBytes,
+  FORMAT_QCOW2,
+  imageAt,
+  imageCount,
+  imageOf,
+  imagesBytes,
+  imagesInit,
+  OVERLAY,
+  overlay,
+  setImageCount,
+} from './core/image';
+import { alarmTime, jobActive, jobBytes, jobInit, theJob } from './core/job';
+import { pageCached, pagesInit, pagesTableBytes } from './core/pages';
+import { completionsAt, ringBytes, ringInit, submissionCount, submissionsAt } from './core/ring';
+import {
+  KIND_NONE,
+  KIND_REQUEST_LAST,
+  taskAt,
+  taskBegin,
+  tasksBytes,
+  tasksInit,
+} from './core/task';
+import { requestBytes } from './data/populate';
+import {
+  BLOCK_BYTES,
+  IMAGES_MAX,
+  PAGE_BYTES,
+  PAGES_MAX,
+  PAGES_MIN,
+  REPORT_NUMBERS,
+  REQUESTS_MAX,
+  TASKS_MAX,
+  TEXT_BYTES,
+} from './limits';
+import { jobAbort } from './requests/abort';
+import { setCopyOnRead } from './requests/read';
+import { readaheadInit } from './requests/readahead';
+import { jobBegin, jobResume, jobSetSpeed } from './requests/stream';
+import { step as runStep } from './step';
 import { backingFits, backingInit, setBackingTexts } from './tables/backing';
 import { freesBytes, freesInit } from './tables/frees';
-import { guestInit } from './core/guest';
-import { FORMAT_QCOW2, OVERLAY, clusterBytes, imageAt, imageCount, imageOf, imagesBytes, imagesInit, overlay, setImageCount } from './core/image';
-import { alarmTime, jobActive, jobBytes, jobInit, theJob } from './core/job';
-import { BLOCK_BYTES, IMAGES_MAX, PAGES_MAX, PAGES_MIN, PAGE_BYTES, REPORT_NUMBERS, REQUESTS_MAX, TASKS_MAX, TEXT_BYTES } from './limits';
-import { pageCached, pagesInit, pagesTableBytes } from './core/pages';
-import { requestBytes } from './data/populate';
-import { readaheadInit } from './requests/readahead';
-import { setCopyOnRead } from './requests/read';
 import { refcountsInit } from './tables/refcounts';
-import { completionsAt, ringBytes, ringInit, submissionCount, submissionsAt } from './core/ring';
-import { step as runStep } from './step';
-import { jobBegin, jobResume, jobSetSpeed } from './requests/stream';
-import { KIND_NONE, KIND_REQUEST_LAST, taskAt, taskBegin, tasksBytes, tasksInit } from './core/task';
 import './core/trap';
 import { setSparing, setTrimming, writebackBytes, writebackInit } from './tables/writeback';
 import { zeroPageInit } from './tables/zeropage';
@@ -193,7 +222,15 @@ export function wakeAt(): f64 {
 }
 
 /** Makes the disk's job, which a stream request then runs; 0, or the reason why there cannot be one. */
-export function stream(offset: f64, length: f64, speed: f64, onError: u32, keepBase: bool, full: bool, bottom: u32): i32 {
+export function stream(
+  offset: f64,
+  length: f64,
+  speed: f64,
+  onError: u32,
+  keepBase: bool,
+  full: bool,
+  bottom: u32,
+): i32 {
   return jobBegin(<u64>offset, <u64>length, <u64>speed, onError, keepBase, full, bottom);
 }
 

@@ -1,33 +1,75 @@
 // The step: completions in, submissions out. Everything the engine does happens here, in a deterministic order.
 import { runCheck } from './check/check';
 import { setNow } from './core/clock';
-import { copyEnded, runCopy } from './requests/copy';
-import { runCreate } from './requests/create';
-import { OK } from './errors';
-import { closeEnded, runClose, runFlush } from './requests/flush';
-import { growEnded, runGrow } from './tables/grow';
 import { noteGuest } from './core/guest';
 import { alarmTime, setAlarm } from './core/job';
+import { loadsEnded, pageLoaded } from './core/pages';
+import {
+  completion,
+  ioEnd,
+  OP_DISCARD,
+  OP_DONE,
+  OP_FLUSH,
+  ringHasRoom,
+  ringTaken,
+  slot,
+  tell,
+} from './core/ring';
+import {
+  AGAIN,
+  anyGiven,
+  anyReady,
+  failOfHost,
+  givenTaken,
+  KIND_CHECK,
+  KIND_CLOSE,
+  KIND_COPY,
+  KIND_CREATE,
+  KIND_DISCARD,
+  KIND_FLUSH,
+  KIND_GROW,
+  KIND_MAP,
+  KIND_OPEN,
+  KIND_READ,
+  KIND_REFER,
+  KIND_REMAINING,
+  KIND_REQUEST_LAST,
+  KIND_RESIZE,
+  KIND_SNAPSHOTS,
+  KIND_STREAM,
+  KIND_WRITE,
+  KIND_WRITEBACK,
+  KIND_ZERO,
+  ON_IO,
+  ON_JOB,
+  ON_PAGE,
+  ON_SLOT,
+  ready,
+  Task,
+  takeReady,
+  taskEnd,
+  WAIT,
+  wait,
+  wake,
+} from './core/task';
+import { unplace } from './data/place';
+import { OK } from './errors';
 import { RUNS_PER_STEP_MAX } from './limits';
+import { copyEnded, runCopy } from './requests/copy';
+import { runCreate } from './requests/create';
+import { closeEnded, runClose, runFlush } from './requests/flush';
 import { runMap } from './requests/map';
 import { runOpen } from './requests/open';
-import { loadsEnded, pageLoaded } from './core/pages';
-import { unplace } from './data/place';
 import { runRead } from './requests/read';
 import { runRefer } from './requests/refer';
 import { runRemaining } from './requests/remaining';
 import { resizeEnded, runResize } from './requests/resize';
-import { OP_DISCARD, OP_DONE, OP_FLUSH, completion, ioEnd, ringHasRoom, ringTaken, slot, tell } from './core/ring';
 import { runSnapshots } from './requests/snapshots';
 import { runStream } from './requests/stream';
-import {
-  AGAIN, KIND_CHECK, KIND_CLOSE, KIND_COPY, KIND_CREATE, KIND_DISCARD, KIND_FLUSH, KIND_GROW, KIND_MAP, KIND_OPEN, KIND_READ,
-  KIND_REFER, KIND_REMAINING, KIND_REQUEST_LAST, KIND_RESIZE, KIND_SNAPSHOTS, KIND_STREAM, KIND_WRITE, KIND_WRITEBACK, KIND_ZERO, ON_IO, ON_JOB, ON_PAGE, ON_SLOT,
-  Task, WAIT, anyGiven, anyReady, failOfHost, givenTaken, ready, takeReady, taskEnd, wait, wake,
-} from './core/task';
 import { runWrite } from './requests/write';
-import { barrierFailed, runWriteback, scheduleWriteback } from './tables/writeback';
 import { runZeroes } from './requests/zeroes';
+import { growEnded, runGrow } from './tables/grow';
+import { barrierFailed, runWriteback, scheduleWriteback } from './tables/writeback';
 
 /** Takes `completed` completions, runs what can run; returns whether more could be done at once. */
 export function step(completed: u32, time: f64): bool {

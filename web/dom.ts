@@ -8,7 +8,11 @@ export function part<T extends HTMLElement = HTMLElement>(id: string): T {
 }
 
 /** Makes an element; `content` is text or children, never markup. */
-export function make<K extends keyof HTMLElementTagNameMap>(tag: K, properties: Partial<HTMLElementTagNameMap[K]> = {}, ...content: (Node | string)[]): HTMLElementTagNameMap[K] {
+export function make<K extends keyof HTMLElementTagNameMap>(
+  tag: K,
+  properties: Partial<HTMLElementTagNameMap[K]> = {},
+  ...content: (Node | string)[]
+): HTMLElementTagNameMap[K] {
   const element = Object.assign(document.createElement(tag), properties);
   element.append(...content);
   return element;
@@ -26,7 +30,13 @@ export function chooseFile(take: (file: File) => void): void {
 }
 
 /** Asks for a name, or for a yes. Undefined when the question was dismissed. */
-export function ask(question: { title: string; text: string; yes: string; danger?: boolean; name?: string }): Promise<string | undefined> {
+export function ask(question: {
+  title: string;
+  text: string;
+  yes: string;
+  danger?: boolean;
+  name?: string;
+}): Promise<string | undefined> {
   const dialog = part<HTMLDialogElement>('ask');
   const input = part<HTMLInputElement>('ask-input');
   const yes = part('ask-yes');
@@ -42,6 +52,10 @@ export function ask(question: { title: string; text: string; yes: string; danger
   dialog.showModal();
   input.select();
   return new Promise((resolve) => {
-    dialog.addEventListener('close', () => resolve(dialog.returnValue === 'yes' ? input.value.trim() : undefined), { once: true });
+    dialog.addEventListener(
+      'close',
+      () => resolve(dialog.returnValue === 'yes' ? input.value.trim() : undefined),
+      { once: true },
+    );
   });
 }

@@ -12,7 +12,8 @@ export function bytes(count: number): string {
 export function duration(seconds: number): string {
   if (seconds < 60) return `${Math.ceil(seconds)} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
-  if (seconds < DAY_S) return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;
+  if (seconds < DAY_S)
+    return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;
   return `${Math.round(seconds / DAY_S)} days`;
 }
 
@@ -24,6 +25,11 @@ export function percent(part: number): string {
 export function ago(time: number): string {
   const seconds = (Date.now() - time) / 1000;
   if (seconds < 90) return 'just now';
-  const [value, unit] = seconds < 5400 ? [seconds / 60, 'minute'] as const : seconds < DAY_S ? [seconds / 3600, 'hour'] as const : [seconds / DAY_S, 'day'] as const;
+  const [value, unit] =
+    seconds < 5400
+      ? ([seconds / 60, 'minute'] as const)
+      : seconds < DAY_S
+        ? ([seconds / 3600, 'hour'] as const)
+        : ([seconds / DAY_S, 'day'] as const);
   return new Intl.RelativeTimeFormat('en', { numeric: 'auto' }).format(-Math.round(value), unit);
 }

@@ -38,12 +38,30 @@ export class Gauge {
 
   constructor(name: string, disk: BrowserDisk, hda: V86Disk) {
     this.#disk = disk;
-    this.#map = new DiskMap(part<HTMLCanvasElement>('map'), disk.size, disk.clusterSize, notesOf(name).written);
+    this.#map = new DiskMap(
+      part<HTMLCanvasElement>('map'),
+      disk.size,
+      disk.clusterSize,
+      notesOf(name).written,
+    );
     const { signal } = this.#end;
-    hda.addEventListener('read', (event) => this.#guestRead((event as CustomEvent<GuestAccess>).detail), { signal });
-    hda.addEventListener('write', (event) => this.#guestWrote((event as CustomEvent<GuestAccess>).detail), { signal });
+    hda.addEventListener(
+      'read',
+      (event) => this.#guestRead((event as CustomEvent<GuestAccess>).detail),
+      { signal },
+    );
+    hda.addEventListener(
+      'write',
+      (event) => this.#guestWrote((event as CustomEvent<GuestAccess>).detail),
+      { signal },
+    );
     hda.addEventListener('flushed', () => note(name, { written: this.#map.written }), { signal });
-    for (const type of EVENTS) disk.addEventListener(type, (event) => this.#heard(type, (event as CustomEvent<StreamInfo>).detail), { signal });
+    for (const type of EVENTS)
+      disk.addEventListener(
+        type,
+        (event) => this.#heard(type, (event as CustomEvent<StreamInfo>).detail),
+        { signal },
+      );
     this.#wireButtons(signal);
     this.#timer = setInterval(() => void this.#look(), TICK_MS);
     void this.#look();
@@ -86,27 +104,48 @@ export class Gauge {
     if (type === 'completed') announce('The disk is complete: the base is not needed any more.');
     if (type === 'resumed') announce('Streaming goes on.');
     if (type === 'paused') announce('Streaming is paused.');
-    if (type === 'failed') announce(info.reason === 'aborted' ? 'Streaming was aborted; what was copied stays.' : 'Streaming has failed.');
+    if (type === 'failed')
+      announce(
+        info.reason === 'aborted'
+          ? 'Streaming was aborted; what was copied stays.'
+          : 'Streaming has failed.',
+      );
     this.#tellError(info);
     void this.#look();
   }
 
   #tellError({ error, reason }: StreamInfo): void {
-    if (error && reason !== 'aborted') showProblem(new MillraceError(error.code, error.message), [{ label: 'Try again', act: () => void this.#again() }]);
+    if (error && reason !== 'aborted')
+      showProblem(new MillraceError(error.code, error.message), [
+        { label: 'Try again', act: () => void this.#again() },
+      ]);
   }
 
   #wireButtons(signal: AbortSignal): void {
     const on = (id: string, act: () => Promise<unknown>): void => {
-      part(id).addEventListener('click', () => act().then(() => this.#look()).catch(showProblem), { signal });
+      part(id).addEventListener(
+        'click',
+        () =>
+          act()
+            .then(() => this.#look())
+            .catch(showProblem),
+        { signal },
+      );
     };
     on('job-start', () => this.start());
     on('job-pause', () => this.#disk.pause());
     on('job-resume', () => this.#disk.resume());
     on('job-abort', () => this.#disk.abort());
-    part('job-speed').addEventListener('change', () => {
-      // Without a job it is the speed of the next one.
-      this.#disk.setSpeed(this.#speed).catch((error: MillraceError) => error.code === 'ENOENT' || showProblem(error));
-    }, { signal });
+    part('job-speed').addEventListener(
+      'change',
+      () => {
+        // Without a job it is the speed of the next one.
+        this.#disk
+          .setSpeed(this.#speed)
+          .catch((error: MillraceError) => error.code === 'ENOENT' || showProblem(error));
+      },
+      { signal },
+    );
   }
 
   get #speed(): number {
@@ -122,8 +161,14 @@ export class Gauge {
     if (this.#looking || this.#end.signal.aborted || document.hidden) return;
     this.#looking = true;
     try {
-      const [info, traffic] = await Promise.all([this.#disk.info().catch(() => undefined), this.#disk.traffic()]);
-      if (performance.now() >= this.#remainingAt) this.#remainingAt = await nextLook(async () => (this.#remaining = await this.#disk.remaining()));
+      const [info, traffic] = await Promise.all([
+        this.#disk.info().catch(() => undefined),
+        this.#disk.traffic(),
+      ]);
+      if (performance.now() >= this.#remainingAt)
+        this.#remainingAt = await nextLook(
+          async () => (this.#remaining = await this.#disk.remaining()),
+        );
       if (this.#end.signal.aborted) return;
       this.#job = info;
       this.#showFigures(traffic);
@@ -141,7 +186,8 @@ export class Gauge {
 
   async #showMap(): Promise<void> {
     const extents: Extent[] = [];
-    for await (const extent of this.#disk.map(0, this.#disk.size, { depth: 1 })) extents.push(extent);
+    for await (const extent of this.#disk.map(0, this.#disk.size, { depth: 1 }))
+      extents.push(extent);
     this.#map.show(extents);
   }
 
@@ -156,14 +202,27 @@ export class Gauge {
     const rate = this.#rate();
     const active = this.#job?.status === JobStatus.ACTIVE && !this.#job.paused;
     this.#text('rate', active && rate > 0 ? `${bytes(rate)}/s` : '–');
-    this.#text('left', this.#remaining === 0 ? 'complete' : this.#job?.paused ? 'paused' : active && rate > 0 ? duration(this.#remaining / rate) : '–');
-    part('disk-pane').dataset.state = this.#remaining === 0 ? 'complete' : active ? 'active' : 'idle';
+    this.#text(
+      'left',
+      this.#remaining === 0
+        ? 'complete'
+        : this.#job?.paused
+          ? 'paused'
+          : active && rate > 0
+            ? duration(this.#remaining / rate)
+            : '–',
+    );
+    part('disk-pane').dataset.state =
+      this.#remaining === 0 ? 'complete' : active ? 'active' : 'idle';
   }
 
   /** Bytes a second. */
   #rate(): number {
     const now = performance.now();
-    this.#history = [...this.#history.filter(([, at]) => now - at < RATE_MS), [this.#remaining, now]];
+    this.#history = [
+      ...this.#history.filter(([, at]) => now - at < RATE_MS),
+      [this.#remaining, now],
+    ];
     const [remaining, at] = this.#history[0];
     return now > at ? Math.max(0, ((remaining - this.#remaining) / (now - at)) * 1000) : 0;
   }
@@ -181,7 +240,12 @@ export class Gauge {
     part('job-speed-field').hidden = !active && this.#remaining === 0;
     keepFocus(focused);
     const speed = part<HTMLSelectElement>('job-speed');
-    if (active && document.activeElement !== speed && [...speed.options].some(({ value }) => value === String(job.speed))) speed.value = String(job.speed);
+    if (
+      active &&
+      document.activeElement !== speed &&
+      [...speed.options].some(({ value }) => value === String(job.speed))
+    )
+      speed.value = String(job.speed);
     this.#text('info', job ? lines(job) : NO_JOB);
   }
 
@@ -208,5 +272,10 @@ function keepFocus(focused: string | undefined): void {
 /** The info as it is, a field a line. */
 function lines(info: StreamInfo): string {
   const fields = Object.entries(info).filter(([, value]) => value !== undefined);
-  return fields.map(([name, value]) => `${name}: ${name === 'status' ? `${value} (${STATUS[info.status]})` : JSON.stringify(value)}`).join('\n');
+  return fields
+    .map(
+      ([name, value]) =>
+        `${name}: ${name === 'status' ? `${value} (${STATUS[info.status]})` : JSON.stringify(value)}`,
+    )
+    .join('\n');
 }

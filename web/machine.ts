@@ -3,10 +3,10 @@ import { Terminal } from '@xterm/xterm';
 import '@xterm/xterm/css/xterm.css';
 import biosUrl from 'seabios/bios.bin?url';
 import vgaBiosUrl from 'seabios/vgabios-stdvga.bin?url';
-import { V86 } from 'v86';
 import type { V86Options } from 'v86';
-import type { Emulator } from '../hosts/faces/v86/index.ts';
+import { V86 } from 'v86';
 import v86Url from 'v86/build/v86.wasm?url';
+import type { Emulator } from '../hosts/faces/v86/index.ts';
 
 const VGA_MEMORY_BYTES = 8 * 1024 * 1024;
 const COLUMNS = 80;
@@ -39,13 +39,28 @@ export class Machine {
 
   constructor(parts: MachineParts) {
     this.#parts = parts;
-    this.#terminal = new Terminal({ cols: COLUMNS, rows: ROWS, fontFamily: FONT, fontSize: fontSizeFor(parts.serial), scrollback: 5000, screenReaderMode: parts.spoken.checked, theme: { background: '#070b0c', foreground: '#d6e2e5', cursor: '#5fd0e8' } });
+    this.#terminal = new Terminal({
+      cols: COLUMNS,
+      rows: ROWS,
+      fontFamily: FONT,
+      fontSize: fontSizeFor(parts.serial),
+      scrollback: 5000,
+      screenReaderMode: parts.spoken.checked,
+      theme: { background: '#070b0c', foreground: '#d6e2e5', cursor: '#5fd0e8' },
+    });
     this.#terminal.open(parts.serial);
     this.#terminal.attachCustomKeyEventHandler((event) => event.key !== 'F6');
     this.#emulator = new V86({
-      wasm_path: v86Url, bios: { url: biosUrl }, vga_bios: { url: vgaBiosUrl }, hda: parts.hda,
-      memory_size: parts.memory, vga_memory_size: VGA_MEMORY_BYTES, screen: { container: parts.screen },
-      disable_speaker: true, autostart: false, fastboot: true,
+      wasm_path: v86Url,
+      bios: { url: biosUrl },
+      vga_bios: { url: vgaBiosUrl },
+      hda: parts.hda,
+      memory_size: parts.memory,
+      vga_memory_size: VGA_MEMORY_BYTES,
+      screen: { container: parts.screen },
+      disable_speaker: true,
+      autostart: false,
+      fastboot: true,
     });
     this.#emulator.add_listener('emulator-loaded', () => {
       this.#ready = true;
@@ -76,12 +91,19 @@ export class Machine {
     if (this.#ready) await this.#emulator.destroy();
     this.#terminal.dispose();
     this.#parts.serial.replaceChildren();
-    this.#parts.screen.replaceChildren(document.createElement('div'), document.createElement('canvas'));
+    this.#parts.screen.replaceChildren(
+      document.createElement('div'),
+      document.createElement('canvas'),
+    );
   }
 
   #wireSerial(): void {
     const { spoken } = this.#parts;
-    spoken.addEventListener('change', () => (this.#terminal.options.screenReaderMode = spoken.checked), { signal: this.#abort.signal });
+    spoken.addEventListener(
+      'change',
+      () => (this.#terminal.options.screenReaderMode = spoken.checked),
+      { signal: this.#abort.signal },
+    );
     let waiting: number[] = [];
     // A write to the terminal for each byte would cost more than the byte.
     const write = (): void => {
@@ -91,7 +113,9 @@ export class Machine {
     this.#emulator.add_listener('serial0-output-byte', (byte) => {
       if (waiting.push(byte) === 1) setTimeout(write);
     });
-    this.#terminal.onData((text) => this.#emulator.serial_send_bytes(0, new TextEncoder().encode(text)));
+    this.#terminal.onData((text) =>
+      this.#emulator.serial_send_bytes(0, new TextEncoder().encode(text)),
+    );
   }
 
   /** Keys go to the machine while its screen has the focus, and not otherwise. */
@@ -119,7 +143,10 @@ export class Machine {
     for (const layer of screen.children as HTMLCollectionOf<HTMLElement>) {
       layer.style.scale = '';
       if (layer.offsetWidth === 0) continue;
-      const room = Math.min((screen.clientWidth - PADDING) / layer.offsetWidth, (screen.clientHeight - PADDING) / layer.offsetHeight);
+      const room = Math.min(
+        (screen.clientWidth - PADDING) / layer.offsetWidth,
+        (screen.clientHeight - PADDING) / layer.offsetHeight,
+      );
       layer.style.scale = String(room);
     }
   }

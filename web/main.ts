@@ -36,7 +36,9 @@ async function boot(wanted: Boot): Promise<void> {
   if (opening || session) return;
   const { signal } = (opening = new AbortController());
   hideProblem();
-  part('title').textContent = wanted.wait ? `Waiting until the other tab closes ${wanted.name} …` : `Opening ${wanted.name} …`;
+  part('title').textContent = wanted.wait
+    ? `Waiting until the other tab closes ${wanted.name} …`
+    : `Opening ${wanted.name} …`;
   part('give-up').hidden = false;
   try {
     void persistDisks();
@@ -70,7 +72,13 @@ function remediesFor(error: unknown, wanted: Boot): Remedy[] {
   if (!(error instanceof MillraceError)) return [];
   const again = { label: 'Try again', act: () => void boot(wanted) };
   if (error.code === 'EBUSY') return [{ label: 'Wait for it', act: () => void waitFor(wanted) }];
-  if (needsFile(error)) return [{ label: 'Choose the file…', act: () => chooseFile((base) => void boot({ ...wanted, base })) }];
+  if (needsFile(error))
+    return [
+      {
+        label: 'Choose the file…',
+        act: () => chooseFile((base) => void boot({ ...wanted, base })),
+      },
+    ];
   return error.code === 'EIO' || error.code === 'ETIMEDOUT' ? [again] : [];
 }
 
@@ -82,7 +90,10 @@ async function waitFor(wanted: Boot): Promise<void> {
 /** Makes a new disk over an image, and boots it. */
 async function bootImage(base: string | File): Promise<void> {
   const name = await freeName(typeof base === 'string' ? lastPartOf(base) : base.name);
-  note(name, { memory: Number(part<HTMLSelectElement>('memory').value) * MEBIBYTE, written: undefined });
+  note(name, {
+    memory: Number(part<HTMLSelectElement>('memory').value) * MEBIBYTE,
+    written: undefined,
+  });
   await boot({ name, create: true, base });
 }
 
@@ -99,8 +110,10 @@ function lastPartOf(url: string): string {
 /** A name for a disk that no disk has, from that of an image. */
 async function freeName(image: string): Promise<string> {
   // Half of a character is no text.
-  let wanted = image.replace(/\.(raw|img|qcow2|bin)$/i, '').replace(/\p{Surrogate}/gu, '') || 'disk';
-  while (encodeURIComponent(wanted).length > NAME_BYTES_MAX) wanted = [...wanted].slice(0, -1).join('');
+  let wanted =
+    image.replace(/\.(raw|img|qcow2|bin)$/i, '').replace(/\p{Surrogate}/gu, '') || 'disk';
+  while (encodeURIComponent(wanted).length > NAME_BYTES_MAX)
+    wanted = [...wanted].slice(0, -1).join('');
   const taken = new Set((await listDisks()).map(({ name }) => name));
   for (let number = 1; ; number++) {
     const name = number === 1 ? wanted : `${wanted} ${number}`;
@@ -126,7 +139,8 @@ async function showStart(): Promise<void> {
   }
   part('power').hidden = true;
   document.title = 'Millrace';
-  if (location.hash.startsWith('#disk=')) history.replaceState(null, '', location.pathname + location.search);
+  if (location.hash.startsWith('#disk='))
+    history.replaceState(null, '', location.pathname + location.search);
   await ended;
   // Something else may have been booted meanwhile.
   if (opening || session) return;
@@ -139,7 +153,9 @@ async function switchOff(): Promise<void> {
   const name = session?.name;
   await showStart();
   announce(`${name} is switched off.`);
-  [...part('disks').querySelectorAll('button')].find(({ ariaLabel }) => ariaLabel === `Boot: ${name}`)?.focus();
+  [...part('disks').querySelectorAll('button')]
+    .find(({ ariaLabel }) => ariaLabel === `Boot: ${name}`)
+    ?.focus();
 }
 
 function show(view: 'start' | 'console'): void {
@@ -151,9 +167,20 @@ async function showSamples(): Promise<void> {
   const response = await fetch('samples.json').catch(() => undefined);
   // A site need not offer any; some servers answer with a page of theirs then.
   const samples = response?.ok ? ((await response.json().catch(() => [])) as Sample[]) : [];
-  part('samples').replaceChildren(...samples.map(({ name, url, text, size }) => make('button', {
-    type: 'button', className: 'sample', onclick: () => void bootImage(new URL(url, document.baseURI).href).catch(showProblem),
-  }, make('b', {}, name), make('span', {}, [text, size && bytes(size)].filter(Boolean).join(' · ')))));
+  part('samples').replaceChildren(
+    ...samples.map(({ name, url, text, size }) =>
+      make(
+        'button',
+        {
+          type: 'button',
+          className: 'sample',
+          onclick: () => void bootImage(new URL(url, document.baseURI).href).catch(showProblem),
+        },
+        make('b', {}, name),
+        make('span', {}, [text, size && bytes(size)].filter(Boolean).join(' · ')),
+      ),
+    ),
+  );
 }
 
 function wire(): void {
@@ -175,13 +202,20 @@ function wire(): void {
     event.preventDefault();
     void showStart();
   });
-  part('give-up').addEventListener('click', () => void showStart().then(() => part('boot-button').focus()));
+  part('give-up').addEventListener(
+    'click',
+    () => void showStart().then(() => part('boot-button').focus()),
+  );
   part('off').addEventListener('click', () => void switchOff());
   const spoken = part<HTMLInputElement>('spoken');
   spoken.checked = isSpoken();
   spoken.addEventListener('change', () => noteSpoken(spoken.checked));
   part('restart').addEventListener('click', () => session?.restart());
-  for (const format of ['qcow2', 'raw'] as const) part(`export-${format}`).addEventListener('click', () => session && void saveDisk(session.name, format, session.disk));
+  for (const format of ['qcow2', 'raw'] as const)
+    part(`export-${format}`).addEventListener(
+      'click',
+      () => session && void saveDisk(session.name, format, session.disk),
+    );
   wireDrop();
   wirePanes();
 }
@@ -203,15 +237,23 @@ function wireDrop(): void {
 
 /** F6 goes from pane to pane: out of the terminal and the screen, which take every other key for the machine. */
 function wirePanes(): void {
-  addEventListener('keydown', (event) => {
-    if (event.key !== 'F6' || !session) return;
-    event.preventDefault();
-    event.stopImmediatePropagation();
-    const panes = PANES.map(part);
-    const at = panes.findIndex((pane) => pane.contains(document.activeElement));
-    const next = panes[(at + (event.shiftKey ? panes.length - 1 : 1) + (at < 0 && event.shiftKey ? 1 : 0)) % panes.length];
-    (next.querySelector<HTMLElement>('textarea, #screen') ?? next).focus();
-  }, { capture: true });
+  addEventListener(
+    'keydown',
+    (event) => {
+      if (event.key !== 'F6' || !session) return;
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      const panes = PANES.map(part);
+      const at = panes.findIndex((pane) => pane.contains(document.activeElement));
+      const next =
+        panes[
+          (at + (event.shiftKey ? panes.length - 1 : 1) + (at < 0 && event.shiftKey ? 1 : 0)) %
+            panes.length
+        ];
+      (next.querySelector<HTMLElement>('textarea, #screen') ?? next).focus();
+    },
+    { capture: true },
+  );
 }
 
 async function start(): Promise<void> {
@@ -228,6 +270,8 @@ async function start(): Promise<void> {
 // Only an address that the user has gone to is told here.
 addEventListener('hashchange', () => location.reload());
 if (import.meta.env.PROD && navigator.serviceWorker) {
-  navigator.serviceWorker.register('sw.js').catch((error) => console.warn(`the page will not open without a network: ${String(error)}`));
+  navigator.serviceWorker
+    .register('sw.js')
+    .catch((error) => console.warn(`the page will not open without a network: ${String(error)}`));
 }
 await start();

@@ -43,7 +43,8 @@ export class DiskMap {
     this.#data = new Float32Array(this.#count);
     this.#zero = new Float32Array(this.#count);
     this.#written = new Uint8Array(this.#count);
-    if (written) Array.from(atob(written), (character, at) => this.#setBits(at * 8, character.charCodeAt(0)));
+    if (written)
+      Array.from(atob(written), (character, at) => this.#setBits(at * 8, character.charCodeAt(0)));
     this.#resized = new ResizeObserver(() => this.#layOut());
     this.#resized.observe(canvas);
     this.#theme.addEventListener('change', this.#repaint);
@@ -69,7 +70,8 @@ export class DiskMap {
       if (extent.state === 'absent') continue;
       this.#spread(extent, extent.state === 'zero' ? zero : data);
     }
-    for (let i = 0; i < this.#count; i++) if (data[i] !== this.#data[i] || zero[i] !== this.#zero[i]) this.#dirty.add(i);
+    for (let i = 0; i < this.#count; i++)
+      if (data[i] !== this.#data[i] || zero[i] !== this.#zero[i]) this.#dirty.add(i);
     this.#data.set(data);
     this.#zero.set(zero);
     this.#describe();
@@ -106,7 +108,13 @@ export class DiskMap {
       this.#canvas.style.color = `var(--map-${name})`;
       return style.color;
     };
-    this.#colours = { absent: colour('absent'), data: colour('data'), written: colour('written'), zero: colour('zero'), read: colour('read') };
+    this.#colours = {
+      absent: colour('absent'),
+      data: colour('data'),
+      written: colour('written'),
+      zero: colour('zero'),
+      read: colour('read'),
+    };
     this.#canvas.style.color = '';
     this.#pen.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
     for (let i = 0; i < this.#count; i++) this.#draw(i, 0);
@@ -119,7 +127,8 @@ export class DiskMap {
     const width = Math.max(1, Math.round(this.#canvas.clientWidth * ratio));
     const height = Math.max(1, Math.round(this.#canvas.clientHeight * ratio));
     let pitch = Math.max(1, Math.floor(Math.sqrt((width * height) / this.#count)));
-    while (pitch > 1 && Math.floor(width / pitch) * Math.floor(height / pitch) < this.#count) pitch--;
+    while (pitch > 1 && Math.floor(width / pitch) * Math.floor(height / pitch) < this.#count)
+      pitch--;
     this.#pitch = pitch;
     this.#columns = Math.max(1, Math.floor(width / pitch));
     this.#canvas.width = width;
@@ -142,7 +151,8 @@ export class DiskMap {
   }
 
   #setBits(at: number, byte: number): void {
-    for (let bit = 0; bit < 8 && at + bit < this.#count; bit++) this.#written[at + bit] = (byte >> bit) & 1;
+    for (let bit = 0; bit < 8 && at + bit < this.#count; bit++)
+      this.#written[at + bit] = (byte >> bit) & 1;
   }
 
   #drawSoon(): void {
@@ -182,9 +192,13 @@ export class DiskMap {
   }
 
   #describe(): void {
-    const part = (cells: Float32Array): number => cells.reduce((sum, value) => sum + value, 0) / this.#count;
+    const part = (cells: Float32Array): number =>
+      cells.reduce((sum, value) => sum + value, 0) / this.#count;
     const written = this.#written.reduce((sum, value) => sum + value, 0);
     const text = `${percent(part(this.#data) + part(this.#zero))} of ${bytes(this.#size)} is here, ${percent(part(this.#zero))} of it as zeros`;
-    this.#canvas.setAttribute('aria-label', `Map of the disk: ${text}; the guest has written in ${written} of ${this.#count} places`);
+    this.#canvas.setAttribute(
+      'aria-label',
+      `Map of the disk: ${text}; the guest has written in ${written} of ${this.#count} places`,
+    );
   }
 }

@@ -14,7 +14,10 @@ const MEMORY_DEFAULT = 128 * 1024 * 1024;
 
 export function notesOf(disk: string): DiskNotes {
   try {
-    return { memory: MEMORY_DEFAULT, ...(JSON.parse(localStorage.getItem(key(disk)) ?? '{}') as Partial<DiskNotes>) };
+    return {
+      memory: MEMORY_DEFAULT,
+      ...(JSON.parse(localStorage.getItem(key(disk)) ?? '{}') as Partial<DiskNotes>),
+    };
   } catch {
     return { memory: MEMORY_DEFAULT };
   }

@@ -15,27 +15,93 @@ interface Explanation {
 }
 
 const BY_CODE: Partial<Record<ErrorCode, Explanation>> = {
-  ENOSPC: { title: 'There is no room left in this browser', advice: 'Delete a disk that is no longer needed (in another tab while a machine runs here), or make room on the device; the machine waits, and goes on by itself. A paused stream is taken up by “Resume”.' },
-  ECHANGED: { title: 'The image on the server is another one now', advice: 'This disk was made on the old image, and mixing the two would destroy it. Put the old image back, or boot the new one as another disk. What was written here is not lost: “Export qcow2” in the list saves it, to be used with the old image.' },
-  EBUSY: { title: 'Another tab has this disk', advice: 'Only one tab at a time can use a disk. Close it there, or wait here until it is free.' },
-  EEXIST: { title: 'That name is taken', advice: 'Choose another name, or delete the disk that has it.' },
-  ECORRUPT: { title: 'The image is damaged', advice: 'Its tables contradict each other, so it is not used. Fetch it again from where it came.' },
-  EUNSUPPORTED: { title: 'This cannot be used as it is', advice: 'The details say what is not supported and what to do about it.' },
-  EACCES: { title: 'The server or the browser refuses access', advice: 'See that the address needs no sign-in, or sign in there first.' },
+  ENOSPC: {
+    title: 'There is no room left in this browser',
+    advice:
+      'Delete a disk that is no longer needed (in another tab while a machine runs here), or make room on the device; the machine waits, and goes on by itself. A paused stream is taken up by “Resume”.',
+  },
+  ECHANGED: {
+    title: 'The image on the server is another one now',
+    advice:
+      'This disk was made on the old image, and mixing the two would destroy it. Put the old image back, or boot the new one as another disk. What was written here is not lost: “Export qcow2” in the list saves it, to be used with the old image.',
+  },
+  EBUSY: {
+    title: 'Another tab has this disk',
+    advice: 'Only one tab at a time can use a disk. Close it there, or wait here until it is free.',
+  },
+  EEXIST: {
+    title: 'That name is taken',
+    advice: 'Choose another name, or delete the disk that has it.',
+  },
+  ECORRUPT: {
+    title: 'The image is damaged',
+    advice:
+      'Its tables contradict each other, so it is not used. Fetch it again from where it came.',
+  },
+  EUNSUPPORTED: {
+    title: 'This cannot be used as it is',
+    advice: 'The details say what is not supported and what to do about it.',
+  },
+  EACCES: {
+    title: 'The server or the browser refuses access',
+    advice: 'See that the address needs no sign-in, or sign in there first.',
+  },
   ENOENT: { title: 'There is nothing at that address', advice: 'See that the address is right.' },
-  ETIMEDOUT: { title: 'The server does not answer', advice: 'See that it is up and that you are online. The machine waits, and goes on when it answers.' },
+  ETIMEDOUT: {
+    title: 'The server does not answer',
+    advice:
+      'See that it is up and that you are online. The machine waits, and goes on when it answers.',
+  },
   EINVAL: { title: 'That cannot be', advice: 'The details say why.' },
 };
-const OFFLINE: Explanation = { title: 'The image cannot be reached', advice: 'See that you are online and the server is up; a page by https: cannot read from http:. A machine that runs waits, and goes on when the server answers.' };
-const HIDDEN: Explanation = { title: 'The server does not let this page read the image', advice: 'It must send “Access-Control-Allow-Origin”, “Access-Control-Allow-Headers: Range” and “Access-Control-Expose-Headers: Content-Range, ETag” (CORS). Whoever runs the server can add them. An address that leads nowhere can look the same from here: see that it is right, or download the image and drop the file here.' };
-const FILE: Explanation = { title: 'The file that this disk began with is needed again', advice: 'Not all of it had been copied into this browser, and a page may not open files by itself. Choose the same file again.' };
-const GONE: Explanation = { title: 'There is no such disk in this browser', advice: 'It was deleted or renamed, or the browser has cleared the storage of this site. The list below has what there is.' };
-const RANGES: Explanation = { title: 'The server cannot send parts of a file', advice: 'Booting at once needs byte ranges (RFC 9110). Serve the image from a server that has them, or download it and drop the file here.' };
-const LOST: Explanation = { title: 'Not all that the machine wrote was saved', advice: 'It was switched off while this browser could not store it; the details say why. What was saved before is kept.' };
-const CLEARED: Explanation = { title: 'The browser has cleared the storage of this disk', advice: '“Export qcow2” or “Export raw” saves what it still has of it. Do so before you switch the machine off or leave this page: then the disk is gone.' };
-const STORAGE: Explanation = { title: 'The storage of this browser fails', advice: 'The details say how. Reload the page to try again; what was saved is kept.' };
-const WORKER: Explanation = { title: 'The part of the page that has the disk has ended', advice: 'The browser may have been short of memory. Reload the page to boot the disk again; what was saved is kept.' };
-const OTHER: Explanation = { title: 'Something went wrong', advice: 'The details say what. Reload the page to try again; what was saved is kept.' };
+const OFFLINE: Explanation = {
+  title: 'The image cannot be reached',
+  advice:
+    'See that you are online and the server is up; a page by https: cannot read from http:. A machine that runs waits, and goes on when the server answers.',
+};
+const HIDDEN: Explanation = {
+  title: 'The server does not let this page read the image',
+  advice:
+    'It must send “Access-Control-Allow-Origin”, “Access-Control-Allow-Headers: Range” and “Access-Control-Expose-Headers: Content-Range, ETag” (CORS). Whoever runs the server can add them. An address that leads nowhere can look the same from here: see that it is right, or download the image and drop the file here.',
+};
+const FILE: Explanation = {
+  title: 'The file that this disk began with is needed again',
+  advice:
+    'Not all of it had been copied into this browser, and a page may not open files by itself. Choose the same file again.',
+};
+const GONE: Explanation = {
+  title: 'There is no such disk in this browser',
+  advice:
+    'It was deleted or renamed, or the browser has cleared the storage of this site. The list below has what there is.',
+};
+const RANGES: Explanation = {
+  title: 'The server cannot send parts of a file',
+  advice:
+    'Booting at once needs byte ranges (RFC 9110). Serve the image from a server that has them, or download it and drop the file here.',
+};
+const LOST: Explanation = {
+  title: 'Not all that the machine wrote was saved',
+  advice:
+    'It was switched off while this browser could not store it; the details say why. What was saved before is kept.',
+};
+const CLEARED: Explanation = {
+  title: 'The browser has cleared the storage of this disk',
+  advice:
+    '“Export qcow2” or “Export raw” saves what it still has of it. Do so before you switch the machine off or leave this page: then the disk is gone.',
+};
+const STORAGE: Explanation = {
+  title: 'The storage of this browser fails',
+  advice: 'The details say how. Reload the page to try again; what was saved is kept.',
+};
+const WORKER: Explanation = {
+  title: 'The part of the page that has the disk has ended',
+  advice:
+    'The browser may have been short of memory. Reload the page to boot the disk again; what was saved is kept.',
+};
+const OTHER: Explanation = {
+  title: 'Something went wrong',
+  advice: 'The details say what. Reload the page to try again; what was saved is kept.',
+};
 
 const NEEDS_FILE = /neither a URL nor a disk|cannot be its own base/;
 
@@ -53,7 +119,11 @@ const BY_MESSAGE: readonly [RegExp, Explanation][] = [
 /** What is thrown when an image holds nothing that boots. */
 export class NotAnImage extends Error {}
 
-const NOT_AN_IMAGE: Explanation = { title: 'This is not a disk image that boots', advice: 'Its first sector is no boot record. See that the address leads to the image itself, not to a page about it or to a compressed archive.' };
+const NOT_AN_IMAGE: Explanation = {
+  title: 'This is not a disk image that boots',
+  advice:
+    'Its first sector is no boot record. See that the address leads to the image itself, not to a page about it or to a compressed archive.',
+};
 
 /** Whether a disk lacks a base that only the user can give. */
 export function needsFile(error: unknown): boolean {
@@ -66,7 +136,8 @@ export function explain(error: unknown): Explanation {
   if (/CORS/.test(error.message)) return error.code === 'EIO' ? OFFLINE : HIDDEN;
   const told = BY_MESSAGE.find(([pattern]) => pattern.test(error.message));
   if (told) return told[1];
-  if (error.code === 'EIO') return /^cannot \w+ (disk '|the storage of this site)/.test(error.message) ? STORAGE : OFFLINE;
+  if (error.code === 'EIO')
+    return /^cannot \w+ (disk '|the storage of this site)/.test(error.message) ? STORAGE : OFFLINE;
   return BY_CODE[error.code] ?? OTHER;
 }
 
@@ -75,14 +146,21 @@ export function showProblem(error: unknown, remedies: Remedy[] = []): void {
   const { title, advice } = explain(error);
   part('problem-title').textContent = title;
   part('problem-advice').textContent = advice;
-  part('problem-detail').textContent = error instanceof MillraceError ? `${error.code}: ${error.message}` : String(error);
-  const buttons = [...remedies, { label: 'Dismiss', act: () => {} }].map(({ label, act }) => make('button', {
-    type: 'button',
-    onclick: () => {
-      hideProblem();
-      act();
-    },
-  }, label));
+  part('problem-detail').textContent =
+    error instanceof MillraceError ? `${error.code}: ${error.message}` : String(error);
+  const buttons = [...remedies, { label: 'Dismiss', act: () => {} }].map(({ label, act }) =>
+    make(
+      'button',
+      {
+        type: 'button',
+        onclick: () => {
+          hideProblem();
+          act();
+        },
+      },
+      label,
+    ),
+  );
   part('problem-actions').replaceChildren(...buttons);
   part('problem').hidden = false;
   // On a small screen what is looked at may be far below.

@@ -1,9 +1,8 @@
 /** A machine at work: its disk, the disk's connection to v86, the machine itself and what the page shows of them. */
-import type { BrowserDisk } from '../hosts/browser/index.ts';
+import type { BrowserDisk, MillraceError } from '../hosts/browser/index.ts';
 import { createDisk, deleteDisk, openDisk } from '../hosts/browser/index.ts';
-import type { MillraceError } from '../hosts/browser/index.ts';
-import { attachDisk } from '../hosts/faces/v86/index.ts';
 import type { Emulator, V86Disk } from '../hosts/faces/v86/index.ts';
+import { attachDisk } from '../hosts/faces/v86/index.ts';
 import { part } from './dom.ts';
 import { Gauge } from './gauge.ts';
 import { Machine } from './machine.ts';
@@ -56,18 +55,33 @@ export class Session {
     this.name = name;
     this.disk = disk;
     this.#hda = hda;
-    hda.addEventListener('error', (event) => showProblem((event as CustomEvent<MillraceError>).detail));
+    hda.addEventListener('error', (event) =>
+      showProblem((event as CustomEvent<MillraceError>).detail),
+    );
     hda.addEventListener('recovered', () => {
       hideProblem();
       this.#gauge.recovered();
     });
-    const tellSaved = (saved: boolean): void => tell(disk.persistent ? (saved ? 'All writes saved' : 'Saving…') : 'In memory: kept until this page is left');
+    const tellSaved = (saved: boolean): void =>
+      tell(
+        disk.persistent
+          ? saved
+            ? 'All writes saved'
+            : 'Saving…'
+          : 'In memory: kept until this page is left',
+      );
     hda.addEventListener('unsaved', () => tellSaved(false));
     hda.addEventListener('flushed', () => tellSaved(true));
     tellSaved(true);
     // A disk in memory has no file.
     part('export-qcow2').hidden = !disk.persistent;
-    this.#machine = new Machine({ hda, memory: notesOf(name).memory, screen: part('screen'), serial: part('serial'), spoken: part('spoken') });
+    this.#machine = new Machine({
+      hda,
+      memory: notesOf(name).memory,
+      screen: part('screen'),
+      serial: part('serial'),
+      spoken: part('spoken'),
+    });
     hda.pace(this.#showing(this.#machine.emulator));
     this.#gauge = new Gauge(name, disk, hda);
   }
@@ -98,20 +112,33 @@ export class Session {
     this.#gauge.end();
     this.#hda.pace(undefined);
     const ends: PromiseSettledResult<void>[] = [];
-    for (const what of [() => this.#machine.end(), () => this.#hda.close(), () => this.disk.close()]) ends.push(...(await Promise.allSettled([what()])));
+    for (const what of [
+      () => this.#machine.end(),
+      () => this.#hda.close(),
+      () => this.disk.close(),
+    ])
+      ends.push(...(await Promise.allSettled([what()])));
     for (const end of ends) if (end.status === 'rejected') throw end.reason;
   }
 }
 
 function open({ name, create, base, wait }: Boot, signal: AbortSignal): Promise<BrowserDisk> {
   if (create) return createDisk({ overlay: name, base });
-  return openDisk({ overlay: name, base, resumeJob: true, whenBusy: wait ? 'wait' : 'fail', signal });
+  return openDisk({
+    overlay: name,
+    base,
+    resumeJob: true,
+    whenBusy: wait ? 'wait' : 'fail',
+    signal,
+  });
 }
 
 function checkBootRecord({ name, base }: Boot, hda: V86Disk): void {
   const record = hda.get_from_cache(0, BOOT_RECORD_BYTES);
   if (record?.[510] === 0x55 && record[511] === 0xaa) return;
-  throw new NotAnImage(`the first sector of ${typeof base === 'string' ? base : base?.name ?? name} does not end in 55 AA, so a BIOS would not boot it`);
+  throw new NotAnImage(
+    `the first sector of ${typeof base === 'string' ? base : (base?.name ?? name)} does not end in 55 AA, so a BIOS would not boot it`,
+  );
 }
 
 /** How safe the guest's writes are. */

@@ -7,7 +7,8 @@ import * as memory from './memory.ts';
 import { showProblem } from './problems.ts';
 import { saveDisk } from './transfer.ts';
 
-const NO_STORAGE = 'The browser gives this page no storage, as in a private window or without https:. Machines boot, with their disks in memory until the page is left.';
+const NO_STORAGE =
+  'The browser gives this page no storage, as in a private window or without https:. Machines boot, with their disks in memory until the page is left.';
 
 async function keepsDisks(): Promise<boolean> {
   return (await navigator.storage?.getDirectory?.().catch(() => undefined)) !== undefined;
@@ -23,14 +24,22 @@ export async function showShelf(boot: (name: string) => void): Promise<void> {
   part('disks').replaceChildren(...disks.map((disk) => row(disk, boot)));
   if (place) focusPlace(place);
   const { used, quota } = await storageRoom();
-  part('room').textContent = quota > 0 ? `${bytes(used)} in use, of ${bytes(quota)} that this site may use` : '';
+  part('room').textContent =
+    quota > 0 ? `${bytes(used)} in use, of ${bytes(quota)} that this site may use` : '';
 }
 
 /** Which button of which row has the focus. */
 function focusedPlace(): { row: number; button: number } | undefined {
   const rows = [...part('disks').children];
   const row = rows.findIndex((item) => item.contains(document.activeElement));
-  return row < 0 ? undefined : { row, button: [...rows[row].querySelectorAll('button')].indexOf(document.activeElement as HTMLButtonElement) };
+  return row < 0
+    ? undefined
+    : {
+        row,
+        button: [...rows[row].querySelectorAll('button')].indexOf(
+          document.activeElement as HTMLButtonElement,
+        ),
+      };
 }
 
 /** The list is made anew after each action; who uses it by keyboard stays in place, or as near as can be. */
@@ -44,25 +53,66 @@ function row(disk: DiskRecord, boot: (name: string) => void): HTMLLIElement {
   const { name, size, remaining, lastUsed } = disk;
   const again = (): Promise<void> => showShelf(boot);
   const button = (label: string, act: () => unknown, kind = ''): HTMLButtonElement =>
-    make('button', { type: 'button', className: kind, onclick: () => void Promise.resolve(act()).then(again).catch(showProblem), ariaLabel: `${label}: ${name}` }, label);
-  const start = make('button', { type: 'button', className: 'main', onclick: () => boot(name), ariaLabel: `Boot: ${name}` }, 'Boot');
+    make(
+      'button',
+      {
+        type: 'button',
+        className: kind,
+        onclick: () => void Promise.resolve(act()).then(again).catch(showProblem),
+        ariaLabel: `${label}: ${name}`,
+      },
+      label,
+    );
+  const start = make(
+    'button',
+    { type: 'button', className: 'main', onclick: () => boot(name), ariaLabel: `Boot: ${name}` },
+    'Boot',
+  );
   const about = make('div', {}, make('h3', {}, name), make('p', {}, ...state(disk)));
   if (lastUsed !== undefined) about.append(make('p', {}, `used ${ago(lastUsed)}`));
-  const item = make('li', {}, about, make('div', { className: 'row' }, start,
-    button('Rename', () => rename(name)), button('Export qcow2', () => saveDisk(name, 'qcow2')), button('Export raw', () => saveDisk(name, 'raw')), button('Delete', () => remove(name), 'danger')));
-  if (size && remaining) item.append(make('progress', { max: 1, value: 1 - remaining / size, ariaLabel: `Part of ${name} that is here` }));
+  const item = make(
+    'li',
+    {},
+    about,
+    make(
+      'div',
+      { className: 'row' },
+      start,
+      button('Rename', () => rename(name)),
+      button('Export qcow2', () => saveDisk(name, 'qcow2')),
+      button('Export raw', () => saveDisk(name, 'raw')),
+      button('Delete', () => remove(name), 'danger'),
+    ),
+  );
+  if (size && remaining)
+    item.append(
+      make('progress', {
+        max: 1,
+        value: 1 - remaining / size,
+        ariaLabel: `Part of ${name} that is here`,
+      }),
+    );
   return item;
 }
 
 function state({ size, remaining, base }: DiskRecord): (Node | string)[] {
   if (size === undefined) return ['what it holds shows when it is booted'];
-  if (base === undefined || remaining === 0) return [`${bytes(size)} · `, make('span', { className: 'whole' }, 'complete: boots without the network')];
+  if (base === undefined || remaining === 0)
+    return [
+      `${bytes(size)} · `,
+      make('span', { className: 'whole' }, 'complete: boots without the network'),
+    ];
   const here = remaining === undefined ? '' : ` · ${percent(1 - remaining / size)} here`;
   return [`${bytes(size)}${here} · base ${base.name}`];
 }
 
 async function rename(name: string): Promise<void> {
-  const to = await ask({ title: `Rename ${name}`, text: 'The disk keeps everything else.', yes: 'Rename', name });
+  const to = await ask({
+    title: `Rename ${name}`,
+    text: 'The disk keeps everything else.',
+    yes: 'Rename',
+    name,
+  });
   if (!to || to === name) return;
   await renameDisk(name, to);
   memory.rename(name, to);
@@ -70,7 +120,15 @@ async function rename(name: string): Promise<void> {
 }
 
 async function remove(name: string): Promise<void> {
-  if ((await ask({ title: `Delete ${name}?`, text: 'Everything the machine has written on it is lost for good. Export it first to keep a copy.', yes: 'Delete', danger: true })) === undefined) return;
+  if (
+    (await ask({
+      title: `Delete ${name}?`,
+      text: 'Everything the machine has written on it is lost for good. Export it first to keep a copy.',
+      yes: 'Delete',
+      danger: true,
+    })) === undefined
+  )
+    return;
   await deleteDisk(name);
   memory.forget(name);
   announce(`${name} is deleted.`);

@@ -12,7 +12,10 @@ interface Fetch extends Lifetime {
 }
 
 /** What a service worker's global scope has that the page's types do not know. */
-const scope = self as unknown as EventTarget & { readonly clients: { claim(): Promise<void> }; readonly registration: { readonly scope: string } };
+const scope = self as unknown as EventTarget & {
+  readonly clients: { claim(): Promise<void> };
+  readonly registration: { readonly scope: string };
+};
 
 const files: readonly string[] = __FILES__;
 const home = scope.registration.scope;
@@ -21,7 +24,11 @@ const prefix = `millrace-page ${home} `;
 const name = prefix + __BUILD__;
 
 scope.addEventListener('install', (event) => {
-  (event as Lifetime).waitUntil(caches.open(name).then((cache) => Promise.all(files.map((file) => keep(cache, new URL(file, home))))));
+  (event as Lifetime).waitUntil(
+    caches
+      .open(name)
+      .then((cache) => Promise.all(files.map((file) => keep(cache, new URL(file, home))))),
+  );
 });
 
 scope.addEventListener('activate', (event) => {
@@ -30,7 +37,8 @@ scope.addEventListener('activate', (event) => {
 
 scope.addEventListener('fetch', (event) => {
   const { request } = event as Fetch;
-  if (request.method !== 'GET' || request.headers.has('Range') || !request.url.startsWith(home)) return;
+  if (request.method !== 'GET' || request.headers.has('Range') || !request.url.startsWith(home))
+    return;
   (event as Fetch).respondWith(answer(request));
 });
 
@@ -55,5 +63,6 @@ async function keptFor(request: Request): Promise<Response | undefined> {
 }
 
 async function forgetOldBuilds(): Promise<void> {
-  for (const other of await caches.keys()) if (other.startsWith(prefix) && other !== name) await caches.delete(other);
+  for (const other of await caches.keys())
+    if (other.startsWith(prefix) && other !== name) await caches.delete(other);
 }

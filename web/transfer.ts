@@ -15,35 +15,72 @@ type Format = 'qcow2' | 'raw';
 let running: AbortController | undefined;
 
 /** Saves a disk as a file: `open` is the disk itself where it is in use by this page, `base` the file it began with. Problems are shown. */
-export async function saveDisk(name: string, format: Format, open?: BrowserDisk, base?: File): Promise<void> {
+export async function saveDisk(
+  name: string,
+  format: Format,
+  open?: BrowserDisk,
+  base?: File,
+): Promise<void> {
   const remedies = (error: unknown): Remedy[] =>
-    needsFile(error) ? [{ label: 'Choose the file…', act: () => chooseFile((file) => void saveDisk(name, format, open, file)) }] : [];
-  await transfer(`Exporting ${name}.${format}`, async ({ progress, signal }) => {
-    if (format === 'qcow2') return download(`${name}.qcow2`, open ? await open.exportQcow2({ progress, signal }) : await copyOf(name, progress, signal));
-    const disk = open ?? (await openDisk({ overlay: name, base, readOnly: true }));
-    try {
-      download(`${name}.raw`, await gather(disk.exportRaw(), disk.size, progress, signal));
-    } finally {
-      if (!open) await disk.close();
-    }
-  }, remedies);
+    needsFile(error)
+      ? [
+          {
+            label: 'Choose the file…',
+            act: () => chooseFile((file) => void saveDisk(name, format, open, file)),
+          },
+        ]
+      : [];
+  await transfer(
+    `Exporting ${name}.${format}`,
+    async ({ progress, signal }) => {
+      if (format === 'qcow2')
+        return download(
+          `${name}.qcow2`,
+          open
+            ? await open.exportQcow2({ progress, signal })
+            : await copyOf(name, progress, signal),
+        );
+      const disk = open ?? (await openDisk({ overlay: name, base, readOnly: true }));
+      try {
+        download(`${name}.raw`, await gather(disk.exportRaw(), disk.size, progress, signal));
+      } finally {
+        if (!open) await disk.close();
+      }
+    },
+    remedies,
+  );
 }
 
 /** Takes a file in as a disk of that name. Problems are shown. */
 export async function takeDisk(name: string, file: File): Promise<void> {
-  await transfer(`Importing ${file.name}, ${bytes(file.size)}`, ({ progress, signal }) => importDisk(name, file, { progress, signal }));
+  await transfer(`Importing ${file.name}, ${bytes(file.size)}`, ({ progress, signal }) =>
+    importDisk(name, file, { progress, signal }),
+  );
 }
 
 /** Of the file of a closed disk. The file itself would not do: a download goes on when the disk is at work again, and Firefox mixes the two. */
-async function copyOf(name: string, progress: (done: number) => void, signal: AbortSignal): Promise<Blob> {
+async function copyOf(
+  name: string,
+  progress: (done: number) => void,
+  signal: AbortSignal,
+): Promise<Blob> {
   const file = await exportDisk(name);
   const copy = await gather(file.stream(), file.size, progress, signal);
   const after = await exportDisk(name);
-  if (after.lastModified !== file.lastModified || after.size !== file.size) throw new MillraceError('EBUSY', `disk '${name}' was written to while it was copied: export it again`);
+  if (after.lastModified !== file.lastModified || after.size !== file.size)
+    throw new MillraceError(
+      'EBUSY',
+      `disk '${name}' was written to while it was copied: export it again`,
+    );
   return copy;
 }
 
-async function gather(source: ReadableStream<Uint8Array>, size: number, progress: (done: number) => void, signal: AbortSignal): Promise<Blob> {
+async function gather(
+  source: ReadableStream<Uint8Array>,
+  size: number,
+  progress: (done: number) => void,
+  signal: AbortSignal,
+): Promise<Blob> {
   let done = 0;
   const counted = new TransformStream<Uint8Array, Uint8Array>({
     transform(chunk, controller) {
@@ -53,12 +90,21 @@ async function gather(source: ReadableStream<Uint8Array>, size: number, progress
     },
   });
   // The browser keeps what it gathers on its own storage when it is large.
-  const blob = await new Response(source.pipeThrough(counted, { signal }) as ReadableStream<Uint8Array<ArrayBuffer>>).blob();
+  const blob = await new Response(
+    source.pipeThrough(counted, { signal }) as ReadableStream<Uint8Array<ArrayBuffer>>,
+  ).blob();
   return blob.slice(0, blob.size, FILE_TYPE);
 }
 
-async function transfer(text: string, action: (copy: Required<CopyOptions>) => Promise<void>, remedies: (error: unknown) => Remedy[] = () => []): Promise<void> {
-  if (running) return showProblem(new Error('another export or import is under way: wait for it, or cancel it'));
+async function transfer(
+  text: string,
+  action: (copy: Required<CopyOptions>) => Promise<void>,
+  remedies: (error: unknown) => Remedy[] = () => [],
+): Promise<void> {
+  if (running)
+    return showProblem(
+      new Error('another export or import is under way: wait for it, or cancel it'),
+    );
   running = new AbortController();
   const { signal } = running;
   const bar = part<HTMLProgressElement>('transfer-bar');

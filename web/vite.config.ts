@@ -9,7 +9,10 @@ import type { Plugin, Rolldown, UserConfig } from 'vite';
 import { defineConfig } from 'vite';
 
 const SEABIOS = process.env.SEABIOS ?? '/usr/share/seabios';
-if (!existsSync(SEABIOS)) throw new Error(`${SEABIOS} is missing, which has the BIOS: apt-get install seabios, or set SEABIOS to a folder with bios.bin and vgabios-stdvga.bin`);
+if (!existsSync(SEABIOS))
+  throw new Error(
+    `${SEABIOS} is missing, which has the BIOS: apt-get install seabios, or set SEABIOS to a folder with bios.bin and vgabios-stdvga.bin`,
+  );
 
 const here = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
 
@@ -22,10 +25,14 @@ function offline(): Plugin {
     generateBundle(_, bundle) {
       const worker = bundle['sw.js'];
       if (worker?.type !== 'chunk') throw new Error('the service worker is missing from the build');
-      const files = Object.keys(bundle).filter((file) => file !== 'sw.js' && !file.endsWith('.map')).sort();
+      const files = Object.keys(bundle)
+        .filter((file) => file !== 'sw.js' && !file.endsWith('.map'))
+        .sort();
       const hash = createHash('sha256');
       for (const file of files) hash.update(file).update(contentOf(bundle[file]));
-      worker.code = worker.code.replace('__FILES__', JSON.stringify(files)).replace('__BUILD__', JSON.stringify(hash.digest('hex').slice(0, 12)));
+      worker.code = worker.code
+        .replace('__FILES__', JSON.stringify(files))
+        .replace('__BUILD__', JSON.stringify(hash.digest('hex').slice(0, 12)));
     },
   };
 }
@@ -50,7 +57,9 @@ const config: UserConfig = defineConfig({
     chunkSizeWarningLimit: 1024,
     rolldownOptions: {
       input: { index: here('index.html'), example: here('example.html'), sw: here('sw.ts') },
-      output: { entryFileNames: ({ name }) => (name === 'sw' ? 'sw.js' : 'assets/[name]-[hash].js') },
+      output: {
+        entryFileNames: ({ name }) => (name === 'sw' ? 'sw.js' : 'assets/[name]-[hash].js'),
+      },
     },
   },
 });

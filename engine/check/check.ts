@@ -1,21 +1,55 @@
 // check: compares what the overlay's file says is in use with what refers to it, and repairs it. It finds what `qemu-img check` finds;
 // the disk is at rest meanwhile. What is repaired is written so that a crash in between leaves nothing worse than before.
 import { arenaBytes } from '../core/arena';
+import {
+  clusterBytes,
+  FORMAT_QCOW2,
+  Image,
+  inFixedMetadata,
+  OVERLAY,
+  overlay,
+} from '../core/image';
+import { pageChanged, pageGet, STAGE_ROOTS } from '../core/pages';
+import { OP_GIVE, tell } from '../core/ring';
+import {
+  DONE,
+  EXCLUSIVE,
+  fail,
+  lock,
+  ON_REFCOUNTS,
+  Task,
+  takeMemory,
+  WAIT,
+  wait,
+} from '../core/task';
+import {
+  ECORRUPT,
+  EUNSUPPORTED,
+  R_BITMAPS,
+  R_CLUSTER_IN_METADATA,
+  R_DAMAGED,
+  R_MAGIC,
+  R_SHARED_PLACE,
+} from '../errors';
+import { AT_INCOMPATIBLE, get64, INCOMPATIBLE_CORRUPT, put64 } from '../format/header';
+import { CHECK_REPAIRS_MAX, CHECK_WINDOW_BYTES_MIN, SECTOR_BYTES } from '../limits';
+import { refcountsGrowing } from '../tables/refcounts';
+import { settle, settled } from '../tables/writeback';
 import { countBlocks, refer } from './count';
-import { switchTable, planRebuild, writeBlocks, writeTable } from './rebuild';
+import { planRebuild, switchTable, writeBlocks, writeTable } from './rebuild';
 import { compareWindow, freeBehindEnd } from './refcounts';
 import { countBitmaps, countSnapshots } from './snapshots';
-import { COUNT_BYTES, Check, REBUILD, REPAIR, beginLook, beginTable, checkOf, corruptions } from './state';
+import {
+  beginLook,
+  beginTable,
+  Check,
+  COUNT_BYTES,
+  checkOf,
+  corruptions,
+  REBUILD,
+  REPAIR,
+} from './state';
 import { COMPARE_FLAGS, COUNT_ACTIVE, walkTables } from './walk';
-import { ECORRUPT, EUNSUPPORTED, R_BITMAPS, R_CLUSTER_IN_METADATA, R_DAMAGED, R_MAGIC, R_SHARED_PLACE } from '../errors';
-import { AT_INCOMPATIBLE, INCOMPATIBLE_CORRUPT, get64, put64 } from '../format/header';
-import { FORMAT_QCOW2, Image, OVERLAY, clusterBytes, inFixedMetadata, overlay } from '../core/image';
-import { CHECK_REPAIRS_MAX, CHECK_WINDOW_BYTES_MIN, SECTOR_BYTES } from '../limits';
-import { STAGE_ROOTS, pageChanged, pageGet } from '../core/pages';
-import { refcountsGrowing } from '../tables/refcounts';
-import { OP_GIVE, tell } from '../core/ring';
-import { DONE, EXCLUSIVE, ON_REFCOUNTS, Task, WAIT, fail, lock, takeMemory, wait } from '../core/task';
-import { settle, settled } from '../tables/writeback';
 
 /** Arguments of a check: what it may repair. */
 const REPAIR_NOTHING: u64 = 0;
@@ -61,7 +95,12 @@ export function runCheck(t: Task): i32 {
   const c = checkOf(t);
   if (t.state == BEGIN) begin(t, c, image);
   while (t.state != END) {
-    const next = t.state < DECIDE ? look(t, c, image) : t.state == DECIDE ? decide(t, c, image) : repair(t, c, image);
+    const next =
+      t.state < DECIDE
+        ? look(t, c, image)
+        : t.state == DECIDE
+          ? decide(t, c, image)
+          : repair(t, c, image);
     if (next != DONE) return next;
   }
   report(t, c);
@@ -70,7 +109,8 @@ export function runCheck(t: Task): i32 {
 
 function mayCheck(t: Task, image: Image): bool {
   if (image.format != FORMAT_QCOW2) fail(t, EUNSUPPORTED, R_MAGIC, OVERLAY, 0);
-  else if (t.argument != REPAIR_NOTHING && image.bitmapCount) fail(t, EUNSUPPORTED, R_BITMAPS, OVERLAY, 0);
+  else if (t.argument != REPAIR_NOTHING && image.bitmapCount)
+    fail(t, EUNSUPPORTED, R_BITMAPS, OVERLAY, 0);
   return t.error == 0;
 }
 
@@ -86,7 +126,8 @@ function begin(t: Task, c: Check, image: Image): void {
   memory.fill(changetype<usize>(c), 0, offsetof<Check>());
   c.window = t.buffer;
   c.windowClusters = t.bufferBytes / COUNT_BYTES;
-  c.refcountMax = image.refcountOrder == 6 ? u64.MAX_VALUE : ((<u64>1) << (1 << image.refcountOrder)) - 1;
+  c.refcountMax =
+    image.refcountOrder == 6 ? u64.MAX_VALUE : ((<u64>1) << (1 << image.refcountOrder)) - 1;
   startLook(t, c, image);
 }
 
@@ -97,7 +138,8 @@ function startLook(t: Task, c: Check, image: Image): void {
 }
 
 function startWindows(c: Check, image: Image): void {
-  if (c.round != REBUILD) c.clusters = (image.fileSize + clusterBytes(image) - 1) >> image.clusterBits;
+  if (c.round != REBUILD)
+    c.clusters = (image.fileSize + clusterBytes(image) - 1) >> image.clusterBits;
   c.windowFirst = 0;
   c.part = START;
 }
@@ -121,11 +163,16 @@ function look(t: Task, c: Check, image: Image): i32 {
 
 /** Whether to repair, and how. */
 function decide(t: Task, c: Check, image: Image): i32 {
-  const fixable = t.argument != REPAIR_LEAKS ? corruptions(c) - c.wrongEntries + c.leaks + c.looseZeroes
-    : moreIsWrong(c) ? c.leaks : c.leaks + c.wrongFlags;
+  const fixable =
+    t.argument != REPAIR_LEAKS
+      ? corruptions(c) - c.wrongEntries + c.leaks + c.looseZeroes
+      : moreIsWrong(c)
+        ? c.leaks
+        : c.leaks + c.wrongFlags;
   t.settles = 0;
   const wrongBlocks = c.wrongBlocks + c.sharedBlocks;
-  if (t.argument == REPAIR_CRASH && c.wrongEntries + wrongBlocks + c.shared) return refuse(t, c, image);
+  if (t.argument == REPAIR_CRASH && c.wrongEntries + wrongBlocks + c.shared)
+    return refuse(t, c, image);
   if (t.argument == REPAIR_NOTHING || fixable == 0 || c.repairs == CHECK_REPAIRS_MAX) {
     c.round = REPAIR;
     c.cursor = c.clusters;
@@ -152,7 +199,8 @@ function moreIsWrong(c: Check): bool {
 function refuse(t: Task, c: Check, image: Image): i32 {
   if (c.wrongEntries && c.reason) return failed(t, ECORRUPT, c.reason, c.reasonAt);
   if (c.wrongEntries + c.wrongBlocks + c.sharedBlocks) return failed(t, ECORRUPT, R_DAMAGED, 0);
-  if (inFixedMetadata(image, c.sharedAt, clusterBytes(image))) return failed(t, ECORRUPT, R_CLUSTER_IN_METADATA, c.sharedAt);
+  if (inFixedMetadata(image, c.sharedAt, clusterBytes(image)))
+    return failed(t, ECORRUPT, R_CLUSTER_IN_METADATA, c.sharedAt);
   return failed(t, c.tooLow ? ECORRUPT : EUNSUPPORTED, R_SHARED_PLACE, c.sharedAt);
 }
 
@@ -246,7 +294,10 @@ function allWindows(t: Task, c: Check, image: Image): i32 {
       c.cursor = c.windowFirst;
       c.part = COMPARE;
     }
-    const next = c.round == REBUILD ? writeBlocks(t, c, image) : compareWindow(t, c, image, t.argument != REPAIR_LEAKS);
+    const next =
+      c.round == REBUILD
+        ? writeBlocks(t, c, image)
+        : compareWindow(t, c, image, t.argument != REPAIR_LEAKS);
     if (next != DONE) return next;
     c.windowFirst += c.windowClusters;
     c.part = START;

@@ -1,18 +1,33 @@
 // Counting references: everything in the image that refers to clusters of its file, noted in the check's window, in the order and by
 // the rules of QEMU's own check, so that both find the same. A wrong entry is counted and followed as far as that can be.
+
+import { clusterBytes, Image } from '../core/image';
+import { pageGet } from '../core/pages';
+import { AGAIN, DONE, Task, WAIT } from '../core/task';
+import {
+  R_CLUSTER_OUTSIDE,
+  R_CLUSTER_UNALIGNED,
+  R_COMPRESSED,
+  R_L1_ENTRY,
+  R_L2_ENTRY,
+  R_SHARED_PLACE,
+  R_SUBCLUSTERS,
+} from '../errors';
 import { get64 } from '../format/header';
 import {
-  ALL_ALLOCATED, COMPRESSED, COPIED, L1_RESERVED, L2_RESERVED, OFFSET_MASK, ZERO, compressedBytes, compressedOffset,
+  ALL_ALLOCATED,
+  COMPRESSED,
+  COPIED,
+  compressedBytes,
+  compressedOffset,
+  L1_RESERVED,
+  L2_RESERVED,
+  OFFSET_MASK,
+  ZERO,
 } from '../format/l2';
-import { Check, COUNT_BYTES, LOOK, REFERENCES, WHOLE, telling, wrongEntry } from './state';
-import {
-  R_CLUSTER_OUTSIDE, R_CLUSTER_UNALIGNED, R_COMPRESSED, R_L1_ENTRY, R_L2_ENTRY, R_SHARED_PLACE, R_SUBCLUSTERS,
-} from '../errors';
-import { Image, clusterBytes } from '../core/image';
 import { OFFSET_MAX, PAGE_BYTES, PAGE_MASK, SCAN_ENTRIES_MAX } from '../limits';
-import { pageGet } from '../core/pages';
 import { BLOCK_OFFSET_MASK } from '../tables/refcounts';
-import { AGAIN, DONE, Task, WAIT } from '../core/task';
+import { Check, COUNT_BYTES, LOOK, REFERENCES, telling, WHOLE, wrongEntry } from './state';
 
 /** Counts one reference to each cluster that a range touches; `whole` says that no other may refer to them. */
 export function refer(c: Check, image: Image, offset: u64, bytes: u64, whole: bool): void {
@@ -27,7 +42,8 @@ export function refer(c: Check, image: Image, offset: u64, bytes: u64, whole: bo
   const end = ((offset + bytes - 1) >> image.clusterBits) + 1;
   c.clusters = max(c.clusters, end);
   const to = min(end, c.windowFirst + c.windowClusters);
-  for (let cluster = max(offset >> image.clusterBits, c.windowFirst); cluster < to; cluster++) countOne(c, cluster, whole);
+  for (let cluster = max(offset >> image.clusterBits, c.windowFirst); cluster < to; cluster++)
+    countOne(c, cluster, whole);
 }
 
 /** References found to a cluster of the window, as far as its refcount can hold them. */
@@ -78,8 +94,15 @@ export function enterTable(c: Check, image: Image, entry: u64): void {
 }
 
 /** Counts what `count` neighbouring L2 entries refer to, which are at an address, and in the file at `offset`; `statistics` says to also count clusters by kind. */
-export function countEntries(c: Check, image: Image, at: usize, offset: u64, count: u32, statistics: bool): void {
-  const step = <usize>1 << image.l2EntryBits;
+export function countEntries(
+  c: Check,
+  image: Image,
+  at: usize,
+  offset: u64,
+  count: u32,
+  statistics: bool,
+): void {
+  const step = (<usize>1) << image.l2EntryBits;
   const first = at;
   const last = at + <usize>count * step;
   for (; at < last; at += step) {
@@ -163,7 +186,8 @@ function countBlock(c: Check, image: Image, entry: u64): void {
     return;
   }
   refer(c, image, offset, clusterBytes(image), true);
-  if (c.round != LOOK || c.windowFirst > cluster || cluster >= c.windowFirst + c.windowClusters) return;
+  if (c.round != LOOK || c.windowFirst > cluster || cluster >= c.windowFirst + c.windowClusters)
+    return;
   if (countedOf(c, cluster) != 1) c.sharedBlocks++;
   if (referencesTo(c, cluster) != 1) c.wrongBlocks++;
 }

@@ -1,20 +1,32 @@
 // Rebuilding the refcounts: new refcount blocks and a new refcount table behind all that is in the file, filled from the references
 // found. Nothing in use is written to; one sector of the header then leaves the old ones for the new.
+
+import { clusterBytes, Image, OVERLAY } from '../core/image';
+import { pageChanged, pageGet, STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/pages';
+import { AGAIN, DONE, fail, Task, WAIT } from '../core/task';
+import { ECORRUPT, ENOSPC, R_REPAIR, R_TOO_LARGE } from '../errors';
+import {
+  AT_REFCOUNT_TABLE_CLUSTERS,
+  AT_REFCOUNT_TABLE_OFFSET,
+  put32,
+  put64,
+} from '../format/header';
+import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
+import {
+  putRefcount,
+  refcountsInit,
+  refcountsPerBlock,
+  refcountsPerPart,
+} from '../tables/refcounts';
+import { settle } from '../tables/writeback';
 import { referencesTo } from './count';
 import { Check, REBUILD, REFERENCES } from './state';
-import { ECORRUPT, ENOSPC, R_REPAIR, R_TOO_LARGE } from '../errors';
-import { AT_REFCOUNT_TABLE_CLUSTERS, AT_REFCOUNT_TABLE_OFFSET, put32, put64 } from '../format/header';
-import { Image, OVERLAY, clusterBytes } from '../core/image';
-import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
-import { STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet } from '../core/pages';
-import { putRefcount, refcountsInit, refcountsPerBlock, refcountsPerPart } from '../tables/refcounts';
-import { AGAIN, DONE, Task, WAIT, fail } from '../core/task';
-import { settle } from '../tables/writeback';
 
 /** Settles where the new blocks and the new table will stand; false if that cannot be. */
 export function planRebuild(t: Task, c: Check, image: Image): bool {
   // What points behind the end of the file would point to the new blocks; and what was not counted cannot be written.
-  if (c.outside || (c.uncounted && c.refcountMax > REFERENCES)) return refuse(t, ECORRUPT, R_REPAIR);
+  if (c.outside || (c.uncounted && c.refcountMax > REFERENCES))
+    return refuse(t, ECORRUPT, R_REPAIR);
   const perBlock = refcountsPerBlock(image);
   const perTableCluster = clusterBytes(image) >> 3;
   c.newFirst = c.clusters;
@@ -23,7 +35,8 @@ export function planRebuild(t: Task, c: Check, image: Image): bool {
   while (c.newBlocks * perBlock < c.newFirst + c.newBlocks + c.newTable) {
     c.newBlocks = (c.newFirst + c.newBlocks + c.newTable + perBlock - 1) / perBlock;
     c.newTable = max(c.newTable, (c.newBlocks + perTableCluster - 1) / perTableCluster);
-    if (c.newTable << image.clusterBits > REFCOUNT_TABLE_BYTES_MAX) return refuse(t, ENOSPC, R_TOO_LARGE);
+    if (c.newTable << image.clusterBits > REFCOUNT_TABLE_BYTES_MAX)
+      return refuse(t, ENOSPC, R_TOO_LARGE);
   }
   c.round = REBUILD;
   c.clusters = c.newBlocks * perBlock;
@@ -45,7 +58,11 @@ export function writeBlocks(t: Task, c: Check, image: Image): i32 {
   let scanned: u64 = 0;
   while (end > c.cursor) {
     if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
-    const part = pageGet(t, image.index, (c.newFirst << image.clusterBits) + (c.cursor / perPart) * partBytes);
+    const part = pageGet(
+      t,
+      image.index,
+      (c.newFirst << image.clusterBits) + (c.cursor / perPart) * partBytes,
+    );
     if (!part) return WAIT;
     memory.fill(part, 0, partBytes);
     for (let i: u64 = 0; i < perPart; i++) {
@@ -65,11 +82,18 @@ export function writeTable(t: Task, c: Check, image: Image): bool {
   const perSector: u64 = SECTOR_BYTES >> 3;
   const entries = c.newTable << (image.clusterBits - 3);
   while (entries > c.cursor) {
-    const at = pageGet(t, image.index, ((c.newFirst + c.newBlocks) << image.clusterBits) + (c.cursor << 3));
+    const at = pageGet(
+      t,
+      image.index,
+      ((c.newFirst + c.newBlocks) << image.clusterBits) + (c.cursor << 3),
+    );
     if (!at) return false;
     for (let i: u64 = 0; i < perSector; i++) {
       const index = c.cursor + i;
-      put64(at + <usize>(i << 3), c.newBlocks > index ? (c.newFirst + index) << image.clusterBits : 0);
+      put64(
+        at + <usize>(i << 3),
+        c.newBlocks > index ? (c.newFirst + index) << image.clusterBits : 0,
+      );
     }
     pageChanged(at, SECTOR_BYTES, STAGE_REFCOUNTS);
     c.cursor += perSector;

@@ -1,14 +1,22 @@
 // Comparing what refers to a cluster with what its refcount says, and repairing the difference: refcounts first, then the flags in L1
 // and L2 entries that say "the refcount is one". Refcounts are read here without trust in the refcount table.
-import { claimedWhole, countedOf, referencesTo, showsNoData } from './count';
-import { Check, LOOK, REFERENCES, REPAIR } from './state';
+
+import { clusterBytes, Image } from '../core/image';
+import { pageChanged, pageGet, STAGE_L1, STAGE_L2 } from '../core/pages';
+import { AGAIN, DONE, Task, WAIT } from '../core/task';
 import { get64, put64 } from '../format/header';
 import { ALL_ZERO, COMPRESSED, COPIED, OFFSET_MASK, ZERO } from '../format/l2';
-import { Image, clusterBytes } from '../core/image';
 import { SCAN_ENTRIES_MAX } from '../limits';
-import { STAGE_L1, STAGE_L2, pageChanged, pageGet } from '../core/pages';
-import { BLOCK_OFFSET_MASK, getRefcount, partOffset, refcountsPerBlock, refcountsPerPart, setRefcount } from '../tables/refcounts';
-import { AGAIN, DONE, Task, WAIT } from '../core/task';
+import {
+  BLOCK_OFFSET_MASK,
+  getRefcount,
+  partOffset,
+  refcountsPerBlock,
+  refcountsPerPart,
+  setRefcount,
+} from '../tables/refcounts';
+import { claimedWhole, countedOf, referencesTo, showsNoData } from './count';
+import { Check, LOOK, REFERENCES, REPAIR } from './state';
 
 /** The answer of the last findPart: address of the part of a refcount block, 0 if there is none; and whether its place is no place. */
 let part: usize = 0;
@@ -39,7 +47,9 @@ function partEnd(image: Image, cluster: u64): u64 {
 }
 
 function refcountInPart(image: Image, cluster: u64): u64 {
-  return part ? getRefcount(part, <u32>(cluster % refcountsPerPart(image)), image.refcountOrder) : 0;
+  return part
+    ? getRefcount(part, <u32>(cluster % refcountsPerPart(image)), image.refcountOrder)
+    : 0;
 }
 
 /** Compares the refcounts of the clusters in the window, and in a repair sets them: downwards, or also upwards if `raises`. */
@@ -64,7 +74,8 @@ export function compareWindow(t: Task, c: Check, image: Image, raises: bool): i3
 function compareOne(c: Check, image: Image, refcount: u64): void {
   const references = referencesTo(c, c.cursor);
   if (refcount | references) c.end = max(c.end, (c.cursor + 1) << image.clusterBits);
-  if (countedOf(c, c.cursor) > 1 && claimedWhole(c, c.cursor) && c.shared++ == 0) c.sharedAt = c.cursor << image.clusterBits;
+  if (countedOf(c, c.cursor) > 1 && claimedWhole(c, c.cursor) && c.shared++ == 0)
+    c.sharedAt = c.cursor << image.clusterBits;
   if (refcount == references || uncountable(c, references)) return;
   if (refcount > references) {
     c.leaks++;
@@ -164,7 +175,7 @@ export function enterFlags(t: Task, c: Check, image: Image, at: usize): bool {
 
 /** The flags of `count` neighbouring L2 entries; in a repair they are set right where only one L1 entry refers to the table. */
 export function flagsOfPage(t: Task, c: Check, image: Image, l2: usize, count: u32): bool {
-  const step = <usize>1 << image.l2EntryBits;
+  const step = (<usize>1) << image.l2EntryBits;
   nearTo = 0;
   for (let at = l2; at < l2 + <usize>count * step; at += step) {
     if (!flagOfEntry(t, c, image, at)) return false;
@@ -192,10 +203,11 @@ function flagOfEntry(t: Task, c: Check, image: Image, at: usize): bool {
 /** Takes the place from an entry that points nowhere proper and shows only zeros, or the base. */
 function dropLooseZero(c: Check, image: Image, at: usize, entry: u64): bool {
   const bitmap = image.extendedL2 ? get64(at + 8) : 0;
-  if ((entry & OFFSET_MASK & (clusterBytes(image) - 1)) == 0 || !showsNoData(image, entry, bitmap)) return false;
+  if ((entry & OFFSET_MASK & (clusterBytes(image) - 1)) == 0 || !showsNoData(image, entry, bitmap))
+    return false;
   put64(at, image.extendedL2 ? 0 : ZERO);
   if (image.extendedL2) put64(at + 8, bitmap & ALL_ZERO);
-  pageChanged(at, <u32>1 << image.l2EntryBits, STAGE_L2);
+  pageChanged(at, (<u32>1) << image.l2EntryBits, STAGE_L2);
   c.corruptionsFixed++;
   return true;
 }

@@ -1,14 +1,15 @@
 // What internal snapshots and persistent bitmaps refer to (QEMU's docs/interop/qcow2.txt, "Snapshots" and "Bitmaps extension"): read
 // only to count it. Both are lists of entries of varying length, each with a table of its own.
-import { Check, beginTable, telling } from './state';
-import { COUNT, walkTables } from './walk';
-import { entriesOfPage, refer } from './count';
-import { get64 } from '../format/header';
-import { Image, clusterBytes } from '../core/image';
-import { BITMAP_ENTRIES_MAX, L1_BYTES_MAX, SCAN_ENTRIES_MAX } from '../limits';
-import { OFFSET_MASK } from '../format/l2';
+
+import { clusterBytes, Image } from '../core/image';
 import { pageGet } from '../core/pages';
 import { AGAIN, DONE, Task, WAIT } from '../core/task';
+import { get64 } from '../format/header';
+import { OFFSET_MASK } from '../format/l2';
+import { BITMAP_ENTRIES_MAX, L1_BYTES_MAX, SCAN_ENTRIES_MAX } from '../limits';
+import { entriesOfPage, refer } from './count';
+import { beginTable, Check, telling } from './state';
+import { COUNT, walkTables } from './walk';
 
 /** An entry of the snapshot table: where the words stand that tell of its L1 table and its lengths. */
 const SNAPSHOT_L1_OFFSET: u64 = 0;
@@ -53,7 +54,8 @@ export function countSnapshots(t: Task, c: Check, image: Image): i32 {
     c.itemAt = c.itemNext;
     c.item++;
   }
-  if (image.snapshots) refer(c, image, image.snapshotsOffset, c.itemAt - image.snapshotsOffset, true);
+  if (image.snapshots)
+    refer(c, image, image.snapshotsOffset, c.itemAt - image.snapshotsOffset, true);
   return DONE;
 }
 
@@ -116,7 +118,8 @@ function readBitmap(t: Task, c: Check, image: Image): bool {
   const texts = ((theWord >> 32) & 0xffff) + (theWord & 0xffffffff);
   c.itemNext = (c.itemAt + BITMAP_BYTES + texts + 7) & ~7;
   const unaligned = (table & (clusterBytes(image) - 1)) != 0;
-  if (c.itemNext > end || unaligned || table == 0 || entries > BITMAP_ENTRIES_MAX) return skipList(c, image.bitmapCount);
+  if (c.itemNext > end || unaligned || table == 0 || entries > BITMAP_ENTRIES_MAX)
+    return skipList(c, image.bitmapCount);
   refer(c, image, table, entries << 3, true);
   c.itemTable = table;
   c.itemEntries = table < image.fileSize ? entries : 0;

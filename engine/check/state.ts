@@ -1,6 +1,6 @@
 // What a check of the overlay has found, and how far it is: one record, kept with the task in memory that it took, so that the memory
 // of a check does not depend on the size of the image. The file is looked at in windows of as many clusters as can be counted at once.
-import { Image, clusterBytes } from '../core/image';
+import { clusterBytes, Image } from '../core/image';
 import { Task } from '../core/task';
 
 /** Rounds over the whole image. */

@@ -1,13 +1,14 @@
 // Walking an L1 table and its L2 tables: to count what the entries refer to, or to look at their flags.
+
+import { Image } from '../core/image';
+import { pageGet } from '../core/pages';
+import { AGAIN, DONE, Task, WAIT } from '../core/task';
+import { get64 } from '../format/header';
+import { OFFSET_MASK } from '../format/l2';
+import { SCAN_ENTRIES_MAX } from '../limits';
 import { countEntries, enterTable, entriesOfPage } from './count';
 import { enterFlags, flagsOfPage } from './refcounts';
 import { Check, telling } from './state';
-import { get64 } from '../format/header';
-import { OFFSET_MASK } from '../format/l2';
-import { Image } from '../core/image';
-import { SCAN_ENTRIES_MAX } from '../limits';
-import { pageGet } from '../core/pages';
-import { AGAIN, DONE, Task, WAIT } from '../core/task';
 
 /** What for: to count what a snapshot's tables refer to, or the disk's own; to compare the flags of the disk's own, or set them right. */
 export const COUNT: u32 = 0;
@@ -15,7 +16,14 @@ export const COUNT_ACTIVE: u32 = 1;
 export const COMPARE_FLAGS: u32 = 2;
 
 /** Goes on after what `c` says has been walked already. */
-export function walkTables(t: Task, c: Check, image: Image, l1Offset: u64, l1Entries: u64, purpose: u32): i32 {
+export function walkTables(
+  t: Task,
+  c: Check,
+  image: Image,
+  l1Offset: u64,
+  l1Entries: u64,
+  purpose: u32,
+): i32 {
   const l2Entries = (<u64>1) << image.l2Bits;
   const flags = purpose == COMPARE_FLAGS;
   let scanned: u64 = 0;

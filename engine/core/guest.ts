@@ -1,6 +1,7 @@
 // Whether a guest is at work on the disk: the job makes room for it then.
-import { now } from './clock';
+
 import { GUEST_AT_WORK_MS } from '../limits';
+import { now } from './clock';
 
 let lastRequest: f64 = -1e9;
 

@@ -3,10 +3,21 @@
 // A page may also hold data clusters (where clusters are smaller than a page); those are never looked at here, and never written
 // back, since only sectors that were marked as changed are. Writing back is writeback.ts's work alone. Where the holes of a raw image
 // are is kept in pages as well, at positions that no file reaches.
-import { OVERLAY, imageOf } from './image';
+
 import { CLEAN_PAGES_MIN, HOLE_BLOCK_BITS, PAGE_BYTES, PAGE_MASK, SECTOR_BITS } from '../limits';
-import { FLAG_JOBS, OP_HOLES, OP_READ, ioBegin, slot } from './ring';
-import { KIND_GROW, KIND_WRITEBACK, ON_WRITEBACK, ON_PAGE, ON_SLOT, Task, isJobs, wakePage, wakeTurns } from './task';
+import { imageOf, OVERLAY } from './image';
+import { FLAG_JOBS, ioBegin, OP_HOLES, OP_READ, slot } from './ring';
+import {
+  isJobs,
+  KIND_GROW,
+  KIND_WRITEBACK,
+  ON_PAGE,
+  ON_SLOT,
+  ON_WRITEBACK,
+  Task,
+  wakePage,
+  wakeTurns,
+} from './task';
 
 /**
  * The order in which changes reach the disk: every stage is on stable storage before the next is written. First the mark that the
@@ -180,7 +191,9 @@ export function pagesForget(image: u32, from: u64, to: u64): void {
 }
 
 export function sectorDirty(page: Page, stage: u32, sector: u32): bool {
-  return (load<u64>(dirtyWords(page, stage) + ((sector >> 6) << 3)) & ((<u64>1) << (sector & 63))) != 0;
+  return (
+    (load<u64>(dirtyWords(page, stage) + ((sector >> 6) << 3)) & ((<u64>1) << (sector & 63))) != 0
+  );
 }
 
 export function stageDirty(page: Page, stage: u32): bool {
@@ -198,7 +211,8 @@ export function sectorsTaken(page: Page, stage: u32, first: u32, sectors: u32): 
 export function pagesDrop(t: Task, image: u32, from: u64, to: u64): bool {
   for (let i: u32 = 0; i < count; i++) {
     const page = pageAt(i);
-    if (page.state == EMPTY || page.image != image || page.offset < from || page.offset >= to) continue;
+    if (page.state == EMPTY || page.image != image || page.offset < from || page.offset >= to)
+      continue;
     if (page.state == LOADING) {
       waitFor(t, changetype<usize>(page));
       return false;
@@ -341,8 +355,17 @@ function pageOf(address: usize): Page {
 
 function isDirty(page: Page): bool {
   return (
-    (page.dirty0 | page.dirty0b | page.dirty1 | page.dirty1b | page.dirty2 | page.dirty2b | page.dirty3 | page.dirty3b |
-      page.dirty4 | page.dirty4b) != 0
+    (page.dirty0 |
+      page.dirty0b |
+      page.dirty1 |
+      page.dirty1b |
+      page.dirty2 |
+      page.dirty2b |
+      page.dirty3 |
+      page.dirty3b |
+      page.dirty4 |
+      page.dirty4b) !=
+    0
   );
 }
 

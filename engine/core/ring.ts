@@ -1,7 +1,7 @@
 // The ring: how the engine hands I/O to the host and learns how it went. The layout is documented in README.md; hosts in any
 // language depend on it. Nothing here knows what an operation is for.
 import { IO_MAX, SUBMISSIONS_MAX } from '../limits';
-import { Task, isJobs } from './task';
+import { isJobs, Task } from './task';
 
 /** Operations of a submission. */
 export const OP_READ: u32 = 1;
@@ -76,7 +76,9 @@ let submitted: u32 = 0;
 let inFlight: u32 = 0;
 
 export function ringBytes(): usize {
-  return SUBMISSIONS_MAX * offsetof<Submission>() + IO_MAX * (offsetof<Completion>() + offsetof<Io>());
+  return (
+    SUBMISSIONS_MAX * offsetof<Submission>() + IO_MAX * (offsetof<Completion>() + offsetof<Io>())
+  );
 }
 
 export function ringInit(at: usize): void {
@@ -124,7 +126,14 @@ export function slot(tag: u32): Io {
 }
 
 /** Takes a slot for an operation, or returns null when all are in flight or the queue is full. */
-export function ioBegin(task: Task | null, op: u32, file: u32, offset: u64, length: u32, address: usize): Submission | null {
+export function ioBegin(
+  task: Task | null,
+  op: u32,
+  file: u32,
+  offset: u64,
+  length: u32,
+  address: usize,
+): Submission | null {
   const io = free;
   if (io === null || submitted + 2 >= SUBMISSIONS_MAX) return null;
   free = io.next;

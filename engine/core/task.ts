@@ -1,8 +1,9 @@
 // Tasks: everything that the engine does over more than one step. A task is run as a straight-line function that returns when it
 // must wait, and is run again when what it waits for has come; its progress is in its fields, so that running it again is harmless.
-import { arenaBytes, arenaFreeBytes, arenaGive, arenaTake, arenaTakeAhead } from './arena';
-import { CHUNK_CLUSTERS_MAX, GUEST_MEMORY_SHARE, TASKS_MAX } from '../limits';
+
 import { ABORTED, R_HOST } from '../errors';
+import { CHUNK_CLUSTERS_MAX, GUEST_MEMORY_SHARE, TASKS_MAX } from '../limits';
+import { arenaBytes, arenaFreeBytes, arenaGive, arenaTake, arenaTakeAhead } from './arena';
 
 /** What a run of a task returns. */
 export const DONE: i32 = 0;
@@ -356,7 +357,8 @@ export function wakePage(page: usize, error: i32, image: u32, offset: u64, detai
   for (let i: u32 = 0; i < TASKS_MAX; i++) {
     const t = taskAt(i);
     if (t.kind == KIND_NONE || !(t.waits & ON_PAGE) || (t.page != page && t.page != 0)) continue;
-    if (error && t.page == page && (error != ABORTED || isJobs(t))) failOfHost(t, error, image, offset, detail);
+    if (error && t.page == page && (error != ABORTED || isJobs(t)))
+      failOfHost(t, error, image, offset, detail);
     ready(t);
   }
 }
@@ -513,7 +515,8 @@ export function guestWaitsForMemory(): bool {
   for (let i: u32 = 0; i < TASKS_MAX; i++) {
     const t = taskAt(i);
     // The job's own task waits until there is room for another copy; it takes none itself.
-    if (t.kind != KIND_NONE && t.kind != KIND_STREAM && !t.background && t.waits & ON_MEMORY) return true;
+    if (t.kind != KIND_NONE && t.kind != KIND_STREAM && !t.background && t.waits & ON_MEMORY)
+      return true;
   }
   return false;
 }

@@ -6,13 +6,21 @@
 // Streams that lie next to each other in the file are read by one operation. A compressed cluster of which only a part is wanted is
 // inflated behind its stream in the scratch, alone, and the part is copied out. What streams.ts has fetched ahead is in the scratch
 // already, with its entries.
-import { Image, OVERLAY, clusterBytes, imageAt, imageCount, imageOf } from '../core/image';
+import { clusterBytes, Image, imageAt, imageCount, imageOf, OVERLAY } from '../core/image';
+import { ioBegin, OP_DECOMPRESS, OP_READ, slot } from '../core/ring';
+import { ON_IO, ON_SLOT, Task, WAIT, wait } from '../core/task';
 import { GAP_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import {
-  ABSENT, COMPRESSED_DATA, ZEROES, foundBytes, foundHost, foundImage, foundLength, foundState, lookupChain,
+  ABSENT,
+  COMPRESSED_DATA,
+  foundBytes,
+  foundHost,
+  foundImage,
+  foundLength,
+  foundState,
+  lookupChain,
+  ZEROES,
 } from '../tables/lookup';
-import { OP_DECOMPRESS, OP_READ, ioBegin, slot } from '../core/ring';
-import { ON_IO, ON_SLOT, Task, WAIT, wait } from '../core/task';
 
 /** What gather returns: WAIT, or one of these. GATHERED says that all is under way; gatherFinish tells when it has come. */
 export const GATHERED: i32 = 10;
@@ -84,7 +92,8 @@ export function gather(t: Task, stopAtAbsent: bool): i32 {
       continue;
     }
     if (t.gatherAt >= t.gatherTo) return GATHERED;
-    if (!lookupChain(t, OVERLAY, imageCount(), t.gatherAt, t.gatherTo - t.gatherAt)) return t.error ? GATHER_FAILED : WAIT;
+    if (!lookupChain(t, OVERLAY, imageCount(), t.gatherAt, t.gatherTo - t.gatherAt))
+      return t.error ? GATHER_FAILED : WAIT;
     if (stopAtAbsent && (foundImage != OVERLAY || foundState == ABSENT)) return MISSED;
     const next = take(t);
     if (next) return next;
@@ -108,8 +117,10 @@ function take(t: Task): i32 {
   if (foundState == ABSENT || foundState == ZEROES) {
     memory.fill(target, 0, length);
   } else if (!t.streamed) {
-    if (foundState == COMPRESSED_DATA) return takeCompressed(t, imageOf(foundImage), target, length);
-    if (ioBegin(t, OP_READ, foundImage, foundHost, length, target) === null) return wait(t, ON_SLOT);
+    if (foundState == COMPRESSED_DATA)
+      return takeCompressed(t, imageOf(foundImage), target, length);
+    if (ioBegin(t, OP_READ, foundImage, foundHost, length, target) === null)
+      return wait(t, ON_SLOT);
   }
   t.gatherAt += length;
   return 0;
@@ -128,7 +139,14 @@ function takeCompressed(t: Task, image: Image, target: usize, length: u32): i32 
     if (!roomFor(t, <u32>foundBytes)) t.gatherPhase = READ;
     return 0;
   }
-  addEntry(t, image.compression, t.runAddress + <usize>(foundHost - t.runFrom), <u32>foundBytes, target, cluster);
+  addEntry(
+    t,
+    image.compression,
+    t.runAddress + <usize>(foundHost - t.runFrom),
+    <u32>foundBytes,
+    target,
+    cluster,
+  );
   t.gatherAt += length;
   return 0;
 }
@@ -137,7 +155,8 @@ function takeCompressed(t: Task, image: Image, target: usize, length: u32): i32 
 export function addToRun(t: Task, image: u32, host: u64, bytes: u32): bool {
   const end = host + bytes;
   if (t.runOpen) {
-    if (!isNear(t, image, host) || !roomFor(t, end > t.runTo ? <u32>(end - t.runTo) : 0)) return false;
+    if (!isNear(t, image, host) || !roomFor(t, end > t.runTo ? <u32>(end - t.runTo) : 0))
+      return false;
     if (end > t.runTo) {
       t.scratchUsed += <u32>(end - t.runTo);
       t.runTo = end;
@@ -166,7 +185,9 @@ function roomFor(t: Task, bytes: u32): bool {
 /** Issues the read of the open run; false when slots have run out. */
 export function closeRun(t: Task): bool {
   if (!t.runOpen) return true;
-  if (ioBegin(t, OP_READ, t.runImage, t.runFrom, <u32>(t.runTo - t.runFrom), t.runAddress) === null) {
+  if (
+    ioBegin(t, OP_READ, t.runImage, t.runFrom, <u32>(t.runTo - t.runFrom), t.runAddress) === null
+  ) {
     t.waits = ON_SLOT;
     return false;
   }
@@ -175,7 +196,14 @@ export function closeRun(t: Task): bool {
 }
 
 /** A part of a compressed cluster: once that cluster stands inflated in the scratch, the part is copied. */
-function takePart(t: Task, image: Image, target: usize, within: u32, length: u32, cluster: u32): i32 {
+function takePart(
+  t: Task,
+  image: Image,
+  target: usize,
+  within: u32,
+  length: u32,
+  cluster: u32,
+): i32 {
   if (t.partReady && t.partImage == image.index && t.partFrom == foundHost) {
     memory.copy(target, t.scratch + t.scratchBytes - ENTRY_BYTES * 2 - cluster + within, length);
     t.gatherAt += length;
@@ -189,7 +217,14 @@ function takePart(t: Task, image: Image, target: usize, within: u32, length: u32
   if (t.pending) return wait(t, ON_IO);
   t.scratchUsed = 0;
   addToRun(t, image.index, foundHost, <u32>foundBytes);
-  addEntry(t, image.compression, t.runAddress, <u32>foundBytes, t.scratch + t.scratchBytes - ENTRY_BYTES * 2 - cluster, cluster);
+  addEntry(
+    t,
+    image.compression,
+    t.runAddress,
+    <u32>foundBytes,
+    t.scratch + t.scratchBytes - ENTRY_BYTES * 2 - cluster,
+    cluster,
+  );
   t.partOpen = true;
   t.partImage = image.index;
   t.partFrom = foundHost;
@@ -246,7 +281,14 @@ function inflateAll(t: Task): bool {
 }
 
 /** Notes the stream that was found, or data beside streams, which stands at `source` once it has been read. */
-export function addEntry(t: Task, method: u32, source: usize, bytes: u32, target: usize, targetBytes: u32): void {
+export function addEntry(
+  t: Task,
+  method: u32,
+  source: usize,
+  bytes: u32,
+  target: usize,
+  targetBytes: u32,
+): void {
   const entry = entryAt(t, t.entries++);
   entry.image = foundImage;
   entry.host = foundHost;

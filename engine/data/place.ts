@@ -1,24 +1,48 @@
 // Placing: giving clusters of the disk their content in the overlay. A task that stores data goes through four steps over its
 // clusters: classify (what stands there), place (take host clusters), store (write the data), link (let the L2 table point there).
 // Nothing refers to a host cluster before its data is written, so that a failure or a crash in between only wastes space.
+
+import { clusterBytes, Image, OVERLAY, overlay } from '../core/image';
+import { jobPopulated } from '../core/job';
+import { pageChanged, pageGet, pageMake, pagesForget, STAGE_L1, STAGE_L2 } from '../core/pages';
+import { ioBegin, OP_WRITE } from '../core/ring';
+import {
+  COPY_AHEAD,
+  clusterMap,
+  KIND_COPY,
+  KIND_NONE,
+  ON_SLOT,
+  ON_TABLE,
+  ON_WRITEBACK,
+  setClusterMap,
+  Task,
+  taskAt,
+  wake,
+} from '../core/task';
 import { get64, put64 } from '../format/header';
 import {
-  ALL_ALLOCATED, ALL_ZERO, COMPRESSED, COPIED, OFFSET_MASK, SUBCLUSTERS, ZERO, compressedBytes, compressedOffset,
+  ALL_ALLOCATED,
+  ALL_ZERO,
+  COMPRESSED,
+  COPIED,
+  compressedBytes,
+  compressedOffset,
+  OFFSET_MASK,
+  SUBCLUSTERS,
+  ZERO,
 } from '../format/l2';
-import { freeLater, freesHaveRoom } from '../tables/frees';
-import { Image, OVERLAY, clusterBytes, overlay } from '../core/image';
 import { CHUNK_CLUSTERS_MAX, PAGE_BYTES, TASKS_MAX } from '../limits';
-import { jobPopulated } from '../core/job';
+import { freeLater, freesHaveRoom } from '../tables/frees';
 import { isClusterSound, isTableSound, l2EntryAt } from '../tables/lookup';
-import { STAGE_L1, STAGE_L2, pageChanged, pageGet, pageMake, pagesForget } from '../core/pages';
 import { allocate, allocatedAt, allocatedCount } from '../tables/refcounts';
-import { OP_WRITE, ioBegin } from '../core/ring';
 import {
-  COPY_AHEAD, KIND_COPY, KIND_NONE, ON_SLOT, ON_TABLE, ON_WRITEBACK, Task, clusterMap, setClusterMap, taskAt, wake,
-} from '../core/task';
-import { nextWriteback, noteUnwritten, writebackStalled, writebackWanted } from '../tables/writeback';
-import { isZero } from './zero';
+  nextWriteback,
+  noteUnwritten,
+  writebackStalled,
+  writebackWanted,
+} from '../tables/writeback';
 import { zeroOnDisk } from '../tables/zeropage';
+import { isZero } from './zero';
 
 /** What a task does with a cluster: the low bits of its map entry; the rest is the host cluster's position. */
 export const KEEP: u64 = 0;
@@ -54,7 +78,8 @@ export function place(t: Task, zeroes: bool): bool {
     }
     if (!allocate(t, end - t.clusterAt)) return false;
     t.placed = true;
-    for (let i: u32 = 0; i < allocatedCount; i++) setClusterMap(t, t.clusterAt + i, (allocatedAt + i * cluster) | NEW);
+    for (let i: u32 = 0; i < allocatedCount; i++)
+      setClusterMap(t, t.clusterAt + i, (allocatedAt + i * cluster) | NEW);
     t.clusterAt += allocatedCount;
   }
   t.clusterAt = 0;
@@ -71,7 +96,11 @@ export function storeClusters(t: Task, from: u64, to: u64): bool {
       continue;
     }
     let end = t.clusterAt + 1;
-    while (end < t.clusterCount && continues(clusterMap(t, end), entry, (end - t.clusterAt) * cluster)) end++;
+    while (
+      end < t.clusterCount &&
+      continues(clusterMap(t, end), entry, (end - t.clusterAt) * cluster)
+    )
+      end++;
     let first = (t.clusterFirst + t.clusterAt) * cluster;
     let last = (t.clusterFirst + end) * cluster;
     let host = entry & ~ACTION;
@@ -81,7 +110,9 @@ export function storeClusters(t: Task, from: u64, to: u64): bool {
       last = min(last, to);
     }
     const bytes = <u32>(last - first);
-    if (ioBegin(t, OP_WRITE, OVERLAY, host, bytes, t.buffer + <usize>(first - t.bufferFrom)) === null) {
+    if (
+      ioBegin(t, OP_WRITE, OVERLAY, host, bytes, t.buffer + <usize>(first - t.bufferFrom)) === null
+    ) {
       t.waits = ON_SLOT;
       return false;
     }
@@ -113,7 +144,13 @@ export function link(t: Task): bool {
  * Makes one cluster's L2 entry point to `host`, or be a zero cluster if that is 0, or none at all (`absent`); makes the L2 table if there is none, and frees
  * what the entry pointed to before. False: the task waits or has failed, and nothing has changed.
  */
-export function linkCluster(t: Task, image: Image, offset: u64, host: u64, absent: bool = false): bool {
+export function linkCluster(
+  t: Task,
+  image: Image,
+  offset: u64,
+  host: u64,
+  absent: bool = false,
+): bool {
   if (!freesHaveRoom(4)) {
     writebackWanted();
     t.waits = ON_WRITEBACK;
@@ -132,7 +169,7 @@ export function linkCluster(t: Task, image: Image, offset: u64, host: u64, absen
   } else {
     put64(at, host ? host | COPIED : image.version > 2 && !absent ? ZERO : 0);
   }
-  pageChanged(at, <u32>1 << image.l2EntryBits, STAGE_L2);
+  pageChanged(at, (<u32>1) << image.l2EntryBits, STAGE_L2);
   freeOld(image, old, host);
   tellPopulated(image, offset, old, oldBitmap, t.kind == KIND_COPY && t.argument != COPY_AHEAD);
   if (host) noteUnwritten(clusterBytes(image));
@@ -234,7 +271,8 @@ function freeOld(image: Image, old: u64, host: u64): void {
   const after = nextWriteback();
   if (old & COMPRESSED) {
     const from = compressedOffset(image, old) >> image.clusterBits;
-    const to = (compressedOffset(image, old) + compressedBytes(image, old) - 1) >> image.clusterBits;
+    const to =
+      (compressedOffset(image, old) + compressedBytes(image, old) - 1) >> image.clusterBits;
     for (let c = from; c <= to; c++) freeLater(c << image.clusterBits, 1, after, true);
     return;
   }
@@ -251,7 +289,8 @@ function tellPopulated(image: Image, offset: u64, old: u64, bitmap: u64, byJob: 
   }
   const present = (bitmap | (bitmap >> 32)) & ALL_ALLOCATED;
   const bytes = clusterBytes(image) / SUBCLUSTERS;
-  for (let i: u64 = 0; i < SUBCLUSTERS; i++) if (!(present & ((<u64>1) << i))) jobPopulated(offset + i * bytes, bytes, byJob);
+  for (let i: u64 = 0; i < SUBCLUSTERS; i++)
+    if (!(present & ((<u64>1) << i))) jobPopulated(offset + i * bytes, bytes, byJob);
 }
 
 function isWritten(entry: u64): bool {

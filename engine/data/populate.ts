@@ -1,14 +1,50 @@
 // Populating: bringing clusters that the overlay does not have from its base into it. Copy-on-read and the job's copies are this one
 // sequence; a range lock makes sure that no cluster is fetched twice.
-import { GATHERED, NEEDS_SCRATCH, gather, gatherBegin, gatherFinish, gatherRange, scratchFor } from './gather';
+
 import { clusterBytes, imageAt, imageCount, overlay } from '../core/image';
 import { jobAllocatesFull } from '../core/job';
+import {
+  clusterMap,
+  EXCLUSIVE,
+  KIND_RESIZE,
+  lock,
+  ON_IO,
+  releaseMemory,
+  setClusterMap,
+  Task,
+  takeMemory,
+} from '../core/task';
 import { CHUNK_BYTES, CHUNK_CLUSTERS_MAX } from '../limits';
-import { ABSENT, COMPRESSED_DATA, foundHoles, foundHost, foundLength, foundState, lookup, lookupChain } from '../tables/lookup';
-import { anyStreams, fetchStreams, measureStreams, streamsBegin, streamsFetched, streamsPlaced, streamsRoom } from './streams';
-import { FILL, KEEP, OWNED, ZEROED, link, place, storeClusters } from './place';
-import { EXCLUSIVE, KIND_RESIZE, ON_IO, Task, clusterMap, lock, releaseMemory, setClusterMap, takeMemory } from '../core/task';
+import {
+  ABSENT,
+  COMPRESSED_DATA,
+  foundHoles,
+  foundHost,
+  foundLength,
+  foundState,
+  lookup,
+  lookupChain,
+} from '../tables/lookup';
 import { noteFetched } from '../tables/writeback';
+import {
+  GATHERED,
+  gather,
+  gatherBegin,
+  gatherFinish,
+  gatherRange,
+  NEEDS_SCRATCH,
+  scratchFor,
+} from './gather';
+import { FILL, KEEP, link, OWNED, place, storeClusters, ZEROED } from './place';
+import {
+  anyStreams,
+  fetchStreams,
+  measureStreams,
+  streamsBegin,
+  streamsFetched,
+  streamsPlaced,
+  streamsRoom,
+} from './streams';
 
 const LOCK: u32 = 100;
 const CLASSIFY: u32 = 101;
@@ -51,7 +87,10 @@ export function grain(): u64 {
 export function populateBegin(t: Task, from: u64, to: u64, bottom: u32): void {
   const bits = overlay().clusterBits;
   const first = from >> bits;
-  const end = min((min(to, overlay().size) + clusterBytes(overlay()) - 1) >> bits, first + CHUNK_CLUSTERS_MAX);
+  const end = min(
+    (min(to, overlay().size) + clusterBytes(overlay()) - 1) >> bits,
+    first + CHUNK_CLUSTERS_MAX,
+  );
   t.clusterFirst = first;
   t.clusterCount = <u32>(end - first);
   t.clusterAt = 0;
@@ -68,10 +107,12 @@ export function hasFetched(t: Task): bool {
 export function populate(t: Task): bool {
   const bits = overlay().clusterBits;
   if (t.state == LOCK) {
-    if (!lock(t, EXCLUSIVE, t.clusterFirst << bits, (t.clusterFirst + t.clusterCount) << bits)) return false;
+    if (!lock(t, EXCLUSIVE, t.clusterFirst << bits, (t.clusterFirst + t.clusterCount) << bits))
+      return false;
     // While it waited for the lock, the disk may have become smaller.
     const clusters = (overlay().size + clusterBytes(overlay()) - 1) >> bits;
-    t.clusterCount = clusters > t.clusterFirst ? <u32>min<u64>(t.clusterCount, clusters - t.clusterFirst) : 0;
+    t.clusterCount =
+      clusters > t.clusterFirst ? <u32>min<u64>(t.clusterCount, clusters - t.clusterFirst) : 0;
     t.clusterAt = 0;
     t.state = CLASSIFY;
   }
@@ -119,7 +160,10 @@ function classify(t: Task): bool {
   const image = overlay();
   while (t.clusterAt < t.clusterCount) {
     const offset = (t.clusterFirst + t.clusterAt) << image.clusterBits;
-    const length = min(<u64>(t.clusterCount - t.clusterAt) << image.clusterBits, image.size - offset);
+    const length = min(
+      (<u64>(t.clusterCount - t.clusterAt)) << image.clusterBits,
+      image.size - offset,
+    );
     if (!lookup(t, image, offset, length)) return false;
     if (foundHoles) {
       setClusterMap(t, t.clusterAt++, foundHost ? foundHost | OWNED : FILL);
@@ -128,9 +172,12 @@ function classify(t: Task): bool {
       if (held < 0) return false;
       setClusterMap(t, t.clusterAt++, held ? FILL : KEEP);
     } else {
-      const alike: u32 = image.extendedL2 ? 1 : <u32>((foundLength + clusterBytes(image) - 1) >> image.clusterBits);
+      const alike: u32 = image.extendedL2
+        ? 1
+        : <u32>((foundLength + clusterBytes(image) - 1) >> image.clusterBits);
       // A disk that grows needs zeros behind its old end: what a compressed cluster has there cannot be changed in its place.
-      const filled = foundState == ABSENT || (t.kind == KIND_RESIZE && foundState == COMPRESSED_DATA);
+      const filled =
+        foundState == ABSENT || (t.kind == KIND_RESIZE && foundState == COMPRESSED_DATA);
       for (let i: u32 = 0; i < alike; i++) setClusterMap(t, t.clusterAt + i, filled ? FILL : KEEP);
       t.clusterAt += alike;
     }
@@ -189,7 +236,8 @@ function gatherClusters(t: Task): bool {
   const image = overlay();
   while (t.gatherAt < t.gatherTo || nextRun(t)) {
     const to = (t.clusterFirst + t.clusterAt) << image.clusterBits;
-    if (to > image.size) memory.fill(t.buffer + <usize>(image.size - t.bufferFrom), 0, <usize>(to - image.size));
+    if (to > image.size)
+      memory.fill(t.buffer + <usize>(image.size - t.bufferFrom), 0, <usize>(to - image.size));
     const next = gather(t, false);
     if (next == NEEDS_SCRATCH) {
       t.restart = true;
@@ -210,8 +258,10 @@ function gatherClusters(t: Task): bool {
 
 /** Makes zero clusters of all that is to be filled, unless some cluster holds data already beside what it lacks. */
 function onlyZeroes(t: Task): bool {
-  for (let i: u32 = 0; i < t.clusterCount; i++) if (clusterMap(t, i) != KEEP && clusterMap(t, i) != FILL) return false;
-  for (let i: u32 = 0; i < t.clusterCount; i++) if (clusterMap(t, i) == FILL) setClusterMap(t, i, ZEROED);
+  for (let i: u32 = 0; i < t.clusterCount; i++)
+    if (clusterMap(t, i) != KEEP && clusterMap(t, i) != FILL) return false;
+  for (let i: u32 = 0; i < t.clusterCount; i++)
+    if (clusterMap(t, i) == FILL) setClusterMap(t, i, ZEROED);
   return true;
 }
 

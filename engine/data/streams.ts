@@ -4,12 +4,28 @@
 // holds them exactly; the base never changes, so that both walks over its tables, and that of gathering, find the same. What is told of
 // a file's holes may change: these walks do without it.
 import { arenaAheadBytes } from '../core/arena';
-import { OVERLAY, clusterBytes, imageCount, imageOf } from '../core/image';
-import {
-  COMPRESSED_DATA, DATA, foundBytes, foundHost, foundImage, foundLength, foundState, lookupChain,
-} from '../tables/lookup';
-import { ENTRY_BYTES, STORED, addEntry, addToRun, closeRun, entryAt, gatherBegin, isNear } from './gather';
+import { clusterBytes, imageCount, imageOf, OVERLAY } from '../core/image';
 import { ON_IO, Task, takeScratchAhead } from '../core/task';
+import {
+  COMPRESSED_DATA,
+  DATA,
+  foundBytes,
+  foundHost,
+  foundImage,
+  foundLength,
+  foundState,
+  lookupChain,
+} from '../tables/lookup';
+import {
+  addEntry,
+  addToRun,
+  closeRun,
+  ENTRY_BYTES,
+  entryAt,
+  gatherBegin,
+  isNear,
+  STORED,
+} from './gather';
 
 /** Begins to measure; the ranges follow one by one. */
 export function streamsBegin(t: Task): void {

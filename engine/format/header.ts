@@ -1,11 +1,35 @@
 // The qcow2 header and its extensions (QEMU's docs/interop/qcow2.txt, "Header" and "Header extensions"). All numbers on disk are
 // big-endian. Here is parsed and emitted only; what is done about it is open.ts's and create.ts's.
+
+import { clusterBytes, Image } from '../core/image';
 import {
-  OK, R_BACKING_NAME, R_CLUSTER_BITS, R_COMPRESSION_TYPE, R_ENCRYPTED, R_EXTENDED_L2, R_EXTENSION, R_EXTERNAL_DATA, R_HEADER_LENGTH,
-  R_INCOMPATIBLE, R_L1_OFFSET, R_L1_SIZE, R_MAGIC, R_REFCOUNT_ORDER, R_REFCOUNT_TABLE, R_SIZE, R_SNAPSHOT_TABLE, R_TRUNCATED, R_VERSION,
+  OK,
+  R_BACKING_NAME,
+  R_CLUSTER_BITS,
+  R_COMPRESSION_TYPE,
+  R_ENCRYPTED,
+  R_EXTENDED_L2,
+  R_EXTENSION,
+  R_EXTERNAL_DATA,
+  R_HEADER_LENGTH,
+  R_INCOMPATIBLE,
+  R_L1_OFFSET,
+  R_L1_SIZE,
+  R_MAGIC,
+  R_REFCOUNT_ORDER,
+  R_REFCOUNT_TABLE,
+  R_SIZE,
+  R_SNAPSHOT_TABLE,
+  R_TRUNCATED,
+  R_VERSION,
 } from '../errors';
-import { Image, clusterBytes } from '../core/image';
-import { BACKING_NAME_BYTES_MAX, L1_BYTES_MAX, OFFSET_MAX, PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX } from '../limits';
+import {
+  BACKING_NAME_BYTES_MAX,
+  L1_BYTES_MAX,
+  OFFSET_MAX,
+  PAGE_BYTES,
+  REFCOUNT_TABLE_BYTES_MAX,
+} from '../limits';
 
 /** "QFI\xfb" */
 export const MAGIC: u32 = 0x514649fb;
@@ -102,7 +126,8 @@ export function parseHeader(at: usize, image: Image): i32 {
   image.version = get32(at + AT_VERSION);
   if (image.version != 2 && image.version != 3) return R_VERSION;
   image.clusterBits = get32(at + AT_CLUSTER_BITS);
-  if (image.clusterBits < CLUSTER_BITS_MIN || image.clusterBits > CLUSTER_BITS_MAX) return R_CLUSTER_BITS;
+  if (image.clusterBits < CLUSTER_BITS_MIN || image.clusterBits > CLUSTER_BITS_MAX)
+    return R_CLUSTER_BITS;
   const reason = image.version == 3 ? parseVersion3(at, image) : versionTwo(image);
   if (reason) return reason;
   if (get32(at + AT_CRYPT_METHOD)) return R_ENCRYPTED;
@@ -130,7 +155,8 @@ function versionTwo(image: Image): i32 {
 
 function parseVersion3(at: usize, image: Image): i32 {
   const length = get32(at + AT_HEADER_LENGTH);
-  if (length < HEADER_BYTES_V3_MIN || length & 7 || length > headerRoom(image)) return R_HEADER_LENGTH;
+  if (length < HEADER_BYTES_V3_MIN || length & 7 || length > headerRoom(image))
+    return R_HEADER_LENGTH;
   if (image.fileSize < length) return R_TRUNCATED;
   image.headerLength = length;
   const incompatible = get64(at + AT_INCOMPATIBLE);
@@ -169,13 +195,22 @@ function parseTables(at: usize, image: Image): i32 {
   image.snapshotsOffset = get64(at + AT_SNAPSHOTS_OFFSET);
   if (image.snapshots > SNAPSHOTS_MAX) return R_SNAPSHOT_TABLE;
   // As in QEMU, its place counts even where there are none.
-  if (image.snapshotsOffset & mask || (image.snapshots && misplaced(image, image.snapshotsOffset, 1, mask))) return R_SNAPSHOT_TABLE;
+  if (
+    image.snapshotsOffset & mask ||
+    (image.snapshots && misplaced(image, image.snapshotsOffset, 1, mask))
+  )
+    return R_SNAPSHOT_TABLE;
   return OK;
 }
 
 /** A table must be aligned to clusters, behind the header, and inside the file. */
 function misplaced(image: Image, offset: u64, bytes: u64, mask: u64): bool {
-  return (offset & mask) != 0 || offset == 0 || offset > image.fileSize || bytes > image.fileSize - offset;
+  return (
+    (offset & mask) != 0 ||
+    offset == 0 ||
+    offset > image.fileSize ||
+    bytes > image.fileSize - offset
+  );
 }
 
 function parseBackingName(at: usize, image: Image): i32 {
@@ -226,7 +261,11 @@ function parseExtensions(at: usize, image: Image): i32 {
       return R_EXTERNAL_DATA;
     } else if (type == EXTENSION_BITMAPS) {
       image.bitmaps = true;
-      if (bytes >= BITMAPS_BYTES && image.version > 2 && get64(at + AT_AUTOCLEAR) & AUTOCLEAR_BITMAPS) {
+      if (
+        bytes >= BITMAPS_BYTES &&
+        image.version > 2 &&
+        get64(at + AT_AUTOCLEAR) & AUTOCLEAR_BITMAPS
+      ) {
         image.bitmapCount = get32(at + from + 8);
         image.bitmapsBytes = get64(at + from + 16);
         image.bitmapsOffset = get64(at + from + 24);

@@ -1,14 +1,20 @@
 // A copy: one chunk that is populated in the background, for the job or for read-ahead.
-import { ABORTED, R_ABORTED } from '../errors';
-import { OVERLAY, imageCount } from '../core/image';
+
+import { imageCount, OVERLAY } from '../core/image';
 import { theJob } from '../core/job';
+import { COPY_AHEAD, COPY_OF_ZEROES, DONE, fail, ON_JOB, Task, WAIT, wake } from '../core/task';
 import { hasFetched, populate, populateBegin } from '../data/populate';
-import { COPY_AHEAD, COPY_OF_ZEROES, DONE, ON_JOB, Task, WAIT, fail, wake } from '../core/task';
+import { ABORTED, R_ABORTED } from '../errors';
 import { jobCopyFailed } from './stream';
 
 export function runCopy(t: Task): i32 {
   if (t.state == 0) {
-    populateBegin(t, t.offset, t.offset + t.length, t.argument == COPY_AHEAD ? imageCount() : theJob().bottom);
+    populateBegin(
+      t,
+      t.offset,
+      t.offset + t.length,
+      t.argument == COPY_AHEAD ? imageCount() : theJob().bottom,
+    );
     t.zeroes = t.argument == COPY_OF_ZEROES;
   }
   // After an abort no copy begins to read; the host cancels the reads that are under way.

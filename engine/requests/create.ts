@@ -1,20 +1,49 @@
 // Creating an overlay: a qcow2 version 3 image with empty tables, laid out as header, refcount table, refcount blocks, L1 table. The file
 // is empty before; until the header is written, last, it is no image at all.
-import {
-  IDENTITY_BYTES_MAX, backingFormatAt, backingFormatBytes, backingIdentityAt, backingIdentityBytes, backingNameAt, backingNameBytes, putExtension,
-} from '../tables/backing';
+
+import { clusterBytes, FORMAT_QCOW2, Image, OVERLAY, overlay } from '../core/image';
+import { pageChanged, pageGet, STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/pages';
+import { ioBegin, OP_TRUNCATE } from '../core/ring';
+import { DONE, fail, ON_IO, ON_SLOT, Task, WAIT, wait } from '../core/task';
 import { EINVAL, R_CLUSTER_BITS, R_HEADER_FULL, R_REFCOUNT_ORDER, R_TOO_LARGE } from '../errors';
 import {
-  AT_BACKING_BYTES, AT_BACKING_OFFSET, AT_CLUSTER_BITS, AT_HEADER_LENGTH, AT_INCOMPATIBLE, AT_L1_OFFSET, AT_L1_SIZE, AT_MAGIC,
-  AT_REFCOUNT_ORDER, AT_REFCOUNT_TABLE_CLUSTERS, AT_REFCOUNT_TABLE_OFFSET, AT_SIZE, AT_VERSION, EXTENSION_BACKING_FORMAT,
-  EXTENSION_HEAD_BYTES, EXTENSION_IDENTITY, FORMAT_BYTES_MAX, HEADER_BYTES, INCOMPATIBLE_EXTENDED_L2, MAGIC, headerRoom, parseHeader, put32, put64,
+  AT_BACKING_BYTES,
+  AT_BACKING_OFFSET,
+  AT_CLUSTER_BITS,
+  AT_HEADER_LENGTH,
+  AT_INCOMPATIBLE,
+  AT_L1_OFFSET,
+  AT_L1_SIZE,
+  AT_MAGIC,
+  AT_REFCOUNT_ORDER,
+  AT_REFCOUNT_TABLE_CLUSTERS,
+  AT_REFCOUNT_TABLE_OFFSET,
+  AT_SIZE,
+  AT_VERSION,
+  EXTENSION_BACKING_FORMAT,
+  EXTENSION_HEAD_BYTES,
+  EXTENSION_IDENTITY,
+  FORMAT_BYTES_MAX,
+  HEADER_BYTES,
+  headerRoom,
+  INCOMPATIBLE_EXTENDED_L2,
+  MAGIC,
+  parseHeader,
+  put32,
+  put64,
 } from '../format/header';
-import { FORMAT_QCOW2, Image, OVERLAY, clusterBytes, overlay } from '../core/image';
 import { L1_BYTES_MAX, PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from '../limits';
-import { STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet } from '../core/pages';
+import {
+  backingFormatAt,
+  backingFormatBytes,
+  backingIdentityAt,
+  backingIdentityBytes,
+  backingNameAt,
+  backingNameBytes,
+  IDENTITY_BYTES_MAX,
+  putExtension,
+} from '../tables/backing';
 import { putRefcount, refcountsPerBlock } from '../tables/refcounts';
-import { OP_TRUNCATE, ioBegin } from '../core/ring';
-import { DONE, ON_IO, ON_SLOT, Task, WAIT, fail, wait } from '../core/task';
 import { flushed } from '../tables/writeback';
 
 const PLAN: u32 = 0;
@@ -90,7 +119,7 @@ function plan(t: Task, image: Image): i32 {
   image.version = 3;
   image.clusterBits = <u32>(t.argument & 255);
   image.refcountOrder = <u32>((t.argument >> 8) & 255);
-  image.extendedL2 = (t.argument >> 16) != 0;
+  image.extendedL2 = t.argument >> 16 != 0;
   image.size = t.length;
   if (image.clusterBits < 9 || image.clusterBits > 21) return R_CLUSTER_BITS;
   if (image.extendedL2 && image.clusterBits < 14) return R_CLUSTER_BITS;
@@ -105,7 +134,10 @@ function plan(t: Task, image: Image): i32 {
   // Room for the refcounts of everything that the disk can take when it is full, so that the table need never grow.
   const dataClusters = (image.size >> image.clusterBits) + (entries << 1) + l1Clusters + 16;
   const perBlock = refcountsPerBlock(image);
-  const tableBytes = align(((dataClusters + dataClusters / (perBlock - 1)) / perBlock + 2) << 3, image);
+  const tableBytes = align(
+    ((dataClusters + dataClusters / (perBlock - 1)) / perBlock + 2) << 3,
+    image,
+  );
   const tableClusters = max<u64>(1, min(tableBytes, REFCOUNT_TABLE_BYTES_MAX) >> image.clusterBits);
   let blocks: u64 = 1;
   while (blocks * perBlock < 1 + tableClusters + blocks + l1Clusters) blocks++;
@@ -132,7 +164,7 @@ function fillPart(t: Task, image: Image): bool {
   const at = pageGet(t, OVERLAY, firstBlock(image) + byte);
   if (!at) return false;
   const pageEnd = PAGE_BYTES - <u32>((firstBlock(image) + byte) % PAGE_BYTES);
-  const room = (<u64>pageEnd << 3) >> image.refcountOrder;
+  const room = ((<u64>pageEnd) << 3) >> image.refcountOrder;
   const count = min(used - t.cursor, room);
   for (let i: u64 = 0; i < count; i++) putRefcount(at, <u32>i, image.refcountOrder, 1);
   pageChanged(at, <u32>(((count << image.refcountOrder) + 7) >> 3), STAGE_REFCOUNTS);
@@ -167,8 +199,20 @@ function writeHeader(at: usize, image: Image): u32 {
   if (others + identityLeast > room) return 0;
   const wanted = room > SECTOR_BYTES ? IDENTITY_BYTES_MAX : IDENTITY_BYTES_SMALL;
   const identityRoom = max(identityLeast, min(wanted, (room - others) & ~7));
-  putExtension(at + formatAt, EXTENSION_BACKING_FORMAT, FORMAT_BYTES_MAX, backingFormatAt(), backingFormatBytes());
-  putExtension(at + identityAt, EXTENSION_IDENTITY, identityRoom, backingIdentityAt(), backingIdentityBytes());
+  putExtension(
+    at + formatAt,
+    EXTENSION_BACKING_FORMAT,
+    FORMAT_BYTES_MAX,
+    backingFormatAt(),
+    backingFormatBytes(),
+  );
+  putExtension(
+    at + identityAt,
+    EXTENSION_IDENTITY,
+    identityRoom,
+    backingIdentityAt(),
+    backingIdentityBytes(),
+  );
   const end = identityAt + identityRoom + EXTENSION_HEAD_BYTES;
   if (!name) return end;
   put64(at + AT_BACKING_OFFSET, end);

@@ -1,9 +1,10 @@
 // A guest's flush, and the end of a disk.
-import { AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY, get64, put64 } from '../format/header';
+
 import { OVERLAY, overlay } from '../core/image';
+import { pageChanged, pageGet, STAGE_ROOTS } from '../core/pages';
+import { DONE, EXCLUSIVE, lock, Task, WAIT } from '../core/task';
+import { AT_INCOMPATIBLE, get64, INCOMPATIBLE_DIRTY, put64 } from '../format/header';
 import { SECTOR_BYTES } from '../limits';
-import { STAGE_ROOTS, pageChanged, pageGet } from '../core/pages';
-import { DONE, EXCLUSIVE, Task, WAIT, lock } from '../core/task';
 import { flushed, settle } from '../tables/writeback';
 
 export function runFlush(t: Task): i32 {

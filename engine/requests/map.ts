@@ -1,10 +1,19 @@
 // map: the extents of a range, each with the image of the chain that decides it. Neighbours that are alike are told as one.
-import { EINVAL, R_RANGE } from '../errors';
-import { OVERLAY, clusterBytes, imageAt, imageCount, overlay } from '../core/image';
-import { BLOCK_BYTES, SCAN_ENTRIES_MAX } from '../limits';
-import { COMPRESSED_DATA, DATA, foundDepth, foundHost, foundLength, foundState, lookupChain } from '../tables/lookup';
+
+import { clusterBytes, imageAt, imageCount, OVERLAY, overlay } from '../core/image';
 import { OP_GIVE, tell } from '../core/ring';
-import { AGAIN, DONE, Task, WAIT, fail, takeMemory } from '../core/task';
+import { AGAIN, DONE, fail, Task, takeMemory, WAIT } from '../core/task';
+import { EINVAL, R_RANGE } from '../errors';
+import { BLOCK_BYTES, SCAN_ENTRIES_MAX } from '../limits';
+import {
+  COMPRESSED_DATA,
+  DATA,
+  foundDepth,
+  foundHost,
+  foundLength,
+  foundState,
+  lookupChain,
+} from '../tables/lookup';
 
 /** An extent as the requester gets it; see README.md. */
 @unmanaged
@@ -53,7 +62,8 @@ export function runMap(t: Task): i32 {
 function add(t: Task, at: u64): bool {
   if (t.count == 0) return false;
   const last = recordAt(t, <u32>t.count - 1);
-  if (last.state != foundState || last.depth != foundDepth || last.offset + last.length != at) return false;
+  if (last.state != foundState || last.depth != foundDepth || last.offset + last.length != at)
+    return false;
   const host = place(at);
   const placed = foundState == DATA || host != 0;
   const lastPlaced = foundState == DATA || last.host != 0;

@@ -1,14 +1,35 @@
 // Opening an image: probing its format and reading its header. What cannot be supported is refused here, by name.
-import {
-  ECORRUPT, EUNSUPPORTED, R_BITMAPS, R_ENCRYPTED, R_EXTENDED_L2, R_EXTERNAL_DATA, R_INCOMPATIBLE, R_MARKED_CORRUPT, R_MEMORY,
-  R_OTHER_FORMAT, R_SNAPSHOTS, R_VERSION, EINVAL, R_SIZE,
-} from '../errors';
+
 import { arenaBytes } from '../core/arena';
-import { MAGIC, get32, get64, parseHeader } from '../format/header';
-import { FORMAT_PROBE, FORMAT_QCOW2, FORMAT_RAW, Image, OVERLAY, clusterBytes, imageOf } from '../core/image';
-import { BLOCK_BYTES, CHUNK_BYTES } from '../limits';
+import {
+  clusterBytes,
+  FORMAT_PROBE,
+  FORMAT_QCOW2,
+  FORMAT_RAW,
+  Image,
+  imageOf,
+  OVERLAY,
+} from '../core/image';
 import { pageGet } from '../core/pages';
-import { DONE, Task, WAIT, fail } from '../core/task';
+import { DONE, fail, Task, WAIT } from '../core/task';
+import {
+  ECORRUPT,
+  EINVAL,
+  EUNSUPPORTED,
+  R_BITMAPS,
+  R_ENCRYPTED,
+  R_EXTENDED_L2,
+  R_EXTERNAL_DATA,
+  R_INCOMPATIBLE,
+  R_MARKED_CORRUPT,
+  R_MEMORY,
+  R_OTHER_FORMAT,
+  R_SIZE,
+  R_SNAPSHOTS,
+  R_VERSION,
+} from '../errors';
+import { get32, get64, MAGIC, parseHeader } from '../format/header';
+import { BLOCK_BYTES, CHUNK_BYTES } from '../limits';
 
 /** Arguments of an open: the overlay is going to be written. */
 export const OPEN_WRITABLE: u64 = 1;
@@ -21,7 +42,8 @@ export function runOpen(t: Task): i32 {
   const header = pageGet(t, image.index, 0);
   if (!header) return WAIT;
   if (format == FORMAT_PROBE) {
-    if (isOtherFormat(header, image.fileSize)) return refuse(t, EUNSUPPORTED, R_OTHER_FORMAT, image);
+    if (isOtherFormat(header, image.fileSize))
+      return refuse(t, EUNSUPPORTED, R_OTHER_FORMAT, image);
     format = image.fileSize >= 4 && get32(header) == MAGIC ? FORMAT_QCOW2 : FORMAT_RAW;
     if (format == FORMAT_RAW) return raw(t, image);
   }
@@ -35,7 +57,8 @@ export function runOpen(t: Task): i32 {
   }
   // A chunk with its scratch must fit twice: once for a guest, once for a copy.
   const chunk = max<u64>(CHUNK_BYTES, clusterBytes(image));
-  if (arenaBytes() < chunk * 4 + clusterBytes(image) * 2 + BLOCK_BYTES * 4) return refuse(t, EINVAL, R_MEMORY, image);
+  if (arenaBytes() < chunk * 4 + clusterBytes(image) * 2 + BLOCK_BYTES * 4)
+    return refuse(t, EINVAL, R_MEMORY, image);
   t.value = FORMAT_QCOW2;
   return DONE;
 }
@@ -59,8 +82,12 @@ function refuse(t: Task, error: i32, reason: i32, image: Image): i32 {
 
 function isUnsupported(reason: i32): bool {
   return (
-    reason == R_VERSION || reason == R_ENCRYPTED || reason == R_EXTERNAL_DATA || reason == R_INCOMPATIBLE ||
-    reason == R_EXTENDED_L2 || reason == R_SIZE
+    reason == R_VERSION ||
+    reason == R_ENCRYPTED ||
+    reason == R_EXTERNAL_DATA ||
+    reason == R_INCOMPATIBLE ||
+    reason == R_EXTENDED_L2 ||
+    reason == R_SIZE
   );
 }
 

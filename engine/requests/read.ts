@@ -1,14 +1,36 @@
 // A guest's read. What the overlay lacks is populated first (copy-on-read), under the lock that keeps others from fetching it too;
 // then everything is read from the overlay. Where nothing can be stored, the base is read directly.
-import { EINVAL, ENOSPC, R_RANGE } from '../errors';
-import { GATHERED, MISSED, NEEDS_SCRATCH, gather, gatherBegin, gatherFinish, gatherRange, scratchFor } from '../data/gather';
-import { OVERLAY, clusterBytes, imageCount, overlay } from '../core/image';
-import { foundLength } from '../tables/lookup';
-import { chunkBytes, grain, populate, populateBegin, requestBytes } from '../data/populate';
-import { noteGuestRead } from './readahead';
+
+import { clusterBytes, imageCount, OVERLAY, overlay } from '../core/image';
 import { OP_GIVE, tell } from '../core/ring';
-import { DONE, ON_IO, SHARED, Task, WAIT, fail, lock, releaseMemory, takeMemory, unlock, wait } from '../core/task';
+import {
+  DONE,
+  fail,
+  lock,
+  ON_IO,
+  releaseMemory,
+  SHARED,
+  Task,
+  takeMemory,
+  unlock,
+  WAIT,
+  wait,
+} from '../core/task';
+import {
+  GATHERED,
+  gather,
+  gatherBegin,
+  gatherFinish,
+  gatherRange,
+  MISSED,
+  NEEDS_SCRATCH,
+  scratchFor,
+} from '../data/gather';
 import { unplace } from '../data/place';
+import { chunkBytes, grain, populate, populateBegin, requestBytes } from '../data/populate';
+import { EINVAL, ENOSPC, R_RANGE } from '../errors';
+import { foundLength } from '../tables/lookup';
+import { noteGuestRead } from './readahead';
 
 /** Times a read lets missing clusters be populated before it reads the base directly: others may discard them again. */
 const POPULATE_TRIES_MAX: u32 = 16;
@@ -76,7 +98,12 @@ export function runRead(t: Task): i32 {
     t.tries++;
     const bytes = grain();
     const from = t.gatherAt - (t.gatherAt % bytes);
-    populateBegin(t, from, min(roundUp(t.gatherAt + t.cursor, bytes), from + chunkBytes()), imageCount());
+    populateBegin(
+      t,
+      from,
+      min(roundUp(t.gatherAt + t.cursor, bytes), from + chunkBytes()),
+      imageCount(),
+    );
   }
   return populate(t) ? again(t) : WAIT;
 }

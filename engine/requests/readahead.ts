@@ -1,8 +1,8 @@
 // Read-ahead: when a guest reads a remote base from one end to the other, what comes next is fetched before it is asked for. The
 // window doubles while reads go on where the last one ended, and halves when they do not.
 import { clusterBytes, imageCount, overlay } from '../core/image';
-import { chunkBytes } from '../data/populate';
 import { COPY_AHEAD, KIND_COPY, taskBegin } from '../core/task';
+import { chunkBytes } from '../data/populate';
 
 /** Bytes of the first window, and of the largest: a few round trips' worth on a fast link. */
 const WINDOW_BYTES_MIN: u64 = 256 << 10;

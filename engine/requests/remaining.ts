@@ -1,9 +1,10 @@
 // remaining: how much of a range is not populated, told by the overlay alone.
+
+import { imageCount, OVERLAY, overlay } from '../core/image';
+import { AGAIN, DONE, fail, Task, WAIT } from '../core/task';
 import { EINVAL, R_RANGE } from '../errors';
-import { OVERLAY, imageCount, overlay } from '../core/image';
 import { SCAN_ENTRIES_MAX } from '../limits';
 import { ABSENT, foundLength, foundState, lookup } from '../tables/lookup';
-import { AGAIN, DONE, Task, WAIT, fail } from '../core/task';
 
 export function runRemaining(t: Task): i32 {
   const end = t.offset + t.length;

@@ -1,20 +1,35 @@
 // Resizing the disk, also while a job runs. What a larger disk gains reads as zeros, also where the base goes on further than the old
 // disk did; what a smaller one loses gives its space back.
+
+import { basesEnd, clusterBytes, Image, imageCount, OVERLAY, overlay } from '../core/image';
+import { pageChanged, pageGet, pagesForget, STAGE_ROOTS } from '../core/pages';
+import { ioBegin, OP_WRITE } from '../core/ring';
+import {
+  AGAIN,
+  clusterMap,
+  DONE,
+  EXCLUSIVE,
+  fail,
+  lock,
+  ON_IO,
+  ON_SLOT,
+  ON_WRITEBACK,
+  releaseMemory,
+  setClusterMap,
+  Task,
+  unlock,
+  WAIT,
+  wait,
+} from '../core/task';
+import { ACTION, linkCluster, NEW } from '../data/place';
+import { populate, populateBegin } from '../data/populate';
 import { EUNSUPPORTED, R_TOO_LARGE } from '../errors';
 import { AT_L1_OFFSET, AT_L1_SIZE, AT_SIZE, put32, put64 } from '../format/header';
-import { freeLater, freesHaveRoom } from '../tables/frees';
-import { Image, OVERLAY, basesEnd, clusterBytes, imageCount, overlay } from '../core/image';
 import { L1_BYTES_MAX, PAGE_BYTES, SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
-import { ABSENT, foundLength, foundHost, foundState, lookup } from '../tables/lookup';
-import { STAGE_ROOTS, pageChanged, pageGet, pagesForget } from '../core/pages';
+import { freeLater, freesHaveRoom } from '../tables/frees';
+import { ABSENT, foundHost, foundLength, foundState, lookup } from '../tables/lookup';
 import { moveTable } from '../tables/move';
-import { ACTION, NEW, linkCluster } from '../data/place';
-import { populate, populateBegin } from '../data/populate';
-import { allocate, allocateWhole, allocatedAt, refcountsPerBlock } from '../tables/refcounts';
-import { OP_WRITE, ioBegin } from '../core/ring';
-import {
-  AGAIN, DONE, EXCLUSIVE, ON_IO, ON_SLOT, ON_WRITEBACK, Task, WAIT, clusterMap, fail, lock, releaseMemory, setClusterMap, unlock, wait,
-} from '../core/task';
+import { allocate, allocatedAt, allocateWhole, refcountsPerBlock } from '../tables/refcounts';
 import { flushed, nextWriteback, writebackWanted } from '../tables/writeback';
 import { zeroPageAt } from '../tables/zeropage';
 
@@ -40,7 +55,8 @@ export function runResize(t: Task): i32 {
   if (t.state == EDGE) {
     // The cluster that the old end cuts must show no more of the base, nor of what it has compressed: it is populated, which fills its
     // rest with zeros.
-    if (grows && image.size & (cluster - 1)) populateBegin(t, image.size & ~(cluster - 1), image.size, imageCount());
+    if (grows && image.size & (cluster - 1))
+      populateBegin(t, image.size & ~(cluster - 1), image.size, imageCount());
     else t.state = LOCK;
   }
   if (t.state >= POPULATING) {
@@ -215,7 +231,16 @@ function growTable(t: Task, image: Image): bool {
     t.state = COPY;
   }
   if (t.state == COPY) {
-    if (!moveTable(t, image.l1Offset, <u64>image.l1Size << 3, t.clusterFirst, t.count << image.clusterBits)) return false;
+    if (
+      !moveTable(
+        t,
+        image.l1Offset,
+        (<u64>image.l1Size) << 3,
+        t.clusterFirst,
+        t.count << image.clusterBits,
+      )
+    )
+      return false;
     t.cursor = 0;
     t.state = COPIED_TABLE;
   }
@@ -225,7 +250,8 @@ function growTable(t: Task, image: Image): bool {
   put64(header + AT_L1_OFFSET, t.clusterFirst);
   put32(header + AT_L1_SIZE, <u32>(t.count << (image.clusterBits - 3)));
   pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
-  const oldBytes = ((<u64>image.l1Size << 3) + clusterBytes(image) - 1) & ~(clusterBytes(image) - 1);
+  const oldBytes =
+    (((<u64>image.l1Size) << 3) + clusterBytes(image) - 1) & ~(clusterBytes(image) - 1);
   pagesForget(OVERLAY, image.l1Offset, image.l1Offset + oldBytes);
   if (oldBytes) freeLater(image.l1Offset, <u32>(oldBytes >> image.clusterBits), nextWriteback());
   image.l1Offset = t.clusterFirst;

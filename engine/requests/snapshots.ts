@@ -1,12 +1,13 @@
 // snapshots: tells of the internal snapshots of image 0 (QEMU's docs/interop/qcow2.txt, "Snapshots"), one a request: what they are
 // called, and when they were made. What they hold is not shown.
-import { ECORRUPT, R_SNAPSHOT_TABLE } from '../errors';
-import { get32, get64 } from '../format/header';
+
 import { Image, OVERLAY, overlay } from '../core/image';
-import { PAGE_BYTES, PAGE_MASK } from '../limits';
 import { pageGet } from '../core/pages';
 import { OP_GIVE, tell } from '../core/ring';
-import { DONE, Task, WAIT, fail, takeMemory } from '../core/task';
+import { DONE, fail, Task, takeMemory, WAIT } from '../core/task';
+import { ECORRUPT, R_SNAPSHOT_TABLE } from '../errors';
+import { get32, get64 } from '../format/header';
+import { PAGE_BYTES, PAGE_MASK } from '../limits';
 
 /** An entry's fixed part, and as much of its extra data as is told; QEMU takes no more extra data than this. */
 const FIXED_BYTES: u64 = 40;

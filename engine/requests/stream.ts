@@ -3,20 +3,60 @@
 import { arenaBytes, arenaFreeBytes } from '../core/arena';
 import { now } from '../core/clock';
 import { guestAtWork } from '../core/guest';
-import { backingForget, referToBacking, writeBackingAhead } from '../tables/backing';
-import { ABORTED, ENOSPC, R_FLUSH_LOST, R_JOB_ACTIVE, R_NOT_A_BASE, R_RANGE } from '../errors';
-import { scratchFor } from '../data/gather';
 import { basesEnd, clusterBytes, imageCount, imagesDropped, l2Span, overlay } from '../core/image';
 import {
-  Job, ON_ERROR_ENOSPC, ON_ERROR_IGNORE, ON_ERROR_STOP, STATUS_ACTIVE, STATUS_COMPLETED, STATUS_FAILED, setAlarm, theJob,
+  Job,
+  ON_ERROR_ENOSPC,
+  ON_ERROR_IGNORE,
+  ON_ERROR_STOP,
+  STATUS_ACTIVE,
+  STATUS_COMPLETED,
+  STATUS_FAILED,
+  setAlarm,
+  theJob,
 } from '../core/job';
-import { BLOCK_BYTES, CHUNK_CLUSTERS_MAX, COPIES_MAX, COPIES_WITH_GUEST_MAX, GUEST_MEMORY_SHARE, SCAN_ENTRIES_MAX, TASKS_MAX } from '../limits';
-import { ABSENT, COMPRESSED_DATA, DATA, foundLength, foundState, lookup, lookupChain } from '../tables/lookup';
-import { chunkBytes } from '../data/populate';
 import {
-  AGAIN, COPY_OF_JOB, COPY_OF_ZEROES, DONE, EXCLUSIVE, KIND_COPY, KIND_STREAM, ON_IO, ON_JOB, ON_MEMORY, Task, WAIT, lock, taskAt, taskBegin,
-  unlock, wait, wake,
+  AGAIN,
+  COPY_OF_JOB,
+  COPY_OF_ZEROES,
+  DONE,
+  EXCLUSIVE,
+  KIND_COPY,
+  KIND_STREAM,
+  lock,
+  ON_IO,
+  ON_JOB,
+  ON_MEMORY,
+  Task,
+  taskAt,
+  taskBegin,
+  unlock,
+  WAIT,
+  wait,
+  wake,
 } from '../core/task';
+import { scratchFor } from '../data/gather';
+import { chunkBytes } from '../data/populate';
+import { ABORTED, ENOSPC, R_FLUSH_LOST, R_JOB_ACTIVE, R_NOT_A_BASE, R_RANGE } from '../errors';
+import {
+  BLOCK_BYTES,
+  CHUNK_CLUSTERS_MAX,
+  COPIES_MAX,
+  COPIES_WITH_GUEST_MAX,
+  GUEST_MEMORY_SHARE,
+  SCAN_ENTRIES_MAX,
+  TASKS_MAX,
+} from '../limits';
+import { backingForget, referToBacking, writeBackingAhead } from '../tables/backing';
+import {
+  ABSENT,
+  COMPRESSED_DATA,
+  DATA,
+  foundLength,
+  foundState,
+  lookup,
+  lookupChain,
+} from '../tables/lookup';
 import { flushed } from '../tables/writeback';
 
 /** How far ahead of the copies the tables of the base are asked for. */
@@ -40,7 +80,15 @@ const END: u32 = 10;
  * Makes the job, or says why there cannot be one. One that was made before and never run is forgotten. `bottom` is the depth of the
  * image to stream down to, 0 for all of the chain.
  */
-export function jobBegin(from: u64, length: u64, speed: u64, onError: u32, keepBase: bool, full: bool, bottom: u32): i32 {
+export function jobBegin(
+  from: u64,
+  length: u64,
+  speed: u64,
+  onError: u32,
+  keepBase: bool,
+  full: bool,
+  bottom: u32,
+): i32 {
   const size = overlay().size;
   // Its copies would count for the new one.
   for (let i: u32 = 0; i < TASKS_MAX; i++) if (taskAt(i).kind == KIND_STREAM) return R_JOB_ACTIVE;
@@ -328,7 +376,8 @@ function zeroesFrom(t: Task, j: Job, absent: u64): u64 {
 function skipsHole(j: Job, zeroes: u64, absent: u64): bool {
   const span = l2Span(overlay());
   const spanBytes = min(span, j.to - j.cursor);
-  if (!dropsAll(j) || j.cursor & (span - 1) || absent < spanBytes || zeroes < spanBytes) return false;
+  if (!dropsAll(j) || j.cursor & (span - 1) || absent < spanBytes || zeroes < spanBytes)
+    return false;
   j.cursor += spanBytes;
   // After an error the job may come past here again.
   if (j.cursor <= j.holesTo) return true;
@@ -344,10 +393,15 @@ function handOut(t: Task, j: Job, absent: u64, zeroes: u64): i32 {
   const start = j.cursor & ~(cluster - 1);
   // Only runs worth it go without reading; a few zero clusters between data are found in the data.
   const linkOnly = zeroes >= min(absent, chunkBytes()) && zeroes > 0;
-  let end = linkOnly ? min(j.cursor + zeroes, start + cluster * CHUNK_CLUSTERS_MAX) : start - (start % chunkBytes()) + chunkBytes();
+  let end = linkOnly
+    ? min(j.cursor + zeroes, start + cluster * CHUNK_CLUSTERS_MAX)
+    : start - (start % chunkBytes()) + chunkBytes();
   end = min(end, j.to);
   if (j.speed) {
-    end = min(end, min(j.cursor + absent, start + max(cluster, (j.speed / PIECES_PER_SECOND) & ~(cluster - 1))));
+    end = min(
+      end,
+      min(j.cursor + absent, start + max(cluster, (j.speed / PIECES_PER_SECOND) & ~(cluster - 1))),
+    );
     if (!allowed(j, end - j.cursor)) return wait(t, ON_JOB);
   }
   const most = guestAtWork() ? COPIES_WITH_GUEST_MAX : COPIES_MAX;
@@ -363,7 +417,8 @@ function handOut(t: Task, j: Job, absent: u64, zeroes: u64): i32 {
   if (j.speed) j.allowance -= <f64>(end - j.cursor);
   j.cursor = end;
   // The tables that the next copies need come while these are under way; nobody waits for them here.
-  if (end + TABLES_AHEAD_BYTES < overlay().size) lookupChain(null, 1, imageCount(), end + TABLES_AHEAD_BYTES, 1);
+  if (end + TABLES_AHEAD_BYTES < overlay().size)
+    lookupChain(null, 1, imageCount(), end + TABLES_AHEAD_BYTES, 1);
   return DONE;
 }
 
@@ -373,7 +428,7 @@ function allowed(j: Job, bytes: u64): bool {
   // A late alarm does not slow the job down, and a long wait does not let it burst.
   j.allowance = min(j.allowance, <f64>(bytes + j.speed / PIECES_PER_SECOND / 2));
   if (j.allowance >= <f64>bytes) return true;
-  setAlarm(now() + (<f64>bytes - j.allowance) * 1000 / <f64>j.speed + 1);
+  setAlarm(now() + ((<f64>bytes - j.allowance) * 1000) / <f64>j.speed + 1);
   return false;
 }
 
@@ -385,7 +440,7 @@ function isMemoryShort(): bool {
 
 /** Adds what the speed has allowed since the last look. */
 function earn(j: Job): void {
-  j.allowance += (now() - j.allowanceAt) * <f64>j.speed / 1000;
+  j.allowance += ((now() - j.allowanceAt) * <f64>j.speed) / 1000;
   j.allowanceAt = now();
 }
 

@@ -1,16 +1,45 @@
 // A guest's write: in place where the overlay has the whole cluster to itself, else into a new cluster that is filled up with what
 // stood around the written bytes. With the argument WRITE_ZEROES the data is zeros, for parts of clusters that cannot be zero clusters.
-import { ECORRUPT, EINVAL, R_RANGE, R_SHARED_CLUSTER } from '../errors';
-import { GATHERED, NEEDS_SCRATCH, gather, gatherBegin, gatherFinish, gatherRange, scratchFor } from '../data/gather';
-import { OVERLAY, clusterBytes, overlay } from '../core/image';
-import { COMPRESSED_DATA, ZEROES, foundCopied, foundHost, foundState, foundWhole, lookup } from '../tables/lookup';
-import { ACTION, FILL, IN_PLACE, KEEP, OWNED, link, place, storeClusters } from '../data/place';
-import { requestBytes } from '../data/populate';
-import { foundRefcount, refcountOf } from '../tables/refcounts';
-import { OP_TAKE, ioBegin } from '../core/ring';
+
+import { clusterBytes, OVERLAY, overlay } from '../core/image';
+import { ioBegin, OP_TAKE } from '../core/ring';
 import {
-  DONE, EXCLUSIVE, ON_IO, ON_SLOT, Task, WAIT, clusterMap, fail, lock, releaseMemory, setClusterMap, takeMemory, wait,
+  clusterMap,
+  DONE,
+  EXCLUSIVE,
+  fail,
+  lock,
+  ON_IO,
+  ON_SLOT,
+  releaseMemory,
+  setClusterMap,
+  Task,
+  takeMemory,
+  WAIT,
+  wait,
 } from '../core/task';
+import {
+  GATHERED,
+  gather,
+  gatherBegin,
+  gatherFinish,
+  gatherRange,
+  NEEDS_SCRATCH,
+  scratchFor,
+} from '../data/gather';
+import { ACTION, FILL, IN_PLACE, KEEP, link, OWNED, place, storeClusters } from '../data/place';
+import { requestBytes } from '../data/populate';
+import { ECORRUPT, EINVAL, R_RANGE, R_SHARED_CLUSTER } from '../errors';
+import {
+  COMPRESSED_DATA,
+  foundCopied,
+  foundHost,
+  foundState,
+  foundWhole,
+  lookup,
+  ZEROES,
+} from '../tables/lookup';
+import { foundRefcount, refcountOf } from '../tables/refcounts';
 
 /** Argument of a write: there is no data, all is zeros. */
 export const WRITE_ZEROES: u64 = 1;
@@ -38,7 +67,8 @@ export function runWrite(t: Task): i32 {
   if (t.state == LOCK) {
     t.clusterFirst = t.offset >> bits;
     t.clusterCount = <u32>(((end - 1) >> bits) - t.clusterFirst) + 1;
-    if (!lock(t, EXCLUSIVE, t.clusterFirst << bits, (t.clusterFirst + t.clusterCount) << bits)) return WAIT;
+    if (!lock(t, EXCLUSIVE, t.clusterFirst << bits, (t.clusterFirst + t.clusterCount) << bits))
+      return WAIT;
     t.clusterAt = 0;
     t.state = CLASSIFY;
   }
@@ -69,7 +99,8 @@ export function runWrite(t: Task): i32 {
   if (t.state == HEAD) {
     if (!edge(t)) return t.state == DROP ? drop(t) : WAIT;
     const to = t.bufferFrom + t.bufferBytes;
-    if (to > image.size) memory.fill(t.buffer + <usize>(image.size - t.bufferFrom), 0, <usize>(to - image.size));
+    if (to > image.size)
+      memory.fill(t.buffer + <usize>(image.size - t.bufferFrom), 0, <usize>(to - image.size));
     gatherRange(t, end, min(to, image.size));
     t.state = TAIL;
   }

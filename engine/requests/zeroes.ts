@@ -1,12 +1,13 @@
 // Zeroes and discard over whole clusters: they become zero clusters, and the space they took is freed. (Parts of clusters are written
 // as zeros by write.ts, or for a discard left as they are.) A discarded cluster becomes a zero cluster too, not an absent one: what
 // lies below in the base must not come to light again.
-import { EINVAL, R_RANGE } from '../errors';
-import { OVERLAY, clusterBytes, imageCount, overlay } from '../core/image';
-import { SCAN_ENTRIES_MAX } from '../limits';
-import { ABSENT, ZEROES, foundHost, foundLength, foundState, lookup } from '../tables/lookup';
+
+import { clusterBytes, imageCount, OVERLAY, overlay } from '../core/image';
+import { AGAIN, DONE, EXCLUSIVE, fail, KIND_DISCARD, lock, Task, WAIT } from '../core/task';
 import { linkCluster } from '../data/place';
-import { AGAIN, DONE, EXCLUSIVE, KIND_DISCARD, Task, WAIT, fail, lock } from '../core/task';
+import { EINVAL, R_RANGE } from '../errors';
+import { SCAN_ENTRIES_MAX } from '../limits';
+import { ABSENT, foundHost, foundLength, foundState, lookup, ZEROES } from '../tables/lookup';
 
 /** Argument of a discard: the base holds what the overlay holds (after a commit), so the clusters become absent again. */
 const EMPTY: u64 = 1;
@@ -33,7 +34,11 @@ export function runZeroes(t: Task): i32 {
     if (!lookup(t, image, at, end - at)) return WAIT;
     const whole = min(cluster, end - at);
     const nothing = foundState == ABSENT && foundHost == 0;
-    const asWanted = empties ? nothing : foundState == ZEROES ? foundHost == 0 : nothing && imageCount() == 1;
+    const asWanted = empties
+      ? nothing
+      : foundState == ZEROES
+        ? foundHost == 0
+        : nothing && imageCount() == 1;
     if (asWanted && foundLength >= whole) {
       t.cursor += foundLength;
       continue;

@@ -1,15 +1,28 @@
 // The overlay's reference to its base, in its header: the name, and two extensions with the base's format and its identity. What refers
 // to them stands in the header's first sector, which storage writes whole or not at all, and so do both extensions: at every moment the
 // header tells of the old base, the new one, or none.
+
+import { Image, OVERLAY, overlay } from '../core/image';
+import { pageChanged, pageGet, STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/pages';
+import { fail, Task } from '../core/task';
 import { EUNSUPPORTED, R_HEADER_FULL } from '../errors';
 import {
-  AT_BACKING_BYTES, AT_BACKING_OFFSET, EXTENSION_BACKING_FORMAT, EXTENSION_END, EXTENSION_FEATURE_NAMES, EXTENSION_HEAD_BYTES, EXTENSION_IDENTITY,
-  EXTENSION_VOID, FEATURE_NAME_BYTES, FORMAT_BYTES_MAX, extensionRoom, headerRoom, put32, put64,
+  AT_BACKING_BYTES,
+  AT_BACKING_OFFSET,
+  EXTENSION_BACKING_FORMAT,
+  EXTENSION_END,
+  EXTENSION_FEATURE_NAMES,
+  EXTENSION_HEAD_BYTES,
+  EXTENSION_IDENTITY,
+  EXTENSION_VOID,
+  extensionRoom,
+  FEATURE_NAME_BYTES,
+  FORMAT_BYTES_MAX,
+  headerRoom,
+  put32,
+  put64,
 } from '../format/header';
-import { Image, OVERLAY, overlay } from '../core/image';
 import { BACKING_NAME_BYTES_MAX, SECTOR_BYTES } from '../limits';
-import { STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet } from '../core/pages';
-import { Task, fail } from '../core/task';
 
 /** Largest text of a base's identity that a header takes. */
 export const IDENTITY_BYTES_MAX: u32 = 256;
@@ -93,7 +106,8 @@ export function backingFits(header: usize): bool {
   const addsIdentity = identityBytes != 0 && !identityTo;
   if (addsFormat && image.backingFormatBytes) return false;
   if (!addsFormat && !addsIdentity) return placeName(end);
-  if (addAt(end, addsFormat, addsIdentity) || addToFeatureNames(header, end, addsFormat)) return true;
+  if (addAt(end, addsFormat, addsIdentity) || addToFeatureNames(header, end, addsFormat))
+    return true;
   if (!addsIdentity) return false;
   // Without room for its identity, another base by that name is not noticed. A format must be there: what raw data is must not be guessed.
   identityTo = 0;
@@ -138,7 +152,7 @@ function addToFeatureNames(header: usize, end: u32, format: bool): bool {
   identityTo = format ? at + FORMAT_BYTES_MAX + EXTENSION_HEAD_BYTES : at;
   const from = identityTo + IDENTITY_BYTES_MAX + EXTENSION_HEAD_BYTES;
   if (from > tableEnd) return false;
-  featureNamesBytes = (tableEnd - from) / FEATURE_NAME_BYTES * FEATURE_NAME_BYTES;
+  featureNamesBytes = ((tableEnd - from) / FEATURE_NAME_BYTES) * FEATURE_NAME_BYTES;
   if (tableEnd - featureNamesBytes > SECTOR_BYTES) return false;
   featureNamesTo = tableEnd - featureNamesBytes;
   identityRoom = featureNamesTo - EXTENSION_HEAD_BYTES - identityTo;
@@ -200,20 +214,31 @@ export function referToBacking(t: Task): bool {
   if (!header) return false;
   put64(header + AT_BACKING_OFFSET, nameTo);
   put32(header + AT_BACKING_BYTES, nameBytes);
-  if (image.identityAt && image.identityAt != identityTo) put32(header + image.identityAt - EXTENSION_HEAD_BYTES, EXTENSION_VOID);
+  if (image.identityAt && image.identityAt != identityTo)
+    put32(header + image.identityAt - EXTENSION_HEAD_BYTES, EXTENSION_VOID);
   if (formatTo) {
-    const room = formatTo == image.backingFormatAt ? extensionRoom(header, formatTo) : FORMAT_BYTES_MAX;
+    const room =
+      formatTo == image.backingFormatAt ? extensionRoom(header, formatTo) : FORMAT_BYTES_MAX;
     putExtension(header + formatTo, EXTENSION_BACKING_FORMAT, room, backingFormatAt(), formatBytes);
   }
-  if (identityTo) putExtension(header + identityTo, EXTENSION_IDENTITY, identityRoom, backingIdentityAt(), identityBytes);
+  if (identityTo)
+    putExtension(
+      header + identityTo,
+      EXTENSION_IDENTITY,
+      identityRoom,
+      backingIdentityAt(),
+      identityBytes,
+    );
   if (featureNamesTo) {
     put32(header + featureNamesTo - EXTENSION_HEAD_BYTES, EXTENSION_FEATURE_NAMES);
     put32(header + featureNamesTo - EXTENSION_HEAD_BYTES + 4, featureNamesBytes);
     image.featureNamesAt = featureNamesTo;
   }
-  if (endTo + EXTENSION_HEAD_BYTES <= min(headerRoom(image), SECTOR_BYTES)) put64(header + endTo, EXTENSION_END);
+  if (endTo + EXTENSION_HEAD_BYTES <= min(headerRoom(image), SECTOR_BYTES))
+    put64(header + endTo, EXTENSION_END);
   // As much of the name as stands in this sector.
-  if (nameTo < SECTOR_BYTES) memory.copy(header + nameTo, text, min(nameBytes, SECTOR_BYTES - nameTo));
+  if (nameTo < SECTOR_BYTES)
+    memory.copy(header + nameTo, text, min(nameBytes, SECTOR_BYTES - nameTo));
   pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
   image.backingNameAt = nameTo;
   image.backingNameBytes = nameBytes;

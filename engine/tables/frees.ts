@@ -1,7 +1,8 @@
 // Clusters that the overlay uses no longer. They are given back only when nothing on disk refers to them any more: a cluster that was
 // reused or counted free too early would, after a power cut, show one place's data at another.
-import { FREES_MAX } from '../limits';
+
 import { clusterBytes, overlay } from '../core/image';
+import { FREES_MAX } from '../limits';
 
 @unmanaged
 export class Free {
@@ -52,7 +53,11 @@ export function freeAt(index: u32): Free {
 export function freeLater(offset: u64, clusters: u32, after: u32, shared: bool = false): void {
   if (count) {
     const last = freeAt(count - 1);
-    if (last.after == after && last.shared == shared && last.offset + ((<u64>last.clusters) << overlay().clusterBits) == offset) {
+    if (
+      last.after == after &&
+      last.shared == shared &&
+      last.offset + ((<u64>last.clusters) << overlay().clusterBits) == offset
+    ) {
       last.clusters += clusters;
       return;
     }
@@ -75,7 +80,11 @@ export function anyFree(durable: u32): bool {
 export function isFree(offset: u64): bool {
   for (let i: u32 = 0; i < count; i++) {
     const entry = freeAt(i);
-    if (offset >= entry.offset && offset - entry.offset < (<u64>entry.clusters) << overlay().clusterBits) return true;
+    if (
+      offset >= entry.offset &&
+      offset - entry.offset < (<u64>entry.clusters) << overlay().clusterBits
+    )
+      return true;
   }
   return false;
 }
@@ -94,7 +103,11 @@ export function dropFree(durable: u32): void {
     entry.offset += clusterBytes(overlay());
     if (--entry.clusters) return;
     count--;
-    memory.copy(changetype<usize>(entry), changetype<usize>(freeAt(i + 1)), (count - i) * offsetof<Free>());
+    memory.copy(
+      changetype<usize>(entry),
+      changetype<usize>(freeAt(i + 1)),
+      (count - i) * offsetof<Free>(),
+    );
     return;
   }
 }

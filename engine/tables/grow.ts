@@ -1,16 +1,31 @@
 // Growth of the refcount tables: a refcount block for clusters that have none yet, and a larger refcount table when the old one is full.
 // One such task runs at a time; all others that look for free clusters wait for it.
-import { ENOSPC, R_TOO_LARGE } from '../errors';
-import { AT_REFCOUNT_TABLE_CLUSTERS, AT_REFCOUNT_TABLE_OFFSET, put32, put64 } from '../format/header';
-import { freeLater, freesHaveRoom } from './frees';
-import { OVERLAY, clusterBytes, overlay } from '../core/image';
-import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from '../limits';
+
+import { clusterBytes, OVERLAY, overlay } from '../core/image';
 import {
-  STAGE_MARK, STAGE_REFCOUNTS, STAGE_ROOTS, pageChanged, pageGet, pageMake, pagesForget, sectorDirty, pageAt, pageCount,
+  pageAt,
+  pageChanged,
+  pageCount,
+  pageGet,
+  pageMake,
+  pagesForget,
+  STAGE_MARK,
+  STAGE_REFCOUNTS,
+  STAGE_ROOTS,
+  sectorDirty,
 } from '../core/pages';
+import { DONE, fail, ON_WRITEBACK, Task, WAIT, wakeRefcounts } from '../core/task';
+import { ENOSPC, R_TOO_LARGE } from '../errors';
+import {
+  AT_REFCOUNT_TABLE_CLUSTERS,
+  AT_REFCOUNT_TABLE_OFFSET,
+  put32,
+  put64,
+} from '../format/header';
+import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from '../limits';
+import { freeLater, freesHaveRoom } from './frees';
 import { moveTable } from './move';
 import { grown, isFreePlace, missingBlock, putRefcount, refcountsPerBlock } from './refcounts';
-import { DONE, ON_WRITEBACK, Task, WAIT, fail, wakeRefcounts } from '../core/task';
 import { isMarked, nextWriteback, writebackRunning, writebackWanted } from './writeback';
 import { zeroOnDisk } from './zeropage';
 
@@ -34,7 +49,15 @@ export function runGrow(t: Task): i32 {
     t.count = 1;
     t.value = 0;
     if (missingBlock() << 3 >= image.refcountTableBytes && !planTable(t, perBlock)) return WAIT;
-    if (!isFreePlace(t, image, t.clusterFirst << image.clusterBits, (t.count + t.value) << image.clusterBits)) return WAIT;
+    if (
+      !isFreePlace(
+        t,
+        image,
+        t.clusterFirst << image.clusterBits,
+        (t.count + t.value) << image.clusterBits,
+      )
+    )
+      return WAIT;
     t.state = BLOCKS;
   }
   if (t.state == BLOCKS) {
@@ -53,7 +76,16 @@ export function runGrow(t: Task): i32 {
   }
   const newTable = (t.clusterFirst + t.count) << image.clusterBits;
   if (t.state == COPY) {
-    if (!moveTable(t, image.refcountTableOffset, image.refcountTableBytes, newTable, t.value << image.clusterBits)) return WAIT;
+    if (
+      !moveTable(
+        t,
+        image.refcountTableOffset,
+        image.refcountTableBytes,
+        newTable,
+        t.value << image.clusterBits,
+      )
+    )
+      return WAIT;
     t.cursor = 0;
     t.state = ENTER;
   }
@@ -108,9 +140,10 @@ function makeBlock(t: Task, index: u64): bool {
   const partBytes = <u32>min<u64>(bytes, PAGE_BYTES);
   memory.fill(part, 0, partBytes);
   const perBlock = refcountsPerBlock(image);
-  const perPart = min(perBlock, (<u64>partBytes << 3) >> image.refcountOrder);
+  const perPart = min(perBlock, ((<u64>partBytes) << 3) >> image.refcountOrder);
   const used = t.count + t.value - min(t.count + t.value, index * perBlock);
-  for (let i: u64 = 0; i < min(used, perPart); i++) putRefcount(part, <u32>i, image.refcountOrder, 1);
+  for (let i: u64 = 0; i < min(used, perPart); i++)
+    putRefcount(part, <u32>i, image.refcountOrder, 1);
   pageChanged(part, partBytes, STAGE_REFCOUNTS);
   return true;
 }
@@ -128,7 +161,12 @@ function enterBlock(t: Task, table: u64, index: u64, stage: u32): bool {
 function headerPending(): bool {
   for (let i: u32 = 0; i < pageCount(); i++) {
     const page = pageAt(i);
-    if (page.image == OVERLAY && page.offset == 0 && (sectorDirty(page, STAGE_MARK, 0) || sectorDirty(page, STAGE_REFCOUNTS, 0))) return true;
+    if (
+      page.image == OVERLAY &&
+      page.offset == 0 &&
+      (sectorDirty(page, STAGE_MARK, 0) || sectorDirty(page, STAGE_REFCOUNTS, 0))
+    )
+      return true;
   }
   return !isMarked();
 }
@@ -140,8 +178,16 @@ function switchTable(t: Task, newTable: u64): i32 {
   put64(header + AT_REFCOUNT_TABLE_OFFSET, newTable);
   put32(header + AT_REFCOUNT_TABLE_CLUSTERS, <u32>t.value);
   pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
-  pagesForget(OVERLAY, image.refcountTableOffset, image.refcountTableOffset + image.refcountTableBytes);
-  freeLater(image.refcountTableOffset, image.refcountTableBytes >> image.clusterBits, nextWriteback());
+  pagesForget(
+    OVERLAY,
+    image.refcountTableOffset,
+    image.refcountTableOffset + image.refcountTableBytes,
+  );
+  freeLater(
+    image.refcountTableOffset,
+    image.refcountTableBytes >> image.clusterBits,
+    nextWriteback(),
+  );
   image.refcountTableOffset = newTable;
   image.refcountTableBytes = <u32>(t.value << image.clusterBits);
   return DONE;

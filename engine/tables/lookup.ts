@@ -1,16 +1,41 @@
 // What an image says of a position: the one place where L1 and L2 tables are read. Every entry is checked before it is followed. Of raw
 // images, work that can leave out holes is told of those.
+
 import {
-  ECORRUPT, R_CLUSTER_IN_METADATA, R_CLUSTER_OUTSIDE, R_CLUSTER_UNALIGNED, R_COMPRESSED, R_L1_ENTRY, R_L2_ENTRY, R_SUBCLUSTERS,
+  clusterBytes,
+  FORMAT_RAW,
+  Image,
+  imageAt,
+  imageCount,
+  inFixedMetadata,
+  l2Span,
+  OVERLAY,
+} from '../core/image';
+import { holesGet, pageGet } from '../core/pages';
+import { fail, KIND_MAP, KIND_STREAM, Task } from '../core/task';
+import {
+  ECORRUPT,
+  R_CLUSTER_IN_METADATA,
+  R_CLUSTER_OUTSIDE,
+  R_CLUSTER_UNALIGNED,
+  R_COMPRESSED,
+  R_L1_ENTRY,
+  R_L2_ENTRY,
+  R_SUBCLUSTERS,
 } from '../errors';
 import { get64 } from '../format/header';
 import {
-  COMPRESSED, COPIED, L1_RESERVED, L2_RESERVED, OFFSET_MASK, SUBCLUSTERS, ZERO, compressedBytes, compressedOffset,
+  COMPRESSED,
+  COPIED,
+  compressedBytes,
+  compressedOffset,
+  L1_RESERVED,
+  L2_RESERVED,
+  OFFSET_MASK,
+  SUBCLUSTERS,
+  ZERO,
 } from '../format/l2';
-import { FORMAT_RAW, Image, OVERLAY, clusterBytes, imageAt, imageCount, inFixedMetadata, l2Span } from '../core/image';
-import { HOLE_BLOCKS_MIN, HOLE_BLOCK_BITS, PAGE_BYTES, PAGE_MASK, SECTOR_BYTES } from '../limits';
-import { holesGet, pageGet } from '../core/pages';
-import { KIND_MAP, KIND_STREAM, Task, fail } from '../core/task';
+import { HOLE_BLOCK_BITS, HOLE_BLOCKS_MIN, PAGE_BYTES, PAGE_MASK, SECTOR_BYTES } from '../limits';
 
 /** States of an extent. */
 export const ABSENT: u32 = 0;
@@ -65,7 +90,9 @@ export function lookup(t: Task | null, image: Image, offset: u64, length: u64): 
   const at = table + (index << image.l2EntryBits);
   const l2 = pageGet(t, image.index, at);
   if (!l2) return false;
-  return image.extendedL2 ? lookupSubclusters(t, image, l2, at, offset, length) : lookupClusters(t, image, l2, at, offset, length);
+  return image.extendedL2
+    ? lookupSubclusters(t, image, l2, at, offset, length)
+    : lookupClusters(t, image, l2, at, offset, length);
 }
 
 /** Whether an L1 entry, which stands at `at` of the file, points to nothing or to where a table can be. */
@@ -88,9 +115,21 @@ export function isClusterSound(t: Task, image: Image, entry: u64, at: u64): bool
  * As lookup, but from image `depth` down to the one that decides, not as far as `bottom`. Past a base's end all is zeros. A task that is
  * run again does not look again into bases that had nothing there: the tables of a long chain would push each other out of the cache.
  */
-export function lookupChain(t: Task | null, depth: u32, bottom: u32, offset: u64, length: u64): bool {
+export function lookupChain(
+  t: Task | null,
+  depth: u32,
+  bottom: u32,
+  offset: u64,
+  length: u64,
+): bool {
   for (let i = depth; i < bottom; i++) {
-    if (t !== null && i > OVERLAY && i < t.passedTo && t.passedAt == offset && t.passedOf == imageCount()) {
+    if (
+      t !== null &&
+      i > OVERLAY &&
+      i < t.passedTo &&
+      t.passedAt == offset &&
+      t.passedOf == imageCount()
+    ) {
       length = min(length, t.passedLength);
       continue;
     }
@@ -130,9 +169,15 @@ function found(state: u32, length: u64): bool {
  * reads is not kept by the question where holes are.
  */
 function lookupRaw(t: Task | null, image: Image, offset: u64, length: u64): bool {
-  if (image.tellsHoles && (t === null || (t.background && !t.overHoles) || t.kind == KIND_STREAM || t.kind == KIND_MAP)) {
+  if (
+    image.tellsHoles &&
+    (t === null || (t.background && !t.overHoles) || t.kind == KIND_STREAM || t.kind == KIND_MAP)
+  ) {
     const map = holesGet(t, image.index, offset);
-    return map != 0 && lookupHoles(map, offset, length, t !== null && t.kind == KIND_MAP ? 1 : HOLE_BLOCKS_MIN);
+    return (
+      map != 0 &&
+      lookupHoles(map, offset, length, t !== null && t.kind == KIND_MAP ? 1 : HOLE_BLOCKS_MIN)
+    );
   }
   foundHost = offset;
   return found(DATA, length);
@@ -146,10 +191,17 @@ function lookupHoles(map: usize, offset: u64, length: u64, least: u32): bool {
   const end = (PAGE_BYTES - <u32>(word & PAGE_MASK)) * 8;
   const within = offset & (((<u64>1) << HOLE_BLOCK_BITS) - 1);
   const holeEnd = isSet(word, block) ? block : alike(word, block, end);
-  if (holeEnd - block >= least) return found(ZEROES, min((<u64>(holeEnd - block) << HOLE_BLOCK_BITS) - within, length));
+  if (holeEnd - block >= least)
+    return found(ZEROES, min(((<u64>(holeEnd - block)) << HOLE_BLOCK_BITS) - within, length));
   const enough = block + <u32>min<u64>((length + within) >> HOLE_BLOCK_BITS, end);
   foundHost = offset;
-  return found(DATA, min((<u64>(dataEnd(word, holeEnd, end, enough, least) - block) << HOLE_BLOCK_BITS) - within, length));
+  return found(
+    DATA,
+    min(
+      ((<u64>(dataEnd(word, holeEnd, end, enough, least) - block)) << HOLE_BLOCK_BITS) - within,
+      length,
+    ),
+  );
 }
 
 /** Where the data that begins at `bit` ends, holes of less than `least` bits among it; behind `enough` it does not matter. */
@@ -181,7 +233,14 @@ function alike(words: usize, bit: u32, end: u32): u32 {
   return end;
 }
 
-function lookupClusters(t: Task | null, image: Image, l2: usize, at: u64, offset: u64, length: u64): bool {
+function lookupClusters(
+  t: Task | null,
+  image: Image,
+  l2: usize,
+  at: u64,
+  offset: u64,
+  length: u64,
+): bool {
   const cluster = clusterBytes(image);
   const within = offset & (cluster - 1);
   const first = get64(l2);
@@ -213,7 +272,8 @@ function lookupClusters(t: Task | null, image: Image, l2: usize, at: u64, offset
 function entryState(t: Task | null, image: Image, entry: u64, at: u64): bool {
   foundHost = 0;
   if (entry & COMPRESSED) return compressedState(t, image, entry, at);
-  if (entry & L2_RESERVED || (entry & ZERO && image.version == 2)) return corrupt(t, image, R_L2_ENTRY, at);
+  if (entry & L2_RESERVED || (entry & ZERO && image.version == 2))
+    return corrupt(t, image, R_L2_ENTRY, at);
   const host = entry & OFFSET_MASK;
   if (host && !placed(t, image, host, clusterBytes(image), at)) return false;
   foundHost = host;
@@ -235,7 +295,14 @@ function compressedState(t: Task | null, image: Image, entry: u64, at: u64): boo
   return true;
 }
 
-function lookupSubclusters(t: Task | null, image: Image, l2: usize, at: u64, offset: u64, length: u64): bool {
+function lookupSubclusters(
+  t: Task | null,
+  image: Image,
+  l2: usize,
+  at: u64,
+  offset: u64,
+  length: u64,
+): bool {
   const cluster = clusterBytes(image);
   const entry = get64(l2);
   const bitmap = get64(l2 + 8);
@@ -268,7 +335,7 @@ function lookupSubclusters(t: Task | null, image: Image, l2: usize, at: u64, off
 }
 
 function subclusterState(allocated: u32, zero: u32, index: u32): u32 {
-  const bit = <u32>1 << index;
+  const bit = (<u32>1) << index;
   return allocated & bit ? DATA : zero & bit ? ZEROES : ABSENT;
 }
 

@@ -1,11 +1,12 @@
 // The overlay's refcounts: which clusters of its file are in use, and the search for free ones (QEMU's docs/interop/qcow2.txt, "Host
 // cluster management"). A cluster is taken here long before anything refers to it; order on disk is writeback.ts's work.
+
+import { clusterBytes, Image, inFixedMetadata, overlay } from '../core/image';
+import { pageChanged, pageGet, STAGE_REFCOUNTS } from '../core/pages';
+import { fail, KIND_GROW, ON_REFCOUNTS, Task, taskBegin } from '../core/task';
 import { ECORRUPT, R_CLUSTER_IN_METADATA, R_REFCOUNT, R_REFCOUNT_BLOCK } from '../errors';
 import { get32, get64, put32, put64 } from '../format/header';
-import { Image, clusterBytes, inFixedMetadata, overlay } from '../core/image';
 import { PAGE_BYTES } from '../limits';
-import { STAGE_REFCOUNTS, pageChanged, pageGet } from '../core/pages';
-import { KIND_GROW, ON_REFCOUNTS, Task, fail, taskBegin } from '../core/task';
 
 /** Bits 9 to 63 of a refcount table's entry: where the block is. The others must be zero. */
 export const BLOCK_OFFSET_MASK: u64 = 0xfffffffffffffe00;
@@ -91,7 +92,12 @@ function findRun(image: Image, part: usize, from: u64, most: u32): u32 {
   while (index < perPart && getRefcount(part, index, image.refcountOrder)) index++;
   runFirst = from - start + index;
   let count: u32 = 0;
-  while (count < most && index + count < perPart && !getRefcount(part, index + count, image.refcountOrder)) count++;
+  while (
+    count < most &&
+    index + count < perPart &&
+    !getRefcount(part, index + count, image.refcountOrder)
+  )
+    count++;
   return count;
 }
 
@@ -161,7 +167,10 @@ export function blockOf(t: Task, image: Image, index: u64): i64 {
   const at = pageGet(t, image.index, image.refcountTableOffset + (index << 3));
   if (!at) return -1;
   const block = get64(at);
-  if (block & (clusterBytes(image) - 1) || (block && (block >= image.fileSize || block < clusterBytes(image)))) {
+  if (
+    block & (clusterBytes(image) - 1) ||
+    (block && (block >= image.fileSize || block < clusterBytes(image)))
+  ) {
     fail(t, ECORRUPT, R_REFCOUNT_BLOCK, image.index, image.refcountTableOffset + (index << 3));
     return -1;
   }
@@ -177,7 +186,7 @@ export function putRefcount(part: usize, index: u32, order: u32, value: u64): vo
     const bit = index << order;
     const at = part + (bit >> 3);
     const mask = ((1 << (1 << order)) - 1) << (bit & 7);
-    store<u8>(at, <u8>((load<u8>(at) & ~mask) | ((<i32>value << (bit & 7)) & mask)));
+    store<u8>(at, <u8>((load<u8>(at) & ~mask) | (((<i32>value) << (bit & 7)) & mask)));
   }
 }
 
@@ -216,5 +225,9 @@ export function partOffset(image: Image, block: u64, cluster: u64): u64 {
 function changed(part: usize, index: u32, count: u32, order: u32): void {
   const first = (index << order) >> 3;
   const end = ((index + count - 1) << order) >> 3;
-  pageChanged(part + first, end - first + 1 + (order > 3 ? (1 << (order - 3)) - 1 : 0), STAGE_REFCOUNTS);
+  pageChanged(
+    part + first,
+    end - first + 1 + (order > 3 ? (1 << (order - 3)) - 1 : 0),
+    STAGE_REFCOUNTS,
+  );
 }

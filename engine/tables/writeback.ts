@@ -4,21 +4,54 @@
 // barrier (a flush) after every stage that a later one depends on; the first barrier also covers the data written before the
 // snapshot. Tasks go on changing pages meanwhile: what they change belongs to the next write-back.
 import { now } from '../core/clock';
-import { ECORRUPT, EIO, R_FLUSH_LOST } from '../errors';
-import { AT_AUTOCLEAR, AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY, get64, put64 } from '../format/header';
-import { anyFree, clustersFreed, dropFree, freeAt, freeCount, isFree, peekFree } from './frees';
 import { OVERLAY, overlay } from '../core/image';
 import {
-  PAGE_BYTES, SECTOR_BITS, SECTOR_BYTES, STAGED_RUNS_MAX, STAGING_BYTES, WRITEBACK_BYTES_MAX, WRITEBACK_BYTES_MIN,
-  WRITEBACK_PAUSE_MS_MAX, WRITEBACK_PAUSE_MS_MIN,
-} from '../limits';
-import {
-  Page, STAGES, STAGE_MARK, anyDirty, manyDirty, pageAt, pageChanged, pageCount, pageGet, pagesPressed,
-  pagesRelieved, sectorDirty, sectorsTaken, stageDirty,
+  anyDirty,
+  manyDirty,
+  Page,
+  pageAt,
+  pageChanged,
+  pageCount,
+  pageGet,
+  pagesPressed,
+  pagesRelieved,
+  STAGE_MARK,
+  STAGES,
+  sectorDirty,
+  sectorsTaken,
+  stageDirty,
 } from '../core/pages';
+import { ioBegin, OP_DISCARD, OP_FLUSH, OP_WRITE } from '../core/ring';
+import {
+  DONE,
+  fail,
+  failOfHost,
+  KIND_WRITEBACK,
+  ON_IO,
+  ON_SLOT,
+  ON_WRITEBACK,
+  Task,
+  taskBegin,
+  WAIT,
+  wait,
+  wake,
+  wakeFailed,
+} from '../core/task';
+import { ECORRUPT, EIO, R_FLUSH_LOST } from '../errors';
+import { AT_AUTOCLEAR, AT_INCOMPATIBLE, get64, INCOMPATIBLE_DIRTY, put64 } from '../format/header';
+import {
+  PAGE_BYTES,
+  SECTOR_BITS,
+  SECTOR_BYTES,
+  STAGED_RUNS_MAX,
+  STAGING_BYTES,
+  WRITEBACK_BYTES_MAX,
+  WRITEBACK_BYTES_MIN,
+  WRITEBACK_PAUSE_MS_MAX,
+  WRITEBACK_PAUSE_MS_MIN,
+} from '../limits';
+import { anyFree, clustersFreed, dropFree, freeAt, freeCount, isFree, peekFree } from './frees';
 import { release } from './refcounts';
-import { OP_DISCARD, OP_FLUSH, OP_WRITE, ioBegin } from '../core/ring';
-import { DONE, KIND_WRITEBACK, ON_IO, ON_SLOT, ON_WRITEBACK, Task, WAIT, fail, failOfHost, taskBegin, wait, wake, wakeFailed } from '../core/task';
 
 /** A run of neighbouring sectors in the snapshot. */
 @unmanaged

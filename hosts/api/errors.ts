@@ -41,7 +41,11 @@ export class MillraceError extends Error {
   /** Position in the disk (or, for a source's own errors, in the source) in bytes, where there is one. */
   readonly offset?: number;
 
-  constructor(code: ErrorCode, message: string, options: { cause?: unknown; offset?: number } = {}) {
+  constructor(
+    code: ErrorCode,
+    message: string,
+    options: { cause?: unknown; offset?: number } = {},
+  ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     if (options.offset !== undefined) this.offset = options.offset;

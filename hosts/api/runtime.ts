@@ -2,10 +2,11 @@
  * What a runtime (Node, Deno, a browser, an edge) brings so that disks can be opened there. One object of this kind stands in each
  * runtime's folder; the shared part of the hosts knows no other way to touch the world.
  */
-import type { CacheMode } from './disk.ts';
+
+import type { Codec } from '../disk/codecs/codecs.ts';
 import type { BlockFile, BlockSource } from './block.ts';
 import type { Clock } from './clock.ts';
-import type { Codec } from '../disk/codecs/codecs.ts';
+import type { CacheMode } from './disk.ts';
 
 /** How the file of an overlay is to be opened. */
 export interface OverlayMode {

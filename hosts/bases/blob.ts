@@ -37,7 +37,12 @@ export function openBuffer(buffer: ArrayBuffer | Uint8Array, name = 'buffer'): B
   };
 }
 
-async function sliceOf(blob: Blob, offset: number, length: number, name: string): Promise<Uint8Array> {
+async function sliceOf(
+  blob: Blob,
+  offset: number,
+  length: number,
+  name: string,
+): Promise<Uint8Array> {
   try {
     return new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer());
   } catch (cause) {

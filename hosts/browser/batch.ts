@@ -162,8 +162,10 @@ export class BatchedFile implements BlockFile {
       this.#blocks.set(index, block);
     }
     // A gap between what is gathered and what comes is filled from the file: a read is far cheaper than another write.
-    if (at > block.to) this.#file.read(index * BLOCK_BYTES + block.to, block.bytes.subarray(block.to, at));
-    if (to < block.from) this.#file.read(index * BLOCK_BYTES + to, block.bytes.subarray(to, block.from));
+    if (at > block.to)
+      this.#file.read(index * BLOCK_BYTES + block.to, block.bytes.subarray(block.to, at));
+    if (to < block.from)
+      this.#file.read(index * BLOCK_BYTES + to, block.bytes.subarray(to, block.from));
     block.bytes.set(bytes, at);
     block.from = Math.min(block.from, at);
     block.to = Math.max(block.to, to);
@@ -171,7 +173,11 @@ export class BatchedFile implements BlockFile {
 
   /** Writes a large piece at once; what was gathered in its range before is older, and goes first. */
   #through(offset: number, from: Uint8Array): void {
-    if (this.#blocks.size > 0 && blocksOf(offset, from.length).some((index) => this.#blocks.has(index))) this.#writeBack();
+    if (
+      this.#blocks.size > 0 &&
+      blocksOf(offset, from.length).some((index) => this.#blocks.has(index))
+    )
+      this.#writeBack();
     this.#file.write(offset, from);
   }
 
@@ -195,7 +201,12 @@ export class BatchedFile implements BlockFile {
     while (first + count < indexes.length && count < RUN_BYTES_MAX / BLOCK_BYTES) {
       const last = indexes[first + count - 1];
       const next = indexes[first + count];
-      if (next !== last + 1 || this.#blocks.get(last)!.to !== BLOCK_BYTES || this.#blocks.get(next)!.from !== 0) break;
+      if (
+        next !== last + 1 ||
+        this.#blocks.get(last)!.to !== BLOCK_BYTES ||
+        this.#blocks.get(next)!.from !== 0
+      )
+        break;
       count++;
     }
     return count;
@@ -204,7 +215,8 @@ export class BatchedFile implements BlockFile {
   #writeRun(indexes: number[]): void {
     const first = this.#blocks.get(indexes[0])!;
     const position = indexes[0] * BLOCK_BYTES + first.from;
-    if (indexes.length === 1) return this.#file.write(position, first.bytes.subarray(first.from, first.to));
+    if (indexes.length === 1)
+      return this.#file.write(position, first.bytes.subarray(first.from, first.to));
     this.#run ??= new Uint8Array(RUN_BYTES_MAX);
     let length = 0;
     for (const index of indexes) {

@@ -2,8 +2,9 @@
  * What is remembered of each disk in IndexedDB, so that a page can list disks without opening them and take up a job after a reload.
  * The disks themselves are files (opfs.ts): a record that is lost costs nothing but what it says, and never makes a disk fail.
  */
-import { createStore, del, get, update } from 'idb-keyval';
+
 import type { UseStore } from 'idb-keyval';
+import { createStore, del, get, update } from 'idb-keyval';
 import type { StreamOptions } from '../api/disk.ts';
 
 /** A job as it can be started again. */
@@ -40,7 +41,9 @@ export function recallDisk(name: string): Promise<DiskRecord | undefined> {
 
 /** Changes what is remembered; calls take effect in their order. */
 export async function rememberDisk(name: string, change: Partial<DiskRecord>): Promise<void> {
-  await attempt(() => update<DiskRecord>(name, (record) => ({ ...record, ...change, name }), records()));
+  await attempt(() =>
+    update<DiskRecord>(name, (record) => ({ ...record, ...change, name }), records()),
+  );
 }
 
 export async function forgetDisk(name: string): Promise<void> {

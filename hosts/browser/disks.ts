@@ -3,13 +3,23 @@ import { transfer } from 'comlink';
 import type { CheckOptions, CheckReport, ImageFormat } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { CopyOptions } from './api.ts';
-import { forgetDisk, recallDisk, rememberDisk } from './catalog.ts';
 import type { DiskRecord } from './catalog.ts';
-import { thisPage, WorkerLink } from './link.ts';
+import { forgetDisk, recallDisk, rememberDisk } from './catalog.ts';
 import type { Service } from './link.ts';
-import { ifFree, lockDisk } from './lock.ts';
+import { thisPage, WorkerLink } from './link.ts';
 import type { DiskLock } from './lock.ts';
-import { diskExists, diskFile, diskNames, disksFolder, fileNameOf, moveDisk, partNames, removeDisk, removePart } from './opfs.ts';
+import { ifFree, lockDisk } from './lock.ts';
+import {
+  diskExists,
+  diskFile,
+  diskNames,
+  disksFolder,
+  fileNameOf,
+  moveDisk,
+  partNames,
+  removeDisk,
+  removePart,
+} from './opfs.ts';
 import { reportTo, sendSource } from './wire.ts';
 
 /** All disks of this site, in order of their names, with what is remembered of each. */
@@ -31,16 +41,23 @@ async function removeParts(): Promise<void> {
 export async function renameDisk(name: string, to: string): Promise<void> {
   fileNameOf(to);
   // Its lock would be waited for twice.
-  if (to === name) throw new MillraceError('EINVAL', `cannot rename disk '${name}': it has that name`);
-  await whileLocked(name, () => whileLocked(to, async () => {
-    if (await diskExists(to)) throw new MillraceError('EEXIST', `cannot rename disk '${name}': there is a disk '${to}' already`);
-    await moveDisk(name, to);
-    const record = await recallDisk(name);
-    // Of a disk of that name whose file is gone, something may still be remembered.
-    await forgetDisk(to);
-    if (record) await rememberDisk(to, record);
-    await forgetDisk(name);
-  }));
+  if (to === name)
+    throw new MillraceError('EINVAL', `cannot rename disk '${name}': it has that name`);
+  await whileLocked(name, () =>
+    whileLocked(to, async () => {
+      if (await diskExists(to))
+        throw new MillraceError(
+          'EEXIST',
+          `cannot rename disk '${name}': there is a disk '${to}' already`,
+        );
+      await moveDisk(name, to);
+      const record = await recallDisk(name);
+      // Of a disk of that name whose file is gone, something may still be remembered.
+      await forgetDisk(to);
+      if (record) await rememberDisk(to, record);
+      await forgetDisk(name);
+    }),
+  );
 }
 
 /** Deletes a disk for good. @throws MillraceError `EBUSY` while it is open, `ENOENT`. */
@@ -59,7 +76,10 @@ export async function deleteDisk(name: string): Promise<void> {
 export async function exportDisk(name: string): Promise<File> {
   return whileLocked(name, async () => {
     const file = await diskFile(name);
-    return new File([file], `${name}.qcow2`, { type: 'application/x-qemu-disk', lastModified: file.lastModified });
+    return new File([file], `${name}.qcow2`, {
+      type: 'application/x-qemu-disk',
+      lastModified: file.lastModified,
+    });
   });
 }
 
@@ -68,10 +88,21 @@ export async function exportDisk(name: string): Promise<File> {
  * raw data copied into an overlay that stands alone. The format is told by the file's contents unless it is given.
  * @throws MillraceError `EEXIST`, `EBUSY`, `ENOSPC`, `ECORRUPT`, `EUNSUPPORTED`, `ABORTED`; nothing is left of the disk then.
  */
-export async function importDisk(name: string, file: Blob, options: { format?: ImageFormat } & CopyOptions = {}): Promise<void> {
-  if (!(await disksFolder())) throw new MillraceError('EUNSUPPORTED', `cannot import disk '${name}': the browser gives this page no storage`);
-  if (await diskExists(name)) throw new MillraceError('EEXIST', `there is a disk '${name}' already`);
-  await inWorker(name, (service) => service.importFile(name, file, options.format, thisPage(), reportTo(options)));
+export async function importDisk(
+  name: string,
+  file: Blob,
+  options: { format?: ImageFormat } & CopyOptions = {},
+): Promise<void> {
+  if (!(await disksFolder()))
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      `cannot import disk '${name}': the browser gives this page no storage`,
+    );
+  if (await diskExists(name))
+    throw new MillraceError('EEXIST', `there is a disk '${name}' already`);
+  await inWorker(name, (service) =>
+    service.importFile(name, file, options.format, thisPage(), reportTo(options)),
+  );
 }
 
 /**
@@ -79,10 +110,16 @@ export async function importDisk(name: string, file: Blob, options: { format?: I
  * `overlay` is the name of a disk that is not open.
  * @throws MillraceError `EBUSY` while it is open, `ENOENT`; where the header cannot be read, or (`ECORRUPT`) a repair could lose data.
  */
-export async function checkDisk({ overlay, ...options }: CheckOptions): Promise<CheckReport | undefined> {
-  if (typeof overlay === 'string') return inWorker(overlay, (service) => service.checkImage(overlay, options, thisPage()));
+export async function checkDisk({
+  overlay,
+  ...options
+}: CheckOptions): Promise<CheckReport | undefined> {
+  if (typeof overlay === 'string')
+    return inWorker(overlay, (service) => service.checkImage(overlay, options, thisPage()));
   const sent = sendSource(overlay);
-  return inWorker(overlay.name ?? 'image', (service) => service.checkImage(transfer(sent, [sent.port]), options, thisPage()));
+  return inWorker(overlay.name ?? 'image', (service) =>
+    service.checkImage(transfer(sent, [sent.port]), options, thisPage()),
+  );
 }
 
 /** Runs one call in a worker of its own. */
@@ -97,7 +134,8 @@ async function inWorker<T>(name: string, call: (service: Service) => Promise<T>)
 }
 
 async function whileLocked<T>(name: string, action: () => Promise<T>): Promise<T> {
-  const lock: DiskLock | undefined = navigator.locks && (await lockDisk(name, { mode: 'exclusive', holder: thisPage() }));
+  const lock: DiskLock | undefined =
+    navigator.locks && (await lockDisk(name, { mode: 'exclusive', holder: thisPage() }));
   try {
     return await action();
   } finally {

@@ -14,26 +14,33 @@
  * The server of a base on another origin must allow this page by CORS: `Access-Control-Allow-Origin`, `Access-Control-Allow-Headers:
  * Range`, and `Access-Control-Expose-Headers: Content-Range, ETag`. A missing one is named in the error.
  */
+
+import { transfer } from 'comlink';
 import { MillraceError } from '../api/errors.ts';
-import type { BrowserBase, BrowserCreateOptions, BrowserDisk, BrowserOpenOptions } from './api.ts';
 import { openBuffer } from '../bases/blob.ts';
+import type { BrowserBase, BrowserCreateOptions, BrowserDisk, BrowserOpenOptions } from './api.ts';
 import { recallDisk } from './catalog.ts';
 import { thisPage, WorkerLink } from './link.ts';
 import { RemoteDisk } from './remote-disk.ts';
-import { sendSource } from './wire.ts';
 import type { Order, SentBase, SentEvent, SentSource } from './wire.ts';
-import { transfer } from 'comlink';
+import { sendSource } from './wire.ts';
 
-export * from '../api/disk.ts';
 export type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
-export { Domain } from '../disk/domain.ts';
-export type { DomainEventDetail } from '../disk/domain.ts';
-export { MillraceError } from '../api/errors.ts';
+export * from '../api/disk.ts';
 export type { ErrorCode } from '../api/errors.ts';
-export { openHttp } from '../bases/http/http.ts';
-export type { HttpOptions, HttpSource, HttpStats } from '../bases/http/http.ts';
-export type { BrowserBase, BrowserCreateOptions, BrowserDisk, BrowserOpenOptions, CopyOptions } from './api.ts';
+export { MillraceError } from '../api/errors.ts';
 export { openBlob, openBuffer } from '../bases/blob.ts';
+export type { HttpOptions, HttpSource, HttpStats } from '../bases/http/http.ts';
+export { openHttp } from '../bases/http/http.ts';
+export type { DomainEventDetail } from '../disk/domain.ts';
+export { Domain } from '../disk/domain.ts';
+export type {
+  BrowserBase,
+  BrowserCreateOptions,
+  BrowserDisk,
+  BrowserOpenOptions,
+  CopyOptions,
+} from './api.ts';
 export type { DiskRecord, RememberedJob } from './catalog.ts';
 export { checkDisk, deleteDisk, exportDisk, importDisk, listDisks, renameDisk } from './disks.ts';
 export { persistDisks, storageRoom } from './quota.ts';
@@ -41,16 +48,31 @@ export { persistDisks, storageRoom } from './quota.ts';
 /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
 export async function createDisk(options: BrowserCreateOptions): Promise<BrowserDisk> {
   const { overlay, base, ...rest } = options;
-  return open({ create: true, options: rest, overlay, bases: base === undefined ? [] : [base], wait: false });
+  return open({
+    create: true,
+    options: rest,
+    overlay,
+    bases: base === undefined ? [] : [base],
+    wait: false,
+  });
 }
 
 /** Opens an overlay; its base is the recorded one unless another is given. */
 export async function openDisk(options: BrowserOpenOptions): Promise<BrowserDisk> {
   const { overlay, base, whenBusy = 'fail', signal, resumeJob = false, ...rest } = options;
-  if (whenBusy !== 'fail' && whenBusy !== 'wait') throw new MillraceError('EINVAL', `whenBusy is fail or wait, not '${String(whenBusy)}'`);
+  if (whenBusy !== 'fail' && whenBusy !== 'wait')
+    throw new MillraceError('EINVAL', `whenBusy is fail or wait, not '${String(whenBusy)}'`);
   const bases = base === undefined ? [] : base === null || Array.isArray(base) ? base : [base];
-  const disk = await open({ create: false, options: rest, overlay, bases, wait: whenBusy === 'wait', signal });
-  const job = resumeJob && typeof overlay === 'string' ? (await recallDisk(overlay))?.job : undefined;
+  const disk = await open({
+    create: false,
+    options: rest,
+    overlay,
+    bases,
+    wait: whenBusy === 'wait',
+    signal,
+  });
+  const job =
+    resumeJob && typeof overlay === 'string' ? (await recallDisk(overlay))?.job : undefined;
   try {
     if (job) await disk.stream({ ...job, nonblock: true });
     return disk;
@@ -67,23 +89,36 @@ interface Wanted extends Omit<Order, 'overlay' | 'bases' | 'holder'> {
 }
 
 async function open({ overlay, bases, signal, ...wanted }: Wanted): Promise<BrowserDisk> {
-  const name = typeof overlay === 'string' ? overlay : overlay.name ?? 'overlay';
+  const name = typeof overlay === 'string' ? overlay : (overlay.name ?? 'overlay');
   const early: SentEvent[] = [];
   let hear = (event: SentEvent): void => void early.push(event);
-  const aborted = (): MillraceError => new MillraceError('ABORTED', `disk '${name}' was not opened: aborted`, { cause: signal?.reason });
+  const aborted = (): MillraceError =>
+    new MillraceError('ABORTED', `disk '${name}' was not opened: aborted`, {
+      cause: signal?.reason,
+    });
   if (signal?.aborted) throw aborted();
   const link = new WorkerLink(name, (event) => hear(event));
   const cancel = (): void => link.end(aborted());
   signal?.addEventListener('abort', cancel);
   try {
     await link.watch();
-    const order: Order = { ...wanted, overlay: typeof overlay === 'string' ? overlay : sendSource(overlay), bases: bases?.map(sendBase) ?? null, holder: thisPage() };
-    const ports = [order.overlay, ...(order.bases ?? [])].filter((sent): sent is SentSource => typeof sent === 'object' && 'port' in sent).map(({ port }) => port);
+    const order: Order = {
+      ...wanted,
+      overlay: typeof overlay === 'string' ? overlay : sendSource(overlay),
+      bases: bases?.map(sendBase) ?? null,
+      holder: thisPage(),
+    };
+    const ports = [order.overlay, ...(order.bases ?? [])]
+      .filter((sent): sent is SentSource => typeof sent === 'object' && 'port' in sent)
+      .map(({ port }) => port);
     const shape = await link.call((service) => service.open(transfer(order, ports)));
     const disk = new RemoteDisk(link, shape);
     hear = (event) => disk.heard(event);
     for (const event of early) hear(event);
-    if (!shape.persistent) console.warn(`millrace: the browser gives this page no storage, so disk '${name}' is in memory and goes with the page`);
+    if (!shape.persistent)
+      console.warn(
+        `millrace: the browser gives this page no storage, so disk '${name}' is in memory and goes with the page`,
+      );
     return disk;
   } catch (error) {
     link.end(new MillraceError('ECLOSED', `disk '${name}' was not opened`));
@@ -96,7 +131,8 @@ async function open({ overlay, bases, signal, ...wanted }: Wanted): Promise<Brow
 function sendBase(base: BrowserBase): SentBase {
   if (base instanceof URL) return base.href;
   if (base instanceof Blob) return base;
-  if (base instanceof ArrayBuffer || base instanceof Uint8Array) return sendSource(openBuffer(base));
+  if (base instanceof ArrayBuffer || base instanceof Uint8Array)
+    return sendSource(openBuffer(base));
   if (typeof base !== 'string') return sendSource(base);
   return /^\.{0,2}\//.test(base) ? new URL(base, document.baseURI).href : base;
 }

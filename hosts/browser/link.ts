@@ -4,8 +4,8 @@
  */
 import * as Comlink from 'comlink';
 import { MillraceError } from '../api/errors.ts';
-import { sendErrorsWhole } from './wire.ts';
 import type { SentEvent } from './wire.ts';
+import { sendErrorsWhole } from './wire.ts';
 import type { DiskService } from './worker.ts';
 
 export type Service = Comlink.Remote<DiskService>;
@@ -34,13 +34,18 @@ export class WorkerLink {
     sendErrorsWhole();
     this.#what = `the worker of disk '${name}'`;
     // The name is the emitted one; bundlers find worker.ts by it in the sources.
-    this.#worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'millrace' });
+    this.#worker = new Worker(new URL('./worker.js', import.meta.url), {
+      type: 'module',
+      name: 'millrace',
+    });
     this.#worker.addEventListener('message', ({ data }: MessageEvent) => {
       if (data?.millraceEvent !== undefined) heard(data as SentEvent);
     });
     this.#worker.addEventListener('error', (event) => {
       event.preventDefault();
-      const reason = event.message ? `: ${event.message}` : '; see that its script is served, with a JavaScript type, and allowed by the page\'s policy';
+      const reason = event.message
+        ? `: ${event.message}`
+        : "; see that its script is served, with a JavaScript type, and allowed by the page's policy";
       this.end(new MillraceError('EIO', `${this.#what} cannot run${reason}`));
     });
     this.#service = Comlink.wrap<DiskService>(this.#worker);
@@ -60,7 +65,12 @@ export class WorkerLink {
   async #confirm(): Promise<void> {
     const silent = new Promise<boolean>((resolve) => setTimeout(resolve, ANSWER_MS_MAX, true));
     if (!(await Promise.race([silent, this.#service.answer().then(() => false)]))) return;
-    this.end(new MillraceError('EIO', `${this.#what} has ended unexpectedly: open the disk again; what was flushed is kept`));
+    this.end(
+      new MillraceError(
+        'EIO',
+        `${this.#what} has ended unexpectedly: open the disk again; what was flushed is kept`,
+      ),
+    );
   }
 
   /** One call. It rejects when the worker dies. */

@@ -33,11 +33,17 @@ export async function lockDisk(name: string, options: LockOptions): Promise<Disk
   try {
     disk = await hold(lockName(name), { mode: options.mode, signal });
   } catch (cause) {
-    if ((cause as Error).name !== 'TimeoutError' && (cause as Error).name !== 'AbortError') throw cause;
-    throw new MillraceError('EBUSY', `disk '${name}' is open ${await holderOf(name)}; close it there, or wait for it (whenBusy: 'wait')`);
+    if ((cause as Error).name !== 'TimeoutError' && (cause as Error).name !== 'AbortError')
+      throw cause;
+    throw new MillraceError(
+      'EBUSY',
+      `disk '${name}' is open ${await holderOf(name)}; close it there, or wait for it (whenBusy: 'wait')`,
+    );
   }
   const record = JSON.stringify({ ...options.holder, since: new Date().toISOString() });
-  const told = await hold(`${holderPrefix(name)}${crypto.randomUUID()}/${record}`, { mode: 'exclusive' });
+  const told = await hold(`${holderPrefix(name)}${crypto.randomUUID()}/${record}`, {
+    mode: 'exclusive',
+  });
   return {
     async release() {
       await told.release();
@@ -56,7 +62,10 @@ export function hold(name: string, options: LockOptionsOfBrowser): Promise<DiskL
         release() {
           finish();
           // After the site's data were cleared, some browsers never say that a lock is free.
-          return Promise.race([released, new Promise<void>((resolve) => setTimeout(resolve, GRACE_MS))]);
+          return Promise.race([
+            released,
+            new Promise<void>((resolve) => setTimeout(resolve, GRACE_MS)),
+          ]);
         },
       });
       return held;
@@ -67,7 +76,9 @@ export function hold(name: string, options: LockOptionsOfBrowser): Promise<DiskL
 
 /** Runs `action` under the disk's lock, unless somebody has that: then it does nothing. */
 export async function ifFree(name: string, action: () => Promise<void>): Promise<void> {
-  await navigator.locks.request(lockName(name), { ifAvailable: true }, (lock) => (lock ? action() : undefined));
+  await navigator.locks.request(lockName(name), { ifAvailable: true }, (lock) =>
+    lock ? action() : undefined,
+  );
 }
 
 function lockName(disk: string): string {
@@ -82,7 +93,9 @@ async function holderOf(name: string): Promise<string> {
   const { held = [] } = await navigator.locks.query();
   const record = held.map((lock) => lock.name ?? '').find((lock) => lock.startsWith(prefix));
   if (record === undefined) return 'in another tab';
-  const { title, url, since } = JSON.parse(record.slice(record.indexOf('/', prefix.length) + 1)) as Holder & { since: string };
+  const { title, url, since } = JSON.parse(
+    record.slice(record.indexOf('/', prefix.length) + 1),
+  ) as Holder & { since: string };
   return `in the tab '${title || url}' (${url}, since ${since})`;
 }
 

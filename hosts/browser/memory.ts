@@ -41,7 +41,11 @@ export class MemoryFile implements BlockFile {
     try {
       return new Uint8Array(CHUNK_BYTES);
     } catch (cause) {
-      throw new MillraceError('ENOSPC', `no memory is left for disk '${this.name}', which the browser gives no storage`, { cause });
+      throw new MillraceError(
+        'ENOSPC',
+        `no memory is left for disk '${this.name}', which the browser gives no storage`,
+        { cause },
+      );
     }
   }
 
@@ -58,7 +62,8 @@ export class MemoryFile implements BlockFile {
 
   /** Whole chunks inside the range give their memory back. */
   discard(offset: number, length: number): void {
-    for (const [index, , , bytes] of pieces(offset, length)) if (bytes === CHUNK_BYTES) this.#chunks.delete(index);
+    for (const [index, , , bytes] of pieces(offset, length))
+      if (bytes === CHUNK_BYTES) this.#chunks.delete(index);
   }
 
   close(): void {

@@ -3,8 +3,8 @@
  * synchronous access handles, which exist in dedicated workers only; everything else here works in pages too.
  */
 import type { CacheMode } from '../api/disk.ts';
-import { MillraceError } from '../api/errors.ts';
 import type { ErrorCode } from '../api/errors.ts';
+import { MillraceError } from '../api/errors.ts';
 import type { SyncFile } from './batch.ts';
 import { GRACE_MS } from './lock.ts';
 
@@ -41,10 +41,17 @@ export async function disksFolder(): Promise<FileSystemDirectoryHandle | undefin
   // Pages without a secure context have no `storage`; private windows of some browsers refuse the folder.
   if (typeof navigator.storage?.getDirectory !== 'function') return undefined;
   try {
-    return await (await navigator.storage.getDirectory()).getDirectoryHandle(FOLDER, { create: true });
+    return await (await navigator.storage.getDirectory()).getDirectoryHandle(FOLDER, {
+      create: true,
+    });
   } catch (error) {
-    if ((error as Error).name === 'SecurityError' || (error as Error).name === 'NotAllowedError') return undefined;
-    throw new MillraceError('EIO', `cannot open the storage of this site: ${(error as Error).message}`, { cause: error });
+    if ((error as Error).name === 'SecurityError' || (error as Error).name === 'NotAllowedError')
+      return undefined;
+    throw new MillraceError(
+      'EIO',
+      `cannot open the storage of this site: ${(error as Error).message}`,
+      { cause: error },
+    );
   }
 }
 
@@ -52,7 +59,10 @@ export async function disksFolder(): Promise<FileSystemDirectoryHandle | undefin
 export function fileNameOf(name: string): string {
   const encoded = encodeName(name);
   if (encoded === '' || encoded.length > ENCODED_NAME_MAX) {
-    throw new MillraceError('EINVAL', `'${name}' cannot be the name of a disk: it is text of 1 to ${ENCODED_NAME_MAX} bytes (characters other than letters and digits count threefold or more)`);
+    throw new MillraceError(
+      'EINVAL',
+      `'${name}' cannot be the name of a disk: it is text of 1 to ${ENCODED_NAME_MAX} bytes (characters other than letters and digits count threefold or more)`,
+    );
   }
   return encoded + SUFFIX;
 }
@@ -81,7 +91,8 @@ async function filesWith(suffix: string): Promise<string[]> {
   const names: string[] = [];
   const disks = await disksFolder();
   if (!disks) return names;
-  for await (const file of disks.keys()) if (file.endsWith(suffix)) names.push(file.slice(0, -suffix.length));
+  for await (const file of disks.keys())
+    if (file.endsWith(suffix)) names.push(file.slice(0, -suffix.length));
   return names;
 }
 
@@ -112,43 +123,61 @@ export async function hasMark(mark: string, name: string): Promise<boolean> {
 
 /** Removes what there is of a disk that was being taken in. The caller holds the disk's lock. */
 export async function removePart(name: string): Promise<void> {
-  await (await folderOf(name)).removeEntry(fileNameOf(name) + PART_SUFFIX).catch((error) => Promise.reject(fileError(error, 'delete', name)));
+  await (await folderOf(name))
+    .removeEntry(fileNameOf(name) + PART_SUFFIX)
+    .catch((error) => Promise.reject(fileError(error, 'delete', name)));
 }
 
 /** The file of a disk as it is now. Once the disk is written to, the `File` fails to be read, or in Firefox has what was written. @throws `ENOENT` */
 export async function diskFile(name: string): Promise<File> {
-  return (await fileHandle(name)).getFile().catch((error) => Promise.reject(fileError(error, 'read', name)));
+  return (await fileHandle(name))
+    .getFile()
+    .catch((error) => Promise.reject(fileError(error, 'read', name)));
 }
 
 export async function diskExists(name: string): Promise<boolean> {
-  return diskFile(name).then(() => true, (error) => {
-    if ((error as MillraceError).code === 'ENOENT') return false;
-    throw error;
-  });
+  return diskFile(name).then(
+    () => true,
+    (error) => {
+      if ((error as MillraceError).code === 'ENOENT') return false;
+      throw error;
+    },
+  );
 }
 
 export async function removeDisk(name: string): Promise<void> {
   const disks = await folderOf(name);
-  await disks.removeEntry(fileNameOf(name)).catch((error) => Promise.reject(fileError(error, 'delete', name)));
+  await disks
+    .removeEntry(fileNameOf(name))
+    .catch((error) => Promise.reject(fileError(error, 'delete', name)));
 }
 
 /** Gives a disk another name, which no disk has. */
 export async function moveDisk(name: string, to: string): Promise<void> {
   const handle = await fileHandle(name);
-  await handle.move(fileNameOf(to)).catch((error) => Promise.reject(fileError(error, 'rename', name)));
+  await handle
+    .move(fileNameOf(to))
+    .catch((error) => Promise.reject(fileError(error, 'rename', name)));
 }
 
 /**
  * Makes a disk of the whole of `blob`, at once: of a page that is left halfway no disk is left. `copied` is called now and then with the
  * bytes so far, and ends the copy when it rejects. The caller holds the disk's lock, and there is no disk of that name.
  */
-export async function writeDisk(name: string, blob: Blob, copied: (bytes: number) => Promise<void>): Promise<void> {
+export async function writeDisk(
+  name: string,
+  blob: Blob,
+  copied: (bytes: number) => Promise<void>,
+): Promise<void> {
   const disks = await folderOf(name);
   const file = fileNameOf(name);
   const part = file + PART_SUFFIX;
   try {
     const handle = (await disks.getFileHandle(part, { create: true })) as OpfsFileHandle;
-    await blob.stream().pipeThrough(counting(copied)).pipeTo(await handle.createWritable());
+    await blob
+      .stream()
+      .pipeThrough(counting(copied))
+      .pipeTo(await handle.createWritable());
     await handle.move(file);
   } catch (error) {
     await removePart(name).catch(() => {});
@@ -156,12 +185,14 @@ export async function writeDisk(name: string, blob: Blob, copied: (bytes: number
   }
 }
 
-function counting(copied: (bytes: number) => Promise<void>): TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>> {
+function counting(
+  copied: (bytes: number) => Promise<void>,
+): TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>> {
   let [bytes, told] = [0, 0];
   return new TransformStream({
     async transform(chunk, controller) {
       bytes += chunk.length;
-      if (bytes - told >= COPY_BYTES) await copied(told = bytes);
+      if (bytes - told >= COPY_BYTES) await copied((told = bytes));
       controller.enqueue(chunk);
     },
   });
@@ -170,7 +201,11 @@ function counting(copied: (bytes: number) => Promise<void>): TransformStream<Uin
 /** Where a disk is, if there is one of that name. */
 async function folderOf(name: string): Promise<FileSystemDirectoryHandle> {
   const disks = await disksFolder();
-  if (!disks) throw new MillraceError('ENOENT', `there is no disk '${name}': the browser gives this page no storage`);
+  if (!disks)
+    throw new MillraceError(
+      'ENOENT',
+      `there is no disk '${name}': the browser gives this page no storage`,
+    );
   return disks;
 }
 
@@ -184,15 +219,20 @@ async function fileHandle(name: string, create = false): Promise<OpfsFileHandle>
 }
 
 /** Opens a disk's file for writing, in a worker. The caller holds the disk's lock. @throws `ENOENT`, `EEXIST` with `create`, `EBUSY` */
-export async function openDiskFile(name: string, { create, cache }: { create: boolean; cache: CacheMode }): Promise<OpfsFile> {
-  if (create && (await diskExists(name))) throw new MillraceError('EEXIST', `there is a disk '${name}' already`);
+export async function openDiskFile(
+  name: string,
+  { create, cache }: { create: boolean; cache: CacheMode },
+): Promise<OpfsFile> {
+  if (create && (await diskExists(name)))
+    throw new MillraceError('EEXIST', `there is a disk '${name}' already`);
   const handle = await fileHandle(name, create);
   for (let waited = 0; ; waited += HANDLE_POLL_MS) {
     try {
       return new OpfsFile(name, await handle.createSyncAccessHandle(), cache);
     } catch (error) {
       // The lock is ours, so whoever still has the file is a worker that is ending, or a program that knows no locks.
-      if ((error as Error).name !== 'NoModificationAllowedError' || waited >= GRACE_MS) throw fileError(error, 'open', name);
+      if ((error as Error).name !== 'NoModificationAllowedError' || waited >= GRACE_MS)
+        throw fileError(error, 'open', name);
       await new Promise((resolve) => setTimeout(resolve, HANDLE_POLL_MS));
     }
   }
@@ -220,7 +260,11 @@ export class OpfsFile implements SyncFile {
   read(offset: number, into: Uint8Array): void {
     const count = this.#attempt('read', () => this.#handle.read(into, { at: offset }));
     if (count < into.length) {
-      throw new MillraceError('EIO', `cannot read disk '${this.name}': its file ends at ${offset + count}, where ${this.#size} bytes should be; the storage was changed from outside`, { offset });
+      throw new MillraceError(
+        'EIO',
+        `cannot read disk '${this.name}': its file ends at ${offset + count}, where ${this.#size} bytes should be; the storage was changed from outside`,
+        { offset },
+      );
     }
   }
 
@@ -261,13 +305,21 @@ export class OpfsFile implements SyncFile {
 }
 
 function noRoom(name: string, cause?: unknown): MillraceError {
-  return new MillraceError('ENOSPC', `no room for disk '${name}' in the browser's storage`, { cause });
+  return new MillraceError('ENOSPC', `no room for disk '${name}' in the browser's storage`, {
+    cause,
+  });
 }
 
 const CODES: Record<string, [ErrorCode, string]> = {
-  NotFoundError: ['ENOENT', 'there is no such disk in this browser (its storage may have been cleared)'],
+  NotFoundError: [
+    'ENOENT',
+    'there is no such disk in this browser (its storage may have been cleared)',
+  ],
   NoModificationAllowedError: ['EBUSY', 'its file is in use by another program of this site'],
-  InvalidStateError: ['EIO', 'the browser has taken its file away: the storage of this site was cleared, or has gone'],
+  InvalidStateError: [
+    'EIO',
+    'the browser has taken its file away: the storage of this site was cleared, or has gone',
+  ],
   NotAllowedError: ['EACCES', 'the browser does not allow it'],
   SecurityError: ['EACCES', 'the browser does not allow it'],
 };

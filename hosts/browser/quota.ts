@@ -26,7 +26,8 @@ export async function explainNoRoom(error: unknown, missing: number): Promise<Er
   const { used, quota } = await storageRoom();
   const free = Math.max(0, quota - used);
   const told = free < missing ? ` of the ${mebibytes(quota)} it may use` : '';
-  const need = missing > 0 ? `, and ${mebibytes(missing)} more are needed to populate the rest` : '';
+  const need =
+    missing > 0 ? `, and ${mebibytes(missing)} more are needed to populate the rest` : '';
   const message = `${error.message}: this site uses ${mebibytes(used)}${told}${need}; delete other disks or make room on the device`;
   return new MillraceError('ENOSPC', message, { cause: error.cause });
 }

@@ -8,8 +8,8 @@ import type { HttpStats } from '../bases/http/http.ts';
 import type { BrowserDisk, CopyOptions } from './api.ts';
 import type { Service } from './link.ts';
 import { WorkerLink } from './link.ts';
-import { handOver, reportTo } from './wire.ts';
 import type { DiskShape, SentEvent } from './wire.ts';
+import { handOver, reportTo } from './wire.ts';
 
 /** What a raw export reads at a time. */
 const EXPORT_BYTES = 1024 * 1024;
@@ -55,7 +55,8 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
 
   /** `data` is the caller's again at once: one copy of it is made, and handed over. */
   async write(offset: number, data: Uint8Array): Promise<void> {
-    if (data?.[Symbol.toStringTag] !== 'Uint8Array') throw new MillraceError('EINVAL', 'cannot write: data is a Uint8Array');
+    if (data?.[Symbol.toStringTag] !== 'Uint8Array')
+      throw new MillraceError('EINVAL', 'cannot write: data is a Uint8Array');
     return this.#call((service) => service.write(offset, handOver(data.slice())));
   }
 
@@ -78,9 +79,13 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
 
   async stream(options: StreamOptions = {}): Promise<StreamInfo> {
     const { signal, ...rest } = options;
-    if (signal?.aborted) throw new MillraceError('ABORTED', 'cannot stream: aborted before it started', { cause: signal.reason });
+    if (signal?.aborted)
+      throw new MillraceError('ABORTED', 'cannot stream: aborted before it started', {
+        cause: signal.reason,
+      });
     const number = ++this.#streams;
-    const cancel = (): void => void this.#call((service) => service.cancelStream(number)).catch(() => {});
+    const cancel = (): void =>
+      void this.#call((service) => service.cancelStream(number)).catch(() => {});
     signal?.addEventListener('abort', cancel);
     const done = (): void => signal?.removeEventListener('abort', cancel);
     const started = this.#call((service) => service.stream(rest, number));
@@ -113,11 +118,17 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
     return this.#call((service) => service.remaining(offset, length));
   }
 
-  async *map(offset: number = 0, length: number = Math.max(0, this.#size - offset), options?: { depth?: number }): AsyncGenerator<Extent> {
+  async *map(
+    offset: number = 0,
+    length: number = Math.max(0, this.#size - offset),
+    options?: { depth?: number },
+  ): AsyncGenerator<Extent> {
     const end = offset + length;
     for (let at: number | undefined = offset; at !== undefined; ) {
       const from: number = at;
-      const { extents, next } = await this.#call((service) => service.map(from, end - from, options));
+      const { extents, next } = await this.#call((service) =>
+        service.map(from, end - from, options),
+      );
       yield* extents;
       at = next;
     }
@@ -136,20 +147,26 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
   }
 
   exportQcow2(options: CopyOptions = {}): Promise<Blob> {
-    if (!this.persistent) return Promise.reject(new MillraceError('EUNSUPPORTED', 'a disk in memory has no file to export: export it raw'));
+    if (!this.persistent)
+      return Promise.reject(
+        new MillraceError('EUNSUPPORTED', 'a disk in memory has no file to export: export it raw'),
+      );
     return this.#call((service) => service.exportQcow2(reportTo(options)));
   }
 
   exportRaw(): ReadableStream<Uint8Array> {
     let at = 0;
-    return new ReadableStream({
-      pull: async (controller) => {
-        if (at >= this.#size) return controller.close();
-        const bytes = await this.read(at, Math.min(EXPORT_BYTES, this.#size - at));
-        at += bytes.length;
-        controller.enqueue(bytes);
+    return new ReadableStream(
+      {
+        pull: async (controller) => {
+          if (at >= this.#size) return controller.close();
+          const bytes = await this.read(at, Math.min(EXPORT_BYTES, this.#size - at));
+          at += bytes.length;
+          controller.enqueue(bytes);
+        },
       },
-    }, { highWaterMark: 1 });
+      { highWaterMark: 1 },
+    );
   }
 
   close(): Promise<void> {
@@ -167,7 +184,8 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
   }
 
   #call<T>(action: (service: Service) => Promise<T>): Promise<T> {
-    if (this.#closing) return Promise.reject(new MillraceError('ECLOSED', 'the disk has been closed'));
+    if (this.#closing)
+      return Promise.reject(new MillraceError('ECLOSED', 'the disk has been closed'));
     return this.#link.call(action);
   }
 }

@@ -1,16 +1,17 @@
 /** A worker's way to open things: overlays by name in the browser's storage, bases by http: or https: URL or by the name of a disk. */
-import type { CacheMode } from '../api/disk.ts';
+
 import type { BlockFile, BlockSource } from '../api/block.ts';
-import { codecOf, portableDecoders } from '../disk/codecs/codecs.ts';
-import type { Codec } from '../disk/codecs/codecs.ts';
+import type { CacheMode } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
-import { openHttp, redactUrl } from '../bases/http/http.ts';
-import type { HttpSource, HttpStats } from '../bases/http/http.ts';
 import type { OverlayMode, Runtime } from '../api/runtime.ts';
-import { BatchedFile } from './batch.ts';
 import { openBlob } from '../bases/blob.ts';
-import { lockDisk } from './lock.ts';
+import type { HttpSource, HttpStats } from '../bases/http/http.ts';
+import { openHttp, redactUrl } from '../bases/http/http.ts';
+import type { Codec } from '../disk/codecs/codecs.ts';
+import { codecOf, portableDecoders } from '../disk/codecs/codecs.ts';
+import { BatchedFile } from './batch.ts';
 import type { DiskLock, Holder } from './lock.ts';
+import { lockDisk } from './lock.ts';
 import { MemoryFile } from './memory.ts';
 import { diskFile, disksFolder, openDiskFile, removeDisk } from './opfs.ts';
 import { explainNoRoom } from './quota.ts';
@@ -50,7 +51,10 @@ export class BrowserRuntime implements Runtime {
     return compileEngine();
   }
 
-  async openOverlay(name: string, { readOnly = false, create = false, cache = 'writeback' }: OverlayMode): Promise<BlockFile> {
+  async openOverlay(
+    name: string,
+    { readOnly = false, create = false, cache = 'writeback' }: OverlayMode,
+  ): Promise<BlockFile> {
     if (create && !(await disksFolder())) {
       this.persistent = false;
       return new MemoryFile(name);
@@ -95,7 +99,11 @@ export class BrowserRuntime implements Runtime {
   async #openSource(location: string): Promise<BlockSource> {
     const scheme = SCHEME.exec(location)?.[1].toLowerCase();
     if (scheme === 'http' || scheme === 'https') return this.#openHttp(location);
-    if (scheme !== undefined) throw new MillraceError('EUNSUPPORTED', `'${redactUrl(location)}': the scheme '${scheme}:' is not supported; a base is an http: or https: URL, a File, or the name of a disk`);
+    if (scheme !== undefined)
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        `'${redactUrl(location)}': the scheme '${scheme}:' is not supported; a base is an http: or https: URL, a File, or the name of a disk`,
+      );
     if (location === this.#overlayName) throw itsOwnBase(location);
     this.#baseNames.add(location);
     const lock = await this.#lock(location, 'shared');
@@ -104,7 +112,11 @@ export class BrowserRuntime implements Runtime {
     } catch (cause) {
       await lock.release();
       if ((cause as MillraceError).code !== 'ENOENT') throw cause;
-      throw new MillraceError('ENOENT', `the base '${location}' is neither a URL nor a disk in this browser: if it was a file, give that again as the base`, { cause });
+      throw new MillraceError(
+        'ENOENT',
+        `the base '${location}' is neither a URL nor a disk in this browser: if it was a file, give that again as the base`,
+        { cause },
+      );
     }
   }
 
@@ -129,16 +141,25 @@ export class BrowserRuntime implements Runtime {
 
 /** Its lock would be waited for until this disk gives it back. */
 function itsOwnBase(name: string): MillraceError {
-  return new MillraceError('EINVAL', `disk '${name}' cannot be its own base: if its base was a file or disk of the same name, give that as the base`);
+  return new MillraceError(
+    'EINVAL',
+    `disk '${name}' cannot be its own base: if its base was a file or disk of the same name, give that as the base`,
+  );
 }
 
 async function compileEngine(): Promise<WebAssembly.Module> {
   const url = new URL('../engine.wasm', import.meta.url);
   const response = await fetch(url);
-  if (!response.ok) throw new MillraceError('EIO', `cannot load the engine: ${url.href} answered ${response.status}; serve engine.wasm along with the scripts`);
+  if (!response.ok)
+    throw new MillraceError(
+      'EIO',
+      `cannot load the engine: ${url.href} answered ${response.status}; serve engine.wasm along with the scripts`,
+    );
   const isWasm = response.headers.get('Content-Type')?.split(';')[0].trim() === 'application/wasm';
   // A server that does not know the type of wasm costs the compiling while it loads, no more.
-  return isWasm ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer());
+  return isWasm
+    ? WebAssembly.compileStreaming(response)
+    : WebAssembly.compile(await response.arrayBuffer());
 }
 
 /** The lock goes when the file is closed. */

@@ -3,11 +3,11 @@
  * worker reads them. Data goes by transfer, never by copy.
  */
 import * as Comlink from 'comlink';
-import type { CreateOptions, DiskEvent, OpenOptions, StreamInfo } from '../api/disk.ts';
 import type { BlockFile, BlockSource } from '../api/block.ts';
-import type { CopyOptions } from './api.ts';
-import { MillraceError } from '../api/errors.ts';
+import type { CreateOptions, DiskEvent, OpenOptions, StreamInfo } from '../api/disk.ts';
 import type { ErrorCode } from '../api/errors.ts';
+import { MillraceError } from '../api/errors.ts';
+import type { CopyOptions } from './api.ts';
 import type { Holder } from './lock.ts';
 
 /** A base as it is sent: a URL or name, a blob, or a source on the page. */
@@ -67,7 +67,10 @@ export function sendErrorsWhole(): void {
   const usual = Comlink.transferHandlers.get('throw') as Comlink.TransferHandler<Thrown, object>;
   Comlink.transferHandlers.set('throw', {
     canHandle: usual.canHandle,
-    serialize: (thrown: Thrown) => (thrown.value instanceof MillraceError ? [{ millrace: packed(thrown.value) }, []] : usual.serialize(thrown)),
+    serialize: (thrown: Thrown) =>
+      thrown.value instanceof MillraceError
+        ? [{ millrace: packed(thrown.value) }, []]
+        : usual.serialize(thrown),
     deserialize(sent: object): never {
       if ('millrace' in sent) throw unpacked(sent.millrace as SentError);
       return usual.deserialize(sent) as never;
@@ -77,7 +80,13 @@ export function sendErrorsWhole(): void {
 
 function packed(error: MillraceError): SentError {
   const { code, message, offset, stack, cause } = error;
-  return { code, message, offset, stack, cause: cause instanceof Error ? { name: cause.name, message: cause.message } : undefined };
+  return {
+    code,
+    message,
+    offset,
+    stack,
+    cause: cause instanceof Error ? { name: cause.name, message: cause.message } : undefined,
+  };
 }
 
 function unpacked({ code, message, offset, stack, cause }: SentError): MillraceError {
@@ -95,7 +104,8 @@ export type Report = (done: number) => Promise<void>;
 
 export function reportTo({ progress, signal }: CopyOptions): Report {
   return Comlink.proxy(async (done: number) => {
-    if (signal?.aborted) throw new MillraceError('ABORTED', 'the copy was given up', { cause: signal.reason });
+    if (signal?.aborted)
+      throw new MillraceError('ABORTED', 'the copy was given up', { cause: signal.reason });
     progress?.(done);
   });
 }
@@ -139,8 +149,23 @@ class SourceDoor {
 export function sendSource(source: BlockSource | BlockFile): SentSource {
   const { port1, port2 } = new MessageChannel();
   Comlink.expose(new SourceDoor(source), port1);
-  const { size, name, identity, preferred, flushIsDear, discard }: BlockSource & Partial<BlockFile> = source;
-  return { port: port2, size, name, identity, preferred, flushIsDear, discards: discard !== undefined };
+  const {
+    size,
+    name,
+    identity,
+    preferred,
+    flushIsDear,
+    discard,
+  }: BlockSource & Partial<BlockFile> = source;
+  return {
+    port: port2,
+    size,
+    name,
+    identity,
+    preferred,
+    flushIsDear,
+    discards: discard !== undefined,
+  };
 }
 
 /** The worker's end of it. */

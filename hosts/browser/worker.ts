@@ -3,22 +3,32 @@
  * It brings what the guest has written to storage by itself soon after, because pages end without a word.
  */
 import * as Comlink from 'comlink';
-import type { CheckOptions, CheckReport, Disk, DiskEvent, Extent, ImageFormat, ImageInfo, StreamInfo, StreamOptions } from '../api/disk.ts';
-import { JobStatus } from '../api/disk.ts';
 import type { BlockSource } from '../api/block.ts';
-import type { EngineDisk } from '../disk/disk.ts';
+import type {
+  CheckOptions,
+  CheckReport,
+  Disk,
+  DiskEvent,
+  Extent,
+  ImageFormat,
+  ImageInfo,
+  StreamInfo,
+  StreamOptions,
+} from '../api/disk.ts';
+import { JobStatus } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
-import type { HttpStats } from '../bases/http/http.ts';
-import { checkDiskWith, createDiskWith, openDiskWith } from '../disk/open.ts';
 import { openBlob } from '../bases/blob.ts';
-import { forgetDisk, rememberDisk } from './catalog.ts';
+import type { HttpStats } from '../bases/http/http.ts';
+import type { EngineDisk } from '../disk/disk.ts';
+import { checkDiskWith, createDiskWith, openDiskWith } from '../disk/open.ts';
 import type { RememberedJob } from './catalog.ts';
-import { hold, lockDisk } from './lock.ts';
+import { forgetDisk, rememberDisk } from './catalog.ts';
 import type { Holder } from './lock.ts';
+import { hold, lockDisk } from './lock.ts';
 import { diskExists, hasMark, storageMark, writeDisk } from './opfs.ts';
 import { BrowserRuntime } from './runtime.ts';
-import { handOver, receiveSource, sendErrorsWhole } from './wire.ts';
 import type { DiskShape, Order, Report, SentBase, SentEvent, SentSource } from './wire.ts';
+import { handOver, receiveSource, sendErrorsWhole } from './wire.ts';
 
 const EVENTS: readonly DiskEvent[] = ['progress', 'completed', 'failed', 'paused', 'resumed'];
 /** So long after a change everything is flushed, unless somebody does it before. */
@@ -68,16 +78,26 @@ export class DiskService {
     const runtime = new BrowserRuntime(order.holder, order.wait);
     if (typeof order.overlay === 'string') this.#mark = await storageMark();
     const bases = order.bases?.map(receiveBase) ?? null;
-    const overlay = typeof order.overlay === 'string' ? order.overlay : receiveSource(order.overlay);
+    const overlay =
+      typeof order.overlay === 'string' ? order.overlay : receiveSource(order.overlay);
     const open = order.create
-      ? createDiskWith(runtime, { ...order.options, overlay, base: bases?.[0] } as Parameters<typeof createDiskWith>[1])
-      : openDiskWith(runtime, { ...order.options, overlay, base: bases?.length === 0 ? undefined : bases } as Parameters<typeof openDiskWith>[1]);
+      ? createDiskWith(runtime, { ...order.options, overlay, base: bases?.[0] } as Parameters<
+          typeof createDiskWith
+        >[1])
+      : openDiskWith(runtime, {
+          ...order.options,
+          overlay,
+          base: bases?.length === 0 ? undefined : bases,
+        } as Parameters<typeof openDiskWith>[1]);
     const disk = (await open) as EngineDisk;
     this.#runtime = runtime;
     this.#disk = disk;
     runtime.missing = () => this.#missing;
     if (runtime.persistent && typeof overlay === 'string') this.#name = overlay;
-    for (const type of EVENTS) disk.addEventListener(type, (event) => this.#heard(type, (event as CustomEvent<StreamInfo>).detail));
+    for (const type of EVENTS)
+      disk.addEventListener(type, (event) =>
+        this.#heard(type, (event as CustomEvent<StreamInfo>).detail),
+      );
     const given = bases?.find((base): base is BlockSource => typeof base === 'object');
     this.#identity = given?.identity ?? runtime.identity;
     // Of a disk of this name whose file is gone, something may still be remembered.
@@ -109,7 +129,10 @@ export class DiskService {
 
   /** Brings everything to storage, and looks whether the storage is still there. */
   async flush(): Promise<void> {
-    const failure = await this.#open.flush().then(() => undefined, (error: unknown) => ({ error }));
+    const failure = await this.#open.flush().then(
+      () => undefined,
+      (error: unknown) => ({ error }),
+    );
     await this.#checkStored();
     if (failure) throw failure.error;
   }
@@ -132,7 +155,8 @@ export class DiskService {
   async stream(options: StreamOptions & RememberedJob, number: number): Promise<StreamInfo> {
     const before = this.#job;
     // It may have ended without having told so yet.
-    if (before && !(await this.#isActive()) && this.#job === before) await new Promise<void>((resolve) => before.over.push(resolve));
+    if (before && !(await this.#isActive()) && this.#job === before)
+      await new Promise<void>((resolve) => before.over.push(resolve));
     const { nonblock: _, ...remembered } = options;
     const job: Job = { number, options: remembered, cancel: new AbortController(), over: [] };
     const first = this.#job === undefined;
@@ -178,7 +202,11 @@ export class DiskService {
   }
 
   /** The first extents of a range, and where the rest of it begins. */
-  async map(offset: number, length: number | undefined, options?: { depth?: number }): Promise<{ extents: Extent[]; next?: number }> {
+  async map(
+    offset: number,
+    length: number | undefined,
+    options?: { depth?: number },
+  ): Promise<{ extents: Extent[]; next?: number }> {
     const extents: Extent[] = [];
     for await (const extent of this.#open.map(offset, length, options)) {
       if (extents.length === EXTENTS_MAX) return { extents, next: extent.offset };
@@ -216,7 +244,11 @@ export class DiskService {
     await report(0);
     await disk.settle();
     const overlay = this.#runtime?.overlay;
-    if (!overlay) throw new MillraceError('EUNSUPPORTED', 'only a writable disk in the browser\'s storage is exported from here: a closed one by exportDisk');
+    if (!overlay)
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        "only a writable disk in the browser's storage is exported from here: a closed one by exportDisk",
+      );
     return overlay.unchanged(async (file) => {
       const parts: Blob[] = [];
       for (let at = 0; at < overlay.size; at += COPY_BYTES) {
@@ -231,17 +263,31 @@ export class DiskService {
   }
 
   /** Takes a file in as a disk: a qcow2 image as it is, raw data into a new overlay that stands alone. */
-  async importFile(name: string, file: Blob, format: ImageFormat | undefined, holder: Holder, report: Report): Promise<void> {
+  async importFile(
+    name: string,
+    file: Blob,
+    format: ImageFormat | undefined,
+    holder: Holder,
+    report: Report,
+  ): Promise<void> {
     const runtime = new BrowserRuntime(holder, false);
     await report(0);
     const image = format === 'raw' ? undefined : await probe(runtime, file);
     if (image?.format === 'qcow2') return importImage(name, file, image, holder, report);
-    if (format === 'qcow2') throw new MillraceError('EUNSUPPORTED', `cannot import disk '${name}': the file is not a qcow2 image`);
+    if (format === 'qcow2')
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        `cannot import disk '${name}': the file is not a qcow2 image`,
+      );
     await importRaw(name, file, runtime, report);
   }
 
   /** Checks an image that is not open. */
-  checkImage(image: string | SentSource, options: Omit<CheckOptions, 'overlay'>, holder: Holder): Promise<CheckReport | undefined> {
+  checkImage(
+    image: string | SentSource,
+    options: Omit<CheckOptions, 'overlay'>,
+    holder: Holder,
+  ): Promise<CheckReport | undefined> {
     const overlay = typeof image === 'string' ? image : receiveSource(image);
     return checkDiskWith(new BrowserRuntime(holder, false), { ...options, overlay });
   }
@@ -258,7 +304,10 @@ export class DiskService {
   }
 
   async #isActive(): Promise<boolean> {
-    return this.#open.info().then(({ status }) => status === JobStatus.ACTIVE, () => false);
+    return this.#open.info().then(
+      ({ status }) => status === JobStatus.ACTIVE,
+      () => false,
+    );
   }
 
   async #changeJob(change: RememberedJob): Promise<void> {
@@ -276,10 +325,13 @@ export class DiskService {
     if (ended) this.#jobIsOver();
     this.#missing = detail.status === JobStatus.ACTIVE ? detail.remaining : 0;
     postToPage({ millraceEvent: type, detail });
-    if (performance.now() - this.#rememberedAt > REMEMBER_MS && !this.#closing) void this.#remember().catch(() => {});
+    if (performance.now() - this.#rememberedAt > REMEMBER_MS && !this.#closing)
+      void this.#remember().catch(() => {});
     if (!ended || this.#closing || !this.#name) return;
     // Ordered after the record of its start, which the catalogue was given before.
-    void this.#rememberJob().then(() => this.#remember()).catch(() => {});
+    void this.#rememberJob()
+      .then(() => this.#remember())
+      .catch(() => {});
   }
 
   /** Brings the disk's record up to date. */
@@ -293,7 +345,12 @@ export class DiskService {
     // Opened without its base, it still refers to it: what is remembered of that stays.
     const unopened = base === undefined && overlay.backingFile !== undefined;
     const remaining = base || unopened ? await disk.remaining() : 0;
-    await rememberDisk(this.#name, { size: disk.size, remaining, lastUsed: Date.now(), ...(unopened ? {} : { base: base && { name: base.name, identity: this.#identity } }) });
+    await rememberDisk(this.#name, {
+      size: disk.size,
+      remaining,
+      lastUsed: Date.now(),
+      ...(unopened ? {} : { base: base && { name: base.name, identity: this.#identity } }),
+    });
   }
 
   #writeBackSoon(): void {
@@ -308,7 +365,12 @@ export class DiskService {
   /** When a site's data are cleared, Chromium lets an open file be written on, and throws it away when it is closed; Firefox does so at once. */
   async #checkStored(): Promise<void> {
     if (!this.#name) return;
-    if (!this.#lost && (await diskExists(this.#name)) && (this.#mark === undefined || (await hasMark(this.#mark, this.#name)))) return;
+    if (
+      !this.#lost &&
+      (await diskExists(this.#name)) &&
+      (this.#mark === undefined || (await hasMark(this.#mark, this.#name)))
+    )
+      return;
     const message = `disk '${this.#name}' is in storage no more: the data of this site were cleared while it was open; before you close it, export what the browser still has of it`;
     throw (this.#lost = new MillraceError('EIO', message));
   }
@@ -327,10 +389,17 @@ async function probe(runtime: BrowserRuntime, file: Blob): Promise<ImageInfo> {
   return image;
 }
 
-async function importImage(name: string, file: Blob, image: ImageInfo, holder: Holder, report: Report): Promise<void> {
+async function importImage(
+  name: string,
+  file: Blob,
+  image: ImageInfo,
+  holder: Holder,
+  report: Report,
+): Promise<void> {
   const lock = await lockDisk(name, { mode: 'exclusive', holder });
   try {
-    if (await diskExists(name)) throw new MillraceError('EEXIST', `there is a disk '${name}' already`);
+    if (await diskExists(name))
+      throw new MillraceError('EEXIST', `there is a disk '${name}' already`);
     await writeDisk(name, file, (bytes) => report(bytes / file.size));
   } finally {
     await lock.release();
@@ -340,8 +409,17 @@ async function importImage(name: string, file: Blob, image: ImageInfo, holder: H
   await rememberDisk(name, { size: image.virtualSize, base, lastUsed: Date.now() });
 }
 
-async function importRaw(name: string, file: Blob, runtime: BrowserRuntime, report: Report): Promise<void> {
-  const disk: Disk = await createDiskWith(runtime, { overlay: name, base: openBlob(file), baseFormat: 'raw' });
+async function importRaw(
+  name: string,
+  file: Blob,
+  runtime: BrowserRuntime,
+  report: Report,
+): Promise<void> {
+  const disk: Disk = await createDiskWith(runtime, {
+    overlay: name,
+    base: openBlob(file),
+    baseFormat: 'raw',
+  });
   const givenUp = new AbortController();
   disk.addEventListener('progress', (event) => {
     const { remaining } = (event as CustomEvent<StreamInfo>).detail;

@@ -5,14 +5,14 @@
  * writing is locked.
  */
 import { basename, dirname, join } from 'node:path';
-import type { CacheMode } from '../api/disk.ts';
 import type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
+import type { CacheMode } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
-import { lockError, placeOf, refuseKind, systemError } from '../files/errors.ts';
 import type { FileKind } from '../files/errors.ts';
+import { lockError, placeOf, refuseKind, systemError } from '../files/errors.ts';
 import type { Lock } from '../files/lock.ts';
-import { holesOf } from './holes.ts';
 import type { Holes } from './holes.ts';
+import { holesOf } from './holes.ts';
 import { lockImage } from './lock.ts';
 
 /** From this size on, a read of a base is done by another thread. */
@@ -79,25 +79,50 @@ async function openLanes(path: string, file: Deno.FsFile): Promise<Deno.FsFile[]
   }
 }
 
-async function openForWriting(path: string, { create, cache }: OpenFileOptions): Promise<Deno.FsFile> {
+async function openForWriting(
+  path: string,
+  { create, cache }: OpenFileOptions,
+): Promise<Deno.FsFile> {
   if (!create) return orFileError('open', path, () => Deno.open(path, { read: true, write: true }));
-  const file = await orFileError('create', path, () => Deno.open(path, { read: true, write: true, createNew: true }));
+  const file = await orFileError('create', path, () =>
+    Deno.open(path, { read: true, write: true, createNew: true }),
+  );
   // Its name has to survive a power cut. Where folders cannot be opened or synced, there is no better way.
-  if (cache !== 'unsafe') await Deno.open(dirname(path)).then((folder) => folder.sync().finally(() => folder.close())).catch(() => {});
+  if (cache !== 'unsafe')
+    await Deno.open(dirname(path))
+      .then((folder) => folder.sync().finally(() => folder.close()))
+      .catch(() => {});
   return file;
 }
 
-async function wrap(path: string, file: Deno.FsFile, how: { readOnly?: boolean; isBase?: boolean; cache?: CacheMode; lock?: Lock; lanes?: Deno.FsFile[] }): Promise<LocalFile> {
+async function wrap(
+  path: string,
+  file: Deno.FsFile,
+  how: {
+    readOnly?: boolean;
+    isBase?: boolean;
+    cache?: CacheMode;
+    lock?: Lock;
+    lanes?: Deno.FsFile[];
+  },
+): Promise<LocalFile> {
   try {
     const info = await orFileError('open', path, () => file.stat());
     refuseKind(path, kindOf(info), how.readOnly ?? false);
     // The size of a block device is where its end is.
-    const size = info.isFile ? info.size : await orFileError('open', path, () => file.seek(0, Deno.SeekMode.End));
-    if (!Number.isSafeInteger(size)) throw new MillraceError('EUNSUPPORTED', `'${path}' is larger than 8 PiB`);
+    const size = info.isFile
+      ? info.size
+      : await orFileError('open', path, () => file.seek(0, Deno.SeekMode.End));
+    if (!Number.isSafeInteger(size))
+      throw new MillraceError('EUNSUPPORTED', `'${path}' is larger than 8 PiB`);
     const isSource = info.isFile && how.readOnly;
     const identity = isSource ? identityOf(info) : undefined;
     const isSparse = isSource && info.blocks !== null && info.blocks * STAT_BLOCK_BYTES < size;
-    return new LocalFile(path, file, size, { ...how, identity, holes: isSparse ? await holesOf(path, file) : undefined });
+    return new LocalFile(path, file, size, {
+      ...how,
+      identity,
+      holes: isSparse ? await holesOf(path, file) : undefined,
+    });
   } catch (error) {
     for (const handle of [file, ...(how.lanes ?? [])]) handle.close();
     throw error;
@@ -111,24 +136,37 @@ function identityOf({ size, mtime }: Deno.FileInfo): string | undefined {
 function kindOf(info: Deno.FileInfo): FileKind {
   if (info.isFile) return 'file';
   if (info.isBlockDevice) return 'block device';
-  return info.isDirectory ? 'folder' : info.isFifo ? 'FIFO' : info.isSocket ? 'socket' : 'character device';
+  return info.isDirectory
+    ? 'folder'
+    : info.isFifo
+      ? 'FIFO'
+      : info.isSocket
+        ? 'socket'
+        : 'character device';
 }
 
 /** The lock stands beside the file itself, not beside a symbolic link to it. */
 async function lockFor(path: string, create: boolean): Promise<Lock> {
-  const exists = await orFileError('open', path, () => Deno.stat(path).catch((error) => {
-    if (create && error instanceof Deno.errors.NotFound) return undefined;
-    throw error;
-  }));
+  const exists = await orFileError('open', path, () =>
+    Deno.stat(path).catch((error) => {
+      if (create && error instanceof Deno.errors.NotFound) return undefined;
+      throw error;
+    }),
+  );
   if (exists !== undefined) refuseKind(path, kindOf(exists), false);
   const place = exists
     ? await orFileError('open', path, () => Deno.realPath(path))
-    : join(await orFileError(`create '${path}' in`, dirname(path), () => Deno.realPath(dirname(path))), basename(path));
+    : join(
+        await orFileError(`create '${path}' in`, dirname(path), () => Deno.realPath(dirname(path))),
+        basename(path),
+      );
   try {
     return lockImage(place);
   } catch (error) {
     if (error instanceof MillraceError) throw error;
-    throw error instanceof Deno.errors.NotCapable ? fileError('make the lock', `${path}.lock`, error) : lockError(path, exists !== undefined, wordsOf(error));
+    throw error instanceof Deno.errors.NotCapable
+      ? fileError('make the lock', `${path}.lock`, error)
+      : lockError(path, exists !== undefined, wordsOf(error));
   }
 }
 
@@ -174,7 +212,8 @@ class LocalFile implements BlockFile {
     this.identity = how.identity;
     this.#holes = how.holes;
     const nextData = how.holes?.nextData;
-    this.nextData = nextData && ((offset) => (this.#closing ? { start: offset, end: size } : nextData(offset)));
+    this.nextData =
+      nextData && ((offset) => (this.#closing ? { start: offset, end: size } : nextData(offset)));
   }
 
   get size(): number {
@@ -192,21 +231,27 @@ class LocalFile implements BlockFile {
     }
     this.#perform('read', offset, () => {
       this.#file.seekSync(offset, Deno.SeekMode.Start);
-      for (let done = 0; done < into.length;) done += this.#mustRead(this.#file.readSync(into.subarray(done)), offset + done);
+      for (let done = 0; done < into.length; )
+        done += this.#mustRead(this.#file.readSync(into.subarray(done)), offset + done);
       this.#refuseChanged(offset);
     });
   }
 
   /** A read that has started goes on to its end, whoever waits for it. */
   async #readBeside(offset: number, into: Uint8Array, signal?: AbortSignal): Promise<void> {
-    const lane = this.#free.pop() ?? (await new Promise<Deno.FsFile>((resolve) => this.#waiting.push(resolve)));
+    const lane =
+      this.#free.pop() ??
+      (await new Promise<Deno.FsFile>((resolve) => this.#waiting.push(resolve)));
     try {
       signal?.throwIfAborted();
       lane.seekSync(offset, Deno.SeekMode.Start);
-      for (let done = 0; done < into.length;) done += this.#mustRead(await lane.read(into.subarray(done)), offset + done);
+      for (let done = 0; done < into.length; )
+        done += this.#mustRead(await lane.read(into.subarray(done)), offset + done);
       this.#refuseChanged(offset);
     } catch (error) {
-      throw error instanceof MillraceError || signal?.aborted ? error : fileError('read', this.name, error, offset);
+      throw error instanceof MillraceError || signal?.aborted
+        ? error
+        : fileError('read', this.name, error, offset);
     } finally {
       const next = this.#waiting.shift();
       if (next) next(lane);
@@ -222,8 +267,17 @@ class LocalFile implements BlockFile {
 
   /** What was read since another program has written to a base is not what the overlay was made on. */
   #refuseChanged(offset: number): void {
-    if (!this.#isBase || this.identity === undefined || identityOf(this.#file.statSync()) === this.identity) return;
-    throw new MillraceError('ECHANGED', `'${this.name}' has changed since it was opened: another program has written to it`, { offset });
+    if (
+      !this.#isBase ||
+      this.identity === undefined ||
+      identityOf(this.#file.statSync()) === this.identity
+    )
+      return;
+    throw new MillraceError(
+      'ECHANGED',
+      `'${this.name}' has changed since it was opened: another program has written to it`,
+      { offset },
+    );
   }
 
   /** What `close` waits for. */
@@ -238,7 +292,7 @@ class LocalFile implements BlockFile {
     this.#refuseReadOnly();
     this.#perform('write', offset, () => {
       this.#file.seekSync(offset, Deno.SeekMode.Start);
-      for (let done = 0; done < from.length;) {
+      for (let done = 0; done < from.length; ) {
         done += this.#file.writeSync(from.subarray(done));
         this.#size = Math.max(this.#size, offset + done);
       }
@@ -251,7 +305,9 @@ class LocalFile implements BlockFile {
    */
   flush(): Promise<void> {
     this.#refuseClosed('flush');
-    return this.#readOnly || this.#cache === 'unsafe' ? Promise.resolve() : this.#awaited(this.#flush());
+    return this.#readOnly || this.#cache === 'unsafe'
+      ? Promise.resolve()
+      : this.#awaited(this.#flush());
   }
 
   async #flush(): Promise<void> {
@@ -279,11 +335,13 @@ class LocalFile implements BlockFile {
   }
 
   #refuseReadOnly(): void {
-    if (this.#readOnly) throw new MillraceError('EROFS', `cannot write to '${this.name}': it was opened read-only`);
+    if (this.#readOnly)
+      throw new MillraceError('EROFS', `cannot write to '${this.name}': it was opened read-only`);
   }
 
   #refuseClosed(action: string): void {
-    if (this.#closing !== undefined) throw new MillraceError('ECLOSED', `cannot ${action} '${this.name}': it has been closed`);
+    if (this.#closing !== undefined)
+      throw new MillraceError('ECLOSED', `cannot ${action} '${this.name}': it has been closed`);
   }
 
   #perform(action: string, offset: number | undefined, operation: () => void): void {
@@ -297,11 +355,19 @@ class LocalFile implements BlockFile {
 }
 
 /** An error of Deno in our words; `action` completes "cannot …", `offset` is in bytes. */
-export function fileError(action: string, path: string, cause: unknown, offset?: number): MillraceError {
+export function fileError(
+  action: string,
+  path: string,
+  cause: unknown,
+  offset?: number,
+): MillraceError {
   const place = placeOf(path, offset);
   if (cause instanceof Deno.errors.NotCapable) {
     const advice = 'a disk needs --allow-read and --allow-write of its folder';
-    return new MillraceError('EACCES', `cannot ${action} ${place}: ${cause.message}; ${advice}`, { cause, offset });
+    return new MillraceError('EACCES', `cannot ${action} ${place}: ${cause.message}; ${advice}`, {
+      cause,
+      offset,
+    });
   }
   return systemError(action, place, { ...wordsOf(cause), offset });
 }
@@ -311,7 +377,11 @@ function wordsOf(cause: unknown): { code: string; reason: string; cause: unknown
   return { code, reason: message, cause };
 }
 
-async function orFileError<T>(action: string, path: string, operation: () => Promise<T>): Promise<T> {
+async function orFileError<T>(
+  action: string,
+  path: string,
+  operation: () => Promise<T>,
+): Promise<T> {
   try {
     return await operation();
   } catch (error) {

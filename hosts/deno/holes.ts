@@ -27,7 +27,11 @@ let libc: Deno.DynamicLibrary<typeof SYMBOLS> | undefined;
 
 /** What tells of the holes in a file that is open, for its BlockSource; undefined where nothing can. */
 export async function holesOf(path: string, file: Deno.FsFile): Promise<Holes | undefined> {
-  if (Deno.build.os !== 'linux' || (await Deno.permissions.query({ name: 'ffi' })).state !== 'granted') return undefined;
+  if (
+    Deno.build.os !== 'linux' ||
+    (await Deno.permissions.query({ name: 'ffi' })).state !== 'granted'
+  )
+    return undefined;
   try {
     const { symbols } = (libc ??= Deno.dlopen('libc.so.6', SYMBOLS));
     const fd = symbols.open(new TextEncoder().encode(`${path}\0`), O_RDONLY_CLOEXEC);
@@ -36,9 +40,11 @@ export async function holesOf(path: string, file: Deno.FsFile): Promise<Holes | 
     const next = (what: 'data' | 'hole', offset: number): number | undefined => {
       const at = Number(symbols.lseek(fd, BigInt(offset), what === 'data' ? SEEK_DATA : SEEK_HOLE));
       if (at >= 0) return at;
-      return new Deno.UnsafePointerView(symbols.__errno_location()!).getInt32() === ENXIO ? undefined : NaN;
+      return new Deno.UnsafePointerView(symbols.__errno_location()!).getInt32() === ENXIO
+        ? undefined
+        : NaN;
     };
-    const nextData = await isSame(`/proc/self/fd/${fd}`, file) ? nextDataBy(next) : undefined;
+    const nextData = (await isSame(`/proc/self/fd/${fd}`, file)) ? nextDataBy(next) : undefined;
     if (nextData) return { nextData, close };
     close();
   } catch {

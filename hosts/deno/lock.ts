@@ -3,8 +3,9 @@
  * for everything, so a holder keeps its record locked by flock(2): the kernel frees it however the process ends. Node does not
  * judge such records and leaves them alone, as Deno does with Node's.
  */
-import { takeLock } from '../files/lock.ts';
+
 import type { Lock, LockHolder, LockHost } from '../files/lock.ts';
+import { takeLock } from '../files/lock.ts';
 
 /** On Windows such a lock keeps others from reading the record as well. */
 const HAS_FLOCK = Deno.build.os !== 'windows';
@@ -38,7 +39,13 @@ function releaseAll(): void {
 
 /** What the protocol needs, by Deno's own file functions. */
 export const denoLockHost: LockHost = {
-  self: (): LockHolder => ({ pid: Deno.pid, host: hostname(), program: programName(), since: new Date().toISOString(), flock: HAS_FLOCK || undefined }),
+  self: (): LockHolder => ({
+    pid: Deno.pid,
+    host: hostname(),
+    program: programName(),
+    since: new Date().toISOString(),
+    flock: HAS_FLOCK || undefined,
+  }),
   stateOf: (holder, path) => (holder.flock && HAS_FLOCK ? probe(path) : 'unknown'),
   makeFolder: (path) => Deno.mkdirSync(path),
   list: (folder) => [...Deno.readDirSync(folder)].map(({ name }) => name),

@@ -3,10 +3,10 @@
  * and hosts it uses (`--allow-read`, `--allow-write`, `--allow-net`), and none besides.
  */
 import manifest from '../../deno.json' with { type: 'json' };
-import { EXIT_READER_GONE } from '../faces/cli/platform.ts';
-import type { Listening, Output, Platform } from '../faces/cli/platform.ts';
-import { runCommandLine } from '../faces/cli/program.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { Listening, Output, Platform } from '../faces/cli/platform.ts';
+import { EXIT_READER_GONE } from '../faces/cli/platform.ts';
+import { runCommandLine } from '../faces/cli/program.ts';
 import type { Handler } from '../faces/http/handler.ts';
 import { fileError } from './file.ts';
 import { denoRuntime, localPath } from './runtime.ts';
@@ -20,7 +20,8 @@ const platform: Platform = {
   stdout: outputTo(Deno.stdout),
   stderr: outputTo(Deno.stderr),
   onInterrupt(handler) {
-    const signals: readonly Deno.Signal[] = Deno.build.os === 'windows' ? ['SIGINT'] : ['SIGINT', 'SIGTERM'];
+    const signals: readonly Deno.Signal[] =
+      Deno.build.os === 'windows' ? ['SIGINT'] : ['SIGINT', 'SIGTERM'];
     for (const signal of signals) Deno.addSignalListener(signal, handler);
     return () => {
       for (const signal of signals) Deno.removeSignalListener(signal, handler);
@@ -40,22 +41,33 @@ function outputTo(stream: typeof Deno.stdout): Output {
   return {
     write(text) {
       try {
-        for (let bytes = new TextEncoder().encode(text); bytes.length > 0;) bytes = bytes.subarray(stream.writeSync(bytes));
+        for (let bytes = new TextEncoder().encode(text); bytes.length > 0; )
+          bytes = bytes.subarray(stream.writeSync(bytes));
       } catch (error) {
         if (error instanceof Deno.errors.BrokenPipe) Deno.exit(EXIT_READER_GONE);
         throw fileError('write to', 'standard output', error);
       }
     },
-    get isTTY() { return stream.isTerminal(); },
+    get isTTY() {
+      return stream.isTerminal();
+    },
     // Some terminals do not tell: they have 0.
-    get columns() { return (stream.isTerminal() && Deno.consoleSize().columns) || undefined; },
+    get columns() {
+      return (stream.isTerminal() && Deno.consoleSize().columns) || undefined;
+    },
   };
 }
 
-function listen(handler: Handler, { hostname, port }: { hostname: string; port: number }): Listening {
+function listen(
+  handler: Handler,
+  { hostname, port }: { hostname: string; port: number },
+): Listening {
   const closing = new AbortController();
   try {
-    const server = Deno.serve({ hostname, port, signal: closing.signal, onListen: () => {} }, handler);
+    const server = Deno.serve(
+      { hostname, port, signal: closing.signal, onListen: () => {} },
+      handler,
+    );
     const { hostname: address, port: taken } = server.addr;
     return {
       url: `http://${address.includes(':') ? `[${address}]` : address}:${taken}`,
@@ -66,9 +78,19 @@ function listen(handler: Handler, { hostname, port }: { hostname: string; port: 
       },
     };
   } catch (cause) {
-    if (cause instanceof Deno.errors.NotCapable) throw new MillraceError('EACCES', `cannot listen at ${hostname}:${port}: ${cause.message}`, { cause });
-    if (!(cause instanceof Deno.errors.AddrInUse)) throw new MillraceError('EIO', `cannot listen at ${hostname}:${port}: ${(cause as Error).message}`, { cause });
-    throw new MillraceError('EBUSY', `cannot listen at ${hostname}:${port}: another program does`, { cause });
+    if (cause instanceof Deno.errors.NotCapable)
+      throw new MillraceError('EACCES', `cannot listen at ${hostname}:${port}: ${cause.message}`, {
+        cause,
+      });
+    if (!(cause instanceof Deno.errors.AddrInUse))
+      throw new MillraceError(
+        'EIO',
+        `cannot listen at ${hostname}:${port}: ${(cause as Error).message}`,
+        { cause },
+      );
+    throw new MillraceError('EBUSY', `cannot listen at ${hostname}:${port}: another program does`, {
+      cause,
+    });
   }
 }
 

@@ -2,12 +2,12 @@
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as zlib from 'node:zlib';
-import { codecOf, zlibDecoder } from '../disk/codecs/codecs.ts';
-import type { ZlibFunction } from '../disk/codecs/codecs.ts';
-import { openHttp } from '../bases/http/http.ts';
-import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
-import type { Paths } from '../files/location.ts';
 import type { Runtime } from '../api/runtime.ts';
+import { openHttp } from '../bases/http/http.ts';
+import type { ZlibFunction } from '../disk/codecs/codecs.ts';
+import { codecOf, zlibDecoder } from '../disk/codecs/codecs.ts';
+import type { Paths } from '../files/location.ts';
+import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
 import engine from './engine.js';
 import { openFile, openFileSource } from './file.ts';
 
@@ -17,11 +17,17 @@ export function localPath(location: string): string {
   return pathOf(location, paths);
 }
 
-const { inflateRawSync, zstdDecompressSync } = zlib as unknown as Record<'inflateRawSync' | 'zstdDecompressSync', ZlibFunction>;
+const { inflateRawSync, zstdDecompressSync } = zlib as unknown as Record<
+  'inflateRawSync' | 'zstdDecompressSync',
+  ZlibFunction
+>;
 
 export const denoRuntime: Runtime = {
   engine: () => Promise.resolve(engine),
-  codec: codecOf({ zlib: () => zlibDecoder(inflateRawSync), zstd: () => zlibDecoder(zstdDecompressSync) }),
+  codec: codecOf({
+    zlib: () => zlibDecoder(inflateRawSync),
+    zstd: () => zlibDecoder(zstdDecompressSync),
+  }),
   openOverlay: (path, mode) => openFile(localPath(path), mode),
   async openSource(location, as) {
     if (isHttpUrl(String(location))) return openHttp(location);
@@ -30,7 +36,8 @@ export const denoRuntime: Runtime = {
   },
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),
-  realName: async (location) => (isHttpUrl(location) ? location : Deno.realPath(localPath(location))),
+  realName: async (location) =>
+    isHttpUrl(location) ? location : Deno.realPath(localPath(location)),
   async remove(path) {
     try {
       await Deno.remove(localPath(path));

@@ -2,12 +2,13 @@
  * commit: writes what an overlay holds down into a base of its chain, as `qemu-img commit` does: for those who keep the base and want
  * the overlay's changes in it. The base is written in place: other overlays over it show the changes too, or break.
  */
-import type { CommitOptions, CommitReport, Disk, Extent, ImageInfo } from '../api/disk.ts';
+
 import type { BlockFile } from '../api/block.ts';
-import type { EngineDisk } from './disk.ts';
+import type { CommitOptions, CommitReport, Disk, Extent, ImageInfo } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
-import { identityText, openDiskWith } from './open.ts';
 import type { Runtime } from '../api/runtime.ts';
+import type { EngineDisk } from './disk.ts';
+import { identityText, openDiskWith } from './open.ts';
 
 /** Bytes of one read and write, and how many go on at once. */
 const PIECE_BYTES = 4 * 1024 * 1024;
@@ -23,14 +24,29 @@ type Target = Pick<Disk, 'resize' | 'write' | 'writeZeroes' | 'flush' | 'close'>
 /** @throws MillraceError `EINVAL` when there is no such base, `EUNSUPPORTED` when it is remote, `EBUSY` when one of the two is in use. */
 export async function commitWith(runtime: Runtime, options: CommitOptions): Promise<CommitReport> {
   const { overlay, followChain, memory, base = 1, keep = false } = options;
-  const disk = await openDiskWith(runtime, { overlay, followChain, memory, copyOnRead: false }) as EngineDisk;
+  const disk = (await openDiskWith(runtime, {
+    overlay,
+    followChain,
+    memory,
+    copyOnRead: false,
+  })) as EngineDisk;
   try {
     const images = await disk.images();
-    if (images.length === 1) throw new MillraceError('EINVAL', `cannot commit ${overlay}: it has no base`);
-    const depth = typeof base === 'number' ? base : images.findIndex(({ name }, at) => at > 0 && name === base);
-    if (!(depth > 0 && depth in images)) throw new MillraceError('EINVAL', `cannot commit ${overlay} into '${base}': there is no such image in the chain below it`);
+    if (images.length === 1)
+      throw new MillraceError('EINVAL', `cannot commit ${overlay}: it has no base`);
+    const depth =
+      typeof base === 'number' ? base : images.findIndex(({ name }, at) => at > 0 && name === base);
+    if (!(depth > 0 && depth in images))
+      throw new MillraceError(
+        'EINVAL',
+        `cannot commit ${overlay} into '${base}': there is no such image in the chain below it`,
+      );
     const { name, format, virtualSize } = images[depth];
-    if (URL_SCHEME.test(name)) throw new MillraceError('EUNSUPPORTED', `cannot commit ${overlay} into ${name}: only a local base can be written`);
+    if (URL_SCHEME.test(name))
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        `cannot commit ${overlay} into ${name}: only a local base can be written`,
+      );
     const recorded = images[0].backingFile ?? name;
     const identity = disk.recordedIdentity();
     if (depth === 1) await disk.refer(recorded, format, BEING_WRITTEN);
@@ -70,7 +86,13 @@ async function writeDown(disk: Disk, target: Target, depth: number, size: number
 }
 
 /** The base is another than the one that was recorded: it has been written. */
-async function recordAnew(runtime: Runtime, disk: EngineDisk, name: string, format: 'raw' | 'qcow2', location: string): Promise<void> {
+async function recordAnew(
+  runtime: Runtime,
+  disk: EngineDisk,
+  name: string,
+  format: 'raw' | 'qcow2',
+  location: string,
+): Promise<void> {
   const source = await runtime.openSource(location);
   try {
     await disk.refer(name, format, await identityText(source, name));
@@ -79,16 +101,31 @@ async function recordAnew(runtime: Runtime, disk: EngineDisk, name: string, form
   }
 }
 
-async function openTarget(runtime: Runtime, { name, format }: ImageInfo, { followChain, memory }: CommitOptions): Promise<Target> {
-  if (format === 'qcow2') return openDiskWith(runtime, { overlay: name, followChain, memory, copyOnRead: false });
+async function openTarget(
+  runtime: Runtime,
+  { name, format }: ImageInfo,
+  { followChain, memory }: CommitOptions,
+): Promise<Target> {
+  if (format === 'qcow2')
+    return openDiskWith(runtime, { overlay: name, followChain, memory, copyOnRead: false });
   const file: BlockFile = await runtime.openOverlay(name, {});
   const zeros = new Uint8Array(PIECE_BYTES);
   return {
-    async resize(size) { await file.truncate(size); },
-    async write(offset, data) { await file.write(offset, data); },
-    async writeZeroes(offset, length) { await file.write(offset, zeros.subarray(0, length)); },
-    async flush() { await file.flush(); },
-    async close() { await file.close(); },
+    async resize(size) {
+      await file.truncate(size);
+    },
+    async write(offset, data) {
+      await file.write(offset, data);
+    },
+    async writeZeroes(offset, length) {
+      await file.write(offset, zeros.subarray(0, length));
+    },
+    async flush() {
+      await file.flush();
+    },
+    async close() {
+      await file.close();
+    },
   };
 }
 
@@ -112,6 +149,7 @@ async function* piecesOf(extents: AsyncIterable<Extent>): AsyncGenerator<Extent>
   for await (const extent of extents) {
     if (extent.state === 'absent') continue;
     const end = extent.offset + extent.length;
-    for (let at = extent.offset; at < end; at += PIECE_BYTES) yield { ...extent, offset: at, length: Math.min(PIECE_BYTES, end - at) };
+    for (let at = extent.offset; at < end; at += PIECE_BYTES)
+      yield { ...extent, offset: at, length: Math.min(PIECE_BYTES, end - at) };
   }
 }

@@ -2,12 +2,22 @@
  * A disk: one engine instance with the files of its images, behind the public calls. The same on every runtime; it knows neither
  * where the files are nor what format they have.
  */
-import { checkWith, extentsOf, imageOf } from './driver/answers.ts';
-import type { CheckReport, Disk, DiskEvent, Extent, ImageFormat, ImageInfo, StreamInfo, StreamOptions } from '../api/disk.ts';
+
+import type {
+  CheckReport,
+  Disk,
+  DiskEvent,
+  Extent,
+  ImageFormat,
+  ImageInfo,
+  StreamInfo,
+  StreamOptions,
+} from '../api/disk.ts';
 import { JobStatus } from '../api/disk.ts';
+import { MillraceError } from '../api/errors.ts';
+import { checkWith, extentsOf, imageOf } from './driver/answers.ts';
 import type { Engine, Failure } from './driver/engine.ts';
 import { Kind } from './driver/engine.ts';
-import { MillraceError } from '../api/errors.ts';
 import { ENGINE_REASONS } from './driver/reasons.ts';
 import { ImageField, JobField } from './driver/reports.ts';
 import { snapshotsOf } from './driver/snapshots.ts';
@@ -61,9 +71,15 @@ export class EngineDisk extends EventTarget implements Disk {
    * `release` closes the files and gives locks back; `recordBase` hands over what the header is to say of an image as the base. All
    * images of the engine are open; `baseless` says that what lies below the overlay only stands for a base that was left unopened.
    */
-  constructor(engine: Engine, options: {
-    readOnly: boolean; baseless: boolean; release: () => Promise<void>; recordBase: (image: number) => void;
-  }) {
+  constructor(
+    engine: Engine,
+    options: {
+      readOnly: boolean;
+      baseless: boolean;
+      release: () => Promise<void>;
+      recordBase: (image: number) => void;
+    },
+  ) {
     super();
     this.#engine = engine;
     this.#readOnly = options.readOnly;
@@ -94,16 +110,25 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#mustBeInside('read', offset, length);
     const bytes = roomFor(length);
     await this.#pieces(offset, length, (at, size) =>
-      this.#engine.request(Kind.read, at, size, 0, { into: bytes.subarray(at - offset, at - offset + size) }));
+      this.#engine.request(Kind.read, at, size, 0, {
+        into: bytes.subarray(at - offset, at - offset + size),
+      }),
+    );
     return bytes;
   }
 
   async write(offset: number, data: Uint8Array): Promise<void> {
     this.#mustBeWritable('write');
-    if (data?.[Symbol.toStringTag] !== 'Uint8Array') throw new MillraceError('EINVAL', 'cannot write: data is a Uint8Array');
+    if (data?.[Symbol.toStringTag] !== 'Uint8Array')
+      throw new MillraceError('EINVAL', 'cannot write: data is a Uint8Array');
     this.#mustBeInside('write', offset, data.length);
-    await this.#changing(this.#pieces(offset, data.length, (at, size) =>
-      this.#engine.request(Kind.write, at, size, 0, { data: data.subarray(at - offset, at - offset + size) })));
+    await this.#changing(
+      this.#pieces(offset, data.length, (at, size) =>
+        this.#engine.request(Kind.write, at, size, 0, {
+          data: data.subarray(at - offset, at - offset + size),
+        }),
+      ),
+    );
   }
 
   async writeZeroes(offset: number, length: number): Promise<void> {
@@ -124,9 +149,11 @@ export class EngineDisk extends EventTarget implements Disk {
 
   async #writeZeroes(offset: number, length: number): Promise<void> {
     const [from, to] = this.#wholeClusters(offset, length);
-    const zeroes = (at: number, size: number) => this.#engine.request(Kind.write, at, size, WRITE_ZEROES);
+    const zeroes = (at: number, size: number) =>
+      this.#engine.request(Kind.write, at, size, WRITE_ZEROES);
     // Version 2 has no zero clusters.
-    if (from >= to || imageOf(this.#engine, 0).version === 2) return this.#pieces(offset, length, zeroes);
+    if (from >= to || imageOf(this.#engine, 0).version === 2)
+      return this.#pieces(offset, length, zeroes);
     await this.#pieces(offset, from - offset, zeroes);
     await this.#wide(Kind.zero, from, to);
     await this.#pieces(to, offset + length - to, zeroes);
@@ -148,17 +175,27 @@ export class EngineDisk extends EventTarget implements Disk {
 
   async resize(size: number, options: { shrink?: boolean } = {}): Promise<void> {
     this.#mustBeWritable('resize');
-    if (!Number.isSafeInteger(size) || size < 0 || size % SECTOR_BYTES) throw new MillraceError('EINVAL', `a disk of ${size} bytes cannot be: a size is a multiple of ${SECTOR_BYTES}`);
+    if (!Number.isSafeInteger(size) || size < 0 || size % SECTOR_BYTES)
+      throw new MillraceError(
+        'EINVAL',
+        `a disk of ${size} bytes cannot be: a size is a multiple of ${SECTOR_BYTES}`,
+      );
     const done = this.#changing(this.#resizeAfter(this.#resizing, size, options));
-    const resizing = done.catch(() => {}).then(() => {
-      if (this.#resizing === resizing) this.#resizing = undefined;
-    });
+    const resizing = done
+      .catch(() => {})
+      .then(() => {
+        if (this.#resizing === resizing) this.#resizing = undefined;
+      });
     this.#resizing = resizing;
     return done;
   }
 
   /** One at a time, in the order in which they were asked for. */
-  async #resizeAfter(before: Promise<void> | undefined, size: number, options: { shrink?: boolean }): Promise<void> {
+  async #resizeAfter(
+    before: Promise<void> | undefined,
+    size: number,
+    options: { shrink?: boolean },
+  ): Promise<void> {
     await before;
     await Promise.allSettled(this.#wides);
     return this.#resize(size, options);
@@ -167,9 +204,20 @@ export class EngineDisk extends EventTarget implements Disk {
   async #resize(size: number, options: { shrink?: boolean }): Promise<void> {
     this.#mustBeOpen();
     if (size < this.#size) {
-      if (!options.shrink) throw new MillraceError('EINVAL', `cannot shrink the disk from ${this.#size} to ${size} bytes: ${ENGINE_REASONS[42]}`);
-      if (this.#job) throw new MillraceError('EBUSY', 'cannot shrink the disk while a job is active: abort it first');
-      const clusterEnd = Math.min(this.#size, Math.ceil(size / this.#clusterSize) * this.#clusterSize);
+      if (!options.shrink)
+        throw new MillraceError(
+          'EINVAL',
+          `cannot shrink the disk from ${this.#size} to ${size} bytes: ${ENGINE_REASONS[42]}`,
+        );
+      if (this.#job)
+        throw new MillraceError(
+          'EBUSY',
+          'cannot shrink the disk while a job is active: abort it first',
+        );
+      const clusterEnd = Math.min(
+        this.#size,
+        Math.ceil(size / this.#clusterSize) * this.#clusterSize,
+      );
       await this.#writeZeroes(size, clusterEnd - size);
     }
     try {
@@ -186,12 +234,18 @@ export class EngineDisk extends EventTarget implements Disk {
     // A disk that is about to be smaller is not streamed as it was.
     while (this.#resizing) await this.#resized();
     if (this.#job) throw new MillraceError('EBUSY', `cannot stream: ${ENGINE_REASONS[32]}`);
-    if (signal?.aborted) throw new MillraceError('ABORTED', 'cannot stream: aborted before it started', { cause: signal.reason });
+    if (signal?.aborted)
+      throw new MillraceError('ABORTED', 'cannot stream: aborted before it started', {
+        cause: signal.reason,
+      });
     this.#begin(options);
     if (options.paused) this.#engine.exports.pause();
     const cancel = () => this.#cancel();
     signal?.addEventListener('abort', cancel);
-    const settled = this.#engine.request(Kind.stream).then(() => this.#ended(), (error) => this.#broke(error));
+    const settled = this.#engine.request(Kind.stream).then(
+      () => this.#ended(),
+      (error) => this.#broke(error),
+    );
     const done = settled.finally(() => signal?.removeEventListener('abort', cancel));
     this.#job = { nonblock, settled: done, quiet: [] };
     // Storage that answers at once may have brought the job to a pause already.
@@ -205,7 +259,11 @@ export class EngineDisk extends EventTarget implements Disk {
   async abort(): Promise<void> {
     this.#mustBeOpen();
     const job = this.#job;
-    if (!job?.nonblock) throw new MillraceError('ENOENT', 'cannot abort: there is no job that was started with nonblock');
+    if (!job?.nonblock)
+      throw new MillraceError(
+        'ENOENT',
+        'cannot abort: there is no job that was started with nonblock',
+      );
     this.#cancel();
     await job.settled.catch(() => {});
   }
@@ -240,16 +298,28 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#engine.pump();
   }
 
-  async remaining(offset: number = 0, length: number = Math.max(0, this.#size - offset)): Promise<number> {
+  async remaining(
+    offset: number = 0,
+    length: number = Math.max(0, this.#size - offset),
+  ): Promise<number> {
     this.#mustBeOpen();
     this.#mustBeInside('count what remains', offset, length);
     return this.#engine.request(Kind.remaining, offset, length);
   }
 
-  async *map(offset: number = 0, length: number = Math.max(0, this.#size - offset), options: { depth?: number } = {}): AsyncGenerator<Extent> {
+  async *map(
+    offset: number = 0,
+    length: number = Math.max(0, this.#size - offset),
+    options: { depth?: number } = {},
+  ): AsyncGenerator<Extent> {
     this.#mustBeOpen();
     this.#mustBeInside('map', offset, length);
-    yield* extentsOf(this.#engine, offset, offset + length, this.#baseless ? 1 : checkedDepth(options.depth));
+    yield* extentsOf(
+      this.#engine,
+      offset,
+      offset + length,
+      this.#baseless ? 1 : checkedDepth(options.depth),
+    );
   }
 
   async check(options: { repair?: 'leaks' | 'all' } = {}): Promise<CheckReport> {
@@ -261,7 +331,8 @@ export class EngineDisk extends EventTarget implements Disk {
   async images(): Promise<ImageInfo[]> {
     this.#mustBeOpen();
     const images = [imageOf(this.#engine, 0)];
-    for (let depth = 1; !this.#baseless && this.#engine.exports.imageAtDepth(depth) >= 0; depth++) images.push(imageOf(this.#engine, this.#engine.exports.imageAtDepth(depth)));
+    for (let depth = 1; !this.#baseless && this.#engine.exports.imageAtDepth(depth) >= 0; depth++)
+      images.push(imageOf(this.#engine, this.#engine.exports.imageAtDepth(depth)));
     const snapshots = this.#engine.imageReport(0)[ImageField.snapshots];
     if (snapshots) images[0].snapshots = await snapshotsOf(this.#engine, snapshots);
     return images;
@@ -285,14 +356,21 @@ export class EngineDisk extends EventTarget implements Disk {
   /** What the header says that identifies the base, as `refer` takes it. */
   recordedIdentity(): string {
     const image = this.#engine.imageReport(0);
-    return this.#engine.headerText(0, image[ImageField.identityAt], image[ImageField.identityBytes]).replace(/\0+$/, '');
+    return this.#engine
+      .headerText(0, image[ImageField.identityAt], image[ImageField.identityBytes])
+      .replace(/\0+$/, '');
   }
 
   /** Refuses what `refer` could not record, before work is put into it. */
   mustHaveRoom(name: string, format: ImageFormat | '', identity: string): void {
     this.#mustBeWritable('record another base');
-    if (!this.#engine.setBacking(name, format, identity)) throw new MillraceError('EINVAL', `the name of the base is too long to be recorded: '${name}'`);
-    if (!this.#engine.exports.backingHasRoom()) throw new MillraceError('EUNSUPPORTED', `${this.#engine.name(0)}: ${ENGINE_REASONS[36]}`);
+    if (!this.#engine.setBacking(name, format, identity))
+      throw new MillraceError(
+        'EINVAL',
+        `the name of the base is too long to be recorded: '${name}'`,
+      );
+    if (!this.#engine.exports.backingHasRoom())
+      throw new MillraceError('EUNSUPPORTED', `${this.#engine.name(0)}: ${ENGINE_REASONS[36]}`);
   }
 
   /** Records another base, or none by an empty name. The images of this disk stay as they are: close it, and open it anew. */
@@ -310,7 +388,9 @@ export class EngineDisk extends EventTarget implements Disk {
   async #close(): Promise<void> {
     let giveUp = (): void => {};
     try {
-      giveUp = this.#engine.clock.after(CLOSE_WAITS_MS, () => this.#engine.leaveBases(new MillraceError('ECLOSED', 'the disk is being closed')));
+      giveUp = this.#engine.clock.after(CLOSE_WAITS_MS, () =>
+        this.#engine.leaveBases(new MillraceError('ECLOSED', 'the disk is being closed')),
+      );
       if (this.#job) {
         this.#cancel();
         await this.#job.settled.catch(() => {});
@@ -325,19 +405,54 @@ export class EngineDisk extends EventTarget implements Disk {
 
   /** Hands the job to the engine, or says why it cannot be. */
   #begin(options: StreamOptions): void {
-    const { offset = 0, speed = 0, onError = 'report', base, keepBase = false, allocate = 'sparse', order = 'sequential' } = options;
+    const {
+      offset = 0,
+      speed = 0,
+      onError = 'report',
+      base,
+      keepBase = false,
+      allocate = 'sparse',
+      order = 'sequential',
+    } = options;
     // What no length was given for goes on to the end of the disk; a length of 0 is one, but for libvirt's way to mean all of it.
     const { length = offset === 0 ? 0 : Math.max(0, this.#size - offset) } = options;
-    for (const [name, value] of [['offset', offset], ['length', length]] as const) {
-      if (!Number.isSafeInteger(value) || value < 0) throw new MillraceError('EINVAL', `cannot stream: ${name} ${value} is not a number of bytes`);
+    for (const [name, value] of [
+      ['offset', offset],
+      ['length', length],
+    ] as const) {
+      if (!Number.isSafeInteger(value) || value < 0)
+        throw new MillraceError(
+          'EINVAL',
+          `cannot stream: ${name} ${value} is not a number of bytes`,
+        );
     }
-    if (!Object.hasOwn(ON_ERROR, onError)) throw new MillraceError('EINVAL', `cannot stream: onError is report, stop, ignore or enospc, not '${onError}'`);
-    if (allocate !== 'sparse' && allocate !== 'full') throw new MillraceError('EINVAL', `cannot stream: allocate is sparse or full, not '${allocate}'`);
-    if (order !== 'sequential') throw new MillraceError('EINVAL', `cannot stream: order is sequential, not '${order}'`);
+    if (!Object.hasOwn(ON_ERROR, onError))
+      throw new MillraceError(
+        'EINVAL',
+        `cannot stream: onError is report, stop, ignore or enospc, not '${onError}'`,
+      );
+    if (allocate !== 'sparse' && allocate !== 'full')
+      throw new MillraceError(
+        'EINVAL',
+        `cannot stream: allocate is sparse or full, not '${allocate}'`,
+      );
+    if (order !== 'sequential')
+      throw new MillraceError('EINVAL', `cannot stream: order is sequential, not '${order}'`);
     const bottom = base === undefined ? 0 : this.#newBase(base, keepBase);
     const reason = this.#engine.exports.stream(
-      offset, length, checkedSpeed(speed), ON_ERROR[onError], keepBase, allocate === 'full', bottom);
-    if (reason) throw new MillraceError('EINVAL', `cannot stream ${length} bytes at ${offset}: ${ENGINE_REASONS[reason]} (the disk has ${this.#size} bytes)`);
+      offset,
+      length,
+      checkedSpeed(speed),
+      ON_ERROR[onError],
+      keepBase,
+      allocate === 'full',
+      bottom,
+    );
+    if (reason)
+      throw new MillraceError(
+        'EINVAL',
+        `cannot stream ${length} bytes at ${offset}: ${ENGINE_REASONS[reason]} (the disk has ${this.#size} bytes)`,
+      );
     this.#stops = 0;
     this.#progressAt = 0;
     this.#progressRemaining = -1;
@@ -352,9 +467,17 @@ export class EngineDisk extends EventTarget implements Disk {
       names.push(`'${this.#engine.name(index)}'`);
       index = this.#engine.exports.imageAtDepth(++depth);
     }
-    if (index < 0) throw new MillraceError('EINVAL', `cannot stream down to '${base}': ${ENGINE_REASONS[39]}, which has ${names.join(', ') || 'none'}`);
+    if (index < 0)
+      throw new MillraceError(
+        'EINVAL',
+        `cannot stream down to '${base}': ${ENGINE_REASONS[39]}, which has ${names.join(', ') || 'none'}`,
+      );
     this.#recordBase(index);
-    if (!keepBase && depth > 1 && !this.#engine.exports.backingHasRoom()) throw new MillraceError('EUNSUPPORTED', `cannot stream down to '${base}': ${ENGINE_REASONS[36]}`);
+    if (!keepBase && depth > 1 && !this.#engine.exports.backingHasRoom())
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        `cannot stream down to '${base}': ${ENGINE_REASONS[36]}`,
+      );
     return depth;
   }
 
@@ -374,13 +497,24 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#emit(info.status === JobStatus.COMPLETED ? 'completed' : 'failed', info);
     if (info.status === JobStatus.COMPLETED) return info;
     const aborted = info.reason === 'aborted';
-    throw new MillraceError(aborted ? 'ABORTED' : info.error?.code ?? 'EIO', aborted ? 'the stream was aborted' : info.error?.message ?? 'the stream failed', {
-      cause: this.#failure(), offset: info.error?.offset });
+    throw new MillraceError(
+      aborted ? 'ABORTED' : (info.error?.code ?? 'EIO'),
+      aborted ? 'the stream was aborted' : (info.error?.message ?? 'the stream failed'),
+      {
+        cause: this.#failure(),
+        offset: info.error?.offset,
+      },
+    );
   }
 
   /** The engine broke under the job. */
   #broke(error: MillraceError): never {
-    this.#last = { ...this.#report(), status: JobStatus.FAILED, reason: 'error', error: { code: error.code, message: error.message } };
+    this.#last = {
+      ...this.#report(),
+      status: JobStatus.FAILED,
+      reason: 'error',
+      error: { code: error.code, message: error.message },
+    };
     this.#jobIsOver();
     this.#emit('failed', this.#last);
     throw error;
@@ -393,10 +527,12 @@ export class EngineDisk extends EventTarget implements Disk {
 
   async #closeDetached(): Promise<void> {
     const kept = new Set<number>();
-    for (let depth = 0; this.#engine.exports.imageAtDepth(depth) >= 0; depth++) kept.add(this.#engine.exports.imageAtDepth(depth));
+    for (let depth = 0; this.#engine.exports.imageAtDepth(depth) >= 0; depth++)
+      kept.add(this.#engine.exports.imageAtDepth(depth));
     for (let image = 1; this.#engine.isAttached(image); image++) {
       // The base is not needed any more: that it cannot be closed properly harms nothing.
-      if (!kept.has(image)) await Promise.resolve(this.#engine.detach(image)?.close()).catch(() => {});
+      if (!kept.has(image))
+        await Promise.resolve(this.#engine.detach(image)?.close()).catch(() => {});
     }
   }
 
@@ -408,10 +544,12 @@ export class EngineDisk extends EventTarget implements Disk {
       this.#stops = job[JobField.stops];
       this.#emit('paused');
     }
-    if (!job[JobField.paused] || !job[JobField.copies]) for (const resolve of this.#job?.quiet.splice(0) ?? []) resolve();
+    if (!job[JobField.paused] || !job[JobField.copies])
+      for (const resolve of this.#job?.quiet.splice(0) ?? []) resolve();
     const now = this.#engine.clock.now();
     const remaining = job[JobField.remaining];
-    if (now - this.#progressAt < PROGRESS_INTERVAL_MS || remaining === this.#progressRemaining) return;
+    if (now - this.#progressAt < PROGRESS_INTERVAL_MS || remaining === this.#progressRemaining)
+      return;
     this.#progressAt = now;
     this.#progressRemaining = remaining;
     this.#emit('progress');
@@ -435,7 +573,8 @@ export class EngineDisk extends EventTarget implements Disk {
     };
     if (info.status === JobStatus.FAILED) info.reason = job[JobField.aborted] ? 'aborted' : 'error';
     const error = this.#failure();
-    if (error) info.error = { code: error.code, message: error.message, offset: job[JobField.errorOffset] };
+    if (error)
+      info.error = { code: error.code, message: error.message, offset: job[JobField.errorOffset] };
     return info;
   }
 
@@ -444,14 +583,21 @@ export class EngineDisk extends EventTarget implements Disk {
     const job = this.#engine.jobReport();
     if (!job[JobField.error]) return undefined;
     const failure: Failure = {
-      code: job[JobField.error], reason: job[JobField.reason], image: job[JobField.errorImage], offset: job[JobField.errorOffset],
+      code: job[JobField.error],
+      reason: job[JobField.reason],
+      image: job[JobField.errorImage],
+      offset: job[JobField.errorOffset],
       detail: job[JobField.detail],
     };
     return this.#engine.errorOf(failure, 'stream');
   }
 
   /** Splits a range into requests, at cluster boundaries where it can, and keeps a few in flight. */
-  async #pieces(offset: number, length: number, request: (at: number, size: number) => Promise<unknown>): Promise<void> {
+  async #pieces(
+    offset: number,
+    length: number,
+    request: (at: number, size: number) => Promise<unknown>,
+  ): Promise<void> {
     const most = this.#engine.exports.requestBytesMax();
     const end = offset + length;
     if (length > 0 && length <= most) return void (await request(offset, length));
@@ -466,11 +612,14 @@ export class EngineDisk extends EventTarget implements Disk {
     };
     // After a failure no further piece begins, and the caller hears of it when those under way have ended: none of a write's pieces may
     // come after what the caller does next.
-    const stopping = (): Promise<void> => lane().catch((error) => {
-      at = end;
-      throw error;
-    });
-    for (const result of await Promise.allSettled(Array.from({ length: PIECES_IN_FLIGHT }, stopping))) {
+    const stopping = (): Promise<void> =>
+      lane().catch((error) => {
+        at = end;
+        throw error;
+      });
+    for (const result of await Promise.allSettled(
+      Array.from({ length: PIECES_IN_FLIGHT }, stopping),
+    )) {
       if (result.status === 'rejected') throw result.reason;
     }
   }
@@ -495,14 +644,18 @@ export class EngineDisk extends EventTarget implements Disk {
   }
 
   async #wide(kind: number, from: number, to: number, argument = 0): Promise<void> {
-    for (let at = from; at < to; at += ZERO_PIECE_BYTES) await this.#engine.request(kind, at, Math.min(ZERO_PIECE_BYTES, to - at), argument);
+    for (let at = from; at < to; at += ZERO_PIECE_BYTES)
+      await this.#engine.request(kind, at, Math.min(ZERO_PIECE_BYTES, to - at), argument);
   }
 
   /** The whole clusters within a range; the last cluster of the disk counts as whole where the disk ends in it. */
   #wholeClusters(offset: number, length: number): [number, number] {
     const cluster = this.#clusterSize;
     const end = offset + length;
-    return [Math.ceil(offset / cluster) * cluster, end === this.#size ? end : Math.floor(end / cluster) * cluster];
+    return [
+      Math.ceil(offset / cluster) * cluster,
+      end === this.#size ? end : Math.floor(end / cluster) * cluster,
+    ];
   }
 
   #mustBeOpen(): void {
@@ -511,12 +664,17 @@ export class EngineDisk extends EventTarget implements Disk {
 
   #mustBeWritable(action: string): void {
     this.#mustBeOpen();
-    if (this.#readOnly) throw new MillraceError('EROFS', `cannot ${action}: ${this.#engine.name(0)} was opened read-only`);
+    if (this.#readOnly)
+      throw new MillraceError(
+        'EROFS',
+        `cannot ${action}: ${this.#engine.name(0)} was opened read-only`,
+      );
   }
 
   #mustHaveJob(action: string): Running {
     this.#mustBeOpen();
-    if (!this.#job) throw new MillraceError('ENOENT', `cannot ${action}: no job is active on this disk`);
+    if (!this.#job)
+      throw new MillraceError('ENOENT', `cannot ${action}: no job is active on this disk`);
     return this.#job;
   }
 
@@ -529,8 +687,18 @@ export class EngineDisk extends EventTarget implements Disk {
   }
 
   #mustBeInside(action: string, offset: number, length: number): void {
-    const inside = Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0 && length <= this.#size - offset;
-    if (!inside) throw new MillraceError('EINVAL', `cannot ${action} ${length} bytes at ${offset}: the disk has ${this.#size} bytes`, { offset });
+    const inside =
+      Number.isSafeInteger(offset) &&
+      Number.isSafeInteger(length) &&
+      offset >= 0 &&
+      length >= 0 &&
+      length <= this.#size - offset;
+    if (!inside)
+      throw new MillraceError(
+        'EINVAL',
+        `cannot ${action} ${length} bytes at ${offset}: the disk has ${this.#size} bytes`,
+        { offset },
+      );
   }
 }
 
@@ -538,17 +706,26 @@ function roomFor(length: number): Uint8Array {
   try {
     return new Uint8Array(length);
   } catch (cause) {
-    throw new MillraceError('EINVAL', `cannot read ${length} bytes at once: that is more than there is memory for; read them in pieces`, { cause });
+    throw new MillraceError(
+      'EINVAL',
+      `cannot read ${length} bytes at once: that is more than there is memory for; read them in pieces`,
+      { cause },
+    );
   }
 }
 
 function checkedSpeed(speed: number): number {
-  if (!Number.isFinite(speed) || speed < 0) throw new MillraceError('EINVAL', `a speed of ${speed} bytes a second cannot be`);
+  if (!Number.isFinite(speed) || speed < 0)
+    throw new MillraceError('EINVAL', `a speed of ${speed} bytes a second cannot be`);
   return Math.min(Math.ceil(speed), Number.MAX_SAFE_INTEGER);
 }
 
 /** Chains are far shorter than what a depth may be; the engine takes 32 bits, where 0 means all of the chain. */
 function checkedDepth(depth: number = 0): number {
-  if (!Number.isSafeInteger(depth) || depth < 0) throw new MillraceError('EINVAL', `cannot map to a depth of ${depth}: it is a number of images, or 0 for all`);
+  if (!Number.isSafeInteger(depth) || depth < 0)
+    throw new MillraceError(
+      'EINVAL',
+      `cannot map to a depth of ${depth}: it is a number of images, or 0 for all`,
+    );
   return Math.min(depth, 0xffffffff);
 }

@@ -33,7 +33,8 @@ export class Domain extends EventTarget {
 
   /** @throws MillraceError `EEXIST` when the alias is taken. */
   attach(device: string, disk: Disk): void {
-    if (this.#disks.has(device)) throw new MillraceError('EEXIST', `the domain has a disk '${device}' already`);
+    if (this.#disks.has(device))
+      throw new MillraceError('EEXIST', `the domain has a disk '${device}' already`);
     const forward = (event: Event): void => {
       const detail: DomainEventDetail = { device, ...(event as CustomEvent<StreamInfo>).detail };
       this.dispatchEvent(new CustomEvent(event.type, { detail }));
@@ -66,12 +67,24 @@ export class Domain extends EventTarget {
   }
 
   /** Populates [offset, offset + length) of a disk, without a length to its end; both 0 mean all of it. See Disk.stream. */
-  async stream(device: string, offset = 0, length?: number, options: Omit<StreamOptions, 'offset' | 'length'> = {}): Promise<StreamInfo> {
+  async stream(
+    device: string,
+    offset = 0,
+    length?: number,
+    options: Omit<StreamOptions, 'offset' | 'length'> = {},
+  ): Promise<StreamInfo> {
     const member = this.#entry(device);
     const job = { speed: options.speed ?? 0 };
-    const result = member.disk.stream({ ...options, offset, length, speed: slower(job.speed, this.#speed) });
+    const result = member.disk.stream({
+      ...options,
+      offset,
+      length,
+      speed: slower(job.speed, this.#speed),
+    });
     member.job ??= job;
-    result.catch(() => { if (member.job === job) member.job = undefined; });
+    result.catch(() => {
+      if (member.job === job) member.job = undefined;
+    });
     await this.#share();
     return result;
   }
@@ -97,7 +110,8 @@ export class Domain extends EventTarget {
    * with, and what it leaves is the others'. 0 leaves each job the speed it was started with.
    */
   async setSpeed(bytesPerSecond: number): Promise<void> {
-    if (!Number.isFinite(bytesPerSecond) || bytesPerSecond < 0) throw new MillraceError('EINVAL', `a speed of ${bytesPerSecond} bytes a second cannot be`);
+    if (!Number.isFinite(bytesPerSecond) || bytesPerSecond < 0)
+      throw new MillraceError('EINVAL', `a speed of ${bytesPerSecond} bytes a second cannot be`);
     const lifted = this.#speed > 0 && bytesPerSecond === 0;
     this.#speed = bytesPerSecond;
     await this.#share(lifted);
@@ -105,7 +119,9 @@ export class Domain extends EventTarget {
 
   /** Closes all disks, even if one of them fails to; the first failure is then thrown. */
   async close(): Promise<void> {
-    const closed = await Promise.allSettled(this.devices.map((device) => this.detach(device).close()));
+    const closed = await Promise.allSettled(
+      this.devices.map((device) => this.detach(device).close()),
+    );
     for (const result of closed) if (result.status === 'rejected') throw result.reason;
   }
 
@@ -122,12 +138,14 @@ export class Domain extends EventTarget {
     // Those that want little first: what they leave is for the others.
     running.sort((a, b) => (a.speed || Infinity) - (b.speed || Infinity));
     let left = this.#speed;
-    await Promise.all(running.map(({ disk, speed }, index) => {
-      const share = this.#speed ? slower(speed, left / (running.length - index)) : speed;
-      left -= share;
-      // A job may have ended in between: then there is nothing to set.
-      return disk.setSpeed(share).catch(() => {});
-    }));
+    await Promise.all(
+      running.map(({ disk, speed }, index) => {
+        const share = this.#speed ? slower(speed, left / (running.length - index)) : speed;
+        left -= share;
+        // A job may have ended in between: then there is nothing to set.
+        return disk.setSpeed(share).catch(() => {});
+      }),
+    );
   }
 
   #entry(device: string): Member {

@@ -2,14 +2,24 @@
  * Opening and creating disks, the same way on every runtime: files are opened by the runtime, images by the engine, and the chain is
  * put together from what the caller gave or what the overlay records.
  */
-import { checkWith } from './driver/answers.ts';
-import type { BaseLocation, CacheMode, CheckOptions, CheckReport, CreateOptions, Disk, ImageFormat, OpenOptions } from '../api/disk.ts';
+
 import type { BlockFile, BlockSource } from '../api/block.ts';
-import { EngineDisk } from './disk.ts';
-import { Engine, Kind, REPAIR_CRASH } from './driver/engine.ts';
+import type {
+  BaseLocation,
+  CacheMode,
+  CheckOptions,
+  CheckReport,
+  CreateOptions,
+  Disk,
+  ImageFormat,
+  OpenOptions,
+} from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
-import { ImageField } from './driver/reports.ts';
 import type { OverlayMode, Runtime } from '../api/runtime.ts';
+import { EngineDisk } from './disk.ts';
+import { checkWith } from './driver/answers.ts';
+import { Engine, Kind, REPAIR_CRASH } from './driver/engine.ts';
+import { ImageField } from './driver/reports.ts';
 
 const MEMORY_BYTES_DEFAULT = 32 * 1024 * 1024;
 const MEMORY_BYTES_MIN = 8 * 1024 * 1024;
@@ -40,7 +50,9 @@ export async function identityText(source: BlockSource, name: string): Promise<s
 
 function textOf(record: RecordedIdentity, name: string): string {
   const text = JSON.stringify({ ...record, of: checksum(name) });
-  return new TextEncoder().encode(text).length <= IDENTITY_BYTES_MAX ? text : JSON.stringify(record);
+  return new TextEncoder().encode(text).length <= IDENTITY_BYTES_MAX
+    ? text
+    : JSON.stringify(record);
 }
 
 /** FNV-1a, of 32 bits. */
@@ -54,12 +66,16 @@ function checksum(text: string): string {
 async function recordOf({ size, identity }: BlockSource): Promise<RecordedIdentity> {
   const whole = { size, identity };
   const encoder = new TextEncoder();
-  if (identity === undefined || encoder.encode(JSON.stringify(whole)).length <= IDENTITY_BYTES_MAX) return whole;
+  if (identity === undefined || encoder.encode(JSON.stringify(whole)).length <= IDENTITY_BYTES_MAX)
+    return whole;
   // A page without a secure context has no digests; nor has it storage in which an overlay could last.
   if (crypto.subtle === undefined) return { size };
   const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', encoder.encode(identity)));
   const [kind] = /^(etag |modified )?/.exec(identity)!;
-  return { size, identity: `${kind}sha-256:${Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('')}` };
+  return {
+    size,
+    identity: `${kind}sha-256:${Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('')}`,
+  };
 }
 
 /** How a base at `place` is recorded in an overlay: a URL without user, password and query, which may hold credentials. */
@@ -83,13 +99,20 @@ export async function createDiskWith(runtime: Runtime, options: CreateOptions): 
   try {
     const shape = checkedShape(options);
     const size = checkedSize(options.size);
-    if (size === undefined && options.base === undefined) throw new MillraceError('EINVAL', 'a disk without a base needs a size');
+    if (size === undefined && options.base === undefined)
+      throw new MillraceError('EINVAL', 'a disk without a base needs a size');
     // The base first: what is wrong with it shows before anything is made.
     opening.reserve(overlayName(options.overlay));
-    if (options.base !== undefined) await opening.openChain([options.base], [options.baseFormat], options.followChain ?? false);
+    if (options.base !== undefined)
+      await opening.openChain([options.base], [options.baseFormat], options.followChain ?? false);
     await opening.createOverlay(options.overlay, checkedCache(options));
     const { base, recordBase } = options;
-    if (base !== undefined) opening.recordBase(1, typeof base === 'string' || base instanceof URL ? String(base) : base.name, recordBase);
+    if (base !== undefined)
+      opening.recordBase(
+        1,
+        typeof base === 'string' || base instanceof URL ? String(base) : base.name,
+        recordBase,
+      );
     const bytes = size ?? Math.ceil(opening.virtualSize(1) / SECTOR_BYTES) * SECTOR_BYTES;
     await opening.engine.request(Kind.create, 0, bytes, shape);
     opening.engine.keepTexts(0);
@@ -106,13 +129,24 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
   mustBeLocation('overlay', options.overlay);
   const opening = await Opening.start(runtime, options.memory);
   try {
-    await opening.openOverlay(options.overlay, { readOnly, cache: checkedCache(options) }, options.format);
+    await opening.openOverlay(
+      options.overlay,
+      { readOnly, cache: checkedCache(options) },
+      options.format,
+    );
     if (options.base === null) return await opening.finishWithoutBase(readOnly);
-    const bases = options.base === undefined ? [] : Array.isArray(options.base) ? options.base : [options.base];
+    const bases =
+      options.base === undefined ? [] : Array.isArray(options.base) ? options.base : [options.base];
     const formats = Array.isArray(options.baseFormat) ? options.baseFormat : [options.baseFormat];
     const recorded = opening.backingOf(0);
     if (bases.length) await opening.openChain(bases, formats, followChain, recorded?.identity);
-    else if (recorded) await opening.openChain([opening.resolve(recorded, 0)], [formats[0] ?? recorded.format], followChain, recorded.identity);
+    else if (recorded)
+      await opening.openChain(
+        [opening.resolve(recorded, 0)],
+        [formats[0] ?? recorded.format],
+        followChain,
+        recorded.identity,
+      );
     if (!readOnly) await opening.recover();
     return opening.finish(readOnly, options.copyOnRead ?? true);
   } catch (error) {
@@ -126,7 +160,10 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
  * for a raw image, which has nothing to check.
  * @throws MillraceError where the header cannot be read, or (`ECORRUPT`) a repair could lose data; nothing has been changed then.
  */
-export async function checkDiskWith(runtime: Runtime, { overlay, repair, memory }: CheckOptions): Promise<CheckReport | undefined> {
+export async function checkDiskWith(
+  runtime: Runtime,
+  { overlay, repair, memory }: CheckOptions,
+): Promise<CheckReport | undefined> {
   mustBeLocation('overlay', overlay);
   const opening = await Opening.start(runtime, memory);
   try {
@@ -154,7 +191,10 @@ class Opening {
     if (!Number.isFinite(memory) || memory < MEMORY_BYTES_MIN || memory > MEMORY_BYTES_MAX) {
       throw new MillraceError('EINVAL', `memory of ${memory} bytes: it is 8 MiB to 1 GiB a disk`);
     }
-    return new Opening(runtime, new Engine(await runtime.engine(), memory, runtime.codec, runtime.clock));
+    return new Opening(
+      runtime,
+      new Engine(await runtime.engine(), memory, runtime.codec, runtime.clock),
+    );
   }
 
   private constructor(runtime: Runtime, engine: Engine) {
@@ -170,56 +210,96 @@ class Opening {
 
   async createOverlay(overlay: string | BlockFile, cache?: CacheMode): Promise<void> {
     const given = typeof overlay !== 'string';
-    this.#overlay = given ? overlay : await this.#runtime.openOverlay(overlay, { create: true, cache });
+    this.#overlay = given
+      ? overlay
+      : await this.#runtime.openOverlay(overlay, { create: true, cache });
     if (!given) this.#created = overlay;
-    if (this.#overlay.size) throw new MillraceError('EEXIST', `cannot create ${overlayName(overlay)}: it is not empty`);
+    if (this.#overlay.size)
+      throw new MillraceError('EEXIST', `cannot create ${overlayName(overlay)}: it is not empty`);
     this.engine.attach(0, this.#overlay, overlayName(overlay));
   }
 
-  async openOverlay(overlay: string | BlockFile | BlockSource, mode: OverlayMode, as?: ImageFormat): Promise<void> {
+  async openOverlay(
+    overlay: string | BlockFile | BlockSource,
+    mode: OverlayMode,
+    as?: ImageFormat,
+  ): Promise<void> {
     const { readOnly = false } = mode;
     mustBeWritable(overlay, !readOnly);
     await this.#attachOverlay(overlay, mode);
-    const format = await this.engine.request(Kind.open, 0, formatNumber(as), readOnly ? 0 : OPEN_WRITABLE);
+    const format = await this.engine.request(
+      Kind.open,
+      0,
+      formatNumber(as),
+      readOnly ? 0 : OPEN_WRITABLE,
+    );
     this.engine.keepTexts(0);
     if (!readOnly && FORMATS[format] !== 'qcow2') {
-      throw new MillraceError('EUNSUPPORTED', `${overlayName(overlay)}: an overlay is a qcow2 image, and this is ${FORMATS[format]} data; open it read-only, or create an overlay over it`);
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        `${overlayName(overlay)}: an overlay is a qcow2 image, and this is ${FORMATS[format]} data; open it read-only, or create an overlay over it`,
+      );
     }
   }
 
   /** Opens an image for nothing but a check: one that is marked corrupt, or has snapshots, as well. False for a raw one. */
-  async openToCheck(overlay: string | BlockFile | BlockSource, writable: boolean): Promise<boolean> {
+  async openToCheck(
+    overlay: string | BlockFile | BlockSource,
+    writable: boolean,
+  ): Promise<boolean> {
     mustBeWritable(overlay, writable);
     await this.#attachOverlay(overlay, { readOnly: !writable });
     return FORMATS[await this.engine.request(Kind.open)] === 'qcow2';
   }
 
-  async #attachOverlay(overlay: string | BlockFile | BlockSource, mode: OverlayMode): Promise<void> {
-    this.#overlay = typeof overlay === 'string' ? await this.#runtime.openOverlay(overlay, mode) : overlay;
+  async #attachOverlay(
+    overlay: string | BlockFile | BlockSource,
+    mode: OverlayMode,
+  ): Promise<void> {
+    this.#overlay =
+      typeof overlay === 'string' ? await this.#runtime.openOverlay(overlay, mode) : overlay;
     this.engine.attach(0, this.#overlay, overlayName(overlay));
     this.#count = 1;
   }
 
   /** Opens the images below, from the nearest down, which must be the one that was `recorded`. A base's own base is followed only if the caller said so. */
-  async openChain(bases: BaseLocation[], formats: (ImageFormat | undefined)[], follow: boolean, recorded?: RecordedIdentity): Promise<void> {
-    for (let i = 0; i < bases.length; i++) await this.#openBase(bases[i], formats[i], i === 0 ? recorded : undefined);
+  async openChain(
+    bases: BaseLocation[],
+    formats: (ImageFormat | undefined)[],
+    follow: boolean,
+    recorded?: RecordedIdentity,
+  ): Promise<void> {
+    for (let i = 0; i < bases.length; i++)
+      await this.#openBase(bases[i], formats[i], i === 0 ? recorded : undefined);
     for (;;) {
       const last = this.#count - 1;
       const below = this.backingOf(last);
       if (!below) return;
       if (!follow) throw notFollowed(this.engine.name(last), below.name);
-      if (this.#count >= CHAIN_IMAGES_MAX) throw new MillraceError('EUNSUPPORTED', `${this.engine.name(0)}: the chain has more than ${CHAIN_IMAGES_MAX} images, or goes round in a circle`);
+      if (this.#count >= CHAIN_IMAGES_MAX)
+        throw new MillraceError(
+          'EUNSUPPORTED',
+          `${this.engine.name(0)}: the chain has more than ${CHAIN_IMAGES_MAX} images, or goes round in a circle`,
+        );
       await this.#openBase(this.resolve(below, last), below.format);
     }
   }
 
-  async #openBase(location: BaseLocation, format?: ImageFormat, recorded?: RecordedIdentity): Promise<void> {
+  async #openBase(
+    location: BaseLocation,
+    format?: ImageFormat,
+    recorded?: RecordedIdentity,
+  ): Promise<void> {
     const asked = formatNumber(format);
     const isPlace = typeof location === 'string' || location instanceof URL;
     if (!isPlace) mustBeLocation('base', location);
     const source = isPlace ? await this.#runtime.openSource(location, 'base') : location;
     const image = this.#count++;
-    this.engine.attach(image, source, source.name ?? (isPlace ? String(location) : `base ${image}`));
+    this.engine.attach(
+      image,
+      source,
+      source.name ?? (isPlace ? String(location) : `base ${image}`),
+    );
     // Before it is looked into: another base is to be called that, whatever is wrong with it besides.
     const found = await recordOf(source);
     if (recorded) checkIdentity(this.engine.name(0), recorded, found, source.name);
@@ -234,12 +314,27 @@ class Opening {
     const name = this.engine.headerText(image, n[ImageField.nameAt], n[ImageField.nameBytes]);
     if (FORMATS[n[ImageField.format]] !== 'qcow2' || !name) return undefined;
     const format = this.engine.headerText(image, n[ImageField.formatAt], n[ImageField.formatBytes]);
-    if (format && !Object.hasOwn(FORMAT_NUMBERS, format)) throw new MillraceError('EUNSUPPORTED', `${this.engine.name(image)}: its backing file has the format '${format}', which is not supported`);
-    return { name, format: (format || undefined) as ImageFormat | undefined, identity: parseIdentity(this.engine.headerText(image, n[ImageField.identityAt], n[ImageField.identityBytes]), name) };
+    if (format && !Object.hasOwn(FORMAT_NUMBERS, format))
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        `${this.engine.name(image)}: its backing file has the format '${format}', which is not supported`,
+      );
+    return {
+      name,
+      format: (format || undefined) as ImageFormat | undefined,
+      identity: parseIdentity(
+        this.engine.headerText(image, n[ImageField.identityAt], n[ImageField.identityBytes]),
+        name,
+      ),
+    };
   }
 
   resolve(backing: Backing, from: number): string {
-    if (backing.name.startsWith('json:')) throw new MillraceError('EUNSUPPORTED', `${this.engine.name(from)}: its backing file is given as 'json:…', which is not supported; name the base explicitly`);
+    if (backing.name.startsWith('json:'))
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        `${this.engine.name(from)}: its backing file is given as 'json:…', which is not supported; name the base explicitly`,
+      );
     return this.#runtime.resolve(backing.name, this.engine.name(from));
   }
 
@@ -247,11 +342,19 @@ class Opening {
   recordBase(image: number, place?: string, as?: string): void {
     const name = checkedRecord(as) ?? this.#recordedName(place ?? this.engine.file(image)!.name);
     const format = FORMATS[this.engine.imageReport(image)[ImageField.format]] ?? 'raw';
-    if (!this.engine.setBacking(name, format, textOf(this.#identities[image], name))) throw new MillraceError('EINVAL', `the name of the base is too long to be recorded: '${name}'`);
+    if (!this.engine.setBacking(name, format, textOf(this.#identities[image], name)))
+      throw new MillraceError(
+        'EINVAL',
+        `the name of the base is too long to be recorded: '${name}'`,
+      );
   }
 
   #recordedName(place: string | undefined): string {
-    if (!place) throw new MillraceError('EINVAL', 'the base has no name to be recorded: give one by recordBase');
+    if (!place)
+      throw new MillraceError(
+        'EINVAL',
+        'the base has no name to be recorded: give one by recordBase',
+      );
     return recordedName(this.#runtime, place, this.engine.name(0));
   }
 
@@ -270,7 +373,11 @@ class Opening {
       await this.engine.request(Kind.check, 0, 0, REPAIR_CRASH);
     } catch (error) {
       if (!(error instanceof MillraceError) || error.code !== 'ECORRUPT') throw error;
-      throw new MillraceError('ECORRUPT', `${error.message}; nothing was written, look at it with 'millrace check'`, { cause: error, offset: error.offset });
+      throw new MillraceError(
+        'ECORRUPT',
+        `${error.message}; nothing was written, look at it with 'millrace check'`,
+        { cause: error, offset: error.offset },
+      );
     }
   }
 
@@ -296,7 +403,10 @@ class Opening {
 
   #disk(readOnly: boolean, baseless: boolean): Disk {
     return new EngineDisk(this.engine, {
-      readOnly, baseless, release: () => this.#closeFiles(), recordBase: (image) => this.recordBase(image),
+      readOnly,
+      baseless,
+      release: () => this.#closeFiles(),
+      recordBase: (image) => this.recordBase(image),
     });
   }
 
@@ -308,7 +418,8 @@ class Opening {
   async undo(remove: boolean): Promise<void> {
     this.engine.close(new MillraceError('ECLOSED', 'the disk was not opened'));
     await this.#closeFiles().catch(() => {});
-    if (remove && this.#created !== undefined) await this.#runtime.remove(this.#created).catch(() => {});
+    if (remove && this.#created !== undefined)
+      await this.#runtime.remove(this.#created).catch(() => {});
   }
 
   /** Closes every file, even if one of them fails to; the first failure is then thrown. */
@@ -345,42 +456,68 @@ function mustBeLocation(what: 'overlay' | 'base', location: string | BlockSource
   if (typeof location === 'string' || isSource(location)) return;
   const places = what === 'overlay' ? 'a path or name' : 'a path or a URL';
   const writing = what === 'overlay' ? ', and write, flush and truncate if it is written' : '';
-  throw new MillraceError('EINVAL', `the ${what} is ${places}, or an opened file: an object with size (bytes), read and close${writing}`);
+  throw new MillraceError(
+    'EINVAL',
+    `the ${what} is ${places}, or an opened file: an object with size (bytes), read and close${writing}`,
+  );
 }
 
 function isSource(file: Partial<BlockFile> | null | undefined): boolean {
   const { size, read, close, write, flush, truncate } = file ?? {};
   const calls = write === undefined ? [read, close] : [read, close, write, flush, truncate];
-  return Number.isSafeInteger(size) && size! >= 0 && calls.every((call) => typeof call === 'function');
+  return (
+    Number.isSafeInteger(size) && size! >= 0 && calls.every((call) => typeof call === 'function')
+  );
 }
 
 function mustBeWritable(overlay: string | BlockFile | BlockSource, writable: boolean): void {
   if (!writable || typeof overlay === 'string' || 'write' in overlay) return;
-  throw new MillraceError('EROFS', `${overlayName(overlay)} can only be read: open it read-only, or create an overlay over it`);
+  throw new MillraceError(
+    'EROFS',
+    `${overlayName(overlay)} can only be read: open it read-only, or create an overlay over it`,
+  );
 }
 
 function overlayName(overlay: string | BlockSource): string {
-  return typeof overlay === 'string' ? overlay : overlay.name ?? 'the overlay';
+  return typeof overlay === 'string' ? overlay : (overlay.name ?? 'the overlay');
 }
 
 /** As the engine has it; 0 for one that is to be told by the first bytes. */
 function formatNumber(format: ImageFormat | undefined): number {
   if (format === undefined) return 0;
-  if (!Object.hasOwn(FORMAT_NUMBERS, format)) throw new MillraceError('EUNSUPPORTED', `the format '${format}' is not supported: raw or qcow2`);
+  if (!Object.hasOwn(FORMAT_NUMBERS, format))
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      `the format '${format}' is not supported: raw or qcow2`,
+    );
   return FORMAT_NUMBERS[format];
 }
 
 /** A file that the caller brings flushes as it likes. */
-function checkedCache({ overlay, cache }: Pick<OpenOptions, 'overlay' | 'cache'>): CacheMode | undefined {
+function checkedCache({
+  overlay,
+  cache,
+}: Pick<OpenOptions, 'overlay' | 'cache'>): CacheMode | undefined {
   if (cache === undefined) return undefined;
-  if (!CACHE_MODES.includes(cache)) throw new MillraceError('EINVAL', `a cache mode of '${cache}': it is ${CACHE_MODES.join(' or ')}`);
-  if (cache === 'unsafe' && typeof overlay !== 'string') throw new MillraceError('EINVAL', `${overlayName(overlay)}: the cache mode 'unsafe' is for an overlay given by path or name`);
+  if (!CACHE_MODES.includes(cache))
+    throw new MillraceError(
+      'EINVAL',
+      `a cache mode of '${cache}': it is ${CACHE_MODES.join(' or ')}`,
+    );
+  if (cache === 'unsafe' && typeof overlay !== 'string')
+    throw new MillraceError(
+      'EINVAL',
+      `${overlayName(overlay)}: the cache mode 'unsafe' is for an overlay given by path or name`,
+    );
   return cache;
 }
 
 /** An image from elsewhere must not make us open what its author chose. */
 export function notFollowed(base: string, below: string): MillraceError {
-  return new MillraceError('EUNSUPPORTED', `${base} has a backing file of its own, '${below}', which is followed only when asked for (followChain, --follow-chain)`);
+  return new MillraceError(
+    'EUNSUPPORTED',
+    `${base} has a backing file of its own, '${below}', which is followed only when asked for (followChain, --follow-chain)`,
+  );
 }
 
 /** By an empty name an overlay would have no base, and show zeros where that holds data. */
@@ -391,21 +528,40 @@ export function checkedRecord(name: string | undefined): string | undefined {
 
 function checkedSize(size: number | undefined): number | undefined {
   if (size === undefined) return undefined;
-  if (!Number.isSafeInteger(size) || size < 0 || size % SECTOR_BYTES) throw new MillraceError('EINVAL', `a disk of ${size} bytes: the size is a multiple of ${SECTOR_BYTES}`);
+  if (!Number.isSafeInteger(size) || size < 0 || size % SECTOR_BYTES)
+    throw new MillraceError(
+      'EINVAL',
+      `a disk of ${size} bytes: the size is a multiple of ${SECTOR_BYTES}`,
+    );
   return size;
 }
 
 /** Cluster size, refcount width and kind of L2 entries, as the engine takes them in one number. */
 function checkedShape(options: CreateOptions): number {
-  const clusterBits = powerOfTwo('cluster size', options.clusterSize ?? CLUSTER_BYTES_DEFAULT, 512, 2 * 1024 * 1024);
-  const refcountOrder = powerOfTwo('refcount width', options.refcountBits ?? REFCOUNT_BITS_DEFAULT, 1, 64);
-  if (options.extendedL2 && clusterBits < 14) throw new MillraceError('EINVAL', 'extended L2 entries need clusters of 16 KiB or more');
+  const clusterBits = powerOfTwo(
+    'cluster size',
+    options.clusterSize ?? CLUSTER_BYTES_DEFAULT,
+    512,
+    2 * 1024 * 1024,
+  );
+  const refcountOrder = powerOfTwo(
+    'refcount width',
+    options.refcountBits ?? REFCOUNT_BITS_DEFAULT,
+    1,
+    64,
+  );
+  if (options.extendedL2 && clusterBits < 14)
+    throw new MillraceError('EINVAL', 'extended L2 entries need clusters of 16 KiB or more');
   return clusterBits + refcountOrder * 256 + (options.extendedL2 ? 65536 : 0);
 }
 
 function powerOfTwo(what: string, value: number, least: number, most: number): number {
   const bits = Math.log2(value);
-  if (!Number.isInteger(bits) || value < least || value > most) throw new MillraceError('EINVAL', `a ${what} of ${value}: it is a power of two from ${least} to ${most}`);
+  if (!Number.isInteger(bits) || value < least || value > most)
+    throw new MillraceError(
+      'EINVAL',
+      `a ${what} of ${value}: it is a power of two from ${least} to ${most}`,
+    );
   return bits;
 }
 
@@ -413,7 +569,9 @@ function parseIdentity(text: string, name: string): RecordedIdentity | undefined
   if (!text) return undefined;
   try {
     const value = JSON.parse(text.replace(/\0+$/, '')) as RecordedIdentity;
-    return typeof value.size === 'number' && (value.of === undefined || value.of === checksum(name)) ? value : undefined;
+    return typeof value.size === 'number' && (value.of === undefined || value.of === checksum(name))
+      ? value
+      : undefined;
   } catch {
     // Not written by us, or by a version that knew another form: nothing to compare with.
     return undefined;
@@ -433,12 +591,24 @@ function identityKind(identity: string): number {
 
 /** Two identities tell the same or another content where both are of one kind; else only the size is known to both. */
 function mayBeSame(recorded: string | undefined, found: string | undefined): boolean {
-  return !recorded || !found || recorded === found || identityKind(recorded) !== identityKind(found);
+  return (
+    !recorded || !found || recorded === found || identityKind(recorded) !== identityKind(found)
+  );
 }
 
-function checkIdentity(overlay: string, recorded: RecordedIdentity, found: RecordedIdentity, base = 'the base'): void {
+function checkIdentity(
+  overlay: string,
+  recorded: RecordedIdentity,
+  found: RecordedIdentity,
+  base = 'the base',
+): void {
   const sameSize = recorded.size === found.size;
   if (sameSize && mayBeSame(recorded.identity, found.identity)) return;
-  const detail = sameSize ? `it was ${recorded.identity}, and is ${found.identity}` : `it had ${recorded.size} bytes, and has ${found.size}`;
-  throw new MillraceError('ECHANGED', `${base} is not the base that ${overlay} was made on (${detail}): give the right base, or rebase the overlay`);
+  const detail = sameSize
+    ? `it was ${recorded.identity}, and is ${found.identity}`
+    : `it had ${recorded.size} bytes, and has ${found.size}`;
+  throw new MillraceError(
+    'ECHANGED',
+    `${base} is not the base that ${overlay} was made on (${detail}): give the right base, or rebase the overlay`,
+  );
 }

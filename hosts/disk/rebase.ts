@@ -3,10 +3,10 @@
  * differ, the overlay takes over what the old one shows. With `unsafe` only the reference changes, for a base that was moved.
  */
 import type { Disk, ImageFormat, ImageInfo, RebaseOptions, RebaseReport } from '../api/disk.ts';
-import type { EngineDisk } from './disk.ts';
 import { MillraceError } from '../api/errors.ts';
-import { checkedRecord, identityText, notFollowed, openDiskWith, recordedName } from './open.ts';
 import type { Runtime } from '../api/runtime.ts';
+import type { EngineDisk } from './disk.ts';
+import { checkedRecord, identityText, notFollowed, openDiskWith, recordedName } from './open.ts';
 
 /** Bytes that are compared at once. */
 const PIECE_BYTES = 4 * 1024 * 1024;
@@ -19,8 +19,18 @@ const WORD_BYTES = 4;
  */
 export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Promise<RebaseReport> {
   const { overlay, base, unsafe = false, followChain, memory } = options;
-  if (base !== null && typeof base !== 'string' && !(base instanceof URL)) throw new MillraceError('EINVAL', `cannot rebase ${overlay}: the base is a path or a URL, or null for none`);
-  const disk = await openDiskWith(runtime, { overlay, base: unsafe ? null : undefined, followChain, memory, copyOnRead: false }) as EngineDisk;
+  if (base !== null && typeof base !== 'string' && !(base instanceof URL))
+    throw new MillraceError(
+      'EINVAL',
+      `cannot rebase ${overlay}: the base is a path or a URL, or null for none`,
+    );
+  const disk = (await openDiskWith(runtime, {
+    overlay,
+    base: unsafe ? null : undefined,
+    followChain,
+    memory,
+    copyOnRead: false,
+  })) as EngineDisk;
   try {
     const next = base === null ? undefined : await openNext(runtime, base, options);
     let bytes = 0;
@@ -50,18 +60,30 @@ interface Next {
   identity: string;
 }
 
-async function openNext(runtime: Runtime, base: string | URL, options: RebaseOptions): Promise<Next> {
+async function openNext(
+  runtime: Runtime,
+  base: string | URL,
+  options: RebaseOptions,
+): Promise<Next> {
   const { overlay, baseFormat, followChain, recordBase, memory, unsafe } = options;
   const name = checkedRecord(recordBase) ?? recordedName(runtime, String(base), overlay);
   const source = await runtime.openSource(base, 'base');
   const identity = await identityText(source, name);
   // Only what it is has to be known of a base that is not to be read.
   const follows = !unsafe && followChain;
-  const disk = await openDiskWith(runtime, { overlay: source, format: baseFormat, readOnly: true, base: follows ? undefined : null, followChain, memory });
+  const disk = await openDiskWith(runtime, {
+    overlay: source,
+    format: baseFormat,
+    readOnly: true,
+    base: follows ? undefined : null,
+    followChain,
+    memory,
+  });
   try {
     const images = await disk.images();
     await mustNotHold(runtime, images, overlay);
-    if (!unsafe && !follows && images[0].backingFile) throw notFollowed(images[0].name, images[0].backingFile);
+    if (!unsafe && !follows && images[0].backingFile)
+      throw notFollowed(images[0].name, images[0].backingFile);
     return { disk, name, format: images[0].format, identity };
   } catch (error) {
     await disk.close();
@@ -71,10 +93,15 @@ async function openNext(runtime: Runtime, base: string | URL, options: RebaseOpt
 
 /** An overlay that is below itself shows nothing any more of what its old base held. */
 async function mustNotHold(runtime: Runtime, images: ImageInfo[], overlay: string): Promise<void> {
-  const realName = async (name: string): Promise<string> => (await runtime.realName?.(name).catch(() => undefined)) ?? name;
+  const realName = async (name: string): Promise<string> =>
+    (await runtime.realName?.(name).catch(() => undefined)) ?? name;
   const own = await realName(overlay);
   for (const { name } of images) {
-    if (await realName(name) === own) throw new MillraceError('EINVAL', `cannot rebase ${overlay} onto ${images[0].name}: that is the overlay itself, or an image over it`);
+    if ((await realName(name)) === own)
+      throw new MillraceError(
+        'EINVAL',
+        `cannot rebase ${overlay} onto ${images[0].name}: that is the overlay itself, or an image over it`,
+      );
   }
 }
 
@@ -93,7 +120,11 @@ async function takeOver(disk: Disk, next: Disk | undefined): Promise<number> {
 }
 
 /** Behind its end, a base shows zeros. */
-async function readPadded(disk: Disk | undefined, offset: number, length: number): Promise<Uint8Array> {
+async function readPadded(
+  disk: Disk | undefined,
+  offset: number,
+  length: number,
+): Promise<Uint8Array> {
   const bytes = new Uint8Array(length);
   const present = Math.max(0, Math.min(length, (disk?.size ?? 0) - offset));
   if (disk && present) bytes.set(await disk.read(offset, present));
@@ -101,13 +132,24 @@ async function readPadded(disk: Disk | undefined, offset: number, length: number
 }
 
 /** Writes the clusters of `before` that differ from `after`, neighbours together. */
-async function writeDifferences(disk: Disk, offset: number, before: Uint8Array, after: Uint8Array): Promise<number> {
-  const words = [before, after].map(({ buffer, byteOffset, length }) => new Uint32Array(buffer, byteOffset, length / WORD_BYTES));
+async function writeDifferences(
+  disk: Disk,
+  offset: number,
+  before: Uint8Array,
+  after: Uint8Array,
+): Promise<number> {
+  const words = [before, after].map(
+    ({ buffer, byteOffset, length }) => new Uint32Array(buffer, byteOffset, length / WORD_BYTES),
+  );
   let written = 0;
   let from = -1;
   for (let at = 0; at <= before.length; ) {
-    const end = Math.min(before.length, (Math.floor((offset + at) / disk.clusterSize) + 1) * disk.clusterSize - offset);
-    const differs = at < before.length && !isEqual(words[0], words[1], at / WORD_BYTES, end / WORD_BYTES);
+    const end = Math.min(
+      before.length,
+      (Math.floor((offset + at) / disk.clusterSize) + 1) * disk.clusterSize - offset,
+    );
+    const differs =
+      at < before.length && !isEqual(words[0], words[1], at / WORD_BYTES, end / WORD_BYTES);
     if (differs && from < 0) from = at;
     if (!differs && from >= 0) {
       await disk.write(offset + from, before.subarray(from, at));

@@ -7,8 +7,8 @@ import type { BlockFile, BlockSource } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
 import { Failure, RetryBudget, sleep } from '../bases/http/retry.ts';
 import type { Bucket, BucketBody, BucketObject } from './platform.ts';
-import { enterWriter } from './writers.ts';
 import type { Written } from './writers.ts';
+import { enterWriter } from './writers.ts';
 
 const PART_BYTES = 1024 * 1024;
 /** Parts in memory, changed or not, those on their way counted: as much as the engine has of an edge's 128 MiB. */
@@ -25,7 +25,11 @@ const PREFERRED = { chunk: PART_BYTES, depth: 5 } as const;
 /** Opens an object as a base. Its ETag is its identity, and every read is held to it. @throws MillraceError `ENOENT`, `EIO`; reads also `ECHANGED`. */
 export async function openBucketSource(bucket: Bucket, key: string): Promise<BlockSource> {
   const object = await patiently(`open 'r2:${key}'`, () => bucket.head(key));
-  if (object === null) throw new MillraceError('ENOENT', `cannot open 'r2:${key}': there is no such object in the bucket`);
+  if (object === null)
+    throw new MillraceError(
+      'ENOENT',
+      `cannot open 'r2:${key}': there is no such object in the bucket`,
+    );
   const { size, etag } = object;
   return {
     size,
@@ -36,9 +40,24 @@ export async function openBucketSource(bucket: Bucket, key: string): Promise<Blo
       hint?.signal?.throwIfAborted();
       if (into.length === 0) return;
       const what = `read ${into.length} bytes at ${offset} of 'r2:${key}'`;
-      const bytes = await patiently(what, () => bytesOf(bucket.get(key, { range: { offset, length: into.length }, onlyIf: { etagMatches: etag } })), hint?.signal);
-      if (bytes === null) throw new MillraceError('ECHANGED', `cannot ${what}: the object is not the one that was opened`);
-      if (bytes.length !== into.length) throw new MillraceError('EIO', `cannot ${what}: ${bytes.length} bytes came`);
+      const bytes = await patiently(
+        what,
+        () =>
+          bytesOf(
+            bucket.get(key, {
+              range: { offset, length: into.length },
+              onlyIf: { etagMatches: etag },
+            }),
+          ),
+        hint?.signal,
+      );
+      if (bytes === null)
+        throw new MillraceError(
+          'ECHANGED',
+          `cannot ${what}: the object is not the one that was opened`,
+        );
+      if (bytes.length !== into.length)
+        throw new MillraceError('EIO', `cannot ${what}: ${bytes.length} bytes came`);
       into.set(bytes);
     },
     close() {},
@@ -46,9 +65,13 @@ export async function openBucketSource(bucket: Bucket, key: string): Promise<Blo
 }
 
 /** What an object holds; null when there is none, or not the one that was asked for. */
-async function bytesOf(getting: Promise<BucketObject | BucketBody | null>): Promise<Uint8Array | null> {
+async function bytesOf(
+  getting: Promise<BucketObject | BucketBody | null>,
+): Promise<Uint8Array | null> {
   const object = await getting;
-  return object !== null && 'arrayBuffer' in object ? new Uint8Array(await object.arrayBuffer()) : null;
+  return object !== null && 'arrayBuffer' in object
+    ? new Uint8Array(await object.arrayBuffer())
+    : null;
 }
 
 interface Manifest {
@@ -70,13 +93,26 @@ interface Part {
  * overlays in a bucket belong into the hands of one Durable Object.
  * @throws MillraceError `EBUSY` when this worker has it open for writing already, `ENOENT`, `EEXIST`, `EIO`.
  */
-export async function openBucketFile(bucket: Bucket, name: string, { readOnly = false, create = false }: { readOnly?: boolean; create?: boolean } = {}): Promise<BlockFile> {
+export async function openBucketFile(
+  bucket: Bucket,
+  name: string,
+  { readOnly = false, create = false }: { readOnly?: boolean; create?: boolean } = {},
+): Promise<BlockFile> {
   const found = await manifestOf(bucket, name);
-  if (create && found) throw new MillraceError('EEXIST', `cannot create 'r2:${name}': it is there already`);
-  if (!create && !found) throw new MillraceError('ENOENT', `cannot open 'r2:${name}': there is no such overlay in the bucket`);
+  if (create && found)
+    throw new MillraceError('EEXIST', `cannot create 'r2:${name}': it is there already`);
+  if (!create && !found)
+    throw new MillraceError(
+      'ENOENT',
+      `cannot open 'r2:${name}': there is no such overlay in the bucket`,
+    );
   const release = readOnly ? () => {} : enterWriter(bucket, name);
   try {
-    const file = new BucketFile(bucket, name, found?.size ?? 0, { readOnly, release, writerBefore: found?.writer });
+    const file = new BucketFile(bucket, name, found?.size ?? 0, {
+      readOnly,
+      release,
+      writerBefore: found?.writer,
+    });
     if (!readOnly) await file.claim(found?.etag);
     return file;
   } catch (error) {
@@ -88,22 +124,32 @@ export async function openBucketFile(bucket: Bucket, name: string, { readOnly = 
 /** Removes an overlay and all of its parts; the manifest last, which tells how many there are. */
 export async function removeBucketFile(bucket: Bucket, name: string): Promise<void> {
   const size = (await manifestOf(bucket, name))?.size ?? 0;
-  const keys = [...Array.from({ length: Math.ceil(size / PART_BYTES) }, (_, number) => keyOf(name, number)), `${name}/manifest`];
+  const keys = [
+    ...Array.from({ length: Math.ceil(size / PART_BYTES) }, (_, number) => keyOf(name, number)),
+    `${name}/manifest`,
+  ];
   for (let at = 0; at < keys.length; at += DELETED_MAX) {
     await patiently(`remove 'r2:${name}'`, () => bucket.delete(keys.slice(at, at + DELETED_MAX)));
   }
 }
 
-async function manifestOf(bucket: Bucket, name: string): Promise<Manifest & { etag: string } | undefined> {
+async function manifestOf(
+  bucket: Bucket,
+  name: string,
+): Promise<(Manifest & { etag: string }) | undefined> {
   const found = await patiently(`open 'r2:${name}'`, async () => {
-    const object = await bucket.get(`${name}/manifest`) as BucketBody | null;
-    return object && { text: new TextDecoder().decode(await object.arrayBuffer()), etag: object.etag };
+    const object = (await bucket.get(`${name}/manifest`)) as BucketBody | null;
+    return (
+      object && { text: new TextDecoder().decode(await object.arrayBuffer()), etag: object.etag }
+    );
   });
   if (!found) return undefined;
   try {
-    return { ...JSON.parse(found.text) as Manifest, etag: found.etag };
+    return { ...(JSON.parse(found.text) as Manifest), etag: found.etag };
   } catch (cause) {
-    throw new MillraceError('ECORRUPT', `cannot open 'r2:${name}': its manifest cannot be read`, { cause });
+    throw new MillraceError('ECORRUPT', `cannot open 'r2:${name}': its manifest cannot be read`, {
+      cause,
+    });
   }
 }
 
@@ -129,7 +175,12 @@ class BucketFile implements BlockFile, Written {
   #flushing: Promise<void> = Promise.resolve();
   #closed = false;
 
-  constructor(bucket: Bucket, place: string, size: number, how: { readOnly: boolean; release: () => void; writerBefore?: string }) {
+  constructor(
+    bucket: Bucket,
+    place: string,
+    size: number,
+    how: { readOnly: boolean; release: () => void; writerBefore?: string },
+  ) {
     this.name = `r2:${place}`;
     this.writerBefore = how.writerBefore;
     this.#bucket = bucket;
@@ -147,7 +198,9 @@ class BucketFile implements BlockFile, Written {
   async claim(etag: string | undefined): Promise<void> {
     const manifest: Manifest = { size: this.#size, writer: this.writer };
     const onlyIf = etag === undefined ? { etagDoesNotMatch: '*' } : { etagMatches: etag };
-    const put = await patiently(`flush '${this.name}'`, () => this.#bucket.put(`${this.#place}/manifest`, JSON.stringify(manifest), { onlyIf }));
+    const put = await patiently(`flush '${this.name}'`, () =>
+      this.#bucket.put(`${this.#place}/manifest`, JSON.stringify(manifest), { onlyIf }),
+    );
     if (put === null) {
       // A write that was told as failed may have been done all the same.
       const found = await manifestOf(this.#bucket, this.#place);
@@ -160,7 +213,11 @@ class BucketFile implements BlockFile, Written {
 
   async read(offset: number, into: Uint8Array): Promise<void> {
     this.#mustBeOpen();
-    await this.#each(offset, into.length, (part, from, length, at) => void into.set(part.bytes.subarray(from, from + length), at));
+    await this.#each(
+      offset,
+      into.length,
+      (part, from, length, at) => void into.set(part.bytes.subarray(from, from + length), at),
+    );
   }
 
   async write(offset: number, from: Uint8Array): Promise<void> {
@@ -197,7 +254,9 @@ class BucketFile implements BlockFile, Written {
     const changes = part.changes;
     // A copy: it may be written to while it is on its way.
     const bytes = part.bytes.slice();
-    await patiently(`write '${this.name}'`, () => this.#bucket.put(keyOf(this.#place, number), bytes));
+    await patiently(`write '${this.name}'`, () =>
+      this.#bucket.put(keyOf(this.#place, number), bytes),
+    );
     part.stored = changes;
   }
 
@@ -206,16 +265,19 @@ class BucketFile implements BlockFile, Written {
     const before = this.#size;
     this.#size = size;
     if (size >= before) return;
-    if (size % PART_BYTES) await this.#each(size, PART_BYTES - (size % PART_BYTES), (part, from) => {
-      part.bytes.fill(0, from);
-      part.changes++;
-    });
+    if (size % PART_BYTES)
+      await this.#each(size, PART_BYTES - (size % PART_BYTES), (part, from) => {
+        part.bytes.fill(0, from);
+        part.changes++;
+      });
     // The new size first: parts behind it are then nobody's.
     await this.flush();
     const [first, end] = [Math.ceil(size / PART_BYTES), Math.ceil(before / PART_BYTES)];
     for (let number = first; number < end; number++) {
       this.#parts.delete(number);
-      await patiently(`resize '${this.name}'`, () => this.#bucket.delete(keyOf(this.#place, number)));
+      await patiently(`resize '${this.name}'`, () =>
+        this.#bucket.delete(keyOf(this.#place, number)),
+      );
     }
   }
 
@@ -226,8 +288,12 @@ class BucketFile implements BlockFile, Written {
     this.#release();
   }
 
-  async #each(offset: number, length: number, use: (part: Part, from: number, length: number, at: number) => void): Promise<void> {
-    for (let at = 0; at < length;) {
+  async #each(
+    offset: number,
+    length: number,
+    use: (part: Part, from: number, length: number, at: number) => void,
+  ): Promise<void> {
+    for (let at = 0; at < length; ) {
       const from = (offset + at) % PART_BYTES;
       const bytes = Math.min(PART_BYTES - from, length - at);
       await this.#use((offset + at - from) / PART_BYTES, (part) => use(part, from, bytes, at));
@@ -262,7 +328,8 @@ class BucketFile implements BlockFile, Written {
   }
 
   async #inTurn(load: () => Promise<void>): Promise<void> {
-    if (this.#loads === LOADS_IN_FLIGHT) await new Promise<void>((resolve) => this.#loadsWaiting.push(resolve));
+    if (this.#loads === LOADS_IN_FLIGHT)
+      await new Promise<void>((resolve) => this.#loadsWaiting.push(resolve));
     else this.#loads++;
     try {
       await load();
@@ -274,7 +341,9 @@ class BucketFile implements BlockFile, Written {
   }
 
   async #load(number: number): Promise<Uint8Array> {
-    const bytes = await patiently(`read '${this.name}'`, () => bytesOf(this.#bucket.get(keyOf(this.#place, number))));
+    const bytes = await patiently(`read '${this.name}'`, () =>
+      bytesOf(this.#bucket.get(keyOf(this.#place, number))),
+    );
     if (bytes?.length === PART_BYTES) return bytes;
     const whole = new Uint8Array(PART_BYTES);
     if (bytes) whole.set(bytes.subarray(0, PART_BYTES));
@@ -296,7 +365,8 @@ class BucketFile implements BlockFile, Written {
 
   #mustBeWritable(): void {
     this.#mustBeOpen();
-    if (this.#readOnly) throw new MillraceError('EROFS', `cannot write to '${this.name}': it was opened read-only`);
+    if (this.#readOnly)
+      throw new MillraceError('EROFS', `cannot write to '${this.name}': it was opened read-only`);
   }
 }
 
@@ -319,7 +389,11 @@ function isChanged(part: Part): boolean {
 }
 
 /** Does it again after a failure that may pass. @throws MillraceError `EIO` when it does not, or the signal's reason. */
-async function patiently<T>(what: string, operation: () => Promise<T>, signal: AbortSignal = new AbortController().signal): Promise<T> {
+async function patiently<T>(
+  what: string,
+  operation: () => Promise<T>,
+  signal: AbortSignal = new AbortController().signal,
+): Promise<T> {
   const budget = new RetryBudget(RETRIES);
   for (let attempts = 1; ; attempts++) {
     try {
@@ -327,7 +401,10 @@ async function patiently<T>(what: string, operation: () => Promise<T>, signal: A
     } catch (cause) {
       const { message } = cause as Error;
       const waitMs = budget.next(new Failure('EIO', message), 0);
-      if (waitMs === undefined) throw new MillraceError('EIO', `cannot ${what}: ${message} (${attempts} attempts)`, { cause });
+      if (waitMs === undefined)
+        throw new MillraceError('EIO', `cannot ${what}: ${message} (${attempts} attempts)`, {
+          cause,
+        });
       await sleep(waitMs, signal);
     }
   }

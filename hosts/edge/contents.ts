@@ -3,8 +3,8 @@
  * is kept as long as nobody but the object's own handler, which writes to no disk, has had the overlay open for writing.
  */
 import type { BaseLocation } from '../api/disk.ts';
-import { identityOf, notingBases } from '../bases/identities.ts';
 import type { Runtime } from '../api/runtime.ts';
+import { identityOf, notingBases } from '../bases/identities.ts';
 import type { ObjectStorage } from './platform.ts';
 import type { Written } from './writers.ts';
 
@@ -36,7 +36,12 @@ export class Contents {
   }
 
   /** Opens a disk, whose base may be given as an opened source, by a runtime that notes what is opened for it. */
-  async open<T>(device: string, runtime: Runtime, base: BaseLocation | undefined, open: (noting: Runtime) => Promise<T>): Promise<T> {
+  async open<T>(
+    device: string,
+    runtime: Runtime,
+    base: BaseLocation | undefined,
+    open: (noting: Runtime) => Promise<T>,
+  ): Promise<T> {
     let writer = '';
     let bases: string[] = [];
     const noting: Runtime = {
@@ -53,7 +58,10 @@ export class Contents {
     const opened = await open(noting);
     if (typeof base === 'object' && !(base instanceof URL)) bases.unshift(identityOf(base));
     const known = this.#known(device);
-    const id = known && endsWith(JSON.parse(known.bases) as string[], bases) ? known.id : crypto.randomUUID();
+    const id =
+      known && endsWith(JSON.parse(known.bases) as string[], bases)
+        ? known.id
+        : crypto.randomUUID();
     this.#keep(device, { id, writer, bases: JSON.stringify(bases) });
     this.#ids.set(device, id);
     return opened;
@@ -68,15 +76,28 @@ export class Contents {
   }
 
   #known(device: string): Known | undefined {
-    return (this.#storage.sql.exec('SELECT id, writer, bases FROM millrace_contents WHERE device = ?', device).toArray() as unknown as Known[])[0];
+    return (
+      this.#storage.sql
+        .exec('SELECT id, writer, bases FROM millrace_contents WHERE device = ?', device)
+        .toArray() as unknown as Known[]
+    )[0];
   }
 
   #keep(device: string, { id, writer, bases }: Known): void {
-    this.#storage.sql.exec('INSERT OR REPLACE INTO millrace_contents (device, id, writer, bases) VALUES (?, ?, ?, ?)', device, id, writer, bases);
+    this.#storage.sql.exec(
+      'INSERT OR REPLACE INTO millrace_contents (device, id, writer, bases) VALUES (?, ?, ?, ?)',
+      device,
+      id,
+      writer,
+      bases,
+    );
   }
 }
 
 /** A job makes an image further down the base, or leaves none at all: the content stays the same. */
 function endsWith(bases: readonly string[], rest: readonly string[]): boolean {
-  return rest.length <= bases.length && rest.every((identity, index) => identity === bases[bases.length - rest.length + index]);
+  return (
+    rest.length <= bases.length &&
+    rest.every((identity, index) => identity === bases[bases.length - rest.length + index])
+  );
 }

@@ -5,8 +5,8 @@
 import type { BlockFile } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { ObjectStorage } from './platform.ts';
-import { enterWriter } from './writers.ts';
 import type { Written } from './writers.ts';
+import { enterWriter } from './writers.ts';
 
 /** The size of a cluster, which is what the engine writes: a blob is then written whole, without being read before. */
 const BLOB_BYTES = 64 * 1024;
@@ -20,21 +20,42 @@ const SCHEMA = `
  * Opens an overlay by its name, or makes it.
  * @throws MillraceError `EBUSY` when it is open for writing in this object already, `ENOENT`, `EEXIST`.
  */
-export function openDurable(storage: ObjectStorage, name: string, { readOnly = false, create = false }: { readOnly?: boolean; create?: boolean } = {}): BlockFile {
+export function openDurable(
+  storage: ObjectStorage,
+  name: string,
+  { readOnly = false, create = false }: { readOnly?: boolean; create?: boolean } = {},
+): BlockFile {
   storage.sql.exec(SCHEMA);
-  const [found] = storage.sql.exec('SELECT size FROM millrace_files WHERE name = ?', name).toArray();
-  if (create && found) throw new MillraceError('EEXIST', `cannot create '${name}': it is there already`);
-  if (!create && !found) throw new MillraceError('ENOENT', `cannot open '${name}': there is no such overlay in this object's storage`);
+  const [found] = storage.sql
+    .exec('SELECT size FROM millrace_files WHERE name = ?', name)
+    .toArray();
+  if (create && found)
+    throw new MillraceError('EEXIST', `cannot create '${name}': it is there already`);
+  if (!create && !found)
+    throw new MillraceError(
+      'ENOENT',
+      `cannot open '${name}': there is no such overlay in this object's storage`,
+    );
   const release = readOnly ? () => {} : enterWriter(storage, name);
   if (create) storage.sql.exec('INSERT INTO millrace_files (name, size) VALUES (?, 0)', name);
-  return new DurableFile(storage, name, found ? Number(found.size) : 0, { readOnly, release, ...(readOnly ? {} : leaveMark(storage, name)) });
+  return new DurableFile(storage, name, found ? Number(found.size) : 0, {
+    readOnly,
+    release,
+    ...(readOnly ? {} : leaveMark(storage, name)),
+  });
 }
 
 /** In the storage before all that this opener writes. */
 function leaveMark(storage: ObjectStorage, name: string): Written {
   const writer = crypto.randomUUID();
-  const [before] = storage.sql.exec('SELECT writer FROM millrace_writers WHERE file = ?', name).toArray() as { writer: string }[];
-  storage.sql.exec('INSERT OR REPLACE INTO millrace_writers (file, writer) VALUES (?, ?)', name, writer);
+  const [before] = storage.sql
+    .exec('SELECT writer FROM millrace_writers WHERE file = ?', name)
+    .toArray() as { writer: string }[];
+  storage.sql.exec(
+    'INSERT OR REPLACE INTO millrace_writers (file, writer) VALUES (?, ?)',
+    name,
+    writer,
+  );
   return { writer, writerBefore: before?.writer };
 }
 
@@ -59,7 +80,12 @@ class DurableFile implements BlockFile, Written {
   #size: number;
   #closed = false;
 
-  constructor(storage: ObjectStorage, name: string, size: number, how: Written & { readOnly: boolean; release: () => void }) {
+  constructor(
+    storage: ObjectStorage,
+    name: string,
+    size: number,
+    how: Written & { readOnly: boolean; release: () => void },
+  ) {
     this.name = name;
     this.writer = how.writer;
     this.writerBefore = how.writerBefore;
@@ -88,13 +114,15 @@ class DurableFile implements BlockFile, Written {
 
   write(offset: number, from: Uint8Array): void {
     this.#mustBeWritable();
-    this.#perform('write', offset, () => this.#storage.transactionSync(() => {
-      for (const { number, from: begin, length, at } of blobsOf(offset, from.length)) {
-        const part = from.subarray(at, at + length);
-        this.#store(number, length === BLOB_BYTES ? part : this.#patched(number, begin, part));
-      }
-      if (offset + from.length > this.#size) this.#setSize(offset + from.length);
-    }));
+    this.#perform('write', offset, () =>
+      this.#storage.transactionSync(() => {
+        for (const { number, from: begin, length, at } of blobsOf(offset, from.length)) {
+          const part = from.subarray(at, at + length);
+          this.#store(number, length === BLOB_BYTES ? part : this.#patched(number, begin, part));
+        }
+        if (offset + from.length > this.#size) this.#setSize(offset + from.length);
+      }),
+    );
   }
 
   async flush(): Promise<void> {
@@ -103,28 +131,49 @@ class DurableFile implements BlockFile, Written {
     try {
       await this.#storage.sync();
     } catch (cause) {
-      throw new MillraceError('EIO', `cannot flush '${this.name}': ${(cause as Error).message}`, { cause });
+      throw new MillraceError('EIO', `cannot flush '${this.name}': ${(cause as Error).message}`, {
+        cause,
+      });
     }
   }
 
   truncate(size: number): void {
     this.#mustBeWritable();
-    this.#perform('resize', size, () => this.#storage.transactionSync(() => {
-      if (size < this.#size) {
-        const last = Math.floor(size / BLOB_BYTES);
-        const kept = this.#blob(last)?.subarray(0, size % BLOB_BYTES);
-        this.#storage.sql.exec('DELETE FROM millrace_blobs WHERE file = ? AND number >= ?', this.name, last);
-        if (kept?.length) this.#store(last, kept);
-      }
-      this.#setSize(size);
-    }));
+    this.#perform('resize', size, () =>
+      this.#storage.transactionSync(() => {
+        if (size < this.#size) {
+          const last = Math.floor(size / BLOB_BYTES);
+          const kept = this.#blob(last)?.subarray(0, size % BLOB_BYTES);
+          this.#storage.sql.exec(
+            'DELETE FROM millrace_blobs WHERE file = ? AND number >= ?',
+            this.name,
+            last,
+          );
+          if (kept?.length) this.#store(last, kept);
+        }
+        this.#setSize(size);
+      }),
+    );
   }
 
   /** Blobs that lie in the range as a whole are given back. */
   discard(offset: number, length: number): void {
     this.#mustBeWritable();
-    const [first, end] = [Math.ceil(offset / BLOB_BYTES), Math.floor((offset + length) / BLOB_BYTES)];
-    this.#perform('discard', offset, () => void this.#storage.sql.exec('DELETE FROM millrace_blobs WHERE file = ? AND number >= ? AND number < ?', this.name, first, end));
+    const [first, end] = [
+      Math.ceil(offset / BLOB_BYTES),
+      Math.floor((offset + length) / BLOB_BYTES),
+    ];
+    this.#perform(
+      'discard',
+      offset,
+      () =>
+        void this.#storage.sql.exec(
+          'DELETE FROM millrace_blobs WHERE file = ? AND number >= ? AND number < ?',
+          this.name,
+          first,
+          end,
+        ),
+    );
   }
 
   close(): void {
@@ -133,7 +182,9 @@ class DurableFile implements BlockFile, Written {
   }
 
   #blob(number: number): Uint8Array | undefined {
-    const [row] = this.#storage.sql.exec('SELECT bytes FROM millrace_blobs WHERE file = ? AND number = ?', this.name, number).toArray();
+    const [row] = this.#storage.sql
+      .exec('SELECT bytes FROM millrace_blobs WHERE file = ? AND number = ?', this.name, number)
+      .toArray();
     return row && new Uint8Array(row.bytes as ArrayBuffer);
   }
 
@@ -147,7 +198,12 @@ class DurableFile implements BlockFile, Written {
 
   /** A copy: the bytes may belong to the engine's memory, all of which would be meant otherwise. */
   #store(number: number, bytes: Uint8Array): void {
-    this.#storage.sql.exec('INSERT OR REPLACE INTO millrace_blobs (file, number, bytes) VALUES (?, ?, ?)', this.name, number, bytes.slice().buffer as ArrayBuffer);
+    this.#storage.sql.exec(
+      'INSERT OR REPLACE INTO millrace_blobs (file, number, bytes) VALUES (?, ?, ?)',
+      this.name,
+      number,
+      bytes.slice().buffer as ArrayBuffer,
+    );
   }
 
   #setSize(size: number): void {
@@ -160,7 +216,8 @@ class DurableFile implements BlockFile, Written {
   }
 
   #mustBeWritable(): void {
-    if (this.#readOnly) throw new MillraceError('EROFS', `cannot write to '${this.name}': it was opened read-only`);
+    if (this.#readOnly)
+      throw new MillraceError('EROFS', `cannot write to '${this.name}': it was opened read-only`);
   }
 
   #perform(action: string, offset: number, operation: () => void): void {
@@ -170,14 +227,21 @@ class DurableFile implements BlockFile, Written {
     } catch (cause) {
       const { message } = cause as Error;
       const code = /SQLITE_FULL|storage limit/i.test(message) ? 'ENOSPC' : 'EIO';
-      throw new MillraceError(code, `cannot ${action} '${this.name}' at offset ${offset}: ${message}`, { cause, offset });
+      throw new MillraceError(
+        code,
+        `cannot ${action} '${this.name}' at offset ${offset}: ${message}`,
+        { cause, offset },
+      );
     }
   }
 }
 
 /** The parts of a range by blob: `length` bytes from `from` on in the blob, which are at `at` in the range. */
-function* blobsOf(offset: number, length: number): Generator<{ number: number; from: number; length: number; at: number }> {
-  for (let at = 0; at < length;) {
+function* blobsOf(
+  offset: number,
+  length: number,
+): Generator<{ number: number; from: number; length: number; at: number }> {
+  for (let at = 0; at < length; ) {
     const from = (offset + at) % BLOB_BYTES;
     const part = Math.min(BLOB_BYTES - from, length - at);
     yield { number: (offset + at - from) / BLOB_BYTES, from, length: part, at };

@@ -15,26 +15,30 @@
  */
 import type { CheckOptions, CheckReport, CreateOptions, Disk, OpenOptions } from '../api/disk.ts';
 import { checkDiskWith, createDiskWith, openDiskWith } from '../disk/open.ts';
-import { edgeRuntime, inLittleMemory } from './runtime.ts';
 import type { EdgePlaces } from './runtime.ts';
+import { edgeRuntime, inLittleMemory } from './runtime.ts';
 
-export * from '../api/disk.ts';
 export type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
-export { Domain } from '../disk/domain.ts';
-export type { DomainEventDetail } from '../disk/domain.ts';
-export { MillraceError } from '../api/errors.ts';
+export * from '../api/disk.ts';
 export type { ErrorCode } from '../api/errors.ts';
-export { createHandler } from '../faces/http/handler.ts';
-export type { Handler, HandlerOptions } from '../faces/http/handler.ts';
-export { openHttp } from '../bases/http/http.ts';
+export { MillraceError } from '../api/errors.ts';
 export type { HttpOptions, HttpSource } from '../bases/http/http.ts';
+export { openHttp } from '../bases/http/http.ts';
+export type { DomainEventDetail } from '../disk/domain.ts';
+export { Domain } from '../disk/domain.ts';
+export type { Handler, HandlerOptions } from '../faces/http/handler.ts';
+export { createHandler } from '../faces/http/handler.ts';
 export type { Bucket, ObjectStorage } from './platform.ts';
 export type { EdgePlaces } from './runtime.ts';
+export type { ObjectState, ServeDisksOptions, ServedDisks } from './serve.ts';
 export { serveDisks } from './serve.ts';
-export type { ObjectState, ServedDisks, ServeDisksOptions } from './serve.ts';
 
 /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
-export function createDisk({ storage, bucket, ...options }: CreateOptions & EdgePlaces): Promise<Disk> {
+export function createDisk({
+  storage,
+  bucket,
+  ...options
+}: CreateOptions & EdgePlaces): Promise<Disk> {
   return createDiskWith(edgeRuntime({ storage, bucket }), inLittleMemory(options));
 }
 
@@ -44,6 +48,10 @@ export function openDisk({ storage, bucket, ...options }: OpenOptions & EdgePlac
 }
 
 /** Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw image, which has nothing to check. */
-export function checkDisk({ storage, bucket, ...options }: CheckOptions & EdgePlaces): Promise<CheckReport | undefined> {
+export function checkDisk({
+  storage,
+  bucket,
+  ...options
+}: CheckOptions & EdgePlaces): Promise<CheckReport | undefined> {
   return checkDiskWith(edgeRuntime({ storage, bucket }), inLittleMemory(options));
 }

@@ -2,7 +2,12 @@
 
 /** The part of a Durable Object's storage that is used (backed by SQLite). */
 export interface ObjectStorage {
-  readonly sql: { exec(query: string, ...values: (string | number | ArrayBuffer | null)[]): { toArray(): Record<string, unknown>[] } };
+  readonly sql: {
+    exec(
+      query: string,
+      ...values: (string | number | ArrayBuffer | null)[]
+    ): { toArray(): Record<string, unknown>[] };
+  };
   /** Resolves when everything written before is safe. */
   sync(): Promise<void>;
   /** Runs writes that take effect together or not at all. */
@@ -13,8 +18,15 @@ export interface ObjectStorage {
 /** The part of an R2 bucket that is used. */
 export interface Bucket {
   head(key: string): Promise<BucketObject | null>;
-  get(key: string, options?: { range?: { offset: number; length: number }; onlyIf?: { etagMatches: string } }): Promise<BucketObject | BucketBody | null>;
-  put(key: string, value: Uint8Array | string, options?: { onlyIf?: { etagMatches: string } | { etagDoesNotMatch: string } }): Promise<BucketObject | null>;
+  get(
+    key: string,
+    options?: { range?: { offset: number; length: number }; onlyIf?: { etagMatches: string } },
+  ): Promise<BucketObject | BucketBody | null>;
+  put(
+    key: string,
+    value: Uint8Array | string,
+    options?: { onlyIf?: { etagMatches: string } | { etagDoesNotMatch: string } },
+  ): Promise<BucketObject | null>;
   delete(keys: string | string[]): Promise<void>;
 }
 

@@ -1,11 +1,11 @@
 /** An edge's way to open things: overlays by name in a Durable Object or, as `r2:NAME`, in a bucket; bases by URL or, as `r2:KEY`, in the bucket. */
 import type { BlockFile, BlockSource } from '../api/block.ts';
+import { MillraceError } from '../api/errors.ts';
+import type { Runtime } from '../api/runtime.ts';
+import { redactUrl } from '../bases/http/address.ts';
+import { openHttp } from '../bases/http/http.ts';
 import type { Decoder, ZlibFunction } from '../disk/codecs/codecs.ts';
 import { codecOf, portableDecoders, zlibDecoder } from '../disk/codecs/codecs.ts';
-import { MillraceError } from '../api/errors.ts';
-import { openHttp } from '../bases/http/http.ts';
-import { redactUrl } from '../bases/http/address.ts';
-import type { Runtime } from '../api/runtime.ts';
 import { keyBeside, openBucketFile, openBucketSource, removeBucketFile } from './bucket.ts';
 import { openDurable, removeDurable } from './durable.ts';
 import engine from './engine.js';
@@ -30,24 +30,37 @@ export function inLittleMemory<T extends { memory?: number }>(options: T): T {
 
 export function edgeRuntime({ storage, bucket }: EdgePlaces): Runtime {
   const inBucket = (): Bucket => bucket ?? missing('bucket', 'r2: names need an R2 bucket');
-  const inStorage = (): ObjectStorage => storage ?? missing('storage', "overlays need a Durable Object's storage");
+  const inStorage = (): ObjectStorage =>
+    storage ?? missing('storage', "overlays need a Durable Object's storage");
   return {
     engine: () => Promise.resolve(engine),
     codec,
     openOverlay: async (name, mode): Promise<BlockFile> => {
       // An object may end at any moment, and with it what a bucket's overlay has in memory until it is flushed.
-      if (mode.cache === 'unsafe') throw new MillraceError('EUNSUPPORTED', `'${name}': the cache mode 'unsafe' is not for edges, where a flush is all that keeps a disk`);
-      return BUCKET_NAME.test(name) ? openBucketFile(inBucket(), name.slice('r2:'.length), mode) : openDurable(inStorage(), name, mode);
+      if (mode.cache === 'unsafe')
+        throw new MillraceError(
+          'EUNSUPPORTED',
+          `'${name}': the cache mode 'unsafe' is not for edges, where a flush is all that keeps a disk`,
+        );
+      return BUCKET_NAME.test(name)
+        ? openBucketFile(inBucket(), name.slice('r2:'.length), mode)
+        : openDurable(inStorage(), name, mode);
     },
     openSource: async (location): Promise<BlockSource> => {
       const text = String(location);
       if (BUCKET_NAME.test(text)) return openBucketSource(inBucket(), text.slice('r2:'.length));
       if (/^https?:/i.test(text)) return openHttp(location);
-      throw new MillraceError('EUNSUPPORTED', `'${redactUrl(text)}': a base is an http: or https: URL, or r2:KEY in the bucket`);
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        `'${redactUrl(text)}': a base is an http: or https: URL, or r2:KEY in the bucket`,
+      );
     },
     resolve,
     record: (base) => base,
-    remove: async (name) => (BUCKET_NAME.test(name) ? removeBucketFile(inBucket(), name.slice('r2:'.length)) : removeDurable(inStorage(), name)),
+    remove: async (name) =>
+      BUCKET_NAME.test(name)
+        ? removeBucketFile(inBucket(), name.slice('r2:'.length))
+        : removeDurable(inStorage(), name),
   };
 }
 
@@ -65,13 +78,26 @@ function missing(option: string, what: string): never {
 /** node:zlib where the platform has it (in workerd by `nodejs_compat`). Without it, zstd cannot be had: its decoder is wasm that would have to be compiled now. */
 const codec = codecOf({
   zlib: () => platformDecoder('inflateRawSync', portableDecoders.zlib),
-  zstd: () => platformDecoder('zstdDecompressSync', () => { throw new MillraceError('EUNSUPPORTED', 'node:zlib is needed here (compatibility flag nodejs_compat)'); }),
+  zstd: () =>
+    platformDecoder('zstdDecompressSync', () => {
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        'node:zlib is needed here (compatibility flag nodejs_compat)',
+      );
+    }),
 });
 
-async function platformDecoder(name: 'inflateRawSync' | 'zstdDecompressSync', otherwise: () => Decoder | Promise<Decoder>): Promise<Decoder> {
-  const zlib = await import('node:zlib').catch(() => undefined) as Partial<Record<typeof name, ZlibFunction>> | undefined;
+async function platformDecoder(
+  name: 'inflateRawSync' | 'zstdDecompressSync',
+  otherwise: () => Decoder | Promise<Decoder>,
+): Promise<Decoder> {
+  const zlib = (await import('node:zlib').catch(() => undefined)) as
+    | Partial<Record<typeof name, ZlibFunction>>
+    | undefined;
   const decompress = zlib?.[name];
   if (!decompress) return otherwise();
   // workerd takes output that just fits for more than fits.
-  return zlibDecoder((from, { chunkSize }) => decompress(from, { chunkSize, maxOutputLength: 2 * chunkSize }));
+  return zlibDecoder((from, { chunkSize }) =>
+    decompress(from, { chunkSize, maxOutputLength: 2 * chunkSize }),
+  );
 }

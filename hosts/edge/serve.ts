@@ -6,10 +6,10 @@
 import type { CreateOptions, Disk, OpenOptions, StreamInfo, StreamOptions } from '../api/disk.ts';
 import { JobStatus } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
-import { createHandler } from '../faces/http/handler.ts';
-import type { HandlerOptions } from '../faces/http/handler.ts';
-import { createDiskWith, openDiskWith } from '../disk/open.ts';
 import type { Runtime } from '../api/runtime.ts';
+import { createDiskWith, openDiskWith } from '../disk/open.ts';
+import type { HandlerOptions } from '../faces/http/handler.ts';
+import { createHandler } from '../faces/http/handler.ts';
 import { Contents } from './contents.ts';
 import type { Bucket, ObjectStorage } from './platform.ts';
 import { edgeRuntime, inLittleMemory } from './runtime.ts';
@@ -64,10 +64,15 @@ export function serveDisks(state: ObjectState, options: ServeDisksOptions): Serv
     entered.add(request);
     return disks.get(device);
   };
-  const handler = createHandler({ ...options, disks: find, identity: (device) => disks.contents.idOf(device) });
+  const handler = createHandler({
+    ...options,
+    disks: find,
+    identity: (device) => disks.contents.idOf(device),
+  });
   return {
     async fetch(request) {
-      const [, name, call] = /^\/disks\/([^/]+)\/(stream|abort|resume|info)$/.exec(new URL(request.url).pathname) ?? [];
+      const [, name, call] =
+        /^\/disks\/([^/]+)\/(stream|abort|resume|info)$/.exec(new URL(request.url).pathname) ?? [];
       const asked = call === 'stream' && request.method === 'POST' ? request.clone() : undefined;
       const response = await handler(request);
       if (name === undefined || !entered.has(request)) return response;
@@ -114,7 +119,9 @@ class DiskTable {
   async #opened(device: string): Promise<Disk> {
     const options = this.#options.disks[device];
     const runtime = edgeRuntime({ storage: this.#storage, bucket: this.#options.bucket });
-    const disk = await this.contents.open(device, runtime, options.base, (noting) => this.#openOrCreate(device, noting, options));
+    const disk = await this.contents.open(device, runtime, options.base, (noting) =>
+      this.#openOrCreate(device, noting, options),
+    );
     // What is wrong with the job is no reason to refuse the disk; alarms try it again.
     await this.#takeUp(device, disk).catch(() => {});
     return disk;
@@ -122,14 +129,24 @@ class DiskTable {
 
   /** A disk that knows of no job has lost it with the object: this is a new one. */
   async #takeUp(device: string, disk: Disk): Promise<void> {
-    const [job] = this.#storage.sql.exec('SELECT options FROM millrace_jobs WHERE device = ?', device).toArray() as { options: string }[];
-    if (!job || await infoOf(disk) !== undefined) return;
-    await disk.stream({ ...JSON.parse(job.options || '{}') as StreamOptions, nonblock: true });
+    const [job] = this.#storage.sql
+      .exec('SELECT options FROM millrace_jobs WHERE device = ?', device)
+      .toArray() as { options: string }[];
+    if (!job || (await infoOf(disk)) !== undefined) return;
+    await disk.stream({ ...(JSON.parse(job.options || '{}') as StreamOptions), nonblock: true });
     await this.lookAfter(device);
   }
 
-  async #openOrCreate(device: string, runtime: Runtime, options: CreateOptions & { overlay: string }): Promise<Disk> {
-    if (this.#storage.sql.exec('SELECT device FROM millrace_unmade WHERE device = ?', device).toArray().length > 0) {
+  async #openOrCreate(
+    device: string,
+    runtime: Runtime,
+    options: CreateOptions & { overlay: string },
+  ): Promise<Disk> {
+    if (
+      this.#storage.sql
+        .exec('SELECT device FROM millrace_unmade WHERE device = ?', device)
+        .toArray().length > 0
+    ) {
       // The object was lost in the midst of it.
       await runtime.remove(options.overlay);
       return this.#create(device, runtime, options);
@@ -137,12 +154,21 @@ class DiskTable {
     try {
       return await openAgain(runtime, options);
     } catch (error) {
-      if (!(error instanceof MillraceError) || error.code !== 'ENOENT' || await this.#exists(options.overlay)) throw error;
+      if (
+        !(error instanceof MillraceError) ||
+        error.code !== 'ENOENT' ||
+        (await this.#exists(options.overlay))
+      )
+        throw error;
       return this.#create(device, runtime, options);
     }
   }
 
-  async #create(device: string, runtime: Runtime, options: CreateOptions & { overlay: string }): Promise<Disk> {
+  async #create(
+    device: string,
+    runtime: Runtime,
+    options: CreateOptions & { overlay: string },
+  ): Promise<Disk> {
     this.#storage.sql.exec('INSERT OR REPLACE INTO millrace_unmade (device) VALUES (?)', device);
     await this.#storage.sync();
     try {
@@ -164,7 +190,12 @@ class DiskTable {
   /** The overlay may be there, and its base not. One that cannot be looked at is taken to be there. */
   async #exists(overlay: string): Promise<boolean> {
     try {
-      await (await edgeRuntime({ storage: this.#storage, bucket: this.#options.bucket }).openOverlay(overlay, { readOnly: true })).close();
+      await (
+        await edgeRuntime({ storage: this.#storage, bucket: this.#options.bucket }).openOverlay(
+          overlay,
+          { readOnly: true },
+        )
+      ).close();
       return true;
     } catch (error) {
       return !(error instanceof MillraceError && error.code === 'ENOENT');
@@ -173,7 +204,11 @@ class DiskTable {
 
   async keep(device: string, options: string): Promise<void> {
     this.#storage.sql.exec('DELETE FROM millrace_ends WHERE device = ?', device);
-    this.#storage.sql.exec('INSERT OR REPLACE INTO millrace_jobs (device, options, tries) VALUES (?, ?, 0)', device, options);
+    this.#storage.sql.exec(
+      'INSERT OR REPLACE INTO millrace_jobs (device, options, tries) VALUES (?, ?, 0)',
+      device,
+      options,
+    );
     await this.lookAfter(device);
   }
 
@@ -192,27 +227,39 @@ class DiskTable {
   /** Keeps what became of the disk's last job: the object may be lost before anybody has asked. */
   async noteEnd(device: string): Promise<void> {
     const disk = await this.#open.get(device)?.catch(() => undefined);
-    const info = disk && await infoOf(disk);
+    const info = disk && (await infoOf(disk));
     if (!info || info.status === JobStatus.ACTIVE) return;
-    this.#storage.sql.exec('INSERT OR REPLACE INTO millrace_ends (device, info) VALUES (?, ?)', device, JSON.stringify(info));
+    this.#storage.sql.exec(
+      'INSERT OR REPLACE INTO millrace_ends (device, info) VALUES (?, ?)',
+      device,
+      JSON.stringify(info),
+    );
   }
 
   /** As JSON. */
   lastEnd(device: string): string | undefined {
-    const [end] = this.#storage.sql.exec('SELECT info FROM millrace_ends WHERE device = ?', device).toArray() as { info: string }[];
+    const [end] = this.#storage.sql
+      .exec('SELECT info FROM millrace_ends WHERE device = ?', device)
+      .toArray() as { info: string }[];
     return end?.info;
   }
 
   /** Stays with the jobs for a while, starts again those that were lost with the object, and comes back for what is left, or has come meanwhile. */
   async goOn(): Promise<void> {
-    const due = this.#kept().filter(({ device }) => (this.#pausedUntil.get(device) ?? 0) <= Date.now());
+    const due = this.#kept().filter(
+      ({ device }) => (this.#pausedUntil.get(device) ?? 0) <= Date.now(),
+    );
     await Promise.all(due.map((job) => this.#stayWith(job)));
-    const times = this.#kept().map(({ device }) => this.#pausedUntil.get(device) ?? Date.now() + PAUSE_MS);
+    const times = this.#kept().map(
+      ({ device }) => this.#pausedUntil.get(device) ?? Date.now() + PAUSE_MS,
+    );
     if (times.length > 0) await this.#storage.setAlarm(Math.min(...times));
   }
 
   #kept(): KeptJob[] {
-    return this.#storage.sql.exec('SELECT device, tries FROM millrace_jobs').toArray() as unknown as KeptJob[];
+    return this.#storage.sql
+      .exec('SELECT device, tries FROM millrace_jobs')
+      .toArray() as unknown as KeptJob[];
   }
 
   /** Forgets the job when it has ended, however it did: `info` tells. Otherwise notes when to look after it again. */
@@ -220,14 +267,20 @@ class DiskTable {
     const enough = new AbortController();
     const timer = setTimeout(() => enough.abort(), ALARM_MS);
     // Opening the disk may take longer, too.
-    const late = new Promise<number>((resolve) => enough.signal.addEventListener('abort', () => resolve(PAUSE_MS)));
+    const late = new Promise<number>((resolve) =>
+      enough.signal.addEventListener('abort', () => resolve(PAUSE_MS)),
+    );
     try {
       const pauseMs = await Promise.race([this.#seeThrough(device, enough.signal), late]);
       if (pauseMs !== undefined) this.#pausedUntil.set(device, Date.now() + pauseMs);
     } catch {
       // Requests for the disk are told why it cannot be opened.
       if (tries + 1 === TRIES_MAX) return this.forget(device);
-      this.#storage.sql.exec('UPDATE millrace_jobs SET tries = ? WHERE device = ?', tries + 1, device);
+      this.#storage.sql.exec(
+        'UPDATE millrace_jobs SET tries = ? WHERE device = ?',
+        tries + 1,
+        device,
+      );
       this.#pausedUntil.set(device, Date.now() + PAUSE_MS * 2 ** tries);
     } finally {
       clearTimeout(timer);
@@ -254,16 +307,22 @@ class DiskTable {
  * Opens a disk whose overlay is there. As long as that records a base, the base comes from where the options say, as it did at first:
  * what is recorded of a URL has no user, password or query, which may be what opens it.
  */
-async function openAgain(runtime: Runtime, options: CreateOptions & { overlay: string }): Promise<Disk> {
+async function openAgain(
+  runtime: Runtime,
+  options: CreateOptions & { overlay: string },
+): Promise<Disk> {
   const { overlay, base, baseFormat, followChain, copyOnRead, memory } = options;
   const asRecorded = inLittleMemory({ overlay, followChain, copyOnRead, memory });
-  if (base === undefined || !(await recordsBase(runtime, asRecorded))) return openDiskWith(runtime, asRecorded);
+  if (base === undefined || !(await recordsBase(runtime, asRecorded)))
+    return openDiskWith(runtime, asRecorded);
   try {
     return await openDiskWith(runtime, { ...asRecorded, base, baseFormat });
   } catch (error) {
     if (!(error instanceof MillraceError) || error.code !== 'ECHANGED') throw error;
     // A job may have made an image further down the chain the base: then only what is recorded leads there.
-    return openDiskWith(runtime, asRecorded).catch(() => { throw error; });
+    return openDiskWith(runtime, asRecorded).catch(() => {
+      throw error;
+    });
   }
 }
 

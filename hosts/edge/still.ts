@@ -8,7 +8,8 @@ const STILL = ['completed', 'failed', 'paused'];
 export async function untilStill(disk: Disk, enough: AbortSignal): Promise<void> {
   const leave = new AbortController();
   const still = new Promise<void>((resolve) => {
-    for (const type of STILL) disk.addEventListener(type, () => resolve(), { signal: leave.signal });
+    for (const type of STILL)
+      disk.addEventListener(type, () => resolve(), { signal: leave.signal });
     enough.addEventListener('abort', () => resolve(), { signal: leave.signal });
   });
   try {

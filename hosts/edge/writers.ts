@@ -13,7 +13,8 @@ const writers = new WeakMap<object, Set<string>>();
 export function enterWriter(place: object, name: string): () => void {
   const names = writers.get(place) ?? new Set();
   writers.set(place, names);
-  if (names.has(name)) throw new MillraceError('EBUSY', `'${name}' is open for writing in this object already`);
+  if (names.has(name))
+    throw new MillraceError('EBUSY', `'${name}' is open for writing in this object already`);
   names.add(name);
   let entered = true;
   return () => {

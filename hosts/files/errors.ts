@@ -1,13 +1,26 @@
 /** What goes wrong with local files, told in the same words under every runtime that has them. */
-import { MillraceError } from '../api/errors.ts';
+
 import type { ErrorCode } from '../api/errors.ts';
+import { MillraceError } from '../api/errors.ts';
 
 /** What a path leads to. */
 export type FileKind = 'file' | 'block device' | 'folder' | 'FIFO' | 'socket' | 'character device';
 
 const CODES: Readonly<Record<string, ErrorCode>> = {
-  ENOENT: 'ENOENT', ENOTDIR: 'ENOENT', EEXIST: 'EEXIST', EACCES: 'EACCES', EPERM: 'EACCES', EROFS: 'EROFS', ENOSPC: 'ENOSPC',
-  EDQUOT: 'ENOSPC', EFBIG: 'ENOSPC', EBUSY: 'EBUSY', ETXTBSY: 'EBUSY', EINVAL: 'EINVAL', EISDIR: 'EINVAL', ELOOP: 'EINVAL',
+  ENOENT: 'ENOENT',
+  ENOTDIR: 'ENOENT',
+  EEXIST: 'EEXIST',
+  EACCES: 'EACCES',
+  EPERM: 'EACCES',
+  EROFS: 'EROFS',
+  ENOSPC: 'ENOSPC',
+  EDQUOT: 'ENOSPC',
+  EFBIG: 'ENOSPC',
+  EBUSY: 'EBUSY',
+  ETXTBSY: 'EBUSY',
+  EINVAL: 'EINVAL',
+  EISDIR: 'EINVAL',
+  ELOOP: 'EINVAL',
   ENAMETOOLONG: 'EINVAL',
 };
 
@@ -39,7 +52,11 @@ interface SystemError {
  */
 export function systemError(action: string, place: string, error: SystemError): MillraceError {
   const { code, reason, cause, offset } = error;
-  return new MillraceError(CODES[code] ?? 'EIO', `cannot ${action} ${place}: ${reason} (${code})${ADVICE[code] ?? ''}`, { cause, offset });
+  return new MillraceError(
+    CODES[code] ?? 'EIO',
+    `cannot ${action} ${place}: ${reason} (${code})${ADVICE[code] ?? ''}`,
+    { cause, offset },
+  );
 }
 
 /** Why no lock can be made beside an image that `exists`, or is to be made: who did not ask for one hears what it is for. */
@@ -53,6 +70,10 @@ export function lockError(path: string, exists: boolean, error: SystemError): Mi
 /** Only what has bytes at offsets can be an image. @throws MillraceError `EINVAL`; `EUNSUPPORTED` for a block device that is to be written. */
 export function refuseKind(path: string, kind: FileKind, readOnly: boolean): void {
   if (kind === 'file' || (kind === 'block device' && readOnly)) return;
-  if (kind === 'block device') throw new MillraceError('EUNSUPPORTED', `cannot write to '${path}': a block device cannot grow; use a file as overlay`);
+  if (kind === 'block device')
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      `cannot write to '${path}': a block device cannot grow; use a file as overlay`,
+    );
   throw new MillraceError('EINVAL', `cannot open '${path}': it is a ${kind}, not an image`);
 }

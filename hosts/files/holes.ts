@@ -13,7 +13,9 @@ const SLICE_MS = 5;
  * A source's `nextData`, by lseek(2): `next` gives where data or a hole is at or behind an offset, undefined if there is none (ENXIO), NaN
  * if that cannot be told. Undefined where the file system does not tell.
  */
-export function nextDataBy(next: (what: 'data' | 'hole', offset: number) => number | undefined): BlockSource['nextData'] {
+export function nextDataBy(
+  next: (what: 'data' | 'hole', offset: number) => number | undefined,
+): BlockSource['nextData'] {
   if (Number.isNaN(next('data', 0))) return undefined;
   return (offset) => {
     const start = next('data', offset);
@@ -22,10 +24,20 @@ export function nextDataBy(next: (what: 'data' | 'hole', offset: number) => numb
 }
 
 /** Fills `map` with a bit for each block of the file from `offset` on, lowest first: set where data may stand. */
-export async function mapHoles(file: BlockSource, offset: number, map: Uint8Array, clock: Clock): Promise<void> {
+export async function mapHoles(
+  file: BlockSource,
+  offset: number,
+  map: Uint8Array,
+  clock: Clock,
+): Promise<void> {
   map.fill(0);
   const end = offset + map.length * 8 * BLOCK_BYTES;
-  const mark = (from: number, to: number): void => setBits(map, Math.floor((from - offset) / BLOCK_BYTES), Math.ceil((Math.min(to, end) - offset) / BLOCK_BYTES));
+  const mark = (from: number, to: number): void =>
+    setBits(
+      map,
+      Math.floor((from - offset) / BLOCK_BYTES),
+      Math.ceil((Math.min(to, end) - offset) / BLOCK_BYTES),
+    );
   let until = clock.now() + SLICE_MS;
   for (let at = offset, runs = 0; at < end; runs++) {
     const data = at < file.size ? file.nextData!(at) : undefined;
@@ -35,7 +47,9 @@ export async function mapHoles(file: BlockSource, offset: number, map: Uint8Arra
     mark(data.start, data.end);
     at = data.end;
     if (clock.now() < until) continue;
-    await new Promise<void>((resolve) => { clock.after(0, resolve); });
+    await new Promise<void>((resolve) => {
+      clock.after(0, resolve);
+    });
     until = clock.now() + SLICE_MS;
   }
 }

@@ -29,13 +29,25 @@ export function isHttpUrl(text: string): boolean {
 export function pathOf(text: string, paths: Paths): string {
   const scheme = SCHEME.exec(text)?.[1].toLowerCase();
   if (scheme === undefined) return text;
-  if (isHttpUrl(text)) throw new MillraceError('EUNSUPPORTED', `'${redactUrl(text)}': an overlay is a local file; a URL can be its base, or an image that is only looked at`);
-  if (scheme !== 'file') throw new MillraceError('EUNSUPPORTED', `'${redactUrl(text)}': the scheme '${scheme}:' is not supported; a base is a path or an http: or https: URL`);
+  if (isHttpUrl(text))
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      `'${redactUrl(text)}': an overlay is a local file; a URL can be its base, or an image that is only looked at`,
+    );
+  if (scheme !== 'file')
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      `'${redactUrl(text)}': the scheme '${scheme}:' is not supported; a base is a path or an http: or https: URL`,
+    );
   if (!/^file:\/\//i.test(text)) return text.slice('file:'.length);
   try {
     return paths.fileURLToPath(text);
   } catch (cause) {
-    throw new MillraceError('EINVAL', `'${text}' leads to no file here: ${(cause as Error).message}`, { cause });
+    throw new MillraceError(
+      'EINVAL',
+      `'${text}' leads to no file here: ${(cause as Error).message}`,
+      { cause },
+    );
   }
 }
 
@@ -52,12 +64,19 @@ export function resolveBacking(name: string, from: string, paths: Paths): string
  * path as well (QEMU takes what follows the scheme as it is, `%20` and all).
  */
 export function recordedBase(location: string, overlay: string, paths: Paths): string {
-  const [base, path] = [location, overlay].map((text) => (/^file:/i.test(text) ? pathOf(text, paths) : text));
+  const [base, path] = [location, overlay].map((text) =>
+    /^file:/i.test(text) ? pathOf(text, paths) : text,
+  );
   if (paths.isAbsolute(base) || (base === location && SCHEME.test(base))) return base;
   const [from, to] = [paths.join(paths.dirname(path)), paths.join(base)];
   // Below the place where the process stands, wherever that is: it need not be asked, which could need a permission.
   const isBelow = !paths.isAbsolute(from) && ![from, to].some((path) => path.startsWith('..'));
-  return asPath(isBelow ? paths.relative(`/${from}`, `/${to}`) : paths.relative(paths.resolve(from), paths.resolve(to)), paths);
+  return asPath(
+    isBelow
+      ? paths.relative(`/${from}`, `/${to}`)
+      : paths.relative(paths.resolve(from), paths.resolve(to)),
+    paths,
+  );
 }
 
 /** A relative path whose first part has a colon would be taken for a URL, by QEMU whatever stands before the colon. */

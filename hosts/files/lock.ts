@@ -78,7 +78,8 @@ export function takeLock(image: string, host: LockHost): Lock {
     for (let round = 1; !putInPlace(staging, place, host); round++) {
       const record = removeGone(place, host);
       if (record !== undefined) throw busy(image, place, record, self, host);
-      if (round === ROUNDS_MAX) throw new MillraceError('EBUSY', `cannot lock '${image}': '${place}' cannot be replaced`);
+      if (round === ROUNDS_MAX)
+        throw new MillraceError('EBUSY', `cannot lock '${image}': '${place}' cannot be replaced`);
     }
   } catch (error) {
     quietly(() => host.removeFile(`${staging}/${token}`));
@@ -110,7 +111,8 @@ function putInPlace(staging: string, place: string, host: LockHost): boolean {
 function removeGone(folder: string, host: LockHost): LockRecord | undefined {
   for (const record of records(folder, host)) {
     const { path, holder } = record;
-    if (holder === 'unreadable' || (holder !== 'empty' && host.stateOf(holder, path) !== 'gone')) return record;
+    if (holder === 'unreadable' || (holder !== 'empty' && host.stateOf(holder, path) !== 'gone'))
+      return record;
     removeRecord(path, folder, host);
   }
   return undefined;
@@ -122,7 +124,8 @@ function sweepStaging(place: string, host: LockHost): void {
   const parent = place.slice(0, at);
   for (const name of host.list(parent).filter((name) => name.startsWith(`${place.slice(at)}.`))) {
     for (const { path, holder } of records(parent + name, host)) {
-      if (typeof holder === 'object' && host.stateOf(holder, path) === 'gone') removeRecord(path, parent + name, host);
+      if (typeof holder === 'object' && host.stateOf(holder, path) === 'gone')
+        removeRecord(path, parent + name, host);
     }
   }
 }
@@ -154,20 +157,36 @@ function parse(text: string): LockHolder | 'empty' | 'unreadable' {
   try {
     const holder = JSON.parse(text) as LockHolder;
     const texts = [holder.host, holder.program, holder.since];
-    return Number.isSafeInteger(holder.pid) && texts.every((text) => typeof text === 'string') ? holder : 'unreadable';
+    return Number.isSafeInteger(holder.pid) && texts.every((text) => typeof text === 'string')
+      ? holder
+      : 'unreadable';
   } catch {
     return 'unreadable';
   }
 }
 
-function busy(image: string, place: string, { path, holder }: LockRecord, self: LockHolder, host: LockHost): MillraceError {
+function busy(
+  image: string,
+  place: string,
+  { path, holder }: LockRecord,
+  self: LockHolder,
+  host: LockHost,
+): MillraceError {
   const remove = `if that program is gone, remove '${place}'`;
-  if (typeof holder === 'string') return new MillraceError('EBUSY', `'${image}' is locked by an unknown program; ${remove}`);
+  if (typeof holder === 'string')
+    return new MillraceError('EBUSY', `'${image}' is locked by an unknown program; ${remove}`);
   const isAlive = host.stateOf(holder, path) === 'alive';
   if (isAlive && holder.pid === self.pid) {
-    return new MillraceError('EBUSY', `'${image}' is open for writing in this process already, since ${holder.since}`);
+    return new MillraceError(
+      'EBUSY',
+      `'${image}' is open for writing in this process already, since ${holder.since}`,
+    );
   }
-  const who = `${holder.program} (pid ${holder.pid} on ${holder.host}, since ${holder.since})`.replace(/\p{Cc}/gu, '?');
+  const who =
+    `${holder.program} (pid ${holder.pid} on ${holder.host}, since ${holder.since})`.replace(
+      /\p{Cc}/gu,
+      '?',
+    );
   const advice = isAlive ? 'end it there, or open the image read-only' : remove;
   return new MillraceError('EBUSY', `'${image}' is open for writing by ${who}; ${advice}`);
 }

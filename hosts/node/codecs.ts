@@ -10,11 +10,17 @@ import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import * as zlib from 'node:zlib';
-import { badStream, checkCount, codecOf, portableDecoders, zlibDecoder } from '../disk/codecs/codecs.ts';
 import type { Codec, Compression, Decoder, ZlibFunction } from '../disk/codecs/codecs.ts';
+import {
+  badStream,
+  checkCount,
+  codecOf,
+  portableDecoders,
+  zlibDecoder,
+} from '../disk/codecs/codecs.ts';
 import { zstdFrame } from '../disk/codecs/zstd.ts';
-import { codecWorkerProgram } from './codec-worker.ts';
 import type { Batch, BatchDone, WorkerSetup } from './codec-worker.ts';
+import { codecWorkerProgram } from './codec-worker.ts';
 
 /** As many as QEMU gives one image to decompress (QCOW2_MAX_THREADS); each takes about 15 MB, a few more where it needs zstd in wasm. */
 const THREADS_MAX = 4;
@@ -43,7 +49,9 @@ export function inlineCodec(): Codec {
 /** Twice as quick as what runs everywhere, which has to do in a bundle: this comes with a file that bundlers do not know what to do with. */
 async function wasmZstd(): Promise<Decoder> {
   try {
-    const { decompress, isLoaded } = createRequire(import.meta.url)(wasmZstdPath()) as typeof import('@foxglove/wasm-zstd');
+    const { decompress, isLoaded } = createRequire(import.meta.url)(
+      wasmZstdPath(),
+    ) as typeof import('@foxglove/wasm-zstd');
     await isLoaded;
     return (from, into) => {
       const out = decompress(from, into.length);
@@ -195,7 +203,7 @@ export class ThreadedCodec implements Codec {
     while (this.queue.length > 0 && this.idle.length > 0) {
       this.idle.sort((a, b) => a.thread.busy - b.thread.busy);
       const slot = this.idle.shift()!;
-      for (let bytes = 0; this.queue.length > 0 && bytes < share;) {
+      for (let bytes = 0; this.queue.length > 0 && bytes < share; ) {
         const job = this.take();
         bytes += job.into.length;
         slot.jobs.push(job);
@@ -207,8 +215,14 @@ export class ThreadedCodec implements Codec {
   private send(slot: Slot): void {
     const id = this.batches++;
     const streams: Batch['streams'] = [];
-    slot.input = withRoom(slot.input, slot.jobs.reduce((sum, { from }) => sum + from.length, 0));
-    slot.output = withRoom(slot.output, slot.jobs.reduce((sum, { into }) => sum + into.length, 0));
+    slot.input = withRoom(
+      slot.input,
+      slot.jobs.reduce((sum, { from }) => sum + from.length, 0),
+    );
+    slot.output = withRoom(
+      slot.output,
+      slot.jobs.reduce((sum, { into }) => sum + into.length, 0),
+    );
     const input = new Uint8Array(slot.input);
     let at = 0;
     for (const { method, from, into } of slot.jobs) {
@@ -271,7 +285,13 @@ function startWorker(): Worker {
   const workerData: WorkerSetup = { zstd: wasmZstdPath() };
   const resourceLimits = { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB };
   // Without the flags of the process: its loaders are not for this program.
-  return new Worker(codecWorkerProgram, { eval: true, name: 'millrace codec', workerData, resourceLimits, execArgv: [] });
+  return new Worker(codecWorkerProgram, {
+    eval: true,
+    name: 'millrace codec',
+    workerData,
+    resourceLimits,
+    execArgv: [],
+  });
 }
 
 function wasmZstdPath(): string {

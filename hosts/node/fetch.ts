@@ -15,7 +15,16 @@ const REDIRECT_STATUS: ReadonlySet<number | undefined> = new Set([301, 302, 303,
 /** Meant for one origin: a redirect to another one does not take them along. */
 const ORIGIN_HEADERS = ['Authorization', 'Proxy-Authorization', 'Cookie', 'Host'];
 /** These would change how the connection is used, for the requests that follow as well. */
-const CONNECTION_HEADERS = ['Connection', 'Content-Length', 'Expect', 'Keep-Alive', 'TE', 'Trailer', 'Transfer-Encoding', 'Upgrade'];
+const CONNECTION_HEADERS = [
+  'Connection',
+  'Content-Length',
+  'Expect',
+  'Keep-Alive',
+  'TE',
+  'Trailer',
+  'Transfer-Encoding',
+  'Upgrade',
+];
 /** Some servers refuse requests without one. */
 const USER_AGENT = 'millrace';
 /** Of a body, so much is kept that nobody has read yet; then the connection is told to wait. */
@@ -36,7 +45,9 @@ export async function nodeFetch(href: string, { headers, signal }: FetchInit): P
   let url = new URL(href);
   for (let redirects = 0; redirects <= REDIRECTS_MAX; redirects++) {
     const { response, body } = await get(url, sent, signal);
-    const location = REDIRECT_STATUS.has(response.statusCode) ? response.headers.location : undefined;
+    const location = REDIRECT_STATUS.has(response.statusCode)
+      ? response.headers.location
+      : undefined;
     if (location === undefined) return answerOf(response, body);
     await passOver(response);
     const next = follow(location, url);
@@ -55,7 +66,12 @@ interface Received {
  * The server may have closed a kept connection while the request was on its way: the request then goes over one of its own (`agent`
  * false), at once, and no third time.
  */
-async function get(url: URL, headers: Headers, signal: AbortSignal, agent?: false): Promise<Received> {
+async function get(
+  url: URL,
+  headers: Headers,
+  signal: AbortSignal,
+  agent?: false,
+): Promise<Received> {
   signal.throwIfAborted();
   const request = open(url, headers, signal, agent);
   try {
@@ -63,7 +79,8 @@ async function get(url: URL, headers: Headers, signal: AbortSignal, agent?: fals
   } catch (error) {
     if (signal.aborted) throw signal.reason;
     const { code } = error as NodeJS.ErrnoException;
-    if (request.reusedSocket && (code === 'ECONNRESET' || code === 'EPIPE')) return get(url, headers, signal, false);
+    if (request.reusedSocket && (code === 'ECONNRESET' || code === 'EPIPE'))
+      return get(url, headers, signal, false);
     throw error;
   }
 }
@@ -71,7 +88,11 @@ async function get(url: URL, headers: Headers, signal: AbortSignal, agent?: fals
 function open(url: URL, headers: Headers, signal: AbortSignal, agent?: false): http.ClientRequest {
   const protocol = url.protocol as keyof typeof agents;
   const { request } = protocol === 'https:' ? https : http;
-  return request(url, { agent: agent ?? agents[protocol], headers: Object.fromEntries(headers), signal });
+  return request(url, {
+    agent: agent ?? agents[protocol],
+    headers: Object.fromEntries(headers),
+    signal,
+  });
 }
 
 /** The listeners are there before anything can happen, and stay: an 'error' that nobody hears would end the process. */
@@ -106,10 +127,16 @@ function follow(location: string, from: URL): URL {
   if (!URL.canParse(text, from)) throw new Failure('EIO', 'the server redirects to what is no URL');
   const url = new URL(text, from);
   if (url.protocol !== 'http:' && url.protocol !== 'https:') {
-    throw new Failure('EUNSUPPORTED', `the server redirects to a URL of the scheme ${url.protocol}, which is neither http: nor https:`);
+    throw new Failure(
+      'EUNSUPPORTED',
+      `the server redirects to a URL of the scheme ${url.protocol}, which is neither http: nor https:`,
+    );
   }
   if (url.username !== '' || url.password !== '') {
-    throw new Failure('EUNSUPPORTED', 'the server redirects to a URL that holds a user or password: give that URL itself');
+    throw new Failure(
+      'EUNSUPPORTED',
+      'the server redirects to a URL that holds a user or password: give that URL itself',
+    );
   }
   return url;
 }
@@ -118,7 +145,7 @@ function answerOf(response: http.IncomingMessage, body: Body): Answer {
   const { statusCode = 0, statusMessage = '', headers } = response;
   const get = (name: string): string | null => {
     const value = headers[name.toLowerCase()];
-    return Array.isArray(value) ? value.join(', ') : value ?? null;
+    return Array.isArray(value) ? value.join(', ') : (value ?? null);
   };
   return { status: statusCode, statusText: statusMessage, type: 'default', headers: { get }, body };
 }
@@ -147,7 +174,8 @@ class Body implements AnswerBody {
     this.#response.on('data', (piece: Uint8Array) => {
       this.#pieces.push(piece);
       this.#unread += piece.length;
-      if (this.#unread >= UNREAD_BYTES_MAX || this.#pieces.length >= UNREAD_PIECES_MAX) this.#response.pause();
+      if (this.#unread >= UNREAD_BYTES_MAX || this.#pieces.length >= UNREAD_PIECES_MAX)
+        this.#response.pause();
       this.#wake();
     });
     return { read: () => this.#read(), cancel: () => this.cancel() };

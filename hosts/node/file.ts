@@ -3,16 +3,17 @@
  * FileHandle, with 4 KiB a fifth to a third quicker. Every error names the file, and the offset where there is one. A file that is
  * open for writing is locked against other programs.
  */
-import * as fs from 'node:fs';
+
 import type { BigIntStats } from 'node:fs';
+import * as fs from 'node:fs';
 import { readFile, realpath, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { getSystemErrorMap, promisify } from 'node:util';
-import type { CacheMode } from '../api/disk.ts';
 import type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
+import type { CacheMode } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
-import { lockError, placeOf, refuseKind, systemError } from '../files/errors.ts';
 import type { FileKind } from '../files/errors.ts';
+import { lockError, placeOf, refuseKind, systemError } from '../files/errors.ts';
 import type { Lock } from '../files/lock.ts';
 import { holesOf } from './holes.ts';
 import { lockImage } from './lock.ts';
@@ -74,17 +75,25 @@ export function openFileSource(path: string): Promise<BlockSource> {
 async function openForReading(path: string, { isBase = false } = {}): Promise<LocalFile> {
   await checkKind(path, { readOnly: true, mayBeMissing: false });
   // Without O_NONBLOCK, a FIFO that has come to this place since would hold a thread until somebody writes to it.
-  const fd = await orFileError('open', path, open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)));
+  const fd = await orFileError(
+    'open',
+    path,
+    open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)),
+  );
   return wrap(path, fd, { readOnly: true, isBase });
 }
 
 /** Opens the file, or makes it, and then sees to it that its name survives a power cut. */
-async function openForWriting(path: string, { create, exclusive, cache }: OpenFileOptions): Promise<number> {
+async function openForWriting(
+  path: string,
+  { create, exclusive, cache }: OpenFileOptions,
+): Promise<number> {
   if (create) {
     try {
       return await createFile(path, cache);
     } catch (error) {
-      if (exclusive || (error as NodeJS.ErrnoException).code !== 'EEXIST') throw fileError('create', path, error);
+      if (exclusive || (error as NodeJS.ErrnoException).code !== 'EEXIST')
+        throw fileError('create', path, error);
     }
   }
   return orFileError('open', path, open(path, constants.O_RDWR | (constants.O_NONBLOCK ?? 0)));
@@ -109,19 +118,28 @@ async function syncFolder(path: string): Promise<void> {
     await fsync(fd).finally(() => close(fd));
   } catch (error) {
     // A folder that may be written but not read, or a system or file system that does not sync folders, has no better way.
-    if (!['EACCES', 'EPERM', 'EISDIR', 'EINVAL'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+    if (
+      !['EACCES', 'EPERM', 'EISDIR', 'EINVAL'].includes((error as NodeJS.ErrnoException).code ?? '')
+    )
+      throw error;
   }
 }
 
-async function wrap(path: string, fd: number, how: { readOnly?: boolean; isBase?: boolean; cache?: CacheMode; lock?: Lock }): Promise<LocalFile> {
+async function wrap(
+  path: string,
+  fd: number,
+  how: { readOnly?: boolean; isBase?: boolean; cache?: CacheMode; lock?: Lock },
+): Promise<LocalFile> {
   try {
     const stats = await orFileError('open', path, fstat(fd, { bigint: true }));
     refuseKind(path, kindOf(stats), how.readOnly ?? false);
     const size = stats.isBlockDevice() ? await deviceSize(path, stats.rdev) : Number(stats.size);
-    if (!Number.isSafeInteger(size)) throw new MillraceError('EUNSUPPORTED', `'${path}' is larger than 8 PiB`);
+    if (!Number.isSafeInteger(size))
+      throw new MillraceError('EUNSUPPORTED', `'${path}' is larger than 8 PiB`);
     const isSource = stats.isFile() && how.readOnly;
     const identity = isSource ? identityOf(stats) : undefined;
-    const nextData = isSource && Number(stats.blocks) * STAT_BLOCK_BYTES < size ? await holesOf(fd) : undefined;
+    const nextData =
+      isSource && Number(stats.blocks) * STAT_BLOCK_BYTES < size ? await holesOf(fd) : undefined;
     return new LocalFile(path, fd, size, { ...how, identity, nextData });
   } catch (error) {
     await close(fd);
@@ -134,7 +152,10 @@ function identityOf({ size, mtimeMs }: BigIntStats): string {
 }
 
 /** Whether it exists. */
-async function checkKind(path: string, how: { readOnly: boolean; mayBeMissing: boolean }): Promise<boolean> {
+async function checkKind(
+  path: string,
+  how: { readOnly: boolean; mayBeMissing: boolean },
+): Promise<boolean> {
   let stats: BigIntStats;
   try {
     stats = await stat(path, { bigint: true });
@@ -149,7 +170,13 @@ async function checkKind(path: string, how: { readOnly: boolean; mayBeMissing: b
 function kindOf(stats: BigIntStats): FileKind {
   if (stats.isFile()) return 'file';
   if (stats.isBlockDevice()) return 'block device';
-  return stats.isDirectory() ? 'folder' : stats.isFIFO() ? 'FIFO' : stats.isSocket() ? 'socket' : 'character device';
+  return stats.isDirectory()
+    ? 'folder'
+    : stats.isFIFO()
+      ? 'FIFO'
+      : stats.isSocket()
+        ? 'socket'
+        : 'character device';
 }
 
 /** A block device's own size is 0 to fstat(2), and node:fs cannot seek. */
@@ -158,9 +185,15 @@ async function deviceSize(path: string, rdev: bigint): Promise<number> {
   const major = ((rdev >> 8n) & 0xfffn) | ((rdev >> 32n) & 0xfffff000n);
   const minor = (rdev & 0xffn) | ((rdev >> 12n) & 0xffffff00n);
   try {
-    return Number(await readFile(`/sys/dev/block/${major}:${minor}/size`, 'utf8')) * STAT_BLOCK_BYTES;
+    return (
+      Number(await readFile(`/sys/dev/block/${major}:${minor}/size`, 'utf8')) * STAT_BLOCK_BYTES
+    );
   } catch (cause) {
-    throw new MillraceError('EUNSUPPORTED', `cannot open '${path}': the size of this block device cannot be learnt`, { cause });
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      `cannot open '${path}': the size of this block device cannot be learnt`,
+      { cause },
+    );
   }
 }
 
@@ -168,7 +201,10 @@ async function deviceSize(path: string, rdev: bigint): Promise<number> {
 async function lockFor(path: string, exists: boolean): Promise<Lock> {
   const place = exists
     ? await orFileError('open', path, realpath(path))
-    : join(await orFileError(`create '${path}' in`, dirname(path), realpath(dirname(path))), basename(path));
+    : join(
+        await orFileError(`create '${path}' in`, dirname(path), realpath(dirname(path))),
+        basename(path),
+      );
   try {
     return lockImage(place);
   } catch (error) {
@@ -216,7 +252,8 @@ class LocalFile implements BlockFile {
     this.identity = how.identity;
     // Once the descriptor is another file's, it would tell of that.
     const { nextData } = how;
-    this.nextData = nextData && ((offset) => (this.closing ? { start: offset, end: length } : nextData(offset)));
+    this.nextData =
+      nextData && ((offset) => (this.closing ? { start: offset, end: length } : nextData(offset)));
   }
 
   get size(): number {
@@ -230,12 +267,17 @@ class LocalFile implements BlockFile {
     }
     // Not looked at again: a read that has started writes into `into` until it ends, whoever waits for it.
     hint?.signal?.throwIfAborted();
-    for (let done = 0; done < into.length;) {
+    for (let done = 0; done < into.length; ) {
       const length = Math.min(into.length - done, TRANSFER_BYTES_MAX);
       const at = offset + done;
-      const count = await this.perform('read', at, (settle) => fs.read(this.fd, into, done, length, at, settle), (count) => {
-        if (done + count === into.length) this.refuseChanged(offset);
-      });
+      const count = await this.perform(
+        'read',
+        at,
+        (settle) => fs.read(this.fd, into, done, length, at, settle),
+        (count) => {
+          if (done + count === into.length) this.refuseChanged(offset);
+        },
+      );
       if (count === 0) {
         const message = `'${this.name}' ends before offset ${at} but had ${this.length} bytes: another program has cut it`;
         throw new MillraceError('ECHANGED', message, { offset: at });
@@ -246,10 +288,12 @@ class LocalFile implements BlockFile {
 
   async write(offset: number, from: Uint8Array): Promise<void> {
     this.refuseReadOnly();
-    for (let done = 0; done < from.length;) {
+    for (let done = 0; done < from.length; ) {
       const length = Math.min(from.length - done, TRANSFER_BYTES_MAX);
       const at = offset + done;
-      done += await this.perform('write', at, (settle) => fs.write(this.fd, from, done, length, at, settle));
+      done += await this.perform('write', at, (settle) =>
+        fs.write(this.fd, from, done, length, at, settle),
+      );
       this.length = Math.max(this.length, offset + done);
     }
   }
@@ -282,7 +326,10 @@ class LocalFile implements BlockFile {
   }
 
   private async finish(): Promise<void> {
-    if (this.inFlight > 0) await new Promise<void>((resolve) => { this.idle = resolve; });
+    if (this.inFlight > 0)
+      await new Promise<void>((resolve) => {
+        this.idle = resolve;
+      });
     try {
       await orFileError('close', this.name, close(this.fd));
     } finally {
@@ -291,22 +338,40 @@ class LocalFile implements BlockFile {
   }
 
   private refuseReadOnly(): void {
-    if (this.readOnly) throw new MillraceError('EROFS', `cannot write to '${this.name}': it was opened read-only`);
+    if (this.readOnly)
+      throw new MillraceError('EROFS', `cannot write to '${this.name}': it was opened read-only`);
   }
 
   /** What was read since another program has written to a base is not what the overlay was made on. It takes some microseconds. */
   private refuseChanged(offset: number): void {
-    if (!this.isBase || this.identity === undefined || identityOf(fs.fstatSync(this.fd, { bigint: true })) === this.identity) return;
-    throw new MillraceError('ECHANGED', `'${this.name}' has changed since it was opened: another program has written to it`, { offset });
+    if (
+      !this.isBase ||
+      this.identity === undefined ||
+      identityOf(fs.fstatSync(this.fd, { bigint: true })) === this.identity
+    )
+      return;
+    throw new MillraceError(
+      'ECHANGED',
+      `'${this.name}' has changed since it was opened: another program has written to it`,
+      { offset },
+    );
   }
 
   /** `check` looks at what came of it while the descriptor is still this file's. */
-  private async perform(action: string, offset: number | undefined, start: (settle: Settle) => void, check?: (count: number) => void): Promise<number> {
-    if (this.closing !== undefined) throw new MillraceError('ECLOSED', `cannot ${action} '${this.name}': it has been closed`);
+  private async perform(
+    action: string,
+    offset: number | undefined,
+    start: (settle: Settle) => void,
+    check?: (count: number) => void,
+  ): Promise<number> {
+    if (this.closing !== undefined)
+      throw new MillraceError('ECLOSED', `cannot ${action} '${this.name}': it has been closed`);
     this.inFlight++;
     try {
       const count = await new Promise<number>((resolve, reject) => {
-        start((error, count = 0) => (error ? reject(fileError(action, this.name, error, offset)) : resolve(count)));
+        start((error, count = 0) =>
+          error ? reject(fileError(action, this.name, error, offset)) : resolve(count),
+        );
       });
       check?.(count);
       return count;
@@ -318,7 +383,12 @@ class LocalFile implements BlockFile {
 }
 
 /** An error of node:fs in our words; `action` completes "cannot …", `offset` is in bytes. */
-export function fileError(action: string, path: string, cause: unknown, offset?: number): MillraceError {
+export function fileError(
+  action: string,
+  path: string,
+  cause: unknown,
+  offset?: number,
+): MillraceError {
   return systemError(action, placeOf(path, offset), { ...wordsOf(cause), offset });
 }
 

@@ -10,24 +10,32 @@
  * ```
  */
 import type {
-  CheckOptions, CheckReport, CommitOptions, CommitReport, CreateOptions, Disk, OpenOptions, RebaseOptions, RebaseReport,
+  CheckOptions,
+  CheckReport,
+  CommitOptions,
+  CommitReport,
+  CreateOptions,
+  Disk,
+  OpenOptions,
+  RebaseOptions,
+  RebaseReport,
 } from '../api/disk.ts';
 import { commitWith } from '../disk/commit.ts';
 import { checkDiskWith, createDiskWith, openDiskWith } from '../disk/open.ts';
 import { rebaseWith } from '../disk/rebase.ts';
 import { nodeRuntime } from './runtime.ts';
 
-export * from '../api/disk.ts';
 export type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
-export { Domain } from '../disk/domain.ts';
-export type { DomainEventDetail } from '../disk/domain.ts';
-export { MillraceError } from '../api/errors.ts';
+export * from '../api/disk.ts';
 export type { ErrorCode } from '../api/errors.ts';
-export { createHandler } from '../faces/http/handler.ts';
-export type { Handler, HandlerOptions } from '../faces/http/handler.ts';
-export { openHttp } from './http.ts';
+export { MillraceError } from '../api/errors.ts';
 export type { HttpOptions, HttpSource } from '../bases/http/http.ts';
+export type { DomainEventDetail } from '../disk/domain.ts';
+export { Domain } from '../disk/domain.ts';
+export type { Handler, HandlerOptions } from '../faces/http/handler.ts';
+export { createHandler } from '../faces/http/handler.ts';
 export { openFile, openFileSource } from './file.ts';
+export { openHttp } from './http.ts';
 
 /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
 export function createDisk(options: CreateOptions): Promise<Disk> {

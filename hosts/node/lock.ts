@@ -2,11 +2,20 @@
  * Locks of images under Node: the shared protocol over node:fs, with /proc to tell a process that ended from one that only has
  * the same pid. Held locks are given back when the process exits; one that was killed leaves its lock to the next taker.
  */
-import { mkdirSync, readdirSync, readFileSync, readlinkSync, renameSync, rmdirSync, unlinkSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  rmdirSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { hostname } from 'node:os';
 import { basename } from 'node:path';
-import { takeLock } from '../files/lock.ts';
 import type { Lock, LockHolder, LockHost } from '../files/lock.ts';
+import { takeLock } from '../files/lock.ts';
 
 /** Fields of /proc/PID/stat after the command's name in parentheses (proc(5)): `state` is the third field, `flags` the 9th, `starttime` the 22nd. */
 const STAT_STATE = 0;
@@ -53,7 +62,8 @@ export const nodeLockHost: LockHost = {
   stateOf(holder) {
     const self = nodeLockHost.self();
     if (holder.host !== self.host) return 'unknown';
-    if (holder.boot !== self.boot) return holder.boot === undefined || self.boot === undefined ? 'unknown' : 'gone';
+    if (holder.boot !== self.boot)
+      return holder.boot === undefined || self.boot === undefined ? 'unknown' : 'gone';
     if (holder.namespace !== self.namespace) return 'unknown';
     return isRunning(holder) ? 'alive' : 'gone';
   },
@@ -87,12 +97,16 @@ function isRunning({ pid, started, thread }: LockHolder): boolean {
 /** A worker that was terminated has given nothing back; Node has waited for what it had in flight. */
 function isThreadRunning({ id, started }: NonNullable<LockHolder['thread']>): boolean {
   const stat = statOf(process.pid, id);
-  return stat !== undefined && (Number(stat[STAT_FLAGS]) & PF_EXITING) === 0 && startOf(stat) === started;
+  return (
+    stat !== undefined && (Number(stat[STAT_FLAGS]) & PF_EXITING) === 0 && startOf(stat) === started
+  );
 }
 
 function ownThread(): LockHolder['thread'] {
   const id = ifThere(() => Number(basename(readlinkSync('/proc/thread-self'))));
-  return id === undefined || id === process.pid ? undefined : { id, started: startOf(statOf(process.pid, id)) };
+  return id === undefined || id === process.pid
+    ? undefined
+    : { id, started: startOf(statOf(process.pid, id)) };
 }
 
 function startOf(stat: string[] | undefined): string | undefined {
@@ -101,7 +115,11 @@ function startOf(stat: string[] | undefined): string | undefined {
 
 function statOf(pid: number, thread: number = pid): string[] | undefined {
   // The command's name may itself hold spaces and parentheses.
-  return ifThere(() => readFileSync(`/proc/${pid}/task/${thread}/stat`, 'utf8').replace(/^.*\) /s, '').split(' '));
+  return ifThere(() =>
+    readFileSync(`/proc/${pid}/task/${thread}/stat`, 'utf8')
+      .replace(/^.*\) /s, '')
+      .split(' '),
+  );
 }
 
 function ifThere<T>(read: () => T): T | undefined {

@@ -3,8 +3,8 @@
 import { readFileSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import process from 'node:process';
-import { EXIT_FAILED, EXIT_READER_GONE } from '../faces/cli/platform.ts';
 import type { Output, Platform } from '../faces/cli/platform.ts';
+import { EXIT_FAILED, EXIT_READER_GONE } from '../faces/cli/platform.ts';
 import { runCommandLine } from '../faces/cli/program.ts';
 import { fileError } from './file.ts';
 import { localPath, nodeRuntime } from './runtime.ts';
@@ -13,7 +13,9 @@ import { serve } from './serve.ts';
 /** stat(2) counts in these, whatever the file system's own blocks are. */
 const STAT_BLOCK_BYTES = 512;
 
-const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
+const { version } = JSON.parse(
+  readFileSync(new URL('../../package.json', import.meta.url), 'utf8'),
+) as { version: string };
 
 const platform: Platform = {
   runtime: nodeRuntime,
@@ -37,7 +39,10 @@ const platform: Platform = {
 function outputTo(stream: NodeJS.WriteStream): Output {
   stream.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE') process.exit(EXIT_READER_GONE);
-    if (stream !== process.stderr) process.stderr.write(`millrace: ${fileError('write to', 'standard output', error).message}\n`);
+    if (stream !== process.stderr)
+      process.stderr.write(
+        `millrace: ${fileError('write to', 'standard output', error).message}\n`,
+      );
     process.exit(EXIT_FAILED);
   });
   return {
@@ -45,13 +50,24 @@ function outputTo(stream: NodeJS.WriteStream): Output {
       // Where the reader is slow, what was not taken yet would pile up in memory.
       if (!stream.write(text)) return new Promise((resolve) => stream.once('drain', resolve));
     },
-    get isTTY() { return stream.isTTY === true; },
+    get isTTY() {
+      return stream.isTTY === true;
+    },
     // Some terminals do not tell: they have 0.
-    get columns() { return stream.columns || undefined; },
+    get columns() {
+      return stream.columns || undefined;
+    },
   };
 }
 
 const exitCode = await runCommandLine(platform, process.argv.slice(2));
 // Connections kept alive must not keep the process; what was written must still arrive.
-await Promise.all([process.stdout, process.stderr].map((stream) => new Promise<void>((resolve) => { stream.write('', () => resolve()); })));
+await Promise.all(
+  [process.stdout, process.stderr].map(
+    (stream) =>
+      new Promise<void>((resolve) => {
+        stream.write('', () => resolve());
+      }),
+  ),
+);
 process.exit(exitCode);

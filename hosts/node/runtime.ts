@@ -3,9 +3,9 @@ import { readFile, realpath, rm } from 'node:fs/promises';
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { MillraceError } from '../api/errors.ts';
-import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
-import type { Paths } from '../files/location.ts';
 import type { Runtime } from '../api/runtime.ts';
+import type { Paths } from '../files/location.ts';
+import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
 import { nodeCodec } from './codecs.ts';
 import { fileError, openFile, openFileSource } from './file.ts';
 import { openHttp } from './http.ts';
@@ -26,7 +26,11 @@ async function readEngine(): Promise<Uint8Array<ArrayBuffer>> {
     return await readFile(path);
   } catch (error) {
     const cause = fileError('open the engine', path, error);
-    throw new MillraceError(cause.code, `${cause.message}; a bundle has to leave the package millrace out (external), or to bring its dist/engine.wasm there`, { cause });
+    throw new MillraceError(
+      cause.code,
+      `${cause.message}; a bundle has to leave the package millrace out (external), or to bring its dist/engine.wasm there`,
+      { cause },
+    );
   }
 }
 

@@ -1,17 +1,21 @@
 /** A fetch handler behind node:http. */
-import { createServer } from 'node:http';
-import type { IncomingMessage, ServerResponse } from 'node:http';
+
 import { once } from 'node:events';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import type { Listening } from '../faces/cli/platform.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { Listening } from '../faces/cli/platform.ts';
 import type { Handler } from '../faces/http/handler.ts';
 import { fileError } from './file.ts';
 
 /** Listens; port 0 takes a free one. @throws MillraceError `EBUSY` when another program has the port. */
-export async function serve(handler: Handler, { hostname, port }: { hostname: string; port: number }): Promise<Listening> {
+export async function serve(
+  handler: Handler,
+  { hostname, port }: { hostname: string; port: number },
+): Promise<Listening> {
   const server = createServer((request, response) => {
     // The client has gone, or its answer was cut off because it could not be ended rightly: there is nobody left to tell.
     answer(handler, request, response).catch(() => response.destroy());
@@ -20,8 +24,11 @@ export async function serve(handler: Handler, { hostname, port }: { hostname: st
   try {
     await once(server, 'listening');
   } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw fileError('listen at', `${hostname}:${port}`, cause);
-    throw new MillraceError('EBUSY', `cannot listen at ${hostname}:${port}: another program does`, { cause });
+    if ((cause as NodeJS.ErrnoException).code !== 'EADDRINUSE')
+      throw fileError('listen at', `${hostname}:${port}`, cause);
+    throw new MillraceError('EBUSY', `cannot listen at ${hostname}:${port}: another program does`, {
+      cause,
+    });
   }
   const address = server.address() as AddressInfo;
   return {
@@ -34,7 +41,11 @@ export async function serve(handler: Handler, { hostname, port }: { hostname: st
   };
 }
 
-async function answer(handler: Handler, incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> {
+async function answer(
+  handler: Handler,
+  incoming: IncomingMessage,
+  outgoing: ServerResponse,
+): Promise<void> {
   const gone = new AbortController();
   outgoing.once('close', () => gone.abort());
   const request = requestOf(incoming, gone.signal);
@@ -42,13 +53,21 @@ async function answer(handler: Handler, incoming: IncomingMessage, outgoing: Ser
   const response = await handler(request);
   outgoing.writeHead(response.status, Object.fromEntries(response.headers));
   if (response.body === null) return void outgoing.end();
-  await pipeline(Readable.fromWeb(response.body as Parameters<typeof Readable.fromWeb>[0]), outgoing);
+  await pipeline(
+    Readable.fromWeb(response.body as Parameters<typeof Readable.fromWeb>[0]),
+    outgoing,
+  );
 }
 
 /** Not a request that a handler could be given: of a forbidden method (`TRACE`), or with a Host that cannot be one. */
 function refuse(outgoing: ServerResponse): void {
-  const told = { code: 'EINVAL', message: 'there is no such request: see its method, Host and path' };
-  outgoing.writeHead(400, { 'Content-Type': 'application/json', 'Cache-Control': 'no-store' }).end(JSON.stringify(told));
+  const told = {
+    code: 'EINVAL',
+    message: 'there is no such request: see its method, Host and path',
+  };
+  outgoing
+    .writeHead(400, { 'Content-Type': 'application/json', 'Cache-Control': 'no-store' })
+    .end(JSON.stringify(told));
 }
 
 function requestOf(incoming: IncomingMessage, signal: AbortSignal): Request | undefined {
@@ -61,7 +80,10 @@ function requestOf(incoming: IncomingMessage, signal: AbortSignal): Request | un
   const init: RequestInit & { duplex: 'half' } = { method, headers, signal, duplex: 'half' };
   if (hasBody) init.body = bodyOf(incoming);
   try {
-    return new Request(new URL(url.replace(/^\/+/, '/'), `http://${incoming.headers.host ?? 'localhost'}`), init);
+    return new Request(
+      new URL(url.replace(/^\/+/, '/'), `http://${incoming.headers.host ?? 'localhost'}`),
+      init,
+    );
   } catch {
     return undefined;
   }
@@ -70,15 +92,18 @@ function requestOf(incoming: IncomingMessage, signal: AbortSignal): Request | un
 /** The body, as far as it is read. The rest is let through: with it, the next request of the connection would be kept back. */
 function bodyOf(incoming: IncomingMessage): ReadableStream<Uint8Array> {
   const pieces = incoming.iterator({ destroyOnReturn: false });
-  return new ReadableStream({
-    async pull(controller) {
-      const { done, value } = await pieces.next() as IteratorResult<Uint8Array>;
-      if (done) controller.close();
-      else controller.enqueue(value);
+  return new ReadableStream(
+    {
+      async pull(controller) {
+        const { done, value } = (await pieces.next()) as IteratorResult<Uint8Array>;
+        if (done) controller.close();
+        else controller.enqueue(value);
+      },
+      async cancel() {
+        await pieces.return?.();
+        incoming.resume();
+      },
     },
-    async cancel() {
-      await pieces.return?.();
-      incoming.resume();
-    },
-  }, { highWaterMark: 0 });
+    { highWaterMark: 0 },
+  );
 }

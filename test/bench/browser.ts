@@ -25,8 +25,14 @@ const PAGE_MS_MAX = 5 * 60_000;
 
 /** A browser started on a page with a profile of its own, without anything that drives it. */
 const BROWSERS = {
-  Chromium: { program: 'chromium', args: (profile: string) => ['--headless', ...CHROMIUM_FLAGS, `--user-data-dir=${profile}`] },
-  Firefox: { program: 'firefox-esr', args: (profile: string) => ['--headless', '--no-remote', '--profile', profile] },
+  Chromium: {
+    program: 'chromium',
+    args: (profile: string) => ['--headless', ...CHROMIUM_FLAGS, `--user-data-dir=${profile}`],
+  },
+  Firefox: {
+    program: 'firefox-esr',
+    args: (profile: string) => ['--headless', '--no-remote', '--profile', profile],
+  },
 } as const;
 
 /** A raw base of 256 MiB from a server on loopback. */
@@ -42,7 +48,13 @@ export async function browserStreams(): Promise<BenchRow[]> {
   try {
     for (const name of ['Chromium', 'Firefox'] as const) {
       const { ours, loop } = await resultOf(name, `${nginx.url}/page/index.html`);
-      rows.push({ case: `stream into OPFS in ${name}, 256 MiB`, ourSeconds: ours, peer: 'fetch-and-write loop', peerSeconds: loop, goalRatio: GOAL_RATIO });
+      rows.push({
+        case: `stream into OPFS in ${name}, 256 MiB`,
+        ourSeconds: ours,
+        peer: 'fetch-and-write loop',
+        peerSeconds: loop,
+        goalRatio: GOAL_RATIO,
+      });
     }
   } finally {
     await nginx.stop();
@@ -71,7 +83,11 @@ async function resultOf(name: keyof typeof BROWSERS, page: string): Promise<Seco
     setTimeout(() => reject(new Error(`${name} did not finish`)), PAGE_MS_MAX).unref();
   });
   // A group of its own, so that the processes which it starts end with it.
-  const browser = spawn(peerPath(program), [...args(profile), `${page}?report=${encodeURIComponent(report)}`], { stdio: 'ignore', detached: true });
+  const browser = spawn(
+    peerPath(program),
+    [...args(profile), `${page}?report=${encodeURIComponent(report)}`],
+    { stdio: 'ignore', detached: true },
+  );
   try {
     return await sent;
   } finally {

@@ -51,7 +51,9 @@ export async function consoleBoots(): Promise<BenchRow[]> {
         for (const kind of KINDS) {
           if (kind === ONCE && run > 0) continue;
           const figures = await bootOnce(browser.context, `${site.origin}/`, kind, guest, images);
-          console.error(`  ${kind}: ${figures.seconds.toFixed(1)} s, of which it waited ${figures.waitSeconds.toFixed(2)} s`);
+          console.error(
+            `  ${kind}: ${figures.seconds.toFixed(1)} s, of which it waited ${figures.waitSeconds.toFixed(2)} s`,
+          );
           if (figures.seconds < (best.get(kind)?.seconds ?? Infinity)) best.set(kind, figures);
         }
       } finally {
@@ -73,17 +75,31 @@ async function warmUp(context: BrowserContext, url: string): Promise<void> {
   await page.close();
 }
 
-async function bootOnce(context: BrowserContext, url: string, kind: DiskKind, guest: Guest, images: Images): Promise<Figures> {
+async function bootOnce(
+  context: BrowserContext,
+  url: string,
+  kind: DiskKind,
+  guest: Guest,
+  images: Images,
+): Promise<Figures> {
   const before = await images.traffic();
   const page = await context.newPage();
   page.setDefaultTimeout(BOOT_MS_MAX);
   await page.goto(url);
   await page.waitForFunction('globalThis.boot !== undefined');
-  const booted = page.evaluate(([kind, url, size]) => globalThis.boot(kind, url, size), [kind, images.url, guest.size] as const);
+  const booted = page.evaluate(([kind, url, size]) => globalThis.boot(kind, url, size), [
+    kind,
+    images.url,
+    guest.size,
+  ] as const);
   const figures = await Promise.race([booted, late(kind)]);
   const after = await images.traffic();
   await page.close();
-  return { ...figures, requests: after.requests - before.requests, bytes: after.bytes - before.bytes };
+  return {
+    ...figures,
+    requests: after.requests - before.requests,
+    bytes: after.bytes - before.bytes,
+  };
 }
 
 async function late(kind: DiskKind): Promise<never> {
@@ -94,8 +110,18 @@ async function late(kind: DiskKind): Promise<never> {
 function rows(figures: Map<DiskKind, Figures>): BenchRow[] {
   const of = (kind: DiskKind): Figures => figures.get(kind)!;
   const name = `boot in Chromium, ${ROUND_TRIP_MS} ms, ${BITS_PER_SECOND / 1e6} Mbit/s`;
-  const against = (kind: 'first' | 'second', peer: DiskKind, label: string, goalRatio?: number): BenchRow =>
-    ({ case: `${name}: ${kind} visit`, ourSeconds: of(kind).seconds, peer: label, peerSeconds: of(peer).seconds, goalRatio });
+  const against = (
+    kind: 'first' | 'second',
+    peer: DiskKind,
+    label: string,
+    goalRatio?: number,
+  ): BenchRow => ({
+    case: `${name}: ${kind} visit`,
+    ourSeconds: of(kind).seconds,
+    peer: label,
+    peerSeconds: of(peer).seconds,
+    goalRatio,
+  });
   const costs = KINDS.flatMap((kind): BenchRow[] => [
     { case: `  ${kind}: requests until the prompt`, value: of(kind).requests, unit: '' },
     { case: `  ${kind}: until the prompt`, value: of(kind).bytes / MIB, unit: 'MiB' },
@@ -106,7 +132,12 @@ function rows(figures: Map<DiskKind, Figures>): BenchRow[] {
     against('second', 'memory', 'from memory', 1 / SECOND_MAX),
     against('first', 'async', 'v86 async'),
     against('first', 'chunks', 'v86 async, chunks of 1 MiB'),
-    { case: '  waiting for the disk, by that with chunks of 1 MiB', value: of('first').waitSeconds / of('chunks').waitSeconds, unit: '', goalMax: WAIT_MAX },
+    {
+      case: '  waiting for the disk, by that with chunks of 1 MiB',
+      value: of('first').waitSeconds / of('chunks').waitSeconds,
+      unit: '',
+      goalMax: WAIT_MAX,
+    },
     ...costs,
   ];
 }
@@ -114,8 +145,19 @@ function rows(figures: Map<DiskKind, Figures>): BenchRow[] {
 async function buildPage(): Promise<string> {
   const outDir = await mkdtemp(join(tmpdir(), 'millrace-console-bench-'));
   await build({
-    root: PAGE, base: './', configFile: false, logLevel: 'error', resolve: { alias: { seabios: BIOS_FOLDER } }, worker: { format: 'es' },
-    build: { outDir, emptyOutDir: true, assetsInlineLimit: 0, target: 'es2022', chunkSizeWarningLimit: 1024 },
+    root: PAGE,
+    base: './',
+    configFile: false,
+    logLevel: 'error',
+    resolve: { alias: { seabios: BIOS_FOLDER } },
+    worker: { format: 'es' },
+    build: {
+      outDir,
+      emptyOutDir: true,
+      assetsInlineLimit: 0,
+      target: 'es2022',
+      chunkSizeWarningLimit: 1024,
+    },
   });
   return outDir;
 }

@@ -4,8 +4,8 @@
  */
 import { createCipheriv } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, open, rename } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
+import { mkdir, open, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Random } from '../fixtures/content.ts';
 import { fixturesFolder, makeRealBase } from '../fixtures/real-base.ts';
@@ -34,18 +34,26 @@ export function localRaw(): Promise<string> {
 
 /** A raw base of 256 MiB, all of it data that does not compress: what goes over a slow link. */
 export function linkRaw(): Promise<string> {
-  return made('link.raw', (path) => writeRuns(path, LINK_BYTES, [{ offset: 0, length: LINK_BYTES }]));
+  return made('link.raw', (path) =>
+    writeRuns(path, LINK_BYTES, [{ offset: 0, length: LINK_BYTES }]),
+  );
 }
 
 /** 512 MiB of real programs, libraries and their data: the allocated blocks of the real base, side by side. */
 export function binariesRaw(): Promise<string> {
-  return made('binaries.raw', async (path) => packBlocks((await makeRealBase()).raw.path, path, BINARIES_BYTES));
+  return made('binaries.raw', async (path) =>
+    packBlocks((await makeRealBase()).raw.path, path, BINARIES_BYTES),
+  );
 }
 
 /** `binariesRaw` as a compressed qcow2, as cloud images are. */
 export function binariesCompressed(compression: 'zlib' | 'zstd'): Promise<string> {
   return made(`binaries-${compression}.qcow2`, async (path) => {
-    await convertImage(await binariesRaw(), path, { from: 'raw', compress: true, with: { compression_type: compression } });
+    await convertImage(await binariesRaw(), path, {
+      from: 'raw',
+      compress: true,
+      with: { compression_type: compression },
+    });
   });
 }
 
@@ -73,8 +81,9 @@ const RUNS_SEED = 2;
 /** Runs of data of one block and more, the short ones as frequent as the long ones (by magnitude), and holes alike but shorter. */
 function* fileSystemRuns(size: number): Iterable<Run> {
   const random = new Random(RUNS_SEED);
-  const anyLength = (blocksMax: number): number => Math.round(blocksMax ** (random.between(0, 1e6) / 1e6)) * BLOCK_BYTES;
-  for (let offset = 0; offset < size;) {
+  const anyLength = (blocksMax: number): number =>
+    Math.round(blocksMax ** (random.between(0, 1e6) / 1e6)) * BLOCK_BYTES;
+  for (let offset = 0; offset < size; ) {
     const length = Math.min(anyLength(DATA_RUN_BLOCKS_MAX), size - offset);
     yield { offset, length };
     offset += length + anyLength(HOLE_BLOCKS_MAX);
@@ -89,7 +98,12 @@ async function writeRuns(path: string, size: number, runs: Iterable<Run>): Promi
     await file.truncate(size);
     for (const { offset, length } of runs) {
       for (let done = 0; done < length; done += PIECE_BYTES) {
-        await file.write(stream.update(zeros.subarray(0, length - done)), 0, undefined, offset + done);
+        await file.write(
+          stream.update(zeros.subarray(0, length - done)),
+          0,
+          undefined,
+          offset + done,
+        );
       }
     }
   });
@@ -121,7 +135,10 @@ async function packBlocks(source: string, target: string, size: number): Promise
   }
 }
 
-async function withNewFile(path: string, write: (file: FileHandle) => Promise<void>): Promise<void> {
+async function withNewFile(
+  path: string,
+  write: (file: FileHandle) => Promise<void>,
+): Promise<void> {
   const file = await open(path, 'w');
   try {
     await write(file);

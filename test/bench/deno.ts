@@ -25,15 +25,34 @@ export async function denoStreams(): Promise<BenchRow[]> {
   const nginx = await startNginx({ root: dirname(remote) });
   const rows: BenchRow[] = [];
   try {
-    const cases = [['local raw, 2 GiB', local], ['HTTP on loopback, 256 MiB', `${nginx.url}/${basename(remote)}`]] as const;
+    const cases = [
+      ['local raw, 2 GiB', local],
+      ['HTTP on loopback, 256 MiB', `${nginx.url}/${basename(remote)}`],
+    ] as const;
     for (const [name, base] of cases) {
       await warm(base === local ? local : remote);
       const best = { deno: Infinity, node: Infinity };
       for (let count = 0; count < RUNS; count++) {
-        best.node = Math.min(best.node, await timed([process.execPath, PROGRAM], at('../../dist/node/index.js'), base));
-        best.deno = Math.min(best.deno, await timed([DENO, 'run', '--no-config', '--quiet', '-A', PROGRAM], at('../../dist/deno/index.js'), base));
+        best.node = Math.min(
+          best.node,
+          await timed([process.execPath, PROGRAM], at('../../dist/node/index.js'), base),
+        );
+        best.deno = Math.min(
+          best.deno,
+          await timed(
+            [DENO, 'run', '--no-config', '--quiet', '-A', PROGRAM],
+            at('../../dist/deno/index.js'),
+            base,
+          ),
+        );
       }
-      rows.push({ case: `Deno: ${name}`, ourSeconds: best.deno, peer: 'Node', peerSeconds: best.node, goalRatio: GOAL_RATIO });
+      rows.push({
+        case: `Deno: ${name}`,
+        ourSeconds: best.deno,
+        peer: 'Node',
+        peerSeconds: best.node,
+        goalRatio: GOAL_RATIO,
+      });
     }
   } finally {
     await nginx.stop();

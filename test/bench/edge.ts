@@ -11,16 +11,27 @@ const REQUESTS_MAX = 3;
 export async function edgeFirstRead(): Promise<BenchRow[]> {
   const base = await serveObject(new Uint8Array(BASE_BYTES).fill(1));
   try {
-    const worker = await startWorker(new URL('../edge/machine.ts', import.meta.url), { object: 'Machine', bindings: { BASE: base.url, TOKEN } });
+    const worker = await startWorker(new URL('../edge/machine.ts', import.meta.url), {
+      object: 'Machine',
+      bindings: { BASE: base.url, TOKEN },
+    });
     try {
       const at = BASE_BYTES / 2;
       const headers = { Authorization: `Bearer ${TOKEN}`, Range: `bytes=${at}-${at + 511}` };
       const answer = await worker.dispatchFetch('http://edge/disks/vda/data', { headers });
-      if (answer.status !== 206 || (await answer.arrayBuffer()).byteLength !== 512) throw new Error(`the handler answered ${answer.status}`);
+      if (answer.status !== 206 || (await answer.arrayBuffer()).byteLength !== 512)
+        throw new Error(`the handler answered ${answer.status}`);
     } finally {
       await worker.dispose();
     }
-    return [{ case: 'first read through the edge handler', value: base.ranges.length, unit: 'requests to the base', goalMax: REQUESTS_MAX }];
+    return [
+      {
+        case: 'first read through the edge handler',
+        value: base.ranges.length,
+        unit: 'requests to the base',
+        goalMax: REQUESTS_MAX,
+      },
+    ];
   } finally {
     await base.stop();
   }

@@ -38,7 +38,10 @@ export async function guestLatency(base: string, streaming: boolean): Promise<La
     };
     await Promise.all(Array.from({ length: LANES }, lane));
     times.sort((a, b) => a - b);
-    return { p50Ms: times[Math.floor(times.length * 0.5)], p99Ms: times[Math.floor(times.length * 0.99)] };
+    return {
+      p50Ms: times[Math.floor(times.length * 0.5)],
+      p99Ms: times[Math.floor(times.length * 0.99)],
+    };
   } finally {
     await disk.close();
     await rm(dir, { recursive: true, force: true });

@@ -19,9 +19,17 @@ import { binariesCompressed, linkRaw, localRaw } from './data.ts';
 import { denoStreams } from './deno.ts';
 import { edgeFirstRead } from './edge.ts';
 import { guestLatency } from './guest.ts';
-import { firstRead, peakMemory, timeStream } from './ours.ts';
 import type { StreamFigures } from './ours.ts';
-import { bestInTurn, bestOf, timeBlockStream, timeConvert, timeCopyLoop, timeCurl, warm } from './peers.ts';
+import { firstRead, peakMemory, timeStream } from './ours.ts';
+import {
+  bestInTurn,
+  bestOf,
+  timeBlockStream,
+  timeConvert,
+  timeCopyLoop,
+  timeCurl,
+  warm,
+} from './peers.ts';
 import type { BenchRow } from './table.ts';
 import { formatTable } from './table.ts';
 
@@ -53,9 +61,27 @@ async function local(): Promise<BenchRow[]> {
   const [left, onDisk] = ['local raw, 2 GiB, left in the page cache', 'local raw, 2 GiB, flushed'];
   return [
     { case: left, ourSeconds: unsafe, peer: 'QEMU block-stream', peerSeconds: job, goalRatio: 4 },
-    { case: left, ourSeconds: unsafe, peer: 'qemu-img convert -W -m 8', peerSeconds: convert, goalRatio: 0.8 },
-    { case: onDisk, ourSeconds: flushed, peer: 'QEMU block-stream', peerSeconds: flushedJob, goalRatio: 4 },
-    { case: onDisk, ourSeconds: flushed, peer: 'qemu-img convert -W -m 8', peerSeconds: flushedConvert, goalRatio: 0.8 },
+    {
+      case: left,
+      ourSeconds: unsafe,
+      peer: 'qemu-img convert -W -m 8',
+      peerSeconds: convert,
+      goalRatio: 0.8,
+    },
+    {
+      case: onDisk,
+      ourSeconds: flushed,
+      peer: 'QEMU block-stream',
+      peerSeconds: flushedJob,
+      goalRatio: 4,
+    },
+    {
+      case: onDisk,
+      ourSeconds: flushed,
+      peer: 'qemu-img convert -W -m 8',
+      peerSeconds: flushedConvert,
+      goalRatio: 0.8,
+    },
     { case: onDisk, ourSeconds: flushed, peer: 'Node copy loop', peerSeconds: loop },
   ];
 }
@@ -68,10 +94,24 @@ async function links(): Promise<BenchRow[]> {
     await overLink(link, async (url) => {
       const base = url('bench-1-link.raw');
       let ours: StreamFigures | undefined;
-      const ourSeconds = await bestOf(LINK_RUNS, async () => (ours = await timeStream(base)).seconds);
+      const ourSeconds = await bestOf(
+        LINK_RUNS,
+        async () => (ours = await timeStream(base)).seconds,
+      );
       const curl = await bestOf(LINK_RUNS, () => timeCurl(base));
-      rows.push({ case: `raw over ${link.name}, 256 MiB`, ourSeconds, peer: 'curl', peerSeconds: curl, goalRatio: 0.95 });
-      rows.push({ case: '  requests a MiB', value: ours!.requests / (ours!.bytes / MIB), unit: '', goalMax: 1 });
+      rows.push({
+        case: `raw over ${link.name}, 256 MiB`,
+        ourSeconds,
+        peer: 'curl',
+        peerSeconds: curl,
+        goalRatio: 0.95,
+      });
+      rows.push({
+        case: '  requests a MiB',
+        value: ours!.requests / (ours!.bytes / MIB),
+        unit: '',
+        goalMax: 1,
+      });
     });
   }
   return rows;
@@ -87,11 +127,30 @@ async function compressed(): Promise<BenchRow[]> {
     await overLink(LINKS[0], async (url) => {
       const base = url(`bench-1-binaries-${method}.qcow2`);
       let ours: StreamFigures | undefined;
-      const ourSeconds = await bestOf(LINK_RUNS, async () => (ours = await timeStream(base)).seconds);
+      const ourSeconds = await bestOf(
+        LINK_RUNS,
+        async () => (ours = await timeStream(base)).seconds,
+      );
       const curl = await bestOf(LINK_RUNS, () => timeCurl(base));
-      rows.push({ case: `${method} qcow2 over ${LINKS[0].name}`, ourSeconds, peer: 'curl', peerSeconds: curl, goalRatio: 0.8 });
-      rows.push({ case: '  bytes on the wire by bytes of the file', value: ours!.bytes / fileBytes, unit: '', goalMax: 1.03 });
-      rows.push({ case: '  requests a MiB', value: ours!.requests / (ours!.bytes / MIB), unit: '', goalMax: 1 });
+      rows.push({
+        case: `${method} qcow2 over ${LINKS[0].name}`,
+        ourSeconds,
+        peer: 'curl',
+        peerSeconds: curl,
+        goalRatio: 0.8,
+      });
+      rows.push({
+        case: '  bytes on the wire by bytes of the file',
+        value: ours!.bytes / fileBytes,
+        unit: '',
+        goalMax: 1.03,
+      });
+      rows.push({
+        case: '  requests a MiB',
+        value: ours!.requests / (ours!.bytes / MIB),
+        unit: '',
+        goalMax: 1,
+      });
     });
     const [unsafe, convert, flushed, flushedConvert] = await bestInTurn(RUNS, [
       async () => (await timeStream(path, 'unsafe')).seconds,
@@ -100,8 +159,20 @@ async function compressed(): Promise<BenchRow[]> {
       () => timeConvert({ location: path, format: 'qcow2' }, 8, true),
     ]);
     const peer = 'qemu-img convert -W -m 8';
-    rows.push({ case: `${method} qcow2, local, left in the page cache`, ourSeconds: unsafe, peer, peerSeconds: convert, goalRatio: 0.8 });
-    rows.push({ case: `${method} qcow2, local, flushed`, ourSeconds: flushed, peer, peerSeconds: flushedConvert, goalRatio: 0.8 });
+    rows.push({
+      case: `${method} qcow2, local, left in the page cache`,
+      ourSeconds: unsafe,
+      peer,
+      peerSeconds: convert,
+      goalRatio: 0.8,
+    });
+    rows.push({
+      case: `${method} qcow2, local, flushed`,
+      ourSeconds: flushed,
+      peer,
+      peerSeconds: flushedConvert,
+      goalRatio: 0.8,
+    });
   }
   return rows;
 }
@@ -114,7 +185,12 @@ async function first(): Promise<BenchRow[]> {
   try {
     const read = await firstRead(`${nginx.url}/large.qcow2`);
     return [
-      { case: 'first read of a 1 TiB qcow2 by HTTP', value: read.requests, unit: 'requests', goalMax: 4 },
+      {
+        case: 'first read of a 1 TiB qcow2 by HTTP',
+        value: read.requests,
+        unit: 'requests',
+        goalMax: 4,
+      },
       { case: '', value: read.bytes / 1024, unit: 'KiB', goalMax: 512 },
     ];
   } finally {
@@ -129,10 +205,23 @@ async function size(): Promise<BenchRow[]> {
   try {
     const large = join(dir, 'large.qcow2');
     await createImage(large, { size: 16 * TIB });
-    const wasm = gzipSync(await readFile(fileURLToPath(new URL('../../dist/engine.wasm', import.meta.url))), { level: 9 });
+    const wasm = gzipSync(
+      await readFile(fileURLToPath(new URL('../../dist/engine.wasm', import.meta.url))),
+      { level: 9 },
+    );
     return [
-      { case: 'peak memory of millrace stream: raw, 2 GiB', value: await peakMemory(await localRaw()), unit: 'MiB', goalMax: 160 },
-      { case: '  zstd qcow2, 512 MiB', value: await peakMemory(await binariesCompressed('zstd')), unit: 'MiB', goalMax: 160 },
+      {
+        case: 'peak memory of millrace stream: raw, 2 GiB',
+        value: await peakMemory(await localRaw()),
+        unit: 'MiB',
+        goalMax: 160,
+      },
+      {
+        case: '  zstd qcow2, 512 MiB',
+        value: await peakMemory(await binariesCompressed('zstd')),
+        unit: 'MiB',
+        goalMax: 160,
+      },
       { case: '  sparse qcow2, 16 TiB', value: await peakMemory(large), unit: 'MiB', goalMax: 160 },
       { case: 'engine.wasm, gzipped', value: wasm.length / 1024, unit: 'KiB', goalMax: 48 },
     ];
@@ -142,9 +231,15 @@ async function size(): Promise<BenchRow[]> {
 }
 
 /** Serves the fixtures by nginx behind a link of its own process. */
-async function overLink(link: (typeof LINKS)[number], work: (url: (file: string) => string) => Promise<void>): Promise<void> {
+async function overLink(
+  link: (typeof LINKS)[number],
+  work: (url: (file: string) => string) => Promise<void>,
+): Promise<void> {
   const nginx = await startNginx({ root: fixturesFolder() });
-  const slow = await startSlowLinkProcess({ ...link, target: { host: '127.0.0.1', port: nginx.port } });
+  const slow = await startSlowLinkProcess({
+    ...link,
+    target: { host: '127.0.0.1', port: nginx.port },
+  });
   try {
     await work((file) => slow.url(`/${file}`));
   } finally {
@@ -160,18 +255,35 @@ async function guest(): Promise<BenchRow[]> {
   await overLink(LINKS[0], async (url) => {
     const idle = await guestLatency(url('bench-1-link.raw'), false);
     const busy = await guestLatency(url('bench-1-link.raw'), true);
-    rows.push({ case: `guest 4 KiB requests over ${LINKS[0].name}: p99 with stream / without`, value: busy.p99Ms / idle.p99Ms, unit: '', goalMax: 2 });
+    rows.push({
+      case: `guest 4 KiB requests over ${LINKS[0].name}: p99 with stream / without`,
+      value: busy.p99Ms / idle.p99Ms,
+      unit: '',
+      goalMax: 2,
+    });
     rows.push({ case: '  p50 with stream / without', value: busy.p50Ms / idle.p50Ms, unit: '' });
   });
   return rows;
 }
 
 const CASES: Record<string, () => Promise<BenchRow[]>> = {
-  local, links, compressed, first, guest, deno: denoStreams, browser: browserStreams, edge: edgeFirstRead, console: consoleBoots, size,
+  local,
+  links,
+  compressed,
+  first,
+  guest,
+  deno: denoStreams,
+  browser: browserStreams,
+  edge: edgeFirstRead,
+  console: consoleBoots,
+  size,
 };
 
 const names = Object.keys(CASES);
-const asked = tool('bench', 'Does the same work with Millrace and with its peers, and prints the ratios.')
+const asked = tool(
+  'bench',
+  'Does the same work with Millrace and with its peers, and prints the ratios.',
+)
   .addArgument(new Argument('[case...]', 'which cases').choices(names).default(names, 'all'))
   .parse().processedArgs[0] as string[];
 for (const name of asked) {

@@ -28,7 +28,11 @@ export async function timeStream(base: string, cache?: CacheMode): Promise<Strea
   return inScratchFolder(async (dir) => {
     const startMs = performance.now();
     const source = base.startsWith('http') ? await openHttp(base) : undefined;
-    const disk = await createDisk({ overlay: join(dir, 'overlay.qcow2'), base: source ?? base, cache });
+    const disk = await createDisk({
+      overlay: join(dir, 'overlay.qcow2'),
+      base: source ?? base,
+      cache,
+    });
     await disk.stream();
     const seconds = (performance.now() - startMs) / 1000;
     await disk.close();
@@ -73,7 +77,11 @@ const TELL_MEMORY = `data:text/javascript,${encodeURIComponent(String.raw`
 `)}`;
 
 async function millrace(args: string[]): Promise<string> {
-  const child = spawn(process.execPath, ['--import', TELL_MEMORY, join(DIST, 'node/main.js'), ...args], { stdio: ['ignore', 'ignore', 'pipe'] });
+  const child = spawn(
+    process.execPath,
+    ['--import', TELL_MEMORY, join(DIST, 'node/main.js'), ...args],
+    { stdio: ['ignore', 'ignore', 'pipe'] },
+  );
   let stderr = '';
   child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
   const code = await new Promise((resolve) => child.once('close', resolve));

@@ -2,13 +2,14 @@
  * The peers' side of the benchmarks: how long others take for the same work on the same images. Each function does the work once, in
  * a folder of its own that it removes, and gives seconds of wall time. None of them syncs its result to the disk unless it says so.
  */
-import { mkdtemp, open, rm } from 'node:fs/promises';
+
 import type { FileHandle } from 'node:fs/promises';
+import { mkdtemp, open, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
-import { blockStreamJob, convertImage, createImage } from '../support/qemu.ts';
 import type { BlockStreamResult, QemuFormat } from '../support/qemu.ts';
+import { blockStreamJob, convertImage, createImage } from '../support/qemu.ts';
 import { run } from '../support/run.ts';
 
 /** What is streamed: a path or URL, and its format. */
@@ -34,11 +35,19 @@ const CONVERT_TRIES = 4;
 
 /** `qemu-img convert -W -m <coroutines>` into a qcow2, which it leaves to the page cache unless it is to flush. @throws when it hung each time. */
 export function timeConvert(base: BenchBase, coroutines: number, flush = false): Promise<number> {
-  const options = { from: base.format, to: 'qcow2', coroutines, flush, msMax: CONVERT_MS_MAX } as const;
+  const options = {
+    from: base.format,
+    to: 'qcow2',
+    coroutines,
+    flush,
+    msMax: CONVERT_MS_MAX,
+  } as const;
   return inScratchFolder(async (dir) => {
     for (let tries = 1; ; tries++) {
       try {
-        return await seconds(() => convertImage(base.location, join(dir, 'converted.qcow2'), options));
+        return await seconds(() =>
+          convertImage(base.location, join(dir, 'converted.qcow2'), options),
+        );
       } catch (error) {
         if (tries === CONVERT_TRIES) throw error;
         console.warn(`begun again: ${(error as Error).message}`);
@@ -49,13 +58,18 @@ export function timeConvert(base: BenchBase, coroutines: number, flush = false):
 
 /** `curl`, the bytes dropped: what the link and the server give. */
 export async function timeCurl(url: string): Promise<number> {
-  return seconds(() => run('curl', ['--silent', '--show-error', '--fail', '--output', '/dev/null', url]));
+  return seconds(() =>
+    run('curl', ['--silent', '--show-error', '--fail', '--output', '/dev/null', url]),
+  );
 }
 
 /** `curl` into a file. */
 export function timeCurlToFile(url: string): Promise<number> {
-  return inScratchFolder((dir) => seconds(() =>
-    run('curl', ['--silent', '--show-error', '--fail', '--output', join(dir, 'fetched'), url])));
+  return inScratchFolder((dir) =>
+    seconds(() =>
+      run('curl', ['--silent', '--show-error', '--fail', '--output', join(dir, 'fetched'), url]),
+    ),
+  );
 }
 
 /** How the plain copy loop works: so many copies in flight, each of so many bytes. */
@@ -66,29 +80,31 @@ const ZERO_BYTES = 64 * 1024;
 
 /** The plain copy loop of Node: reads and writes of a file in flight side by side, zeros left out, no image format; flushed at its end. */
 export function timeCopyLoop(path: string): Promise<number> {
-  return inScratchFolder((dir) => seconds(async () => {
-    const source = await open(path);
-    const target = await open(join(dir, 'copy'), 'w');
-    try {
-      const { size } = await source.stat();
-      await target.truncate(size);
-      let next = 0;
-      const lane = async (): Promise<void> => {
-        const buffer = Buffer.allocUnsafe(COPY_BYTES);
-        while (next < size) {
-          const offset = next;
-          next += COPY_BYTES;
-          const { bytesRead } = await source.read(buffer, 0, COPY_BYTES, offset);
-          await writeData(target, buffer.subarray(0, bytesRead), offset);
-        }
-      };
-      await Promise.all(Array.from({ length: COPY_LANES }, lane));
-      await target.datasync();
-    } finally {
-      await source.close();
-      await target.close();
-    }
-  }));
+  return inScratchFolder((dir) =>
+    seconds(async () => {
+      const source = await open(path);
+      const target = await open(join(dir, 'copy'), 'w');
+      try {
+        const { size } = await source.stat();
+        await target.truncate(size);
+        let next = 0;
+        const lane = async (): Promise<void> => {
+          const buffer = Buffer.allocUnsafe(COPY_BYTES);
+          while (next < size) {
+            const offset = next;
+            next += COPY_BYTES;
+            const { bytesRead } = await source.read(buffer, 0, COPY_BYTES, offset);
+            await writeData(target, buffer.subarray(0, bytesRead), offset);
+          }
+        };
+        await Promise.all(Array.from({ length: COPY_LANES }, lane));
+        await target.datasync();
+      } finally {
+        await source.close();
+        await target.close();
+      }
+    }),
+  );
 }
 
 const ZEROS = Buffer.alloc(ZERO_BYTES);
@@ -102,7 +118,8 @@ async function writeData(target: FileHandle, bytes: Buffer, offset: number): Pro
     if (at > dataAt) await target.write(bytes, dataAt, at - dataAt, offset + dataAt);
     dataAt = at + part.length;
   }
-  if (bytes.length > dataAt) await target.write(bytes, dataAt, bytes.length - dataAt, offset + dataAt);
+  if (bytes.length > dataAt)
+    await target.write(bytes, dataAt, bytes.length - dataAt, offset + dataAt);
 }
 
 /** Seconds that `work` takes. */
@@ -118,7 +135,10 @@ export async function bestOf(runs: number, time: () => Promise<number>): Promise
 }
 
 /** The same of several works that take turns: a virtual machine's memory and disk are not as quick at one time as at another. */
-export async function bestInTurn(runs: number, times: (() => Promise<number>)[]): Promise<number[]> {
+export async function bestInTurn(
+  runs: number,
+  times: (() => Promise<number>)[],
+): Promise<number[]> {
   const best = times.map(() => Infinity);
   for (let count = 0; count < runs; count++) {
     for (const [index, time] of times.entries()) {

@@ -24,7 +24,9 @@ export type BenchRow = Comparison | Limit;
 /** How a row stands to its goal; undefined where it has none. */
 export function meetsGoal(row: BenchRow): boolean | undefined {
   if ('value' in row) return row.goalMax === undefined ? undefined : row.value <= row.goalMax;
-  return row.goalRatio === undefined ? undefined : row.peerSeconds / row.ourSeconds >= row.goalRatio;
+  return row.goalRatio === undefined
+    ? undefined
+    : row.peerSeconds / row.ourSeconds >= row.goalRatio;
 }
 
 const HEAD = ['case', 'ours', 'peer', 'ratio', 'goal', ''];
@@ -33,8 +35,20 @@ const HEAD = ['case', 'ours', 'peer', 'ratio', 'goal', ''];
 export function formatTable(rows: readonly BenchRow[]): string {
   const lines = [HEAD, ...rows.map(cells)];
   const widths = HEAD.map((_, column) => Math.max(...lines.map((line) => line[column].length)));
-  const text = lines.map((line) => line.map((cell, column) => cell.padEnd(widths[column])).join('  ').trimEnd());
-  return [text[0], widths.map((width) => '-'.repeat(width)).join('  ').trimEnd(), ...text.slice(1)].join('\n');
+  const text = lines.map((line) =>
+    line
+      .map((cell, column) => cell.padEnd(widths[column]))
+      .join('  ')
+      .trimEnd(),
+  );
+  return [
+    text[0],
+    widths
+      .map((width) => '-'.repeat(width))
+      .join('  ')
+      .trimEnd(),
+    ...text.slice(1),
+  ].join('\n');
 }
 
 function cells(row: BenchRow): string[] {
@@ -46,7 +60,14 @@ function cells(row: BenchRow): string[] {
   }
   const goal = row.goalRatio === undefined ? '' : `at least ${round(row.goalRatio)}`;
   const peer = `${row.peer}: ${round(row.peerSeconds)} s`;
-  return [row.case, `${round(row.ourSeconds)} s`, peer, (row.peerSeconds / row.ourSeconds).toFixed(2), goal, verdict];
+  return [
+    row.case,
+    `${round(row.ourSeconds)} s`,
+    peer,
+    (row.peerSeconds / row.ourSeconds).toFixed(2),
+    goal,
+    verdict,
+  ];
 }
 
 /** Three digits that mean something. */

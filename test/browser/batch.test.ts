@@ -1,9 +1,9 @@
 /** Gathered writes: fewer calls, the same bytes, and never a write of later before one of earlier across a flush. */
 import * as fc from 'fast-check';
 import { describe, expect, it, vi } from 'vitest';
-import { BatchedFile } from '../../hosts/browser/batch.ts';
-import type { SyncFile } from '../../hosts/browser/batch.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
+import type { SyncFile } from '../../hosts/browser/batch.ts';
+import { BatchedFile } from '../../hosts/browser/batch.ts';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -24,7 +24,8 @@ class CountingFile implements SyncFile {
   }
 
   read(offset: number, into: Uint8Array): void {
-    if (offset + into.length > this.size) throw new Error(`a read past the end: ${offset} + ${into.length}`);
+    if (offset + into.length > this.size)
+      throw new Error(`a read past the end: ${offset} + ${into.length}`);
     into.set(this.bytes.subarray(offset, offset + into.length));
   }
 
@@ -67,7 +68,8 @@ describe('gathered writes', () => {
     const { file, batch } = batched();
     batch.write(0, new Uint8Array(MIB));
     file.writes = 0;
-    for (let at = 0; at < 256 * KIB; at += 4 * KIB) batch.write(at, new Uint8Array(4 * KIB).fill(at / 4096 + 1));
+    for (let at = 0; at < 256 * KIB; at += 4 * KIB)
+      batch.write(at, new Uint8Array(4 * KIB).fill(at / 4096 + 1));
     expect(file.writes).toBe(0);
     expect(read(batch, 8 * KIB, 1)[0]).toBe(3);
     batch.flush();
@@ -80,7 +82,8 @@ describe('gathered writes', () => {
     const { file, batch } = batched();
     batch.write(0, new Uint8Array(64 * MIB));
     file.writes = 0;
-    for (let i = 0; i < 4096; i++) batch.write(((i * 7919) % 4096) * 16 * KIB, new Uint8Array(16).fill(i));
+    for (let i = 0; i < 4096; i++)
+      batch.write(((i * 7919) % 4096) * 16 * KIB, new Uint8Array(16).fill(i));
     expect(file.writes).toBeGreaterThan(0);
     expect(file.writes).toBeLessThanOrEqual(4096);
   });
@@ -92,7 +95,11 @@ describe('gathered writes', () => {
     });
     batch.truncate(64 * MIB);
     let taken = 0;
-    for (let i = 0; i < 2048; i++) await Promise.resolve(batch.write(i * 16 * KIB, new Uint8Array(16).fill(1))).then(() => taken++, () => {});
+    for (let i = 0; i < 2048; i++)
+      await Promise.resolve(batch.write(i * 16 * KIB, new Uint8Array(16).fill(1))).then(
+        () => taken++,
+        () => {},
+      );
     expect(taken).toBeLessThanOrEqual(512);
     refusing.mockRestore();
     batch.flush();
@@ -102,7 +109,8 @@ describe('gathered writes', () => {
   it('are refused at once when there is no room for them, and those accepted before never fail', async () => {
     const { file, batch } = batched();
     file.room = 2 * MIB;
-    for (let at = 0; at + 4 * KIB <= 2 * MIB; at += 4 * KIB) batch.write(at, new Uint8Array(4 * KIB).fill(1));
+    for (let at = 0; at + 4 * KIB <= 2 * MIB; at += 4 * KIB)
+      batch.write(at, new Uint8Array(4 * KIB).fill(1));
     await expect(batch.write(2 * MIB, new Uint8Array(1))).rejects.toMatchObject({ code: 'ENOSPC' });
     file.room = 0;
     batch.flush();
@@ -141,33 +149,72 @@ describe('gathered writes', () => {
   it('make no difference to what is read and what a flush brings to the file', () => {
     const offset = fc.integer({ min: 0, max: 400 * KIB });
     const step = fc.oneof(
-      { weight: 6, arbitrary: fc.record({ kind: fc.constant('write' as const), offset, length: fc.oneof(fc.integer({ min: 0, max: 5000 }), fc.integer({ min: 0, max: 150_000 })) }) },
-      { weight: 2, arbitrary: fc.record({ kind: fc.constant('read' as const), offset, length: fc.integer({ min: 0, max: 100_000 }) }) },
-      { weight: 1, arbitrary: fc.record({ kind: fc.constant('flush' as const), offset, length: fc.constant(0) }) },
-      { weight: 1, arbitrary: fc.record({ kind: fc.constant('truncate' as const), offset, length: fc.constant(0) }) },
+      {
+        weight: 6,
+        arbitrary: fc.record({
+          kind: fc.constant('write' as const),
+          offset,
+          length: fc.oneof(fc.integer({ min: 0, max: 5000 }), fc.integer({ min: 0, max: 150_000 })),
+        }),
+      },
+      {
+        weight: 2,
+        arbitrary: fc.record({
+          kind: fc.constant('read' as const),
+          offset,
+          length: fc.integer({ min: 0, max: 100_000 }),
+        }),
+      },
+      {
+        weight: 1,
+        arbitrary: fc.record({
+          kind: fc.constant('flush' as const),
+          offset,
+          length: fc.constant(0),
+        }),
+      },
+      {
+        weight: 1,
+        arbitrary: fc.record({
+          kind: fc.constant('truncate' as const),
+          offset,
+          length: fc.constant(0),
+        }),
+      },
     );
-    fc.assert(fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
-      const { file, batch } = batched();
-      const model = new CountingFile();
-      steps.forEach(({ kind, offset, length }, i) => {
-        if (kind === 'write' && length > 0) {
-          const bytes = Uint8Array.from({ length }, (_, at) => at * 31 + i + 1);
-          batch.write(offset, bytes);
-          model.write(offset, bytes);
-        } else if (kind === 'read') {
-          const end = Math.min(model.size, offset + length);
-          if (offset < end && Buffer.compare(read(batch, offset, end - offset), model.bytes.subarray(offset, end)) !== 0) throw new Error(`read ${offset}`);
-        } else if (kind === 'flush') {
-          batch.flush();
-          if (Buffer.compare(file.flushed.subarray(0, batch.size), model.bytes) !== 0) throw new Error('flush');
-        } else if (kind === 'truncate') {
-          batch.truncate(offset);
-          model.truncate(offset);
-        }
-        if (batch.size !== model.size) throw new Error(`size ${batch.size}, not ${model.size}`);
-      });
-      batch.close();
-      if (Buffer.compare(file.bytes, model.bytes) !== 0) throw new Error('closed');
-    }), { numRuns: 200, seed: 7 });
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+        const { file, batch } = batched();
+        const model = new CountingFile();
+        steps.forEach(({ kind, offset, length }, i) => {
+          if (kind === 'write' && length > 0) {
+            const bytes = Uint8Array.from({ length }, (_, at) => at * 31 + i + 1);
+            batch.write(offset, bytes);
+            model.write(offset, bytes);
+          } else if (kind === 'read') {
+            const end = Math.min(model.size, offset + length);
+            if (
+              offset < end &&
+              Buffer.compare(
+                read(batch, offset, end - offset),
+                model.bytes.subarray(offset, end),
+              ) !== 0
+            )
+              throw new Error(`read ${offset}`);
+          } else if (kind === 'flush') {
+            batch.flush();
+            if (Buffer.compare(file.flushed.subarray(0, batch.size), model.bytes) !== 0)
+              throw new Error('flush');
+          } else if (kind === 'truncate') {
+            batch.truncate(offset);
+            model.truncate(offset);
+          }
+          if (batch.size !== model.size) throw new Error(`size ${batch.size}, not ${model.size}`);
+        });
+        batch.close();
+        if (Buffer.compare(file.bytes, model.bytes) !== 0) throw new Error('closed');
+      }),
+      { numRuns: 200, seed: 7 },
+    );
   });
 });

@@ -5,10 +5,10 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { chromium } from 'playwright-core';
 import type { BrowserContext, CDPSession, Page } from 'playwright-core';
-import puppeteer from 'puppeteer-core';
+import { chromium } from 'playwright-core';
 import type { Page as FirefoxPage } from 'puppeteer-core';
+import puppeteer from 'puppeteer-core';
 import { peerPath } from '../support/peer.ts';
 import type { Tools } from './page/main.ts';
 
@@ -32,8 +32,14 @@ export interface BrowserUnderTest {
 
 /** What every Chromium of the tests and benchmarks is started with. */
 export const CHROMIUM_FLAGS: readonly string[] = [
-  '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
-  '--disable-sync', '--disable-dev-shm-usage',
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+  '--disable-dev-shm-usage',
   // A name that is not loopback's, for pages without a secure context.
   '--host-resolver-rules=MAP insecure.test 127.0.0.1',
 ];
@@ -41,7 +47,10 @@ export const CHROMIUM_FLAGS: readonly string[] = [
 export async function startChromium(): Promise<BrowserUnderTest> {
   const profile = await mkdtemp(join(tmpdir(), 'millrace-chromium-'));
   const context: BrowserContext = await chromium.launchPersistentContext(profile, {
-    executablePath: peerPath('chromium'), headless: true, args: [...CHROMIUM_FLAGS], chromiumSandbox: false,
+    executablePath: peerPath('chromium'),
+    headless: true,
+    args: [...CHROMIUM_FLAGS],
+    chromiumSandbox: false,
   });
   const pages = new Map<Tab, Page>();
   return {
@@ -78,12 +87,21 @@ export async function startChromium(): Promise<BrowserUnderTest> {
 const FIREFOX_PREFERENCES = {
   'network.dns.localDomains': 'insecure.test',
   // Nobody is there to be asked.
-  'dom.storageManager.prompt.testing': true, 'dom.storageManager.prompt.testing.allow': true,
+  'dom.storageManager.prompt.testing': true,
+  'dom.storageManager.prompt.testing.allow': true,
 };
 
-export async function startFirefox(preferences: Record<string, unknown> = {}): Promise<BrowserUnderTest> {
+export async function startFirefox(
+  preferences: Record<string, unknown> = {},
+): Promise<BrowserUnderTest> {
   const profile = await mkdtemp(join(tmpdir(), 'millrace-firefox-'));
-  const browser = await puppeteer.launch({ browser: 'firefox', executablePath: peerPath('firefox-esr'), headless: true, userDataDir: profile, extraPrefsFirefox: { ...FIREFOX_PREFERENCES, ...preferences } });
+  const browser = await puppeteer.launch({
+    browser: 'firefox',
+    executablePath: peerPath('firefox-esr'),
+    headless: true,
+    userDataDir: profile,
+    extraPrefsFirefox: { ...FIREFOX_PREFERENCES, ...preferences },
+  });
   return {
     name: 'firefox',
     async open(url) {

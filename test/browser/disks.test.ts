@@ -5,15 +5,19 @@ import { beforeAll, expect, it } from 'vitest';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { check, compare, convertImage, info, qemuImg } from '../support/qemu.ts';
-import { startChromium, startFirefox } from './browsers.ts';
 import type { BrowserUnderTest } from './browsers.ts';
+import { startChromium, startFirefox } from './browsers.ts';
 import { setScene } from './scene.ts';
 
 const MIB = 1024 * 1024;
 const BASE = makeContent('text', 11, 6 * MIB);
 
-describeWithPeer(['chromium', 'qemu-img', 'qemu-curl'], 'disks in Chromium', () => disks(startChromium));
-describeWithPeer(['firefox-esr', 'qemu-img', 'qemu-curl'], 'disks in Firefox', () => disks(startFirefox));
+describeWithPeer(['chromium', 'qemu-img', 'qemu-curl'], 'disks in Chromium', () =>
+  disks(startChromium),
+);
+describeWithPeer(['firefox-esr', 'qemu-img', 'qemu-curl'], 'disks in Firefox', () =>
+  disks(startFirefox),
+);
 
 function disks(start: () => Promise<BrowserUnderTest>): void {
   const scene = setScene(start);
@@ -21,14 +25,19 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
 
   beforeAll(async () => {
     await writeFile(join(scene.site.images, 'base.raw'), BASE);
-    await convertImage(join(scene.site.images, 'base.raw'), join(scene.site.images, 'base.qcow2'), { from: 'raw', compress: true });
+    await convertImage(join(scene.site.images, 'base.raw'), join(scene.site.images, 'base.qcow2'), {
+      from: 'raw',
+      compress: true,
+    });
   });
 
   it('exports an overlay that qemu-img finds sound, in the middle of a job and after it', async () => {
     const tab = await scene.tab();
     const end = await tab.run(async (tools) => {
       const disk = await tools.createDisk({ overlay: 'export', base: '/images/base.qcow2' });
-      const ended = new Promise((resolve) => disk.addEventListener('completed', (event) => resolve((event as CustomEvent).detail)));
+      const ended = new Promise((resolve) =>
+        disk.addEventListener('completed', (event) => resolve((event as CustomEvent).detail)),
+      );
       await disk.write(1_000_001, new Uint8Array(5000).fill(7));
       await disk.stream({ nonblock: true, speed: 2 * 1024 * 1024 });
       await tools.leave('early.qcow2', await disk.exportQcow2());
@@ -44,12 +53,17 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
     const content = BASE.slice().fill(7, 1_000_001, 1_005_001);
     await writeFile(left('content.raw'), content);
     expect(Buffer.compare(await readFile(left('late.raw')), content)).toBe(0);
-    expect(await info(left('early.qcow2'))).toMatchObject({ 'dirty-flag': false, 'backing-filename': `${scene.site.origin}/images/base.qcow2` });
+    expect(await info(left('early.qcow2'))).toMatchObject({
+      'dirty-flag': false,
+      'backing-filename': `${scene.site.origin}/images/base.qcow2`,
+    });
     expect(await check(left('early.qcow2'))).toMatchObject({ exitCode: 0 });
     for (const name of ['late.qcow2', 'closed.qcow2']) {
       expect((await info(left(name)))['backing-filename']).toBeUndefined();
       expect(await check(left(name))).toMatchObject({ exitCode: 0 });
-      expect(await compare(left(name), left('content.raw'), { formatB: 'raw' })).toMatchObject({ identical: true });
+      expect(await compare(left(name), left('content.raw'), { formatB: 'raw' })).toMatchObject({
+        identical: true,
+      });
     }
   });
 
@@ -62,7 +76,9 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
       const parts: number[] = [];
       const file = await disk.exportQcow2({ progress: (done) => parts.push(done) });
       // Given up at the first word of it, and before it began.
-      const giveUp = (copy: (options: { progress(done: number): void; signal: AbortSignal }) => Promise<unknown>): Promise<{ code?: string }> => {
+      const giveUp = (
+        copy: (options: { progress(done: number): void; signal: AbortSignal }) => Promise<unknown>,
+      ): Promise<{ code?: string }> => {
         const given = new AbortController();
         return tools.refusal(copy({ progress: () => given.abort(), signal: given.signal }));
       };
@@ -97,14 +113,18 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
   it('lists disks after a reload with what is known of them, renames and deletes them', async () => {
     const tab = await scene.tab();
     await tab.run(async (tools) => {
-      const disk = await tools.createDisk({ overlay: 'ein Name / mit: Ümläuten?', base: '/images/base.qcow2' });
+      const disk = await tools.createDisk({
+        overlay: 'ein Name / mit: Ümläuten?',
+        base: '/images/base.qcow2',
+      });
       await disk.stream({ offset: 0, length: 1024 * 1024 });
       await disk.close();
     });
     await tab.reload();
     const told = await tab.run(async (tools) => {
       const name = 'ein Name / mit: Ümläuten?';
-      const found = async (wanted: string) => (await tools.listDisks()).find((disk) => disk.name === wanted);
+      const found = async (wanted: string) =>
+        (await tools.listDisks()).find((disk) => disk.name === wanted);
       const before = await found(name);
       await (await tools.createDisk({ overlay: 'taken', size: 1024 * 1024 })).close();
       const taken = await tools.refusal(tools.renameDisk(name, 'taken'));
@@ -118,14 +138,40 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
       const after = await found('plain');
       await tools.deleteDisk('plain');
       const gone = await tools.refusal(tools.openDisk({ overlay: 'plain' }));
-      return { before, taken, missing, same, open, bytes, after, gone, last: await found('plain'), old: await found(name) };
+      return {
+        before,
+        taken,
+        missing,
+        same,
+        open,
+        bytes,
+        after,
+        gone,
+        last: await found('plain'),
+        old: await found(name),
+      };
     });
-    const base = { name: `${scene.site.origin}/images/base.qcow2`, identity: expect.stringMatching(/^etag "/) };
-    expect(told.before).toEqual({ name: 'ein Name / mit: Ümläuten?', size: 6 * MIB, remaining: 5 * MIB, base, lastUsed: expect.any(Number) });
+    const base = {
+      name: `${scene.site.origin}/images/base.qcow2`,
+      identity: expect.stringMatching(/^etag "/),
+    };
+    expect(told.before).toEqual({
+      name: 'ein Name / mit: Ümläuten?',
+      size: 6 * MIB,
+      remaining: 5 * MIB,
+      base,
+      lastUsed: expect.any(Number),
+    });
     expect(told.taken).toMatchObject({ code: 'EEXIST' });
     expect(told.missing).toMatchObject({ code: 'ENOENT' });
-    expect(told.same).toMatchObject({ code: 'EINVAL', message: expect.stringContaining('it has that name') });
-    expect(told.open).toMatchObject({ code: 'EBUSY', message: expect.stringContaining('Test page') });
+    expect(told.same).toMatchObject({
+      code: 'EINVAL',
+      message: expect.stringContaining('it has that name'),
+    });
+    expect(told.open).toMatchObject({
+      code: 'EBUSY',
+      message: expect.stringContaining('Test page'),
+    });
     expect(told.after).toMatchObject({ name: 'plain', size: 6 * MIB, remaining: 5 * MIB, base });
     expect(told.gone).toMatchObject({ code: 'ENOENT' });
     expect([told.last ?? undefined, told.old ?? undefined]).toEqual([undefined, undefined]);
@@ -134,18 +180,30 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
   it('remembers the last use of a disk that is only read, and its base when it is opened without it', async () => {
     const tab = await scene.tab();
     const told = await tab.run(async (tools) => {
-      const record = async () => (await tools.listDisks()).find((disk) => disk.name === 'read only')!;
-      await (await tools.createDisk({ overlay: 'read only', base: new File([new Uint8Array(1024 * 1024)], 'chosen.raw', { lastModified: 7 }), baseFormat: 'raw' })).close();
+      const record = async () =>
+        (await tools.listDisks()).find((disk) => disk.name === 'read only')!;
+      await (
+        await tools.createDisk({
+          overlay: 'read only',
+          base: new File([new Uint8Array(1024 * 1024)], 'chosen.raw', { lastModified: 7 }),
+          baseFormat: 'raw',
+        })
+      ).close();
       const records = [await record()];
       for (const options of [{ readOnly: true, base: null }, { base: null }]) {
-        while (Date.now() <= records[0].lastUsed!) await new Promise((resolve) => setTimeout(resolve, 5));
+        while (Date.now() <= records[0].lastUsed!)
+          await new Promise((resolve) => setTimeout(resolve, 5));
         await (await tools.openDisk({ overlay: 'read only', ...options })).close();
         records.push(await record());
       }
       return records;
     });
     const [first, ...later] = told;
-    expect(first).toMatchObject({ size: MIB, remaining: MIB, base: { name: 'chosen.raw', identity: `${MIB}-7` } });
+    expect(first).toMatchObject({
+      size: MIB,
+      remaining: MIB,
+      base: { name: 'chosen.raw', identity: `${MIB}-7` },
+    });
     for (const record of later) {
       expect(record).toEqual({ ...first, lastUsed: expect.any(Number) });
       expect(record.lastUsed).toBeGreaterThan(first.lastUsed!);
@@ -158,7 +216,11 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
       const disk = await tools.createDisk({ overlay: 'roomy', size: 4 * 1024 * 1024 });
       await disk.write(0, new Uint8Array(4 * 1024 * 1024).fill(1));
       await disk.close();
-      return { agreed: await tools.persistDisks(), persisted: await navigator.storage.persisted(), room: await tools.storageRoom() };
+      return {
+        agreed: await tools.persistDisks(),
+        persisted: await navigator.storage.persisted(),
+        room: await tools.storageRoom(),
+      };
     });
     expect(told.agreed).toBe(told.persisted);
     if (scene.browser.name === 'firefox') expect(told.agreed).toBe(true);
@@ -167,10 +229,23 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
   });
 
   it('takes in qcow2 and raw files, and refuses what they are not', async () => {
-    await qemuImg(['create', '-q', '-f', 'qcow2', '-u', '-b', 'https://nobody.invalid/base.raw', '-F', 'raw', join(scene.site.images, 'over.qcow2'), '6M']);
+    await qemuImg([
+      'create',
+      '-q',
+      '-f',
+      'qcow2',
+      '-u',
+      '-b',
+      'https://nobody.invalid/base.raw',
+      '-F',
+      'raw',
+      join(scene.site.images, 'over.qcow2'),
+      '6M',
+    ]);
     const tab = await scene.tab();
     const told = await tab.run(async (tools) => {
-      const file = async (name: string) => new File([await (await fetch(`/images/${name}`)).blob()], name);
+      const file = async (name: string) =>
+        new File([await (await fetch(`/images/${name}`)).blob()], name);
       const contentOf = async (overlay: string) => {
         const disk = await tools.openDisk({ overlay });
         const bytes = await disk.read(0, disk.size);
@@ -186,16 +261,33 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
         qcow2: await contentOf('from qcow2'),
         raw: await contentOf('from raw'),
         again: await tools.refusal(tools.importDisk('from raw', await file('base.raw'))),
-        wrong: await tools.refusal(tools.importDisk('wrong', await file('base.raw'), { format: 'qcow2' })),
-        sizes: (await tools.listDisks()).map(({ name, size, base }) => ({ name, size, base: base?.name })),
+        wrong: await tools.refusal(
+          tools.importDisk('wrong', await file('base.raw'), { format: 'qcow2' }),
+        ),
+        sizes: (await tools.listDisks()).map(({ name, size, base }) => ({
+          name,
+          size,
+          base: base?.name,
+        })),
       };
     });
-    const hash = await tab.run((tools) => fetch('/images/base.raw').then((answer) => answer.arrayBuffer()).then((bytes) => tools.sha256(new Uint8Array(bytes))));
+    const hash = await tab.run((tools) =>
+      fetch('/images/base.raw')
+        .then((answer) => answer.arrayBuffer())
+        .then((bytes) => tools.sha256(new Uint8Array(bytes))),
+    );
     expect(told.qcow2).toEqual({ hash, images: 1, format: 'qcow2' });
     expect(told.raw).toEqual({ hash, images: 1, format: 'qcow2' });
     expect(told.again).toMatchObject({ code: 'EEXIST' });
-    expect(told.wrong).toMatchObject({ code: 'EUNSUPPORTED', message: expect.stringContaining('not a qcow2 image') });
-    expect(told.sizes).toContainEqual({ name: 'over', size: 6 * MIB, base: 'https://nobody.invalid/base.raw' });
+    expect(told.wrong).toMatchObject({
+      code: 'EUNSUPPORTED',
+      message: expect.stringContaining('not a qcow2 image'),
+    });
+    expect(told.sizes).toContainEqual({
+      name: 'over',
+      size: 6 * MIB,
+      base: 'https://nobody.invalid/base.raw',
+    });
     expect(told.sizes).toContainEqual(expect.objectContaining({ name: 'from raw', size: 6 * MIB }));
     expect(told.sizes.map(({ name }) => name)).not.toContain('wrong');
   });
@@ -210,7 +302,9 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
         return new Blob([await (await tools.exportDisk(`image ${value}`)).arrayBuffer()]);
       };
       const images = [await image(1), await image(2)];
-      const imports = await Promise.all(images.map((file) => tools.refusal(tools.importDisk('both', file))));
+      const imports = await Promise.all(
+        images.map((file) => tools.refusal(tools.importDisk('both', file))),
+      );
       const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('millrace');
       const stale = async (name: string): Promise<void> => {
         const disk = await tools.createDisk({ overlay: name, base: '/images/base.raw' });
@@ -222,22 +316,46 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
       await (await tools.createDisk({ overlay: 'created', size: 1024 * 1024 })).close();
       await tools.importDisk('taken-in', images[0]);
       await tools.renameDisk('image 2', 'renamed');
-      const known = (await tools.listDisks()).filter(({ name }) => ['created', 'taken-in', 'renamed'].includes(name));
-      return { imports: imports.map(({ code }) => code ?? 'taken in'), known: known.map(({ name, job, base, remaining }) => ({ name, job: job ?? 'none', base: base ?? 'none', remaining: remaining ?? 0 })) };
+      const known = (await tools.listDisks()).filter(({ name }) =>
+        ['created', 'taken-in', 'renamed'].includes(name),
+      );
+      return {
+        imports: imports.map(({ code }) => code ?? 'taken in'),
+        known: known.map(({ name, job, base, remaining }) => ({
+          name,
+          job: job ?? 'none',
+          base: base ?? 'none',
+          remaining: remaining ?? 0,
+        })),
+      };
     });
     expect(told.imports.sort()).toEqual(['EEXIST', 'taken in']);
-    expect(told.known).toEqual(['created', 'renamed', 'taken-in'].map((name) => ({ name, job: 'none', base: 'none', remaining: 0 })));
+    expect(told.known).toEqual(
+      ['created', 'renamed', 'taken-in'].map((name) => ({
+        name,
+        job: 'none',
+        base: 'none',
+        remaining: 0,
+      })),
+    );
   });
 
   it('ends by its signal the job that was started with it, and no other', async () => {
     const tab = await scene.tab();
     const told = await tab.run(async (tools) => {
       const disk = await tools.createDisk({ overlay: 'signalled', base: '/images/base.raw' });
-      const [first, refused, second] = [new AbortController(), new AbortController(), new AbortController()];
+      const [first, refused, second] = [
+        new AbortController(),
+        new AbortController(),
+        new AbortController(),
+      ];
       // The first of two that come at once.
       const ended = tools.refusal(disk.stream({ signal: first.signal, speed: 65536 }));
-      const busy = await tools.refusal(disk.stream({ nonblock: true, signal: refused.signal, speed: 131072 }));
-      const job = async () => (await tools.listDisks()).find(({ name }) => name === 'signalled')?.job?.speed;
+      const busy = await tools.refusal(
+        disk.stream({ nonblock: true, signal: refused.signal, speed: 131072 }),
+      );
+      const job = async () =>
+        (await tools.listDisks()).find(({ name }) => name === 'signalled')?.job?.speed;
       const speeds = [await job()];
       refused.abort();
       await disk.setSpeed(262144);
@@ -245,7 +363,8 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
       first.abort();
       const codes = [busy.code, (await ended).code];
       await disk.stream({ nonblock: true, speed: 65536, length: 65536, signal: second.signal });
-      while ((await disk.info()).status === 1) await new Promise((resolve) => setTimeout(resolve, 10));
+      while ((await disk.info()).status === 1)
+        await new Promise((resolve) => setTimeout(resolve, 10));
       await disk.stream({ nonblock: true, speed: 65536 });
       second.abort();
       await disk.flush();
@@ -253,7 +372,11 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
       await disk.close();
       return { speeds, codes, status };
     });
-    expect(told).toEqual({ speeds: [65536, 262144, 262144], codes: ['EBUSY', 'ABORTED'], status: 1 });
+    expect(told).toEqual({
+      speeds: [65536, 262144, 262144],
+      codes: ['EBUSY', 'ABORTED'],
+      status: 1,
+    });
   });
 
   it('refuses by name what is no data, and what was given up before, and does not keep a disk whose job cannot go on', async () => {
@@ -264,18 +387,26 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
         for await (const _ of disk.map(offset)) return;
       };
       const refusals = [
-        await tools.refusal(disk.write(0, 'text' as unknown as Uint8Array)), await tools.refusal(disk.write(0, undefined as unknown as Uint8Array)),
-        await tools.refusal(extents(disk.size + 1)), await tools.refusal(tools.openDisk({ overlay: 'refusals', signal: AbortSignal.abort() })),
+        await tools.refusal(disk.write(0, 'text' as unknown as Uint8Array)),
+        await tools.refusal(disk.write(0, undefined as unknown as Uint8Array)),
+        await tools.refusal(extents(disk.size + 1)),
+        await tools.refusal(tools.openDisk({ overlay: 'refusals', signal: AbortSignal.abort() })),
       ];
       await disk.stream({ nonblock: true, speed: 65536 });
       await disk.close();
-      refusals.push(await tools.refusal(tools.openDisk({ overlay: 'refusals', readOnly: true, resumeJob: true })));
+      refusals.push(
+        await tools.refusal(
+          tools.openDisk({ overlay: 'refusals', readOnly: true, resumeJob: true }),
+        ),
+      );
       await (await tools.openDisk({ overlay: 'refusals' })).close();
       return refusals.map(({ name, code, message }) => `${name} ${code} ${message}`);
     });
     expect(told).toEqual([
-      'MillraceError EINVAL cannot write: data is a Uint8Array', 'MillraceError EINVAL cannot write: data is a Uint8Array',
-      expect.stringMatching(/^MillraceError EINVAL (?!.*-)/), expect.stringMatching(/^MillraceError ABORTED disk 'refusals' was not opened/),
+      'MillraceError EINVAL cannot write: data is a Uint8Array',
+      'MillraceError EINVAL cannot write: data is a Uint8Array',
+      expect.stringMatching(/^MillraceError EINVAL (?!.*-)/),
+      expect.stringMatching(/^MillraceError ABORTED disk 'refusals' was not opened/),
       expect.stringMatching(/^MillraceError EROFS/),
     ]);
   });
@@ -285,7 +416,10 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
     const told = await tab.run(async (tools) => {
       const bytes = await (await fetch('/images/base.raw')).arrayBuffer();
       const hash = await tools.sha256(new Uint8Array(bytes));
-      const streamed = async (overlay: string, base: Parameters<typeof tools.createDisk>[0]['base']) => {
+      const streamed = async (
+        overlay: string,
+        base: Parameters<typeof tools.createDisk>[0]['base'],
+      ) => {
         const disk = await tools.createDisk({ overlay, base });
         await disk.stream();
         const same = (await tools.sha256(await disk.read(0, disk.size))) === hash;
@@ -303,37 +437,75 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
         kept: bytes.byteLength,
         disk: await streamed('on disk', 'on file'),
         alone: await tools.refusal(tools.openDisk({ overlay: 'partly' })),
-        other: await tools.refusal(tools.openDisk({ overlay: 'partly', base: new File([bytes.slice(0, 4096)], 'chosen.raw') })),
+        other: await tools.refusal(
+          tools.openDisk({
+            overlay: 'partly',
+            base: new File([bytes.slice(0, 4096)], 'chosen.raw'),
+          }),
+        ),
         again: await tools.openDisk({ overlay: 'partly', base: file }).then(async (disk) => {
           const same = (await tools.sha256(await disk.read(0, disk.size))) === hash;
           await disk.close();
           return same;
         }),
-        relative: await tools.refusal(tools.createDisk({ overlay: 'x', base: 'ftp://nobody.invalid/disk' })),
+        relative: await tools.refusal(
+          tools.createDisk({ overlay: 'x', base: 'ftp://nobody.invalid/disk' }),
+        ),
       };
     });
-    expect(told).toMatchObject({ file: true, blob: true, buffer: true, kept: 6 * MIB, disk: true, again: true });
-    expect(told.alone).toMatchObject({ code: 'ENOENT', message: expect.stringContaining('chosen.raw') });
+    expect(told).toMatchObject({
+      file: true,
+      blob: true,
+      buffer: true,
+      kept: 6 * MIB,
+      disk: true,
+      again: true,
+    });
+    expect(told.alone).toMatchObject({
+      code: 'ENOENT',
+      message: expect.stringContaining('chosen.raw'),
+    });
     expect(told.other).toMatchObject({ code: 'ECHANGED' });
-    expect(told.relative).toMatchObject({ code: 'EUNSUPPORTED', message: expect.stringContaining('ftp:') });
+    expect(told.relative).toMatchObject({
+      code: 'EUNSUPPORTED',
+      message: expect.stringContaining('ftp:'),
+    });
   });
 
   it('refuses a disk that would be its own base, rather than wait for itself', async () => {
-    await qemuImg(['create', '-q', '-f', 'qcow2', '-u', '-b', 'itself', '-F', 'qcow2', join(scene.site.images, 'itself.qcow2'), '6M']);
+    await qemuImg([
+      'create',
+      '-q',
+      '-f',
+      'qcow2',
+      '-u',
+      '-b',
+      'itself',
+      '-F',
+      'qcow2',
+      join(scene.site.images, 'itself.qcow2'),
+      '6M',
+    ]);
     const tab = await scene.tab();
     const told = await tab.run(async (tools) => {
       await (await tools.createDisk({ overlay: 'ours', size: 1024 * 1024 })).close();
       await tools.importDisk('itself', await (await fetch('/images/itself.qcow2')).blob());
       const refusals = [
-        await tools.refusal(tools.openDisk({ overlay: 'itself' })), await tools.refusal(tools.openDisk({ overlay: 'itself', whenBusy: 'wait' })),
-        await tools.refusal(tools.openDisk({ overlay: 'itself', readOnly: true, followChain: true })),
+        await tools.refusal(tools.openDisk({ overlay: 'itself' })),
+        await tools.refusal(tools.openDisk({ overlay: 'itself', whenBusy: 'wait' })),
+        await tools.refusal(
+          tools.openDisk({ overlay: 'itself', readOnly: true, followChain: true }),
+        ),
         await tools.refusal(tools.createDisk({ overlay: 'ours', base: 'ours' })),
       ];
       const other = await tools.openDisk({ overlay: 'itself', base: '/images/base.raw' });
       await other.close();
       return refusals;
     });
-    const own = { code: 'EINVAL', message: expect.stringMatching(/^disk '(itself|ours)' cannot be its own base: /) };
+    const own = {
+      code: 'EINVAL',
+      message: expect.stringMatching(/^disk '(itself|ours)' cannot be its own base: /),
+    };
     expect(told).toMatchObject(Array(4).fill(own));
   });
 
@@ -358,7 +530,9 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
       const leaking = await tools.checkDisk({ overlay: 'leaking' });
       const mended = await tools.checkDisk({ overlay: 'leaking', repair: 'leaks' });
       const after = await tools.checkDisk({ overlay: 'leaking' });
-      const raw = await tools.checkDisk({ overlay: tools.openBlob(new Blob([new Uint8Array(4096)])) });
+      const raw = await tools.checkDisk({
+        overlay: tools.openBlob(new Blob([new Uint8Array(4096)])),
+      });
       const gone = await tools.refusal(tools.checkDisk({ overlay: 'nowhere' }));
       return { open, sound, leaking, mended, after, raw: raw === undefined, gone };
     });

@@ -1,20 +1,21 @@
 /** What goes wrong in browsers, in real ones: each fault has an error with a name, and nothing that was flushed is lost. */
+
+import { once } from 'node:events';
 import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
-import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { beforeAll, expect, it } from 'vitest';
+import { createDisk, openDisk } from '../../hosts/node/index.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { check, compare } from '../support/qemu.ts';
-import { createDisk, openDisk } from '../../hosts/node/index.ts';
-import { startChromium, startFirefox } from './browsers.ts';
 import type { Tab } from './browsers.ts';
-import { setScene } from './scene.ts';
+import { startChromium, startFirefox } from './browsers.ts';
 import type { Scene } from './scene.ts';
+import { setScene } from './scene.ts';
 import { serveSite } from './site.ts';
 
 const MIB = 1024 * 1024;
@@ -27,20 +28,28 @@ describeWithPeer(['chromium', 'qemu-img'], 'faults in Chromium', () => {
   const scene = setScene(startChromium);
   const left = (name: string): string => join(scene.site.left, name);
   faults(scene, async (tab) => {
-    await (await scene.browser.protocol(tab)).send('Storage.overrideQuotaForOrigin', { origin: scene.site.origin, quotaSize: QUOTA_BYTES });
+    await (await scene.browser.protocol(tab)).send('Storage.overrideQuotaForOrigin', {
+      origin: scene.site.origin,
+      quotaSize: QUOTA_BYTES,
+    });
   });
 
   it('an ETag that is hidden from pages does not make the base another one, when an overlay moves between hosts', async () => {
     const shown = { etag: '"one"', size: MIB };
     const server = createServer((request, response) => {
       const headers = {
-        'Access-Control-Allow-Origin': '*', 'Access-Control-Allow-Headers': 'Range', 'Access-Control-Expose-Headers': 'Content-Range',
-        'ETag': shown.etag, 'Last-Modified': 'Tue, 03 Mar 2026 10:00:00 GMT',
+        'Access-Control-Allow-Origin': '*',
+        'Access-Control-Allow-Headers': 'Range',
+        'Access-Control-Expose-Headers': 'Content-Range',
+        ETag: shown.etag,
+        'Last-Modified': 'Tue, 03 Mar 2026 10:00:00 GMT',
       };
       const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '') ?? [];
       if (first === undefined) return void response.writeHead(204, headers).end();
       const end = Math.min(Number(last) + 1, shown.size);
-      response.writeHead(206, { ...headers, 'Content-Range': `bytes ${first}-${end - 1}/${shown.size}` }).end(BASE.subarray(Number(first), end));
+      response
+        .writeHead(206, { ...headers, 'Content-Range': `bytes ${first}-${end - 1}/${shown.size}` })
+        .end(BASE.subarray(Number(first), end));
     });
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');
@@ -51,13 +60,21 @@ describeWithPeer(['chromium', 'qemu-img'], 'faults in Chromium', () => {
       await made.write(0, Uint8Array.of(1, 2, 3));
       await made.close();
       const tab = await scene.tab();
-      const inPage = () => tab.run(async (tools) => tools.openDisk({ overlay: 'moved' }).then(async (disk) => {
-        const data = await disk.read(0, 512 * 1024);
-        await disk.close();
-        await tools.leave('moved.qcow2', await tools.exportDisk('moved'));
-        return { bytes: [...data.subarray(0, 4)] };
-      }, (error: Error & { code: string }) => ({ code: error.code, message: error.message })));
-      await tab.run(async (tools) => tools.importDisk('moved', await (await fetch('/images/moving.qcow2')).blob()));
+      const inPage = () =>
+        tab.run(async (tools) =>
+          tools.openDisk({ overlay: 'moved' }).then(
+            async (disk) => {
+              const data = await disk.read(0, 512 * 1024);
+              await disk.close();
+              await tools.leave('moved.qcow2', await tools.exportDisk('moved'));
+              return { bytes: [...data.subarray(0, 4)] };
+            },
+            (error: Error & { code: string }) => ({ code: error.code, message: error.message }),
+          ),
+        );
+      await tab.run(async (tools) =>
+        tools.importDisk('moved', await (await fetch('/images/moving.qcow2')).blob()),
+      );
       expect(await inPage()).toEqual({ bytes: [1, 2, 3, BASE[3]] });
       await (await openDisk({ overlay: there })).close();
       await tab.run(async (tools, base) => {
@@ -68,9 +85,15 @@ describeWithPeer(['chromium', 'qemu-img'], 'faults in Chromium', () => {
       await (await openDisk({ overlay: left('made-here.qcow2') })).close();
       // What both hosts can tell still counts: the ETag for the one that sees it, the size for the other.
       shown.etag = '"two"';
-      await expect(openDisk({ overlay: there })).rejects.toMatchObject({ code: 'ECHANGED', message: expect.stringContaining('"two"') });
+      await expect(openDisk({ overlay: there })).rejects.toMatchObject({
+        code: 'ECHANGED',
+        message: expect.stringContaining('"two"'),
+      });
       shown.size = MIB - 512;
-      expect(await inPage()).toMatchObject({ code: 'ECHANGED', message: expect.stringContaining(`it had ${MIB} bytes`) });
+      expect(await inPage()).toMatchObject({
+        code: 'ECHANGED',
+        message: expect.stringContaining(`it had ${MIB} bytes`),
+      });
     } finally {
       server.closeAllConnections();
       server.close();
@@ -94,18 +117,32 @@ describeWithPeer(['chromium', 'qemu-img'], 'faults in Chromium', () => {
       Object.assign(globalThis, { disk });
     });
     const told = await old.run(async (tools) => {
-      const { disk } = globalThis as unknown as { disk: import('../../hosts/browser/api.ts').BrowserDisk };
+      const { disk } = globalThis as unknown as {
+        disk: import('../../hosts/browser/api.ts').BrowserDisk;
+      };
       await tools.refusal(disk.write(4096, new Uint8Array(10).fill(3)));
       const flush = await tools.refusal(disk.flush());
-      return [flush, await tools.refusal(disk.write(0, new Uint8Array(10))), await tools.refusal(disk.close())];
+      return [
+        flush,
+        await tools.refusal(disk.write(0, new Uint8Array(10))),
+        await tools.refusal(disk.close()),
+      ];
     });
-    const lost = { code: 'EIO', message: expect.stringContaining('the data of this site were cleared while it was open') };
+    const lost = {
+      code: 'EIO',
+      message: expect.stringContaining('the data of this site were cleared while it was open'),
+    };
     expect(told).toMatchObject([lost, lost, lost]);
     const after = await other.run(async (tools) => {
-      const { disk } = globalThis as unknown as { disk: import('../../hosts/browser/api.ts').BrowserDisk };
+      const { disk } = globalThis as unknown as {
+        disk: import('../../hosts/browser/api.ts').BrowserDisk;
+      };
       const data = await disk.read(4096, 1);
       await disk.close();
-      return { data: [...data], listed: (await tools.listDisks()).find(({ name }) => name === 'anew')?.size };
+      return {
+        data: [...data],
+        listed: (await tools.listDisks()).find(({ name }) => name === 'anew')?.size,
+      };
     });
     expect(after).toEqual({ data: [2], listed: 8 * MIB });
   });
@@ -118,16 +155,28 @@ describeWithPeer(['chromium', 'qemu-img'], 'faults in Chromium', () => {
     try {
       await writeFile(join(site.images, 'base.raw'), BASE.subarray(0, MIB));
       const tab = await scene.browser.open(`${site.origin}/`);
-      const use = () => tab.run(async (tools) => tools.createDisk({ overlay: crypto.randomUUID(), base: '/images/base.raw' }).then(async (disk) => {
-        const info = await disk.stream();
-        await disk.close();
-        return info;
-      }, (error: Error & { code: string }) => ({ code: error.code, message: error.message })));
+      const use = () =>
+        tab.run(async (tools) =>
+          tools.createDisk({ overlay: crypto.randomUUID(), base: '/images/base.raw' }).then(
+            async (disk) => {
+              const info = await disk.stream();
+              await disk.close();
+              return info;
+            },
+            (error: Error & { code: string }) => ({ code: error.code, message: error.message }),
+          ),
+        );
       expect(await use()).toMatchObject({ status: 0, remaining: 0, length: MIB });
       await rm(join(folder, 'millrace/engine.wasm'));
-      expect(await use()).toMatchObject({ code: 'EIO', message: expect.stringContaining('engine.wasm answered 404') });
+      expect(await use()).toMatchObject({
+        code: 'EIO',
+        message: expect.stringContaining('engine.wasm answered 404'),
+      });
       await rm(join(folder, 'millrace/browser/worker.js'));
-      expect(await use()).toMatchObject({ code: 'EIO', message: expect.stringContaining('cannot run') });
+      expect(await use()).toMatchObject({
+        code: 'EIO',
+        message: expect.stringContaining('cannot run'),
+      });
       await tab.close();
     } finally {
       await site.stop();
@@ -138,7 +187,9 @@ describeWithPeer(['chromium', 'qemu-img'], 'faults in Chromium', () => {
 
 describeWithPeer(['firefox-esr', 'qemu-img'], 'faults in Firefox', () => {
   // A site has a fifth of what this tells, in KiB.
-  const scene = setScene(() => startFirefox({ 'dom.quotaManager.temporaryStorage.fixedLimit': (5 * QUOTA_BYTES) / 1024 }));
+  const scene = setScene(() =>
+    startFirefox({ 'dom.quotaManager.temporaryStorage.fixedLimit': (5 * QUOTA_BYTES) / 1024 }),
+  );
   faults(scene, async () => {});
 });
 
@@ -153,20 +204,36 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
     await limit(tab);
     const paused = await tab.run(async (tools) => {
       const other = await tools.createDisk({ overlay: 'filler', size: 28 * 1024 * 1024 });
-      for (let at = 0; at < other.size; at += 4 * 1024 * 1024) await other.write(at, new Uint8Array(4 * 1024 * 1024).fill(1));
+      for (let at = 0; at < other.size; at += 4 * 1024 * 1024)
+        await other.write(at, new Uint8Array(4 * 1024 * 1024).fill(1));
       await other.close();
       const disk = await tools.createDisk({ overlay: 'full', base: '/images/base.raw' });
-      const stopped = new Promise((resolve) => disk.addEventListener('paused', (event) => resolve((event as CustomEvent).detail)));
+      const stopped = new Promise((resolve) =>
+        disk.addEventListener('paused', (event) => resolve((event as CustomEvent).detail)),
+      );
       await disk.stream({ nonblock: true, onError: 'enospc' });
-      const info = await stopped as import('../../hosts/api/disk.ts').StreamInfo;
-      const writes = () => disk.write(disk.size - 4 * 1024 * 1024, new Uint8Array(4 * 1024 * 1024).fill(1));
+      const info = (await stopped) as import('../../hosts/api/disk.ts').StreamInfo;
+      const writes = () =>
+        disk.write(disk.size - 4 * 1024 * 1024, new Uint8Array(4 * 1024 * 1024).fill(1));
       Object.assign(globalThis, { disk, writes });
       return { info, write: await tools.refusal(writes()) };
     });
-    expect(paused.info).toMatchObject({ status: 1, paused: true, error: { code: 'ENOSPC', message: expect.stringMatching(/no room for disk 'full'.*this site uses [\d.]+ MiB.* [\d.]+ MiB more are needed to populate the rest/) } });
+    expect(paused.info).toMatchObject({
+      status: 1,
+      paused: true,
+      error: {
+        code: 'ENOSPC',
+        message: expect.stringMatching(
+          /no room for disk 'full'.*this site uses [\d.]+ MiB.* [\d.]+ MiB more are needed to populate the rest/,
+        ),
+      },
+    });
     expect(paused.write).toMatchObject({ code: 'ENOSPC' });
     await tab.run(async (tools) => {
-      const { disk, writes } = globalThis as unknown as { disk: import('../../hosts/browser/api.ts').BrowserDisk; writes: () => Promise<void> };
+      const { disk, writes } = globalThis as unknown as {
+        disk: import('../../hosts/browser/api.ts').BrowserDisk;
+        writes: () => Promise<void>;
+      };
       const ended = new Promise((resolve) => disk.addEventListener('completed', resolve));
       await tools.deleteDisk('filler');
       await disk.resume();
@@ -177,9 +244,14 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
       await disk.close();
       await tools.deleteDisk('full');
     });
-    await writeFile(left('written.raw'), Buffer.concat([BASE.subarray(0, 20 * MIB), Buffer.alloc(4 * MIB, 1)]));
+    await writeFile(
+      left('written.raw'),
+      Buffer.concat([BASE.subarray(0, 20 * MIB), Buffer.alloc(4 * MIB, 1)]),
+    );
     expect(await check(left('full.qcow2'))).toMatchObject({ exitCode: 0 });
-    expect(await compare(left('full.qcow2'), left('written.raw'), { formatB: 'raw' })).toMatchObject({ identical: true });
+    expect(
+      await compare(left('full.qcow2'), left('written.raw'), { formatB: 'raw' }),
+    ).toMatchObject({ identical: true });
   });
 
   it('a base that goes offline in the middle pauses the job, which goes on when it is back', async () => {
@@ -187,30 +259,52 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
     await tab.run(async (tools) => {
       const base = await tools.openHttp(new URL('/images/base.raw', location.href), { retries: 1 });
       const disk = await tools.createDisk({ overlay: 'offline', base, recordBase: base.name });
-      const stopped = new Promise((resolve) => disk.addEventListener('paused', (event) => resolve((event as CustomEvent).detail)));
+      const stopped = new Promise((resolve) =>
+        disk.addEventListener('paused', (event) => resolve((event as CustomEvent).detail)),
+      );
       await disk.write(10, new Uint8Array([1, 2, 3]));
       await disk.flush();
       await disk.stream({ nonblock: true, onError: 'stop', speed: 4 * 1024 * 1024 });
       Object.assign(globalThis, { disk, stopped });
     });
     scene.site.offline(true);
-    const info = await tab.run(() => (globalThis as unknown as { stopped: Promise<import('../../hosts/api/disk.ts').StreamInfo> }).stopped);
-    expect(info).toMatchObject({ status: 1, paused: true, error: { code: 'EIO', message: expect.stringContaining('/images/base.raw') } });
+    const info = await tab.run(
+      () =>
+        (
+          globalThis as unknown as {
+            stopped: Promise<import('../../hosts/api/disk.ts').StreamInfo>;
+          }
+        ).stopped,
+    );
+    expect(info).toMatchObject({
+      status: 1,
+      paused: true,
+      error: { code: 'EIO', message: expect.stringContaining('/images/base.raw') },
+    });
     scene.site.offline(false);
     const end = await tab.run(async (tools) => {
-      const { disk } = globalThis as unknown as { disk: import('../../hosts/browser/api.ts').BrowserDisk };
-      const ended = new Promise((resolve) => disk.addEventListener('completed', (event) => resolve((event as CustomEvent).detail)));
+      const { disk } = globalThis as unknown as {
+        disk: import('../../hosts/browser/api.ts').BrowserDisk;
+      };
+      const ended = new Promise((resolve) =>
+        disk.addEventListener('completed', (event) => resolve((event as CustomEvent).detail)),
+      );
       await disk.setSpeed(0);
       await disk.resume();
-      const detail = await ended as import('../../hosts/api/disk.ts').StreamInfo;
+      const detail = (await ended) as import('../../hosts/api/disk.ts').StreamInfo;
       await disk.close();
       await tools.leave('offline.qcow2', await tools.exportDisk('offline'));
       return detail;
     });
     expect(end).toMatchObject({ status: 0, remaining: 0 });
-    await writeFile(left('content.raw'), Buffer.concat([BASE.subarray(0, 10), Uint8Array.of(1, 2, 3), BASE.subarray(13)]));
+    await writeFile(
+      left('content.raw'),
+      Buffer.concat([BASE.subarray(0, 10), Uint8Array.of(1, 2, 3), BASE.subarray(13)]),
+    );
     expect(await check(left('offline.qcow2'))).toMatchObject({ exitCode: 0 });
-    expect(await compare(left('offline.qcow2'), left('content.raw'), { formatB: 'raw' })).toMatchObject({ identical: true });
+    expect(
+      await compare(left('offline.qcow2'), left('content.raw'), { formatB: 'raw' }),
+    ).toMatchObject({ identical: true });
   });
 
   it('a worker that dies rejects what is pending and what comes, and the disk opens again', async () => {
@@ -227,7 +321,10 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
       const disk = await tools.createDisk({ overlay: 'dying', base: '/images/base.raw' });
       await disk.write(4096, new Uint8Array(4096).fill(4));
       await disk.flush();
-      const pending = [tools.refusal(disk.stream({ speed: 1024 * 1024 })), tools.refusal(disk.read(20 * 1024 * 1024, 4 * 1024 * 1024))];
+      const pending = [
+        tools.refusal(disk.stream({ speed: 1024 * 1024 })),
+        tools.refusal(disk.read(20 * 1024 * 1024, 4 * 1024 * 1024)),
+      ];
       workers[0].terminate();
       const rejected = await Promise.all(pending);
       const later = await tools.refusal(disk.info());
@@ -238,7 +335,11 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
       await again.close();
       return { rejected, later, close, report, data: [...data] };
     });
-    const death = { name: 'MillraceError', code: 'EIO', message: expect.stringContaining("the worker of disk 'dying' has ended unexpectedly") };
+    const death = {
+      name: 'MillraceError',
+      code: 'EIO',
+      message: expect.stringContaining("the worker of disk 'dying' has ended unexpectedly"),
+    };
     expect(told.rejected).toMatchObject([death, death]);
     expect(told.later).toMatchObject(death);
     expect(told.close).toMatchObject(death);
@@ -251,24 +352,58 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
     const server = createServer((request, response) => {
       if (request.method === 'OPTIONS') return void response.writeHead(204, headers).end();
       const ranged = request.headers.range !== undefined;
-      response.writeHead(ranged ? 206 : 200, { ...headers, ...(ranged ? { 'Content-Range': 'bytes 0-511/512' } : {}), 'ETag': '"x"' }).end(new Uint8Array(512));
+      response
+        .writeHead(ranged ? 206 : 200, {
+          ...headers,
+          ...(ranged ? { 'Content-Range': 'bytes 0-511/512' } : {}),
+          ETag: '"x"',
+        })
+        .end(new Uint8Array(512));
     });
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');
     const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/disk.img`;
     try {
       const tab = await scene.tab();
-      const refused = await tab.run(async (tools, base) => tools.refusal(tools.openHttp(base, { retries: 0 })), url);
-      expect(refused).toMatchObject({ code: 'EIO', message: expect.stringMatching(/allows this page's origin|Access-Control-Allow-Origin|CORS/) });
-      const known = await tab.run(async (tools, base) => tools.refusal(tools.createDisk({ overlay: 'cors', base })), url);
-      expect(known).toMatchObject({ code: 'EACCES', message: expect.stringMatching(/must send Access-Control-Allow-Origin .*\(2 attempts/) });
+      const refused = await tab.run(
+        async (tools, base) => tools.refusal(tools.openHttp(base, { retries: 0 })),
+        url,
+      );
+      expect(refused).toMatchObject({
+        code: 'EIO',
+        message: expect.stringMatching(
+          /allows this page's origin|Access-Control-Allow-Origin|CORS/,
+        ),
+      });
+      const known = await tab.run(
+        async (tools, base) => tools.refusal(tools.createDisk({ overlay: 'cors', base })),
+        url,
+      );
+      expect(known).toMatchObject({
+        code: 'EACCES',
+        message: expect.stringMatching(/must send Access-Control-Allow-Origin .*\(2 attempts/),
+      });
       headers['Access-Control-Allow-Origin'] = '*';
-      const hidden = await tab.run(async (tools, base) => tools.refusal(tools.createDisk({ overlay: 'cors', base })), url);
-      expect(hidden).toMatchObject({ code: 'EUNSUPPORTED', message: expect.stringContaining('Access-Control-Expose-Headers: Content-Range, ETag') });
+      const hidden = await tab.run(
+        async (tools, base) => tools.refusal(tools.createDisk({ overlay: 'cors', base })),
+        url,
+      );
+      expect(hidden).toMatchObject({
+        code: 'EUNSUPPORTED',
+        message: expect.stringContaining('Access-Control-Expose-Headers: Content-Range, ETag'),
+      });
       server.closeAllConnections();
       server.close();
-      const down = await tab.run(async (tools, base) => tools.refusal(tools.openHttp(base, { retries: 1 })), url);
-      expect(down).toMatchObject({ code: 'EIO', message: expect.stringMatching(/see that the server is up and allows this page's origin by CORS \(2 attempts/) });
+      const down = await tab.run(
+        async (tools, base) => tools.refusal(tools.openHttp(base, { retries: 1 })),
+        url,
+      );
+      expect(down).toMatchObject({
+        code: 'EIO',
+        message: expect.stringMatching(
+          /see that the server is up and allows this page's origin by CORS \(2 attempts/,
+        ),
+      });
     } finally {
       server.closeAllConnections();
       server.close();
@@ -283,7 +418,9 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
       await disk.flush();
       await fetch('/clear');
       // Some browsers take the file away at once, others when it is closed.
-      const write = await tools.refusal(disk.write(8 * 1024 * 1024, new Uint8Array(200_000).fill(2)));
+      const write = await tools.refusal(
+        disk.write(8 * 1024 * 1024, new Uint8Array(200_000).fill(2)),
+      );
       const flush = await tools.refusal(disk.flush());
       const later = await tools.refusal(disk.write(0, new Uint8Array(10)));
       const saved = await disk.exportQcow2().catch(() => undefined);
@@ -293,10 +430,18 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
       await anew.close();
       return { write, flush, later, close, gone, saved: saved?.size };
     });
-    const lost = { name: 'MillraceError', code: 'EIO', message: expect.stringContaining('the data of this site were cleared while it was open') };
+    const lost = {
+      name: 'MillraceError',
+      code: 'EIO',
+      message: expect.stringContaining('the data of this site were cleared while it was open'),
+    };
     expect(told).toMatchObject({ flush: lost, later: lost, close: lost, gone: { code: 'ENOENT' } });
     if (scene.browser.name === 'chromium') expect(told.saved).toBeGreaterThan(300_000);
-    else expect(told.write).toMatchObject({ code: 'EIO', message: expect.stringContaining('the storage of this site was cleared') });
+    else
+      expect(told.write).toMatchObject({
+        code: 'EIO',
+        message: expect.stringContaining('the storage of this site was cleared'),
+      });
   });
 
   it('a file that something without locks has open is EBUSY, and opens when it is given back', async () => {
@@ -309,8 +454,14 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
         onmessage = () => { handle.close(); postMessage('closed'); };
         postMessage('open');
       };`;
-      const other = new Worker(URL.createObjectURL(new Blob([script], { type: 'text/javascript' })));
-      const answer = () => new Promise((resolve) => { other.onmessage = resolve; other.postMessage(''); });
+      const other = new Worker(
+        URL.createObjectURL(new Blob([script], { type: 'text/javascript' })),
+      );
+      const answer = () =>
+        new Promise((resolve) => {
+          other.onmessage = resolve;
+          other.postMessage('');
+        });
       await answer();
       const busy = await tools.refusal(tools.openDisk({ overlay: 'taken' }));
       await answer();
@@ -318,7 +469,11 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
       await (await tools.openDisk({ overlay: 'taken' })).close();
       return busy;
     });
-    expect(told).toMatchObject({ name: 'MillraceError', code: 'EBUSY', message: expect.stringContaining('in use by another program') });
+    expect(told).toMatchObject({
+      name: 'MillraceError',
+      code: 'EBUSY',
+      message: expect.stringContaining('in use by another program'),
+    });
   });
 
   it('a page without storage has its disks in memory, and says so', async () => {
@@ -332,12 +487,30 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
       const file = await tools.refusal(disk.exportQcow2());
       const report = await disk.check();
       await disk.close();
-      return { persistent: disk.persistent, bytes: [...bytes], raw: raw.byteLength, file, report, list: await tools.listDisks(), again: await tools.refusal(tools.openDisk({ overlay: 'fleeting' })), removed: await tools.refusal(tools.deleteDisk('fleeting')) };
+      return {
+        persistent: disk.persistent,
+        bytes: [...bytes],
+        raw: raw.byteLength,
+        file,
+        report,
+        list: await tools.listDisks(),
+        again: await tools.refusal(tools.openDisk({ overlay: 'fleeting' })),
+        removed: await tools.refusal(tools.deleteDisk('fleeting')),
+      };
     });
-    expect(told).toMatchObject({ persistent: false, bytes: [BASE[4], 1, 2, 3, BASE[8]], raw: 24 * MIB, list: [] });
+    expect(told).toMatchObject({
+      persistent: false,
+      bytes: [BASE[4], 1, 2, 3, BASE[8]],
+      raw: 24 * MIB,
+      list: [],
+    });
     expect(told.report).toMatchObject({ corruptions: 0, leaks: 0 });
     expect(told.file).toMatchObject({ code: 'EUNSUPPORTED' });
-    for (const refusal of [told.again, told.removed]) expect(refusal).toMatchObject({ code: 'ENOENT', message: expect.stringContaining('no storage') });
+    for (const refusal of [told.again, told.removed])
+      expect(refusal).toMatchObject({
+        code: 'ENOENT',
+        message: expect.stringContaining('no storage'),
+      });
     expect(tab.console.join('\n')).toMatch(/disk 'fleeting' is in memory/);
     await tab.close();
   });

@@ -5,7 +5,11 @@ import { OpfsFile } from '../../hosts/browser/opfs.ts';
 it('once a flush has failed, later ones fail too', () => {
   let flushes = 0;
   const handle = {
-    read: () => 0, write: () => 0, getSize: () => 0, truncate() {}, close() {},
+    read: () => 0,
+    write: () => 0,
+    getSize: () => 0,
+    truncate() {},
+    close() {},
     flush() {
       if (flushes++ === 0) throw new DOMException('the device has gone', 'UnknownError');
     },

@@ -3,8 +3,8 @@ import { rm } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll } from 'vitest';
 import type { BrowserUnderTest, Tab } from './browsers.ts';
-import { buildPage, serveSite } from './site.ts';
 import type { Site } from './site.ts';
+import { buildPage, serveSite } from './site.ts';
 
 export interface Scene {
   readonly site: Site;

@@ -2,11 +2,12 @@
  * A site on loopback for browser tests: a page built by Vite (or any folder of files), images beside it under `/images/` by ranges, and a
  * place to leave what a page made, which is how overlays get out to be checked by qemu-img.
  */
+
+import { once } from 'node:events';
 import { createReadStream, createWriteStream } from 'node:fs';
 import { mkdir, mkdtemp, rm, stat } from 'node:fs/promises';
-import { createServer } from 'node:http';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { once } from 'node:events';
+import { createServer } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { extname, join } from 'node:path';
@@ -34,15 +35,31 @@ export interface Site {
   stop(): Promise<void>;
 }
 
-const TYPES: Record<string, string> = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml', '.wasm': 'application/wasm' };
+const TYPES: Record<string, string> = {
+  '.html': 'text/html',
+  '.js': 'text/javascript',
+  '.css': 'text/css',
+  '.svg': 'image/svg+xml',
+  '.wasm': 'application/wasm',
+};
 
 /** Builds a page from its sources with Vite. The caller removes the folder. */
 export async function buildPage(source: string): Promise<string> {
   const outDir = await mkdtemp(join(tmpdir(), 'millrace-page-'));
   await build({
-    root: source, base: './', configFile: false, logLevel: 'error',
+    root: source,
+    base: './',
+    configFile: false,
+    logLevel: 'error',
     worker: { format: 'es' },
-    build: { outDir, emptyOutDir: true, assetsInlineLimit: 0, target: 'esnext', minify: false, modulePreload: { polyfill: false } },
+    build: {
+      outDir,
+      emptyOutDir: true,
+      assetsInlineLimit: 0,
+      target: 'esnext',
+      minify: false,
+      modulePreload: { polyfill: false },
+    },
   });
   return outDir;
 }
@@ -68,9 +85,12 @@ export async function serveSite(folder: string, options: SiteOptions = {}): Prom
       return void response.writeHead(204).end();
     }
     // What a user does in the browser's settings, by the Clear Site Data standard.
-    if (path === '/clear') return void response.writeHead(204, { 'Clear-Site-Data': '"storage"' }).end();
-    if (options.cleanAddresses && path.endsWith('.html')) return void response.writeHead(308, { Location: path.replace(/(index)?\.html$/, '') }).end();
-    if (!path.startsWith('/images/')) return sendFile(await pageOf(join(folder, path)), request, response, options);
+    if (path === '/clear')
+      return void response.writeHead(204, { 'Clear-Site-Data': '"storage"' }).end();
+    if (options.cleanAddresses && path.endsWith('.html'))
+      return void response.writeHead(308, { Location: path.replace(/(index)?\.html$/, '') }).end();
+    if (!path.startsWith('/images/'))
+      return sendFile(await pageOf(join(folder, path)), request, response, options);
     requests++;
     for (const look of [...waiting]) look();
     if (cut) return void response.destroy();
@@ -82,20 +102,24 @@ export async function serveSite(folder: string, options: SiteOptions = {}): Prom
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
   return {
-    origin: `http://127.0.0.1:${port}`, port, images, left,
+    origin: `http://127.0.0.1:${port}`,
+    port,
+    images,
+    left,
     offline(yes) {
       cut = yes;
       if (yes) for (const socket of busy) socket.destroy();
     },
-    asked: (count) => new Promise((resolve) => {
-      const look = (): void => {
-        if (requests < count) return;
-        waiting.delete(look);
-        resolve();
-      };
-      waiting.add(look);
-      look();
-    }),
+    asked: (count) =>
+      new Promise((resolve) => {
+        const look = (): void => {
+          if (requests < count) return;
+          waiting.delete(look);
+          resolve();
+        };
+        waiting.add(look);
+        look();
+      }),
     async stop() {
       server.closeAllConnections();
       server.close();
@@ -111,12 +135,25 @@ async function pageOf(path: string): Promise<string> {
   return extname(path) === '' ? `${path}.html` : path;
 }
 
-async function sendFile(path: string, request: IncomingMessage, response: ServerResponse, options: SiteOptions): Promise<void> {
+async function sendFile(
+  path: string,
+  request: IncomingMessage,
+  response: ServerResponse,
+  options: SiteOptions,
+): Promise<void> {
   const file = await stat(path).catch(() => undefined);
   if (!file?.isFile()) return void response.writeHead(404).end();
   const extension = extname(path);
-  const type = (extension === '.wasm' ? options.wasmType : undefined) ?? TYPES[extension] ?? 'application/octet-stream';
-  const headers = { 'Content-Type': type, 'ETag': `"${file.mtimeMs}-${file.size}"`, 'Cache-Control': 'no-store', 'Accept-Ranges': 'bytes' };
+  const type =
+    (extension === '.wasm' ? options.wasmType : undefined) ??
+    TYPES[extension] ??
+    'application/octet-stream';
+  const headers = {
+    'Content-Type': type,
+    ETag: `"${file.mtimeMs}-${file.size}"`,
+    'Cache-Control': 'no-store',
+    'Accept-Ranges': 'bytes',
+  };
   const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '');
   if (range === null) {
     response.writeHead(200, { ...headers, 'Content-Length': file.size });
@@ -125,6 +162,10 @@ async function sendFile(path: string, request: IncomingMessage, response: Server
   }
   const first = Number(range[1]);
   const last = Math.min(Number(range[2]), file.size - 1);
-  response.writeHead(206, { ...headers, 'Content-Range': `bytes ${first}-${last}/${file.size}`, 'Content-Length': last - first + 1 });
+  response.writeHead(206, {
+    ...headers,
+    'Content-Range': `bytes ${first}-${last}/${file.size}`,
+    'Content-Length': last - first + 1,
+  });
   await pipeline(createReadStream(path, { start: first, end: last }), response);
 }

@@ -5,15 +5,19 @@ import { beforeAll, expect, it } from 'vitest';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { check, compare } from '../support/qemu.ts';
-import { startChromium, startFirefox } from './browsers.ts';
 import type { BrowserUnderTest } from './browsers.ts';
+import { startChromium, startFirefox } from './browsers.ts';
 import { setScene } from './scene.ts';
 
 const MIB = 1024 * 1024;
 const BASE = makeContent('random', 12, 8 * MIB);
 
-describeWithPeer(['chromium', 'qemu-img', 'qemu-curl'], 'tabs of Chromium', () => tabs(startChromium));
-describeWithPeer(['firefox-esr', 'qemu-img', 'qemu-curl'], 'tabs of Firefox', () => tabs(startFirefox));
+describeWithPeer(['chromium', 'qemu-img', 'qemu-curl'], 'tabs of Chromium', () =>
+  tabs(startChromium),
+);
+describeWithPeer(['firefox-esr', 'qemu-img', 'qemu-curl'], 'tabs of Firefox', () =>
+  tabs(startFirefox),
+);
 
 function tabs(start: () => Promise<BrowserUnderTest>): void {
   const scene = setScene(start);
@@ -29,25 +33,50 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
       Object.assign(globalThis, { disk });
     });
     const busy = await second.run((tools) => tools.refusal(tools.openDisk({ overlay: 'shared' })));
-    expect(busy).toMatchObject({ name: 'MillraceError', code: 'EBUSY', message: expect.stringContaining(`'Test page' (${scene.site.origin}/`) });
+    expect(busy).toMatchObject({
+      name: 'MillraceError',
+      code: 'EBUSY',
+      message: expect.stringContaining(`'Test page' (${scene.site.origin}/`),
+    });
     const given = await second.run(async (tools) => {
       const giveUp = new AbortController();
-      const waiting = tools.refusal(tools.openDisk({ overlay: 'shared', whenBusy: 'wait', signal: giveUp.signal }));
+      const waiting = tools.refusal(
+        tools.openDisk({ overlay: 'shared', whenBusy: 'wait', signal: giveUp.signal }),
+      );
       giveUp.abort();
       return waiting;
     });
     expect(given).toMatchObject({ code: 'ABORTED' });
-    await second.run((tools) => void Object.assign(globalThis, { later: tools.openDisk({ overlay: 'shared', whenBusy: 'wait' }) }));
-    await first.run(() => (globalThis as unknown as { disk: { close(): Promise<void> } }).disk.close());
+    await second.run(
+      (tools) =>
+        void Object.assign(globalThis, {
+          later: tools.openDisk({ overlay: 'shared', whenBusy: 'wait' }),
+        }),
+    );
+    await first.run(() =>
+      (globalThis as unknown as { disk: { close(): Promise<void> } }).disk.close(),
+    );
     const read = await second.run(async () => {
-      const disk = await (globalThis as unknown as { later: Promise<import('../../hosts/api/disk.ts').Disk> }).later;
+      const disk = await (
+        globalThis as unknown as { later: Promise<import('../../hosts/api/disk.ts').Disk> }
+      ).later;
       return [...(await disk.read(0, 4))];
     });
     expect(read).toEqual([1, 2, 3, 0]);
     // The tab that has it now is closed without a word.
-    await first.run((tools) => void Object.assign(globalThis, { later: tools.openDisk({ overlay: 'shared', whenBusy: 'wait' }) }));
+    await first.run(
+      (tools) =>
+        void Object.assign(globalThis, {
+          later: tools.openDisk({ overlay: 'shared', whenBusy: 'wait' }),
+        }),
+    );
     await second.close();
-    await first.run(async () => (await (globalThis as unknown as { later: Promise<import('../../hosts/api/disk.ts').Disk> }).later).close());
+    await first.run(async () =>
+      (
+        await (globalThis as unknown as { later: Promise<import('../../hosts/api/disk.ts').Disk> })
+          .later
+      ).close(),
+    );
   });
 
   it('takes up a job again after a reload', async () => {
@@ -58,8 +87,10 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
       await disk.flush();
       await disk.stream({ nonblock: true, speed: 2 * 1024 * 1024, onError: 'stop' });
       // The catalogue follows the job, so that it is right when the page is gone.
-      const stored = async () => (await tools.listDisks()).find((disk) => disk.name === 'reloaded')?.remaining;
-      while (await stored() === disk.size) await new Promise((resolve) => disk.addEventListener('progress', resolve, { once: true }));
+      const stored = async () =>
+        (await tools.listDisks()).find((disk) => disk.name === 'reloaded')?.remaining;
+      while ((await stored()) === disk.size)
+        await new Promise((resolve) => disk.addEventListener('progress', resolve, { once: true }));
     });
     await tab.reload();
     const told = await tab.run(async (tools) => {
@@ -71,7 +102,11 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
       await ended;
       await tools.leave('reloaded.qcow2', await disk.exportQcow2());
       await disk.close();
-      return { listed, info, after: (await tools.listDisks()).find((disk) => disk.name === 'reloaded') };
+      return {
+        listed,
+        info,
+        after: (await tools.listDisks()).find((disk) => disk.name === 'reloaded'),
+      };
     });
     expect(told.listed).toMatchObject({ job: { speed: 2 * MIB, onError: 'stop' } });
     expect(told.listed!.remaining).toBeLessThan(8 * MIB - 1000);
@@ -80,7 +115,9 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
     expect(told.after?.job ?? undefined).toBeUndefined();
     await writeFile(left('content.raw'), BASE.slice().fill(9, 5_000_000, 5_001_000));
     expect(await check(left('reloaded.qcow2'))).toMatchObject({ exitCode: 0 });
-    expect(await compare(left('reloaded.qcow2'), left('content.raw'), { formatB: 'raw' })).toMatchObject({ identical: true });
+    expect(
+      await compare(left('reloaded.qcow2'), left('content.raw'), { formatB: 'raw' }),
+    ).toMatchObject({ identical: true });
   });
 
   it('takes up a job that was paused as a paused one, which fetches nothing before it is resumed', async () => {
@@ -92,7 +129,8 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
     });
     await tab.reload();
     const told = await tab.run(async (tools) => {
-      const job = async () => (await tools.listDisks()).find((disk) => disk.name === 'resting')?.job;
+      const job = async () =>
+        (await tools.listDisks()).find((disk) => disk.name === 'resting')?.job;
       const disk = await tools.openDisk({ overlay: 'resting', resumeJob: true });
       const [{ bytes }, { status, paused, speed }] = [await disk.traffic(), await disk.info()];
       await disk.pause();
@@ -101,12 +139,29 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
       await disk.resume();
       const after = await job();
       await disk.setSpeed(0);
-      while ((await disk.info()).status === 1) await new Promise((resolve) => setTimeout(resolve, 10));
+      while ((await disk.info()).status === 1)
+        await new Promise((resolve) => setTimeout(resolve, 10));
       const { remaining } = await disk.info();
       await disk.close();
-      return { status, paused, speed, fetched, before: before?.paused, after: after?.paused ?? false, remaining };
+      return {
+        status,
+        paused,
+        speed,
+        fetched,
+        before: before?.paused,
+        after: after?.paused ?? false,
+        remaining,
+      };
     });
-    expect(told).toEqual({ status: 1, paused: true, speed: MIB, fetched: 0, before: true, after: false, remaining: 0 });
+    expect(told).toEqual({
+      status: 1,
+      paused: true,
+      speed: MIB,
+      fetched: 0,
+      before: true,
+      after: false,
+      remaining: 0,
+    });
   });
 
   it('keeps what was flushed, in a sound image, when a tab is closed in the middle of writing', async () => {
@@ -117,7 +172,10 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
       await disk.flush();
       // Goes on until the page is gone.
       const write = async (seed: number): Promise<void> => {
-        await disk.write(4 * 1024 * 1024 + (seed % 300) * 10_000, new Uint8Array(9_000).fill(seed % 250));
+        await disk.write(
+          4 * 1024 * 1024 + (seed % 300) * 10_000,
+          new Uint8Array(9_000).fill(seed % 250),
+        );
         void write(seed + 1);
       };
       for (let i = 0; i < 4; i++) void write(i);
@@ -135,7 +193,9 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
       return { report, data: await tools.sha256(data) };
     });
     expect(report).toMatchObject({ corruptions: 0, leaks: 0 });
-    const wanted = BASE.slice().fill(5, 65536 * 3 + 100, 65536 * 3 + 200_100).slice(65536 * 3, 65536 * 3 + 300_000);
+    const wanted = BASE.slice()
+      .fill(5, 65536 * 3 + 100, 65536 * 3 + 200_100)
+      .slice(65536 * 3, 65536 * 3 + 300_000);
     const digest = Buffer.from(await crypto.subtle.digest('SHA-256', wanted)).toString('hex');
     expect(data).toBe(digest);
     expect(await check(left('closed.qcow2'))).toMatchObject({ exitCode: 0 });
@@ -155,21 +215,27 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
       });
     });
     const other = await scene.tab();
-    const files = (): Promise<string[]> => other.run(async (tools) => {
-      // Whoever lists the disks gives back the room of what nobody takes in any more.
-      await tools.listDisks();
-      const names: string[] = [];
-      const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('millrace') as unknown as { keys(): AsyncIterable<string> };
-      for await (const name of folder.keys()) if (name.startsWith('half')) names.push(name);
-      return names;
-    });
+    const files = (): Promise<string[]> =>
+      other.run(async (tools) => {
+        // Whoever lists the disks gives back the room of what nobody takes in any more.
+        await tools.listDisks();
+        const names: string[] = [];
+        const folder = (await (
+          await navigator.storage.getDirectory()
+        ).getDirectoryHandle('millrace')) as unknown as { keys(): AsyncIterable<string> };
+        for await (const name of folder.keys()) if (name.startsWith('half')) names.push(name);
+        return names;
+      });
     await files();
     await tab.close();
     // The browser gives the locks of a page back a moment after its end.
-    while ((await files()).some((name) => name !== 'half.qcow2')) await new Promise((resolve) => setTimeout(resolve, 50));
+    while ((await files()).some((name) => name !== 'half.qcow2'))
+      await new Promise((resolve) => setTimeout(resolve, 50));
     const corruptions = await other.run(async (tools) => {
       const there = (await tools.listDisks()).some(({ name }) => name === 'half');
-      const retaken = there ? undefined : await tools.refusal(tools.importDisk('half', await tools.exportDisk('large')));
+      const retaken = there
+        ? undefined
+        : await tools.refusal(tools.importDisk('half', await tools.exportDisk('large')));
       return [retaken?.code, (await tools.checkDisk({ overlay: 'half' }))?.corruptions];
     });
     expect(corruptions).toEqual([undefined, 0]);
@@ -181,7 +247,10 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
       const disk = await tools.createDisk({ overlay: 'unflushed', size: 1024 * 1024 });
       await disk.write(1000, new TextEncoder().encode('written, and never flushed'));
       const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('millrace');
-      const stored = async (): Promise<boolean> => (await (await (await folder.getFileHandle('unflushed.qcow2')).getFile()).text()).includes('written, and never flushed');
+      const stored = async (): Promise<boolean> =>
+        (await (await (await folder.getFileHandle('unflushed.qcow2')).getFile()).text()).includes(
+          'written, and never flushed',
+        );
       for (let i = 0; i < 100; i++) {
         // A file that changes under its reader cannot be read: another try will.
         if (await stored().catch(() => false)) break;
@@ -199,7 +268,11 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
     const asked = await tab.run(async (tools) => {
       let leaves = 0;
       const { postMessage } = Worker.prototype;
-      Worker.prototype.postMessage = function (this: Worker, message: { path?: string[] }, ...rest: unknown[]) {
+      Worker.prototype.postMessage = function (
+        this: Worker,
+        message: { path?: string[] },
+        ...rest: unknown[]
+      ) {
         if (message?.path?.at(-1) === 'leave') leaves++;
         return Reflect.apply(postMessage, this, [message, ...rest]);
       } as typeof postMessage;
@@ -208,7 +281,8 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
       const counts = [leaves];
       let state = 'hidden';
       Object.defineProperty(document, 'visibilityState', { get: () => state });
-      const count = (target: EventTarget, type: string) => counts.push((target.dispatchEvent(new Event(type)), leaves));
+      const count = (target: EventTarget, type: string) =>
+        counts.push((target.dispatchEvent(new Event(type)), leaves));
       count(document, 'visibilitychange');
       state = 'visible';
       count(document, 'visibilitychange');
@@ -231,7 +305,8 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
       const before = await record();
       Object.defineProperty(document, 'visibilityState', { get: () => 'hidden' });
       document.dispatchEvent(new Event('visibilitychange'));
-      for (let i = 0; i < 100 && (await record())?.remaining === before?.remaining; i++) await new Promise((resolve) => setTimeout(resolve, 50));
+      for (let i = 0; i < 100 && (await record())?.remaining === before?.remaining; i++)
+        await new Promise((resolve) => setTimeout(resolve, 50));
       const after = await record();
       await disk.close();
       return { before, after };

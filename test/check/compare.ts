@@ -2,8 +2,8 @@
 import { expect } from 'vitest';
 import type { CheckReport } from '../../hosts/api/disk.ts';
 import { checkDisk } from '../../hosts/node/index.ts';
-import { check } from '../support/qemu.ts';
 import type { QemuCheck } from '../support/qemu.ts';
+import { check } from '../support/qemu.ts';
 
 /** What both reports tell of an image, by QEMU's names. */
 export interface Numbers {
@@ -44,7 +44,11 @@ export function qemuNumbers({ report, messages }: QemuCheck): Numbers {
 }
 
 /** Checks a qcow2 image with both, expects the same, and hands back what both found. */
-export async function expectSameAsQemu(path: string, label: string = path, memory?: number): Promise<Numbers> {
+export async function expectSameAsQemu(
+  path: string,
+  label: string = path,
+  memory?: number,
+): Promise<Numbers> {
   const ours = await checkDisk({ overlay: path, memory });
   const theirs = await check(path);
   if (ours === undefined) throw new Error(`${path} is taken for a raw image`);

@@ -13,8 +13,8 @@ import { baseKind } from '../fixtures/images.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { check, compare, createImage, info, qemuIo } from '../support/qemu.ts';
 import { run } from '../support/run.ts';
-import { damages, spoil } from './damage.ts';
 import type { Patient } from './damage.ts';
+import { damages, spoil } from './damage.ts';
 
 const MIB = 1024 * 1024;
 const DIRTY = 1n;
@@ -27,9 +27,13 @@ async function markDirty(patient: Patient): Promise<void> {
 
 /** Streams `base` into `overlay` in a process of its own, which is killed at the job's n-th event of progress. */
 async function streamAndKill(overlay: string, base: string, n: number): Promise<void> {
-  const child = spawn(process.execPath, ['--import', 'tsx', fileURLToPath(new URL('./streamer.ts', import.meta.url)), overlay, base], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
+  const child = spawn(
+    process.execPath,
+    ['--import', 'tsx', fileURLToPath(new URL('./streamer.ts', import.meta.url)), overlay, base],
+    {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    },
+  );
   const ended = once(child, 'close');
   let events = 0;
   for await (const line of createInterface({ input: child.stdout })) {
@@ -60,20 +64,46 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'an overlay that was not closed', () =
       await disk.stream();
       await disk.close();
       expect((await check(overlay)).exitCode).toBe(0);
-      expect(await compare(base, overlay, { formatA: 'qcow2', formatB: 'qcow2' })).toMatchObject({ identical: true });
+      expect(await compare(base, overlay, { formatA: 'qcow2', formatB: 'qcow2' })).toMatchObject({
+        identical: true,
+      });
     });
   }
 
   it('has its refcounts again that QEMU had put off', async () => {
     const overlay = join(dir, 'lazy.qcow2');
-    await createImage(overlay, { size: 64 * MIB, with: { lazy_refcounts: 'on', cluster_size: 4096 } });
-    await run('qemu-io', ['-f', 'qcow2', '-c', 'write -P 0x41 0 3M', '-c', 'write -P 0x42 40M 1M', '-c', 'flush', '-c', 'sigraise 9', overlay], {
-      exitCodes: [137],
-    }).catch((error: Error) => expect(error.message).toMatch(/SIGKILL/));
-    expect(await checkDisk({ overlay })).toMatchObject({ leaks: 0, corruptions: expect.toSatisfy((found: number) => found > 500) });
+    await createImage(overlay, {
+      size: 64 * MIB,
+      with: { lazy_refcounts: 'on', cluster_size: 4096 },
+    });
+    await run(
+      'qemu-io',
+      [
+        '-f',
+        'qcow2',
+        '-c',
+        'write -P 0x41 0 3M',
+        '-c',
+        'write -P 0x42 40M 1M',
+        '-c',
+        'flush',
+        '-c',
+        'sigraise 9',
+        overlay,
+      ],
+      {
+        exitCodes: [137],
+      },
+    ).catch((error: Error) => expect(error.message).toMatch(/SIGKILL/));
+    expect(await checkDisk({ overlay })).toMatchObject({
+      leaks: 0,
+      corruptions: expect.toSatisfy((found: number) => found > 500),
+    });
     await (await openDisk({ overlay })).close();
     expect((await check(overlay)).exitCode).toBe(0);
-    await qemuIo(overlay, ['read -P 0x41 0 3M', 'read -P 0x42 40M 1M', 'read -P 0 3M 37M'], { readOnly: true });
+    await qemuIo(overlay, ['read -P 0x41 0 3M', 'read -P 0x42 40M 1M', 'read -P 0 3M 37M'], {
+      readOnly: true,
+    });
   });
 
   for (const [name, message] of [
@@ -84,16 +114,30 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'an overlay that was not closed', () =
     ['a data entry between two clusters', /not aligned/],
     ['a refcount table entry in a data cluster', /millrace check --repair all/],
   ] as const) {
-    it.each(['not closed', 'closed'])(`is refused, and left as it is, with ${name} (%s)`, async (state) => {
-      const { path } = await baseKind('qcow2-v3-4k').make(dir);
-      await spoil(path, damages[name], new Random(5));
-      if (state === 'not closed') await spoil(path, markDirty, new Random(1));
-      const before = createHash('sha256').update(await readFile(path)).digest('hex');
-      const refused = openDisk({ overlay: path });
-      await expect(refused).rejects.toMatchObject({ code: 'ECORRUPT', message: expect.stringMatching(message) });
-      await expect(refused).rejects.toThrow(/^cannot open the image: [^\n]*; nothing was written, look at it with 'millrace check'$/);
-      expect(createHash('sha256').update(await readFile(path)).digest('hex')).toBe(before);
-    });
+    it.each(['not closed', 'closed'])(
+      `is refused, and left as it is, with ${name} (%s)`,
+      async (state) => {
+        const { path } = await baseKind('qcow2-v3-4k').make(dir);
+        await spoil(path, damages[name], new Random(5));
+        if (state === 'not closed') await spoil(path, markDirty, new Random(1));
+        const before = createHash('sha256')
+          .update(await readFile(path))
+          .digest('hex');
+        const refused = openDisk({ overlay: path });
+        await expect(refused).rejects.toMatchObject({
+          code: 'ECORRUPT',
+          message: expect.stringMatching(message),
+        });
+        await expect(refused).rejects.toThrow(
+          /^cannot open the image: [^\n]*; nothing was written, look at it with 'millrace check'$/,
+        );
+        expect(
+          createHash('sha256')
+            .update(await readFile(path))
+            .digest('hex'),
+        ).toBe(before);
+      },
+    );
   }
 
   it('has its leaks given back though it was closed: QEMU does not tell that it was not', async () => {
@@ -112,16 +156,23 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'an overlay that was not closed', () =
     await spoil(path, markDirty, new Random(1));
     await (await openDisk({ overlay: path })).close();
     expect((await check(path)).exitCode).toBe(0);
-    expect(await compare(path, sound, { formatA: 'qcow2', formatB: 'qcow2' })).toMatchObject({ identical: true });
+    expect(await compare(path, sound, { formatA: 'qcow2', formatB: 'qcow2' })).toMatchObject({
+      identical: true,
+    });
   });
 
   it('gives back what was taken behind the end of its file', async () => {
     const overlay = join(dir, 'behind.qcow2');
     await (await createDisk({ overlay, size: 16 * MIB, clusterSize: 4096 })).close();
-    await spoil(overlay, async (patient) => {
-      for (let behind = 3; behind < 200; behind++) await patient.putRefcount(patient.clusters + behind, 1n);
-      await markDirty(patient);
-    }, new Random(1));
+    await spoil(
+      overlay,
+      async (patient) => {
+        for (let behind = 3; behind < 200; behind++)
+          await patient.putRefcount(patient.clusters + behind, 1n);
+        await markDirty(patient);
+      },
+      new Random(1),
+    );
     const disk = await openDisk({ overlay });
     await disk.write(0, new Uint8Array(4 * MIB).fill(7));
     await disk.close();
@@ -141,7 +192,12 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'an overlay that was not closed', () =
       await Promise.all([written, discarded]);
     }
     await streamed;
-    expect(await disk.check({ repair: 'all' })).toMatchObject({ corruptions: 0, leaks: 0, corruptionsFixed: 0, leaksFixed: 0 });
+    expect(await disk.check({ repair: 'all' })).toMatchObject({
+      corruptions: 0,
+      leaks: 0,
+      corruptionsFixed: 0,
+      leaksFixed: 0,
+    });
     await disk.close();
     expect((await check(overlay)).exitCode).toBe(0);
   });

@@ -2,8 +2,9 @@
  * A qcow2 file's metadata under the knife: finds the tables of an image as QEMU's docs/interop/qcow2.txt lays them out, and spoils
  * them in every way that a check has to notice. It trusts the image, so it is run on sound ones.
  */
-import { open, truncate } from 'node:fs/promises';
+
 import type { FileHandle } from 'node:fs/promises';
+import { open, truncate } from 'node:fs/promises';
 import type { Random } from '../fixtures/content.ts';
 
 const COPIED = 1n << 63n;
@@ -66,7 +67,8 @@ export class Patient {
     this.bytes = bytes;
     this.version = header.readUInt32BE(4);
     this.cluster = 1 << header.readUInt32BE(AT_CLUSTER_BITS);
-    this.extended = this.version > 2 && (header.readBigUInt64BE(AT_INCOMPATIBLE) & EXTENDED_L2) !== 0n;
+    this.extended =
+      this.version > 2 && (header.readBigUInt64BE(AT_INCOMPATIBLE) & EXTENDED_L2) !== 0n;
     this.l1Offset = Number(header.readBigUInt64BE(AT_L1_OFFSET));
     this.tableOffset = Number(header.readBigUInt64BE(AT_REFCOUNT_TABLE));
     this.tableBytes = header.readUInt32BE(AT_REFCOUNT_CLUSTERS) * this.cluster;
@@ -81,20 +83,25 @@ export class Patient {
 
   /** Of very large images, only the outer L2 tables. */
   async #readTables(l1Entries: number): Promise<void> {
-    this.l1.push(...await this.#table(this.l1Offset, l1Entries));
+    this.l1.push(...(await this.#table(this.l1Offset, l1Entries)));
     const step = this.extended ? 2 : 1;
     const used = this.usedL1;
-    for (const { value } of used.filter((_, index) => index < OUTER_TABLES || used.length - index <= OUTER_TABLES)) {
+    for (const { value } of used.filter(
+      (_, index) => index < OUTER_TABLES || used.length - index <= OUTER_TABLES,
+    )) {
       const words = await this.#table(Number(value & OFFSET_MASK), this.cluster / 8);
       this.l2.push(...words.filter((_, index) => index % step === 0));
     }
-    this.blocks.push(...await this.#table(this.tableOffset, this.tableBytes / 8));
+    this.blocks.push(...(await this.#table(this.tableOffset, this.tableBytes / 8)));
   }
 
   async #table(offset: number, entries: number): Promise<Entry[]> {
     const bytes = Buffer.alloc(entries * 8);
     await this.file.read(bytes, 0, bytes.length, offset);
-    return Array.from({ length: entries }, (_, index) => ({ at: offset + index * 8, value: bytes.readBigUInt64BE(index * 8) }));
+    return Array.from({ length: entries }, (_, index) => ({
+      at: offset + index * 8,
+      value: bytes.readBigUInt64BE(index * 8),
+    }));
   }
 
   async put64(at: number, value: bigint): Promise<void> {
@@ -122,7 +129,8 @@ export class Patient {
       const mask = ((1 << bits) - 1) << (bit % 8);
       bytes[0] = (bytes[0] & ~mask) | ((Number(value) << (bit % 8)) & mask);
     } else {
-      for (let i = 0; i < bytes.length; i++) bytes[bytes.length - 1 - i] = Number((value >> BigInt(8 * i)) & 0xffn);
+      for (let i = 0; i < bytes.length; i++)
+        bytes[bytes.length - 1 - i] = Number((value >> BigInt(8 * i)) & 0xffn);
     }
     await this.file.write(bytes, 0, bytes.length, at);
   }
@@ -181,7 +189,11 @@ function word(random: Random): bigint {
 }
 
 function usedCluster(patient: Patient, random: Random): number {
-  return Number((one(random, patient.dataEntries.length ? patient.dataEntries : patient.usedL1).value & OFFSET_MASK) / BigInt(patient.cluster));
+  return Number(
+    (one(random, patient.dataEntries.length ? patient.dataEntries : patient.usedL1).value &
+      OFFSET_MASK) /
+      BigInt(patient.cluster),
+  );
 }
 
 const data = (patient: Patient): Entry[] => patient.dataEntries;
@@ -189,51 +201,105 @@ const compressed = (patient: Patient): Entry[] => patient.compressedEntries;
 const tables = (patient: Patient): Entry[] => patient.usedL1;
 const blocks = (patient: Patient): Entry[] => patient.usedBlocks;
 const empty = (patient: Patient): Entry[] => patient.l2.filter(({ value }) => value === 0n);
-const subclusters = (patient: Patient): Entry[] => (patient.extended ? patient.dataEntries.map(({ at }) => ({ at: at + 8, value: 0n })) : []);
-const otherSubclusters = (of: (patient: Patient) => Entry[]) => (patient: Patient): Entry[] => (
-  patient.extended ? of(patient).map(({ at }) => ({ at: at + 8, value: 0n })) : []);
+const subclusters = (patient: Patient): Entry[] =>
+  patient.extended ? patient.dataEntries.map(({ at }) => ({ at: at + 8, value: 0n })) : [];
+const otherSubclusters =
+  (of: (patient: Patient) => Entry[]) =>
+  (patient: Patient): Entry[] =>
+    patient.extended ? of(patient).map(({ at }) => ({ at: at + 8, value: 0n })) : [];
 
 /** Every class of damage, by name. */
 export const damages: Record<string, Damage> = {
   'a refcount too high': (patient, random) => patient.putRefcount(usedCluster(patient, random), 3n),
   'a refcount of 0': (patient, random) => patient.putRefcount(usedCluster(patient, random), 0n),
   'the header without a refcount': (patient) => patient.putRefcount(0, 0n),
-  'a leaked cluster': (patient) => patient.file.truncate(patient.bytes + patient.cluster)
-    .then(() => patient.putRefcount(patient.clusters, 1n)),
-  'a refcount block full of refcounts': (patient, random) => patient.file
-    .write(Buffer.alloc(patient.cluster, 0xff), 0, patient.cluster, Number(one(random, patient.usedBlocks).value)).then(() => {}),
-  'a refcount block of noise': (patient, random) => patient.file
-    .write(Buffer.from(Array.from({ length: patient.cluster }, () => random.between(0, 255))), 0, patient.cluster,
-      Number(one(random, patient.usedBlocks).value)).then(() => {}),
-  'a refcount block of zeros': (patient, random) => patient.file
-    .write(Buffer.alloc(patient.cluster), 0, patient.cluster, Number(one(random, patient.usedBlocks).value)).then(() => {}),
+  'a leaked cluster': (patient) =>
+    patient.file
+      .truncate(patient.bytes + patient.cluster)
+      .then(() => patient.putRefcount(patient.clusters, 1n)),
+  'a refcount block full of refcounts': (patient, random) =>
+    patient.file
+      .write(
+        Buffer.alloc(patient.cluster, 0xff),
+        0,
+        patient.cluster,
+        Number(one(random, patient.usedBlocks).value),
+      )
+      .then(() => {}),
+  'a refcount block of noise': (patient, random) =>
+    patient.file
+      .write(
+        Buffer.from(Array.from({ length: patient.cluster }, () => random.between(0, 255))),
+        0,
+        patient.cluster,
+        Number(one(random, patient.usedBlocks).value),
+      )
+      .then(() => {}),
+  'a refcount block of zeros': (patient, random) =>
+    patient.file
+      .write(
+        Buffer.alloc(patient.cluster),
+        0,
+        patient.cluster,
+        Number(one(random, patient.usedBlocks).value),
+      )
+      .then(() => {}),
 
   'a data entry lost': onEntry(data, () => 0n),
   'a data entry with the other flag': onEntry(data, ({ value }) => value ^ COPIED),
   'a data entry behind the end': onEntry(data, ({ value }) => value + FAR_AWAY),
-  'a data entry at the end': onEntry(data, (_, { clusters, cluster }) => BigInt(clusters * cluster) | COPIED),
-  'a data entry just before the end': onEntry(data, ({ value }, { bytes, cluster }) => (
-    (value & ~OFFSET_MASK) | BigInt(Math.floor((bytes - 1) / cluster) * cluster))),
-  'a data entry between two clusters': onEntry(data, ({ value }, { cluster }) => value + BigInt(cluster / 2 < 512 ? 0 : cluster / 2)),
+  'a data entry at the end': onEntry(
+    data,
+    (_, { clusters, cluster }) => BigInt(clusters * cluster) | COPIED,
+  ),
+  'a data entry just before the end': onEntry(
+    data,
+    ({ value }, { bytes, cluster }) =>
+      (value & ~OFFSET_MASK) | BigInt(Math.floor((bytes - 1) / cluster) * cluster),
+  ),
+  'a data entry between two clusters': onEntry(
+    data,
+    ({ value }, { cluster }) => value + BigInt(cluster / 2 < 512 ? 0 : cluster / 2),
+  ),
   'a data entry with reserved bits': onEntry(data, ({ value }) => value | (1n << 60n) | 4n),
-  'a data entry of another': onEntry(data, (_, patient, random) => one(random, patient.dataEntries).value),
+  'a data entry of another': onEntry(
+    data,
+    (_, patient, random) => one(random, patient.dataEntries).value,
+  ),
   'a data entry in the L1 table': onEntry(data, (_, { l1Offset }) => BigInt(l1Offset) | COPIED),
-  'a data entry in an L2 table': onEntry(data, (_, patient, random) => one(random, patient.usedL1).value),
-  'a data entry in the refcount table': onEntry(data, (_, { tableOffset }) => BigInt(tableOffset) | COPIED),
-  'a data entry in a refcount block': onEntry(data, (_, patient, random) => one(random, patient.usedBlocks).value | COPIED),
+  'a data entry in an L2 table': onEntry(
+    data,
+    (_, patient, random) => one(random, patient.usedL1).value,
+  ),
+  'a data entry in the refcount table': onEntry(
+    data,
+    (_, { tableOffset }) => BigInt(tableOffset) | COPIED,
+  ),
+  'a data entry in a refcount block': onEntry(
+    data,
+    (_, patient, random) => one(random, patient.usedBlocks).value | COPIED,
+  ),
   'a data entry of noise': onEntry(data, (_, __, random) => word(random)),
-  'a zero entry with a place between clusters': onEntry(data, ({ value }, { cluster }) => (
-    (value | ZERO) + BigInt(cluster / 2 < 512 ? 0 : cluster / 2))),
+  'a zero entry with a place between clusters': onEntry(
+    data,
+    ({ value }, { cluster }) => (value | ZERO) + BigInt(cluster / 2 < 512 ? 0 : cluster / 2),
+  ),
   'an empty entry with reserved bits': onEntry(empty, () => 1n << 59n),
   'an empty entry with a flag': onEntry(empty, () => COPIED),
   'an empty entry that becomes a zero one': onEntry(empty, () => ZERO),
   'an empty entry of noise': onEntry(empty, (_, __, random) => word(random)),
-  'an empty entry that becomes a compressed one': onEntry(empty, (_, { cluster }) => COMPRESSED | BigInt(5 * cluster + 77)),
+  'an empty entry that becomes a compressed one': onEntry(
+    empty,
+    (_, { cluster }) => COMPRESSED | BigInt(5 * cluster + 77),
+  ),
 
   'a compressed entry with a flag': onEntry(compressed, ({ value }) => value | COPIED),
   'a compressed entry lost': onEntry(compressed, () => 0n),
   'a compressed entry behind the end': onEntry(compressed, ({ value }) => value + (1n << 36n)),
-  'a compressed entry of another': onEntry(compressed, (_, patient, random) => one(random, patient.compressedEntries).value),
+  'a compressed entry of another': onEntry(
+    compressed,
+    (_, patient, random) => one(random, patient.compressedEntries).value,
+  ),
   'a compressed entry of noise': onEntry(compressed, (_, __, random) => word(random) | COMPRESSED),
   'a compressed entry made plain': onEntry(compressed, ({ value }) => value & ~COMPRESSED),
 
@@ -249,9 +315,15 @@ export const damages: Record<string, Damage> = {
   'an L1 entry behind the end': onEntry(tables, ({ value }) => value + FAR_AWAY),
   'an L1 entry between two clusters': onEntry(tables, ({ value }) => value + 512n),
   'an L1 entry with reserved bits': onEntry(tables, ({ value }) => value | 1n),
-  'an L1 entry of another': onEntry(({ l1 }) => l1, (_, patient, random) => one(random, patient.usedL1).value),
-  'an L1 entry in a data cluster': onEntry(tables, (_, patient, random) => (
-    one(random, patient.dataEntries.length ? patient.dataEntries : patient.usedL1).value | COPIED)),
+  'an L1 entry of another': onEntry(
+    ({ l1 }) => l1,
+    (_, patient, random) => one(random, patient.usedL1).value,
+  ),
+  'an L1 entry in a data cluster': onEntry(
+    tables,
+    (_, patient, random) =>
+      one(random, patient.dataEntries.length ? patient.dataEntries : patient.usedL1).value | COPIED,
+  ),
   'an L1 entry in the L1 table': onEntry(tables, (_, { l1Offset }) => BigInt(l1Offset) | COPIED),
   'an L1 entry of noise': onEntry(tables, (_, __, random) => word(random)),
 
@@ -259,33 +331,57 @@ export const damages: Record<string, Damage> = {
   'a refcount table entry behind the end': onEntry(blocks, ({ value }) => value + FAR_AWAY),
   'a refcount table entry between two clusters': onEntry(blocks, ({ value }) => value + 512n),
   'a refcount table entry with reserved bits': onEntry(blocks, ({ value }) => value | 8n),
-  'a refcount table entry in a data cluster': onEntry(blocks, (_, patient, random) => (
-    one(random, patient.dataEntries.length ? patient.dataEntries : patient.usedL1).value & OFFSET_MASK)),
+  'a refcount table entry in a data cluster': onEntry(
+    blocks,
+    (_, patient, random) =>
+      one(random, patient.dataEntries.length ? patient.dataEntries : patient.usedL1).value &
+      OFFSET_MASK,
+  ),
   'a second refcount table entry for a block': (patient) => {
     const free = patient.blocks.find(({ value }) => value === 0n);
     return free && patient.put64(free.at, patient.usedBlocks[0].value);
   },
   'a refcount table entry of noise': onEntry(blocks, (_, __, random) => word(random)),
-  'a refcount table of zeros': (patient) => patient.file.write(Buffer.alloc(patient.tableBytes), 0, patient.tableBytes, patient.tableOffset).then(() => {}),
+  'a refcount table of zeros': (patient) =>
+    patient.file
+      .write(Buffer.alloc(patient.tableBytes), 0, patient.tableBytes, patient.tableOffset)
+      .then(() => {}),
 
-  'a header that seeks the refcount table elsewhere': (patient) => patient.put64(AT_REFCOUNT_TABLE, BigInt(patient.l1Offset)),
-  'a header that seeks the L1 table elsewhere': (patient) => patient.put64(AT_L1_OFFSET, BigInt(patient.tableOffset)),
+  'a header that seeks the refcount table elsewhere': (patient) =>
+    patient.put64(AT_REFCOUNT_TABLE, BigInt(patient.l1Offset)),
+  'a header that seeks the L1 table elsewhere': (patient) =>
+    patient.put64(AT_L1_OFFSET, BigInt(patient.tableOffset)),
 
-  'a snapshot whose L1 table is between two clusters': (patient) => (
-    patient.snapshots ? patient.put64(patient.snapshotsOffset, 513n) : undefined),
-  'a snapshot whose L1 table is the data': (patient, random) => (
-    patient.snapshots ? patient.put64(patient.snapshotsOffset, one(random, patient.dataEntries).value & OFFSET_MASK) : undefined),
-  'a snapshot whose L1 table is behind the end': (patient) => (
-    patient.snapshots ? patient.put64(patient.snapshotsOffset, FAR_AWAY) : undefined),
-  'a snapshot whose L1 table is too large': (patient) => (
-    patient.snapshots ? patient.put32(patient.snapshotsOffset + 8, 0x7fffffff) : undefined),
+  'a snapshot whose L1 table is between two clusters': (patient) =>
+    patient.snapshots ? patient.put64(patient.snapshotsOffset, 513n) : undefined,
+  'a snapshot whose L1 table is the data': (patient, random) =>
+    patient.snapshots
+      ? patient.put64(patient.snapshotsOffset, one(random, patient.dataEntries).value & OFFSET_MASK)
+      : undefined,
+  'a snapshot whose L1 table is behind the end': (patient) =>
+    patient.snapshots ? patient.put64(patient.snapshotsOffset, FAR_AWAY) : undefined,
+  'a snapshot whose L1 table is too large': (patient) =>
+    patient.snapshots ? patient.put32(patient.snapshotsOffset + 8, 0x7fffffff) : undefined,
 
-  'a file that is cut in a cluster': (patient, random) => truncate(patient.path, random.between(patient.bytes / 2, patient.bytes - 1)),
-  'a file that is cut between clusters': (patient, random) => (
-    truncate(patient.path, random.between(Math.ceil(patient.clusters / 2), patient.clusters - 1) * patient.cluster)),
-  'a file with more behind it': (patient) => truncate(patient.path, patient.bytes + patient.cluster * 2 + 100),
+  'a file that is cut in a cluster': (patient, random) =>
+    truncate(patient.path, random.between(patient.bytes / 2, patient.bytes - 1)),
+  'a file that is cut between clusters': (patient, random) =>
+    truncate(
+      patient.path,
+      random.between(Math.ceil(patient.clusters / 2), patient.clusters - 1) * patient.cluster,
+    ),
+  'a file with more behind it': (patient) =>
+    truncate(patient.path, patient.bytes + patient.cluster * 2 + 100),
   'a flipped byte in a table': (patient, random) => {
-    const entry = one(random, [...patient.usedL1, ...patient.dataEntries, ...patient.compressedEntries, ...patient.usedBlocks]);
-    return patient.put64(entry.at, entry.value ^ (BigInt(random.between(1, 255)) << BigInt(8 * random.between(0, 7))));
+    const entry = one(random, [
+      ...patient.usedL1,
+      ...patient.dataEntries,
+      ...patient.compressedEntries,
+      ...patient.usedBlocks,
+    ]);
+    return patient.put64(
+      entry.at,
+      entry.value ^ (BigInt(random.between(1, 255)) << BigInt(8 * random.between(0, 7))),
+    );
   },
 };

@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { checkDisk } from '../../hosts/node/index.ts';
-import { baseKind, baseKinds, overlayKinds } from '../fixtures/images.ts';
 import type { MadeImage } from '../fixtures/images.ts';
+import { baseKind, baseKinds, overlayKinds } from '../fixtures/images.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { expectSameAsQemu } from './compare.ts';
 
@@ -28,7 +28,11 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a check of sound images', () => {
 
   for (const kind of overlayKinds) {
     it(`tells of ${kind.name} what QEMU tells`, async () => {
-      const { path } = await kind.make(dir, { location: base.path, format: 'qcow2', virtualSize: base.virtualSize });
+      const { path } = await kind.make(dir, {
+        location: base.path,
+        format: 'qcow2',
+        virtualSize: base.virtualSize,
+      });
       expect(await expectSameAsQemu(path)).toMatchObject({ corruptions: 0, leaks: 0 });
     });
   }

@@ -2,29 +2,45 @@ import { createHash } from 'node:crypto';
 import { copyFile, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { MillraceError, checkDisk, openDisk } from '../../hosts/node/index.ts';
+import { checkDisk, MillraceError, openDisk } from '../../hosts/node/index.ts';
 import { Random } from '../fixtures/content.ts';
 import { baseKind } from '../fixtures/images.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { check, compare, createImage, info, qemuImg, qemuIo } from '../support/qemu.ts';
 import { ourNumbers, qemuNumbers } from './compare.ts';
-import { Patient, damages, spoil } from './damage.ts';
-import { SpoiledImages, makeLarge } from './spoiled.ts';
+import { damages, Patient, spoil } from './damage.ts';
+import { makeLarge, SpoiledImages } from './spoiled.ts';
 
 const MIB = 1024 * 1024;
 
 /** Damages that touch no entry that leads to data: a repair undoes them, and the disk shows what it showed before. */
 const HARMLESS = [
-  'a refcount too high', 'a refcount of 0', 'the header without a refcount', 'a leaked cluster', 'a refcount block full of refcounts',
-  'a refcount block of noise', 'a refcount block of zeros', 'a data entry with the other flag', 'an empty entry with a flag',
-  'an L1 entry with the other flag', 'a refcount table entry lost', 'a refcount table entry behind the end',
-  'a refcount table entry between two clusters', 'a refcount table entry with reserved bits', 'a refcount table entry in a data cluster',
-  'a second refcount table entry for a block', 'a refcount table entry of noise', 'a refcount table of zeros',
-  'a header that seeks the refcount table elsewhere', 'a file with more behind it',
+  'a refcount too high',
+  'a refcount of 0',
+  'the header without a refcount',
+  'a leaked cluster',
+  'a refcount block full of refcounts',
+  'a refcount block of noise',
+  'a refcount block of zeros',
+  'a data entry with the other flag',
+  'an empty entry with a flag',
+  'an L1 entry with the other flag',
+  'a refcount table entry lost',
+  'a refcount table entry behind the end',
+  'a refcount table entry between two clusters',
+  'a refcount table entry with reserved bits',
+  'a refcount table entry in a data cluster',
+  'a second refcount table entry for a block',
+  'a refcount table entry of noise',
+  'a refcount table of zeros',
+  'a header that seeks the refcount table elsewhere',
+  'a file with more behind it',
 ];
 
 async function digest(path: string): Promise<string> {
-  return createHash('sha256').update(await readFile(path)).digest('hex');
+  return createHash('sha256')
+    .update(await readFile(path))
+    .digest('hex');
 }
 
 describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
@@ -41,10 +57,15 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
         const before = (await checkDisk({ overlay: path }))!;
         const found = (await checkDisk({ overlay: path, repair: 'all' }))!;
         expect(found, label).toMatchObject({ corruptions: 0, leaks: 0 });
-        expect(found.corruptionsFixed + found.leaksFixed > 0, label).toBe(before.corruptions + before.leaks > 0);
+        expect(found.corruptionsFixed + found.leaksFixed > 0, label).toBe(
+          before.corruptions + before.leaks > 0,
+        );
         const after = await check(path);
         expect(after.exitCode, `${label}\n${after.messages}`).toBe(0);
-        expect(await compare(sound, path, { formatA: 'qcow2', formatB: 'qcow2' }), label).toMatchObject({ identical: true });
+        expect(
+          await compare(sound, path, { formatA: 'qcow2', formatB: 'qcow2' }),
+          label,
+        ).toMatchObject({ identical: true });
       }
     }, 120_000);
   }
@@ -62,7 +83,8 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
           continue;
         }
         const after = await check(path);
-        if (after.report !== undefined) expect(ourNumbers(found!), `${label}\n${after.messages}`).toEqual(qemuNumbers(after));
+        if (after.report !== undefined)
+          expect(ourNumbers(found!), `${label}\n${after.messages}`).toEqual(qemuNumbers(after));
       }
     }, 120_000);
 
@@ -71,10 +93,14 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
         const theirs = `${path}.theirs`;
         await copyFile(path, theirs);
         const qemu = await check(theirs, { repair: 'leaks' });
-        const found = await checkDisk({ overlay: path, repair: 'leaks' }).catch((error: MillraceError) => error);
-        if (found instanceof Error) expect(['ECORRUPT', 'EUNSUPPORTED'], label).toContain(found.code);
+        const found = await checkDisk({ overlay: path, repair: 'leaks' }).catch(
+          (error: MillraceError) => error,
+        );
+        if (found instanceof Error)
+          expect(['ECORRUPT', 'EUNSUPPORTED'], label).toContain(found.code);
         // Where refcounts are missing altogether, QEMU gives up; leaks can be told all the same.
-        else if (qemu.exitCode === 1 || qemu.report === undefined) expect(found?.leaks, label).toBe(0);
+        else if (qemu.exitCode === 1 || qemu.report === undefined)
+          expect(found?.leaks, label).toBe(0);
         else expect(ourNumbers(found!), `${label}\n${qemu.messages}`).toEqual(qemuNumbers(qemu));
         await rm(theirs);
       }
@@ -90,9 +116,15 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
     await copyFile(path, theirs);
     const qemu = await check(theirs, { repair: 'all' });
     expect(await checkDisk({ overlay: path, repair: 'all' })).toMatchObject({
-      corruptions: 0, leaks: 0, corruptionsFixed: qemu.report!['corruptions-fixed'], leaksFixed: qemu.report!['leaks-fixed'] ?? 0 });
+      corruptions: 0,
+      leaks: 0,
+      corruptionsFixed: qemu.report!['corruptions-fixed'],
+      leaksFixed: qemu.report!['leaks-fixed'] ?? 0,
+    });
     expect((await check(path)).exitCode).toBe(0);
-    expect(await compare(path, theirs, { formatA: 'qcow2', formatB: 'qcow2' })).toMatchObject({ identical: true });
+    expect(await compare(path, theirs, { formatA: 'qcow2', formatB: 'qcow2' })).toMatchObject({
+      identical: true,
+    });
   });
 
   it('never takes data for a refcount block, even where a refcount cannot tell that two refer to it', async () => {
@@ -102,12 +134,16 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
         const path = join(images.dir, 'narrow.qcow2');
         await copyFile(sound, path);
         await spoil(path, damages['a refcount table entry in a data cluster'], new Random(seed));
-        const found = await checkDisk({ overlay: path, repair }).catch((error: MillraceError) => error);
+        const found = await checkDisk({ overlay: path, repair }).catch(
+          (error: MillraceError) => error,
+        );
         if (repair === 'all') expect(found).toMatchObject({ corruptions: 0, leaks: 0 });
         // Leaks cannot be given back before the refcount table is mended; without any, there is nothing to do.
         else if (found instanceof Error) expect(found).toMatchObject({ code: 'ECORRUPT' });
         else expect(found).toMatchObject({ leaks: 0, leaksFixed: 0 });
-        expect(await compare(sound, path, { formatA: 'qcow2', formatB: 'qcow2' })).toMatchObject({ identical: true });
+        expect(await compare(sound, path, { formatA: 'qcow2', formatB: 'qcow2' })).toMatchObject({
+          identical: true,
+        });
       }
     }
   });
@@ -115,7 +151,11 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
   it('rebuilds the refcounts of an image larger than what is counted at once', async () => {
     const path = join(images.dir, 'large.qcow2');
     await makeLarge(path);
-    expect(await checkDisk({ overlay: path, repair: 'all', memory: 8 * MIB })).toMatchObject({ corruptions: 0, leaks: 0, leaksFixed: 1 });
+    expect(await checkDisk({ overlay: path, repair: 'all', memory: 8 * MIB })).toMatchObject({
+      corruptions: 0,
+      leaks: 0,
+      leaksFixed: 1,
+    });
     expect((await check(path)).exitCode).toBe(0);
     await qemuIo(path, ['read -q -P 0x41 0 1M', 'read -q -P 0 1M 15M'], { readOnly: true });
   });
@@ -126,9 +166,13 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
     await copyFile(sound, path);
     await spoil(path, damages['a refcount of 0'], new Random(3));
     await spoil(path, async (patient: Patient) => patient.put64(72, 2n), new Random(1));
-    await expect(openDisk({ overlay: path })).rejects.toThrow(/marked corrupt.*millrace check --repair all/);
+    await expect(openDisk({ overlay: path })).rejects.toThrow(
+      /marked corrupt.*millrace check --repair all/,
+    );
     expect(await checkDisk({ overlay: path, repair: 'all' })).toMatchObject({ corruptions: 0 });
-    expect((await info(path, { format: 'qcow2' }))['format-specific']?.data).toMatchObject({ corrupt: false });
+    expect((await info(path, { format: 'qcow2' }))['format-specific']?.data).toMatchObject({
+      corrupt: false,
+    });
     await (await openDisk({ overlay: path })).close();
   });
 
@@ -138,6 +182,8 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
     await qemuImg(['bitmap', '--add', '-f', 'qcow2', path, 'changes']);
     await spoil(path, damages['a leaked cluster'], new Random(1));
     expect(await checkDisk({ overlay: path })).toMatchObject({ corruptions: 0, leaks: 1 });
-    await expect(checkDisk({ overlay: path, repair: 'leaks' })).rejects.toMatchObject({ code: 'EUNSUPPORTED' });
+    await expect(checkDisk({ overlay: path, repair: 'leaks' })).rejects.toMatchObject({
+      code: 'EUNSUPPORTED',
+    });
   });
 });

@@ -9,8 +9,17 @@ import { damages, spoil } from './damage.ts';
 
 /** Small tables and large, narrow refcounts and wide, compressed clusters, subclusters, snapshots. */
 const KINDS = [
-  'qcow2-v3-64k', 'qcow2-v2-4k', 'qcow2-v3-512', 'qcow2-refcount-1', 'qcow2-refcount-2', 'qcow2-refcount-64', 'qcow2-snapshot',
-  'zlib-mixed', 'zstd-4k', 'extended-l2-zlib-mixed', 'extended-l2-two-tables',
+  'qcow2-v3-64k',
+  'qcow2-v2-4k',
+  'qcow2-v3-512',
+  'qcow2-refcount-1',
+  'qcow2-refcount-2',
+  'qcow2-refcount-64',
+  'qcow2-snapshot',
+  'zlib-mixed',
+  'zstd-4k',
+  'extended-l2-zlib-mixed',
+  'extended-l2-two-tables',
 ];
 const GIB = 1024 ** 3;
 const LARGE_BYTES = 8 * GIB;
@@ -25,7 +34,11 @@ export async function makeLarge(path: string): Promise<void> {
   await createImage(path, { size: 16 * 1024 * 1024, with: { cluster_size: 4096 } });
   await qemuIo(path, ['write -q -P 0x41 0 1M', 'write -q -P 0x42 1M 4k']);
   await truncate(path, LARGE_BYTES);
-  await spoil(path, (patient) => patient.put64(patient.dataEntries.at(-1)!.at, BigInt(FAR_BYTES) | (1n << 63n)), new Random(1));
+  await spoil(
+    path,
+    (patient) => patient.put64(patient.dataEntries.at(-1)!.at, BigInt(FAR_BYTES) | (1n << 63n)),
+    new Random(1),
+  );
 }
 
 export interface Spoiled {
@@ -41,7 +54,8 @@ export class SpoiledImages {
 
   static async make(): Promise<SpoiledImages> {
     const images = new SpoiledImages(await mkdtemp(join(tmpdir(), 'millrace-check-')));
-    for (const kind of KINDS) images.#sound.push({ kind, path: (await baseKind(kind).make(images.dir)).path });
+    for (const kind of KINDS)
+      images.#sound.push({ kind, path: (await baseKind(kind).make(images.dir)).path });
     return images;
   }
 
@@ -58,7 +72,10 @@ export class SpoiledImages {
     const path = join(this.dir, `spoiled-${index}.qcow2`);
     const first = index % this.#sound.length;
     let given = 0;
-    for (const { kind, path: sound } of [...this.#sound.slice(first), ...this.#sound.slice(0, first)]) {
+    for (const { kind, path: sound } of [
+      ...this.#sound.slice(first),
+      ...this.#sound.slice(0, first),
+    ]) {
       if (given === count) break;
       await copyFile(sound, path);
       if (!(await spoil(path, damages[name], new Random(index * 13 + 5)))) continue;

@@ -3,11 +3,11 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { baseKind, baseKinds, overlayKinds } from '../fixtures/images.ts';
 import type { MadeImage } from '../fixtures/images.ts';
+import { baseKind, baseKinds, overlayKinds } from '../fixtures/images.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
-import { check, createImage, map, qemuImg } from '../support/qemu.ts';
 import type { QemuExtent } from '../support/qemu.ts';
+import { check, createImage, map, qemuImg } from '../support/qemu.ts';
 import { millraceHere } from './program.ts';
 
 /** The base under each kind of overlay: of another cluster size, and with data, zeros and nothing. */
@@ -27,12 +27,18 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'agreement with qemu-img', () => {
   }
   for (const kind of overlayKinds) {
     it(`overlay ${kind.name}`, async () => {
-      const { path } = await kind.make(folder, { location: base.path, format: base.format, virtualSize: base.virtualSize });
+      const { path } = await kind.make(folder, {
+        location: base.path,
+        format: base.format,
+        virtualSize: base.virtualSize,
+      });
       await agrees(path);
     });
   }
   it('disk of no bytes', async () => {
-    const [raw, qcow2, over] = ['empty.raw', 'empty.qcow2', 'over-empty.qcow2'].map((name) => join(folder, name));
+    const [raw, qcow2, over] = ['empty.raw', 'empty.qcow2', 'over-empty.qcow2'].map((name) =>
+      join(folder, name),
+    );
     await writeFile(raw, '');
     await createImage(qcow2, { size: 0 });
     await createImage(over, { base: raw, baseFormat: 'raw' });
@@ -80,7 +86,12 @@ function withoutHoles(rows: QemuExtent[]): QemuExtent[] {
   for (const row of rows) {
     const plain = { ...row, zero: row.zero && !row.data };
     const last = result.at(-1);
-    const goesOn = last?.data && plain.data && last.depth === plain.depth && last.offset !== undefined && last.offset + last.length === plain.offset;
+    const goesOn =
+      last?.data &&
+      plain.data &&
+      last.depth === plain.depth &&
+      last.offset !== undefined &&
+      last.offset + last.length === plain.offset;
     if (goesOn) last.length += plain.length;
     else result.push(plain);
   }
@@ -94,9 +105,11 @@ async function humanMap(path: string): Promise<string | undefined> {
 }
 
 async function qemuHumanMap(path: string): Promise<string | undefined> {
-  return await hasTable(path) ? qemuImg(['map', path]) : undefined;
+  return (await hasTable(path)) ? qemuImg(['map', path]) : undefined;
 }
 
 async function hasTable(path: string): Promise<boolean> {
-  return (await map(path)).every(({ data, zero, offset }) => !data || (!zero && offset !== undefined));
+  return (await map(path)).every(
+    ({ data, zero, offset }) => !data || (!zero && offset !== undefined),
+  );
 }

@@ -22,111 +22,172 @@ async function makeOverlay(cwd: string): Promise<void> {
 }
 
 async function remaining(cwd: string): Promise<number> {
-  return (JSON.parse((await millrace(['info', 'o.qcow2', '--json'], { cwd })).stdout) as { remaining: number }).remaining;
+  return (
+    JSON.parse((await millrace(['info', 'o.qcow2', '--json'], { cwd })).stdout) as {
+      remaining: number;
+    }
+  ).remaining;
 }
 
 describe('a command that brings no handler of its own', () => {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    it(`ends at ${signal}, and gives its lock back`, () => withFolder(async (cwd) => {
-      await millrace(['create', 'o.qcow2', '--size', '1M'], { cwd });
-      for (const args of [['rebase', 'o.qcow2'], ['create', 'new.qcow2']]) {
-        const server = await serveAndStall(new Uint8Array(0), 0);
-        const command = startMillrace([...args, '--base', server.url], { cwd });
-        await server.asked;
-        command.child.kill(signal);
-        expect(await command.ended).toEqual({ exitCode: 130, stdout: '', stderr: '' });
-        expect(readdirSync(cwd)).toEqual(['o.qcow2']);
-        server.stop();
-      }
-    }), 60_000);
+    it(
+      `ends at ${signal}, and gives its lock back`,
+      () =>
+        withFolder(async (cwd) => {
+          await millrace(['create', 'o.qcow2', '--size', '1M'], { cwd });
+          for (const args of [
+            ['rebase', 'o.qcow2'],
+            ['create', 'new.qcow2'],
+          ]) {
+            const server = await serveAndStall(new Uint8Array(0), 0);
+            const command = startMillrace([...args, '--base', server.url], { cwd });
+            await server.asked;
+            command.child.kill(signal);
+            expect(await command.ended).toEqual({ exitCode: 130, stdout: '', stderr: '' });
+            expect(readdirSync(cwd)).toEqual(['o.qcow2']);
+            server.stop();
+          }
+        }),
+      60_000,
+    );
   }
 });
 
 describeWithPeer(['qemu-img'], 'an interrupted stream', () => {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    it(`stops cleanly at ${signal}, and goes on when run again`, () => withFolder(async (cwd) => {
-      await makeOverlay(cwd);
-      const job = startMillrace(['stream', 'o.qcow2', '--speed', SPEED, '--json'], { cwd });
-      await job.until('stdout', /"status":1/);
-      job.child.kill(signal);
-      const { exitCode, stdout, stderr } = await job.ended;
-      expect(exitCode).toBe(130);
-      const last = JSON.parse(stdout.trim().split('\n').at(-1)!) as { remaining: number };
-      expect(last).toMatchObject({ status: 2, reason: 'aborted' });
-      expect(stderr).toMatch(/^millrace: stopped: [^\n]* left; run it again to go on\n$/);
-      expect(stderr).toContain(`(${last.remaining} bytes) of 64 MiB left`);
+    it(
+      `stops cleanly at ${signal}, and goes on when run again`,
+      () =>
+        withFolder(async (cwd) => {
+          await makeOverlay(cwd);
+          const job = startMillrace(['stream', 'o.qcow2', '--speed', SPEED, '--json'], { cwd });
+          await job.until('stdout', /"status":1/);
+          job.child.kill(signal);
+          const { exitCode, stdout, stderr } = await job.ended;
+          expect(exitCode).toBe(130);
+          const last = JSON.parse(stdout.trim().split('\n').at(-1)!) as { remaining: number };
+          expect(last).toMatchObject({ status: 2, reason: 'aborted' });
+          expect(stderr).toMatch(/^millrace: stopped: [^\n]* left; run it again to go on\n$/);
+          expect(stderr).toContain(`(${last.remaining} bytes) of 64 MiB left`);
 
-      expect(last.remaining).toBeGreaterThan(0);
-      expect(last.remaining).toBeLessThan(SIZE);
-      expect(await remaining(cwd)).toBe(last.remaining);
-      expect((await check(join(cwd, 'o.qcow2'))).exitCode).toBe(0);
-      expect(existsSync(join(cwd, 'o.qcow2.lock'))).toBe(false);
+          expect(last.remaining).toBeGreaterThan(0);
+          expect(last.remaining).toBeLessThan(SIZE);
+          expect(await remaining(cwd)).toBe(last.remaining);
+          expect((await check(join(cwd, 'o.qcow2'))).exitCode).toBe(0);
+          expect(existsSync(join(cwd, 'o.qcow2.lock'))).toBe(false);
 
-      const again = await millrace(['stream', 'o.qcow2', '--json'], { cwd });
-      expect(again).toMatchObject({ exitCode: 0, stderr: '' });
-      expect((await info(join(cwd, 'o.qcow2')))['backing-filename']).toBeUndefined();
-      expect(await compare(join(cwd, 'o.qcow2'), join(cwd, 'base.raw'), { formatB: 'raw' })).toMatchObject({ identical: true });
-      expect((await check(join(cwd, 'o.qcow2'))).exitCode).toBe(0);
-    }), 60_000);
+          const again = await millrace(['stream', 'o.qcow2', '--json'], { cwd });
+          expect(again).toMatchObject({ exitCode: 0, stderr: '' });
+          expect((await info(join(cwd, 'o.qcow2')))['backing-filename']).toBeUndefined();
+          expect(
+            await compare(join(cwd, 'o.qcow2'), join(cwd, 'base.raw'), { formatB: 'raw' }),
+          ).toMatchObject({ identical: true });
+          expect((await check(join(cwd, 'o.qcow2'))).exitCode).toBe(0);
+        }),
+      60_000,
+    );
   }
 
-  it('ends when its base is written, and says what it needs', () => withFolder(async (cwd) => {
-    await makeOverlay(cwd);
-    const job = startMillrace(['stream', 'o.qcow2', '--speed', SPEED, '--json'], { cwd });
-    await job.until('stdout', /"status":1/);
-    await utimes(join(cwd, 'base.raw'), 1, 1);
-    const { exitCode, stderr } = await job.ended;
-    expect(exitCode).toBe(1);
-    expect(stderr).toMatch(/^millrace: 'base\.raw' has changed since it was opened[^\n]* left, give it the base that it was made on to go on\n$/);
-  }), 60_000);
+  it(
+    'ends when its base is written, and says what it needs',
+    () =>
+      withFolder(async (cwd) => {
+        await makeOverlay(cwd);
+        const job = startMillrace(['stream', 'o.qcow2', '--speed', SPEED, '--json'], { cwd });
+        await job.until('stdout', /"status":1/);
+        await utimes(join(cwd, 'base.raw'), 1, 1);
+        const { exitCode, stderr } = await job.ended;
+        expect(exitCode).toBe(1);
+        expect(stderr).toMatch(
+          /^millrace: 'base\.raw' has changed since it was opened[^\n]* left, give it the base that it was made on to go on\n$/,
+        );
+      }),
+    60_000,
+  );
 
-  it('is the only one that may write: a second one is told who has the overlay, and lookers are let in', () => withFolder(async (cwd) => {
-    await makeOverlay(cwd);
-    const job = startMillrace(['stream', 'o.qcow2', '--speed', SPEED, '--json'], { cwd });
-    await job.until('stdout', /"status":1/);
-    const second = await millrace(['stream', 'o.qcow2'], { cwd });
-    expect(second).toMatchObject({ exitCode: 1, stdout: '' });
-    expect(second.stderr).toMatch(new RegExp(`^millrace: [^\\n]*\\b${job.child.pid}\\b[^\\n]*\\n$`));
-    expect(await millrace(['info', 'o.qcow2'], { cwd })).toMatchObject({ exitCode: 0, stderr: '' });
-    job.child.kill('SIGINT');
-    expect((await job.ended).exitCode).toBe(130);
-  }), 60_000);
+  it(
+    'is the only one that may write: a second one is told who has the overlay, and lookers are let in',
+    () =>
+      withFolder(async (cwd) => {
+        await makeOverlay(cwd);
+        const job = startMillrace(['stream', 'o.qcow2', '--speed', SPEED, '--json'], { cwd });
+        await job.until('stdout', /"status":1/);
+        const second = await millrace(['stream', 'o.qcow2'], { cwd });
+        expect(second).toMatchObject({ exitCode: 1, stdout: '' });
+        expect(second.stderr).toMatch(
+          new RegExp(`^millrace: [^\\n]*\\b${job.child.pid}\\b[^\\n]*\\n$`),
+        );
+        expect(await millrace(['info', 'o.qcow2'], { cwd })).toMatchObject({
+          exitCode: 0,
+          stderr: '',
+        });
+        job.child.kill('SIGINT');
+        expect((await job.ended).exitCode).toBe(130);
+      }),
+    60_000,
+  );
 });
 
 describeWithPeer(['qemu-img', 'qemu-io'], 'a stream that has not begun', () => {
-  it('ends at once, though it still looks for what is missing in a base that does not answer', () => withFolder(async (cwd) => {
-    const [root, middle] = [join(cwd, 'base.raw'), join(cwd, 'middle.qcow2')];
-    await writeFile(root, '');
-    await truncate(root, 1024 * MIB);
-    await createImage(middle, { base: root, baseFormat: 'raw' });
-    // The second table of the middle image comes behind this data.
-    await qemuIo(middle, ['write -P 1 0 8M', 'write -P 2 600M 64K']);
-    const server = await serveAndStall(await readFile(middle), Infinity, 4 * MIB);
-    await millrace(['create', 'o.qcow2', '--base', 'middle.qcow2', '--follow-chain', '--record-base', server.url], { cwd });
-    const job = startMillrace(['stream', 'o.qcow2', '--base', root, '--follow-chain'], { cwd });
-    await server.asked;
-    job.child.kill('SIGINT');
-    expect(await job.ended).toEqual({ exitCode: 130, stdout: '', stderr: '' });
-    expect(existsSync(join(cwd, 'o.qcow2.lock'))).toBe(false);
-    server.stop();
-  }), 20_000);
+  it(
+    'ends at once, though it still looks for what is missing in a base that does not answer',
+    () =>
+      withFolder(async (cwd) => {
+        const [root, middle] = [join(cwd, 'base.raw'), join(cwd, 'middle.qcow2')];
+        await writeFile(root, '');
+        await truncate(root, 1024 * MIB);
+        await createImage(middle, { base: root, baseFormat: 'raw' });
+        // The second table of the middle image comes behind this data.
+        await qemuIo(middle, ['write -P 1 0 8M', 'write -P 2 600M 64K']);
+        const server = await serveAndStall(await readFile(middle), Infinity, 4 * MIB);
+        await millrace(
+          [
+            'create',
+            'o.qcow2',
+            '--base',
+            'middle.qcow2',
+            '--follow-chain',
+            '--record-base',
+            server.url,
+          ],
+          { cwd },
+        );
+        const job = startMillrace(['stream', 'o.qcow2', '--base', root, '--follow-chain'], { cwd });
+        await server.asked;
+        job.child.kill('SIGINT');
+        expect(await job.ended).toEqual({ exitCode: 130, stdout: '', stderr: '' });
+        expect(existsSync(join(cwd, 'o.qcow2.lock'))).toBe(false);
+        server.stop();
+      }),
+    20_000,
+  );
 });
 
 describe('a stream that nobody reads about any more', () => {
-  it('ends as by SIGPIPE, and gives its lock back', () => withFolder(async (cwd) => {
-    await makeOverlay(cwd);
-    const job = startMillrace(['stream', 'o.qcow2', '--speed', SPEED, '--json'], { cwd });
-    await job.until('stdout', /"status":1/);
-    job.child.stdout!.destroy();
-    expect(await job.ended).toMatchObject({ exitCode: 141, stderr: '' });
-    expect(existsSync(join(cwd, 'o.qcow2.lock'))).toBe(false);
-    expect(await remaining(cwd)).toBeGreaterThan(0);
-  }), 60_000);
+  it(
+    'ends as by SIGPIPE, and gives its lock back',
+    () =>
+      withFolder(async (cwd) => {
+        await makeOverlay(cwd);
+        const job = startMillrace(['stream', 'o.qcow2', '--speed', SPEED, '--json'], { cwd });
+        await job.until('stdout', /"status":1/);
+        job.child.stdout!.destroy();
+        expect(await job.ended).toMatchObject({ exitCode: 141, stderr: '' });
+        expect(existsSync(join(cwd, 'o.qcow2.lock'))).toBe(false);
+        expect(await remaining(cwd)).toBeGreaterThan(0);
+      }),
+    60_000,
+  );
 });
 
 describe('an interrupted copy', () => {
   /** Interrupts it once its base no longer answers. */
-  async function interrupted(cwd: string, args: string[], server: StallingServer): Promise<RunResult> {
+  async function interrupted(
+    cwd: string,
+    args: string[],
+    server: StallingServer,
+  ): Promise<RunResult> {
     const copy = startMillrace(['convert', server.url, 'copy', ...args], { cwd });
     await server.asked;
     copy.child.kill('SIGINT');
@@ -135,36 +196,72 @@ describe('an interrupted copy', () => {
     return result;
   }
 
-  it('ends at once and leaves no half of one, though its base does not answer', () => withFolder(async (cwd) => {
-    const content = makeContent('random', 3, SIZE);
-    for (const format of ['raw', 'qcow2']) {
-      const { exitCode, stderr } = await interrupted(cwd, ['-O', format], await serveAndStall(content, 4));
-      expect({ format, exitCode, stderr, left: readdirSync(cwd) }).toEqual({ format, exitCode: 130, stderr: 'millrace: stopped: copy was not finished and is removed\n', left: [] });
-    }
-  }), 60_000);
+  it(
+    'ends at once and leaves no half of one, though its base does not answer',
+    () =>
+      withFolder(async (cwd) => {
+        const content = makeContent('random', 3, SIZE);
+        for (const format of ['raw', 'qcow2']) {
+          const { exitCode, stderr } = await interrupted(
+            cwd,
+            ['-O', format],
+            await serveAndStall(content, 4),
+          );
+          expect({ format, exitCode, stderr, left: readdirSync(cwd) }).toEqual({
+            format,
+            exitCode: 130,
+            stderr: 'millrace: stopped: copy was not finished and is removed\n',
+            left: [],
+          });
+        }
+      }),
+    60_000,
+  );
 
-  it('whose base has not been opened yet leaves what was there, and says so', () => withFolder(async (cwd) => {
-    await writeFile(join(cwd, 'copy'), 'mine');
-    for (const format of ['raw', 'qcow2']) {
-      const result = await interrupted(cwd, ['-O', format], await serveAndStall(new Uint8Array(0), 0));
-      expect({ format, ...result }).toEqual({ format, exitCode: 130, stdout: '', stderr: 'millrace: stopped: nothing was written\n' });
-    }
-    expect(readdirSync(cwd)).toEqual(['copy']);
-    expect(await readFile(join(cwd, 'copy'), 'utf8')).toBe('mine');
-  }), 60_000);
+  it(
+    'whose base has not been opened yet leaves what was there, and says so',
+    () =>
+      withFolder(async (cwd) => {
+        await writeFile(join(cwd, 'copy'), 'mine');
+        for (const format of ['raw', 'qcow2']) {
+          const result = await interrupted(
+            cwd,
+            ['-O', format],
+            await serveAndStall(new Uint8Array(0), 0),
+          );
+          expect({ format, ...result }).toEqual({
+            format,
+            exitCode: 130,
+            stdout: '',
+            stderr: 'millrace: stopped: nothing was written\n',
+          });
+        }
+        expect(readdirSync(cwd)).toEqual(['copy']);
+        expect(await readFile(join(cwd, 'copy'), 'utf8')).toBe('mine');
+      }),
+    60_000,
+  );
 
-  it('leaves no half of one either when it is interrupted twice', () => withFolder(async (cwd) => {
-    await writeFile(join(cwd, 'base.raw'), makeContent('random', 3, SIZE));
-    for (const format of ['raw', 'qcow2']) {
-      const copy = startMillrace(['convert', 'base.raw', 'copy', '-O', format], { cwd });
-      while (!existsSync(join(cwd, 'copy')) && copy.child.exitCode === null) await new Promise((resolve) => setTimeout(resolve, 1));
-      copy.child.kill('SIGINT');
-      copy.child.kill('SIGTERM');
-      // However far it has come: it has either ended, or leaves nothing.
-      const { exitCode } = await copy.ended;
-      const left = existsSync(join(cwd, 'copy'));
-      expect({ exitCode, left }).toEqual(exitCode === 0 ? { exitCode: 0, left: true } : { exitCode: 130, left: false });
-      await rm(join(cwd, 'copy'), { force: true });
-    }
-  }), 60_000);
+  it(
+    'leaves no half of one either when it is interrupted twice',
+    () =>
+      withFolder(async (cwd) => {
+        await writeFile(join(cwd, 'base.raw'), makeContent('random', 3, SIZE));
+        for (const format of ['raw', 'qcow2']) {
+          const copy = startMillrace(['convert', 'base.raw', 'copy', '-O', format], { cwd });
+          while (!existsSync(join(cwd, 'copy')) && copy.child.exitCode === null)
+            await new Promise((resolve) => setTimeout(resolve, 1));
+          copy.child.kill('SIGINT');
+          copy.child.kill('SIGTERM');
+          // However far it has come: it has either ended, or leaves nothing.
+          const { exitCode } = await copy.ended;
+          const left = existsSync(join(cwd, 'copy'));
+          expect({ exitCode, left }).toEqual(
+            exitCode === 0 ? { exitCode: 0, left: true } : { exitCode: 130, left: false },
+          );
+          await rm(join(cwd, 'copy'), { force: true });
+        }
+      }),
+    60_000,
+  );
 });

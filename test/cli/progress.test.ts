@@ -5,18 +5,39 @@ import { ProgressBar } from '../../hosts/faces/cli/progress.ts';
 
 const MIB = 1024 * 1024;
 
-function terminal(columns: number): { written: string[]; isTTY: boolean; columns: number; write(text: string): void } {
+function terminal(columns: number): {
+  written: string[];
+  isTTY: boolean;
+  columns: number;
+  write(text: string): void;
+} {
   const written: string[] = [];
-  return { written, isTTY: true, columns, write: (text) => { written.push(text); } };
+  return {
+    written,
+    isTTY: true,
+    columns,
+    write: (text) => {
+      written.push(text);
+    },
+  };
 }
 
 function infoAt(done: number): StreamInfo {
-  return { status: 1, offset: 0, length: 64 * MIB, remaining: 64 * MIB - done, speed: 0, paused: false };
+  return {
+    status: 1,
+    offset: 0,
+    length: 64 * MIB,
+    remaining: 64 * MIB - done,
+    speed: 0,
+    paused: false,
+  };
 }
 
 /** What is drawn, without the terminal's control sequences. */
 function drawn(written: string[]): string[] {
-  return written.map((text) => text.replace(/\x1b[78]|\x1b\[\??[0-9;]*[a-zA-Z]/g, '')).filter((text) => text.trim() !== '');
+  return written
+    .map((text) => text.replace(/\x1b[78]|\x1b\[\??[0-9;]*[a-zA-Z]/g, ''))
+    .filter((text) => text.trim() !== '');
 }
 
 it('shows bytes, rate and time left in one line', async () => {
@@ -28,7 +49,9 @@ it('shows bytes, rate and time left in one line', async () => {
   bar.stop();
   const lines = drawn(output.written);
   expect(lines[0]).toBe(`[${'#'.repeat(10)}${'-'.repeat(30)}]  25%  16 MiB of 64 MiB`);
-  expect(lines.at(-1)).toMatch(/^\[#{20}-{20}\]  50%  32 MiB of 64 MiB, [\d.]+ [GM]iB\/s, 0:0\d left$/);
+  expect(lines.at(-1)).toMatch(
+    /^\[#{20}-{20}\]  50%  32 MiB of 64 MiB, [\d.]+ [GM]iB\/s, 0:0\d left$/,
+  );
   expect(output.written.join('')).toMatch(/\x1b\[\?25h/);
 });
 
@@ -48,5 +71,9 @@ it('writes notes above itself', () => {
   bar.start(infoAt(16 * MIB));
   bar.note('millrace: paused');
   bar.stop();
-  expect(drawn(output.written)).toEqual([expect.stringContaining('25%'), 'millrace: paused\n', expect.stringContaining('25%')]);
+  expect(drawn(output.written)).toEqual([
+    expect.stringContaining('25%'),
+    'millrace: paused\n',
+    expect.stringContaining('25%'),
+  ]);
 });

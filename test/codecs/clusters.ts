@@ -31,7 +31,9 @@ export function readCompressed(path: string): CompressedImage {
   const offsetBits = BigInt(62 - (bits - 8));
   const clusters: CompressedCluster[] = [];
   for (let i = 0; i < file.readUInt32BE(L1_SIZE); i++) {
-    const table = Number(file.readBigUInt64BE(Number(file.readBigUInt64BE(L1_OFFSET)) + 8 * i) & OFFSET_MASK);
+    const table = Number(
+      file.readBigUInt64BE(Number(file.readBigUInt64BE(L1_OFFSET)) + 8 * i) & OFFSET_MASK,
+    );
     for (let j = 0; table !== 0 && j < entries; j++) {
       const entry = file.readBigUInt64BE(table + 8 * j);
       if ((entry & COMPRESSED) === 0n) continue;

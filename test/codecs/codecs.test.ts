@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { deflateRawSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { codecOf, portableDecoders } from '../../hosts/disk/codecs/codecs.ts';
 import type { Codec, Compression } from '../../hosts/disk/codecs/codecs.ts';
+import { codecOf, portableDecoders } from '../../hosts/disk/codecs/codecs.ts';
 import { inlineCodec, ThreadedCodec } from '../../hosts/node/codecs.ts';
 import { makeContent, Random } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
@@ -34,7 +34,8 @@ function mixedContent(length: number): Uint8Array {
   const content = new Uint8Array(length);
   for (let at = 0, seed = 1; at < length; seed++) {
     const piece = Math.min(1_000 * seed, length - at);
-    if (seed % 4 !== 0) content.set(makeContent(seed % 4 === 1 ? 'text' : 'random', seed, piece), at);
+    if (seed % 4 !== 0)
+      content.set(makeContent(seed % 4 === 1 ? 'text' : 'random', seed, piece), at);
     at += piece;
   }
   return content;
@@ -46,21 +47,36 @@ function zstd(content: Uint8Array, ...options: string[]): Uint8Array {
 
 /** A stream of the method, as a plain encoder of it makes one. */
 function compress(method: Compression, content: Uint8Array): Uint8Array {
-  return method === 'zlib' ? deflateRawSync(content) : zstd(content, `--stream-size=${content.length}`);
+  return method === 'zlib'
+    ? deflateRawSync(content)
+    : zstd(content, `--stream-size=${content.length}`);
 }
 
-async function inflated(codec: Codec, method: Compression, from: Uint8Array, size: number): Promise<Uint8Array> {
+async function inflated(
+  codec: Codec,
+  method: Compression,
+  from: Uint8Array,
+  size: number,
+): Promise<Uint8Array> {
   const into = new Uint8Array(size);
   await codec.inflate(method, from, into);
   return into;
 }
 
 /** Its message, when it is refused as corrupt. */
-async function refusal(codec: Codec, method: Compression, from: Uint8Array, size: number): Promise<string> {
+async function refusal(
+  codec: Codec,
+  method: Compression,
+  from: Uint8Array,
+  size: number,
+): Promise<string> {
   try {
     await inflated(codec, method, from, size);
   } catch (error) {
-    expect(error).toMatchObject({ code: 'ECORRUPT', message: expect.stringContaining(`compressed data (${method}) does not inflate: `) });
+    expect(error).toMatchObject({
+      code: 'ECORRUPT',
+      message: expect.stringContaining(`compressed data (${method}) does not inflate: `),
+    });
     return (error as Error).message;
   }
   throw new Error('it was taken');
@@ -72,25 +88,34 @@ function concat(...parts: Uint8Array[]): Uint8Array {
 
 describeWithPeer(['qemu-img'], 'images of qemu-img', () => {
   describe.each(METHODS)('compressed with %s', (method) => {
-    it.each([512, 4 * KIB, 64 * KIB, 2048 * KIB])('in clusters of %i bytes give their content', async (clusterSize) => {
-      const content = mixedContent(clusterSize < 4 * KIB ? 300 * KIB : 12_000 * KIB);
-      const raw = join(folder, 'content.raw');
-      const image = join(folder, `${method}-${clusterSize}.qcow2`);
-      writeFileSync(raw, content);
-      await convertImage(raw, image, { from: 'raw', compress: true, with: { cluster_size: clusterSize, compression_type: method } });
-      const { clusters, ...found } = readCompressed(image);
-      expect(found.clusterSize).toBe(clusterSize);
-      expect(clusters.length).toBeGreaterThan(3);
-      const padded = new Uint8Array(Math.ceil(content.length / clusterSize) * clusterSize);
-      padded.set(content);
-      for (const [name, codec] of CODECS) {
-        const decoded = await Promise.all(clusters.map(({ from }) => inflated(codec, method, from, clusterSize)));
-        for (const [i, { offset }] of clusters.entries()) {
-          const expected = padded.subarray(offset, offset + clusterSize);
-          expect(Buffer.compare(decoded[i], expected), `${name}, cluster at ${offset}`).toBe(0);
+    it.each([512, 4 * KIB, 64 * KIB, 2048 * KIB])(
+      'in clusters of %i bytes give their content',
+      async (clusterSize) => {
+        const content = mixedContent(clusterSize < 4 * KIB ? 300 * KIB : 12_000 * KIB);
+        const raw = join(folder, 'content.raw');
+        const image = join(folder, `${method}-${clusterSize}.qcow2`);
+        writeFileSync(raw, content);
+        await convertImage(raw, image, {
+          from: 'raw',
+          compress: true,
+          with: { cluster_size: clusterSize, compression_type: method },
+        });
+        const { clusters, ...found } = readCompressed(image);
+        expect(found.clusterSize).toBe(clusterSize);
+        expect(clusters.length).toBeGreaterThan(3);
+        const padded = new Uint8Array(Math.ceil(content.length / clusterSize) * clusterSize);
+        padded.set(content);
+        for (const [name, codec] of CODECS) {
+          const decoded = await Promise.all(
+            clusters.map(({ from }) => inflated(codec, method, from, clusterSize)),
+          );
+          for (const [i, { offset }] of clusters.entries()) {
+            const expected = padded.subarray(offset, offset + clusterSize);
+            expect(Buffer.compare(decoded[i], expected), `${name}, cluster at ${offset}`).toBe(0);
+          }
         }
-      }
-    });
+      },
+    );
   });
 });
 
@@ -101,8 +126,18 @@ describeWithPeer(['zstd'], 'a stream', () => {
     describe.each(METHODS)('of %s', (method) => {
       it('may be followed by anything', async () => {
         const stream = compress(method, content);
-        for (const behind of [new Uint8Array(0), new Uint8Array(511), makeContent('random', 1, 3_000), stream]) {
-          expect(Buffer.compare(await inflated(codec, method, concat(stream, behind), content.length), content)).toBe(0);
+        for (const behind of [
+          new Uint8Array(0),
+          new Uint8Array(511),
+          makeContent('random', 1, 3_000),
+          stream,
+        ]) {
+          expect(
+            Buffer.compare(
+              await inflated(codec, method, concat(stream, behind), content.length),
+              content,
+            ),
+          ).toBe(0);
         }
       });
 
@@ -110,22 +145,41 @@ describeWithPeer(['zstd'], 'a stream', () => {
         const memory = new Uint8Array(new WebAssembly.Memory({ initial: 4 }).buffer).fill(0xee);
         const stream = compress(method, content);
         memory.set(stream, 100_000);
-        await codec.inflate(method, memory.subarray(100_000, 100_000 + stream.length), memory.subarray(77, 77 + content.length));
+        await codec.inflate(
+          method,
+          memory.subarray(100_000, 100_000 + stream.length),
+          memory.subarray(77, 77 + content.length),
+        );
         expect(Buffer.compare(memory.subarray(77, 77 + content.length), content)).toBe(0);
         expect(memory.subarray(0, 77).every((byte) => byte === 0xee)).toBe(true);
-        expect(memory.subarray(77 + content.length, 100_000).every((byte) => byte === 0xee)).toBe(true);
+        expect(memory.subarray(77 + content.length, 100_000).every((byte) => byte === 0xee)).toBe(
+          true,
+        );
       });
 
       it('that is cut off is refused, wherever', async () => {
         const stream = compress(method, content);
-        const cuts = [0, 1, 2, 3, 5, 10, 100, stream.length >> 1, stream.length - 5, stream.length - 1];
+        const cuts = [
+          0,
+          1,
+          2,
+          3,
+          5,
+          10,
+          100,
+          stream.length >> 1,
+          stream.length - 5,
+          stream.length - 1,
+        ];
         for (const cut of cuts) await refusal(codec, method, stream.slice(0, cut), content.length);
       });
 
       it('that gives a byte too many or too few is refused', async () => {
         for (const size of [2, 512, 64 * KIB]) {
           const exact = compress(method, content.subarray(0, size));
-          expect(Buffer.compare(await inflated(codec, method, exact, size), content.subarray(0, size))).toBe(0);
+          expect(
+            Buffer.compare(await inflated(codec, method, exact, size), content.subarray(0, size)),
+          ).toBe(0);
           for (const wrong of [size - 1, size + 1]) await refusal(codec, method, exact, wrong);
         }
         await refusal(codec, method, compress(method, new Uint8Array(0)), 512);
@@ -152,7 +206,8 @@ describeWithPeer(['zstd'], 'a stream', () => {
           });
         }
         expect(refused).toBeGreaterThan(50);
-        for (let i = 0; i < 100; i++) await refusal(codec, method, makeContent('random', i, 4_000), content.length);
+        for (let i = 0; i < 100; i++)
+          await refusal(codec, method, makeContent('random', i, 4_000), content.length);
       });
     });
 
@@ -161,7 +216,9 @@ describeWithPeer(['zstd'], 'a stream', () => {
       const withSizes = concat(compress('zstd', a), compress('zstd', b), new Uint8Array(100));
       const withoutSizes = concat(zstd(a, '--no-check'), zstd(b, '--check'), new Uint8Array(100));
       for (const stream of [withSizes, withoutSizes, zstd(content)]) {
-        expect(Buffer.compare(await inflated(codec, 'zstd', stream, content.length), content)).toBe(0);
+        expect(Buffer.compare(await inflated(codec, 'zstd', stream, content.length), content)).toBe(
+          0,
+        );
       }
       await refusal(codec, 'zstd', concat(zstd(a), zstd(content)), content.length);
       await refusal(codec, 'zstd', zstd(a), content.length);
@@ -178,7 +235,10 @@ describeWithPeer(['zstd'], 'a stream', () => {
 
 describe('a runtime that has no decoder', () => {
   it('says so each time it is asked', async () => {
-    const codec = codecOf({ ...portableDecoders, zstd: () => Promise.reject(new Error('no WebAssembly here')) });
+    const codec = codecOf({
+      ...portableDecoders,
+      zstd: () => Promise.reject(new Error('no WebAssembly here')),
+    });
     for (let i = 0; i < 2; i++) {
       await expect(inflated(codec, 'zstd', new Uint8Array(10), 10)).rejects.toMatchObject({
         code: 'EUNSUPPORTED',

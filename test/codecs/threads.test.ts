@@ -42,8 +42,11 @@ afterEach(async () => {
 /** Decodes `count` clusters at once and checks each. */
 async function decode(codec: ThreadedCodec, count: number): Promise<void> {
   const results = Array.from({ length: count }, () => new Uint8Array(CLUSTER));
-  await Promise.all(results.map((into, i) => codec.inflate('zlib', streams[i % streams.length], into)));
-  for (const [i, into] of results.entries()) expect(Buffer.compare(into, contents[i % contents.length]), `cluster ${i}`).toBe(0);
+  await Promise.all(
+    results.map((into, i) => codec.inflate('zlib', streams[i % streams.length], into)),
+  );
+  for (const [i, into] of results.entries())
+    expect(Buffer.compare(into, contents[i % contents.length]), `cluster ${i}`).toBe(0);
 }
 
 /** All that a thread answers. */
@@ -68,7 +71,9 @@ describe('a pool of threads', () => {
     const messages = started.map(answers);
     await decode(codec, COUNT);
     expect(started).toHaveLength(2);
-    const byThread = messages.map((list) => list.reduce((sum, { results }) => sum + results.length, 0));
+    const byThread = messages.map((list) =>
+      list.reduce((sum, { results }) => sum + results.length, 0),
+    );
     expect(byThread[0] + byThread[1]).toBe(COUNT);
     expect(Math.min(...byThread)).toBeGreaterThan(0);
   });
@@ -82,12 +87,20 @@ describe('a pool of threads', () => {
     const codec = makeCodec(2);
     await decode(codec, COUNT);
     await Promise.all(online);
-    const results = await Promise.allSettled(Array.from({ length: COUNT }, async (_, i) => {
-      const into = new Uint8Array(CLUSTER);
-      await codec.inflate('zlib', i % 3 === 0 ? streams[i % 16].subarray(0, 100) : streams[i % 16], into);
-      expect(Buffer.compare(into, contents[i % 16])).toBe(0);
-    }));
-    const bad = results.flatMap((result, i) => (result.status === 'rejected' ? [[i, result.reason]] : []));
+    const results = await Promise.allSettled(
+      Array.from({ length: COUNT }, async (_, i) => {
+        const into = new Uint8Array(CLUSTER);
+        await codec.inflate(
+          'zlib',
+          i % 3 === 0 ? streams[i % 16].subarray(0, 100) : streams[i % 16],
+          into,
+        );
+        expect(Buffer.compare(into, contents[i % 16])).toBe(0);
+      }),
+    );
+    const bad = results.flatMap((result, i) =>
+      result.status === 'rejected' ? [[i, result.reason]] : [],
+    );
     expect(bad.map(([i]) => i)).toEqual(Array.from({ length: COUNT / 3 }, (_, i) => 3 * i));
     for (const [, reason] of bad) expect(reason).toMatchObject({ code: 'ECORRUPT' });
   });
@@ -142,17 +155,32 @@ describe('a process', () => {
   }
 
   it('waits for the threads while they decode, and for nothing else', async () => {
-    expect(await run(`while (online < 2) await decode(${COUNT}); console.log(await decode(${COUNT}));`)).toBe('true\n');
+    expect(
+      await run(`while (online < 2) await decode(${COUNT}); console.log(await decode(${COUNT}));`),
+    ).toBe('true\n');
   });
 
   it('decodes without threads where it may not start any', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'millrace-threads-'));
     try {
       const outfile = join(folder, 'program.mjs');
-      await build({ stdin: { contents: `${prelude} console.log(await decode(${COUNT}), await decode(${COUNT}), begun);`, resolveDir: cwd }, outfile, bundle: true, platform: 'node', format: 'esm' });
-      const flag = process.allowedNodeEnvironmentFlags.has('--permission') ? '--permission' : '--experimental-permission';
+      await build({
+        stdin: {
+          contents: `${prelude} console.log(await decode(${COUNT}), await decode(${COUNT}), begun);`,
+          resolveDir: cwd,
+        },
+        outfile,
+        bundle: true,
+        platform: 'node',
+        format: 'esm',
+      });
+      const flag = process.allowedNodeEnvironmentFlags.has('--permission')
+        ? '--permission'
+        : '--experimental-permission';
       const args = ['--no-warnings', flag, '--allow-fs-read=*', outfile];
-      expect((await promisify(execFile)(process.execPath, args, { timeout: 30_000 })).stdout).toBe('true true 0\n');
+      expect((await promisify(execFile)(process.execPath, args, { timeout: 30_000 })).stdout).toBe(
+        'true true 0\n',
+      );
     } finally {
       await rm(folder, { recursive: true });
     }

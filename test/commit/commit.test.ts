@@ -3,11 +3,11 @@ import { copyFile, mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promise
 import { tmpdir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { commitWith } from '../../hosts/disk/commit.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
+import type { Runtime } from '../../hosts/api/runtime.ts';
+import { commitWith } from '../../hosts/disk/commit.ts';
 import { commitDisk, createDisk, openDisk, rebaseDisk } from '../../hosts/node/index.ts';
 import { nodeRuntime } from '../../hosts/node/runtime.ts';
-import type { Runtime } from '../../hosts/api/runtime.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { check, compare, createImage, info, qemuImg, qemuIo } from '../support/qemu.ts';
 
@@ -17,8 +17,12 @@ const SIZE = 16 * MIB;
 let dir: string;
 const at = (name: string): string => join(dir, name);
 
-beforeEach(async () => { dir = await mkdtemp(join(tmpdir(), 'millrace-commit-')); });
-afterEach(async () => { await rm(dir, { recursive: true }); });
+beforeEach(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'millrace-commit-'));
+});
+afterEach(async () => {
+  await rm(dir, { recursive: true });
+});
 
 interface Shape {
   name: string;
@@ -38,26 +42,54 @@ const shapes: Shape[] = [
 ];
 
 /** A base with data, and an overlay with data, zeros and holes over it. */
-async function makePair({ baseFormat, baseSize = SIZE, with: options }: Shape, base = 'base', overlay = 'overlay'): Promise<void> {
+async function makePair(
+  { baseFormat, baseSize = SIZE, with: options }: Shape,
+  base = 'base',
+  overlay = 'overlay',
+): Promise<void> {
   await createImage(at(base), { format: baseFormat, size: baseSize });
-  await qemuIo(at(base), ['write -P 1 0 3M', 'write -P 2 5M 100k', `write -P 3 ${baseSize - 65536} 64k`], { format: baseFormat });
+  await qemuIo(
+    at(base),
+    ['write -P 1 0 3M', 'write -P 2 5M 100k', `write -P 3 ${baseSize - 65536} 64k`],
+    { format: baseFormat },
+  );
   await createImage(at(overlay), { size: SIZE, base: at(base), baseFormat, with: options });
-  await qemuIo(at(overlay), ['write -P 17 1000k 300k', 'write -z 2M 512k', 'write -P 18 5000k 77k', `write -P 19 ${SIZE - 512} 512`, 'write -P 20 10M 1M']);
+  await qemuIo(at(overlay), [
+    'write -P 17 1000k 300k',
+    'write -z 2M 512k',
+    'write -P 18 5000k 77k',
+    `write -P 19 ${SIZE - 512} 512`,
+    'write -P 20 10M 1M',
+  ]);
 }
 
 describeWithPeer(['qemu-img', 'qemu-io'], 'commit', () => {
   it.each(shapes)('makes of $name what qemu-img makes of it', async (shape) => {
     await makePair(shape);
     for (const name of ['base', 'overlay']) await copyFile(at(name), at(`${name}.qemu`));
-    await qemuImg(['rebase', '-u', '-f', 'qcow2', '-b', at('base.qemu'), '-F', shape.baseFormat, at('overlay.qemu')]);
+    await qemuImg([
+      'rebase',
+      '-u',
+      '-f',
+      'qcow2',
+      '-b',
+      at('base.qemu'),
+      '-F',
+      shape.baseFormat,
+      at('overlay.qemu'),
+    ]);
     await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);
     await qemuImg(['commit', '-q', '-f', 'qcow2', at('overlay.qemu')]);
     const report = await commitDisk({ overlay: at('overlay') });
     expect(report).toMatchObject({ base: at('base'), emptied: true });
     const formats = { formatA: shape.baseFormat, formatB: shape.baseFormat };
     expect(await compare(at('base'), at('base.qemu'), formats)).toMatchObject({ identical: true });
-    expect(await compare(at('base'), at('expected'), { formatA: shape.baseFormat, formatB: 'raw' })).toMatchObject({ identical: true });
-    expect(await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
+    expect(
+      await compare(at('base'), at('expected'), { formatA: shape.baseFormat, formatB: 'raw' }),
+    ).toMatchObject({ identical: true });
+    expect(
+      await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' }),
+    ).toMatchObject({ identical: true });
     expect((await check(at('overlay'))).exitCode).toBe(0);
     if (shape.baseFormat === 'qcow2') expect((await check(at('base'))).exitCode).toBe(0);
     const disk = await openDisk({ overlay: at('overlay') });
@@ -65,17 +97,21 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'commit', () => {
     await disk.close();
   });
 
-  it('keeps the overlay\'s data when asked to', async () => {
+  it("keeps the overlay's data when asked to", async () => {
     await makePair(shapes[0]);
     await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);
     const before = await openDisk({ overlay: at('overlay') });
     const remaining = await before.remaining();
     await before.close();
-    expect(await commitDisk({ overlay: at('overlay'), keep: true })).toMatchObject({ emptied: false });
+    expect(await commitDisk({ overlay: at('overlay'), keep: true })).toMatchObject({
+      emptied: false,
+    });
     const after = await openDisk({ overlay: at('overlay') });
     expect(await after.remaining()).toBe(remaining);
     await after.close();
-    expect(await compare(at('base'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
+    expect(
+      await compare(at('base'), at('expected'), { formatA: 'qcow2', formatB: 'raw' }),
+    ).toMatchObject({ identical: true });
   });
 
   it('that was interrupted can be run again, or left: the disk shows the same', async () => {
@@ -92,7 +128,8 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'commit', () => {
         if (location === at('base')) {
           const write = file.write.bind(file);
           file.write = (offset, from) => {
-            if (offset > 5 * MIB && from.length > 4096) throw new MillraceError('EIO', 'interrupted');
+            if (offset > 5 * MIB && from.length > 4096)
+              throw new MillraceError('EIO', 'interrupted');
             return write(offset, from);
           };
         }
@@ -119,14 +156,22 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'commit', () => {
       ...nodeRuntime,
       async openOverlay(location, mode) {
         const file = await nodeRuntime.openOverlay(location, mode);
-        const fail = (): void => { throw new MillraceError('ENOSPC', 'no space left'); };
-        return location === at('base') ? Object.assign(file, { write: fail, truncate: fail }) : file;
+        const fail = (): void => {
+          throw new MillraceError('ENOSPC', 'no space left');
+        };
+        return location === at('base')
+          ? Object.assign(file, { write: fail, truncate: fail })
+          : file;
       },
     };
-    await expect(commitWith(full, { overlay: at('overlay') })).rejects.toMatchObject({ code: 'ENOSPC' });
+    await expect(commitWith(full, { overlay: at('overlay') })).rejects.toMatchObject({
+      code: 'ENOSPC',
+    });
     // A lock that was kept would refuse this.
     expect(await commitDisk({ overlay: at('overlay') })).toMatchObject({ emptied: true });
-    expect(await compare(at('base'), at('expected'), { formatA: shape.baseFormat, formatB: 'raw' })).toMatchObject({ identical: true });
+    expect(
+      await compare(at('base'), at('expected'), { formatA: shape.baseFormat, formatB: 'raw' }),
+    ).toMatchObject({ identical: true });
   });
 
   it('that could not write the base leaves another one noticed as before', async () => {
@@ -145,18 +190,31 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'commit', () => {
     await createImage(at('overlay'), { size: SIZE, base: at('middle'), baseFormat: 'qcow2' });
     await qemuIo(at('overlay'), ['write -P 30 1100k 10k', 'write -z 10M 64k', 'write -P 31 0 1k']);
     await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);
-    expect(await commitDisk({ overlay: at('overlay'), base: at('base'), followChain: true })).toMatchObject({ base: at('base'), emptied: false });
-    expect(await compare(at('base'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
-    expect(await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
+    expect(
+      await commitDisk({ overlay: at('overlay'), base: at('base'), followChain: true }),
+    ).toMatchObject({ base: at('base'), emptied: false });
+    expect(
+      await compare(at('base'), at('expected'), { formatA: 'qcow2', formatB: 'raw' }),
+    ).toMatchObject({ identical: true });
+    expect(
+      await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' }),
+    ).toMatchObject({ identical: true });
     expect((await check(at('base'))).exitCode).toBe(0);
   });
 
   it('is refused where there is no such base', async () => {
     await makePair(shapes[0]);
-    await expect(commitDisk({ overlay: at('overlay'), base: 2 })).rejects.toMatchObject({ code: 'EINVAL' });
-    await expect(commitDisk({ overlay: at('overlay'), base: 'other' })).rejects.toMatchObject({ code: 'EINVAL' });
+    await expect(commitDisk({ overlay: at('overlay'), base: 2 })).rejects.toMatchObject({
+      code: 'EINVAL',
+    });
+    await expect(commitDisk({ overlay: at('overlay'), base: 'other' })).rejects.toMatchObject({
+      code: 'EINVAL',
+    });
     await createImage(at('alone'), { size: MIB });
-    await expect(commitDisk({ overlay: at('alone') })).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringContaining('it has no base') });
+    await expect(commitDisk({ overlay: at('alone') })).rejects.toMatchObject({
+      code: 'EINVAL',
+      message: expect.stringContaining('it has no base'),
+    });
   });
 });
 
@@ -164,30 +222,58 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'rebase', () => {
   /** Another base: partly the same, partly different, longer or shorter. */
   async function makeNext(format: 'raw' | 'qcow2', size: number): Promise<void> {
     await createImage(at('next'), { format, size });
-    await qemuIo(at('next'), ['write -P 1 0 1M', 'write -P 9 1M 1M', 'write -P 8 6M 200k', 'write -P 2 5M 50k'], { format });
+    await qemuIo(
+      at('next'),
+      ['write -P 1 0 1M', 'write -P 9 1M 1M', 'write -P 8 6M 200k', 'write -P 2 5M 50k'],
+      { format },
+    );
   }
 
-  it.each(shapes.flatMap((shape) => [{ ...shape, nextSize: SIZE }, { ...shape, nextSize: 7 * MIB + 512 }]))(
-    'from $name onto one of $nextSize bytes leaves the disk as it is', async (shape) => {
-      await makePair(shape);
-      await makeNext(shape.baseFormat, shape.nextSize);
-      await copyFile(at('overlay'), at('overlay.qemu'));
-      await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);
-      await qemuImg(['rebase', '-f', 'qcow2', '-b', at('next'), '-F', shape.baseFormat, at('overlay.qemu')]);
-      expect(await rebaseDisk({ overlay: at('overlay'), base: at('next') })).toMatchObject({ base: at('next') });
-      await rm(at('base'));
-      expect(await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
-      expect(await compare(at('overlay'), at('overlay.qemu'), { formatA: 'qcow2', formatB: 'qcow2' })).toMatchObject({ identical: true });
-      expect((await check(at('overlay'))).exitCode).toBe(0);
-      expect(await info(at('overlay'))).toMatchObject({ 'full-backing-filename': at('next'), 'backing-filename-format': shape.baseFormat });
+  it.each(
+    shapes.flatMap((shape) => [
+      { ...shape, nextSize: SIZE },
+      { ...shape, nextSize: 7 * MIB + 512 },
+    ]),
+  )('from $name onto one of $nextSize bytes leaves the disk as it is', async (shape) => {
+    await makePair(shape);
+    await makeNext(shape.baseFormat, shape.nextSize);
+    await copyFile(at('overlay'), at('overlay.qemu'));
+    await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);
+    await qemuImg([
+      'rebase',
+      '-f',
+      'qcow2',
+      '-b',
+      at('next'),
+      '-F',
+      shape.baseFormat,
+      at('overlay.qemu'),
+    ]);
+    expect(await rebaseDisk({ overlay: at('overlay'), base: at('next') })).toMatchObject({
+      base: at('next'),
     });
+    await rm(at('base'));
+    expect(
+      await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' }),
+    ).toMatchObject({ identical: true });
+    expect(
+      await compare(at('overlay'), at('overlay.qemu'), { formatA: 'qcow2', formatB: 'qcow2' }),
+    ).toMatchObject({ identical: true });
+    expect((await check(at('overlay'))).exitCode).toBe(0);
+    expect(await info(at('overlay'))).toMatchObject({
+      'full-backing-filename': at('next'),
+      'backing-filename-format': shape.baseFormat,
+    });
+  });
 
   it('onto no base makes the overlay stand alone', async () => {
     await makePair(shapes[0]);
     await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);
     expect(await rebaseDisk({ overlay: at('overlay'), base: null })).toMatchObject({ base: null });
     await rm(at('base'));
-    expect(await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
+    expect(
+      await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' }),
+    ).toMatchObject({ identical: true });
     expect((await info(at('overlay')))['backing-filename']).toBeUndefined();
   });
 
@@ -196,8 +282,12 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'rebase', () => {
     await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);
     await copyFile(at('base'), at('moved'));
     await rm(at('base'));
-    expect(await rebaseDisk({ overlay: at('overlay'), base: at('moved'), unsafe: true })).toMatchObject({ base: at('moved'), bytes: 0 });
-    expect(await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
+    expect(
+      await rebaseDisk({ overlay: at('overlay'), base: at('moved'), unsafe: true }),
+    ).toMatchObject({ base: at('moved'), bytes: 0 });
+    expect(
+      await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' }),
+    ).toMatchObject({ identical: true });
     expect((await check(at('overlay'))).exitCode).toBe(0);
   });
 
@@ -208,11 +298,22 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'rebase', () => {
     await qemuIo(at('below'), ['write -P 7 0 3M'], { format: 'raw' });
     await createImage(at('next'), { size: SIZE, base: at('below'), baseFormat: 'raw' });
     const before = await readFile(at('overlay'));
-    const refused = { code: 'EUNSUPPORTED', message: expect.stringMatching(/next has a backing file of its own, '.*below', .* \(followChain, --follow-chain\)$/) };
-    await expect(rebaseDisk({ overlay: at('overlay'), base: at('next') })).rejects.toMatchObject(refused);
+    const refused = {
+      code: 'EUNSUPPORTED',
+      message: expect.stringMatching(
+        /next has a backing file of its own, '.*below', .* \(followChain, --follow-chain\)$/,
+      ),
+    };
+    await expect(rebaseDisk({ overlay: at('overlay'), base: at('next') })).rejects.toMatchObject(
+      refused,
+    );
     expect(before.equals(await readFile(at('overlay')))).toBe(true);
-    expect(await rebaseDisk({ overlay: at('overlay'), base: at('next'), followChain: true })).toMatchObject({ base: at('next') });
-    expect(await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' })).toMatchObject({ identical: true });
+    expect(
+      await rebaseDisk({ overlay: at('overlay'), base: at('next'), followChain: true }),
+    ).toMatchObject({ base: at('next') });
+    expect(
+      await compare(at('overlay'), at('expected'), { formatA: 'qcow2', formatB: 'raw' }),
+    ).toMatchObject({ identical: true });
   });
 
   it('is refused onto the overlay itself, by whatever path, or onto what stands on it', async () => {
@@ -220,10 +321,24 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'rebase', () => {
     await createImage(at('above'), { size: SIZE, base: at('overlay'), baseFormat: 'qcow2' });
     await symlink(at('overlay'), at('link'));
     const before = await readFile(at('overlay'));
-    for (const base of [at('overlay'), join(dir, '.', 'x', '..', 'overlay'), relative(process.cwd(), at('overlay')), at('link'), at('above')]) {
+    for (const base of [
+      at('overlay'),
+      join(dir, '.', 'x', '..', 'overlay'),
+      relative(process.cwd(), at('overlay')),
+      at('link'),
+      at('above'),
+    ]) {
       const unsafe = base !== at('above');
-      await expect(rebaseDisk({ overlay: at('overlay'), base, followChain: true })).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringMatching(/the overlay itself/) });
-      if (unsafe) await expect(rebaseDisk({ overlay: at('overlay'), base, unsafe })).rejects.toMatchObject({ code: 'EINVAL' });
+      await expect(
+        rebaseDisk({ overlay: at('overlay'), base, followChain: true }),
+      ).rejects.toMatchObject({
+        code: 'EINVAL',
+        message: expect.stringMatching(/the overlay itself/),
+      });
+      if (unsafe)
+        await expect(rebaseDisk({ overlay: at('overlay'), base, unsafe })).rejects.toMatchObject({
+          code: 'EINVAL',
+        });
     }
     expect(before.equals(await readFile(at('overlay')))).toBe(true);
   });
@@ -234,7 +349,10 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'rebase', () => {
     await mkdir(dirname(long), { recursive: true });
     await createImage(long, { format: 'raw', size: MIB });
     const before = await readFile(at('alone'));
-    await expect(rebaseDisk({ overlay: at('alone'), base: long })).rejects.toMatchObject({ code: 'EUNSUPPORTED', message: expect.stringContaining('header') });
+    await expect(rebaseDisk({ overlay: at('alone'), base: long })).rejects.toMatchObject({
+      code: 'EUNSUPPORTED',
+      message: expect.stringContaining('header'),
+    });
     expect((await info(at('alone')))['backing-filename']).toBeUndefined();
     expect(before.equals(await readFile(at('alone')))).toBe(true);
   });

@@ -7,9 +7,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../hosts/api/clock.ts';
-import { commitDisk, createDisk, openDisk, rebaseDisk } from '../../hosts/node/index.ts';
-import { rebaseWith } from '../../hosts/disk/rebase.ts';
 import type { ImageFormat } from '../../hosts/api/disk.ts';
+import { rebaseWith } from '../../hosts/disk/rebase.ts';
+import { commitDisk, createDisk, openDisk, rebaseDisk } from '../../hosts/node/index.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { MemoryRuntime } from '../support/memory-runtime.ts';
 import { check, createImage, info, qemuImg } from '../support/qemu.ts';
@@ -23,23 +23,50 @@ const CUTS_MAX = 256;
 
 let dir: string;
 const at = (name: string): string => join(dir, name);
-beforeEach(async () => { dir = await mkdtemp(join(tmpdir(), 'millrace-header-')); });
-afterEach(async () => { await rm(dir, { recursive: true }); });
+beforeEach(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'millrace-header-'));
+});
+afterEach(async () => {
+  await rm(dir, { recursive: true });
+});
 
 /** What qemu-img puts before the base's name differs with version and cluster size: the names of features reach over the first sector. */
 const SHAPES: { name: string; with: Record<string, string | number> }[] = [
-  { name: 'version 3', with: {} }, { name: 'version 2', with: { compat: '0.10' } }, { name: 'clusters of 512 B', with: { cluster_size: 512 } },
-  { name: 'clusters of 1 KiB', with: { cluster_size: 1024 } }, { name: 'clusters of 2 MiB', with: { cluster_size: 2 * MIB } },
+  { name: 'version 3', with: {} },
+  { name: 'version 2', with: { compat: '0.10' } },
+  { name: 'clusters of 512 B', with: { cluster_size: 512 } },
+  { name: 'clusters of 1 KiB', with: { cluster_size: 1024 } },
+  { name: 'clusters of 2 MiB', with: { cluster_size: 2 * MIB } },
 ];
 const MAKERS: { name: string; make: (path: string) => Promise<void> }[] = [
   ...SHAPES.flatMap(({ name, with: options }) => [
-    { name: `qemu-img, ${name}`, make: (path: string) => createImage(path, { base: at('first'), baseFormat: 'qcow2', with: options }) },
-    { name: `qemu-img, ${name}, without a base`, make: (path: string) => createImage(path, { size: MIB, with: options }) },
+    {
+      name: `qemu-img, ${name}`,
+      make: (path: string) =>
+        createImage(path, { base: at('first'), baseFormat: 'qcow2', with: options }),
+    },
+    {
+      name: `qemu-img, ${name}, without a base`,
+      make: (path: string) => createImage(path, { size: MIB, with: options }),
+    },
   ]),
-  { name: 'us', make: async (overlay) => (await createDisk({ overlay, base: at('first') })).close() },
-  { name: 'us, clusters of 512 B', make: async (overlay) => (await createDisk({ overlay, base: at('first'), clusterSize: 512 })).close() },
-  { name: 'us, without a base', make: async (overlay) => (await createDisk({ overlay, size: MIB })).close() },
-  { name: 'us, without a base, clusters of 512 B', make: async (overlay) => (await createDisk({ overlay, size: MIB, clusterSize: 512 })).close() },
+  {
+    name: 'us',
+    make: async (overlay) => (await createDisk({ overlay, base: at('first') })).close(),
+  },
+  {
+    name: 'us, clusters of 512 B',
+    make: async (overlay) =>
+      (await createDisk({ overlay, base: at('first'), clusterSize: 512 })).close(),
+  },
+  {
+    name: 'us, without a base',
+    make: async (overlay) => (await createDisk({ overlay, size: MIB })).close(),
+  },
+  {
+    name: 'us, without a base, clusters of 512 B',
+    make: async (overlay) => (await createDisk({ overlay, size: MIB, clusterSize: 512 })).close(),
+  },
 ];
 
 async function openAndClose(): Promise<void> {
@@ -48,7 +75,10 @@ async function openAndClose(): Promise<void> {
 
 /** The overlay stands on this base, for QEMU and for us, and on no other that is called the same. */
 async function standsOn(base: string, format: ImageFormat): Promise<void> {
-  expect(await info(at('overlay'))).toMatchObject({ 'backing-filename': at(base), 'backing-filename-format': format });
+  expect(await info(at('overlay'))).toMatchObject({
+    'backing-filename': at(base),
+    'backing-filename-format': format,
+  });
   expect((await check(at('overlay'))).exitCode).toBe(0);
   const disk = await openDisk({ overlay: at('overlay') });
   expect((await disk.images())[0]).toMatchObject({ backingFile: at(base), backingFormat: format });
@@ -82,7 +112,10 @@ describeWithPeer(['qemu-img'], 'the header', () => {
     await standsOn('second', 'qcow2');
     const disk = await openDisk({ overlay: at('overlay') });
     await disk.stream();
-    expect((await disk.images())[0]).toMatchObject({ backingFile: undefined, backingFormat: undefined });
+    expect((await disk.images())[0]).toMatchObject({
+      backingFile: undefined,
+      backingFormat: undefined,
+    });
     await disk.close();
     expect((await check(at('overlay'))).exitCode).toBe(0);
     await rebaseDisk({ overlay: at('overlay'), base: at('raw') });
@@ -108,23 +141,41 @@ describeWithPeer(['qemu-img'], 'the header', () => {
     await createImage(at('overlay'), { base: at('middle'), baseFormat: 'qcow2' });
     const disk = await openDisk({ overlay: at('overlay'), followChain: true });
     await disk.stream({ base: 2 });
-    expect((await disk.images()).map(({ backingFile, backingFormat }) => [backingFile, backingFormat])).toEqual([[at('lowest'), 'raw'], [undefined, undefined]]);
+    expect(
+      (await disk.images()).map(({ backingFile, backingFormat }) => [backingFile, backingFormat]),
+    ).toEqual([
+      [at('lowest'), 'raw'],
+      [undefined, undefined],
+    ]);
     await disk.close();
     await standsOn('lowest', 'raw');
   });
 
-  it.each(MAKERS)('made by $name tells of the old base or the new one wherever its change is cut short', async ({ make }) => {
-    await createImage(at('first'), { size: MIB });
-    await make(at('overlay'));
-    // Once as it was made, and once with an identity that QEMU has moved.
-    for (const round of ['raw', 'moved', 'raw']) {
-      if (round === 'moved') {
-        await qemuImg(['rebase', '-u', '-f', 'qcow2', '-b', at('first'), '-F', 'qcow2', at('overlay')]);
-        continue;
+  it.each(MAKERS)(
+    'made by $name tells of the old base or the new one wherever its change is cut short',
+    async ({ make }) => {
+      await createImage(at('first'), { size: MIB });
+      await make(at('overlay'));
+      // Once as it was made, and once with an identity that QEMU has moved.
+      for (const round of ['raw', 'moved', 'raw']) {
+        if (round === 'moved') {
+          await qemuImg([
+            'rebase',
+            '-u',
+            '-f',
+            'qcow2',
+            '-b',
+            at('first'),
+            '-F',
+            'qcow2',
+            at('overlay'),
+          ]);
+          continue;
+        }
+        await everyCut();
       }
-      await everyCut();
-    }
-  });
+    },
+  );
 
   /** Rebases the overlay onto raw data in memory, and looks at the header after every part of what was written and not flushed. */
   async function everyCut(): Promise<void> {
@@ -141,7 +192,8 @@ describeWithPeer(['qemu-img'], 'the header', () => {
     runtime.plan = ({ kind, file: name, offset, length }, perform) => {
       perform();
       if (name !== at('overlay') || kind === 'read' || offset >= HEADER_BYTES) return;
-      for (let from = offset; kind === 'write' && from < offset + length; from += SECTOR) waiting.push({ offset: from, bytes: file.bytes.slice(from, from + SECTOR) });
+      for (let from = offset; kind === 'write' && from < offset + length; from += SECTOR)
+        waiting.push({ offset: from, bytes: file.bytes.slice(from, from + SECTOR) });
       for (let cut = 0; cut < Math.min(CUTS_MAX, 2 ** waiting.length); cut++) {
         const torn = header.slice();
         for (const { offset: from, bytes } of waiting) if (random() < 0.5) torn.set(bytes, from);
@@ -152,10 +204,15 @@ describeWithPeer(['qemu-img'], 'the header', () => {
     };
     await rebaseWith(runtime, { overlay: at('overlay'), base: at('raw'), unsafe: true });
     const end = toldBy(file.bytes);
-    expect(JSON.parse(end)).toEqual({ name: at('raw'), format: 'raw', identity: expect.stringContaining('etag \\"raw\\"') });
+    expect(JSON.parse(end)).toEqual({
+      name: at('raw'),
+      format: 'raw',
+      identity: expect.stringContaining('etag \\"raw\\"'),
+    });
     // What told of the old base may be gone a moment before the old base is.
     const { identity, ...rest } = JSON.parse(old) as Told;
-    for (const text of told) expect([old, JSON.stringify({ ...rest, identity: '' }), end]).toContain(text);
+    for (const text of told)
+      expect([old, JSON.stringify({ ...rest, identity: '' }), end]).toContain(text);
     expect(identity === '' || told.size > 1).toBe(true);
     await writeFile(at('overlay'), file.bytes);
   }
@@ -170,15 +227,23 @@ interface Told {
 /** What a header says of its base, read as the specification has it. */
 function toldBy(image: Uint8Array): string {
   const view = new DataView(image.buffer, image.byteOffset, image.length);
-  const text = (from: number, bytes: number): string => new TextDecoder().decode(image.subarray(from, from + bytes)).replace(/\0+$/, '');
+  const text = (from: number, bytes: number): string =>
+    new TextDecoder().decode(image.subarray(from, from + bytes)).replace(/\0+$/, '');
   const nameAt = Number(view.getBigUint64(8));
-  const told: Told = { name: nameAt ? text(nameAt, view.getUint32(16)) : '', format: '', identity: '' };
+  const told: Told = {
+    name: nameAt ? text(nameAt, view.getUint32(16)) : '',
+    format: '',
+    identity: '',
+  };
   const end = Math.min(nameAt || Infinity, 2 ** view.getUint32(20), image.length);
-  for (let from = view.getUint32(4) === 2 ? 72 : view.getUint32(100); from + 8 <= end;) {
+  for (let from = view.getUint32(4) === 2 ? 72 : view.getUint32(100); from + 8 <= end; ) {
     const type = view.getUint32(from);
     const bytes = view.getUint32(from + 4);
     if (type === 0) break;
-    if (from + 8 + bytes > end) throw new Error(`the extension at ${from} goes on behind the end of the extensions at ${end}`);
+    if (from + 8 + bytes > end)
+      throw new Error(
+        `the extension at ${from} goes on behind the end of the extensions at ${end}`,
+      );
     if (type === 0xe2792aca) told.format = text(from + 8, bytes);
     if (type === 0x4d494c52) told.identity = text(from + 8, bytes);
     from += 8 + Math.ceil(bytes / 8) * 8;

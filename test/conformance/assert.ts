@@ -14,7 +14,8 @@ export function ok(value: unknown, what: string): asserts value {
 export function sameBytes(actual: Uint8Array, expected: Uint8Array, what: string): void {
   equal(actual.length, expected.length, `${what}: length`);
   for (let at = 0; at < actual.length; at++) {
-    if (actual[at] !== expected[at]) throw new Error(`${what}: byte ${at} is ${actual[at]}, expected ${expected[at]}`);
+    if (actual[at] !== expected[at])
+      throw new Error(`${what}: byte ${at} is ${actual[at]}, expected ${expected[at]}`);
   }
 }
 
@@ -25,12 +26,23 @@ export interface Told {
 }
 
 /** It rejects with a MillraceError of this code, whose message matches. */
-export async function rejects(promise: Promise<unknown>, code: string, message: RegExp = /./): Promise<Told> {
-  const error = await promise.then(() => undefined, (error: Error & Told) => error);
+export async function rejects(
+  promise: Promise<unknown>,
+  code: string,
+  message: RegExp = /./,
+): Promise<Told> {
+  const error = await promise.then(
+    () => undefined,
+    (error: Error & Told) => error,
+  );
   if (error === undefined) throw new Error(`expected ${code}, and it resolved`);
-  if (error.name !== 'MillraceError') throw new Error(`expected ${code}, got another error: ${error.stack ?? String(error)}`, { cause: error });
+  if (error.name !== 'MillraceError')
+    throw new Error(`expected ${code}, got another error: ${error.stack ?? String(error)}`, {
+      cause: error,
+    });
   equal(error.code, code, `code of "${error.message}"`);
-  if (!message.test(error.message)) throw new Error(`expected a message like ${message}, got "${error.message}"`);
+  if (!message.test(error.message))
+    throw new Error(`expected a message like ${message}, got "${error.message}"`);
   return error;
 }
 

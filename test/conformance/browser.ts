@@ -3,10 +3,10 @@ import { rm } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { BrowserUnderTest, Tab } from '../browser/browsers.ts';
-import { buildPage, serveSite } from '../browser/site.ts';
 import type { Site } from '../browser/site.ts';
-import { serveFixtures } from './server.ts';
+import { buildPage, serveSite } from '../browser/site.ts';
 import type { FixtureServer } from './server.ts';
+import { serveFixtures } from './server.ts';
 import { cases } from './suite.ts';
 
 /** Every case as a test, in one tab of a browser. */
@@ -30,7 +30,10 @@ export function contractIn(start: () => Promise<BrowserUnderTest>): void {
 
   for (const { name } of cases) {
     it(name, async () => {
-      const wrong = await tab.run((tools, { name, server }) => tools.runCase(name, server), { name, server: fixtures.origin });
+      const wrong = await tab.run((tools, { name, server }) => tools.runCase(name, server), {
+        name,
+        server: fixtures.origin,
+      });
       expect(wrong ?? undefined).toBeUndefined();
     });
   }

@@ -2,4 +2,9 @@
 import { join } from 'node:path';
 import { describeProgram, ROOT } from './program-run.ts';
 
-describeProgram('Bun', (server, folder) => [join(ROOT, 'node_modules/.bin/bun'), 'test/conformance/bun.ts', server.origin, folder]);
+describeProgram('Bun', (server, folder) => [
+  join(ROOT, 'node_modules/.bin/bun'),
+  'test/conformance/bun.ts',
+  server.origin,
+  folder,
+]);

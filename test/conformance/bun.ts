@@ -3,4 +3,11 @@ import { createDisk, Domain, openDisk } from '../../hosts/node/index.ts';
 import { printOutcomes } from './program.ts';
 
 const [server, folder] = process.argv.slice(2);
-await printOutcomes({ name: 'Bun', createDisk, openDisk, Domain, overlay: (name) => `${folder}/${name}`, server });
+await printOutcomes({
+  name: 'Bun',
+  createDisk,
+  openDisk,
+  Domain,
+  overlay: (name) => `${folder}/${name}`,
+  server,
+});

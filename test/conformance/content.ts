@@ -55,6 +55,7 @@ export function guestData(length: number, seed = 99): Uint8Array {
 }
 
 function lay(disk: Uint8Array, runs: readonly Run[]): Uint8Array {
-  for (const { offset, length, kind, seed } of runs) disk.set(makeContent(kind, seed, length), offset);
+  for (const { offset, length, kind, seed } of runs)
+    disk.set(makeContent(kind, seed, length), offset);
   return disk;
 }

@@ -3,6 +3,15 @@ import { join } from 'node:path';
 import { describeProgram, ROOT } from './program-run.ts';
 
 describeProgram('Deno', (server, folder) => [
-  join(ROOT, 'node_modules/.bin/deno'), 'run', '--no-prompt', '--cached-only', '--quiet', `--allow-read=${folder}`, `--allow-write=${folder}`,
-  `--allow-net=${server.host}`, 'test/conformance/deno.ts', server.origin, folder,
+  join(ROOT, 'node_modules/.bin/deno'),
+  'run',
+  '--no-prompt',
+  '--cached-only',
+  '--quiet',
+  `--allow-read=${folder}`,
+  `--allow-write=${folder}`,
+  `--allow-net=${server.host}`,
+  'test/conformance/deno.ts',
+  server.origin,
+  folder,
 ]);

@@ -3,4 +3,11 @@ import { createDisk, Domain, openDisk } from '../../hosts/deno/index.ts';
 import { printOutcomes } from './program.ts';
 
 const [server, folder] = Deno.args;
-await printOutcomes({ name: 'Deno', createDisk, openDisk, Domain, overlay: (name) => `${folder}/${name}`, server });
+await printOutcomes({
+  name: 'Deno',
+  createDisk,
+  openDisk,
+  Domain,
+  overlay: (name) => `${folder}/${name}`,
+  server,
+});

@@ -1,11 +1,15 @@
 /** The conformance suite on the edge host, inside a Durable Object: the answer to a request is a line of JSON for each case. */
-import { createDisk, Domain, openDisk } from '../../hosts/edge/index.ts';
+
 import type { Bucket, ObjectState } from '../../hosts/edge/index.ts';
+import { createDisk, Domain, openDisk } from '../../hosts/edge/index.ts';
 import type { Adapter } from './adapter.ts';
 import { outcomes } from './program.ts';
 
 interface Env {
-  SUITE: { idFromName(name: string): unknown; get(id: unknown): { fetch(request: Request): Promise<Response> } };
+  SUITE: {
+    idFromName(name: string): unknown;
+    get(id: unknown): { fetch(request: Request): Promise<Response> };
+  };
   BUCKET: Bucket;
 }
 
@@ -33,16 +37,19 @@ export class Suite {
     };
     const lines = outcomes(host);
     const encoder = new TextEncoder();
-    return new Response(new ReadableStream({
-      async pull(controller) {
-        const { done, value } = await lines.next();
-        if (done) controller.close();
-        else controller.enqueue(encoder.encode(`${JSON.stringify(value)}\n`));
-      },
-    }));
+    return new Response(
+      new ReadableStream({
+        async pull(controller) {
+          const { done, value } = await lines.next();
+          if (done) controller.close();
+          else controller.enqueue(encoder.encode(`${JSON.stringify(value)}\n`));
+        },
+      }),
+    );
   }
 }
 
 export default {
-  fetch: (request: Request, env: Env): Promise<Response> => env.SUITE.get(env.SUITE.idFromName(request.url)).fetch(request),
+  fetch: (request: Request, env: Env): Promise<Response> =>
+    env.SUITE.get(env.SUITE.idFromName(request.url)).fetch(request),
 };

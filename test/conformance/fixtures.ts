@@ -20,10 +20,19 @@ export async function makeFixtures(folder: string): Promise<void> {
   await Promise.all([
     convertImage(raw, path('base.qcow2'), { from: 'raw', with: { cluster_size: CLUSTER } }),
     convertImage(raw, path('base-zlib.qcow2'), { from: 'raw', compress: true }),
-    convertImage(raw, path('base-zstd.qcow2'), { from: 'raw', compress: true, with: { compression_type: 'zstd' } }),
+    convertImage(raw, path('base-zstd.qcow2'), {
+      from: 'raw',
+      compress: true,
+      with: { compression_type: 'zstd' },
+    }),
     convertImage(raw, path('base-extended.qcow2'), { from: 'raw', with: { extended_l2: 'on' } }),
   ]);
-  await createImage(path('upper.qcow2'), { size: BASE_SIZE, base: 'base.qcow2', baseFormat: 'qcow2', unchecked: true });
+  await createImage(path('upper.qcow2'), {
+    size: BASE_SIZE,
+    base: 'base.qcow2',
+    baseFormat: 'qcow2',
+    unchecked: true,
+  });
   await writeQcow2(path('upper.qcow2'), UPPER_RUNS);
   await patched(path('base.qcow2'), path('unknown.qcow2'), HEADER_INCOMPATIBLE, UNKNOWN_FEATURE);
   await patched(path('base.qcow2'), path('corrupt.qcow2'), HEADER_L1_OFFSET, 2n ** 40n);

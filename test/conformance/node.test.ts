@@ -6,8 +6,8 @@ import { afterAll, beforeAll, it } from 'vitest';
 import { createDisk, Domain, openDisk } from '../../hosts/node/index.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import type { Adapter } from './adapter.ts';
-import { serveFixtures } from './server.ts';
 import type { FixtureServer } from './server.ts';
+import { serveFixtures } from './server.ts';
 import { cases } from './suite.ts';
 
 describeWithPeer(['qemu-img', 'qemu-io'], 'the contract on Node', () => {
@@ -18,7 +18,14 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'the contract on Node', () => {
   beforeAll(async () => {
     server = await serveFixtures();
     folder = await mkdtemp(join(tmpdir(), 'millrace-contract-'));
-    host = { name: 'Node', createDisk, openDisk, Domain, overlay: (name) => join(folder, name), server: server.origin };
+    host = {
+      name: 'Node',
+      createDisk,
+      openDisk,
+      Domain,
+      overlay: (name) => join(folder, name),
+      server: server.origin,
+    };
   });
   afterAll(async () => {
     await server.stop();

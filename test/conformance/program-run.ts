@@ -9,8 +9,8 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import type { Outcome } from './program.ts';
-import { serveFixtures } from './server.ts';
 import type { FixtureServer } from './server.ts';
+import { serveFixtures } from './server.ts';
 import { cases } from './suite.ts';
 
 /** The top of the repository, where packages' programs and deno.json are. */
@@ -39,11 +39,22 @@ export function describeProgram(runtime: string, start: Start): void {
       await rm(folder, { recursive: true });
     });
 
-    for (const { name } of cases) it(name, async () => { expect((await run.outcome(name)).error).toBeUndefined(); }, SUITE_MS_MAX);
-    it('ends by itself, and complains about nothing', async () => {
-      await run.ended;
-      expect(run.complaints).toBe('');
-    }, SUITE_MS_MAX);
+    for (const { name } of cases)
+      it(
+        name,
+        async () => {
+          expect((await run.outcome(name)).error).toBeUndefined();
+        },
+        SUITE_MS_MAX,
+      );
+    it(
+      'ends by itself, and complains about nothing',
+      async () => {
+        await run.ended;
+        expect(run.complaints).toBe('');
+      },
+      SUITE_MS_MAX,
+    );
   });
 }
 
@@ -54,7 +65,12 @@ class SuiteRun {
 
   constructor([program, ...args]: readonly [string, ...string[]]) {
     for (const { name } of cases) this.#outcomes.set(name, withResolvers());
-    const child = spawn(program, args, { cwd: ROOT, env: { ...process.env, NO_COLOR: '1' }, stdio: ['ignore', 'pipe', 'pipe'], timeout: SUITE_MS_MAX });
+    const child = spawn(program, args, {
+      cwd: ROOT,
+      env: { ...process.env, NO_COLOR: '1' },
+      stdio: ['ignore', 'pipe', 'pipe'],
+      timeout: SUITE_MS_MAX,
+    });
     child.stderr.setEncoding('utf8').on('data', (text: string) => (this.complaints += text));
     createInterface({ input: child.stdout }).on('line', (line) => {
       const outcome = JSON.parse(line) as Outcome;
@@ -79,6 +95,8 @@ interface PromiseWithResolvers<T> {
 
 function withResolvers<T>(): PromiseWithResolvers<T> {
   let resolve!: (value: T) => void;
-  const promise = new Promise<T>((done) => { resolve = done; });
+  const promise = new Promise<T>((done) => {
+    resolve = done;
+  });
   return { promise, resolve };
 }

@@ -15,14 +15,20 @@ const CASE_MS_MAX = 20_000;
 /** Runs all cases on a host, one after another. */
 export async function* outcomes(host: Adapter): AsyncGenerator<Outcome> {
   for (const { name, run } of cases) {
-    yield await inTime(run(host)).then(() => ({ name }), (error: Error) => ({ name, error: error.stack ?? String(error) }));
+    yield await inTime(run(host)).then(
+      () => ({ name }),
+      (error: Error) => ({ name, error: error.stack ?? String(error) }),
+    );
   }
 }
 
 async function inTime(run: Promise<void>): Promise<void> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`it hangs: nothing came for ${CASE_MS_MAX} ms`)), CASE_MS_MAX);
+    timer = setTimeout(
+      () => reject(new Error(`it hangs: nothing came for ${CASE_MS_MAX} ms`)),
+      CASE_MS_MAX,
+    );
   });
   await Promise.race([run, late]).finally(() => clearTimeout(timer));
 }

@@ -42,7 +42,10 @@ export class Remote {
 
   async #ask(query: string, init?: RequestInit): Promise<Traffic> {
     const response = await fetch(this.#control + query, init);
-    if (!response.ok) throw new Error(`the server of the fixtures answered ${response.status}: ${await response.text()}`);
-    return await response.json() as Traffic;
+    if (!response.ok)
+      throw new Error(
+        `the server of the fixtures answered ${response.status}: ${await response.text()}`,
+      );
+    return (await response.json()) as Traffic;
   }
 }

@@ -10,8 +10,8 @@
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
-import { createServer } from 'node:http';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -42,11 +42,16 @@ export async function serveFixtures(): Promise<FixtureServer> {
   }
   const views = new Map<string, View>();
   const server = createServer((request, response) => {
-    answer(files, views, request, response).catch((error: Error) => response.writeHead(500, CORS).end(error.message));
+    answer(files, views, request, response).catch((error: Error) =>
+      response.writeHead(500, CORS).end(error.message),
+    );
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
-  return { origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, stop: () => stop(server) };
+  return {
+    origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    stop: () => stop(server),
+  };
 }
 
 async function stop(server: Server): Promise<void> {
@@ -95,31 +100,66 @@ class View {
   }
 }
 
-async function answer(files: Map<string, Uint8Array>, views: Map<string, View>, request: IncomingMessage, response: ServerResponse): Promise<void> {
+async function answer(
+  files: Map<string, Uint8Array>,
+  views: Map<string, View>,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
   const url = new URL(request.url ?? '/', 'http://localhost');
   if (request.method === 'OPTIONS') return void response.writeHead(204, CORS).end();
-  const [, id, name] = /^\/own\/([^/]+)(?:\/(.+))?$/.exec(url.pathname) ?? [undefined, undefined, url.pathname.slice(1)];
-  const view = id === undefined ? new View() : views.get(id) ?? new View();
+  const [, id, name] = /^\/own\/([^/]+)(?:\/(.+))?$/.exec(url.pathname) ?? [
+    undefined,
+    undefined,
+    url.pathname.slice(1),
+  ];
+  const view = id === undefined ? new View() : (views.get(id) ?? new View());
   if (id !== undefined) views.set(id, view);
   if (name !== undefined) return give(files.get(name), view, request, response);
   if (request.method === 'POST') view.set(JSON.parse(await bodyOf(request)) as Behaviour);
   if (url.searchParams.has('held')) await view.untilHeld();
-  response.writeHead(200, { ...CORS, 'Content-Type': 'application/json' }).end(JSON.stringify(view.traffic));
+  response
+    .writeHead(200, { ...CORS, 'Content-Type': 'application/json' })
+    .end(JSON.stringify(view.traffic));
 }
 
-async function give(file: Uint8Array | undefined, view: View, request: IncomingMessage, response: ServerResponse): Promise<void> {
+async function give(
+  file: Uint8Array | undefined,
+  view: View,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
   if (file === undefined) return void response.writeHead(404, CORS).end();
-  const [, from, to] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '') ?? [undefined, '0', ''];
+  const [, from, to] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '') ?? [
+    undefined,
+    '0',
+    '',
+  ];
   const first = Number(from);
   const end = Math.min(to === '' ? file.length : Number(to) + 1, file.length);
   view.requests++;
   await view.pass(end, response);
-  const { refuseFrom = Infinity, etag = createHash('sha256').update(file).digest('hex').slice(0, 16) } = view.behaviour;
-  const headers = { ...CORS, ETag: `"${etag}"`, 'Content-Type': 'application/octet-stream', 'Accept-Ranges': 'bytes' };
+  const {
+    refuseFrom = Infinity,
+    etag = createHash('sha256').update(file).digest('hex').slice(0, 16),
+  } = view.behaviour;
+  const headers = {
+    ...CORS,
+    ETag: `"${etag}"`,
+    'Content-Type': 'application/octet-stream',
+    'Accept-Ranges': 'bytes',
+  };
   if (end > refuseFrom) return void response.writeHead(403, CORS).end();
-  if (request.headers.range === undefined) return void response.writeHead(200, { ...headers, 'Content-Length': file.length }).end(file);
-  if (first >= file.length) return void response.writeHead(416, { ...headers, 'Content-Range': `bytes */${file.length}` }).end();
-  const range = { 'Content-Range': `bytes ${first}-${end - 1}/${file.length}`, 'Content-Length': end - first };
+  if (request.headers.range === undefined)
+    return void response.writeHead(200, { ...headers, 'Content-Length': file.length }).end(file);
+  if (first >= file.length)
+    return void response
+      .writeHead(416, { ...headers, 'Content-Range': `bytes */${file.length}` })
+      .end();
+  const range = {
+    'Content-Range': `bytes ${first}-${end - 1}/${file.length}`,
+    'Content-Length': end - first,
+  };
   response.writeHead(206, { ...headers, ...range }).end(file.subarray(first, end));
 }
 

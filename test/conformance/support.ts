@@ -1,8 +1,8 @@
 /** What many cases need: overlays of their own, disks to try things on, and events to wait for. */
 import type { CreateOptions, Disk, DiskEvent, Extent, StreamInfo } from '../../hosts/api/disk.ts';
 import type { Adapter } from './adapter.ts';
-import { BASE_SIZE } from './content.ts';
 import { equal, sameBytes } from './assert.ts';
+import { BASE_SIZE } from './content.ts';
 
 /** Where an overlay can be made that no other case knows. */
 export function newOverlay(host: Adapter): string {
@@ -10,12 +10,23 @@ export function newOverlay(host: Adapter): string {
 }
 
 /** A new disk over a fixture. */
-export function diskOver(host: Adapter, fixture: string, options: Partial<CreateOptions> = {}): Promise<Disk> {
-  return host.createDisk({ overlay: newOverlay(host), base: `${host.server}/${fixture}`, ...options });
+export function diskOver(
+  host: Adapter,
+  fixture: string,
+  options: Partial<CreateOptions> = {},
+): Promise<Disk> {
+  return host.createDisk({
+    overlay: newOverlay(host),
+    base: `${host.server}/${fixture}`,
+    ...options,
+  });
 }
 
 /** Runs `body` on a disk and closes it, also when something failed. */
-export async function using<T>(opening: Promise<Disk>, body: (disk: Disk) => Promise<T>): Promise<T> {
+export async function using<T>(
+  opening: Promise<Disk>,
+  body: (disk: Disk) => Promise<T>,
+): Promise<T> {
   const disk = await opening;
   try {
     return await body(disk);
@@ -38,13 +49,17 @@ export async function extents(extents: AsyncIterable<Extent>): Promise<Extent[]>
 
 /** `extents` in short: `0+65536 data@0`. */
 export async function layout(source: AsyncIterable<Extent>): Promise<string[]> {
-  return (await extents(source)).map(({ offset, length, state, depth }) => `${offset}+${length} ${state}@${depth}`);
+  return (await extents(source)).map(
+    ({ offset, length, state, depth }) => `${offset}+${length} ${state}@${depth}`,
+  );
 }
 
 /** The detail of the next event of this type. */
 export function nextEvent(target: EventTarget, type: DiskEvent): Promise<StreamInfo> {
   return new Promise((resolve) => {
-    target.addEventListener(type, (event) => resolve((event as CustomEvent<StreamInfo>).detail), { once: true });
+    target.addEventListener(type, (event) => resolve((event as CustomEvent<StreamInfo>).detail), {
+      once: true,
+    });
   });
 }
 
@@ -52,7 +67,9 @@ export function nextEvent(target: EventTarget, type: DiskEvent): Promise<StreamI
 export function record(target: EventTarget): { type: string; detail: StreamInfo }[] {
   const events: { type: string; detail: StreamInfo }[] = [];
   for (const type of ['progress', 'completed', 'failed', 'paused', 'resumed'] as const) {
-    target.addEventListener(type, (event) => events.push({ type, detail: (event as CustomEvent<StreamInfo>).detail }));
+    target.addEventListener(type, (event) =>
+      events.push({ type, detail: (event as CustomEvent<StreamInfo>).detail }),
+    );
   }
   return events;
 }
@@ -65,5 +82,9 @@ export async function standsAlone(disk: Disk): Promise<void> {
 
 /** A whole-disk job's info. */
 export function wholeInfo(info: StreamInfo, status: number, remaining: number): void {
-  equal([info.status, info.remaining, info.offset, info.length], [status, remaining, 0, BASE_SIZE], 'status, remaining, offset and length');
+  equal(
+    [info.status, info.remaining, info.offset, info.length],
+    [status, remaining, 0, BASE_SIZE],
+    'status, remaining, offset and length',
+  );
 }

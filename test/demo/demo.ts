@@ -14,14 +14,19 @@ import { fileURLToPath } from 'node:url';
 import { formatElapsed, formatSize } from '../../hosts/faces/cli/sizes.ts';
 import { createDisk, openDisk } from '../../hosts/node/index.ts';
 import { startSlowLink } from '../support/slow-link.ts';
-import { DISK_BYTES, makeSampleBase } from './base.ts';
 import type { SampleBase } from './base.ts';
+import { DISK_BYTES, makeSampleBase } from './base.ts';
 import { serveFile } from './file-server.ts';
 
 const ROUND_TRIP_MS = 20;
 const BITS_PER_SECOND = 100e6;
 /** As a machine that boots asks: its boot sector, then a block here and there. */
-const GUEST_READS: readonly [offset: number, length: number][] = [[0, 512], [1024 * 1024, 4096], [64 * 1024 * 1024, 4096], [81 * 1024 * 1024, 4096]];
+const GUEST_READS: readonly [offset: number, length: number][] = [
+  [0, 512],
+  [1024 * 1024, 4096],
+  [64 * 1024 * 1024, 4096],
+  [81 * 1024 * 1024, 4096],
+];
 const HASH_PIECE_BYTES = 4 * 1024 * 1024;
 /** The program as a user has it. */
 const PROGRAM = fileURLToPath(new URL('../../dist/node/main.js', import.meta.url));
@@ -51,7 +56,9 @@ async function demo(folder: string): Promise<number> {
   });
   if (traffic.exitCode !== 0) return traffic.exitCode;
   const result = await hashOf(overlay);
-  say(`\nThe server is gone, and the overlay has all of the base:\n  base     ${base.hash}\n  overlay  ${result}`);
+  say(
+    `\nThe server is gone, and the overlay has all of the base:\n  base     ${base.hash}\n  overlay  ${result}`,
+  );
   if (result !== base.hash) {
     say('They differ: this must not be. Please report it.');
     return 1;
@@ -62,14 +69,21 @@ async function demo(folder: string): Promise<number> {
 
 /** Serves the base while `use` runs, which gives an exit code; tells what went over the link. */
 async function overSlowLink(
-  base: SampleBase, use: (url: string, requests: () => number) => Promise<number>,
+  base: SampleBase,
+  use: (url: string, requests: () => number) => Promise<number>,
 ): Promise<{ exitCode: number; bytes: number; requests: number }> {
   const server = await serveFile(base.path);
-  const link = await startSlowLink({ target: { host: '127.0.0.1', port: server.port }, roundTripMs: ROUND_TRIP_MS, bitsPerSecond: BITS_PER_SECOND });
+  const link = await startSlowLink({
+    target: { host: '127.0.0.1', port: server.port },
+    roundTripMs: ROUND_TRIP_MS,
+    bitsPerSecond: BITS_PER_SECOND,
+  });
   try {
     const kind = base.format === 'raw' ? 'raw' : 'compressed qcow2';
     const { size } = await stat(base.path);
-    say(`It is served at ${link.url('/base')} (${kind}, ${formatSize(size)}), through a link of ${ROUND_TRIP_MS} ms and ${BITS_PER_SECOND / 1e6} Mbit/s.\n`);
+    say(
+      `It is served at ${link.url('/base')} (${kind}, ${formatSize(size)}), through a link of ${ROUND_TRIP_MS} ms and ${BITS_PER_SECOND / 1e6} Mbit/s.\n`,
+    );
     const exitCode = await use(link.url('/base'), () => server.requests);
     return { exitCode, bytes: link.bytes.down, requests: server.requests };
   } finally {
@@ -80,15 +94,21 @@ async function overSlowLink(
 
 /** Creates the overlay and reads a few blocks of it at once. */
 async function readAsGuest(overlay: string, url: string, requests: () => number): Promise<void> {
-  say(`An overlay over it, and a guest that reads at once:\n  $ millrace create vm.qcow2 --base ${url}`);
+  say(
+    `An overlay over it, and a guest that reads at once:\n  $ millrace create vm.qcow2 --base ${url}`,
+  );
   const before = performance.now();
   const disk = await createDisk({ overlay, base: url });
   try {
-    say(`  created and open after ${formatElapsed((performance.now() - before) / 1000)}, ${counted(requests())}: a disk of ${formatSize(disk.size)}`);
+    say(
+      `  created and open after ${formatElapsed((performance.now() - before) / 1000)}, ${counted(requests())}: a disk of ${formatSize(disk.size)}`,
+    );
     for (const [offset, length] of GUEST_READS) {
       const [start, asked] = [performance.now(), requests()];
       await disk.read(offset, length);
-      say(`  read ${formatSize(length).padEnd(7)} at ${formatSize(offset).padEnd(8)} ${String(Math.round(performance.now() - start)).padStart(4)} ms, ${counted(requests() - asked)}`);
+      say(
+        `  read ${formatSize(length).padEnd(7)} at ${formatSize(offset).padEnd(8)} ${String(Math.round(performance.now() - start)).padStart(4)} ms, ${counted(requests() - asked)}`,
+      );
     }
   } finally {
     await disk.close();
@@ -97,7 +117,7 @@ async function readAsGuest(overlay: string, url: string, requests: () => number)
 
 async function runProgram(args: string[], cwd: string): Promise<number> {
   child = spawn(process.execPath, [PROGRAM, ...args], { cwd, stdio: 'inherit' });
-  const [code] = await once(child, 'exit') as [number | null];
+  const [code] = (await once(child, 'exit')) as [number | null];
   child = undefined;
   return code ?? 1;
 }
@@ -107,7 +127,8 @@ async function hashOf(overlay: string): Promise<string> {
   const disk = await openDisk({ overlay, base: null, readOnly: true });
   try {
     const hash = createHash('sha256');
-    for (let at = 0; at < disk.size; at += HASH_PIECE_BYTES) hash.update(await disk.read(at, Math.min(HASH_PIECE_BYTES, disk.size - at)));
+    for (let at = 0; at < disk.size; at += HASH_PIECE_BYTES)
+      hash.update(await disk.read(at, Math.min(HASH_PIECE_BYTES, disk.size - at)));
     return hash.digest('hex');
   } finally {
     await disk.close();

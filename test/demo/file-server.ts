@@ -1,8 +1,9 @@
 /** Serves one file over HTTP on loopback, by ranges (RFC 9110, section 14): what any web server or object store does with an image. */
-import { createReadStream, statSync } from 'node:fs';
-import { createServer } from 'node:http';
-import type { IncomingMessage, ServerResponse } from 'node:http';
+
 import { once } from 'node:events';
+import { createReadStream, statSync } from 'node:fs';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { pipeline } from 'node:stream';
 
@@ -26,7 +27,9 @@ export async function serveFile(path: string): Promise<FileServer> {
   await once(server, 'listening');
   return {
     port: (server.address() as AddressInfo).port,
-    get requests() { return requests; },
+    get requests() {
+      return requests;
+    },
     async stop() {
       server.closeAllConnections();
       server.close();
@@ -35,13 +38,26 @@ export async function serveFile(path: string): Promise<FileServer> {
   };
 }
 
-function answer(path: string, size: number, etag: string, request: IncomingMessage, response: ServerResponse): void {
+function answer(
+  path: string,
+  size: number,
+  etag: string,
+  request: IncomingMessage,
+  response: ServerResponse,
+): void {
   const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '');
   const first = Number(range?.[1] ?? 0);
   const last = Math.min(Number(range?.[2] || size - 1), size - 1);
-  const headers = { 'Accept-Ranges': 'bytes', ETag: etag, 'Content-Type': 'application/octet-stream', 'Content-Length': last - first + 1 };
-  if (first > last) return void response.writeHead(416, { 'Content-Range': `bytes */${size}` }).end();
-  if (range) response.writeHead(206, { ...headers, 'Content-Range': `bytes ${first}-${last}/${size}` });
+  const headers = {
+    'Accept-Ranges': 'bytes',
+    ETag: etag,
+    'Content-Type': 'application/octet-stream',
+    'Content-Length': last - first + 1,
+  };
+  if (first > last)
+    return void response.writeHead(416, { 'Content-Range': `bytes */${size}` }).end();
+  if (range)
+    response.writeHead(206, { ...headers, 'Content-Range': `bytes ${first}-${last}/${size}` });
   else response.writeHead(200, headers);
   if (request.method === 'HEAD') return void response.end();
   // A client that does not want the rest closes the connection: nothing is wrong then.

@@ -1,8 +1,16 @@
 /** The Deno host in Deno's own test runner, which grants each test its permissions: `deno task test`, also run by deno.test.ts. */
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from '@std/assert';
 import { join } from '@std/path';
-import { createDisk, createHandler, MillraceError, openDisk, openFile, openFileSource, openHttp } from '../../hosts/deno/index.ts';
 import type { BlockFile } from '../../hosts/deno/index.ts';
+import {
+  createDisk,
+  createHandler,
+  MillraceError,
+  openDisk,
+  openFile,
+  openFileSource,
+  openHttp,
+} from '../../hosts/deno/index.ts';
 
 const KIB = 1024;
 const content = Uint8Array.from({ length: 300 * KIB }, (_, at) => (at * 31 + (at >> 8) * 7) & 255);
@@ -32,34 +40,48 @@ async function refused(code: string, message: RegExp, work: () => Promise<unknow
   assertMatch(error.message, message);
 }
 
-Deno.test('a disk over a local base needs the permissions of their folder', { permissions: ofFolder }, async () => {
+Deno.test('a disk over a local base needs the permissions of their folder', {
+  permissions: ofFolder,
+}, async () => {
   const disk = await createDisk({ overlay: at('local.qcow2'), base: at('base.raw') });
   await disk.write(5, Uint8Array.of(1, 2, 3));
   await disk.stream();
-  assertEquals([...await disk.read(4, 5)], [content[4], 1, 2, 3, content[8]]);
+  assertEquals([...(await disk.read(4, 5))], [content[4], 1, 2, 3, content[8]]);
   await disk.close();
 });
 
-Deno.test('a disk over a base elsewhere needs that of its host as well', { permissions: { ...ofFolder, net: [host] } }, async () => {
+Deno.test('a disk over a base elsewhere needs that of its host as well', {
+  permissions: { ...ofFolder, net: [host] },
+}, async () => {
   const disk = await createDisk({ overlay: at('remote.qcow2'), base: `http://${host}/disk.raw` });
   assertEquals(await disk.read(1000, 100), content.slice(1000, 1100));
   await disk.close();
 });
 
-Deno.test('a permission that is missing is told by its name', { permissions: ofFolder }, async () => {
-  await refused('EACCES', /--allow-net/, () => createDisk({ overlay: at('no-net.qcow2'), base: `http://${host}/disk.raw` }));
-  await refused('EACCES', /--allow-read and --allow-write of its folder/, () => createDisk({ overlay: join(folder, '..', 'elsewhere.qcow2'), size: KIB }));
+Deno.test('a permission that is missing is told by its name', {
+  permissions: ofFolder,
+}, async () => {
+  await refused('EACCES', /--allow-net/, () =>
+    createDisk({ overlay: at('no-net.qcow2'), base: `http://${host}/disk.raw` }),
+  );
+  await refused('EACCES', /--allow-read and --allow-write of its folder/, () =>
+    createDisk({ overlay: join(folder, '..', 'elsewhere.qcow2'), size: KIB }),
+  );
   assertThrows(() => Deno.statSync(at('no-net.qcow2')));
 });
 
-Deno.test('a disk that is only read needs no permission to write', { permissions: { read: [folder] } }, async () => {
+Deno.test('a disk that is only read needs no permission to write', {
+  permissions: { read: [folder] },
+}, async () => {
   const disk = await openDisk({ overlay: at('base.raw'), readOnly: true });
   assertEquals(await disk.read(70_000, 10), content.slice(70_000, 70_010));
   await disk.close();
   await refused('EACCES', /--allow-write/, () => openDisk({ overlay: at('local.qcow2') }));
 });
 
-Deno.test('bases are recorded, found and named by path, relative path and file: URL', { permissions: ofFolder }, async () => {
+Deno.test('bases are recorded, found and named by path, relative path and file: URL', {
+  permissions: ofFolder,
+}, async () => {
   await Deno.mkdir(at('a folder'));
   await Deno.copyFile(at('base.raw'), at('a folder/ünd base.raw'));
   const url = new URL(`file://${folder}/a%20folder/%C3%BCnd%20base.raw`);
@@ -67,13 +89,24 @@ Deno.test('bases are recorded, found and named by path, relative path and file: 
   const disk = await openDisk({ overlay: at('a folder/by-url.qcow2') });
   assertEquals(await disk.read(9, 3), content.slice(9, 12));
   await disk.close();
-  await (await createDisk({ overlay: at('over.qcow2'), base: at('base.raw'), recordBase: 'a folder/../base.raw' })).close();
+  await (
+    await createDisk({
+      overlay: at('over.qcow2'),
+      base: at('base.raw'),
+      recordBase: 'a folder/../base.raw',
+    })
+  ).close();
   const other = await openDisk({ overlay: at('over.qcow2') });
-  assertEquals((await other.images()).map(({ name }) => name), [at('over.qcow2'), at('base.raw')]);
+  assertEquals(
+    (await other.images()).map(({ name }) => name),
+    [at('over.qcow2'), at('base.raw')],
+  );
   await other.close();
 });
 
-Deno.test('a file that is open for writing is locked, until it is closed', { permissions: ofFolder }, async () => {
+Deno.test('a file that is open for writing is locked, until it is closed', {
+  permissions: ofFolder,
+}, async () => {
   const file = await openFile(at('locked'), { create: true });
   await refused('EBUSY', /open for writing in this process already/, () => openFile(at('locked')));
   await file.close();
@@ -84,19 +117,27 @@ Deno.test('a file that is open for writing is locked, until it is closed', { per
 Deno.test('a file that a worker has open is locked, until the worker is terminated', async () => {
   const worker = new Worker(new URL('holder.ts', import.meta.url), { type: 'module' });
   await (await createDisk({ overlay: at('held'), size: KIB })).close();
-  const held = new Promise((resolve, reject) => Object.assign(worker, { onmessage: resolve, onerror: reject }));
+  const held = new Promise((resolve, reject) =>
+    Object.assign(worker, { onmessage: resolve, onerror: reject }),
+  );
   worker.postMessage(at('held'));
   await held;
   await refused('EBUSY', /open for writing in this process already/, () => openFile(at('held')));
   worker.terminate();
   // The worker's handles are closed by its thread, in its own time.
-  const taken = async (): Promise<BlockFile> => openFile(at('held')).catch(() => new Promise((resolve) => setTimeout(resolve, 10)).then(taken));
+  const taken = async (): Promise<BlockFile> =>
+    openFile(at('held')).catch(() => new Promise((resolve) => setTimeout(resolve, 10)).then(taken));
   await (await taken()).close();
 });
 
-Deno.test('a disk is served by Deno.serve, and is a base for another', { permissions: { ...ofFolder, net: ['127.0.0.1'] } }, async () => {
+Deno.test('a disk is served by Deno.serve, and is a base for another', {
+  permissions: { ...ofFolder, net: ['127.0.0.1'] },
+}, async () => {
   const disk = await openDisk({ overlay: at('base.raw'), readOnly: true });
-  const served = Deno.serve({ hostname: '127.0.0.1', port: 0, onListen: () => {} }, createHandler({ disks: { vda: disk }, token: 'sesame' }));
+  const served = Deno.serve(
+    { hostname: '127.0.0.1', port: 0, onListen: () => {} },
+    createHandler({ disks: { vda: disk }, token: 'sesame' }),
+  );
   const url = `http://127.0.0.1:${served.addr.port}/disks/vda/data`;
   await refused('EACCES', /401/, () => openHttp(url));
   const base = await openHttp(url, { headers: { Authorization: 'Bearer sesame' } });
@@ -118,7 +159,9 @@ Deno.test('files that cannot be are refused by name', { permissions: ofFolder },
   await refused('ECLOSED', /has been closed/, async () => readOnly.read(0, new Uint8Array(1)));
 });
 
-Deno.test('a file keeps what is written, and one that another program cuts is told', { permissions: ofFolder }, async () => {
+Deno.test('a file keeps what is written, and one that another program cuts is told', {
+  permissions: ofFolder,
+}, async () => {
   const file = await openFile(at('written'), { create: true });
   await file.write(100_000, content);
   await file.flush();
@@ -135,7 +178,9 @@ Deno.test('a file keeps what is written, and one that another program cuts is to
   await file.close();
 });
 
-Deno.test('a base that another program writes meanwhile is not read on', { permissions: ofFolder }, async () => {
+Deno.test('a base that another program writes meanwhile is not read on', {
+  permissions: ofFolder,
+}, async () => {
   await Deno.writeFile(at('changing.raw'), new Uint8Array(2048 * KIB).fill(1));
   const disk = await createDisk({ overlay: at('over-changing.qcow2'), base: at('changing.raw') });
   assertEquals(await disk.read(0, 1), Uint8Array.of(1));
@@ -146,7 +191,9 @@ Deno.test('a base that another program writes meanwhile is not read on', { permi
   await disk.close();
 });
 
-Deno.test("a flush waits for the device, but for the cache mode 'unsafe'", { permissions: ofFolder }, async () => {
+Deno.test("a flush waits for the device, but for the cache mode 'unsafe'", {
+  permissions: ofFolder,
+}, async () => {
   const { syncData } = Deno.FsFile.prototype;
   let flushes = 0;
   Deno.FsFile.prototype.syncData = function () {
@@ -167,9 +214,14 @@ Deno.test("a flush waits for the device, but for the cache mode 'unsafe'", { per
   }
 });
 
-Deno.test('large reads of a base go side by side, and close waits for them', { permissions: ofFolder }, async () => {
+Deno.test('large reads of a base go side by side, and close waits for them', {
+  permissions: ofFolder,
+}, async () => {
   const length = 280 * KIB;
-  const parts = Array.from({ length: 40 }, (_, i) => ({ offset: i * 511, into: new Uint8Array(length) }));
+  const parts = Array.from({ length: 40 }, (_, i) => ({
+    offset: i * 511,
+    into: new Uint8Array(length),
+  }));
   const base = await openFileSource(at('base.raw'));
   const reads = parts.map(({ offset, into }) => base.read(offset, into));
   const small = new Uint8Array(100);
@@ -177,11 +229,14 @@ Deno.test('large reads of a base go side by side, and close waits for them', { p
   await base.close();
   await Promise.all(reads);
   assertEquals(small, content.subarray(77, 177));
-  for (const { offset, into } of parts) assertEquals(into, content.subarray(offset, offset + length));
+  for (const { offset, into } of parts)
+    assertEquals(into, content.subarray(offset, offset + length));
   await refused('ECLOSED', /has been closed/, async () => base.read(0, new Uint8Array(length)));
   await Deno.writeFile(at('cut.raw'), content);
   const cut = await openFileSource(at('cut.raw'));
   await Deno.truncate(at('cut.raw'), 1000);
-  await refused('ECHANGED', /ends before offset 1000/, async () => cut.read(0, new Uint8Array(length)));
+  await refused('ECHANGED', /ends before offset 1000/, async () =>
+    cut.read(0, new Uint8Array(length)),
+  );
   await cut.close();
 });

@@ -12,5 +12,6 @@ if (Deno.mainModule === import.meta.url) {
   await disk.close();
 } else {
   const scope = globalThis as unknown as Worker;
-  scope.onmessage = async ({ data }) => scope.postMessage(`open: ${(await openDisk({ overlay: data })).size}`);
+  scope.onmessage = async ({ data }) =>
+    scope.postMessage(`open: ${(await openDisk({ overlay: data })).size}`);
 }

@@ -14,8 +14,12 @@ const TIMEOUT_MS = 300_000;
 describeWithPeer(['qemu-img'], 'a disk under random requests, jobs, errors and reopenings', () => {
   for (const [number, { name, cluster }] of shapes.entries()) {
     // The kind of overlay is the seed's rest by the number of kinds.
-    it.each([number, number + 7 * shapes.length])(`shows what the model shows: ${name}, seed %d`, async (seed) => {
-      await runSeed(seed, cluster > LARGE_BYTES ? STEPS_OF_LARGE : STEPS);
-    }, TIMEOUT_MS);
+    it.each([number, number + 7 * shapes.length])(
+      `shows what the model shows: ${name}, seed %d`,
+      async (seed) => {
+        await runSeed(seed, cluster > LARGE_BYTES ? STEPS_OF_LARGE : STEPS);
+      },
+      TIMEOUT_MS,
+    );
   }
 });

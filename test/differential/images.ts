@@ -2,9 +2,9 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Random, makeContent } from '../fixtures/content.ts';
-import { convertImage, createImage } from '../support/qemu.ts';
+import { makeContent, Random } from '../fixtures/content.ts';
 import type { MemoryRuntime } from '../support/memory-runtime.ts';
+import { convertImage, createImage } from '../support/qemu.ts';
 import { SECTOR } from './model.ts';
 
 const KIB = 1024;
@@ -45,18 +45,29 @@ export interface Chain {
 }
 
 /** Makes an overlay of a shape over a chain of one to three images, and puts all of them into the runtime. */
-export async function makeChain(runtime: MemoryRuntime, shape: Shape, random: Random): Promise<Chain> {
+export async function makeChain(
+  runtime: MemoryRuntime,
+  shape: Shape,
+  random: Random,
+): Promise<Chain> {
   const dir = await mkdtemp(join(tmpdir(), 'millrace-differential-'));
   try {
     const size = sectors(shape.size * (0.7 + random.between(0, 60) / 100));
-    let content = sparseContent(random, sectors(size * (0.6 + random.between(0, 80) / 100)), random.between(0, 3) === 0);
+    let content = sparseContent(
+      random,
+      sectors(size * (0.6 + random.between(0, 80) / 100)),
+      random.between(0, 3) === 0,
+    );
     let below = await makeLowest(runtime, dir, content, random);
     const middles = random.between(0, 2);
     for (let i = 1; i <= middles; i++) {
       const name = `middle${i}.qcow2`;
       const middleSize = sectors(size * (0.6 + random.between(0, 80) / 100));
       await createImage(join(dir, name), {
-        size: middleSize, base: below.name, baseFormat: below.format, unchecked: true,
+        size: middleSize,
+        base: below.name,
+        baseFormat: below.format,
+        unchecked: true,
         with: { cluster_size: MIDDLE_CLUSTERS[random.between(0, MIDDLE_CLUSTERS.length - 1)] },
       });
       runtime.add(name, await readFile(join(dir, name)));
@@ -66,7 +77,11 @@ export async function makeChain(runtime: MemoryRuntime, shape: Shape, random: Ra
     }
     const overlay = 'overlay.qcow2';
     await createImage(join(dir, overlay), {
-      size, base: below.name, baseFormat: below.format, unchecked: true, with: { cluster_size: shape.cluster, ...shape.with },
+      size,
+      base: below.name,
+      baseFormat: below.format,
+      unchecked: true,
+      with: { cluster_size: shape.cluster, ...shape.with },
     });
     runtime.add(overlay, await readFile(join(dir, overlay)));
     return { overlay, content: resized(content, size), depth: middles + 2 };
@@ -76,7 +91,12 @@ export async function makeChain(runtime: MemoryRuntime, shape: Shape, random: Ra
 }
 
 /** The lowest image: raw, or compressed qcow2. */
-async function makeLowest(runtime: MemoryRuntime, dir: string, content: Uint8Array, random: Random): Promise<{ name: string; format: 'raw' | 'qcow2' }> {
+async function makeLowest(
+  runtime: MemoryRuntime,
+  dir: string,
+  content: Uint8Array,
+  random: Random,
+): Promise<{ name: string; format: 'raw' | 'qcow2' }> {
   if (random.between(0, 2) > 0) {
     runtime.add('lowest.raw', content);
     return { name: 'lowest.raw', format: 'raw' };
@@ -85,13 +105,22 @@ async function makeLowest(runtime: MemoryRuntime, dir: string, content: Uint8Arr
   const target = join(dir, 'lowest.qcow2');
   await writeFile(source, content);
   const cluster = MIDDLE_CLUSTERS[random.between(1, 2)];
-  await convertImage(source, target, { from: 'raw', compress: random.between(0, 3) > 0, with: { cluster_size: cluster } });
+  await convertImage(source, target, {
+    from: 'raw',
+    compress: random.between(0, 3) > 0,
+    with: { cluster_size: cluster },
+  });
   runtime.add('lowest.qcow2', await readFile(target));
   return { name: 'lowest.qcow2', format: 'qcow2' };
 }
 
 /** Writes here and there into an image of the chain, through Millrace itself. */
-async function scribble(runtime: MemoryRuntime, name: string, content: Uint8Array, random: Random): Promise<void> {
+async function scribble(
+  runtime: MemoryRuntime,
+  name: string,
+  content: Uint8Array,
+  random: Random,
+): Promise<void> {
   const disk = await runtime.open({ overlay: name, followChain: true, copyOnRead: false });
   for (let i = 0; i < 12; i++) {
     const offset = random.between(0, content.length - 1);
@@ -112,8 +141,12 @@ async function scribble(runtime: MemoryRuntime, name: string, content: Uint8Arra
 function sparseContent(random: Random, length: number, mostlyHoles: boolean): Uint8Array {
   const content = new Uint8Array(length);
   for (let at = 0; at < length; ) {
-    const run = Math.min(length - at, random.between(0, 3) ? random.between(1, 64) * KIB : random.between(1, 600) * KIB);
-    if (random.between(0, mostlyHoles ? 5 : 2) > (mostlyHoles ? 4 : 0)) content.set(makeContent(random.between(0, 1) ? 'random' : 'text', random.next(), run), at);
+    const run = Math.min(
+      length - at,
+      random.between(0, 3) ? random.between(1, 64) * KIB : random.between(1, 600) * KIB,
+    );
+    if (random.between(0, mostlyHoles ? 5 : 2) > (mostlyHoles ? 4 : 0))
+      content.set(makeContent(random.between(0, 1) ? 'random' : 'text', random.next(), run), at);
     at += run;
   }
   return content;

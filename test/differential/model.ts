@@ -59,13 +59,15 @@ export class Model {
 
   /** Whether a change of this range would be one too many at once. */
   isBusy(offset: number, length: number): boolean {
-    for (const [, sector] of this.#known(offset, length)) if (sector.changes.length >= OVERLAPS_MAX) return true;
+    for (const [, sector] of this.#known(offset, length))
+      if (sector.changes.length >= OVERLAPS_MAX) return true;
     return false;
   }
 
   /** Whether nothing is under way in this range. */
   isQuiet(offset: number, length: number): boolean {
-    for (const [, sector] of this.#known(offset, length)) if (sector.changes.length || sector.readers) return false;
+    for (const [, sector] of this.#known(offset, length))
+      if (sector.changes.length || sector.readers) return false;
     return true;
   }
 
@@ -78,7 +80,8 @@ export class Model {
   ended(change: Change, failed: boolean): void {
     change.ended = ++this.#time;
     change.failed = failed;
-    for (const [index, sector] of this.#known(change.offset, change.length)) this.#settle(index, sector);
+    for (const [index, sector] of this.#known(change.offset, change.length))
+      this.#settle(index, sector);
   }
 
   read(offset: number, length: number): Reading {
@@ -111,7 +114,8 @@ export class Model {
 
   /** The disk has another size; what it has gained reads as zeros. */
   resized(size: number): void {
-    for (const index of [...this.#sectors.keys()]) if (index * SECTOR >= Math.min(size, this.size)) this.#sectors.delete(index);
+    for (const index of [...this.#sectors.keys()])
+      if (index * SECTOR >= Math.min(size, this.size)) this.#sectors.delete(index);
     const content = Buffer.alloc(size);
     this.#initial.copy(content, 0, 0, Math.min(size, this.size));
     this.#initial = content;
@@ -123,7 +127,8 @@ export class Model {
     for (const [index, sector] of this.#sectors) {
       if (index * SECTOR >= found.length) continue;
       const allowed = this.#reachable(index, sector, this.#flushed);
-      for (const { content, until } of sector.past) if (until >= this.#flushed) allowed.push(content);
+      for (const { content, until } of sector.past)
+        if (until >= this.#flushed) allowed.push(content);
       this.#mustBeOne(index, sectorOf(found, 0, index), allowed);
     }
     for (let at = 0; at < found.length; at += SECTOR) {
@@ -131,7 +136,10 @@ export class Model {
       // What the disk has gained in a resize that nobody heard the end of is zeros.
       const expected = at < this.#initial.length ? this.#initial.subarray(at, at + SECTOR) : ZEROS;
       const bytes = Buffer.from(found.buffer, found.byteOffset + at, SECTOR);
-      if (!bytes.equals(expected)) throw new Error(`after a crash, sector ${at / SECTOR} shows other bytes, though it was never written`);
+      if (!bytes.equals(expected))
+        throw new Error(
+          `after a crash, sector ${at / SECTOR} shows other bytes, though it was never written`,
+        );
     }
     this.#sectors.clear();
     this.#initial = Buffer.from(found);
@@ -143,7 +151,8 @@ export class Model {
   content(): Uint8Array {
     const content = Buffer.from(this.#initial);
     for (const [index, sector] of this.#sectors) {
-      if (sector.changes.length || sector.now.length !== 1) throw new Error(`sector ${index} is not certain`);
+      if (sector.changes.length || sector.now.length !== 1)
+        throw new Error(`sector ${index} is not certain`);
       sector.now[0].copy(content, index * SECTOR);
     }
     return content;
@@ -152,7 +161,12 @@ export class Model {
   #at(index: number): Sector {
     let sector = this.#sectors.get(index);
     if (sector === undefined) {
-      sector = { now: [this.#initial.subarray(index * SECTOR, (index + 1) * SECTOR)], changes: [], readers: 0, past: [] };
+      sector = {
+        now: [this.#initial.subarray(index * SECTOR, (index + 1) * SECTOR)],
+        changes: [],
+        readers: 0,
+        past: [],
+      };
       this.#sectors.set(index, sector);
     }
     return sector;
@@ -169,18 +183,30 @@ export class Model {
   #reachable(index: number, sector: Sector, since: number): Buffer[] {
     const { changes } = sector;
     if (changes.length === 0) return sector.now;
-    const certain = changes.reduce((mask, change, bit) => (isDone(change) && change.ended! < since ? mask | (1 << bit) : mask), 0);
-    const reached = new Map<number, Map<string, Buffer>>([[0, new Map(sector.now.map((content) => [keyOf(content), content]))]]);
+    const certain = changes.reduce(
+      (mask, change, bit) => (isDone(change) && change.ended! < since ? mask | (1 << bit) : mask),
+      0,
+    );
+    const reached = new Map<number, Map<string, Buffer>>([
+      [0, new Map(sector.now.map((content) => [keyOf(content), content]))],
+    ]);
     const results = new Map<string, Buffer>();
     for (let mask = 0; mask < 1 << changes.length; mask++) {
       const contents = reached.get(mask);
       if (contents === undefined) continue;
-      if ((mask & certain) === certain) for (const [key, content] of contents) results.set(key, content);
+      if ((mask & certain) === certain)
+        for (const [key, content] of contents) results.set(key, content);
       changes.forEach((change, bit) => {
         if (mask & (1 << bit)) return;
         // What had ended before another began was done before it.
-        const early = changes.some((other, otherBit) => !(mask & (1 << otherBit)) && isDone(other) && other.ended! < change.begun);
-        const late = changes.some((other, otherBit) => mask & (1 << otherBit) && change.ended !== undefined && change.ended < other.begun);
+        const early = changes.some(
+          (other, otherBit) =>
+            !(mask & (1 << otherBit)) && isDone(other) && other.ended! < change.begun,
+        );
+        const late = changes.some(
+          (other, otherBit) =>
+            mask & (1 << otherBit) && change.ended !== undefined && change.ended < other.begun,
+        );
         if (early || late) return;
         const next = reached.get(mask | (1 << bit)) ?? new Map<string, Buffer>();
         for (const content of contents.values()) {
@@ -195,7 +221,12 @@ export class Model {
 
   /** When all changes have ended and nobody reads, what they may have led to is what the sector may hold. */
   #settle(index: number, sector: Sector): void {
-    if (sector.readers || sector.changes.length === 0 || sector.changes.some((change) => change.ended === undefined)) return;
+    if (
+      sector.readers ||
+      sector.changes.length === 0 ||
+      sector.changes.some((change) => change.ended === undefined)
+    )
+      return;
     const anything = this.#reachable(index, sector, 0);
     const now = this.#reachable(index, sector, Infinity);
     const until = Math.max(...sector.changes.map((change) => change.ended!));
@@ -206,7 +237,12 @@ export class Model {
   }
 
   #mustBeOne(index: number, seen: { bytes: Buffer; from: number }, allowed: Buffer[]): void {
-    if (allowed.some((content) => content.subarray(seen.from, seen.from + seen.bytes.length).equals(seen.bytes))) return;
+    if (
+      allowed.some((content) =>
+        content.subarray(seen.from, seen.from + seen.bytes.length).equals(seen.bytes),
+      )
+    )
+      return;
     const seenHex = seen.bytes.toString('hex');
     const differs = allowed.map((content) => {
       const part = content.subarray(seen.from, seen.from + seen.bytes.length);
@@ -227,7 +263,8 @@ function applied(content: Buffer, change: Change, index: number): Buffer {
   const from = Math.max(change.offset, start);
   const to = Math.min(change.offset + change.length, start + SECTOR);
   const after = Buffer.from(content);
-  if (change.data) after.set(change.data.subarray(from - change.offset, to - change.offset), from - start);
+  if (change.data)
+    after.set(change.data.subarray(from - change.offset, to - change.offset), from - start);
   else after.fill(0, from - start, to - start);
   return after;
 }
@@ -237,12 +274,20 @@ function keyOf(content: Buffer): string {
 }
 
 function* indices(offset: number, length: number): Generator<number> {
-  for (let index = Math.floor(offset / SECTOR); index * SECTOR < offset + length; index++) yield index;
+  for (let index = Math.floor(offset / SECTOR); index * SECTOR < offset + length; index++)
+    yield index;
 }
 
 /** The part of a sector that was found by a read from `offset` on, and where in the sector it begins. */
-function sectorOf(found: Uint8Array, offset: number, index: number): { bytes: Buffer; from: number } {
+function sectorOf(
+  found: Uint8Array,
+  offset: number,
+  index: number,
+): { bytes: Buffer; from: number } {
   const from = Math.max(index * SECTOR, offset);
   const to = Math.min((index + 1) * SECTOR, offset + found.length);
-  return { bytes: Buffer.from(found.subarray(from - offset, to - offset)), from: from - index * SECTOR };
+  return {
+    bytes: Buffer.from(found.subarray(from - offset, to - offset)),
+    from: from - index * SECTOR,
+  };
 }

@@ -9,13 +9,13 @@ import type { Disk, StreamInfo, StreamOptions } from '../../hosts/api/disk.ts';
 import { JobStatus } from '../../hosts/api/disk.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
 import { Random } from '../fixtures/content.ts';
-import { Holding } from '../support/faulty.ts';
 import type { Held, Operation } from '../support/faulty.ts';
+import { Holding } from '../support/faulty.ts';
 import { MemoryRuntime } from '../support/memory-runtime.ts';
 import { check, compare } from '../support/qemu.ts';
 import { turn } from '../support/virtual-clock.ts';
-import { makeChain, shapes } from './images.ts';
 import type { Chain, Shape } from './images.ts';
+import { makeChain, shapes } from './images.ts';
 import { Model, SECTOR } from './model.ts';
 
 const KIB = 1024;
@@ -39,7 +39,11 @@ export interface RunResult {
 }
 
 /** Runs a seed. @throws with what went wrong, and how to replay it. */
-export async function runSeed(seed: number, steps: number, log?: (line: string) => void): Promise<RunResult> {
+export async function runSeed(
+  seed: number,
+  steps: number,
+  log?: (line: string) => void,
+): Promise<RunResult> {
   const run = new Run(seed, log);
   try {
     await run.prepare();
@@ -48,7 +52,10 @@ export async function runSeed(seed: number, steps: number, log?: (line: string) 
     return { ...run.result, steps };
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
-    throw new Error(`seed ${seed} (${run.result.shape}): ${message}; replay: npm run differential -- --seed ${seed} --steps ${steps} --log`, { cause: error });
+    throw new Error(
+      `seed ${seed} (${run.result.shape}): ${message}; replay: npm run differential -- --seed ${seed} --steps ${steps} --log`,
+      { cause: error },
+    );
   }
 }
 
@@ -90,7 +97,16 @@ class Run {
     this.#random = new Random(seed);
     this.#shape = shapes[seed % shapes.length];
     this.#prompt = this.#one(4) ? 1000 : this.#between(0, 800);
-    this.result = { seed, shape: this.#shape.name, steps: 0, requests: 0, jobs: 0, reopenings: 0, crashes: 0, injected: 0 };
+    this.result = {
+      seed,
+      shape: this.#shape.name,
+      steps: 0,
+      requests: 0,
+      jobs: 0,
+      reopenings: 0,
+      crashes: 0,
+      injected: 0,
+    };
   }
 
   async prepare(): Promise<void> {
@@ -143,18 +159,27 @@ class Run {
   #settle(held: Held): Promise<void> {
     const error = this.#injectedError(held.operation.kind);
     if (!error) return held.release();
-    this.#log(`  ${held.operation.kind} ${held.operation.file} ${held.operation.offset}+${held.operation.length} fails: ${error.code}`);
-    return held.fail(error, held.operation.kind === 'write' && this.#one(2) ? this.#cut(held.operation) : undefined);
+    this.#log(
+      `  ${held.operation.kind} ${held.operation.file} ${held.operation.offset}+${held.operation.length} fails: ${error.code}`,
+    );
+    return held.fail(
+      error,
+      held.operation.kind === 'write' && this.#one(2) ? this.#cut(held.operation) : undefined,
+    );
   }
 
   /** How many bytes of a write happen: storage writes sectors whole or not at all. */
   #cut({ offset, length }: Operation): number {
     const sectors = Math.floor((offset + length) / SECTOR) - Math.floor(offset / SECTOR);
-    return Math.min(length, Math.max(0, (Math.floor(offset / SECTOR) + this.#between(0, sectors)) * SECTOR - offset));
+    return Math.min(
+      length,
+      Math.max(0, (Math.floor(offset / SECTOR) + this.#between(0, sectors)) * SECTOR - offset),
+    );
   }
 
   #injectedError(kind: string): MillraceError | undefined {
-    if (this.#between(0, 999) >= this.#badWeather || (kind === 'flush' && !this.#one(20))) return undefined;
+    if (this.#between(0, 999) >= this.#badWeather || (kind === 'flush' && !this.#one(20)))
+      return undefined;
     this.result.injected++;
     const full = (kind === 'write' || kind === 'truncate') && this.#one(2);
     return new MillraceError(full ? 'ENOSPC' : 'EIO', `injected into a ${kind}`);
@@ -166,7 +191,8 @@ class Run {
     const [offset, length] = this.#range();
     if (dice < 40) this.#read(offset, length);
     else if (dice < 75) this.#write(offset, length);
-    else if (dice < 83) this.#change('zeroes', offset, length, () => this.#disk.writeZeroes(offset, length));
+    else if (dice < 83)
+      this.#change('zeroes', offset, length, () => this.#disk.writeZeroes(offset, length));
     else if (dice < 91) this.#discard(offset, length);
     else if (dice < 97) this.#flush();
     else this.#resize();
@@ -179,7 +205,12 @@ class Run {
     const kind = this.#between(0, 9);
     const hot = this.#one(3) ? Math.floor(size / 3) : 0;
     let offset = hot ? hot + this.#between(0, 128 * KIB) : this.#between(0, size - 1);
-    let length = kind < 6 ? this.#between(1, 4 * KIB) : kind < 9 ? this.#between(1, 80 * KIB) : this.#between(1, 600 * KIB);
+    let length =
+      kind < 6
+        ? this.#between(1, 4 * KIB)
+        : kind < 9
+          ? this.#between(1, 80 * KIB)
+          : this.#between(1, 600 * KIB);
     if (this.#one(3)) {
       offset -= offset % cluster;
       length = Math.ceil(length / cluster) * cluster;
@@ -192,8 +223,12 @@ class Run {
 
   #read(offset: number, length: number): void {
     const reading = this.#model.read(offset, length);
-    this.#track(`read ${offset}+${length}`, this.#disk.read(offset, length),
-      (bytes) => this.#model.found(reading, bytes), () => this.#model.found(reading));
+    this.#track(
+      `read ${offset}+${length}`,
+      this.#disk.read(offset, length),
+      (bytes) => this.#model.found(reading, bytes),
+      () => this.#model.found(reading),
+    );
   }
 
   #write(offset: number, length: number): void {
@@ -213,25 +248,50 @@ class Run {
     const to = end === this.#disk.size ? end : Math.floor(end / cluster) * cluster;
     const changes = from < to && !this.#shape.name.startsWith('v2');
     if (changes) this.#change('discard', from, to - from, () => this.#disk.discard(offset, length));
-    else this.#track(`discard ${offset}+${length}`, this.#disk.discard(offset, length), () => {}, () => {});
+    else
+      this.#track(
+        `discard ${offset}+${length}`,
+        this.#disk.discard(offset, length),
+        () => {},
+        () => {},
+      );
   }
 
-  #change(name: string, offset: number, length: number, start: () => Promise<void>, data?: Uint8Array): void {
+  #change(
+    name: string,
+    offset: number,
+    length: number,
+    start: () => Promise<void>,
+    data?: Uint8Array,
+  ): void {
     if (this.#model.isBusy(offset, length)) return;
     const change = this.#model.change(offset, length, data);
-    this.#track(`${name} ${offset}+${length}`, start(), () => this.#model.ended(change, false), () => this.#model.ended(change, true));
+    this.#track(
+      `${name} ${offset}+${length}`,
+      start(),
+      () => this.#model.ended(change, false),
+      () => this.#model.ended(change, true),
+    );
   }
 
   #flush(): void {
     const begun = this.#model.flushing();
-    this.#track('flush', this.#disk.flush(), () => this.#model.flushed(begun), () => {});
+    this.#track(
+      'flush',
+      this.#disk.flush(),
+      () => this.#model.flushed(begun),
+      () => {},
+    );
   }
 
   #resize(): void {
     if (this.#resizing) return;
     const old = this.#model.size;
     const shrinks = this.#one(3) && !this.#job && old > 2 * MIB;
-    const size = Math.max(SECTOR, old + (shrinks ? -this.#between(1, old / SECTOR / 4) : this.#between(1, 1000)) * SECTOR);
+    const size = Math.max(
+      SECTOR,
+      old + (shrinks ? -this.#between(1, old / SECTOR / 4) : this.#between(1, 1000)) * SECTOR,
+    );
     if (size > this.#shape.size * 2 || (shrinks && !this.#model.isQuiet(size, old - size))) return;
     // Nothing is asked for in the part that goes until it has gone.
     const cut = shrinks ? this.#model.change(size, old - size) : undefined;
@@ -244,10 +304,16 @@ class Run {
       if (cut) this.#model.ended(cut, failed);
       if (!failed) this.#sizes.clear();
       if (this.#disk.size !== old) this.#model.resized(this.#disk.size);
-      if (!failed && this.#disk.size !== size) throw new Error(`resized to ${size}, the disk has ${this.#disk.size} bytes`);
+      if (!failed && this.#disk.size !== size)
+        throw new Error(`resized to ${size}, the disk has ${this.#disk.size} bytes`);
     };
     this.#sizes.add(old);
-    this.#track(`resize ${old} -> ${size}`, this.#disk.resize(size, { shrink: shrinks }), () => ended(false), () => ended(true));
+    this.#track(
+      `resize ${old} -> ${size}`,
+      this.#disk.resize(size, { shrink: shrinks }),
+      () => ended(false),
+      () => ended(true),
+    );
   }
 
   #control(): void {
@@ -256,16 +322,28 @@ class Run {
     if (!job) this.#stream();
     else if (dice < 25) this.#quietly('pause', this.#disk.pause());
     else if (dice < 65) this.#quietly('resume', this.#disk.resume());
-    else if (dice < 80) this.#quietly('set speed', this.#disk.setSpeed(this.#one(2) ? 0 : this.#between(1, 20 * MIB)));
+    else if (dice < 80)
+      this.#quietly(
+        'set speed',
+        this.#disk.setSpeed(this.#one(2) ? 0 : this.#between(1, 20 * MIB)),
+      );
     else if (dice < 85) this.#end(job);
   }
 
   #end(job: Job): void {
     this.#log('abort');
     if (job.blocking) job.aborter.abort();
-    else this.#track('abort', this.#disk.abort(), () => {
-      if (!job.done) throw new Error('abort came back, and the job goes on');
-    }, (error) => { if (error.code !== 'ENOENT') throw error; });
+    else
+      this.#track(
+        'abort',
+        this.#disk.abort(),
+        () => {
+          if (!job.done) throw new Error('abort came back, and the job goes on');
+        },
+        (error) => {
+          if (error.code !== 'ENOENT') throw error;
+        },
+      );
   }
 
   #stream(): void {
@@ -276,12 +354,16 @@ class Run {
     const aborter = new AbortController();
     const blocking = this.#one(3);
     const options: StreamOptions = {
-      offset, length, nonblock: !blocking, signal: aborter.signal,
+      offset,
+      length,
+      nonblock: !blocking,
+      signal: aborter.signal,
       speed: this.#one(3) ? this.#between(1, 20 * MIB) : 0,
       onError: (['report', 'stop', 'ignore', 'enospc'] as const)[this.#between(0, 3)],
       keepBase: this.#one(4),
       allocate: this.#one(6) ? 'full' : 'sparse',
-      base: this.#one(3) && this.#chain.depth > 2 ? this.#between(1, this.#chain.depth - 1) : undefined,
+      base:
+        this.#one(3) && this.#chain.depth > 2 ? this.#between(1, this.#chain.depth - 1) : undefined,
     };
     const job: Job = { options, blocking, aborter, finals: 0, remaining: Infinity, done: false };
     this.#job = job;
@@ -294,44 +376,84 @@ class Run {
       disk.removeEventListener('failed', final);
       this.#log(`job ${event.type} ${JSON.stringify((event as CustomEvent).detail)}`);
       if (this.#job === job) this.#job = undefined;
-      void disk.images().then((images) => { this.#chain.depth = images.length; }, () => {});
+      void disk.images().then(
+        (images) => {
+          this.#chain.depth = images.length;
+        },
+        () => {},
+      );
       this.#endedAs(job, disk, (event as CustomEvent<StreamInfo>).detail);
     };
     disk.addEventListener('completed', final);
     disk.addEventListener('failed', final);
-    this.#track(`stream ${JSON.stringify({ ...options, signal: undefined })}`, disk.stream(options), () => {}, () => {});
+    this.#track(
+      `stream ${JSON.stringify({ ...options, signal: undefined })}`,
+      disk.stream(options),
+      () => {},
+      () => {},
+    );
   }
 
   #endedAs(job: Job, disk: Disk, info: StreamInfo): void {
     if (info.status === JobStatus.ACTIVE) this.#fails('a job has ended and is still active');
-    if (info.status === JobStatus.FAILED && info.reason !== 'aborted' && !EXPECTED_FAILURES.test(info.error?.message ?? '')) {
+    if (
+      info.status === JobStatus.FAILED &&
+      info.reason !== 'aborted' &&
+      !EXPECTED_FAILURES.test(info.error?.message ?? '')
+    ) {
       this.#fails(`a job failed: ${JSON.stringify(info)}`);
     }
-    if (info.status === JobStatus.COMPLETED && info.remaining) this.#fails(`a job is complete and ${info.remaining} bytes remain`);
+    if (info.status === JobStatus.COMPLETED && info.remaining)
+      this.#fails(`a job is complete and ${info.remaining} bytes remain`);
     // What the job tells at its end is what the disk tells, but for what guests have brought in since.
     const { offset, length } = info;
-    if (job.options.base !== undefined || this.#failure || disk !== this.#disk || offset + length > disk.size) return;
+    if (
+      job.options.base !== undefined ||
+      this.#failure ||
+      disk !== this.#disk ||
+      offset + length > disk.size
+    )
+      return;
     const alone = [...this.#flights].every((flight) => /stream|abort|flush/.test(flight));
-    const key = this.#track('remaining', disk.remaining(offset, length), (remaining) => {
-      if (remaining > info.remaining) throw new Error(`a job ended with ${info.remaining} bytes remaining, and the disk lacks ${remaining}`);
-      const quiet = alone && this.#latest === key;
-      if (quiet && remaining !== info.remaining) throw new Error(`a job ended with ${info.remaining} bytes remaining, and the disk lacks only ${remaining}`);
-    }, () => {});
+    const key = this.#track(
+      'remaining',
+      disk.remaining(offset, length),
+      (remaining) => {
+        if (remaining > info.remaining)
+          throw new Error(
+            `a job ended with ${info.remaining} bytes remaining, and the disk lacks ${remaining}`,
+          );
+        const quiet = alone && this.#latest === key;
+        if (quiet && remaining !== info.remaining)
+          throw new Error(
+            `a job ended with ${info.remaining} bytes remaining, and the disk lacks only ${remaining}`,
+          );
+      },
+      () => {},
+    );
   }
 
   #look(job: Job, info: StreamInfo): void {
     if (job.done || info.status !== JobStatus.ACTIVE) return;
-    if (info.remaining > job.remaining) throw new Error(`remaining went up, from ${job.remaining} to ${info.remaining}`);
+    if (info.remaining > job.remaining)
+      throw new Error(`remaining went up, from ${job.remaining} to ${info.remaining}`);
     job.remaining = info.remaining;
   }
 
   #quietly(name: string, promise: Promise<unknown>): void {
     this.#log(name);
-    promise.catch((error: MillraceError) => { if (error.code !== 'ENOENT') this.#fails(`${name}: ${error.message}`); });
+    promise.catch((error: MillraceError) => {
+      if (error.code !== 'ENOENT') this.#fails(`${name}: ${error.message}`);
+    });
   }
 
   /** Follows a request to its end. */
-  #track<T>(name: string, promise: Promise<T>, done: (value: T) => void, failed: (error: MillraceError) => void): string {
+  #track<T>(
+    name: string,
+    promise: Promise<T>,
+    done: (value: T) => void,
+    failed: (error: MillraceError) => void,
+  ): string {
     const key = `${++this.#number} ${name}`;
     this.#latest = key;
     this.#log(key);
@@ -345,14 +467,19 @@ class Run {
         this.#fails(`${name}: ${(error as Error).message}`);
       }
     };
-    promise.then((value) => run(() => {
-      this.#log(`  ${key}: done`);
-      done(value);
-    }), (error: MillraceError) => run(() => {
-      this.#log(`  ${key}: ${error.message}`);
-      failed(error);
-      if (!EXPECTED_FAILURES.test(error.message) && error.code !== 'ENOENT') throw error;
-    }));
+    promise.then(
+      (value) =>
+        run(() => {
+          this.#log(`  ${key}: done`);
+          done(value);
+        }),
+      (error: MillraceError) =>
+        run(() => {
+          this.#log(`  ${key}: ${error.message}`);
+          failed(error);
+          if (!EXPECTED_FAILURES.test(error.message) && error.code !== 'ENOENT') throw error;
+        }),
+    );
     return key;
   }
 
@@ -374,16 +501,28 @@ class Run {
     };
     const weather = this.#badWeather;
     this.#badWeather = 0;
-    this.#disk = await this.#driven(opened.open({
-      overlay: this.#chain.overlay, followChain: true, copyOnRead: !this.#one(8), memory: this.#one(3) && this.#shape.cluster < MIB ? 8 * MIB : undefined,
-    }));
+    this.#disk = await this.#driven(
+      opened.open({
+        overlay: this.#chain.overlay,
+        followChain: true,
+        copyOnRead: !this.#one(8),
+        memory: this.#one(3) && this.#shape.cluster < MIB ? 8 * MIB : undefined,
+      }),
+    );
     this.#badWeather = weather;
   }
 
   /** Waits for something while letting everything else go on. */
   async #driven<T>(promise: Promise<T>): Promise<T> {
     let settled = false;
-    promise.then(() => { settled = true; }, () => { settled = true; });
+    promise.then(
+      () => {
+        settled = true;
+      },
+      () => {
+        settled = true;
+      },
+    );
     for (let idle = 0; !settled; ) {
       await turn();
       if (this.#failure) throw this.#failure;
@@ -411,13 +550,17 @@ class Run {
     for (let idle = 0; this.#flights.size || this.#job; ) {
       await turn();
       if (this.#failure) throw this.#failure;
-      if (this.#job && (await this.#disk.info()).paused) this.#quietly('resume', this.#disk.resume());
+      if (this.#job && (await this.#disk.info()).paused)
+        this.#quietly('resume', this.#disk.resume());
       if (this.#job?.options.speed) {
         this.#job.options.speed = 0;
         this.#quietly('set speed', this.#disk.setSpeed(0));
       }
       idle = this.#drive() ? 0 : idle + 1;
-      if (idle > IDLE_ROUNDS_MAX) throw new Error(`hung, with ${[...this.#flights].join('; ')}${this.#job ? `; job ${JSON.stringify(await this.#disk.info())}` : ''}`);
+      if (idle > IDLE_ROUNDS_MAX)
+        throw new Error(
+          `hung, with ${[...this.#flights].join('; ')}${this.#job ? `; job ${JSON.stringify(await this.#disk.info())}` : ''}`,
+        );
     }
   }
 
@@ -426,7 +569,12 @@ class Run {
     this.result.reopenings++;
     if (this.#one(2)) await this.#quiesce();
     const begun = this.#model.flushing();
-    const closed = await this.#driven(this.#disk.close().then(() => true, () => false));
+    const closed = await this.#driven(
+      this.#disk.close().then(
+        () => true,
+        () => false,
+      ),
+    );
     // What was on its way as the disk closed has ended one way or the other.
     for (let round = 0; round < 10; round++) await turn();
     if (this.#failure) throw this.#failure;
@@ -442,7 +590,8 @@ class Run {
     this.result.crashes++;
     const { held } = this.#holding;
     this.#holding = new Holding();
-    for (const entry of [...held]) if (entry.operation.kind === 'write' && this.#one(2)) await entry.release();
+    for (const entry of [...held])
+      if (entry.operation.kind === 'write' && this.#one(2)) await entry.release();
     this.#flights.clear();
     await this.#restart(true);
   }
@@ -457,11 +606,15 @@ class Run {
     await this.#open();
     this.#chain.depth = (await this.#disk.images()).length;
     if (crashed) await this.#recover();
-    else if (this.#disk.size !== this.#model.size) throw new Error(`reopened, the disk has ${this.#disk.size} bytes, not ${this.#model.size}`);
+    else if (this.#disk.size !== this.#model.size)
+      throw new Error(`reopened, the disk has ${this.#disk.size} bytes, not ${this.#model.size}`);
   }
 
   async #recover(): Promise<void> {
-    if (this.#disk.size !== this.#model.size && !this.#sizes.has(this.#disk.size)) throw new Error(`after a crash, the disk has ${this.#disk.size} bytes, not ${this.#model.size}`);
+    if (this.#disk.size !== this.#model.size && !this.#sizes.has(this.#disk.size))
+      throw new Error(
+        `after a crash, the disk has ${this.#disk.size} bytes, not ${this.#model.size}`,
+      );
     const weather = this.#badWeather;
     this.#badWeather = 0;
     const found = await this.#driven(this.#disk.read(0, this.#disk.size));
@@ -485,8 +638,13 @@ class Run {
       const { exitCode, messages } = await check(overlay);
       if (exitCode !== 0) throw new Error(`qemu-img check: ${exitCode}: ${messages}`);
       // A disk that was streamed whole stands alone.
-      if (whole) for (const name of this.#runtime.files.keys()) if (name !== this.#chain.overlay) await rm(join(dir, name));
-      const { identical, message } = await compare(overlay, model, { formatA: 'qcow2', formatB: 'raw' });
+      if (whole)
+        for (const name of this.#runtime.files.keys())
+          if (name !== this.#chain.overlay) await rm(join(dir, name));
+      const { identical, message } = await compare(overlay, model, {
+        formatA: 'qcow2',
+        formatB: 'raw',
+      });
       if (!identical) throw new Error(`qemu-img compare: ${message}`);
     } finally {
       await rm(dir, { recursive: true });

@@ -2,11 +2,15 @@
  * A worker of the tests whose alarms come when the test says so: `/alarm` is one, and tells how long after it the next was asked for;
  * `/next` tells that without one.
  */
-import { serveDisks } from '../../hosts/edge/index.ts';
+
 import type { ObjectState, ServedDisks } from '../../hosts/edge/index.ts';
+import { serveDisks } from '../../hosts/edge/index.ts';
 
 interface Env {
-  ALARMS: { idFromName(name: string): unknown; get(id: unknown): { fetch(request: Request): Promise<Response> } };
+  ALARMS: {
+    idFromName(name: string): unknown;
+    get(id: unknown): { fetch(request: Request): Promise<Response> };
+  };
   BASE: string;
   TOKEN: string;
 }
@@ -22,16 +26,24 @@ export class Alarms {
       sql: state.storage.sql,
       sync: () => state.storage.sync(),
       transactionSync: <T>(writes: () => T): T => state.storage.transactionSync(writes),
-      setAlarm: async (time: number) => { this.#nextMs = time - Date.now(); },
+      setAlarm: async (time: number) => {
+        this.#nextMs = time - Date.now();
+      },
     };
-    const disks = { vda: { overlay: 'vda', base: env.BASE }, lost: { overlay: 'lost', base: `${env.BASE}.missing` } };
+    const disks = {
+      vda: { overlay: 'vda', base: env.BASE },
+      lost: { overlay: 'lost', base: `${env.BASE}.missing` },
+    };
     this.#served = serveDisks({ id: state.id, storage }, { disks, token: env.TOKEN });
   }
 
   async fetch(request: Request): Promise<Response> {
     const { pathname } = new URL(request.url);
     // As an object leaves it that was evicted after some alarms in vain.
-    if (pathname === '/lost') this.#state.storage.sql.exec("INSERT INTO millrace_jobs (device, options, tries) VALUES ('lost', '', 10)");
+    if (pathname === '/lost')
+      this.#state.storage.sql.exec(
+        "INSERT INTO millrace_jobs (device, options, tries) VALUES ('lost', '', 10)",
+      );
     if (!['/lost', '/alarm', '/next'].includes(pathname)) return this.#served.fetch(request);
     if (pathname !== '/next') this.#nextMs = undefined;
     if (pathname === '/alarm') await this.#served.alarm();
@@ -40,5 +52,6 @@ export class Alarms {
 }
 
 export default {
-  fetch: (request: Request, env: Env): Promise<Response> => env.ALARMS.get(env.ALARMS.idFromName('vm')).fetch(request),
+  fetch: (request: Request, env: Env): Promise<Response> =>
+    env.ALARMS.get(env.ALARMS.idFromName('vm')).fetch(request),
 };

@@ -1,6 +1,11 @@
 /** Images in a bucket that is slow, busy or failing: a bucket in memory, which answers when and how each case says. */
 import { afterEach, expect, it, vi } from 'vitest';
-import { keyBeside, openBucketFile, openBucketSource, removeBucketFile } from '../../hosts/edge/bucket.ts';
+import {
+  keyBeside,
+  openBucketFile,
+  openBucketSource,
+  removeBucketFile,
+} from '../../hosts/edge/bucket.ts';
 import type { Bucket } from '../../hosts/edge/platform.ts';
 
 const MIB = 1 << 20;
@@ -17,19 +22,33 @@ class MemoryBucket {
   /** What was asked: `get KEY`, `put KEY`. */
   readonly asked: string[] = [];
   /** Runs before an object is read, and before one is written and after it. */
-  hooks: { get?(key: string): unknown; put?(key: string): unknown; wasPut?(key: string): unknown; delete?(keys: string[]): void } = {};
+  hooks: {
+    get?(key: string): unknown;
+    put?(key: string): unknown;
+    wasPut?(key: string): unknown;
+    delete?(keys: string[]): void;
+  } = {};
 
   async head(key: string): Promise<unknown> {
     const object = this.#objects.get(key);
     return object ? { size: object.bytes.length, etag: object.etag } : null;
   }
 
-  async get(key: string, options?: { range?: { offset: number; length: number } }): Promise<unknown> {
+  async get(
+    key: string,
+    options?: { range?: { offset: number; length: number } },
+  ): Promise<unknown> {
     this.asked.push(`get ${key}`);
     await this.hooks.get?.(key);
     const object = this.#objects.get(key);
     const { offset, length } = options?.range ?? { offset: 0, length: object?.bytes.length ?? 0 };
-    return object ? { size: object.bytes.length, etag: object.etag, arrayBuffer: async () => object.bytes.slice(offset, offset + length).buffer } : null;
+    return object
+      ? {
+          size: object.bytes.length,
+          etag: object.etag,
+          arrayBuffer: async () => object.bytes.slice(offset, offset + length).buffer,
+        }
+      : null;
   }
 
   /** No more at once than R2 deletes. */
@@ -44,7 +63,11 @@ class MemoryBucket {
     return [...this.#objects.keys()];
   }
 
-  async put(key: string, value: string | Uint8Array, options?: { onlyIf?: { etagMatches?: string } }): Promise<unknown> {
+  async put(
+    key: string,
+    value: string | Uint8Array,
+    options?: { onlyIf?: { etagMatches?: string } },
+  ): Promise<unknown> {
     this.asked.push(`put ${key}`);
     await this.hooks.put?.(key);
     const expected = options?.onlyIf?.etagMatches;
@@ -70,7 +93,10 @@ async function overlayOf(bucket: MemoryBucket, parts: number) {
 }
 
 /** Operations that fail for the first time, each. */
-function failingOnce(operations: readonly string[], failed = new Set<string>()): (operation: string) => void {
+function failingOnce(
+  operations: readonly string[],
+  failed = new Set<string>(),
+): (operation: string) => void {
   return (operation) => {
     if (!operations.includes(operation) || failed.has(operation)) return;
     failed.add(operation);
@@ -78,7 +104,9 @@ function failingOnce(operations: readonly string[], failed = new Set<string>()):
   };
 }
 
-afterEach(() => { vi.useRealTimers(); });
+afterEach(() => {
+  vi.useRealTimers();
+});
 
 it('a write to a part that is being given up for its room is not lost', async () => {
   for (let turns = 0; turns < TURNS_MAX; turns++) {
@@ -142,10 +170,20 @@ it('asks for nothing when there is nothing to flush', async () => {
 
 it('does again what the bucket refuses for once, or says to have failed though it was done', async () => {
   const bucket = new MemoryBucket();
-  const before = failingOnce(['get o/manifest', 'get o/00000001', 'put o/00000000', 'get base', 'put o/manifest']);
+  const before = failingOnce([
+    'get o/manifest',
+    'get o/00000001',
+    'put o/00000000',
+    'get base',
+    'put o/manifest',
+  ]);
   const after = failingOnce(['put o/manifest', 'put o/00000001']);
   await bucket.put('base', sector(3));
-  bucket.hooks = { get: (key) => before(`get ${key}`), put: (key) => before(`put ${key}`), wasPut: (key) => after(`put ${key}`) };
+  bucket.hooks = {
+    get: (key) => before(`get ${key}`),
+    put: (key) => before(`put ${key}`),
+    wasPut: (key) => after(`put ${key}`),
+  };
   const file = await overlayOf(bucket, 2);
   await file.close();
   const again = await openBucketFile(given(bucket), 'o', { readOnly: true });
@@ -155,7 +193,7 @@ it('does again what the bucket refuses for once, or says to have failed though i
   expect(found[0]).toBe(3);
 });
 
-it('is another writer\'s when that has written the manifest', async () => {
+it("is another writer's when that has written the manifest", async () => {
   const bucket = new MemoryBucket();
   const file = await overlayOf(bucket, 1);
   await bucket.put('o/manifest', JSON.stringify({ size: MIB, writer: 'another' }));
@@ -187,7 +225,10 @@ it('has no write under way any more when a flush has failed: done late, it would
   expect(failed).toBeUndefined();
   store();
   await flushing;
-  expect(failed).toMatchObject({ code: 'EIO', message: expect.stringMatching(/cannot write 'r2:o': .*\(10001\) \(7 attempts\)/) });
+  expect(failed).toMatchObject({
+    code: 'EIO',
+    message: expect.stringMatching(/cannot write 'r2:o': .*\(10001\) \(7 attempts\)/),
+  });
   await file.close();
 });
 
@@ -208,7 +249,11 @@ it('is removed with all of its parts, however many, the manifest last', async ()
 
 it('has bases beside it under keys as they are recorded', () => {
   for (const [from, path, key] of [
-    ['images/a.qcow2', 'debian 12 #1?.qcow2', 'images/debian 12 #1?.qcow2'], ['images/x/a', '../100%.raw', 'images/100%.raw'],
-    ['a', './größe.raw', 'größe.raw'], ['images/a', '/b', 'b'], ['a', '../../b', 'b'],
-  ]) expect(keyBeside(from, path)).toBe(key);
+    ['images/a.qcow2', 'debian 12 #1?.qcow2', 'images/debian 12 #1?.qcow2'],
+    ['images/x/a', '../100%.raw', 'images/100%.raw'],
+    ['a', './größe.raw', 'größe.raw'],
+    ['images/a', '/b', 'b'],
+    ['a', '../../b', 'b'],
+  ])
+    expect(keyBeside(from, path)).toBe(key);
 });

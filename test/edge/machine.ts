@@ -2,11 +2,15 @@
  * A worker of the tests: one Durable Object that serves disks over a base elsewhere, and over one in the bucket. `/write/OVERLAY` writes to
  * an overlay past the disks that it serves.
  */
-import { openDisk, serveDisks } from '../../hosts/edge/index.ts';
+
 import type { Bucket, EdgePlaces, ObjectState, ServedDisks } from '../../hosts/edge/index.ts';
+import { openDisk, serveDisks } from '../../hosts/edge/index.ts';
 
 interface Env {
-  MACHINE: { idFromName(name: string): unknown; get(id: unknown): { fetch(request: Request): Promise<Response> } };
+  MACHINE: {
+    idFromName(name: string): unknown;
+    get(id: unknown): { fetch(request: Request): Promise<Response> };
+  };
   BUCKET: Bucket;
   BASE: string;
   TOKEN: string;
@@ -25,7 +29,11 @@ export class Machine {
       vdb: { overlay: 'r2:vdb', base: 'r2:base.raw' },
       lost: { overlay: 'lost', base: `${env.BASE}.missing` },
     };
-    this.#served = serveDisks(state, { disks, bucket: stuckAt(env.STUCK, env.BUCKET), token: env.TOKEN });
+    this.#served = serveDisks(state, {
+      disks,
+      bucket: stuckAt(env.STUCK, env.BUCKET),
+      token: env.TOKEN,
+    });
   }
 
   async fetch(request: Request): Promise<Response> {
@@ -46,11 +54,13 @@ function stuckAt(stuck: string | undefined, bucket: Bucket): Bucket {
   return {
     head: (key) => bucket.head(key),
     get: (key, options) => bucket.get(key, options),
-    put: (key, value, options) => (key === stuck ? new Promise(() => {}) : bucket.put(key, value, options)),
+    put: (key, value, options) =>
+      key === stuck ? new Promise(() => {}) : bucket.put(key, value, options),
     delete: (keys) => bucket.delete(keys),
   };
 }
 
 export default {
-  fetch: (request: Request, env: Env): Promise<Response> => env.MACHINE.get(env.MACHINE.idFromName('vm')).fetch(request),
+  fetch: (request: Request, env: Env): Promise<Response> =>
+    env.MACHINE.get(env.MACHINE.idFromName('vm')).fetch(request),
 };

@@ -5,11 +5,16 @@ import type { Disk } from '../../hosts/api/disk.ts';
 import { untilStill } from '../../hosts/edge/still.ts';
 
 function diskWith(info: { status: number; paused: boolean } | undefined): Disk {
-  return Object.assign(new EventTarget(), { info: () => (info ? Promise.resolve(info) : Promise.reject(new Error('no job'))) }) as unknown as Disk;
+  return Object.assign(new EventTarget(), {
+    info: () => (info ? Promise.resolve(info) : Promise.reject(new Error('no job'))),
+  }) as unknown as Disk;
 }
 
 function listenersOf(target: EventTarget): number {
-  return ['completed', 'failed', 'paused', 'abort'].reduce((sum, type) => sum + getEventListeners(target, type).length, 0);
+  return ['completed', 'failed', 'paused', 'abort'].reduce(
+    (sum, type) => sum + getEventListeners(target, type).length,
+    0,
+  );
 }
 
 it.each(['completed', 'failed', 'paused'])('waits for a job until it has %s', async (type) => {
@@ -32,8 +37,11 @@ it('waits no longer than it is let', async () => {
   expect([listenersOf(disk), listenersOf(enough.signal)]).toEqual([0, 0]);
 });
 
-it.each([[undefined], [{ status: 0, paused: false }], [{ status: 1, paused: true }]])('does not wait for %o', async (info) => {
-  const disk = diskWith(info);
-  await untilStill(disk, new AbortController().signal);
-  expect(listenersOf(disk)).toBe(0);
-});
+it.each([[undefined], [{ status: 0, paused: false }], [{ status: 1, paused: true }]])(
+  'does not wait for %o',
+  async (info) => {
+    const disk = diskWith(info);
+    await untilStill(disk, new AbortController().signal);
+    expect(listenersOf(disk)).toBe(0);
+  },
+);

@@ -16,9 +16,17 @@ export interface WorkerOptions {
 }
 
 /** Starts the module at `entry`, with one class of Durable Objects (over SQLite) and a bucket, BUCKET. */
-export async function startWorker(entry: URL, { object, bindings, persist }: WorkerOptions): Promise<Miniflare> {
+export async function startWorker(
+  entry: URL,
+  { object, bindings, persist }: WorkerOptions,
+): Promise<Miniflare> {
   const bundle = await build({
-    entryPoints: [fileURLToPath(entry)], bundle: true, format: 'esm', target: 'es2022', write: false, conditions: ['workerd'],
+    entryPoints: [fileURLToPath(entry)],
+    bundle: true,
+    format: 'esm',
+    target: 'es2022',
+    write: false,
+    conditions: ['workerd'],
     external: ['*.wasm', 'node:*'],
   });
   const worker = new Miniflare({

@@ -23,7 +23,12 @@ it.each([
   ['a short one after a long one', `etag "${LONG}"`, 'etag "v2"', false],
   ['a long one after a short one', 'etag "v1"', `etag "${LONG}"`, false],
   ['another kind of identity', `etag "${LONG}"`, 'modified Tue, 03 Mar 2026 10:00:00 GMT', true],
-  ['the same words of the caller, of few letters and many bytes', 'é'.repeat(150), 'é'.repeat(150), true],
+  [
+    'the same words of the caller, of few letters and many bytes',
+    'é'.repeat(150),
+    'é'.repeat(150),
+    true,
+  ],
   ['other words of the caller', 'é'.repeat(150), 'è'.repeat(150), false],
   ['the longest ETag that is recorded as it is', FULL, FULL, true],
   ['another than that', FULL, FULL.replace('x', 'y'), false],
@@ -33,16 +38,25 @@ it.each([
   await (await runtime.create({ overlay: 'o', base: 'b' })).close();
   addBase(runtime, 'b', after);
   if (isTaken) await isOpened(runtime);
-  else await expect(isOpened(runtime)).rejects.toMatchObject({ code: 'ECHANGED', message: expect.stringMatching(/it was .*, and is /) });
+  else
+    await expect(isOpened(runtime)).rejects.toMatchObject({
+      code: 'ECHANGED',
+      message: expect.stringMatching(/it was .*, and is /),
+    });
   addBase(runtime, 'b', after, 2 * MIB);
-  await expect(isOpened(runtime)).rejects.toMatchObject({ code: 'ECHANGED', message: expect.stringContaining(`it had ${MIB} bytes`) });
+  await expect(isOpened(runtime)).rejects.toMatchObject({
+    code: 'ECHANGED',
+    message: expect.stringContaining(`it had ${MIB} bytes`),
+  });
 });
 
 it('is recorded as it is where it fits, as it was before', async () => {
   const runtime = new MemoryRuntime();
   addBase(runtime, 'b', FULL);
   await (await runtime.create({ overlay: 'o', base: 'b' })).close();
-  expect(Buffer.from(runtime.file('o').bytes).includes(JSON.stringify({ size: MIB, identity: FULL }))).toBe(true);
+  expect(
+    Buffer.from(runtime.file('o').bytes).includes(JSON.stringify({ size: MIB, identity: FULL })),
+  ).toBe(true);
 });
 
 it('is recorded by a rebase, a commit and a job that ends above a deeper base too', async () => {

@@ -1,7 +1,7 @@
 /** Storage that fails while much is to be written: every request ends, and the image goes on telling the truth about itself. */
 import { expect, it } from 'vitest';
-import type { EngineDisk } from '../../hosts/disk/disk.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
+import type { EngineDisk } from '../../hosts/disk/disk.ts';
 import { MemoryRuntime } from '../support/memory-runtime.ts';
 
 const CLUSTER = 65536;
@@ -16,10 +16,15 @@ it('when it is gone for good, requests fail and the disk can be closed, however 
   runtime.plan = (operation, perform) => {
     if (operation.kind === 'read') return perform();
     failed++;
-    return new Promise((_, reject) => { setTimeout(() => reject(new MillraceError('EIO', 'storage is gone')), 0); });
+    return new Promise((_, reject) => {
+      setTimeout(() => reject(new MillraceError('EIO', 'storage is gone')), 0);
+    });
   };
   const errors = new Set<string>();
-  for (let i = 0; i < clusters; i += 2) await disk.discard(i * CLUSTER, CLUSTER).catch((error: MillraceError) => errors.add(error.message));
+  for (let i = 0; i < clusters; i += 2)
+    await disk
+      .discard(i * CLUSTER, CLUSTER)
+      .catch((error: MillraceError) => errors.add(error.message));
   expect([...errors]).toEqual([expect.stringContaining('storage is gone')]);
   await expect(disk.close()).rejects.toMatchObject({ code: 'EIO' });
   expect(failed).toBeLessThan(clusters);
@@ -27,7 +32,7 @@ it('when it is gone for good, requests fail and the disk can be closed, however 
 
 it('a close that fails leaves the image marked as in use', async () => {
   const runtime = new MemoryRuntime();
-  const disk = await runtime.create({ overlay: 'o', size: 1 << 26 }) as EngineDisk;
+  const disk = (await runtime.create({ overlay: 'o', size: 1 << 26 })) as EngineDisk;
   const isDirty = (): boolean => (runtime.file('o').bytes[79] & 1) === 1;
   await disk.write(0, new Uint8Array(4096).fill(7));
   await disk.flush();
@@ -36,7 +41,8 @@ it('a close that fails leaves the image marked as in use', async () => {
   runtime.plan = (operation, perform) => {
     // The bit is off, and the flush behind it fails: whoever writes on has to set it again.
     if (operation.kind === 'write' && operation.offset === 0) header++;
-    if (operation.kind === 'write' && operation.offset === 0 && header === 1) throw new MillraceError('EIO', 'the header is not written');
+    if (operation.kind === 'write' && operation.offset === 0 && header === 1)
+      throw new MillraceError('EIO', 'the header is not written');
     return perform();
   };
   await expect(disk.settle()).rejects.toThrow('the header is not written');

@@ -14,13 +14,23 @@ it('a base tells its own base however many of its tables have been read, and the
   const middle = await runtime.create({ overlay: 'middle', base: 'lowest', size: TABLES * GIB });
   for (let i = 0; i < TABLES; i++) await middle.write(i * GIB, new Uint8Array(4096).fill(i + 1));
   await middle.close();
-  const disk = await runtime.create({ overlay: 'o', base: 'middle', followChain: true, memory: 8 * MIB });
-  const recorded = async () => (await disk.images()).map(({ backingFile, backingFormat }) => [backingFile, backingFormat]);
+  const disk = await runtime.create({
+    overlay: 'o',
+    base: 'middle',
+    followChain: true,
+    memory: 8 * MIB,
+  });
+  const recorded = async () =>
+    (await disk.images()).map(({ backingFile, backingFormat }) => [backingFile, backingFormat]);
   const readAll = async (): Promise<void> => {
     for (let i = 0; i < TABLES; i++) await disk.read(i * GIB, 4096);
   };
   await readAll();
-  expect(await recorded()).toEqual([['middle', 'qcow2'], ['lowest', 'raw'], [undefined, undefined]]);
+  expect(await recorded()).toEqual([
+    ['middle', 'qcow2'],
+    ['lowest', 'raw'],
+    [undefined, undefined],
+  ]);
   await disk.stream({ base: 'lowest' });
   await readAll();
   expect((await recorded()).map(([name]) => name)).toEqual(['lowest', undefined]);

@@ -13,12 +13,20 @@ const REASON_JOB_ACTIVE = 32;
 it('one that runs is not overwritten by another', () => {
   const events = new Events();
   const machine = new Machine(loadEngine(), {
-    memory: 8 * MIB, overlay: new Storage(), bases: [{ bytes: new Uint8Array(4 * MIB).fill(5) }], tellsHoles: false, clock: events,
-    random: new Random(1), faults: { ...NO_FAULTS, tears: false, noSpace: false, slow: 1, slowBase: 1, immediate: 0 }, inflate: () => false,
+    memory: 8 * MIB,
+    overlay: new Storage(),
+    bases: [{ bytes: new Uint8Array(4 * MIB).fill(5) }],
+    tellsHoles: false,
+    clock: events,
+    random: new Random(1),
+    faults: { ...NO_FAULTS, tears: false, noSpace: false, slow: 1, slowBase: 1, immediate: 0 },
+    inflate: () => false,
   });
   let code: number | undefined;
   const ask = (kind: number, offset: number, length: number, argument: number): void => {
-    machine.request(kind, offset, length, argument, { done: (answer) => void (code = answer.code) });
+    machine.request(kind, offset, length, argument, {
+      done: (answer) => void (code = answer.code),
+    });
   };
   const run = (...request: Parameters<typeof ask>): void => {
     code = undefined;
@@ -38,7 +46,14 @@ it('one that runs is not overwritten by another', () => {
   expect([code, make(MIB)]).toEqual([undefined, REASON_JOB_ACTIVE]);
   while (code === undefined && events.next());
   const [status, , , error, , , , , , from, to, remaining] = machine.report(machine.exports.info());
-  expect({ code, status, error, from, to, remaining }).toEqual({ code: 0, status: 0, error: 0, from: 0, to: 4 * MIB, remaining: 0 });
+  expect({ code, status, error, from, to, remaining }).toEqual({
+    code: 0,
+    status: 0,
+    error: 0,
+    from: 0,
+    to: 4 * MIB,
+    remaining: 0,
+  });
   expect(make(0)).toBe(0);
   machine.stop();
 });

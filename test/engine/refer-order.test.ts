@@ -23,7 +23,11 @@ async function makeOverlay(): Promise<Uint8Array> {
   try {
     await writeFile(join(dir, 'base'), '');
     await truncate(join(dir, 'base'), 2 * COUNTED);
-    await createImage(join(dir, 'overlay'), { base: join(dir, 'base'), baseFormat: 'raw', with: { cluster_size: SECTOR, refcount_bits: 64 } });
+    await createImage(join(dir, 'overlay'), {
+      base: join(dir, 'base'),
+      baseFormat: 'raw',
+      with: { cluster_size: SECTOR, refcount_bits: 64 },
+    });
     return await readFile(join(dir, 'overlay'));
   } finally {
     await rm(dir, { recursive: true });
@@ -34,14 +38,22 @@ async function makeOverlay(): Promise<Uint8Array> {
  * Writes until the refcount table moves, and gives the overlay another base at the operation `at`. Gives how many operations there were,
  * whether the table moved, and how often a cut would have left a header that tells of a table which is not there.
  */
-async function run(image: Uint8Array, at: number): Promise<{ operations: number; moved: boolean; torn: number }> {
+async function run(
+  image: Uint8Array,
+  at: number,
+): Promise<{ operations: number; moved: boolean; torn: number }> {
   const runtime = Object.assign(new MemoryRuntime(), { clock: systemClock });
   for (const name of ['base', 'other']) runtime.add(name, new Uint8Array(2 * COUNTED));
   const file = runtime.add('overlay', image);
-  const disk = await runtime.open({ overlay: 'overlay', base: 'base', baseFormat: 'raw' }) as EngineDisk;
+  const disk = (await runtime.open({
+    overlay: 'overlay',
+    base: 'base',
+    baseFormat: 'raw',
+  })) as EngineDisk;
   await disk.write(0, new Uint8Array(BEFORE).fill(1));
   await disk.flush();
-  const tableAt = (bytes: Uint8Array): number => Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(AT_REFCOUNT_TABLE));
+  const tableAt = (bytes: Uint8Array): number =>
+    Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(AT_REFCOUNT_TABLE));
   const first = tableAt(file.bytes);
   let safe = file.bytes.slice();
   let operations = 0;
@@ -55,10 +67,12 @@ async function run(image: Uint8Array, at: number): Promise<{ operations: number;
     if (kind !== 'write') await new Promise((resolve) => setImmediate(resolve));
     await perform();
     if (kind === 'write') {
-      for (let from = offset; from < offset + length; from += SECTOR) unsafe.set(from, file.bytes.slice(from, from + SECTOR));
+      for (let from = offset; from < offset + length; from += SECTOR)
+        unsafe.set(from, file.bytes.slice(from, from + SECTOR));
       const header = unsafe.get(0);
       // The first entry of a table that is there is not zero.
-      if (header && safe.subarray(tableAt(header), tableAt(header) + 8).every((byte) => byte === 0)) torn++;
+      if (header && safe.subarray(tableAt(header), tableAt(header) + 8).every((byte) => byte === 0))
+        torn++;
     } else if (kind === 'flush') {
       const grown = new Uint8Array(Math.max(file.size, safe.length));
       grown.set(safe);

@@ -6,8 +6,8 @@ import { inflateRawSync } from 'node:zlib';
 import { Random } from '../fixtures/content.ts';
 import { checkImage } from '../simulator/checker.ts';
 import { Events } from '../simulator/events.ts';
-import { Kind, Machine, NO_FAULTS, must } from '../simulator/machine.ts';
 import type { Answer, Faults } from '../simulator/machine.ts';
+import { Kind, Machine, must, NO_FAULTS } from '../simulator/machine.ts';
 import { contentOf } from '../simulator/qcow2.ts';
 import { Storage } from '../simulator/storage.ts';
 import { hostileImage } from './mutate.ts';
@@ -24,7 +24,14 @@ const OPERATIONS_MAX = 20_000;
 const PIECE_BYTES = 256 << 10;
 const BASE_BYTES = 96 << 10;
 
-const FAULTS: Faults = { ...NO_FAULTS, tears: false, noSpace: false, slow: 0, slowBase: 0, immediate: 1000 };
+const FAULTS: Faults = {
+  ...NO_FAULTS,
+  tears: false,
+  noSpace: false,
+  slow: 0,
+  slowBase: 0,
+  immediate: 1000,
+};
 
 export interface CaseResult {
   /** It could be opened. */
@@ -34,7 +41,11 @@ export interface CaseResult {
 }
 
 /** `tell` hears of all that happens. */
-export function runCase(module: WebAssembly.Module, seed: number, tell?: (line: string) => void): CaseResult {
+export function runCase(
+  module: WebAssembly.Module,
+  seed: number,
+  tell?: (line: string) => void,
+): CaseResult {
   const { file, plan, mutations } = hostileImage(seed, { name: 'base', format: 'raw' });
   const run = new Case(module, seed, file, plan.clusterBits, tell);
   try {
@@ -57,7 +68,13 @@ class Case {
   #machine!: Machine;
   #size = 0;
 
-  constructor(module: WebAssembly.Module, seed: number, file: Uint8Array, clusterBits: number, tell?: (line: string) => void) {
+  constructor(
+    module: WebAssembly.Module,
+    seed: number,
+    file: Uint8Array,
+    clusterBits: number,
+    tell?: (line: string) => void,
+  ) {
     this.#module = module;
     this.#random = new Random(seed ^ 0x5bd1e995);
     this.#file = file;
@@ -88,10 +105,22 @@ class Case {
     if (bases.length) this.#call(Kind.open, 1, RAW, 0);
     this.#size = this.#machine.report(this.#machine.exports.image(0))[1];
     // A host that forgets to check before it writes must harm nothing but the image.
-    if (writable && this.#random.between(0, 1)) this.#call(Kind.check, 0, 0, this.#pick(1, 3), new Uint8Array(64));
-    this.#machine.exports.setUse(writable && bases.length > 0, false, writable, this.#random.between(0, 1) > 0);
-    this.#call(Kind.snapshots, this.#pick(0, 8, 65536, 1 << 30), 0, 0, new Uint8Array(SNAPSHOT_BYTES));
-    this.#readAll(storage.mark() === 0 ? bases[0]?.bytes ?? new Uint8Array(0) : undefined);
+    if (writable && this.#random.between(0, 1))
+      this.#call(Kind.check, 0, 0, this.#pick(1, 3), new Uint8Array(64));
+    this.#machine.exports.setUse(
+      writable && bases.length > 0,
+      false,
+      writable,
+      this.#random.between(0, 1) > 0,
+    );
+    this.#call(
+      Kind.snapshots,
+      this.#pick(0, 8, 65536, 1 << 30),
+      0,
+      0,
+      new Uint8Array(SNAPSHOT_BYTES),
+    );
+    this.#readAll(storage.mark() === 0 ? (bases[0]?.bytes ?? new Uint8Array(0)) : undefined);
     for (let i = 0; i < 6; i++) this.#act(writable);
     this.#call(Kind.close, 0, 0, writable ? 0 : 1);
     if (!writable) must(storage.mark() === 0, 'nothing is written to an overlay that is only read');
@@ -102,9 +131,18 @@ class Case {
     this.#machine = this.#newMachine(new Storage(), [{ bytes: this.#file }]);
     const opened = this.#call(Kind.open, 1, this.#pick(0, QCOW2), 0).code === 0;
     if (!opened) return false;
-    this.#size = Math.ceil(Math.min(this.#machine.report(this.#machine.exports.image(1))[1], 4 * PIECE_BYTES) / 512) * 512;
-    if (this.#call(Kind.create, 0, this.#size, this.#pick(9, 12, 16) + 256 * 4).code !== 0) return true;
-    this.#machine.exports.setUse(this.#random.between(0, 3) > 0, false, false, this.#random.between(0, 1) > 0);
+    this.#size =
+      Math.ceil(
+        Math.min(this.#machine.report(this.#machine.exports.image(1))[1], 4 * PIECE_BYTES) / 512,
+      ) * 512;
+    if (this.#call(Kind.create, 0, this.#size, this.#pick(9, 12, 16) + 256 * 4).code !== 0)
+      return true;
+    this.#machine.exports.setUse(
+      this.#random.between(0, 3) > 0,
+      false,
+      false,
+      this.#random.between(0, 1) > 0,
+    );
     for (let i = 0; i < 5; i++) this.#act(true);
     this.#stream();
     this.#call(Kind.close, 0, 0, 0);
@@ -112,19 +150,33 @@ class Case {
   }
 
   #newMachine(overlay: Storage, bases: { bytes: Uint8Array }[]): Machine {
-    return new Machine(this.#module, { memory: MEMORY_BYTES, overlay, bases, tellsHoles: false, clock: this.#events, random: this.#random, faults: { ...FAULTS }, tell: this.#tell, inflate });
+    return new Machine(this.#module, {
+      memory: MEMORY_BYTES,
+      overlay,
+      bases,
+      tellsHoles: false,
+      clock: this.#events,
+      random: this.#random,
+      faults: { ...FAULTS },
+      tell: this.#tell,
+      inflate,
+    });
   }
 
   /** What is read of an image in which nothing is wrong is what another reader sees. */
   #readAll(below: Uint8Array | undefined): void {
-    const expected = below && this.#size <= 4 * PIECE_BYTES ? soundContent(this.#file, below) : undefined;
+    const expected =
+      below && this.#size <= 4 * PIECE_BYTES ? soundContent(this.#file, below) : undefined;
     const most = Math.min(this.#machine.exports.requestBytesMax(), PIECE_BYTES);
     for (let at = 0, pieces = 0; at < this.#size && pieces < 4; at += most, pieces++) {
       const into = new Uint8Array(Math.min(most, this.#size - at));
       const { code, reason } = this.#call(Kind.read, at, into.length, 0, into);
       if (!expected) continue;
       must(code === 0, `a sound image can be read (code ${code}, reason ${reason})`);
-      must(Buffer.compare(into, expected.subarray(at, at + into.length)) === 0, 'a sound image is read rightly');
+      must(
+        Buffer.compare(into, expected.subarray(at, at + into.length)) === 0,
+        'a sound image is read rightly',
+      );
     }
   }
 
@@ -132,15 +184,29 @@ class Case {
     const size = this.#size;
     if (size === 0) return;
     const cluster = this.#machine.exports.clusterSize() || 2 ** this.#clusterBits;
-    const offset = Math.min(size - 1, this.#pick(0, Math.floor((this.#random.next() / 2 ** 32) * size), size - 1));
-    const length = Math.min(size - offset, this.#random.between(1, Math.min(65536, this.#machine.exports.requestBytesMax())));
+    const offset = Math.min(
+      size - 1,
+      this.#pick(0, Math.floor((this.#random.next() / 2 ** 32) * size), size - 1),
+    );
+    const length = Math.min(
+      size - offset,
+      this.#random.between(1, Math.min(65536, this.#machine.exports.requestBytesMax())),
+    );
     const first = offset - (offset % cluster);
     const whole = Math.min(size - first, cluster * this.#random.between(1, 4));
     const reads = [
       () => this.#call(Kind.read, offset, length, 0, new Uint8Array(length)),
-      () => this.#call(Kind.map, offset, Math.min(size - offset, PIECE_BYTES), 0, new Uint8Array(65536)),
+      () =>
+        this.#call(
+          Kind.map,
+          offset,
+          Math.min(size - offset, PIECE_BYTES),
+          0,
+          new Uint8Array(65536),
+        ),
       () => this.#call(Kind.remaining, offset, Math.min(size - offset, PIECE_BYTES), 0),
-      () => this.#call(Kind.check, 0, 0, writable ? this.#random.between(0, 3) : 0, new Uint8Array(64)),
+      () =>
+        this.#call(Kind.check, 0, 0, writable ? this.#random.between(0, 3) : 0, new Uint8Array(64)),
     ];
     const writes = [
       () => this.#call(Kind.write, offset, length, this.#random.next() & 1),
@@ -148,7 +214,15 @@ class Case {
       () => this.#call(Kind.discard, first, whole, 0),
       () => this.#call(Kind.flush, 0, 0, 0),
       () => this.#stream(),
-      () => void (this.#call(Kind.resize, 0, Math.ceil(size / 512) * 512 + this.#pick(512, 65536, 1 << 20), 0).code === 0 && (this.#size = this.#machine.report(this.#machine.exports.image(0))[1])),
+      () =>
+        void (
+          this.#call(
+            Kind.resize,
+            0,
+            Math.ceil(size / 512) * 512 + this.#pick(512, 65536, 1 << 20),
+            0,
+          ).code === 0 && (this.#size = this.#machine.report(this.#machine.exports.image(0))[1])
+        ),
     ];
     this.#pick(...reads, ...(writable ? writes : []))();
   }
@@ -158,7 +232,15 @@ class Case {
     const length = Math.min(this.#size - offset, PIECE_BYTES);
     const small = this.#size <= 4 * PIECE_BYTES;
     // Errors are reported, or ignored: a job that pauses would wait for its operator.
-    const refused = this.#machine.exports.stream(small ? 0 : offset, small ? 0 : length, 0, this.#pick(0, 2), false, false, 0);
+    const refused = this.#machine.exports.stream(
+      small ? 0 : offset,
+      small ? 0 : length,
+      0,
+      this.#pick(0, 2),
+      false,
+      false,
+      0,
+    );
     if (refused === 0) this.#call(Kind.stream, 0, 0, 0);
   }
 
@@ -167,12 +249,27 @@ class Case {
     let answer: Answer | undefined;
     const before = this.#machine.operations;
     const data = kind === Kind.write ? new Uint8Array(length).fill(0x77) : undefined;
-    must(this.#machine.request(kind, offset, length, argument, { into, data, done: (a) => void (answer = a) }), 'there is room for a request');
+    must(
+      this.#machine.request(kind, offset, length, argument, {
+        into,
+        data,
+        done: (a) => void (answer = a),
+      }),
+      'there is room for a request',
+    );
     while (answer === undefined) {
-      if (!this.#events.next()) throw new Error(`a request is never answered (${this.#machine.describe()})`);
-      must(this.#machine.operations - before < OPERATIONS_MAX, `a request of kind ${kind} takes a bounded number of operations`);
+      if (!this.#events.next())
+        throw new Error(`a request is never answered (${this.#machine.describe()})`);
+      must(
+        this.#machine.operations - before < OPERATIONS_MAX,
+        `a request of kind ${kind} takes a bounded number of operations`,
+      );
     }
-    while (this.#events.next()) must(this.#machine.operations - before < OPERATIONS_MAX, 'what goes on after a request comes to an end');
+    while (this.#events.next())
+      must(
+        this.#machine.operations - before < OPERATIONS_MAX,
+        'what goes on after a request comes to an end',
+      );
     return answer;
   }
 

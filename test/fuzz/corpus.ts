@@ -8,7 +8,8 @@ export interface Known {
 
 export const CORPUS: Known[] = [
   {
-    seed: 735, found: 'a search for a free cluster that goes round for ever',
+    seed: 735,
+    found: 'a search for a free cluster that goes round for ever',
     mutations: [
       'snapshotsOffset (64 bits at 64) = 0x1',
       'a refcount table entry (64 bits at 31232) = 0x0',
@@ -17,7 +18,8 @@ export const CORPUS: Known[] = [
     ],
   },
   {
-    seed: 741, found: 'the header counted as free, and overwritten',
+    seed: 741,
+    found: 'the header counted as free, and overwritten',
     mutations: [
       'a refcount table entry (64 bits at 32768) = 0x0',
       'an L2 entry (64 bits at 8224) = 0x100000000000201',
@@ -26,7 +28,11 @@ export const CORPUS: Known[] = [
     ],
   },
   {
-    seed: 100_011_654, found: 'a read near the end of the disk that goes on for ever',
-    mutations: ['an L2 entry (64 bits at 32784) = 0x5b00000000014000', 'a refcount byte at 114715 = 0'],
+    seed: 100_011_654,
+    found: 'a read near the end of the disk that goes on for ever',
+    mutations: [
+      'an L2 entry (64 bits at 32784) = 0x5b00000000014000',
+      'a refcount byte at 114715 = 0',
+    ],
   },
 ];

@@ -15,7 +15,10 @@ function failures(first: number, count: number): string[] {
   const failed: string[] = [];
   for (let seed = first; seed < first + count; seed++) {
     const { error, mutations } = runCase(module, seed);
-    if (error) failed.push(`seed ${seed}: ${error.message}\n  ${mutations.join('\n  ')}\n  replay: npm run fuzz -- --seed ${seed}`);
+    if (error)
+      failed.push(
+        `seed ${seed}: ${error.message}\n  ${mutations.join('\n  ')}\n  replay: npm run fuzz -- --seed ${seed}`,
+      );
   }
   return failed;
 }

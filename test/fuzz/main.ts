@@ -19,18 +19,35 @@ interface Options {
   engine?: string;
 }
 
-const options = tool('fuzz', 'Opens and uses images that were damaged, or made to do harm; with --servers, reads from servers that lie, stall and reset.')
-  .option('--seed <n>', 'the first case (default: a fresh one); alone, it is replayed, and what happened printed', whole)
-  .option('--cases <n>', `how many (default: ${IMAGES_DEFAULT} images, ${SERVERS_DEFAULT} servers)`, whole)
+const options = tool(
+  'fuzz',
+  'Opens and uses images that were damaged, or made to do harm; with --servers, reads from servers that lie, stall and reset.',
+)
+  .option(
+    '--seed <n>',
+    'the first case (default: a fresh one); alone, it is replayed, and what happened printed',
+    whole,
+  )
+  .option(
+    '--cases <n>',
+    `how many (default: ${IMAGES_DEFAULT} images, ${SERVERS_DEFAULT} servers)`,
+    whole,
+  )
   .option('--servers', 'servers in place of images')
   .option('--keep', 'go on after a failure')
   .option('--engine <path>', 'another engine.wasm, for images')
-  .parse().opts<Options>();
+  .parse()
+  .opts<Options>();
 const first = options.seed ?? Date.now() % 1_000_000_000;
-const cases = options.cases ?? (options.seed !== undefined ? 1 : options.servers ? SERVERS_DEFAULT : IMAGES_DEFAULT);
+const cases =
+  options.cases ??
+  (options.seed !== undefined ? 1 : options.servers ? SERVERS_DEFAULT : IMAGES_DEFAULT);
 const started = performance.now();
 const counts = options.servers ? await fuzzServers() : fuzzImages();
-console.log({ ...counts, casesASecond: Math.round((counts.cases / (performance.now() - started)) * 10_000) / 10 });
+console.log({
+  ...counts,
+  casesASecond: Math.round((counts.cases / (performance.now() - started)) * 10_000) / 10,
+});
 
 function fuzzImages(): { cases: number; opened: number; failed: number } {
   const module = loadEngine(options.engine);
@@ -55,7 +72,11 @@ function fuzzImages(): { cases: number; opened: number; failed: number } {
   return { cases: Math.min(seed - first + 1, cases), opened, failed };
 }
 
-async function fuzzServers(): Promise<{ cases: number; errors: Record<string, number>; failed: number }> {
+async function fuzzServers(): Promise<{
+  cases: number;
+  errors: Record<string, number>;
+  failed: number;
+}> {
   const errors: Record<string, number> = {};
   let failed = 0;
   await runServerCases(first, cases, SERVER_LANES, (seed, { codes, deeds, error }) => {
@@ -70,6 +91,8 @@ async function fuzzServers(): Promise<{ cases: number; errors: Record<string, nu
 
 function tell(seed: number, error: Error, deeds: readonly string[]): void {
   const what = cases === 1 ? error.stack : error.message.slice(0, 300);
-  console.log(`seed ${seed}: ${what}\n  ${deeds.join('\n  ')}\n  replay: npm run fuzz --${options.servers ? ' --servers' : ''} --seed ${seed}`);
+  console.log(
+    `seed ${seed}: ${what}\n  ${deeds.join('\n  ')}\n  replay: npm run fuzz --${options.servers ? ' --servers' : ''} --seed ${seed}`,
+  );
   process.exitCode = 1;
 }

@@ -3,13 +3,20 @@
  * right bytes or an error by name, in the end; the overlay is sound; and once the server behaves, the stream completes and the disk
  * shows its base with what the guest wrote.
  */
-import { openHttp } from '../../hosts/bases/http/http.ts';
+
 import type { HttpOptions, HttpSource } from '../../hosts/bases/http/http.ts';
-import { checkDisk, createDisk, JobStatus, MillraceError, openDisk } from '../../hosts/node/index.ts';
+import { openHttp } from '../../hosts/bases/http/http.ts';
 import type { Disk, ErrorCode, OnError } from '../../hosts/node/index.ts';
+import {
+  checkDisk,
+  createDisk,
+  JobStatus,
+  MillraceError,
+  openDisk,
+} from '../../hosts/node/index.ts';
 import { makeContent, Random } from '../fixtures/content.ts';
-import { makeImage } from '../simulator/images.ts';
 import { checkImage } from '../simulator/checker.ts';
+import { makeImage } from '../simulator/images.ts';
 import { planOf } from '../simulator/plan.ts';
 import { contentOf } from '../simulator/qcow2.ts';
 import { MemoryFile } from '../support/memory-file.ts';
@@ -30,7 +37,14 @@ const HANG_MS = 120_000;
 /** In the URL's credentials, and never in a message. */
 const SECRET = 'hush-hush';
 /** What a server can bring about. Nothing that it does makes the metadata of a sound base look corrupt. */
-const CODES: readonly ErrorCode[] = ['EIO', 'ETIMEDOUT', 'ECHANGED', 'EUNSUPPORTED', 'EACCES', 'ENOENT'];
+const CODES: readonly ErrorCode[] = [
+  'EIO',
+  'ETIMEDOUT',
+  'ECHANGED',
+  'EUNSUPPORTED',
+  'EACCES',
+  'ENOENT',
+];
 
 export interface ServerResult {
   /** Codes of the errors that calls ended with. */
@@ -62,7 +76,9 @@ interface Base {
 }
 
 function makeBase(random: Random): Base {
-  const size = random.between(0, 3) ? random.between(1, BASE_BYTES_MAX) : random.between(1, 128 * KIB);
+  const size = random.between(0, 3)
+    ? random.between(1, BASE_BYTES_MAX)
+    : random.between(1, 128 * KIB);
   if (random.next() & 1) {
     const content = makeContent('random', random.next(), size);
     return { file: content, format: 'raw', content };
@@ -96,7 +112,10 @@ class ServerCase {
     this.#random = random;
     this.#base = base;
     this.#server = server;
-    this.#url = random.next() & 1 ? server.url : server.url.replace('//', `//user:${SECRET}@`) + `?token=${SECRET}`;
+    this.#url =
+      random.next() & 1
+        ? server.url
+        : server.url.replace('//', `//user:${SECRET}@`) + `?token=${SECRET}`;
     this.#truth = new Uint8Array(Math.ceil(base.content.length / 512) * 512);
     this.#truth.set(base.content);
   }
@@ -105,7 +124,8 @@ class ServerCase {
     let disk: Disk | undefined = await this.#created();
     this.#server.change();
     for (let lives = this.#random.between(1, 2); disk && lives > 0; lives--) {
-      for (let actions = this.#random.between(1, ACTIONS_MAX); actions > 0; actions--) await this.#act(disk);
+      for (let actions = this.#random.between(1, ACTIONS_MAX); actions > 0; actions--)
+        await this.#act(disk);
       await within('close', disk.close());
       await this.#isSound();
       disk = lives > 1 ? await this.#vetted('open', () => this.#open(this.#hasty())) : undefined;
@@ -121,7 +141,8 @@ class ServerCase {
       if (tries === 0) this.#server.behave();
       const disk = await this.#vetted('create', () => this.#create(tries ? this.#hasty() : {}));
       if (disk) return disk;
-      if (this.#overlay.size) throw new Error('a disk that could not be created left something behind');
+      if (this.#overlay.size)
+        throw new Error('a disk that could not be created left something behind');
       if (tries === 0) throw new Error('a disk cannot be created though the server behaves');
     }
   }
@@ -129,17 +150,33 @@ class ServerCase {
   async #create(options: HttpOptions): Promise<Disk> {
     const base = await openHttp(this.#url, options);
     const clusterSize = 2 ** this.#random.between(CLUSTER_BITS_MIN, CLUSTER_BITS_MAX);
-    return createDisk({ overlay: this.#overlay, base, baseFormat: this.#base.format, recordBase: 'base', clusterSize, memory: MEMORY_BYTES });
+    return createDisk({
+      overlay: this.#overlay,
+      base,
+      baseFormat: this.#base.format,
+      recordBase: 'base',
+      clusterSize,
+      memory: MEMORY_BYTES,
+    });
   }
 
   async #open(options: HttpOptions): Promise<Disk> {
     if (this.#alone) return openDisk({ overlay: this.#overlay, memory: MEMORY_BYTES });
     const base: HttpSource = await openHttp(this.#url, options);
-    return openDisk({ overlay: this.#overlay, base, baseFormat: this.#base.format, memory: MEMORY_BYTES });
+    return openDisk({
+      overlay: this.#overlay,
+      base,
+      baseFormat: this.#base.format,
+      memory: MEMORY_BYTES,
+    });
   }
 
   #hasty(): HttpOptions {
-    return { timeout: this.#random.between(40, 400), retries: this.#random.between(0, 2), depth: this.#random.between(2, 8) };
+    return {
+      timeout: this.#random.between(40, 400),
+      retries: this.#random.between(0, 2),
+      depth: this.#random.between(2, 8),
+    };
   }
 
   async #act(disk: Disk): Promise<void> {
@@ -153,14 +190,23 @@ class ServerCase {
       () => this.#stream(disk, 'ignore'),
       () => this.#streamPausing(disk),
       () => this.#streamAborted(disk),
-      () => Promise.all([this.#stream(disk, 'report'), this.#read(disk), this.#write(disk), this.#read(disk)]),
+      () =>
+        Promise.all([
+          this.#stream(disk, 'report'),
+          this.#read(disk),
+          this.#write(disk),
+          this.#read(disk),
+        ]),
     ];
     await kinds[this.#random.between(0, kinds.length - 1)]();
   }
 
   #range(disk: Disk): Range {
     const start = this.#random.between(0, disk.size - 1);
-    return { start, end: start + this.#random.between(1, Math.min(disk.size - start, RANGE_BYTES_MAX)) };
+    return {
+      start,
+      end: start + this.#random.between(1, Math.min(disk.size - start, RANGE_BYTES_MAX)),
+    };
   }
 
   async #read(disk: Disk): Promise<void> {
@@ -172,7 +218,9 @@ class ServerCase {
     for (let at = start; at < end; at++) {
       const found = bytes[at - start];
       if (found === this.#truth[at] || found === before[at - start] || this.#isUnsure(at)) continue;
-      throw new Error(`a read of ${end - start} bytes at ${start} gave ${found} at ${at}, which is ${this.#truth[at]}`);
+      throw new Error(
+        `a read of ${end - start} bytes at ${start} gave ${found} at ${at}, which is ${this.#truth[at]}`,
+      );
     }
   }
 
@@ -198,7 +246,8 @@ class ServerCase {
   /** A job that pauses at each error, is resumed a few times, and then aborted. */
   async #streamPausing(disk: Disk): Promise<void> {
     let resumes = 0;
-    const onPaused = (): void => void (resumes++ < RESUMES_MAX ? disk.resume() : disk.abort()).catch(() => {});
+    const onPaused = (): void =>
+      void (resumes++ < RESUMES_MAX ? disk.resume() : disk.abort()).catch(() => {});
     disk.addEventListener('paused', onPaused);
     await this.#nonblocking(disk, 'stop');
     disk.removeEventListener('paused', onPaused);
@@ -207,50 +256,67 @@ class ServerCase {
   async #streamAborted(disk: Disk): Promise<void> {
     const ended = this.#nonblocking(disk, 'report');
     await this.#read(disk);
-    await within('abort', disk.abort().catch((error) => expectCode(error, 'ENOENT')));
+    await within(
+      'abort',
+      disk.abort().catch((error) => expectCode(error, 'ENOENT')),
+    );
     await ended;
   }
 
   /** Runs a job to its end by the events, as one who does not wait for the call. */
   async #nonblocking(disk: Disk, onError: OnError): Promise<void> {
     const ended = new Promise<void>((resolve) => {
-      for (const type of ['completed', 'failed']) disk.addEventListener(type, () => resolve(), { once: true });
+      for (const type of ['completed', 'failed'])
+        disk.addEventListener(type, () => resolve(), { once: true });
     });
     await disk.stream({ onError, nonblock: true });
     await within('stream', ended);
     const { status, reason, error } = await disk.info();
     if (status === JobStatus.COMPLETED) this.#alone = true;
-    else if (reason === 'error') this.#vet('stream', new MillraceError(error!.code, error!.message));
+    else if (reason === 'error')
+      this.#vet('stream', new MillraceError(error!.code, error!.message));
     await this.#accounts(disk);
   }
 
   /** What a job says that is missing is what is missing. */
   async #accounts(disk: Disk): Promise<void> {
     const { remaining, status } = await disk.info();
-    if (status === JobStatus.COMPLETED && remaining) throw new Error(`a completed job leaves ${remaining} bytes`);
+    if (status === JobStatus.COMPLETED && remaining)
+      throw new Error(`a completed job leaves ${remaining} bytes`);
     const missing = await within('remaining', disk.remaining());
     // Reads and writes populate too, between the job's end and the question.
-    if (missing > remaining) throw new Error(`a job says that ${remaining} bytes are missing, and there are ${missing}`);
+    if (missing > remaining)
+      throw new Error(`a job says that ${remaining} bytes are missing, and there are ${missing}`);
   }
 
   async #isSound(): Promise<void> {
-    const { corruptions, leaks } = (await checkDisk({ overlay: this.#overlay, memory: MEMORY_BYTES }))!;
+    const { corruptions, leaks } = (await checkDisk({
+      overlay: this.#overlay,
+      memory: MEMORY_BYTES,
+    }))!;
     const found = checkImage(this.#overlay.bytes.slice());
     if (corruptions || leaks || found.corruptions.length) {
-      throw new Error(`the overlay has ${corruptions} corruptions and ${leaks} leaks; ${found.corruptions.join('; ')}`);
+      throw new Error(
+        `the overlay has ${corruptions} corruptions and ${leaks} leaks; ${found.corruptions.join('; ')}`,
+      );
     }
   }
 
   async #completes(): Promise<void> {
     const disk = await within('open', this.#open({}));
-    for (const { start, end } of this.#unsure.splice(0)) await within('write', disk.write(start, this.#truth.slice(start, end)));
+    for (const { start, end } of this.#unsure.splice(0))
+      await within('write', disk.write(start, this.#truth.slice(start, end)));
     const { status, remaining } = await within('stream', disk.stream());
-    if (status !== JobStatus.COMPLETED || remaining) throw new Error(`the stream ends with status ${status} and ${remaining} bytes left though the server behaves`);
+    if (status !== JobStatus.COMPLETED || remaining)
+      throw new Error(
+        `the stream ends with status ${status} and ${remaining} bytes left though the server behaves`,
+      );
     await within('close', disk.close());
     await this.#isSound();
     const alone = await openDisk({ overlay: this.#overlay, readOnly: true, memory: MEMORY_BYTES });
     const bytes = await within('read', alone.read(0, alone.size));
-    if (Buffer.compare(bytes, this.#truth) !== 0) throw new Error('the streamed disk differs from its base and what was written');
+    if (Buffer.compare(bytes, this.#truth) !== 0)
+      throw new Error('the streamed disk differs from its base and what was written');
     await alone.close();
   }
 
@@ -266,9 +332,12 @@ class ServerCase {
 
   #vet(what: string, error: unknown): void {
     if (!(error instanceof MillraceError)) throw error;
-    if (!CODES.includes(error.code)) throw new Error(`${what} ended with ${error.code}: ${error.message}`, { cause: error });
-    if (JSON.stringify([error.message, String(error.cause)]).includes(SECRET)) throw new Error(`${what} tells a secret: ${error.message}`);
-    if (!error.message.includes('127.0.0.1') && !error.message.includes('base')) throw new Error(`${what} does not name the base: ${error.message}`);
+    if (!CODES.includes(error.code))
+      throw new Error(`${what} ended with ${error.code}: ${error.message}`, { cause: error });
+    if (JSON.stringify([error.message, String(error.cause)]).includes(SECRET))
+      throw new Error(`${what} tells a secret: ${error.message}`);
+    if (!error.message.includes('127.0.0.1') && !error.message.includes('base'))
+      throw new Error(`${what} does not name the base: ${error.message}`);
     this.codes.push(error.code);
   }
 }
@@ -281,7 +350,10 @@ function expectCode(error: unknown, code: ErrorCode): void {
 async function within<T>(what: string, work: Promise<T>): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const hangs = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what} hangs: nothing for ${HANG_MS / 1000} s`)), HANG_MS);
+    timer = setTimeout(
+      () => reject(new Error(`${what} hangs: nothing for ${HANG_MS / 1000} s`)),
+      HANG_MS,
+    );
   });
   try {
     return await Promise.race([work, hangs]);
@@ -291,7 +363,12 @@ async function within<T>(what: string, work: Promise<T>): Promise<T> {
 }
 
 /** Runs seeds from `first` on, several at a time; tells of each one that ends. */
-export async function runServerCases(first: number, count: number, lanes: number, ended: (seed: number, result: ServerResult) => void): Promise<void> {
+export async function runServerCases(
+  first: number,
+  count: number,
+  lanes: number,
+  ended: (seed: number, result: ServerResult) => void,
+): Promise<void> {
   let next = first;
   const lane = async (): Promise<void> => {
     while (next < first + count) {

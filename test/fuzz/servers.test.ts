@@ -10,10 +10,16 @@ const FRESH_SEEDS = 60;
 it(`${FIXED_SEEDS + FRESH_SEEDS} unruly servers: right bytes or an error by name, and a sound overlay`, async () => {
   const codes = new Set<string>();
   const failed: string[] = [];
-  for (const [first, count] of [[1, FIXED_SEEDS], [Date.now() % 1_000_000_000, FRESH_SEEDS]]) {
+  for (const [first, count] of [
+    [1, FIXED_SEEDS],
+    [Date.now() % 1_000_000_000, FRESH_SEEDS],
+  ]) {
     await runServerCases(first, count, LANES, (seed, result) => {
       for (const code of result.codes) codes.add(code);
-      if (result.error) failed.push(`seed ${seed}: ${result.error.message} (replay: npm run fuzz -- --servers --seed ${seed})`);
+      if (result.error)
+        failed.push(
+          `seed ${seed}: ${result.error.message} (replay: npm run fuzz -- --servers --seed ${seed})`,
+        );
     });
   }
   expect(failed).toEqual([]);

@@ -9,8 +9,8 @@ import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { fixturesFolder } from '../fixtures/real-base.ts';
-import { missingPeers } from '../support/peer.ts';
 import type { PeerName } from '../support/peer.ts';
+import { missingPeers } from '../support/peer.ts';
 import { run } from '../support/run.ts';
 
 /** What must be here to make it; network access to Debian packages besides. */
@@ -39,16 +39,33 @@ const MEBIBYTE = 1024 * 1024;
  */
 export async function makeGuest(): Promise<Guest> {
   // A changed recipe is another guest.
-  const recipe = createHash('sha256').update(await readFile(SCRIPT)).digest('hex').slice(0, 12);
+  const recipe = createHash('sha256')
+    .update(await readFile(SCRIPT))
+    .digest('hex')
+    .slice(0, 12);
   const dir = join(fixturesFolder(), `guest-${recipe}`);
   if (!existsSync(dir)) {
     const missing = missingPeers(guestPeers);
     if (missing !== undefined) throw new Error(`the guest cannot be made: ${missing}`);
     await mkdir(fixturesFolder(), { recursive: true });
-    await run('flock', [`${dir}.lock`, 'bash', '-c', 'test -e "$1" || exec bash "$0" "$1"', SCRIPT, dir]);
+    await run('flock', [
+      `${dir}.lock`,
+      'bash',
+      '-c',
+      'test -e "$1" || exec bash "$0" "$1"',
+      SCRIPT,
+      dir,
+    ]);
   }
   const file = 'guest.raw';
-  return { dir, file, path: join(dir, file), size: 160 * MEBIBYTE, fileSystemOffset: MEBIBYTE, prompt: /guest:[^\n]*# $/ };
+  return {
+    dir,
+    file,
+    path: join(dir, file),
+    size: 160 * MEBIBYTE,
+    fileSystemOffset: MEBIBYTE,
+    prompt: /guest:[^\n]*# $/,
+  };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) console.log((await makeGuest()).path);

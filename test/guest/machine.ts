@@ -2,8 +2,8 @@
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
-import { V86 } from 'v86';
 import type { V86Options } from 'v86';
+import { V86 } from 'v86';
 
 /** Where Debian's package `seabios` puts the BIOS. */
 export const BIOS_FOLDER = '/usr/share/seabios';
@@ -17,13 +17,26 @@ export class Machine {
   #heard: () => void = () => {};
 
   /** Starts a machine from a disk. `prompt` is what ends its output when the shell waits. */
-  static async start(hda: V86Options['hda'], prompt: RegExp, more: Partial<V86Options> = {}): Promise<Machine> {
+  static async start(
+    hda: V86Options['hda'],
+    prompt: RegExp,
+    more: Partial<V86Options> = {},
+  ): Promise<Machine> {
     const bios = await bufferOf(join(BIOS_FOLDER, 'bios.bin'));
     const vgaBios = await bufferOf(join(BIOS_FOLDER, 'vgabios-stdvga.bin'));
     const emulator = new V86({
       wasm_path: join(dirname(createRequire(import.meta.url).resolve('v86')), 'v86.wasm'),
-      bios: { buffer: bios }, vga_bios: { buffer: vgaBios }, hda, memory_size: MEMORY_BYTES, vga_memory_size: VGA_MEMORY_BYTES,
-      disable_keyboard: true, disable_mouse: true, disable_speaker: true, autostart: true, fastboot: true, ...more,
+      bios: { buffer: bios },
+      vga_bios: { buffer: vgaBios },
+      hda,
+      memory_size: MEMORY_BYTES,
+      vga_memory_size: VGA_MEMORY_BYTES,
+      disable_keyboard: true,
+      disable_mouse: true,
+      disable_speaker: true,
+      autostart: true,
+      fastboot: true,
+      ...more,
     });
     return new Machine(emulator, prompt);
   }
@@ -39,7 +52,8 @@ export class Machine {
 
   /** Waits until the shell waits for a command. Gives what was written since the last time. */
   async untilPrompt(): Promise<string> {
-    while (!this.#prompt.test(this.#output)) await new Promise<void>((resolve) => (this.#heard = resolve));
+    while (!this.#prompt.test(this.#output))
+      await new Promise<void>((resolve) => (this.#heard = resolve));
     const output = this.#output;
     this.#output = '';
     return output;

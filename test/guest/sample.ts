@@ -8,5 +8,10 @@ const folder = fileURLToPath(new URL('../../web/public/', import.meta.url));
 const guest = await makeGuest();
 await mkdir(folder, { recursive: true });
 await copyFile(guest.path, join(folder, guest.file));
-const sample = { name: 'A small Debian', text: 'a shell on the serial console', url: guest.file, size: guest.size };
+const sample = {
+  name: 'A small Debian',
+  text: 'a shell on the serial console',
+  url: guest.file,
+  size: guest.size,
+};
 await writeFile(join(folder, 'samples.json'), `${JSON.stringify([sample], undefined, 2)}\n`);

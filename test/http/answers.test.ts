@@ -1,10 +1,10 @@
 /** Every wrong answer that a server can give, and what it is called. */
 import { gzipSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
-import { FIRST_PAGE_BYTES, openHttp } from '../../hosts/bases/http/http.ts';
 import type { HttpOptions } from '../../hosts/bases/http/http.ts';
-import { checkResponse, identityOf } from '../../hosts/bases/http/response.ts';
+import { FIRST_PAGE_BYTES, openHttp } from '../../hosts/bases/http/http.ts';
 import type { Version } from '../../hosts/bases/http/response.ts';
+import { checkResponse, identityOf } from '../../hosts/bases/http/response.ts';
 import type { Failure } from '../../hosts/bases/http/retry.ts';
 import type { Ask } from './object-server.ts';
 import { ETAG, LAST_MODIFIED, pattern, serveObject } from './object-server.ts';
@@ -22,11 +22,19 @@ function error(code: string, message: RegExp | string): unknown {
 
 eachTransport((openHttp) => {
   /** The error of a read for which the server answers as `script` says, after a right answer at open. */
-  async function readError(script: (ask: Ask) => void, atOpen: (ask: Ask) => void = (ask) => ask.answer()): Promise<unknown> {
-    const server = await serveObject(object, (ask) => (ask.number === 0 ? atOpen(ask) : script(ask)));
+  async function readError(
+    script: (ask: Ask) => void,
+    atOpen: (ask: Ask) => void = (ask) => ask.answer(),
+  ): Promise<unknown> {
+    const server = await serveObject(object, (ask) =>
+      ask.number === 0 ? atOpen(ask) : script(ask),
+    );
     try {
       const source = await openHttp(server.url, { retries: 0 });
-      return await source.read(AT, new Uint8Array(LENGTH)).then(() => 'no error', (error) => error);
+      return await source.read(AT, new Uint8Array(LENGTH)).then(
+        () => 'no error',
+        (error) => error,
+      );
     } finally {
       await server.stop();
     }
@@ -43,33 +51,106 @@ eachTransport((openHttp) => {
   }
 
   const whole = (ask: Ask): void => {
-    ask.response.writeHead(200, { 'Content-Length': SIZE, 'ETag': ETAG, 'Last-Modified': LAST_MODIFIED }).end(object);
+    ask.response
+      .writeHead(200, { 'Content-Length': SIZE, ETag: ETAG, 'Last-Modified': LAST_MODIFIED })
+      .end(object);
   };
 
   const wrong: [string, (ask: Ask) => void, string, RegExp][] = [
-    ['another start', (ask) => ask.answer({ 'Content-Range': `bytes ${ask.first + 1}-${ask.end}/${SIZE}` }), 'EIO', /another range than asked/],
-    ['a longer range', (ask) => ask.answer({
-      'Content-Range': `bytes ${ask.first}-${ask.end}/${SIZE}`, 'Content-Length': ask.end - ask.first + 1,
-    }, object.subarray(ask.first, ask.end + 1)), 'EIO', /another range than asked/],
-    ['a shorter range whose body is as long as asked', (ask) => ask.answer({
-      'Content-Range': `bytes ${ask.first}-${ask.end - 2}/${SIZE}`, 'Content-Length': undefined,
-    }), 'EIO', /more bytes than the range/],
-    ['no Content-Range', (ask) => ask.answer({ 'Content-Range': undefined }), 'EIO', /without a Content-Range/],
-    ['another unit', (ask) => ask.answer({ 'Content-Range': `pages ${ask.first}-${ask.end - 1}/${SIZE}` }), 'EIO', /cannot be read/],
-    ['a garbled Content-Range', (ask) => ask.answer({ 'Content-Range': 'bytes 1-' }), 'EIO', /cannot be read/],
-    ['an impossible Content-Range', (ask) => ask.answer({ 'Content-Range': `bytes 9-8/${SIZE}` }), 'EIO', /impossible/],
-    ['a range past the size', (ask) => ask.answer({ 'Content-Range': `bytes 0-${SIZE}/${SIZE}` }), 'EIO', /impossible/],
-    ['an unknown size', (ask) => ask.answer({ 'Content-Range': `bytes ${ask.first}-${ask.end - 1}/*` }), 'EUNSUPPORTED', /does not tell .* size/],
-    ['a size past 2^53', (ask) => {
-      ask.answer({ 'Content-Range': `bytes ${ask.first}-${ask.end - 1}/9007199254740993` });
-    }, 'EUNSUPPORTED', /larger than 2\^53/],
-    ['a Content-Length that differs', (ask) => ask.answer({ 'Content-Length': ask.body.length - 1 }, ask.body.subarray(1)), 'EIO',
-      /Content-Length \d+ for a range of \d+/],
-    ['a content encoding', (ask) => {
-      const zipped = gzipSync(ask.body);
-      ask.answer({ 'Content-Encoding': 'gzip', 'Content-Length': zipped.length }, zipped);
-    }, 'EUNSUPPORTED', /Content-Encoding: gzip/],
-    ['multipart', (ask) => ask.answer({ 'Content-Type': 'multipart/byteranges; boundary=x' }), 'EUNSUPPORTED', /multipart\/byteranges/],
+    [
+      'another start',
+      (ask) => ask.answer({ 'Content-Range': `bytes ${ask.first + 1}-${ask.end}/${SIZE}` }),
+      'EIO',
+      /another range than asked/,
+    ],
+    [
+      'a longer range',
+      (ask) =>
+        ask.answer(
+          {
+            'Content-Range': `bytes ${ask.first}-${ask.end}/${SIZE}`,
+            'Content-Length': ask.end - ask.first + 1,
+          },
+          object.subarray(ask.first, ask.end + 1),
+        ),
+      'EIO',
+      /another range than asked/,
+    ],
+    [
+      'a shorter range whose body is as long as asked',
+      (ask) =>
+        ask.answer({
+          'Content-Range': `bytes ${ask.first}-${ask.end - 2}/${SIZE}`,
+          'Content-Length': undefined,
+        }),
+      'EIO',
+      /more bytes than the range/,
+    ],
+    [
+      'no Content-Range',
+      (ask) => ask.answer({ 'Content-Range': undefined }),
+      'EIO',
+      /without a Content-Range/,
+    ],
+    [
+      'another unit',
+      (ask) => ask.answer({ 'Content-Range': `pages ${ask.first}-${ask.end - 1}/${SIZE}` }),
+      'EIO',
+      /cannot be read/,
+    ],
+    [
+      'a garbled Content-Range',
+      (ask) => ask.answer({ 'Content-Range': 'bytes 1-' }),
+      'EIO',
+      /cannot be read/,
+    ],
+    [
+      'an impossible Content-Range',
+      (ask) => ask.answer({ 'Content-Range': `bytes 9-8/${SIZE}` }),
+      'EIO',
+      /impossible/,
+    ],
+    [
+      'a range past the size',
+      (ask) => ask.answer({ 'Content-Range': `bytes 0-${SIZE}/${SIZE}` }),
+      'EIO',
+      /impossible/,
+    ],
+    [
+      'an unknown size',
+      (ask) => ask.answer({ 'Content-Range': `bytes ${ask.first}-${ask.end - 1}/*` }),
+      'EUNSUPPORTED',
+      /does not tell .* size/,
+    ],
+    [
+      'a size past 2^53',
+      (ask) => {
+        ask.answer({ 'Content-Range': `bytes ${ask.first}-${ask.end - 1}/9007199254740993` });
+      },
+      'EUNSUPPORTED',
+      /larger than 2\^53/,
+    ],
+    [
+      'a Content-Length that differs',
+      (ask) => ask.answer({ 'Content-Length': ask.body.length - 1 }, ask.body.subarray(1)),
+      'EIO',
+      /Content-Length \d+ for a range of \d+/,
+    ],
+    [
+      'a content encoding',
+      (ask) => {
+        const zipped = gzipSync(ask.body);
+        ask.answer({ 'Content-Encoding': 'gzip', 'Content-Length': zipped.length }, zipped);
+      },
+      'EUNSUPPORTED',
+      /Content-Encoding: gzip/,
+    ],
+    [
+      'multipart',
+      (ask) => ask.answer({ 'Content-Type': 'multipart/byteranges; boundary=x' }),
+      'EUNSUPPORTED',
+      /multipart\/byteranges/,
+    ],
     ['200', whole, 'EUNSUPPORTED', /the server ignores Range/],
     ['204', (ask) => ask.refuse(204), 'EIO', /204.*no answer to a range request/],
     ['302 without a Location', (ask) => ask.refuse(302), 'EIO', /302/],
@@ -79,8 +160,18 @@ eachTransport((openHttp) => {
     ['404', (ask) => ask.refuse(404), 'ENOENT', /404/],
     ['410', (ask) => ask.refuse(410), 'ENOENT', /410/],
     ['416', (ask) => ask.refuse(416, { 'Content-Range': `bytes */${SIZE}` }), 'EIO', /416/],
-    ['a long body', (ask) => ask.answer({ 'Content-Length': undefined }, object.subarray(0, ask.body.length + 1)), 'EIO', /more bytes than the range/],
-    ['a short body', (ask) => ask.answer({ 'Content-Length': undefined }, ask.body.subarray(1)), 'EIO', /ended its answer 1 bytes early/],
+    [
+      'a long body',
+      (ask) => ask.answer({ 'Content-Length': undefined }, object.subarray(0, ask.body.length + 1)),
+      'EIO',
+      /more bytes than the range/,
+    ],
+    [
+      'a short body',
+      (ask) => ask.answer({ 'Content-Length': undefined }, ask.body.subarray(1)),
+      'EIO',
+      /ended its answer 1 bytes early/,
+    ],
   ];
 
   describe('wrong answers', () => {
@@ -96,7 +187,9 @@ eachTransport((openHttp) => {
       const failed = await readError((ask) => ask.refuse(400));
       expect(failed).toMatchObject({ name: 'MillraceError', offset: AT });
       const { message } = failed as Error;
-      expect(message).toMatch(/^http:\/\/127\.0\.0\.1:\d+\/disk\.img, bytes \d+-\d+: the server answered 400/);
+      expect(message).toMatch(
+        /^http:\/\/127\.0\.0\.1:\d+\/disk\.img, bytes \d+-\d+: the server answered 400/,
+      );
       expect(message).toContain(`bytes ${AT}-${AT + LENGTH - 1}:`);
     });
 
@@ -109,59 +202,97 @@ eachTransport((openHttp) => {
         void (async () => {
           for await (const bytes of huge()) {
             if (ask.response.destroyed) return;
-            if (!ask.response.write(bytes)) await new Promise((resolve) => ask.response.once('drain', resolve).once('close', resolve));
+            if (!ask.response.write(bytes))
+              await new Promise((resolve) =>
+                ask.response.once('drain', resolve).once('close', resolve),
+              );
           }
         })();
       });
-      expect(await openHttp(server.url).catch((error) => error)).toEqual(error('EUNSUPPORTED', /ignores Range/));
+      expect(await openHttp(server.url).catch((error) => error)).toEqual(
+        error('EUNSUPPORTED', /ignores Range/),
+      );
       await server.cancellations(1);
       await server.stop();
     });
   });
 
   describe('a change', () => {
-    const other = { 'ETag': '"v2"' };
+    const other = { ETag: '"v2"' };
     test.each<[string, (ask: Ask) => void, RegExp | string]>([
-      ['another ETag', (ask) => ask.answer(other), /its ETag was "v1" and is "v2", or another server answers here: then give the URL of one; open it again$/],
-      ['a weak ETag of the same name', (ask) => ask.answer({ ETag: `W/${ETAG}` }), /its ETag was "v1" and is W\/"v1"/],
-      ['another size', (ask) => {
-        ask.answer({ 'Content-Range': `bytes ${ask.first}-${ask.end - 1}/${SIZE + 1}` });
-      }, `its size was ${SIZE} bytes and is ${SIZE + 1};`],
-      ['a size that ends before the range', (ask) => {
-        ask.refuse(416, { 'Content-Range': 'bytes */5' });
-      }, `its size was ${SIZE} bytes and is 5;`],
+      [
+        'another ETag',
+        (ask) => ask.answer(other),
+        /its ETag was "v1" and is "v2", or another server answers here: then give the URL of one; open it again$/,
+      ],
+      [
+        'a weak ETag of the same name',
+        (ask) => ask.answer({ ETag: `W/${ETAG}` }),
+        /its ETag was "v1" and is W\/"v1"/,
+      ],
+      [
+        'another size',
+        (ask) => {
+          ask.answer({ 'Content-Range': `bytes ${ask.first}-${ask.end - 1}/${SIZE + 1}` });
+        },
+        `its size was ${SIZE} bytes and is ${SIZE + 1};`,
+      ],
+      [
+        'a size that ends before the range',
+        (ask) => {
+          ask.refuse(416, { 'Content-Range': 'bytes */5' });
+        },
+        `its size was ${SIZE} bytes and is 5;`,
+      ],
       ['412', (ask) => ask.refuse(412), /412/],
-      ['200 because of If-Range', (ask) => {
-        if (ask.request.headers['if-range'] !== ETAG) return ask.answer();
-        ask.response.writeHead(200, other).end(object.toReversed());
-      }, /its ETag was "v1" and is "v2"/],
+      [
+        '200 because of If-Range',
+        (ask) => {
+          if (ask.request.headers['if-range'] !== ETAG) return ask.answer();
+          ask.response.writeHead(200, other).end(object.toReversed());
+        },
+        /its ETag was "v1" and is "v2"/,
+      ],
     ])('%s: ECHANGED', async (_, script, message) => {
       expect(await readError(script)).toEqual(error('ECHANGED', message));
     });
 
     test('an answer without the ETag of the first one is not trusted', async () => {
-      expect(await readError((ask) => ask.answer({ ETag: undefined }))).toEqual(error('EIO', /lacks the ETag/));
+      expect(await readError((ask) => ask.answer({ ETag: undefined }))).toEqual(
+        error('EIO', /lacks the ETag/),
+      );
     });
 
     test('with a strong ETag the date says nothing', async () => {
-      expect(await readError((ask) => ask.answer({ 'Last-Modified': 'Wed, 04 Mar 2026 10:00:00 GMT' }))).toBe('no error');
+      expect(
+        await readError((ask) => ask.answer({ 'Last-Modified': 'Wed, 04 Mar 2026 10:00:00 GMT' })),
+      ).toBe('no error');
     });
 
     test('with a weak ETag no If-Range is sent, and it and the date are compared', async () => {
       const weak = { ETag: 'W/"w1"' };
       const atOpen = (ask: Ask): void => ask.answer(weak);
-      const sound = (ask: Ask): void => (ask.request.headers['if-range'] === undefined ? ask.answer(weak) : ask.refuse(400));
+      const sound = (ask: Ask): void =>
+        ask.request.headers['if-range'] === undefined ? ask.answer(weak) : ask.refuse(400);
       expect(await readError(sound, atOpen)).toBe('no error');
-      expect(await readError((ask) => ask.answer({ ETag: 'W/"w2"' }), atOpen)).toEqual(error('ECHANGED', /its ETag was W\/"w1"/));
-      const later = (ask: Ask): void => ask.answer({ ...weak, 'Last-Modified': 'Wed, 04 Mar 2026 10:00:00 GMT' });
-      expect(await readError(later, atOpen)).toEqual(error('ECHANGED', /its Last-Modified was Tue/));
+      expect(await readError((ask) => ask.answer({ ETag: 'W/"w2"' }), atOpen)).toEqual(
+        error('ECHANGED', /its ETag was W\/"w1"/),
+      );
+      const later = (ask: Ask): void =>
+        ask.answer({ ...weak, 'Last-Modified': 'Wed, 04 Mar 2026 10:00:00 GMT' });
+      expect(await readError(later, atOpen)).toEqual(
+        error('ECHANGED', /its Last-Modified was Tue/),
+      );
     });
 
     test('with a date alone, the date is compared', async () => {
       const atOpen = (ask: Ask): void => ask.answer({ ETag: undefined });
       expect(await readError(atOpen, atOpen)).toBe('no error');
-      const later = (ask: Ask): void => ask.answer({ 'ETag': undefined, 'Last-Modified': 'Wed, 04 Mar 2026 10:00:00 GMT' });
-      expect(await readError(later, atOpen)).toEqual(error('ECHANGED', /its Last-Modified was Tue/));
+      const later = (ask: Ask): void =>
+        ask.answer({ ETag: undefined, 'Last-Modified': 'Wed, 04 Mar 2026 10:00:00 GMT' });
+      expect(await readError(later, atOpen)).toEqual(
+        error('ECHANGED', /its Last-Modified was Tue/),
+      );
     });
 
     test('in the middle of a range that is asked again: ECHANGED', async () => {
@@ -170,38 +301,64 @@ eachTransport((openHttp) => {
         ask.response.writeHead(206, ask.headers as Record<string, string>);
         ask.response.write(ask.body.subarray(0, 100), () => ask.response.destroy());
       };
-      const server = await serveObject(object, (ask) => (ask.number === 0 ? ask.answer() : script(ask)));
+      const server = await serveObject(object, (ask) =>
+        ask.number === 0 ? ask.answer() : script(ask),
+      );
       const source = await openHttp(server.url);
-      await expect(source.read(AT, new Uint8Array(LENGTH))).rejects.toMatchObject({ code: 'ECHANGED' });
+      await expect(source.read(AT, new Uint8Array(LENGTH))).rejects.toMatchObject({
+        code: 'ECHANGED',
+      });
       await server.stop();
     });
   });
 
   describe('right answers that are seldom seen', () => {
     test('416 with size 0 is an empty object', async () => {
-      expect(await opened((ask) => ask.refuse(416, { 'Content-Range': 'bytes */0' }))).toMatchObject({ size: 0 });
+      expect(
+        await opened((ask) => ask.refuse(416, { 'Content-Range': 'bytes */0' })),
+      ).toMatchObject({ size: 0 });
     });
 
     /** Answers with no more than so many bytes of what was asked for (RFC 9110, section 15.3.7). */
-    const inPartsOf = (bytes: number) => (ask: Ask): void => {
-      const end = Math.min(ask.end, ask.first + bytes);
-      ask.answer({ 'Content-Range': `bytes ${ask.first}-${end - 1}/${SIZE}`, 'Content-Length': end - ask.first }, object.subarray(ask.first, end));
-    };
+    const inPartsOf =
+      (bytes: number) =>
+      (ask: Ask): void => {
+        const end = Math.min(ask.end, ask.first + bytes);
+        ask.answer(
+          {
+            'Content-Range': `bytes ${ask.first}-${end - 1}/${SIZE}`,
+            'Content-Length': end - ask.first,
+          },
+          object.subarray(ask.first, end),
+        );
+      };
 
     test('less than was asked for: the rest is asked for at once', async () => {
       const server = await serveObject(object, inPartsOf(100_000));
       const source = await openHttp(server.url, { retries: 0 });
       const into = new Uint8Array(300_000);
       await source.read(FIRST_PAGE_BYTES, into);
-      expect(Buffer.compare(into, object.subarray(FIRST_PAGE_BYTES, FIRST_PAGE_BYTES + into.length))).toBe(0);
-      expect(server.ranges).toEqual([0, 1, 2, 3].map((part) => `${part * 100_000}-${FIRST_PAGE_BYTES - 1}`)
-        .concat([0, 1, 2].map((part) => `${FIRST_PAGE_BYTES + part * 100_000}-${FIRST_PAGE_BYTES + into.length - 1}`)));
+      expect(
+        Buffer.compare(into, object.subarray(FIRST_PAGE_BYTES, FIRST_PAGE_BYTES + into.length)),
+      ).toBe(0);
+      expect(server.ranges).toEqual(
+        [0, 1, 2, 3]
+          .map((part) => `${part * 100_000}-${FIRST_PAGE_BYTES - 1}`)
+          .concat(
+            [0, 1, 2].map(
+              (part) =>
+                `${FIRST_PAGE_BYTES + part * 100_000}-${FIRST_PAGE_BYTES + into.length - 1}`,
+            ),
+          ),
+      );
       expect(source.stats.retries).toBe(0);
       await server.stop();
     });
 
     test('so little at once that it would never end: an error', async () => {
-      expect(await opened(inPartsOf(10))).toEqual(error('EIO', /sends ranges in pieces of 10 bytes/));
+      expect(await opened(inPartsOf(10))).toEqual(
+        error('EIO', /sends ranges in pieces of 10 bytes/),
+      );
     });
 
     test('200 from a server that has heeded ranges before: asked again, without If-Range', async () => {
@@ -220,15 +377,24 @@ eachTransport((openHttp) => {
     });
 
     test('a chunked body, and identity named as its encoding', async () => {
-      const script = (ask: Ask): void => ask.answer({ 'Content-Length': undefined, 'Content-Encoding': 'identity' });
+      const script = (ask: Ask): void =>
+        ask.answer({ 'Content-Length': undefined, 'Content-Encoding': 'identity' });
       expect(await readError(script, script)).toBe('no error');
     });
 
     test('no validator at all: the size is held to', async () => {
-      const bare = { 'ETag': undefined, 'Last-Modified': undefined };
-      expect(await readError((ask) => ask.answer(bare), (ask) => ask.answer(bare))).toBe('no error');
-      const grown = (ask: Ask): void => ask.answer({ ...bare, 'Content-Range': `bytes ${ask.first}-${ask.end - 1}/${SIZE + 1}` });
-      expect(await readError(grown, (ask) => ask.answer(bare))).toEqual(error('ECHANGED', /its size/));
+      const bare = { ETag: undefined, 'Last-Modified': undefined };
+      expect(
+        await readError(
+          (ask) => ask.answer(bare),
+          (ask) => ask.answer(bare),
+        ),
+      ).toBe('no error');
+      const grown = (ask: Ask): void =>
+        ask.answer({ ...bare, 'Content-Range': `bytes ${ask.first}-${ask.end - 1}/${SIZE + 1}` });
+      expect(await readError(grown, (ask) => ask.answer(bare))).toEqual(
+        error('ECHANGED', /its size/),
+      );
     });
 
     test('asks for one range, unencoded', async () => {
@@ -238,15 +404,21 @@ eachTransport((openHttp) => {
         ask.answer();
       });
       // Node's fetch adds a second `identity` of its own to a range request.
-      const headers = { 'range': `bytes=0-${FIRST_PAGE_BYTES - 1}`, 'accept-encoding': expect.stringMatching(/^identity(, identity)?$/) };
+      const headers = {
+        range: `bytes=0-${FIRST_PAGE_BYTES - 1}`,
+        'accept-encoding': expect.stringMatching(/^identity(, identity)?$/),
+      };
       expect(asked).toEqual([expect.objectContaining(headers)]);
       expect(asked[0]).not.toHaveProperty('if-range');
     });
 
     test('identities', () => {
-      const of = (version: Omit<Version, 'size'>): string | undefined => identityOf({ size: 7, ...version });
+      const of = (version: Omit<Version, 'size'>): string | undefined =>
+        identityOf({ size: 7, ...version });
       expect(of({ etag: '"a"', lastModified: LAST_MODIFIED })).toBe('etag "a"');
-      expect(of({ etag: 'W/"a"', lastModified: LAST_MODIFIED })).toBe(`modified ${LAST_MODIFIED} size 7`);
+      expect(of({ etag: 'W/"a"', lastModified: LAST_MODIFIED })).toBe(
+        `modified ${LAST_MODIFIED} size 7`,
+      );
       expect(of({ etag: 'W/"a"' })).toBe('etag W/"a" size 7');
       expect(of({})).toBeUndefined();
     });
@@ -255,18 +427,24 @@ eachTransport((openHttp) => {
 
 describe('in a page, from another origin', () => {
   /** A fetch whose answers look as a page sees them: marked `cors`, and only the exposed headers there. */
-  const corsFetch = (...exposed: string[]): typeof fetch => async (input, init) => {
-    const response = await fetch(input, init);
-    const names = ['content-type', 'content-length', 'last-modified', ...exposed];
-    const headers = new Headers([...response.headers].filter(([name]) => names.includes(name)));
-    const seen = new Response(response.body, { status: response.status, headers });
-    return Object.defineProperty(seen, 'type', { value: 'cors' });
-  };
+  const corsFetch =
+    (...exposed: string[]): typeof fetch =>
+    async (input, init) => {
+      const response = await fetch(input, init);
+      const names = ['content-type', 'content-length', 'last-modified', ...exposed];
+      const headers = new Headers([...response.headers].filter(([name]) => names.includes(name)));
+      const seen = new Response(response.body, { status: response.status, headers });
+      return Object.defineProperty(seen, 'type', { value: 'cors' });
+    };
 
   test('a hidden Content-Range is named with the header that shows it', async () => {
     const server = await serveObject(object);
-    const hidden = await openHttp(server.url, { fetch: corsFetch(), retries: 0 }).catch((error) => error);
-    expect(hidden).toEqual(error('EUNSUPPORTED', /hidden.*Access-Control-Expose-Headers: Content-Range, ETag/));
+    const hidden = await openHttp(server.url, { fetch: corsFetch(), retries: 0 }).catch(
+      (error) => error,
+    );
+    expect(hidden).toEqual(
+      error('EUNSUPPORTED', /hidden.*Access-Control-Expose-Headers: Content-Range, ETag/),
+    );
     await server.stop();
   });
 
@@ -279,13 +457,18 @@ describe('in a page, from another origin', () => {
     const source = await openHttp(server.url, { fetch: corsFetch('content-range', 'etag') });
     await source.read(AT, new Uint8Array(LENGTH));
     etag = '"v2"';
-    await expect(source.read(AT, new Uint8Array(LENGTH))).rejects.toMatchObject({ code: 'ECHANGED' });
+    await expect(source.read(AT, new Uint8Array(LENGTH))).rejects.toMatchObject({
+      code: 'ECHANGED',
+    });
     await server.stop();
   });
 });
 
 test('an answer is checked against the version before its range: a changed size is a change, not a wrong range', () => {
-  const response = new Response(null, { status: 206, headers: { 'Content-Range': 'bytes 0-9/10', 'ETag': '"v2"' } });
+  const response = new Response(null, {
+    status: 206,
+    headers: { 'Content-Range': 'bytes 0-9/10', ETag: '"v2"' },
+  });
   expect(() => checkResponse(response, { first: 0, end: 20 }, { size: 20, etag: '"v1"' })).toThrow(
     expect.objectContaining({ code: 'ECHANGED' }),
   );
@@ -294,7 +477,11 @@ test('an answer is checked against the version before its range: a changed size 
 test('a Retry-After is a date by the clock of the server that sends it', () => {
   const waits = (headers: Record<string, string>): unknown => {
     try {
-      return checkResponse(new Response(null, { status: 503, headers }), { first: 0, end: 20 }, undefined);
+      return checkResponse(
+        new Response(null, { status: 503, headers }),
+        { first: 0, end: 20 },
+        undefined,
+      );
     } catch (failure) {
       return (failure as Failure).retryAfterMs;
     }

@@ -69,10 +69,21 @@ function setUp(lanes = 6) {
     return request.over;
   });
   /** A read, with what became of it. */
-  const read = (start: number, end: number, hint: { background?: boolean; signal?: AbortSignal } = {}) => {
+  const read = (
+    start: number,
+    end: number,
+    hint: { background?: boolean; signal?: AbortSignal } = {},
+  ) => {
     const into = new Uint8Array(end - start);
-    const state = { into, outcome: 'pending' as unknown, right: () => Buffer.compare(into, object.subarray(start, end)) === 0 };
-    elevator.read(start, into, hint).then(() => (state.outcome = 'done'), (error) => (state.outcome = error));
+    const state = {
+      into,
+      outcome: 'pending' as unknown,
+      right: () => Buffer.compare(into, object.subarray(start, end)) === 0,
+    };
+    elevator.read(start, into, hint).then(
+      () => (state.outcome = 'done'),
+      (error) => (state.outcome = error),
+    );
     return state;
   };
   const ranges = (): [number, number][] => requests.map((request) => request.range);
@@ -107,7 +118,10 @@ describe('merging', () => {
     read(101_000, 200_000);
     read(210_000, 300_000);
     await turn();
-    expect(ranges()).toEqual([[0, 200_000], [210_000, 300_000]]);
+    expect(ranges()).toEqual([
+      [0, 200_000],
+      [210_000, 300_000],
+    ]);
   });
 
   test('each read is done when its own bytes are there', async () => {
@@ -145,7 +159,12 @@ describe('merging', () => {
     const { read, requests, ranges } = setUp();
     for (let n = 0; n < 8; n++) read(n * 700_000, (n + 1) * 700_000, background);
     await turn();
-    expect(ranges()).toEqual([[0, 1_400_000], [1_400_000, 2_800_000], [2_800_000, 4_200_000], [4_200_000, 5_600_000]]);
+    expect(ranges()).toEqual([
+      [0, 1_400_000],
+      [1_400_000, 2_800_000],
+      [2_800_000, 4_200_000],
+      [4_200_000, 5_600_000],
+    ]);
     expect(requests).toHaveLength(4);
   });
 
@@ -180,7 +199,10 @@ describe('one fetch', () => {
     await requests[0].send(4000);
     const around = read(8000, 25_000);
     await turn();
-    expect(ranges().slice(1)).toEqual([[8000, 14_000], [20_000, 25_000]]);
+    expect(ranges().slice(1)).toEqual([
+      [8000, 14_000],
+      [20_000, 25_000],
+    ]);
     for (const request of requests) await request.send();
     expect(around.outcome).toBe('done');
     expect(around.right()).toBe(true);
@@ -193,7 +215,10 @@ describe('one fetch', () => {
     const waiting = read(5 * MIB, 6 * MIB, background);
     const urgent = read(5 * MIB + 1000, 5 * MIB + 2000);
     await turn();
-    expect(ranges()).toEqual([[0, MIB], [5 * MIB + 1000, 5 * MIB + 2000]]);
+    expect(ranges()).toEqual([
+      [0, MIB],
+      [5 * MIB + 1000, 5 * MIB + 2000],
+    ]);
     await requests[0].send();
     await requests[1].send();
     expect(urgent.outcome).toBe('done');
@@ -201,7 +226,11 @@ describe('one fetch', () => {
     for (let n = 2; n < requests.length; n++) await requests[n].send();
     expect(waiting.outcome).toBe('done');
     expect(waiting.right()).toBe(true);
-    expect(ranges().slice(2).reduce((sum, [start, end]) => sum + end - start, 0)).toBeLessThanOrEqual(MIB);
+    expect(
+      ranges()
+        .slice(2)
+        .reduce((sum, [start, end]) => sum + end - start, 0),
+    ).toBeLessThanOrEqual(MIB);
   });
 });
 
@@ -257,7 +286,7 @@ describe('order', () => {
 });
 
 describe('an end before the bytes', () => {
-  test('abort rejects with the signal\'s reason and cancels the request', async () => {
+  test("abort rejects with the signal's reason and cancels the request", async () => {
     const { read, requests } = setUp();
     const controller = new AbortController();
     const one = read(0, 1000, { signal: controller.signal });
@@ -291,7 +320,7 @@ describe('an end before the bytes', () => {
     expect(requests).toHaveLength(1);
   });
 
-  test('another reader of the request keeps it; the aborted one\'s buffer is touched no more', async () => {
+  test("another reader of the request keeps it; the aborted one's buffer is touched no more", async () => {
     const { read, requests } = setUp();
     const controller = new AbortController();
     const one = read(0, 1000, { signal: controller.signal });
@@ -328,7 +357,11 @@ describe('an end before the bytes', () => {
 
   test('a failed request fails the reads that it still carried, and frees its lane', async () => {
     const { read, requests } = setUp(2);
-    const [done, failed, later] = [read(0, 1000, background), read(1000, 2000, background), read(90_000, 91_000, background)];
+    const [done, failed, later] = [
+      read(0, 1000, background),
+      read(1000, 2000, background),
+      read(90_000, 91_000, background),
+    ];
     await turn();
     await requests[0].send(1000);
     await requests[0].fail('broken');
@@ -343,7 +376,12 @@ describe('an end before the bytes', () => {
     await turn();
     await requests[0].send(1500);
     await requests[0].fail(badBlock);
-    expect(ranges()).toEqual([[0, 4000], [1500, 2000], [2000, 3000], [3000, 4000]]);
+    expect(ranges()).toEqual([
+      [0, 4000],
+      [1500, 2000],
+      [2000, 3000],
+      [3000, 4000],
+    ]);
     expect(requests.map(({ once }) => once)).toEqual([false, true, true, true]);
     await requests[1].send();
     await requests[2].fail(badBlock);
@@ -359,7 +397,11 @@ describe('an end before the bytes', () => {
     const reads = [read(0, 1000), read(1000, 2000)];
     await turn();
     await requests[0].fail(changed);
-    expect([requests.length, ...reads.map(({ outcome }) => outcome)]).toEqual([1, changed, changed]);
+    expect([requests.length, ...reads.map(({ outcome }) => outcome)]).toEqual([
+      1,
+      changed,
+      changed,
+    ]);
   });
 
   test('a read that failed in one request is dropped from the others', async () => {
@@ -389,8 +431,12 @@ describe('an end before the bytes', () => {
     const { signal } = new AbortController();
     let listeners = 0;
     const { addEventListener, removeEventListener } = signal;
-    signal.addEventListener = (...args: Parameters<typeof addEventListener>) => (listeners++, addEventListener.apply(signal, args));
-    signal.removeEventListener = (...args: Parameters<typeof removeEventListener>) => (listeners--, removeEventListener.apply(signal, args));
+    signal.addEventListener = (...args: Parameters<typeof addEventListener>) => (
+      listeners++, addEventListener.apply(signal, args)
+    );
+    signal.removeEventListener = (...args: Parameters<typeof removeEventListener>) => (
+      listeners--, removeEventListener.apply(signal, args)
+    );
     read(0, 1000, { signal });
     read(1000, 2000, { signal });
     expect(listeners).toBe(1);
@@ -404,47 +450,78 @@ describe('an end before the bytes', () => {
 
 test('any mix of reads, aborts, failures and deliveries gives right bytes, few wasted ones, and an end', async () => {
   const step = fc.oneof(
-    { weight: 5, arbitrary: fc.record({ do: fc.constant('read' as const), at: fc.nat(3 * MIB), length: fc.integer({ min: 1, max: 300_000 }), background: fc.boolean() }) },
-    { weight: 5, arbitrary: fc.record({ do: fc.constant('send' as const), pick: fc.nat(5), share: fc.double({ min: 0.01, max: 1, noNaN: true }) }) },
+    {
+      weight: 5,
+      arbitrary: fc.record({
+        do: fc.constant('read' as const),
+        at: fc.nat(3 * MIB),
+        length: fc.integer({ min: 1, max: 300_000 }),
+        background: fc.boolean(),
+      }),
+    },
+    {
+      weight: 5,
+      arbitrary: fc.record({
+        do: fc.constant('send' as const),
+        pick: fc.nat(5),
+        share: fc.double({ min: 0.01, max: 1, noNaN: true }),
+      }),
+    },
     { weight: 1, arbitrary: fc.record({ do: fc.constant('abort' as const), pick: fc.nat(30) }) },
     { weight: 1, arbitrary: fc.record({ do: fc.constant('fail' as const), pick: fc.nat(5) }) },
     { weight: 1, arbitrary: fc.record({ do: fc.constant('turn' as const) }) },
   );
-  await fc.assert(fc.asyncProperty(fc.integer({ min: 2, max: 7 }), fc.array(step, { maxLength: 60 }), async (lanes, steps) => {
-    const { read, requests } = setUp(lanes);
-    const reads: { state: ReturnType<typeof read>; controller: AbortController }[] = [];
-    const live = (): Request[] => requests.filter((request) => request.position < request.end && !request.cancelled.aborted && !failed.includes(request));
-    let asked = 0;
-    let aborted = false;
-    const failed: Request[] = [];
-    for (const one of steps) {
-      expect(live().length).toBeLessThanOrEqual(lanes);
-      if (one.do === 'read') {
-        const controller = new AbortController();
-        const hint = { background: one.background, signal: controller.signal };
-        reads.push({ state: read(one.at, one.at + one.length, hint), controller });
-        asked += one.length;
-      } else if (one.do === 'send') {
-        const request = live()[one.pick];
-        await request?.send(Math.ceil((request.end - request.position) * one.share));
-      } else if (one.do === 'abort') {
-        aborted ||= reads[one.pick]?.state.outcome === 'pending';
-        reads[one.pick]?.controller.abort('enough');
-      } else if (one.do === 'fail') {
-        const request = live()[one.pick];
-        if (request !== undefined) failed.push(request);
-        await request?.fail(badBlock);
-      } else {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.integer({ min: 2, max: 7 }),
+      fc.array(step, { maxLength: 60 }),
+      async (lanes, steps) => {
+        const { read, requests } = setUp(lanes);
+        const reads: { state: ReturnType<typeof read>; controller: AbortController }[] = [];
+        const live = (): Request[] =>
+          requests.filter(
+            (request) =>
+              request.position < request.end &&
+              !request.cancelled.aborted &&
+              !failed.includes(request),
+          );
+        let asked = 0;
+        let aborted = false;
+        const failed: Request[] = [];
+        for (const one of steps) {
+          expect(live().length).toBeLessThanOrEqual(lanes);
+          if (one.do === 'read') {
+            const controller = new AbortController();
+            const hint = { background: one.background, signal: controller.signal };
+            reads.push({ state: read(one.at, one.at + one.length, hint), controller });
+            asked += one.length;
+          } else if (one.do === 'send') {
+            const request = live()[one.pick];
+            await request?.send(Math.ceil((request.end - request.position) * one.share));
+          } else if (one.do === 'abort') {
+            aborted ||= reads[one.pick]?.state.outcome === 'pending';
+            reads[one.pick]?.controller.abort('enough');
+          } else if (one.do === 'fail') {
+            const request = live()[one.pick];
+            if (request !== undefined) failed.push(request);
+            await request?.fail(badBlock);
+          } else {
+            await turn();
+          }
+        }
         await turn();
-      }
-    }
-    await turn();
-    for (let request = live()[0]; request !== undefined; request = live()[0]) await request.send();
-    for (const { state } of reads) {
-      expect(['done', 'enough', ...(failed.length > 0 ? [badBlock] : [])]).toContain(state.outcome);
-      if (state.outcome === 'done') expect(state.right()).toBe(true);
-    }
-    const sent = requests.reduce((sum, request) => sum + request.position - request.start, 0);
-    if (!aborted && failed.length === 0) expect(sent).toBeLessThanOrEqual(asked * 1.03);
-  }), { numRuns: 200 });
+        for (let request = live()[0]; request !== undefined; request = live()[0])
+          await request.send();
+        for (const { state } of reads) {
+          expect(['done', 'enough', ...(failed.length > 0 ? [badBlock] : [])]).toContain(
+            state.outcome,
+          );
+          if (state.outcome === 'done') expect(state.right()).toBe(true);
+        }
+        const sent = requests.reduce((sum, request) => sum + request.position - request.start, 0);
+        if (!aborted && failed.length === 0) expect(sent).toBeLessThanOrEqual(asked * 1.03);
+      },
+    ),
+    { numRuns: 200 },
+  );
 });

@@ -3,8 +3,8 @@ import { appendFile, mkdir, mkdtemp, rename, rm, utimes, writeFile } from 'node:
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { FIRST_PAGE_BYTES } from '../../hosts/bases/http/http.ts';
 import { REQUEST_BYTES_MAX } from '../../hosts/bases/http/elevator.ts';
+import { FIRST_PAGE_BYTES } from '../../hosts/bases/http/http.ts';
 import type { NginxServer } from '../support/nginx.ts';
 import { startNginx } from '../support/nginx.ts';
 import { pattern } from './object-server.ts';
@@ -40,7 +40,9 @@ afterAll(async () => {
 });
 
 /** The requests that a test caused: the log's growth. */
-async function logged<T>(act: () => Promise<T>): Promise<{ result: T; log: Awaited<ReturnType<NginxServer['log']>> }> {
+async function logged<T>(
+  act: () => Promise<T>,
+): Promise<{ result: T; log: Awaited<ReturnType<NginxServer['log']>> }> {
   const before = (await nginx.log()).length;
   const result = await act();
   return { result, log: (await nginx.log()).slice(before) };
@@ -64,7 +66,12 @@ eachTransport((openHttp) => {
         await source.close();
       });
       expect(log).toHaveLength(1);
-      expect(log[0]).toMatchObject({ method: 'GET', status: 206, range: `bytes=0-${FIRST_PAGE_BYTES - 1}`, bytes: FIRST_PAGE_BYTES });
+      expect(log[0]).toMatchObject({
+        method: 'GET',
+        status: 206,
+        range: `bytes=0-${FIRST_PAGE_BYTES - 1}`,
+        bytes: FIRST_PAGE_BYTES,
+      });
     });
 
     test('takes an empty object and one smaller than a page', async () => {
@@ -81,14 +88,21 @@ eachTransport((openHttp) => {
     });
 
     test.each([
-      ['/missing.img', 'ENOENT', new RegExp(`missing\\.img, bytes 0-${FIRST_PAGE_BYTES - 1}: the server answered 404`)],
+      [
+        '/missing.img',
+        'ENOENT',
+        new RegExp(`missing\\.img, bytes 0-${FIRST_PAGE_BYTES - 1}: the server answered 404`),
+      ],
       ['/gone/disk.img', 'ENOENT', /410/],
       ['/forbidden/disk.img', 'EACCES', /403/],
       ['/private/disk.img', 'EACCES', /401/],
       ['/whole/disk.img', 'EUNSUPPORTED', /the server ignores Range/],
       ['/round/', 'EIO', /redirects of this URL have no end/],
     ])('%s is refused with %s', async (path, code, message) => {
-      await expect(openHttp(nginx.url + path)).rejects.toMatchObject({ code, message: expect.stringMatching(message) });
+      await expect(openHttp(nginx.url + path)).rejects.toMatchObject({
+        code,
+        message: expect.stringMatching(message),
+      });
     });
 
     test('follows a redirect', async () => {
@@ -100,12 +114,16 @@ eachTransport((openHttp) => {
 
     test('sends the credentials of the URL and never shows them', async () => {
       const host = nginx.url.replace('http://', '');
-      const source = await openHttp(`http://user:p%40ss%2Fw%C3%B6rd@${host}/private/disk.img?signature=abc#part`);
+      const source = await openHttp(
+        `http://user:p%40ss%2Fw%C3%B6rd@${host}/private/disk.img?signature=abc#part`,
+      );
       expect(source.name).toBe(`${nginx.url}/private/disk.img?…`);
       const into = new Uint8Array(100);
       await source.read(3 * MIB, into);
       expect(into).toEqual(object.subarray(3 * MIB, 3 * MIB + 100));
-      const wrong = await openHttp(`http://user:secret@${host}/private/disk.img?signature=abc`).catch((error) => error);
+      const wrong = await openHttp(
+        `http://user:secret@${host}/private/disk.img?signature=abc`,
+      ).catch((error) => error);
       expect(wrong.code).toBe('EACCES');
       expect(wrong.message).not.toMatch(/secret|abc/);
     });
@@ -155,8 +173,16 @@ eachTransport((openHttp) => {
 
     test('a read outside the object is an error and causes no request', async () => {
       const source = await openHttp(`${nginx.url}/disk.img`);
-      for (const [offset, length] of [[object.length, 1], [object.length - 1, 2], [-1, 1], [0.5, 1], [2 ** 53, 1]]) {
-        await expect(source.read(offset, new Uint8Array(length))).rejects.toMatchObject({ code: 'EINVAL' });
+      for (const [offset, length] of [
+        [object.length, 1],
+        [object.length - 1, 2],
+        [-1, 1],
+        [0.5, 1],
+        [2 ** 53, 1],
+      ]) {
+        await expect(source.read(offset, new Uint8Array(length))).rejects.toMatchObject({
+          code: 'EINVAL',
+        });
       }
       await source.read(object.length, new Uint8Array(0));
       expect(source.stats.requests).toBe(1);
@@ -180,7 +206,11 @@ eachTransport((openHttp) => {
         await writeFile(`${path}.new`, object.toReversed());
         await rename(`${path}.new`, path);
       });
-      expect(error).toMatchObject({ code: 'ECHANGED', offset: 4 * MIB, message: expect.stringMatching(/changing\.img.*ETag/) });
+      expect(error).toMatchObject({
+        code: 'ECHANGED',
+        offset: 4 * MIB,
+        message: expect.stringMatching(/changing\.img.*ETag/),
+      });
     });
 
     test('grown: ECHANGED', async () => {

@@ -2,9 +2,10 @@
  * An HTTP server for one object that answers ranges as RFC 9110 wants, except where a test's script has it do something else: the
  * place of the wrong answers, the lost connections and the stalls that no real server gives when asked to.
  */
-import { createServer } from 'node:http';
-import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+
 import { once } from 'node:events';
+import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 
 /** One request, as a script sees it. */
@@ -46,12 +47,16 @@ export const LAST_MODIFIED = 'Tue, 03 Mar 2026 10:00:00 GMT';
 export function pattern(size: number): Uint8Array {
   const bytes = new Uint8Array(size);
   const words = new DataView(bytes.buffer);
-  for (let at = 0; at + 4 <= size; at += 4) words.setUint32(at, Math.imul(at + 1, 0x9e3779b1) >>> 0);
+  for (let at = 0; at + 4 <= size; at += 4)
+    words.setUint32(at, Math.imul(at + 1, 0x9e3779b1) >>> 0);
   return bytes;
 }
 
 /** Serves `object`; `script` answers each request, by default rightly. */
-export async function serveObject(object: Uint8Array, script: (ask: Ask) => void = (ask) => ask.answer()): Promise<ObjectServer> {
+export async function serveObject(
+  object: Uint8Array,
+  script: (ask: Ask) => void = (ask) => ask.answer(),
+): Promise<ObjectServer> {
   const ranges: string[] = [];
   const watchers = new Set<() => void>();
   let cancelled = 0;
@@ -93,23 +98,31 @@ export async function serveObject(object: Uint8Array, script: (ask: Ask) => void
   };
 }
 
-function askOf(object: Uint8Array, number: number, request: IncomingMessage, response: ServerResponse): Ask {
+function askOf(
+  object: Uint8Array,
+  number: number,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Ask {
   const match = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '');
-  const [first, last] = match === null ? [0, object.length - 1] : [Number(match[1]), Number(match[2])];
+  const [first, last] =
+    match === null ? [0, object.length - 1] : [Number(match[1]), Number(match[2])];
   const end = Math.min(last + 1, object.length);
   const body = object.subarray(first, end);
   const headers: OutgoingHttpHeaders = {
     'Content-Type': 'application/octet-stream',
     'Content-Range': `bytes ${first}-${end - 1}/${object.length}`,
     'Content-Length': end - first,
-    'ETag': ETAG,
+    ETag: ETAG,
     'Last-Modified': LAST_MODIFIED,
   };
   const refuse = (status: number, more: OutgoingHttpHeaders = {}): void => {
     response.writeHead(status, { 'Content-Length': 0, ...more }).end();
   };
   const answer = (replaced: OutgoingHttpHeaders = {}, bytes: Uint8Array = body): void => {
-    const kept = Object.entries({ ...headers, ...replaced }).filter(([, value]) => value !== undefined);
+    const kept = Object.entries({ ...headers, ...replaced }).filter(
+      ([, value]) => value !== undefined,
+    );
     response.writeHead(206, Object.fromEntries(kept)).end(bytes);
   };
   return { number, request, response, first, end, headers, body, answer, refuse };

@@ -1,7 +1,7 @@
 /** A TCP server whose every byte a test decides: the place of the answers that are no HTTP, and of connections that end anyhow. */
 import { once } from 'node:events';
-import { createServer } from 'node:net';
 import type { AddressInfo, Socket } from 'node:net';
+import { createServer } from 'node:net';
 
 /** The head of one request. */
 export interface RawAsk {
@@ -35,9 +35,17 @@ export async function serveRaw(script: (ask: RawAsk) => void): Promise<RawServer
       for (let end = text.indexOf('\r\n\r\n'); end >= 0; end = text.indexOf('\r\n\r\n')) {
         const [line, ...fields] = text.slice(0, end).split('\r\n');
         text = text.slice(end + 4);
-        const headers = new Headers(fields.map((field) => field.split(/: (.*)/s).slice(0, 2) as [string, string]));
+        const headers = new Headers(
+          fields.map((field) => field.split(/: (.*)/s).slice(0, 2) as [string, string]),
+        );
         const say = (said: string): void => void socket.write(said, 'latin1');
-        const ask: RawAsk = { number: asked.length, path: line.split(' ')[1], headers, socket, say };
+        const ask: RawAsk = {
+          number: asked.length,
+          path: line.split(' ')[1],
+          headers,
+          socket,
+          say,
+        };
         asked.push(ask);
         script(ask);
       }

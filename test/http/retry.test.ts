@@ -1,11 +1,17 @@
 /** What is asked again, when, how often, and from where on. */
-import { createServer } from 'node:net';
+
 import type { AddressInfo } from 'node:net';
+import { createServer } from 'node:net';
 import { describe, expect, test } from 'vitest';
 import type { HttpOptions } from '../../hosts/bases/http/http.ts';
 import { FIRST_PAGE_BYTES } from '../../hosts/bases/http/http.ts';
 import { Queue } from '../../hosts/bases/http/queue.ts';
-import { Failure, parseRetryAfter, RetryBudget, transportFailure } from '../../hosts/bases/http/retry.ts';
+import {
+  Failure,
+  parseRetryAfter,
+  RetryBudget,
+  transportFailure,
+} from '../../hosts/bases/http/retry.ts';
 import type { Ask } from './object-server.ts';
 import { pattern, serveObject } from './object-server.ts';
 import { eachTransport } from './transports.ts';
@@ -31,10 +37,15 @@ const hangUp = (ask: Ask): void => void ask.response.destroy();
 eachTransport((openHttp) => {
   /** Reads one range; `script` answers its first requests (numbered from 1), the server rightly all later ones. */
   async function reading(script: ((ask: Ask) => void)[], options: HttpOptions = {}) {
-    const server = await serveObject(object, (ask) => (script[ask.number - 1] ?? ((right: Ask) => right.answer()))(ask));
+    const server = await serveObject(object, (ask) =>
+      (script[ask.number - 1] ?? ((right: Ask) => right.answer()))(ask),
+    );
     const source = await openHttp(server.url, options);
     const into = new Uint8Array(LENGTH);
-    const error = await source.read(AT, into).then(() => undefined, (reason) => reason);
+    const error = await source.read(AT, into).then(
+      () => undefined,
+      (reason) => reason,
+    );
     const right = Buffer.compare(into, object.subarray(AT, AT + LENGTH)) === 0;
     await server.stop();
     return { error, right, ranges: server.ranges.slice(1), stats: { ...source.stats } };
@@ -55,14 +66,22 @@ eachTransport((openHttp) => {
     });
 
     test('a body that breaks off: from the first missing byte', async () => {
-      const { right, ranges, stats } = await reading([cutAt(100_000, hangUp), cutAt(50_000, hangUp)]);
+      const { right, ranges, stats } = await reading([
+        cutAt(100_000, hangUp),
+        cutAt(50_000, hangUp),
+      ]);
       expect(right).toBe(true);
-      expect(ranges).toEqual([RANGE, `${AT + 100_000}-${AT + LENGTH - 1}`, `${AT + 150_000}-${AT + LENGTH - 1}`]);
+      expect(ranges).toEqual([
+        RANGE,
+        `${AT + 100_000}-${AT + LENGTH - 1}`,
+        `${AT + 150_000}-${AT + LENGTH - 1}`,
+      ]);
       expect(stats.bytes).toBe(FIRST_PAGE_BYTES + LENGTH);
     });
 
     test('a body of unknown length that ends early', async () => {
-      const short = (ask: Ask): void => ask.answer({ 'Content-Length': undefined }, ask.body.subarray(0, 1234));
+      const short = (ask: Ask): void =>
+        ask.answer({ 'Content-Length': undefined }, ask.body.subarray(0, 1234));
       const { right, ranges } = await reading([short]);
       expect(right).toBe(true);
       expect(ranges).toEqual([RANGE, `${AT + 1234}-${AT + LENGTH - 1}`]);
@@ -97,7 +116,9 @@ eachTransport((openHttp) => {
     });
 
     test('the first request too', async () => {
-      const server = await serveObject(object, (ask) => (ask.number === 0 ? cutAt(1000, hangUp)(ask) : ask.answer()));
+      const server = await serveObject(object, (ask) =>
+        ask.number === 0 ? cutAt(1000, hangUp)(ask) : ask.answer(),
+      );
       const source = await openHttp(server.url);
       const into = new Uint8Array(FIRST_PAGE_BYTES);
       await source.read(0, into);
@@ -111,32 +132,46 @@ eachTransport((openHttp) => {
       await new Promise((resolve) => probe.once('listening', resolve));
       const { port } = probe.address() as AddressInfo;
       await new Promise((resolve) => probe.close(resolve));
-      const error = await openHttp(`http://127.0.0.1:${port}/disk.img`, { retries: 1 }).catch((reason) => reason);
-      expect(error).toMatchObject({ code: 'EIO', message: expect.stringMatching(/: the connection failed \(.*ECONNREFUSED.*2 attempts/) });
+      const error = await openHttp(`http://127.0.0.1:${port}/disk.img`, { retries: 1 }).catch(
+        (reason) => reason,
+      );
+      expect(error).toMatchObject({
+        code: 'EIO',
+        message: expect.stringMatching(/: the connection failed \(.*ECONNREFUSED.*2 attempts/),
+      });
       expect(error.message).toContain(`bytes 0-${FIRST_PAGE_BYTES - 1}: `);
       expect(error.cause).toBeInstanceOf(Error);
     });
 
-    test.each([429, 503])('status %i as long as others of our requests are served, however often', async (status) => {
-      const open: { ask: Ask; sent: number }[] = [];
-      let refused = 0;
-      const server = await serveObject(object, (ask) => {
-        if (ask.number === 0 || refused === 5) return ask.answer();
-        if (open.length < 2) {
-          ask.response.writeHead(206, ask.headers);
-          return void open.push({ ask, sent: 0 });
-        }
-        for (const one of open) one.ask.response.write(one.ask.body.subarray(one.sent, one.sent += 70_000));
-        ask.refuse(status);
-        if (++refused === 5) for (const one of open) one.ask.response.end(one.ask.body.subarray(one.sent));
-      });
-      const source = await openHttp(server.url, { retries: 1 });
-      const reads = [400_000, 1_200_000, 2_000_000].map((at) => ({ at, into: new Uint8Array(600_000) }));
-      await Promise.all(reads.map(({ at, into }) => source.read(at, into)));
-      for (const { at, into } of reads) expect(Buffer.compare(into, object.subarray(at, at + into.length))).toBe(0);
-      expect(server.ranges.filter((range) => range.startsWith('2000000-'))).toHaveLength(6);
-      await server.stop();
-    });
+    test.each([429, 503])(
+      'status %i as long as others of our requests are served, however often',
+      async (status) => {
+        const open: { ask: Ask; sent: number }[] = [];
+        let refused = 0;
+        const server = await serveObject(object, (ask) => {
+          if (ask.number === 0 || refused === 5) return ask.answer();
+          if (open.length < 2) {
+            ask.response.writeHead(206, ask.headers);
+            return void open.push({ ask, sent: 0 });
+          }
+          for (const one of open)
+            one.ask.response.write(one.ask.body.subarray(one.sent, (one.sent += 70_000)));
+          ask.refuse(status);
+          if (++refused === 5)
+            for (const one of open) one.ask.response.end(one.ask.body.subarray(one.sent));
+        });
+        const source = await openHttp(server.url, { retries: 1 });
+        const reads = [400_000, 1_200_000, 2_000_000].map((at) => ({
+          at,
+          into: new Uint8Array(600_000),
+        }));
+        await Promise.all(reads.map(({ at, into }) => source.read(at, into)));
+        for (const { at, into } of reads)
+          expect(Buffer.compare(into, object.subarray(at, at + into.length))).toBe(0);
+        expect(server.ranges.filter((range) => range.startsWith('2000000-'))).toHaveLength(6);
+        await server.stop();
+      },
+    );
 
     test('Retry-After of an answer is kept to', async () => {
       let refusedMs = 0;
@@ -159,23 +194,38 @@ eachTransport((openHttp) => {
   describe.concurrent('given up', () => {
     test('at once: https: to a server of http:', async () => {
       const server = await serveObject(object);
-      const error = await openHttp(server.url.replace('http:', 'https:'), { retries: 5 }).catch((reason) => reason);
-      expect(error).toMatchObject({ code: 'EIO', message: expect.stringMatching(/the server does not speak TLS/) });
+      const error = await openHttp(server.url.replace('http:', 'https:'), { retries: 5 }).catch(
+        (reason) => reason,
+      );
+      expect(error).toMatchObject({
+        code: 'EIO',
+        message: expect.stringMatching(/the server does not speak TLS/),
+      });
       expect(error.message).not.toContain('attempts');
       await server.stop();
     });
 
     test('after as many repetitions as allowed, with their number', async () => {
-      const script = Array.from({ length: 3 }, () => (ask: Ask): void => ask.refuse(503));
+      const script = Array.from(
+        { length: 3 },
+        () =>
+          (ask: Ask): void =>
+            ask.refuse(503),
+      );
       const { error, ranges } = await reading(script, { retries: 2 });
       expect(error).toMatchObject({ code: 'EIO', offset: AT });
-      expect(error.message).toMatch(/disk\.img, bytes 1000000-1299999: the server answered 503 Service Unavailable \(3 attempts in [\d.]+ s\)$/);
+      expect(error.message).toMatch(
+        /disk\.img, bytes 1000000-1299999: the server answered 503 Service Unavailable \(3 attempts in [\d.]+ s\)$/,
+      );
       expect(ranges).toHaveLength(3);
     });
 
     test('as ETIMEDOUT when the last try stood still', async () => {
       const { error } = await reading([() => {}], { retries: 0, timeout: STALL_MS });
-      expect(error).toMatchObject({ code: 'ETIMEDOUT', message: expect.stringMatching(/sent nothing for 3000 ms/) });
+      expect(error).toMatchObject({
+        code: 'ETIMEDOUT',
+        message: expect.stringMatching(/sent nothing for 3000 ms/),
+      });
     });
 
     test('as ETIMEDOUT when it brings a byte now and then', async () => {
@@ -185,7 +235,10 @@ eachTransport((openHttp) => {
         ask.response.once('close', () => clearInterval(timer));
       };
       const { error } = await reading([trickle], { retries: 0, timeout: STALL_MS });
-      expect(error).toMatchObject({ code: 'ETIMEDOUT', message: expect.stringMatching(/sent only \d+ bytes in 3000 ms/) });
+      expect(error).toMatchObject({
+        code: 'ETIMEDOUT',
+        message: expect.stringMatching(/sent only \d+ bytes in 3000 ms/),
+      });
     });
 
     test('at once for what does not pass by itself', async () => {
@@ -213,10 +266,15 @@ eachTransport((openHttp) => {
 });
 
 describe('what a runtime says of a connection', () => {
-  const transient = (said: string, reached = true): boolean => transportFailure(new TypeError('fetch failed', { cause: new Error(said) }), '', reached).transient;
+  const transient = (said: string, reached = true): boolean =>
+    transportFailure(new TypeError('fetch failed', { cause: new Error(said) }), '', reached)
+      .transient;
 
   test.each([
-    'connect ECONNREFUSED 127.0.0.1:80', 'socket hang up', 'read ECONNRESET', 'getaddrinfo EAI_AGAIN host',
+    'connect ECONNREFUSED 127.0.0.1:80',
+    'socket hang up',
+    'read ECONNRESET',
+    'getaddrinfo EAI_AGAIN host',
     'client error (SendRequest): connection closed before message completed',
     'error sending request for url (http://certificate.test/bad%20port): client error (Connect): tcp connect error: Connection refused',
   ])('may pass: %s', (said) => {
@@ -224,15 +282,21 @@ describe('what a runtime says of a connection', () => {
   });
 
   test.each([
-    'self-signed certificate', 'certificate has expired', 'invalid peer certificate: UnknownIssuer', 'Requests to port 1 are blocked',
-    'bad port', 'write EPROTO error:0A00010B:SSL routines:ssl3_get_record:wrong version number', 'redirect count exceeded',
+    'self-signed certificate',
+    'certificate has expired',
+    'invalid peer certificate: UnknownIssuer',
+    'Requests to port 1 are blocked',
+    'bad port',
+    'write EPROTO error:0A00010B:SSL routines:ssl3_get_record:wrong version number',
+    'redirect count exceeded',
     'received corrupt message of type InvalidContentType',
   ])('does not pass: %s', (said) => {
     expect(transient(said)).toBe(false);
   });
 
   test.each([
-    'getaddrinfo ENOTFOUND host', 'dns error: failed to lookup address information: Name or service not known',
+    'getaddrinfo ENOTFOUND host',
+    'dns error: failed to lookup address information: Name or service not known',
   ])('may pass once the server has been reached: %s', (said) => {
     expect([transient(said), transient(said, false)]).toEqual([true, false]);
   });
@@ -245,9 +309,22 @@ describe('the budget', () => {
 
   test('doubles the wait up to a maximum, and leaves half of it to chance', () => {
     const most = budget(9, 1);
-    expect(Array.from({ length: 10 }, () => most.next(passing, 0))).toEqual([250, 500, 1000, 2000, 4000, 8000, 16_000, 16_000, 16_000, undefined]);
+    expect(Array.from({ length: 10 }, () => most.next(passing, 0))).toEqual([
+      250,
+      500,
+      1000,
+      2000,
+      4000,
+      8000,
+      16_000,
+      16_000,
+      16_000,
+      undefined,
+    ]);
     const least = budget(9, 0);
-    expect(Array.from({ length: 9 }, () => least.next(passing, 0))).toEqual([125, 250, 500, 1000, 2000, 4000, 8000, 8000, 8000]);
+    expect(Array.from({ length: 9 }, () => least.next(passing, 0))).toEqual([
+      125, 250, 500, 1000, 2000, 4000, 8000, 8000, 8000,
+    ]);
   });
 
   test('waits as long as the server asks', () => {
@@ -276,7 +353,10 @@ describe('the budget', () => {
     expect(crowded.next(busy, 0, 65_536)).toBe(1000);
     expect(crowded.next(busy, 0, 100)).toBeUndefined();
     const failing = budget(1, 1, clock);
-    expect([failing.next(passing, 0, 65_536), failing.next(passing, 0, 65_536)]).toEqual([250, undefined]);
+    expect([failing.next(passing, 0, 65_536), failing.next(passing, 0, 65_536)]).toEqual([
+      250,
+      undefined,
+    ]);
     clock.ms += 600_000;
     expect(crowded.next(busy, 65_536, 65_536)).toBe(250);
     clock.ms += 600_000;
@@ -299,10 +379,22 @@ test('a request that was refused for others is sent again when one of them has e
   const queue = new Queue();
   const told: string[] = [];
   const never = new AbortController();
-  const wait = (name: string, isUrgent: () => boolean, signal = never.signal, ms = 2 ** 30): Promise<unknown> =>
-    queue.wait(ms, isUrgent, signal).then(() => told.push(name), (reason) => told.push(`${name}: ${reason}`));
+  const wait = (
+    name: string,
+    isUrgent: () => boolean,
+    signal = never.signal,
+    ms = 2 ** 30,
+  ): Promise<unknown> =>
+    queue.wait(ms, isUrgent, signal).then(
+      () => told.push(name),
+      (reason) => told.push(`${name}: ${reason}`),
+    );
   let joined = false;
-  const [job, other, guest] = [wait('job', () => false), wait('a job that a guest has joined', () => joined), wait('guest', () => true)];
+  const [job, other, guest] = [
+    wait('job', () => false),
+    wait('a job that a guest has joined', () => joined),
+    wait('guest', () => true),
+  ];
   queue.next();
   await guest;
   joined = true;

@@ -1,7 +1,7 @@
 /** What of the reads' order, sharing and ends a server sees: requests held back until the test lets them go. */
 import { describe, expect, test } from 'vitest';
-import { FIRST_PAGE_BYTES } from '../../hosts/bases/http/http.ts';
 import type { HttpOptions } from '../../hosts/bases/http/http.ts';
+import { FIRST_PAGE_BYTES } from '../../hosts/bases/http/http.ts';
 import type { Ask } from './object-server.ts';
 import { pattern, serveObject } from './object-server.ts';
 import { eachTransport } from './transports.ts';
@@ -19,7 +19,9 @@ eachTransport((openHttp) => {
   /** An open source whose requests after the first one wait in `held` for the test to answer them. */
   async function holding(options: HttpOptions = {}) {
     const held: Ask[] = [];
-    const server = await serveObject(object, (ask) => (ask.number === 0 ? ask.answer() : held.push(ask)));
+    const server = await serveObject(object, (ask) =>
+      ask.number === 0 ? ask.answer() : held.push(ask),
+    );
     const source = await openHttp(server.url, options);
     return { server, source, held };
   }
@@ -53,11 +55,16 @@ eachTransport((openHttp) => {
 
   test('the foreground does not wait behind the background', async () => {
     const { server, source, held } = await holding({ depth: 3 });
-    for (let n = 1; n <= 6; n++) void source.read(n * 2 * MIB, new Uint8Array(MIB), { background: true }).catch(() => {});
+    for (let n = 1; n <= 6; n++)
+      void source.read(n * 2 * MIB, new Uint8Array(MIB), { background: true }).catch(() => {});
     await server.arrived(3);
     const urgent = source.read(MIB, new Uint8Array(512));
     await server.arrived(4);
-    expect(server.ranges.slice(1)).toEqual([`${2 * MIB}-${3 * MIB - 1}`, `${4 * MIB}-${5 * MIB - 1}`, `${MIB}-${MIB + 511}`]);
+    expect(server.ranges.slice(1)).toEqual([
+      `${2 * MIB}-${3 * MIB - 1}`,
+      `${4 * MIB}-${5 * MIB - 1}`,
+      `${MIB}-${MIB + 511}`,
+    ]);
     held[2].answer();
     await urgent;
     await source.close();
@@ -77,18 +84,29 @@ eachTransport((openHttp) => {
     await server.stop();
   });
 
-  test.each([['an error in its place', (ask: Ask) => ask.refuse(500)], ['an answer that is cut there', cutAtBadBlock]])(
-    'a block that cannot be had costs no read but its own: %s', async (_, answer) => {
-      const server = await serveObject(object, (ask) => (ask.first <= BAD_BLOCK && BAD_BLOCK < ask.end ? answer(ask) : ask.answer()));
-      const source = await openHttp(server.url, { retries: 1 });
-      const reads = Array.from({ length: 6 }, (_, n) => new Uint8Array(MIB / 4).fill(n));
-      const done = await Promise.allSettled(reads.map((into, n) => source.read(MIB + n * into.length, into, { background: true })));
-      expect(done.map(({ status }) => status)).toEqual(reads.map((_, n) => (n === 2 ? 'rejected' : 'fulfilled')));
-      expect(done[2]).toMatchObject({ reason: { code: 'EIO', offset: expect.any(Number) } });
-      for (const n of [0, 1, 3, 4, 5]) expect(Buffer.compare(reads[n], object.subarray(MIB + n * MIB / 4, MIB + (n + 1) * MIB / 4))).toBe(0);
-      await source.close();
-      await server.stop();
-    });
+  test.each([
+    ['an error in its place', (ask: Ask) => ask.refuse(500)],
+    ['an answer that is cut there', cutAtBadBlock],
+  ])('a block that cannot be had costs no read but its own: %s', async (_, answer) => {
+    const server = await serveObject(object, (ask) =>
+      ask.first <= BAD_BLOCK && BAD_BLOCK < ask.end ? answer(ask) : ask.answer(),
+    );
+    const source = await openHttp(server.url, { retries: 1 });
+    const reads = Array.from({ length: 6 }, (_, n) => new Uint8Array(MIB / 4).fill(n));
+    const done = await Promise.allSettled(
+      reads.map((into, n) => source.read(MIB + n * into.length, into, { background: true })),
+    );
+    expect(done.map(({ status }) => status)).toEqual(
+      reads.map((_, n) => (n === 2 ? 'rejected' : 'fulfilled')),
+    );
+    expect(done[2]).toMatchObject({ reason: { code: 'EIO', offset: expect.any(Number) } });
+    for (const n of [0, 1, 3, 4, 5])
+      expect(
+        Buffer.compare(reads[n], object.subarray(MIB + (n * MIB) / 4, MIB + ((n + 1) * MIB) / 4)),
+      ).toBe(0);
+    await source.close();
+    await server.stop();
+  });
 
   describe('cancelled', () => {
     test('by its signal: the server sees the connection close', async () => {
@@ -133,10 +151,13 @@ eachTransport((openHttp) => {
 
     test('by close, with every read then and later', async () => {
       const { server, source } = await holding({ depth: 2 });
-      const reads = [MIB, 8 * MIB].map((at) => source.read(at, new Uint8Array(1000), { background: true }).catch((error) => error));
+      const reads = [MIB, 8 * MIB].map((at) =>
+        source.read(at, new Uint8Array(1000), { background: true }).catch((error) => error),
+      );
       await server.arrived(2);
       await source.close();
-      for (const error of await Promise.all(reads)) expect(error).toMatchObject({ name: 'MillraceError', code: 'ECLOSED' });
+      for (const error of await Promise.all(reads))
+        expect(error).toMatchObject({ name: 'MillraceError', code: 'ECLOSED' });
       await server.cancellations(1);
       await expect(source.read(0, new Uint8Array(1))).rejects.toMatchObject({ code: 'ECLOSED' });
       await source.close();
@@ -144,7 +165,7 @@ eachTransport((openHttp) => {
       await server.stop();
     });
 
-    test('although a fetch of the caller\'s own does not heed the signal', async () => {
+    test("although a fetch of the caller's own does not heed the signal", async () => {
       const deaf: typeof fetch = (input, init) => fetch(input, { ...init, signal: null });
       const { server, source, held } = await holding({ fetch: deaf });
       const controller = new AbortController();
@@ -169,7 +190,11 @@ eachTransport((openHttp) => {
     const onWarning = (warning: Error): number => warnings.push(warning);
     process.on('warning', onWarning);
     const { signal } = new AbortController();
-    await Promise.all(Array.from({ length: 50 }, (_, n) => source.read(n * 300_000, new Uint8Array(1000), { signal })));
+    await Promise.all(
+      Array.from({ length: 50 }, (_, n) =>
+        source.read(n * 300_000, new Uint8Array(1000), { signal }),
+      ),
+    );
     await new Promise((resolve) => setImmediate(resolve));
     process.off('warning', onWarning);
     expect(warnings).toEqual([]);

@@ -7,5 +7,8 @@ export type OpenHttp = typeof overFetch;
 
 /** Runs the cases over each of them: what a base does must not depend on the way. */
 export function eachTransport(cases: (openHttp: OpenHttp) => void): void {
-  describe.each([['fetch', overFetch], ['node:http', overNode]] as const)('over %s', (_, openHttp) => cases(openHttp));
+  describe.each([
+    ['fetch', overFetch],
+    ['node:http', overNode],
+  ] as const)('over %s', (_, openHttp) => cases(openHttp));
 }

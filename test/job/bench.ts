@@ -45,15 +45,28 @@ export class Bench {
 
   /** An overlay over a base; its events are noted. */
   async create(options: Partial<CreateOptions> = {}): Promise<Disk> {
-    const disk = await this.runtime.create({ overlay: 'overlay.qcow2', base: 'base.raw', clusterSize: CLUSTER, ...options });
+    const disk = await this.runtime.create({
+      overlay: 'overlay.qcow2',
+      base: 'base.raw',
+      clusterSize: CLUSTER,
+      ...options,
+    });
     this.listen(disk);
     this.operations.length = 0;
     return disk;
   }
 
   listen(disk: EventTarget): void {
-    for (const type of ['progress', 'completed', 'failed', 'paused', 'resumed'] satisfies DiskEvent[]) {
-      disk.addEventListener(type, (event) => this.events.push({ type, detail: (event as CustomEvent<StreamInfo>).detail }));
+    for (const type of [
+      'progress',
+      'completed',
+      'failed',
+      'paused',
+      'resumed',
+    ] satisfies DiskEvent[]) {
+      disk.addEventListener(type, (event) =>
+        this.events.push({ type, detail: (event as CustomEvent<StreamInfo>).detail }),
+      );
     }
   }
 
@@ -64,7 +77,9 @@ export class Bench {
 
   /** Operations of a kind on a file, so far. */
   of(kind: Operation['kind'], file: string): Operation[] {
-    return this.operations.filter((operation) => operation.kind === kind && operation.file === file);
+    return this.operations.filter(
+      (operation) => operation.kind === kind && operation.file === file,
+    );
   }
 
   get held(): Held[] {
@@ -98,13 +113,23 @@ export class Bench {
   readTwice(file: string, size: number): number {
     const times = new Uint8Array(Math.ceil(size / 512));
     for (const { offset, length } of this.of('read', file)) {
-      for (let sector = Math.floor(offset / 512); sector * 512 < offset + length; sector++) times[sector]++;
+      for (let sector = Math.floor(offset / 512); sector * 512 < offset + length; sector++)
+        times[sector]++;
     }
     return times.filter((count) => count > 1).length * 512;
   }
 }
 
 /** Whether an operation touches a range of a file. */
-export function touches(operation: Operation, file: string, offset: number, length: number): boolean {
-  return operation.file === file && operation.offset < offset + length && offset < operation.offset + operation.length;
+export function touches(
+  operation: Operation,
+  file: string,
+  offset: number,
+  length: number,
+): boolean {
+  return (
+    operation.file === file &&
+    operation.offset < offset + length &&
+    offset < operation.offset + operation.length
+  );
 }

@@ -8,7 +8,7 @@ import { Bench, CLUSTER, KIB, MIB } from './bench.ts';
 
 /** Bytes of the whole disk that are populated. */
 async function copied(disk: Disk): Promise<number> {
-  return disk.size - await disk.remaining();
+  return disk.size - (await disk.remaining());
 }
 
 describe('pause', () => {
@@ -21,7 +21,9 @@ describe('pause', () => {
     await bench.settle();
     expect(bench.held.length).toBeGreaterThan(0);
     let quiet = false;
-    const pausing = disk.pause().then(() => { quiet = true; });
+    const pausing = disk.pause().then(() => {
+      quiet = true;
+    });
     await bench.settle();
     expect(quiet).toBe(false);
     expect(await disk.info()).toMatchObject({ status: JobStatus.ACTIVE, paused: true });
@@ -39,7 +41,11 @@ describe('pause', () => {
     bench.holds = () => false;
     await disk.resume();
     await bench.settle();
-    expect(await disk.info()).toMatchObject({ status: JobStatus.COMPLETED, paused: false, remaining: 0 });
+    expect(await disk.info()).toMatchObject({
+      status: JobStatus.COMPLETED,
+      paused: false,
+      remaining: 0,
+    });
     expect(bench.told).toEqual(['paused', 'resumed', 'completed']);
     await disk.close();
   });
@@ -55,7 +61,11 @@ describe('pause', () => {
     await bench.holding.releaseAll();
     await pausing;
     await bench.settle();
-    expect(await disk.info()).toMatchObject({ status: JobStatus.ACTIVE, paused: true, remaining: 0 });
+    expect(await disk.info()).toMatchObject({
+      status: JobStatus.ACTIVE,
+      paused: true,
+      remaining: 0,
+    });
     expect(await disk.images()).toHaveLength(2);
     await disk.resume();
     await bench.settle();
@@ -67,7 +77,8 @@ describe('pause', () => {
     const bench = new Bench();
     bench.addBase(MIB);
     const disk = await bench.create();
-    for (const call of [disk.pause(), disk.resume(), disk.setSpeed(1)]) await expect(call).rejects.toMatchObject({ code: 'ENOENT' });
+    for (const call of [disk.pause(), disk.resume(), disk.setSpeed(1)])
+      await expect(call).rejects.toMatchObject({ code: 'ENOENT' });
     await disk.close();
   });
 });
@@ -114,7 +125,7 @@ describe('speed', () => {
     expect(Math.abs(first - 4 * MIB)).toBeLessThan(MIB);
     await disk.setSpeed(512 * KIB);
     await bench.pass(2000);
-    expect(Math.abs(await copied(disk) - first - MIB)).toBeLessThanOrEqual(512 * KIB);
+    expect(Math.abs((await copied(disk)) - first - MIB)).toBeLessThanOrEqual(512 * KIB);
     await disk.setSpeed(0);
     await bench.settle();
     expect(await disk.info()).toMatchObject({ status: JobStatus.COMPLETED, speed: 0 });
@@ -136,7 +147,7 @@ describe('speed', () => {
     await bench.settle();
     const letGo = await copied(disk);
     await bench.pass(2000);
-    expect(await copied(disk) - letGo).toBeGreaterThan(MIB);
+    expect((await copied(disk)) - letGo).toBeGreaterThan(MIB);
     await disk.close();
   });
 
@@ -145,9 +156,11 @@ describe('speed', () => {
     bench.addBase(MIB);
     const disk = await bench.create();
     const impossible = [-1, NaN, Infinity];
-    for (const speed of impossible) await expect(disk.stream({ speed })).rejects.toMatchObject({ code: 'EINVAL' });
+    for (const speed of impossible)
+      await expect(disk.stream({ speed })).rejects.toMatchObject({ code: 'EINVAL' });
     await disk.stream({ speed: 1000, nonblock: true });
-    for (const speed of impossible) await expect(disk.setSpeed(speed)).rejects.toMatchObject({ code: 'EINVAL' });
+    for (const speed of impossible)
+      await expect(disk.setSpeed(speed)).rejects.toMatchObject({ code: 'EINVAL' });
     expect(await disk.info()).toMatchObject({ status: JobStatus.ACTIVE, speed: 1000 });
     await disk.close();
   });
@@ -180,7 +193,11 @@ describe('abort', () => {
     await disk.stream({ nonblock: true, speed: 1 });
     await disk.pause();
     await disk.abort();
-    expect(await disk.info()).toMatchObject({ status: JobStatus.FAILED, reason: 'aborted', remaining: 8 * MIB });
+    expect(await disk.info()).toMatchObject({
+      status: JobStatus.FAILED,
+      reason: 'aborted',
+      remaining: 8 * MIB,
+    });
     await disk.close();
   });
 
@@ -191,7 +208,11 @@ describe('abort', () => {
     await disk.stream({ nonblock: true, speed: 1 });
     await bench.pass(1000, 100);
     await disk.abort();
-    expect(await disk.info()).toMatchObject({ status: JobStatus.FAILED, reason: 'aborted', remaining: 8 * MIB });
+    expect(await disk.info()).toMatchObject({
+      status: JobStatus.FAILED,
+      reason: 'aborted',
+      remaining: 8 * MIB,
+    });
     await disk.close();
   });
 
@@ -207,7 +228,11 @@ describe('abort', () => {
     await expect(disk.abort()).rejects.toMatchObject({ code: 'ENOENT' });
     aborter.abort();
     await expect(streaming).rejects.toMatchObject({ code: 'ABORTED' });
-    expect(await disk.info()).toMatchObject({ status: JobStatus.FAILED, reason: 'aborted', remaining: 8 * MIB });
+    expect(await disk.info()).toMatchObject({
+      status: JobStatus.FAILED,
+      reason: 'aborted',
+      remaining: 8 * MIB,
+    });
     await expect(disk.abort()).rejects.toMatchObject({ code: 'ENOENT' });
     await disk.close();
   });
@@ -215,7 +240,17 @@ describe('abort', () => {
   it('does not wait for a table of the base that does not come, for which a guest goes on waiting', async () => {
     const bench = new Bench();
     const content = makeContent('random', 1, MIB);
-    bench.runtime.add('base.qcow2', writeImage({ version: 3, clusterBits: 16, refcountOrder: 4, extendedL2: false, content, fills: ['data'] }));
+    bench.runtime.add(
+      'base.qcow2',
+      writeImage({
+        version: 3,
+        clusterBits: 16,
+        refcountOrder: 4,
+        extendedL2: false,
+        content,
+        fills: ['data'],
+      }),
+    );
     const disk = await bench.create({ base: 'base.qcow2' });
     bench.holds = ({ kind, file }) => kind === 'read' && file === 'base.qcow2';
     await disk.stream({ nonblock: true });
@@ -236,7 +271,17 @@ describe('abort', () => {
     for (const asks of ['data', 'table']) {
       const bench = new Bench();
       const content = makeContent('random', 1, MIB);
-      bench.runtime.add('base.qcow2', writeImage({ version: 3, clusterBits: 16, refcountOrder: 4, extendedL2: false, content, fills: Array.from({ length: 16 }, () => 'data') }));
+      bench.runtime.add(
+        'base.qcow2',
+        writeImage({
+          version: 3,
+          clusterBits: 16,
+          refcountOrder: 4,
+          extendedL2: false,
+          content,
+          fills: Array.from({ length: 16 }, () => 'data'),
+        }),
+      );
       const disk = await bench.create({ base: 'base.qcow2' });
       // The tables of the base are in the cache then.
       if (asks === 'data') await disk.read(CLUSTER, 10);
@@ -247,7 +292,9 @@ describe('abort', () => {
       await disk.stream({ nonblock: true });
       await bench.settle();
       let isOver = false;
-      const aborting = disk.abort().then(() => { isOver = true; });
+      const aborting = disk.abort().then(() => {
+        isOver = true;
+      });
       await bench.settle();
       expect(isOver, asks).toBe(true);
       expect(bench.held).toHaveLength(1);
@@ -263,8 +310,20 @@ describe('abort', () => {
     const bench = new Bench();
     const content = new Uint8Array(16 * MIB);
     content.set(makeContent('random', 1, MIB));
-    const fills = Array.from({ length: 16 * MIB / (4 * KIB) }, (_, cluster) => cluster < 256 ? 'data' as const : 'absent' as const);
-    bench.runtime.add('base.qcow2', writeImage({ version: 3, clusterBits: 12, refcountOrder: 4, extendedL2: false, content, fills }));
+    const fills = Array.from({ length: (16 * MIB) / (4 * KIB) }, (_, cluster) =>
+      cluster < 256 ? ('data' as const) : ('absent' as const),
+    );
+    bench.runtime.add(
+      'base.qcow2',
+      writeImage({
+        version: 3,
+        clusterBits: 12,
+        refcountOrder: 4,
+        extendedL2: false,
+        content,
+        fills,
+      }),
+    );
     const disk = await bench.create({ base: 'base.qcow2', clusterSize: 4 * KIB });
     await disk.read(MIB - 4 * KIB, 10);
     bench.holds = ({ kind, file }) => kind === 'read' && file === 'base.qcow2';
@@ -273,7 +332,9 @@ describe('abort', () => {
     await bench.settle();
     expect((await disk.info()).remaining).toBeLessThan(3 * MIB);
     let isOver = false;
-    const aborting = disk.abort().then(() => { isOver = true; });
+    const aborting = disk.abort().then(() => {
+      isOver = true;
+    });
     await bench.settle();
     expect(isOver).toBe(true);
     const { remaining } = await disk.info();
@@ -285,37 +346,42 @@ describe('abort', () => {
     await disk.close();
   });
 
-  it.each([1, 2, 3, 4])('comes to rest while a flush of the job is under way and another has failed (flush %i)', async (when) => {
-    const bench = new Bench();
-    bench.addBase(MIB);
-    const disk = await bench.create();
-    bench.holds = ({ kind, file }) => kind === 'flush' && file === 'overlay.qcow2';
-    await disk.stream({ nonblock: true });
-    for (let flush = 1; flush < when; flush++) {
+  it.each([1, 2, 3, 4])(
+    'comes to rest while a flush of the job is under way and another has failed (flush %i)',
+    async (when) => {
+      const bench = new Bench();
+      bench.addBase(MIB);
+      const disk = await bench.create();
+      bench.holds = ({ kind, file }) => kind === 'flush' && file === 'overlay.qcow2';
+      await disk.stream({ nonblock: true });
+      for (let flush = 1; flush < when; flush++) {
+        await bench.settle();
+        await bench.held[0]?.release();
+      }
       await bench.settle();
-      await bench.held[0]?.release();
-    }
-    await bench.settle();
-    const flushing = disk.flush();
-    flushing.catch(() => {});
-    await bench.settle();
-    if (bench.held.length > 1) await bench.held.at(-1)!.fail(new Error('unplugged'));
-    await bench.settle();
-    const aborting = disk.abort().catch(() => {});
-    await bench.settle();
-    // Nothing is due now: else the engine would go round until the flush has ended.
-    expect(bench.runtime.clock.next ?? Infinity).toBeGreaterThan(bench.runtime.clock.now());
-    bench.holds = () => false;
-    await bench.holding.releaseAll();
-    await aborting;
-    await disk.close().catch(() => {});
-  });
+      const flushing = disk.flush();
+      flushing.catch(() => {});
+      await bench.settle();
+      if (bench.held.length > 1) await bench.held.at(-1)!.fail(new Error('unplugged'));
+      await bench.settle();
+      const aborting = disk.abort().catch(() => {});
+      await bench.settle();
+      // Nothing is due now: else the engine would go round until the flush has ended.
+      expect(bench.runtime.clock.next ?? Infinity).toBeGreaterThan(bench.runtime.clock.now());
+      bench.holds = () => false;
+      await bench.holding.releaseAll();
+      await aborting;
+      await disk.close().catch(() => {});
+    },
+  );
 
   it('by a signal that was aborted before starts nothing', async () => {
     const bench = new Bench();
     bench.addBase(MIB);
     const disk = await bench.create();
-    await expect(disk.stream({ signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' });
+    await expect(disk.stream({ signal: AbortSignal.abort() })).rejects.toMatchObject({
+      code: 'ABORTED',
+    });
     await expect(disk.info()).rejects.toMatchObject({ code: 'ENOENT' });
     await disk.close();
   });
@@ -331,7 +397,9 @@ describe('abort', () => {
     bench.holds = () => false;
     bench.operations.length = 0;
     await disk.stream();
-    expect(bench.of('read', 'base.raw').reduce((bytes, { length }) => bytes + length, 0)).toBe(12 * MIB);
+    expect(bench.of('read', 'base.raw').reduce((bytes, { length }) => bytes + length, 0)).toBe(
+      12 * MIB,
+    );
     expect(Buffer.compare(await disk.read(0, content.length), content)).toBe(0);
     await disk.close();
   });
@@ -343,7 +411,10 @@ describe('abort', () => {
     await disk.stream({ nonblock: true, speed: 1 });
     await disk.close();
     expect(bench.told).toEqual(['failed']);
-    expect(bench.events.at(-1)?.detail).toMatchObject({ status: JobStatus.FAILED, reason: 'aborted' });
+    expect(bench.events.at(-1)?.detail).toMatchObject({
+      status: JobStatus.FAILED,
+      reason: 'aborted',
+    });
   });
 });
 
@@ -381,7 +452,11 @@ it('a job that is asked for while the disk shrinks is of what is left of it', as
   bench.holds = () => false;
   await bench.holding.releaseAll();
   await resizing;
-  expect(await job).toMatchObject({ status: JobStatus.COMPLETED, length: 4 * MIB + 512, remaining: 0 });
+  expect(await job).toMatchObject({
+    status: JobStatus.COMPLETED,
+    length: 4 * MIB + 512,
+    remaining: 0,
+  });
   expect(await disk.remaining()).toBe(0);
   await disk.close();
 });

@@ -2,17 +2,23 @@
 import { describe, expect, it } from 'vitest';
 import type { Disk } from '../../hosts/api/disk.ts';
 import { JobStatus } from '../../hosts/api/disk.ts';
-import { Domain } from '../../hosts/disk/domain.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
+import { Domain } from '../../hosts/disk/domain.ts';
 import { Bench, MIB } from './bench.ts';
 
-async function machine(bench: Bench, count: number, size: number): Promise<{ domain: Domain; disks: Disk[]; contents: Uint8Array[] }> {
+async function machine(
+  bench: Bench,
+  count: number,
+  size: number,
+): Promise<{ domain: Domain; disks: Disk[]; contents: Uint8Array[] }> {
   const domain = new Domain();
   const disks: Disk[] = [];
   const contents: Uint8Array[] = [];
   for (let number = 0; number < count; number++) {
     contents.push(bench.addBase(size, `base${number}.raw`, number + 1));
-    disks.push(await bench.create({ overlay: `overlay${number}.qcow2`, base: `base${number}.raw` }));
+    disks.push(
+      await bench.create({ overlay: `overlay${number}.qcow2`, base: `base${number}.raw` }),
+    );
     domain.attach(`vd${'abcdef'[number]}`, disks[number]);
   }
   return { domain, disks, contents };
@@ -24,12 +30,22 @@ describe('a domain', () => {
     const { domain, disks, contents } = await machine(bench, 4, 4 * MIB);
     const told: string[] = [];
     for (const type of ['completed', 'failed']) {
-      domain.addEventListener(type, (event) => told.push(`${(event as CustomEvent<{ device: string }>).detail.device} ${type}`));
+      domain.addEventListener(type, (event) =>
+        told.push(`${(event as CustomEvent<{ device: string }>).detail.device} ${type}`),
+      );
     }
     await Promise.all(domain.devices.map((device) => domain.stream(device, 0, 0)));
-    expect(told.sort()).toEqual(['vda completed', 'vdb completed', 'vdc completed', 'vdd completed']);
+    expect(told.sort()).toEqual([
+      'vda completed',
+      'vdb completed',
+      'vdc completed',
+      'vdd completed',
+    ]);
     for (const [number, disk] of disks.entries()) {
-      expect(await domain.info(domain.devices[number])).toMatchObject({ status: JobStatus.COMPLETED, remaining: 0 });
+      expect(await domain.info(domain.devices[number])).toMatchObject({
+        status: JobStatus.COMPLETED,
+        remaining: 0,
+      });
       expect(Buffer.compare(await disk.read(0, 4 * MIB), contents[number])).toBe(0);
     }
     await domain.close();
@@ -39,10 +55,14 @@ describe('a domain', () => {
     const bench = new Bench();
     const { domain } = await machine(bench, 3, 4 * MIB);
     bench.holds = ({ file }) => file === 'base0.raw';
-    bench.fails = ({ file }) => (file === 'base1.raw' ? new MillraceError('EIO', 'injected') : undefined);
+    bench.fails = ({ file }) =>
+      file === 'base1.raw' ? new MillraceError('EIO', 'injected') : undefined;
     for (const device of domain.devices) await domain.stream(device, 0, 0, { nonblock: true });
     await bench.settle();
-    expect(await domain.info('vda')).toMatchObject({ status: JobStatus.ACTIVE, remaining: 4 * MIB });
+    expect(await domain.info('vda')).toMatchObject({
+      status: JobStatus.ACTIVE,
+      remaining: 4 * MIB,
+    });
     expect(await domain.info('vdb')).toMatchObject({ status: JobStatus.FAILED, reason: 'error' });
     expect(await domain.info('vdc')).toMatchObject({ status: JobStatus.COMPLETED, remaining: 0 });
     await domain.abort('vda');
@@ -53,7 +73,8 @@ describe('a domain', () => {
   it('shares a common speed among the jobs that run', async () => {
     const bench = new Bench();
     const { domain, disks } = await machine(bench, 2, 16 * MIB);
-    const copied = () => Promise.all(disks.map(async (disk) => disk.size - await disk.remaining()));
+    const copied = () =>
+      Promise.all(disks.map(async (disk) => disk.size - (await disk.remaining())));
     await domain.setSpeed(2 * MIB);
     for (const device of domain.devices) await domain.stream(device, 0, 0, { nonblock: true });
     await bench.pass(4000);
@@ -83,7 +104,9 @@ describe('a domain', () => {
     await domain.pause('vdb');
     await bench.settle();
     expect(await speeds()).toEqual([500, 1250, 2500]);
-    await expect(domain.stream('vda', 0, 0, { nonblock: true })).rejects.toMatchObject({ code: 'EBUSY' });
+    await expect(domain.stream('vda', 0, 0, { nonblock: true })).rejects.toMatchObject({
+      code: 'EBUSY',
+    });
     await domain.resume('vdb');
     await bench.settle();
     expect(await speeds()).toEqual([500, 1250, 1250]);
@@ -98,7 +121,9 @@ describe('a domain', () => {
     for (const common of [0, MIB]) {
       await domain.setSpeed(common);
       for (const speed of [NaN, -1]) {
-        await expect(domain.stream('vda', 0, 0, { speed })).rejects.toMatchObject({ code: 'EINVAL' });
+        await expect(domain.stream('vda', 0, 0, { speed })).rejects.toMatchObject({
+          code: 'EINVAL',
+        });
         await expect(domain.setSpeed(speed)).rejects.toMatchObject({ code: 'EINVAL' });
       }
     }

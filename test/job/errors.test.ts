@@ -1,8 +1,8 @@
 /** The job when I/O fails: what each policy makes of it. */
 import { describe, expect, it } from 'vitest';
-import { JobStatus } from '../../hosts/api/disk.ts';
-import type { Disk, OnError } from '../../hosts/api/disk.ts';
 import type { BlockSource } from '../../hosts/api/block.ts';
+import type { Disk, OnError } from '../../hosts/api/disk.ts';
+import { JobStatus } from '../../hosts/api/disk.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
 import { Bench, CLUSTER, MIB, touches } from './bench.ts';
 
@@ -10,22 +10,48 @@ const SIZE = 8 * MIB;
 const BAD = 3 * MIB + 2 * CLUSTER;
 
 /** A disk over a base of which one cluster cannot be read until `heal` is called. */
-async function badBase(): Promise<{ bench: Bench; content: Uint8Array; disk: Disk; heal: () => void }> {
+async function badBase(): Promise<{
+  bench: Bench;
+  content: Uint8Array;
+  disk: Disk;
+  heal: () => void;
+}> {
   const bench = new Bench();
   const content = bench.addBase(SIZE);
   const disk = await bench.create();
-  bench.fails = (operation) => touches(operation, 'base.raw', BAD, CLUSTER) ? new MillraceError('EIO', 'injected into a read of the base') : undefined;
-  return { bench, content, disk, heal: () => { bench.fails = () => undefined; } };
+  bench.fails = (operation) =>
+    touches(operation, 'base.raw', BAD, CLUSTER)
+      ? new MillraceError('EIO', 'injected into a read of the base')
+      : undefined;
+  return {
+    bench,
+    content,
+    disk,
+    heal: () => {
+      bench.fails = () => undefined;
+    },
+  };
 }
 
 /** A disk whose storage takes no data from `bytes` bytes of file on, until `heal` is called. */
-async function fullDisk(bytes: number): Promise<{ bench: Bench; content: Uint8Array; disk: Disk; heal: () => void }> {
+async function fullDisk(
+  bytes: number,
+): Promise<{ bench: Bench; content: Uint8Array; disk: Disk; heal: () => void }> {
   const bench = new Bench();
   const content = bench.addBase(SIZE);
   const disk = await bench.create();
   bench.fails = ({ kind, file, offset, length }) =>
-    kind === 'write' && file === 'overlay.qcow2' && offset + length > bytes ? new MillraceError('ENOSPC', 'injected: no space left') : undefined;
-  return { bench, content, disk, heal: () => { bench.fails = () => undefined; } };
+    kind === 'write' && file === 'overlay.qcow2' && offset + length > bytes
+      ? new MillraceError('ENOSPC', 'injected: no space left')
+      : undefined;
+  return {
+    bench,
+    content,
+    disk,
+    heal: () => {
+      bench.fails = () => undefined;
+    },
+  };
 }
 
 async function mustShow(disk: Disk, content: Uint8Array): Promise<void> {
@@ -33,22 +59,32 @@ async function mustShow(disk: Disk, content: Uint8Array): Promise<void> {
 }
 
 describe('report', () => {
-  it.each(['report', 'enospc'] as OnError[])('ends the job with the error, and tells exactly what remains (%s)', async (onError) => {
-    const { bench, content, disk, heal } = await badBase();
-    await expect(disk.stream({ onError })).rejects.toMatchObject({ code: 'EIO', message: 'injected into a read of the base' });
-    const info = await disk.info();
-    expect(info).toMatchObject({ status: JobStatus.FAILED, reason: 'error', error: { code: 'EIO' } });
-    expect(info.error?.offset).toBeGreaterThanOrEqual(BAD - MIB);
-    expect(info.error?.offset).toBeLessThan(BAD + CLUSTER);
-    expect(info.remaining).toBeGreaterThanOrEqual(CLUSTER);
-    expect(info.remaining).toBe(await disk.remaining());
-    expect(bench.told).toEqual(['failed']);
-    expect(await disk.images()).toHaveLength(2);
-    heal();
-    await disk.stream();
-    await mustShow(disk, content);
-    await disk.close();
-  });
+  it.each(['report', 'enospc'] as OnError[])(
+    'ends the job with the error, and tells exactly what remains (%s)',
+    async (onError) => {
+      const { bench, content, disk, heal } = await badBase();
+      await expect(disk.stream({ onError })).rejects.toMatchObject({
+        code: 'EIO',
+        message: 'injected into a read of the base',
+      });
+      const info = await disk.info();
+      expect(info).toMatchObject({
+        status: JobStatus.FAILED,
+        reason: 'error',
+        error: { code: 'EIO' },
+      });
+      expect(info.error?.offset).toBeGreaterThanOrEqual(BAD - MIB);
+      expect(info.error?.offset).toBeLessThan(BAD + CLUSTER);
+      expect(info.remaining).toBeGreaterThanOrEqual(CLUSTER);
+      expect(info.remaining).toBe(await disk.remaining());
+      expect(bench.told).toEqual(['failed']);
+      expect(await disk.images()).toHaveLength(2);
+      heal();
+      await disk.stream();
+      await mustShow(disk, content);
+      await disk.close();
+    },
+  );
 
   it('is what a full storage means too', async () => {
     const { disk } = await fullDisk(3 * MIB);
@@ -81,7 +117,8 @@ describe('stop', () => {
     const content = bench.addBase(SIZE);
     const disk = await bench.create();
     const noSpace = new MillraceError('ENOSPC', 'injected: no space left');
-    bench.holds = ({ kind, file, length }) => kind === 'write' && file === 'overlay.qcow2' && length >= CLUSTER;
+    bench.holds = ({ kind, file, length }) =>
+      kind === 'write' && file === 'overlay.qcow2' && length >= CLUSTER;
     await disk.stream({ onError: 'enospc', nonblock: true });
     await bench.settle();
     const [first, ...others] = [...bench.held];
@@ -102,7 +139,11 @@ describe('stop', () => {
     const { bench, content, disk, heal } = await badBase();
     await disk.stream({ onError: 'stop', nonblock: true });
     await bench.settle();
-    expect(await disk.info()).toMatchObject({ status: JobStatus.ACTIVE, paused: true, error: { code: 'EIO' } });
+    expect(await disk.info()).toMatchObject({
+      status: JobStatus.ACTIVE,
+      paused: true,
+      error: { code: 'EIO' },
+    });
     expect(bench.told).toEqual(['paused']);
     await disk.resume();
     await bench.settle();
@@ -135,7 +176,11 @@ describe('stop', () => {
     // Small clusters make a base of many tables, which tell of zeros behind the first MiB.
     const content = bench.addBase(16 * MIB, 'lowest.raw');
     content.fill(0, MIB);
-    const middle = await bench.runtime.create({ overlay: 'base.qcow2', base: 'lowest.raw', clusterSize: 512 });
+    const middle = await bench.runtime.create({
+      overlay: 'base.qcow2',
+      base: 'lowest.raw',
+      clusterSize: 512,
+    });
     await middle.writeZeroes(MIB, 15 * MIB);
     await middle.close();
     const disk = await bench.create({ base: 'base.qcow2', followChain: true });
@@ -143,7 +188,8 @@ describe('stop', () => {
     const streaming = disk.stream({ onError: 'stop', nonblock: true });
     const held = (file: string) => bench.held.filter(({ operation }) => operation.file === file);
     while (held('lowest.raw').length === 0) {
-      for (const operation of [...held('base.qcow2'), ...held('overlay.qcow2')]) await operation.release();
+      for (const operation of [...held('base.qcow2'), ...held('overlay.qcow2')])
+        await operation.release();
       await bench.settle();
     }
     await streaming;
@@ -169,7 +215,11 @@ describe('ignore', () => {
     const { bench, content, disk, heal } = await badBase();
     await expect(disk.stream({ onError: 'ignore' })).rejects.toMatchObject({ code: 'EIO' });
     const info = await disk.info();
-    expect(info).toMatchObject({ status: JobStatus.FAILED, reason: 'error', error: { code: 'EIO' } });
+    expect(info).toMatchObject({
+      status: JobStatus.FAILED,
+      reason: 'error',
+      error: { code: 'EIO' },
+    });
     // A chunk is left out at most.
     expect(info.remaining).toBeGreaterThanOrEqual(CLUSTER);
     expect(info.remaining).toBeLessThanOrEqual(MIB);
@@ -185,11 +235,21 @@ describe('ignore', () => {
     const bench = new Bench();
     let failed = 0;
     // It takes no memory, and is a thousand chunks long.
-    const base: BlockSource = { name: 'base.raw', size: 1024 * MIB, read: () => { throw new Error(`cable ${++failed} unplugged`); }, close: () => {} };
+    const base: BlockSource = {
+      name: 'base.raw',
+      size: 1024 * MIB,
+      read: () => {
+        throw new Error(`cable ${++failed} unplugged`);
+      },
+      close: () => {},
+    };
     const disk = await bench.create({ base, baseFormat: 'raw' });
     for (let round = 0; round < 2; round++) {
       const first = failed + 1;
-      await expect(disk.stream({ onError: 'ignore' })).rejects.toMatchObject({ code: 'EIO', message: `cannot stream: base.raw: cable ${first} unplugged` });
+      await expect(disk.stream({ onError: 'ignore' })).rejects.toMatchObject({
+        code: 'EIO',
+        message: `cannot stream: base.raw: cable ${first} unplugged`,
+      });
       expect(failed - first).toBeGreaterThan(512);
     }
     await disk.close();
@@ -201,9 +261,15 @@ describe('enospc', () => {
     const { bench, content, disk, heal } = await fullDisk(3 * MIB);
     await disk.stream({ onError: 'enospc', nonblock: true });
     await bench.settle();
-    expect(await disk.info()).toMatchObject({ status: JobStatus.ACTIVE, paused: true, error: { code: 'ENOSPC' } });
+    expect(await disk.info()).toMatchObject({
+      status: JobStatus.ACTIVE,
+      paused: true,
+      error: { code: 'ENOSPC' },
+    });
     // The guest goes on: a read need not be kept, and what is there can be written.
-    expect(Buffer.compare(await disk.read(6 * MIB, 4096), content.subarray(6 * MIB, 6 * MIB + 4096))).toBe(0);
+    expect(
+      Buffer.compare(await disk.read(6 * MIB, 4096), content.subarray(6 * MIB, 6 * MIB + 4096)),
+    ).toBe(0);
     heal();
     await disk.resume();
     await bench.settle();
@@ -226,7 +292,11 @@ describe('an error of the last moments', () => {
     await bench.holding.releaseAll();
     await pausing;
     await bench.settle();
-    expect(await disk.info()).toMatchObject({ status: JobStatus.FAILED, reason: 'error', error: { code: 'EIO' } });
+    expect(await disk.info()).toMatchObject({
+      status: JobStatus.FAILED,
+      reason: 'error',
+      error: { code: 'EIO' },
+    });
     expect(await disk.images()).toHaveLength(2);
     await disk.close();
   });

@@ -14,7 +14,11 @@ describe('a guest beside the job', () => {
     await disk.stream({ nonblock: true });
     const reads: Promise<boolean>[] = [];
     for (let at = 0; at < 16 * MIB; at += 640 * KIB) {
-      reads.push(disk.read(at, 4096).then((bytes) => Buffer.compare(bytes, content.subarray(at, at + 4096)) === 0));
+      reads.push(
+        disk
+          .read(at, 4096)
+          .then((bytes) => Buffer.compare(bytes, content.subarray(at, at + 4096)) === 0),
+      );
     }
     while ((await disk.info()).status === JobStatus.ACTIVE) {
       await bench.holding.held.at(-1)?.release();
@@ -32,14 +36,17 @@ describe('a guest beside the job', () => {
     bench.holds = ({ file }) => file === 'base.raw';
     await disk.stream({ nonblock: true });
     await bench.settle();
-    const writes = [100, MIB + 5, 3 * MIB].map((at) => disk.write(at, new Uint8Array(3000).fill(7)));
+    const writes = [100, MIB + 5, 3 * MIB].map((at) =>
+      disk.write(at, new Uint8Array(3000).fill(7)),
+    );
     await bench.settle();
     bench.holds = () => false;
     await bench.holding.releaseAll();
     await Promise.all(writes);
     await bench.settle();
     expect(await disk.info()).toMatchObject({ status: JobStatus.COMPLETED });
-    for (const at of [100, MIB + 5, 3 * MIB]) expect((await disk.read(at, 3000)).every((byte) => byte === 7)).toBe(true);
+    for (const at of [100, MIB + 5, 3 * MIB])
+      expect((await disk.read(at, 3000)).every((byte) => byte === 7)).toBe(true);
     await disk.close();
   });
 
@@ -48,7 +55,9 @@ describe('a guest beside the job', () => {
     const content = bench.addBase(8 * MIB);
     const disk = await bench.create();
     await disk.stream({ nonblock: true, speed: 1 });
-    expect(Buffer.compare(await disk.read(5 * MIB, 4096), content.subarray(5 * MIB, 5 * MIB + 4096))).toBe(0);
+    expect(
+      Buffer.compare(await disk.read(5 * MIB, 4096), content.subarray(5 * MIB, 5 * MIB + 4096)),
+    ).toBe(0);
     expect((await disk.info()).remaining).toBe(8 * MIB - CLUSTER);
     await disk.close();
   });
@@ -67,7 +76,11 @@ describe('a guest beside the job', () => {
     await growing;
     await bench.settle();
     expect(disk.size).toBe(9 * MIB + 512);
-    expect(await disk.info()).toMatchObject({ status: JobStatus.COMPLETED, length: 4 * MIB, remaining: 0 });
+    expect(await disk.info()).toMatchObject({
+      status: JobStatus.COMPLETED,
+      length: 4 * MIB,
+      remaining: 0,
+    });
     expect(await disk.images()).toHaveLength(1);
     const expected = Buffer.alloc(9 * MIB + 512);
     expected.set(content.subarray(0, 4 * MIB));
@@ -101,7 +114,8 @@ describe('a flush', () => {
     await second;
     await disk.close();
     const again = await bench.runtime.open({ overlay: 'overlay.qcow2' });
-    for (const at of [0, 256 * MIB]) expect((await again.read(at, CLUSTER)).every((byte) => byte === 5)).toBe(true);
+    for (const at of [0, 256 * MIB])
+      expect((await again.read(at, CLUSTER)).every((byte) => byte === 5)).toBe(true);
     await again.close();
   });
 });
@@ -112,7 +126,9 @@ describe('a write of many pieces', () => {
     const disk = await bench.create({ base: undefined, size: 32 * MIB });
     bench.holds = ({ kind, length }) => kind === 'write' && length >= CLUSTER;
     let failed = false;
-    const writing = disk.write(0, new Uint8Array(32 * MIB).fill(1)).catch(() => { failed = true; });
+    const writing = disk.write(0, new Uint8Array(32 * MIB).fill(1)).catch(() => {
+      failed = true;
+    });
     await bench.settle();
     await bench.held[0].fail(new MillraceError('EIO', 'injected'));
     await bench.settle();
@@ -196,7 +212,12 @@ describe('read-ahead', () => {
       const before = bench.of('read', 'base.raw').length;
       await disk.read(offset, length);
       await bench.settle();
-      bytes.push(bench.of('read', 'base.raw').slice(before).reduce((sum, operation) => sum + operation.length, 0));
+      bytes.push(
+        bench
+          .of('read', 'base.raw')
+          .slice(before)
+          .reduce((sum, operation) => sum + operation.length, 0),
+      );
     }
     await disk.close();
     return bytes;

@@ -1,12 +1,12 @@
 /** Values that the types forbid, which callers without types pass all the same. */
 import { expect, it } from 'vitest';
-import type { ImageFormat, OnError } from '../../hosts/api/disk.ts';
 import type { BlockFile, BlockSource } from '../../hosts/api/block.ts';
+import type { ImageFormat, OnError } from '../../hosts/api/disk.ts';
 import { commitWith } from '../../hosts/disk/commit.ts';
 import { checkDiskWith } from '../../hosts/disk/open.ts';
 import { rebaseWith } from '../../hosts/disk/rebase.ts';
-import { MemoryFile } from '../support/memory-file.ts';
 import { Bench, MIB } from '../job/bench.ts';
+import { MemoryFile } from '../support/memory-file.ts';
 
 /** What every object has, and no option is. */
 const INHERITED = 'toString';
@@ -22,15 +22,28 @@ async function newBench(): Promise<Bench> {
 it('formats and policies are those that there are', async () => {
   const { runtime } = await newBench();
   for (const format of [INHERITED, 'vmdk'] as string[] as ImageFormat[]) {
-    const refused = { code: 'EUNSUPPORTED', message: `the format '${format}' is not supported: raw or qcow2` };
+    const refused = {
+      code: 'EUNSUPPORTED',
+      message: `the format '${format}' is not supported: raw or qcow2`,
+    };
     await expect(runtime.open({ overlay: 'overlay.qcow2', format })).rejects.toMatchObject(refused);
-    await expect(runtime.open({ overlay: 'overlay.qcow2', baseFormat: format })).rejects.toMatchObject(refused);
-    await expect(runtime.create({ overlay: 'new.qcow2', base: 'base.raw', baseFormat: format })).rejects.toMatchObject(refused);
+    await expect(
+      runtime.open({ overlay: 'overlay.qcow2', baseFormat: format }),
+    ).rejects.toMatchObject(refused);
+    await expect(
+      runtime.create({ overlay: 'new.qcow2', base: 'base.raw', baseFormat: format }),
+    ).rejects.toMatchObject(refused);
   }
   const disk = await runtime.open({ overlay: 'overlay.qcow2' });
-  await expect(disk.stream({ onError: INHERITED as OnError })).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringMatching(/onError is/) });
+  await expect(disk.stream({ onError: INHERITED as OnError })).rejects.toMatchObject({
+    code: 'EINVAL',
+    message: expect.stringMatching(/onError is/),
+  });
   for (const base of [0, -1, NaN, 1.5, 2 ** 32 + 1, 'other.raw']) {
-    await expect(disk.stream({ base }), String(base)).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringContaining(`down to '${base}'`) });
+    await expect(disk.stream({ base }), String(base)).rejects.toMatchObject({
+      code: 'EINVAL',
+      message: expect.stringContaining(`down to '${base}'`),
+    });
   }
   await disk.close();
 });
@@ -44,7 +57,10 @@ it('a backing format in the header is one that there is', async () => {
   view.setUint32(at + 4, INHERITED.length);
   bytes.set(new TextEncoder().encode(INHERITED), at + 8);
   runtime.add('overlay.qcow2', bytes);
-  await expect(runtime.open({ overlay: 'overlay.qcow2' })).rejects.toMatchObject({ code: 'EUNSUPPORTED', message: expect.stringMatching(/'toString'/) });
+  await expect(runtime.open({ overlay: 'overlay.qcow2' })).rejects.toMatchObject({
+    code: 'EUNSUPPORTED',
+    message: expect.stringMatching(/'toString'/),
+  });
 });
 
 it('a repair is one that there is', async () => {
@@ -52,7 +68,9 @@ it('a repair is one that there is', async () => {
   const disk = await runtime.open({ overlay: 'overlay.qcow2' });
   for (const repair of [INHERITED, 'everything'] as string[] as 'all'[]) {
     await expect(disk.check({ repair })).rejects.toMatchObject({ code: 'EINVAL' });
-    await expect(checkDiskWith(runtime, { overlay: 'overlay.qcow2', repair })).rejects.toMatchObject({ code: 'EINVAL' });
+    await expect(
+      checkDiskWith(runtime, { overlay: 'overlay.qcow2', repair }),
+    ).rejects.toMatchObject({ code: 'EINVAL' });
   }
   await disk.close();
 });
@@ -60,8 +78,18 @@ it('a repair is one that there is', async () => {
 it('data is a Uint8Array, as which a Buffer counts', async () => {
   const { runtime } = await newBench();
   const disk = await runtime.open({ overlay: 'overlay.qcow2' });
-  for (const data of [new Uint16Array(512), new ArrayBuffer(512), 'text', [1, 2, 3], undefined, null]) {
-    await expect(disk.write(0, data as unknown as Uint8Array)).rejects.toMatchObject({ code: 'EINVAL', message: 'cannot write: data is a Uint8Array' });
+  for (const data of [
+    new Uint16Array(512),
+    new ArrayBuffer(512),
+    'text',
+    [1, 2, 3],
+    undefined,
+    null,
+  ]) {
+    await expect(disk.write(0, data as unknown as Uint8Array)).rejects.toMatchObject({
+      code: 'EINVAL',
+      message: 'cannot write: data is a Uint8Array',
+    });
   }
   await disk.write(0, Buffer.from('text'));
   expect(Buffer.from(await disk.read(0, 4)).toString()).toBe('text');
@@ -71,13 +99,35 @@ it('data is a Uint8Array, as which a Buffer counts', async () => {
 it('an overlay is a path or a file, and a base may be a URL', async () => {
   const { runtime } = await newBench();
   const message = expect.stringMatching(/^the (overlay|base) is a path /);
-  for (const wrong of [undefined, null, 7, {}, new URL('file:///overlay.qcow2'), Buffer.alloc(512)] as unknown[] as string[]) {
-    await expect(runtime.open({ overlay: wrong })).rejects.toMatchObject({ code: 'EINVAL', message });
-    await expect(runtime.create({ overlay: wrong, size: MIB })).rejects.toMatchObject({ code: 'EINVAL', message });
-    await expect(checkDiskWith(runtime, { overlay: wrong })).rejects.toMatchObject({ code: 'EINVAL', message });
+  for (const wrong of [
+    undefined,
+    null,
+    7,
+    {},
+    new URL('file:///overlay.qcow2'),
+    Buffer.alloc(512),
+  ] as unknown[] as string[]) {
+    await expect(runtime.open({ overlay: wrong })).rejects.toMatchObject({
+      code: 'EINVAL',
+      message,
+    });
+    await expect(runtime.create({ overlay: wrong, size: MIB })).rejects.toMatchObject({
+      code: 'EINVAL',
+      message,
+    });
+    await expect(checkDiskWith(runtime, { overlay: wrong })).rejects.toMatchObject({
+      code: 'EINVAL',
+      message,
+    });
     if (wrong === undefined || wrong === null || (wrong as unknown) instanceof URL) continue;
-    await expect(runtime.open({ overlay: 'overlay.qcow2', base: wrong })).rejects.toMatchObject({ code: 'EINVAL', message });
-    await expect(runtime.create({ overlay: 'new.qcow2', base: wrong })).rejects.toMatchObject({ code: 'EINVAL', message });
+    await expect(runtime.open({ overlay: 'overlay.qcow2', base: wrong })).rejects.toMatchObject({
+      code: 'EINVAL',
+      message,
+    });
+    await expect(runtime.create({ overlay: 'new.qcow2', base: wrong })).rejects.toMatchObject({
+      code: 'EINVAL',
+      message,
+    });
   }
 });
 
@@ -89,7 +139,8 @@ it('a depth and a speed are numbers that the engine can take, however large', as
     for await (const extent of disk.map(0, disk.size, { depth })) found.push(extent.depth);
     return found;
   };
-  for (const depth of [-1, NaN, 0.5, Infinity]) await expect(depths(depth)).rejects.toMatchObject({ code: 'EINVAL' });
+  for (const depth of [-1, NaN, 0.5, Infinity])
+    await expect(depths(depth)).rejects.toMatchObject({ code: 'EINVAL' });
   expect(await depths(2 ** 32)).toEqual(await depths(0));
   expect(await depths(Number.MAX_SAFE_INTEGER)).toEqual(await depths(0));
   await disk.stream({ nonblock: true, speed: 1e300 });
@@ -102,49 +153,94 @@ it('a depth and a speed are numbers that the engine can take, however large', as
 it('the image to commit into and the new base of a rebase are ones that there are', async () => {
   const { runtime } = await newBench();
   for (const base of [0, 0.5, 1.5, 2, -1, NaN, 'other.raw']) {
-    await expect(commitWith(runtime, { overlay: 'overlay.qcow2', base })).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringContaining(`into '${base}'`) });
+    await expect(commitWith(runtime, { overlay: 'overlay.qcow2', base })).rejects.toMatchObject({
+      code: 'EINVAL',
+      message: expect.stringContaining(`into '${base}'`),
+    });
   }
   for (const base of [undefined, 7, {}, new MemoryFile('own')] as unknown[] as string[]) {
-    await expect(rebaseWith(runtime, { overlay: 'overlay.qcow2', base })).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringMatching(/the base is a path or a URL/) });
+    await expect(rebaseWith(runtime, { overlay: 'overlay.qcow2', base })).rejects.toMatchObject({
+      code: 'EINVAL',
+      message: expect.stringMatching(/the base is a path or a URL/),
+    });
   }
 });
 
 it('a read of more than there can be memory for is refused', async () => {
   const { runtime } = await newBench();
   const disk = await runtime.create({ overlay: 'large.qcow2', size: 2 ** 44 });
-  await expect(disk.read(0, 2 ** 44)).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringMatching(/read them in pieces/) });
+  await expect(disk.read(0, 2 ** 44)).rejects.toMatchObject({
+    code: 'EINVAL',
+    message: expect.stringMatching(/read them in pieces/),
+  });
   await disk.close();
 });
 
 /** A base of ones, but for what the caller does otherwise. */
 function baseOf(other: Record<string, unknown>): BlockSource {
-  return { size: MIB, name: 'own', read: (_: number, into: Uint8Array) => void into.fill(1), close() {}, ...other } as BlockSource;
+  return {
+    size: MIB,
+    name: 'own',
+    read: (_: number, into: Uint8Array) => void into.fill(1),
+    close() {},
+    ...other,
+  } as BlockSource;
 }
 
 function overlayOf(other: Record<string, unknown>): BlockFile {
   return Object.assign(new MemoryFile('own'), other);
 }
 
-it('a file of the caller\'s own has all that a file has', async () => {
+it("a file of the caller's own has all that a file has", async () => {
   const { runtime } = await newBench();
-  const without = [{ size: undefined }, { size: -1 }, { size: 0.5 }, { size: 2 ** 53 }, { size: 512n }, { close: undefined }];
+  const without = [
+    { size: undefined },
+    { size: -1 },
+    { size: 0.5 },
+    { size: 2 ** 53 },
+    { size: 512n },
+    { close: undefined },
+  ];
   for (const lack of without) {
-    await expect(runtime.create({ overlay: 'new.qcow2', base: baseOf(lack) })).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringMatching(/^the base is .* size \(bytes\), read and close$/) });
-    await expect(runtime.open({ overlay: baseOf(lack), readOnly: true })).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringMatching(/^the overlay is .* size \(bytes\), read and close/) });
+    await expect(
+      runtime.create({ overlay: 'new.qcow2', base: baseOf(lack) }),
+    ).rejects.toMatchObject({
+      code: 'EINVAL',
+      message: expect.stringMatching(/^the base is .* size \(bytes\), read and close$/),
+    });
+    await expect(runtime.open({ overlay: baseOf(lack), readOnly: true })).rejects.toMatchObject({
+      code: 'EINVAL',
+      message: expect.stringMatching(/^the overlay is .* size \(bytes\), read and close/),
+    });
   }
-  for (const lack of [{ flush: undefined }, { truncate: undefined }, { close: undefined }, { write: 7 }]) {
-    await expect(runtime.create({ overlay: overlayOf(lack), size: MIB })).rejects.toMatchObject({ code: 'EINVAL', message: expect.stringMatching(/write, flush and truncate/) });
+  for (const lack of [
+    { flush: undefined },
+    { truncate: undefined },
+    { close: undefined },
+    { write: 7 },
+  ]) {
+    await expect(runtime.create({ overlay: overlayOf(lack), size: MIB })).rejects.toMatchObject({
+      code: 'EINVAL',
+      message: expect.stringMatching(/write, flush and truncate/),
+    });
   }
   expect(runtime.files.has('new.qcow2')).toBe(false);
 });
 
-it('a file of the caller\'s own that fails without a reason has failed', async () => {
+it("a file of the caller's own that fails without a reason has failed", async () => {
   const { runtime } = await newBench();
   for (const reason of [undefined, null, 0, '', 'a reason']) {
-    for (const fail of [() => Promise.reject(reason), () => { throw reason; }]) {
+    for (const fail of [
+      () => Promise.reject(reason),
+      () => {
+        throw reason;
+      },
+    ]) {
       const overlay = `${String(reason)}-${fail}.qcow2`;
       let failing = false;
-      const base = baseOf({ read: (_: number, into: Uint8Array) => (failing ? fail() : void into.fill(1)) });
+      const base = baseOf({
+        read: (_: number, into: Uint8Array) => (failing ? fail() : void into.fill(1)),
+      });
       const disk = await runtime.create({ overlay, base });
       failing = true;
       await expect(disk.read(0, 4)).rejects.toMatchObject({ code: 'EIO' });
@@ -157,19 +253,28 @@ it('a file of the caller\'s own that fails without a reason has failed', async (
         const file = overlayOf({});
         const disk = await runtime.create({ overlay: file, size: MIB });
         Object.assign(file, { [call]: fail });
-        await expect(disk.write(0, new Uint8Array(512)).then(() => disk.flush())).rejects.toMatchObject({ code: 'EIO' });
+        await expect(
+          disk.write(0, new Uint8Array(512)).then(() => disk.flush()),
+        ).rejects.toMatchObject({ code: 'EIO' });
         await disk.close().catch(() => {});
       }
     }
   }
 });
 
-it('a file of the caller\'s own may return what it has at hand, or promises that are not ours', async () => {
+it("a file of the caller's own may return what it has at hand, or promises that are not ours", async () => {
   const { runtime } = await newBench();
   const fill = (into: Uint8Array): Uint8Array => into.fill(1);
-  const ways = { bytes: fill, nothing: (into: Uint8Array) => (fill(into), null), thenable: (into: Uint8Array) => ({ then: (done: () => void) => (fill(into), done()) }) };
+  const ways = {
+    bytes: fill,
+    nothing: (into: Uint8Array) => (fill(into), null),
+    thenable: (into: Uint8Array) => ({ then: (done: () => void) => (fill(into), done()) }),
+  };
   for (const [way, answer] of Object.entries(ways)) {
-    const disk = await runtime.create({ overlay: `${way}.qcow2`, base: baseOf({ read: (_: number, into: Uint8Array) => answer(into) }) });
+    const disk = await runtime.create({
+      overlay: `${way}.qcow2`,
+      base: baseOf({ read: (_: number, into: Uint8Array) => answer(into) }),
+    });
     expect(await disk.read(MIB - 4, 4), way).toEqual(new Uint8Array([1, 1, 1, 1]));
     await disk.stream();
     await disk.close();

@@ -3,8 +3,8 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import type { Extent } from '../../hosts/api/disk.ts';
 import type { BlockSource } from '../../hosts/api/block.ts';
+import type { Extent } from '../../hosts/api/disk.ts';
 import { createDisk, openDisk, openFileSource } from '../../hosts/node/index.ts';
 
 const CLUSTER = 65536;
@@ -47,14 +47,19 @@ it('tells what is there and what is missing', async () => {
 it('reads what is there; what is absent cannot be read, by name', async () => {
   const disk = await openDisk({ overlay, base: null, readOnly: true });
   expect(await disk.read(CLUSTER + 5, 3)).toEqual(new Uint8Array(3).fill(7));
-  await expect(disk.read(0, 512)).rejects.toMatchObject({ code: 'ENOENT', message: expect.stringContaining(`the base of ${overlay}`) });
+  await expect(disk.read(0, 512)).rejects.toMatchObject({
+    code: 'ENOENT',
+    message: expect.stringContaining(`the base of ${overlay}`),
+  });
   await disk.close();
 });
 
 it('takes whole clusters, refuses parts, and keeps its base recorded when it cannot be streamed', async () => {
   const disk = await openDisk({ overlay, base: null });
   await disk.write(2 * CLUSTER, new Uint8Array(CLUSTER).fill(9));
-  await expect(disk.write(4 * CLUSTER + 512, new Uint8Array(512))).rejects.toMatchObject({ code: 'ENOENT' });
+  await expect(disk.write(4 * CLUSTER + 512, new Uint8Array(512))).rejects.toMatchObject({
+    code: 'ENOENT',
+  });
   await expect(disk.stream()).rejects.toMatchObject({ code: 'ENOENT' });
   await disk.close();
   const again = await openDisk({ overlay, base: null, readOnly: true });
@@ -65,9 +70,17 @@ it('takes whole clusters, refuses parts, and keeps its base recorded when it can
 
 it('opens a source that can only be read, if only reading is asked for', async () => {
   const file = await openFileSource(overlay);
-  const source: BlockSource = { size: file.size, read: (offset, into) => file.read(offset, into), close: () => file.close() };
+  const source: BlockSource = {
+    size: file.size,
+    read: (offset, into) => file.read(offset, into),
+    close: () => file.close(),
+  };
   await expect(openDisk({ overlay: source, base: null })).rejects.toMatchObject({ code: 'EROFS' });
-  const disk = await openDisk({ overlay: await openFileSource(overlay), base: null, readOnly: true });
+  const disk = await openDisk({
+    overlay: await openFileSource(overlay),
+    base: null,
+    readOnly: true,
+  });
   expect(disk.size).toBe(SIZE);
   await disk.close();
   await file.close();

@@ -7,7 +7,9 @@ import { createDisk } from '../../hosts/node/index.ts';
 
 const BYTES = 8 * 1024 * 1024;
 let folder: string;
-beforeEach(() => { folder = mkdtempSync(join(tmpdir(), 'millrace-changing-')); });
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'millrace-changing-'));
+});
 afterEach(() => rmSync(folder, { recursive: true }));
 
 it('is ECHANGED for reads and for the stream, which keeps the reference to it', async () => {
@@ -18,7 +20,10 @@ it('is ECHANGED for reads and for the stream, which keeps the reference to it', 
   const { mtime } = statSync(base);
   writeFileSync(base, new Uint8Array(BYTES).fill(2));
   utimesSync(base, mtime, new Date(mtime.getTime() + 1000));
-  await expect(disk.read(BYTES / 2, 1)).rejects.toMatchObject({ code: 'ECHANGED', message: `'${base}' has changed since it was opened: another program has written to it` });
+  await expect(disk.read(BYTES / 2, 1)).rejects.toMatchObject({
+    code: 'ECHANGED',
+    message: `'${base}' has changed since it was opened: another program has written to it`,
+  });
   await expect(disk.stream()).rejects.toMatchObject({ code: 'ECHANGED' });
   expect(await disk.images()).toHaveLength(2);
   // What had been taken over before is there.

@@ -1,8 +1,7 @@
 /** Local files as block files: what they read, write and keep, and how their errors are told. */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import * as fs from 'node:fs';
-import nodeFs from 'node:fs';
+import nodeFs, * as fs from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -40,10 +39,12 @@ describe('a file', () => {
     expect(file).toMatchObject({ size: 0, name: path });
     const memory = new WebAssembly.Memory({ initial: 256, maximum: 256 });
     const parts = Array.from({ length: 8 }, (_, i) => new Uint8Array(memory.buffer, i * MIB, MIB));
-    await Promise.all(parts.map((part, i) => {
-      part.set(pattern(MIB, i));
-      return file.write(i * MIB, part);
-    }));
+    await Promise.all(
+      parts.map((part, i) => {
+        part.set(pattern(MIB, i));
+        return file.write(i * MIB, part);
+      }),
+    );
     expect(file.size).toBe(8 * MIB);
     const back = parts.map((_, i) => new Uint8Array(memory.buffer, (8 + i) * MIB - i, MIB));
     for (const [i, into] of back.entries()) {
@@ -84,10 +85,15 @@ describe('a file', () => {
   });
 
   it('is made only when asked for, and not over another one when exclusive', async () => {
-    await expect(openFile(path)).rejects.toMatchObject({ code: 'ENOENT', message: expect.stringContaining(`'${path}'`) });
+    await expect(openFile(path)).rejects.toMatchObject({
+      code: 'ENOENT',
+      message: expect.stringContaining(`'${path}'`),
+    });
     await (await openFile(path, { create: true, exclusive: true })).close();
     fs.writeFileSync(path, 'kept');
-    await expect(openFile(path, { create: true, exclusive: true })).rejects.toMatchObject({ code: 'EEXIST' });
+    await expect(openFile(path, { create: true, exclusive: true })).rejects.toMatchObject({
+      code: 'EEXIST',
+    });
     await (await openFile(path, { create: true })).close();
     expect(fs.readFileSync(path, 'utf8')).toBe('kept');
     expect(fs.readdirSync(folder)).toEqual(['disk.raw']);
@@ -96,7 +102,10 @@ describe('a file', () => {
   it('opened read-only is not written to, and says so', async () => {
     fs.writeFileSync(path, 'kept');
     const file = await openFile(path, { readOnly: true });
-    await expect(file.write(0, pattern(4, 0))).rejects.toMatchObject({ code: 'EROFS', message: expect.stringContaining(path) });
+    await expect(file.write(0, pattern(4, 0))).rejects.toMatchObject({
+      code: 'EROFS',
+      message: expect.stringContaining(path),
+    });
     await expect(file.truncate(0)).rejects.toMatchObject({ code: 'EROFS' });
     await file.flush();
     await file.close();
@@ -107,7 +116,10 @@ describe('a file', () => {
     fs.writeFileSync(path, pattern(10_000, 0));
     const source = await openFileSource(path);
     fs.truncateSync(path, 6_000);
-    await expect(source.read(5_000, new Uint8Array(2_000))).rejects.toMatchObject({ code: 'ECHANGED', offset: 6_000 });
+    await expect(source.read(5_000, new Uint8Array(2_000))).rejects.toMatchObject({
+      code: 'ECHANGED',
+      offset: 6_000,
+    });
     await source.close();
   });
 
@@ -119,7 +131,11 @@ describe('a file', () => {
     const { mtime } = fs.statSync(path);
     fs.writeFileSync(path, pattern(10_000, 1));
     fs.utimesSync(path, mtime, new Date(mtime.getTime() + 1000));
-    const refused = { code: 'ECHANGED', offset: 5_000, message: `'${path}' has changed since it was opened: another program has written to it` };
+    const refused = {
+      code: 'ECHANGED',
+      offset: 5_000,
+      message: `'${path}' has changed since it was opened: another program has written to it`,
+    };
     await expect(base.read(5_000, new Uint8Array(2_000))).rejects.toMatchObject(refused);
     await looked.read(5_000, new Uint8Array(2_000));
     await base.close();
@@ -144,8 +160,10 @@ describe('a file', () => {
     const { fdatasync, fsync } = fs;
     const seen: string[] = [];
     Object.assign(nodeFs, {
-      fdatasync: (fd: number, settle: fs.NoParamCallback) => void (seen.push('fdatasync'), fdatasync(fd, settle)),
-      fsync: (fd: number, settle: fs.NoParamCallback) => void (seen.push('fsync'), fsync(fd, settle)),
+      fdatasync: (fd: number, settle: fs.NoParamCallback) =>
+        void (seen.push('fdatasync'), fdatasync(fd, settle)),
+      fsync: (fd: number, settle: fs.NoParamCallback) =>
+        void (seen.push('fsync'), fsync(fd, settle)),
     });
     syncBuiltinESMExports();
     try {
@@ -167,7 +185,9 @@ describe('a file', () => {
     fs.writeFileSync(path, 'content');
     const source = await openFileSource(path);
     const reason = new Error('gone');
-    await expect(source.read(0, new Uint8Array(4), { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+    await expect(
+      source.read(0, new Uint8Array(4), { signal: AbortSignal.abort(reason) }),
+    ).rejects.toBe(reason);
     await source.close();
   });
 });
@@ -195,7 +215,10 @@ describe('the identity of a base', () => {
 describe('what is no image', () => {
   it.each([[openFile], [openFileSource]])('is refused by its kind', async (open) => {
     const refused = async (at: string, kind: string): Promise<void> => {
-      await expect(open(at)).rejects.toMatchObject({ code: 'EINVAL', message: `cannot open '${at}': it is ${kind}, not an image` });
+      await expect(open(at)).rejects.toMatchObject({
+        code: 'EINVAL',
+        message: `cannot open '${at}': it is ${kind}, not an image`,
+      });
     };
     await refused(folder, 'a folder');
     await refused('/dev/null', 'a character device');
@@ -214,12 +237,17 @@ describe('what is no image', () => {
     fs.writeFileSync(path, pattern(3 * MIB, 4));
     const loop = spawnSync('losetup', ['--find', '--show', path], { encoding: 'utf8' });
     if (loop.status !== 0) {
-      console.warn(`skipped: a block device is a base, but no overlay (${loop.stderr?.trim() ?? loop.error})`);
+      console.warn(
+        `skipped: a block device is a base, but no overlay (${loop.stderr?.trim() ?? loop.error})`,
+      );
       return;
     }
     const device = loop.stdout.trim();
     try {
-      await expect(openFile(device)).rejects.toMatchObject({ code: 'EUNSUPPORTED', message: expect.stringContaining('block device') });
+      await expect(openFile(device)).rejects.toMatchObject({
+        code: 'EUNSUPPORTED',
+        message: expect.stringContaining('block device'),
+      });
       const source = await openFileSource(device);
       expect(source).toMatchObject({ size: 3 * MIB, identity: undefined });
       const into = new Uint8Array(1000);
@@ -233,68 +261,104 @@ describe('what is no image', () => {
 });
 
 describe('storage that fails', () => {
-  it.skipIf(!fs.existsSync('/proc/self/fd'))('under the folder of a new file leaves neither the file nor a handle', async () => {
-    const { fsync } = fs;
-    Object.assign(nodeFs, { fsync: (_: number, settle: fs.NoParamCallback) => settle(Object.assign(new Error('i/o error'), { code: 'EIO' })) });
-    syncBuiltinESMExports();
-    try {
-      vi.resetModules();
-      const { openFile: openAnew } = await import('../../hosts/node/file.ts');
-      await expect(openAnew(path, { create: true })).rejects.toMatchObject({ code: 'EIO', message: `cannot create '${path}': i/o error (EIO)` });
-    } finally {
-      Object.assign(nodeFs, { fsync });
+  it.skipIf(!fs.existsSync('/proc/self/fd'))(
+    'under the folder of a new file leaves neither the file nor a handle',
+    async () => {
+      const { fsync } = fs;
+      Object.assign(nodeFs, {
+        fsync: (_: number, settle: fs.NoParamCallback) =>
+          settle(Object.assign(new Error('i/o error'), { code: 'EIO' })),
+      });
       syncBuiltinESMExports();
-    }
-    expect(fs.readdirSync(folder)).toEqual([]);
-    const handles = spawnSync('ls', ['-l', `/proc/${process.pid}/fd`], { encoding: 'utf8' }).stdout;
-    expect(handles).toContain(' -> ');
-    expect(handles).not.toContain(folder);
-  });
+      try {
+        vi.resetModules();
+        const { openFile: openAnew } = await import('../../hosts/node/file.ts');
+        await expect(openAnew(path, { create: true })).rejects.toMatchObject({
+          code: 'EIO',
+          message: `cannot create '${path}': i/o error (EIO)`,
+        });
+      } finally {
+        Object.assign(nodeFs, { fsync });
+        syncBuiltinESMExports();
+      }
+      expect(fs.readdirSync(folder)).toEqual([]);
+      const handles = spawnSync('ls', ['-l', `/proc/${process.pid}/fd`], {
+        encoding: 'utf8',
+      }).stdout;
+      expect(handles).toContain(' -> ');
+      expect(handles).not.toContain(folder);
+    },
+  );
 
-  itAsRoot('a full file system is told with place and advice, and goes on once there is room', async () => {
-    const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', folder], { encoding: 'utf8' });
-    if (mounted.status !== 0) {
-      console.warn(`skipped: a full file system (${mounted.stderr?.trim() ?? mounted.error})`);
-      return;
-    }
-    try {
-      const ballast = join(folder, 'ballast');
-      fs.writeFileSync(ballast, new Uint8Array(MIB / 2));
-      const file = await openFile(path, { create: true });
-      const error = await Promise.resolve(file.write(0, pattern(MIB, 1))).catch((error) => error as MillraceError);
-      const { code, message, offset } = error as MillraceError;
-      expect(code).toBe('ENOSPC');
-      expect(message).toBe(`cannot write '${path}' at offset ${offset}: no space left on device (ENOSPC); make room on its file system`);
-      expect(file.size).toBe(fs.statSync(path).size);
-      fs.unlinkSync(ballast);
-      await file.write(0, pattern(MIB / 2, 1));
-      await file.flush();
-      await file.close();
-    } finally {
-      execFileSync('umount', [folder]);
-    }
-  });
+  itAsRoot(
+    'a full file system is told with place and advice, and goes on once there is room',
+    async () => {
+      const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', folder], {
+        encoding: 'utf8',
+      });
+      if (mounted.status !== 0) {
+        console.warn(`skipped: a full file system (${mounted.stderr?.trim() ?? mounted.error})`);
+        return;
+      }
+      try {
+        const ballast = join(folder, 'ballast');
+        fs.writeFileSync(ballast, new Uint8Array(MIB / 2));
+        const file = await openFile(path, { create: true });
+        const error = await Promise.resolve(file.write(0, pattern(MIB, 1))).catch(
+          (error) => error as MillraceError,
+        );
+        const { code, message, offset } = error as MillraceError;
+        expect(code).toBe('ENOSPC');
+        expect(message).toBe(
+          `cannot write '${path}' at offset ${offset}: no space left on device (ENOSPC); make room on its file system`,
+        );
+        expect(file.size).toBe(fs.statSync(path).size);
+        fs.unlinkSync(ballast);
+        await file.write(0, pattern(MIB / 2, 1));
+        await file.flush();
+        await file.close();
+      } finally {
+        execFileSync('umount', [folder]);
+      }
+    },
+  );
 
   itAsRoot('what may not be read, written or locked is told without a trace left', () => {
     const open = join(folder, 'open');
     fs.mkdirSync(open);
     fs.chmodSync(open, 0o777);
     fs.chmodSync(folder, 0o755);
-    for (const [name, mode] of [['disk.raw', 0o644], ['unreadable', 0o600], ['open/unwritable', 0o644]] as const) {
+    for (const [name, mode] of [
+      ['disk.raw', 0o644],
+      ['unreadable', 0o600],
+      ['open/unwritable', 0o644],
+    ] as const) {
       fs.writeFileSync(join(folder, name), 'content', { mode });
     }
     const uid = process.geteuid!();
     process.seteuid!(65_534);
     return (async () => {
-      const refused = async (opening: Promise<unknown>, what: string, advice = ''): Promise<void> => {
+      const refused = async (
+        opening: Promise<unknown>,
+        what: string,
+        advice = '',
+      ): Promise<void> => {
         const message = `cannot ${what}': permission denied (EACCES)${advice}`;
         await expect(opening).rejects.toMatchObject({ code: 'EACCES', message });
       };
       await refused(openFileSource(join(folder, 'unreadable')), `open '${folder}/unreadable`);
       await refused(openFile(join(open, 'unwritable')), `open '${folder}/open/unwritable`);
       const advice = '; who writes an image has to be able to write to its folder';
-      await refused(openFile(path), `make the lock '${path}.lock`, `${advice}: else open it read-only`);
-      await refused(openFile(join(folder, 'new'), { create: true }), `make the lock '${folder}/new.lock`, advice);
+      await refused(
+        openFile(path),
+        `make the lock '${path}.lock`,
+        `${advice}: else open it read-only`,
+      );
+      await refused(
+        openFile(join(folder, 'new'), { create: true }),
+        `make the lock '${folder}/new.lock`,
+        advice,
+      );
       await (await openFile(path, { readOnly: true })).close();
     })().finally(() => {
       process.seteuid!(uid);
@@ -304,14 +368,22 @@ describe('storage that fails', () => {
   });
 
   it('every error of the system has a code of ours', () => {
-    const codes = { EIO: -5, EDQUOT: -122, EFBIG: -27, EPERM: -1, EROFS: -30, EMFILE: -24, ELOOP: -40 };
+    const codes = {
+      EIO: -5,
+      EDQUOT: -122,
+      EFBIG: -27,
+      EPERM: -1,
+      EROFS: -30,
+      EMFILE: -24,
+      ELOOP: -40,
+    };
     const told = Object.entries(codes).map(([code, errno]) => {
       const error = fileError('read', '/a', Object.assign(new Error(), { code, errno }), 7);
       expect(error.offset).toBe(7);
       return [code, error.code, error.message];
     });
     expect(told).toEqual([
-      ['EIO', 'EIO', 'cannot read \'/a\' at offset 7: i/o error (EIO)'],
+      ['EIO', 'EIO', "cannot read '/a' at offset 7: i/o error (EIO)"],
       ['EDQUOT', 'ENOSPC', expect.stringContaining('quota')],
       ['EFBIG', 'ENOSPC', expect.stringContaining('ulimit -f')],
       ['EPERM', 'EACCES', expect.stringContaining('operation not permitted')],

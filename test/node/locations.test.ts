@@ -20,7 +20,18 @@ beforeEach(() => {
 afterEach(() => rmSync(folder, { recursive: true }));
 
 describeWithPeer(['qemu-img'], 'a base that was given as a file: URL', () => {
-  it.each(['a b', '100%', '%20', 'ha#sh', 'qu?ery', 'ünï☃', "quo'te", 'back\\slash', 'co:lon', 'new\nline'])('is found by QEMU and by us: %j', async (name) => {
+  it.each([
+    'a b',
+    '100%',
+    '%20',
+    'ha#sh',
+    'qu?ery',
+    'ünï☃',
+    "quo'te",
+    'back\\slash',
+    'co:lon',
+    'new\nline',
+  ])('is found by QEMU and by us: %j', async (name) => {
     mkdirSync(join(folder, name));
     const base = join(folder, name, `${name}.raw`);
     writeFileSync(base, new Uint8Array(BYTES).fill(7));
@@ -42,7 +53,10 @@ describeWithPeer(['qemu-img'], 'a base that was given as a file: URL', () => {
 
 it('a file: URL that leads to no file here is refused', async () => {
   for (const url of ['file://elsewhere/base.raw', 'file:///a%2Fb', 'file:///100%']) {
-    const refused = { code: 'EINVAL', message: expect.stringContaining(`'${url}' leads to no file here: `) };
+    const refused = {
+      code: 'EINVAL',
+      message: expect.stringContaining(`'${url}' leads to no file here: `),
+    };
     await expect(createDisk({ overlay, base: url })).rejects.toMatchObject(refused);
     await expect(createDisk({ overlay: url, size: BYTES })).rejects.toMatchObject(refused);
     await expect(openDisk({ overlay: url })).rejects.toMatchObject(refused);
@@ -53,5 +67,8 @@ it('a file: URL that leads to no file here is refused', async () => {
 it('a folder that is not there is told as that, not as a lock that cannot be made', async () => {
   const path = join(folder, 'missing/overlay.qcow2');
   const message = `cannot create '${path}' in '${folder}/missing': no such file or directory (ENOENT)`;
-  await expect(createDisk({ overlay: path, size: BYTES })).rejects.toMatchObject({ code: 'ENOENT', message });
+  await expect(createDisk({ overlay: path, size: BYTES })).rejects.toMatchObject({
+    code: 'ENOENT',
+    message,
+  });
 });

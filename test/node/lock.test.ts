@@ -1,8 +1,19 @@
 /** Locks of images: between real processes (killed ones, racing ones), and every interleaving of two takers. */
-import { fork, spawn } from 'node:child_process';
+
 import type { ChildProcess } from 'node:child_process';
+import { fork, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { createRequire } from 'node:module';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,8 +22,8 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { MillraceError } from '../../hosts/api/errors.ts';
-import { takeLock } from '../../hosts/files/lock.ts';
 import type { Lock, LockHolder, LockHost } from '../../hosts/files/lock.ts';
+import { takeLock } from '../../hosts/files/lock.ts';
 import { openFile } from '../../hosts/node/file.ts';
 import { lockImage, nodeLockHost } from '../../hosts/node/lock.ts';
 import type { Answer, Order } from './holder.ts';
@@ -34,7 +45,9 @@ afterEach(async () => {
 
 async function startHolder(): Promise<ChildProcess> {
   const loader = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
-  const child = fork(fileURLToPath(new URL('holder.ts', import.meta.url)), { execArgv: ['--import', loader] });
+  const child = fork(fileURLToPath(new URL('holder.ts', import.meta.url)), {
+    execArgv: ['--import', loader],
+  });
   children.push(child);
   await once(child, 'message');
   return child;
@@ -56,7 +69,10 @@ async function kill(child: ChildProcess): Promise<void> {
 /** Puts the record of somebody else in place. */
 function lockAs(holder: Partial<LockHolder>): void {
   mkdirSync(`${image}.lock`);
-  writeFileSync(join(`${image}.lock`, 'record'), JSON.stringify({ ...nodeLockHost.self(), ...holder }));
+  writeFileSync(
+    join(`${image}.lock`, 'record'),
+    JSON.stringify({ ...nodeLockHost.self(), ...holder }),
+  );
 }
 
 /** A pid that nobody has: Linux gives none above this (PID_MAX_LIMIT). */
@@ -77,7 +93,10 @@ describe('a lock', () => {
 
   it('keeps the same process out too', async () => {
     const file = await openFile(image);
-    await expect(openFile(image)).rejects.toMatchObject({ code: 'EBUSY', message: expect.stringContaining('in this process already') });
+    await expect(openFile(image)).rejects.toMatchObject({
+      code: 'EBUSY',
+      message: expect.stringContaining('in this process already'),
+    });
     const reader = await openFile(image, { readOnly: true });
     await reader.close();
     await file.close();
@@ -96,9 +115,13 @@ describe('a lock', () => {
   it('tells another process who has it', async () => {
     const holder = await startHolder();
     expect(await order(holder, { do: 'open', path: image })).toEqual({ held: true });
-    const { code, message } = await openFile(image).catch((error) => error as MillraceError) as MillraceError;
+    const { code, message } = (await openFile(image).catch(
+      (error) => error as MillraceError,
+    )) as MillraceError;
     expect(code).toBe('EBUSY');
-    expect(message).toContain(`open for writing by holder.ts (pid ${holder.pid} on ${hostname()}, since 20`);
+    expect(message).toContain(
+      `open for writing by holder.ts (pid ${holder.pid} on ${hostname()}, since 20`,
+    );
     expect(message).not.toContain('\n');
     await order(holder, { do: 'close', path: image });
     await (await openFile(image)).close();
@@ -125,16 +148,26 @@ describe('a lock', () => {
   });
 
   it('is taken over from a thread that was terminated, but not before', async () => {
-    const loader = pathToFileURL(createRequire(import.meta.url).resolve('tsx/esm/api').replace(/cjs$/, 'mjs')).href;
+    const loader = pathToFileURL(
+      createRequire(import.meta.url)
+        .resolve('tsx/esm/api')
+        .replace(/cjs$/, 'mjs'),
+    ).href;
     const module = new URL('../../hosts/node/file.ts', import.meta.url).href;
-    const thread = new Worker(`import(${JSON.stringify(loader)})
+    const thread = new Worker(
+      `import(${JSON.stringify(loader)})
       .then(({ tsImport }) => tsImport(${JSON.stringify(module)}, ${JSON.stringify(module)}))
       .then(({ openFile }) => openFile(${JSON.stringify(image)}))
       .then((file) => require('node:worker_threads').parentPort.on('message', () => file).postMessage('held'));
-    `, { eval: true, execArgv: [] });
+    `,
+      { eval: true, execArgv: [] },
+    );
     try {
       await once(thread, 'message');
-      await expect(openFile(image)).rejects.toMatchObject({ code: 'EBUSY', message: expect.stringContaining('in this process already') });
+      await expect(openFile(image)).rejects.toMatchObject({
+        code: 'EBUSY',
+        message: expect.stringContaining('in this process already'),
+      });
     } finally {
       await thread.terminate();
     }
@@ -153,7 +186,9 @@ describe('a lock', () => {
     const takers = await Promise.all(Array.from({ length: 5 }, startHolder));
     for (let round = 0; round < 40; round++) {
       if (round > 0) cpSync(stale, `${image}.lock`, { recursive: true });
-      const answers = await Promise.all(takers.map((taker) => order(taker, { do: 'open', path: image })));
+      const answers = await Promise.all(
+        takers.map((taker) => order(taker, { do: 'open', path: image })),
+      );
       expect(answers.filter(({ held }) => held)).toHaveLength(1);
       expect(answers.filter(({ code }) => code === 'EBUSY')).toHaveLength(takers.length - 1);
       await Promise.all(takers.map((taker) => order(taker, { do: 'close', path: image })));
@@ -165,7 +200,7 @@ describe('a lock', () => {
 describe('a lock that somebody left', () => {
   it.each([
     ['of a process that is gone', { pid: NOBODY }],
-    ['of a process whose pid is another one\'s now', { started: '1' }],
+    ["of a process whose pid is another one's now", { started: '1' }],
     ['of before the machine started', { boot: 'another boot' }],
   ])('%s is taken over', (_, holder) => {
     lockAs(holder);
@@ -223,18 +258,28 @@ describe('a lock that somebody left', () => {
     make('disk.qcow2.lock.alive', JSON.stringify(nodeLockHost.self()));
     make('disk.qcow2.lock.begun', '');
     lockImage(image).release();
-    expect(readdirSync(folder).sort()).toEqual(['disk.qcow2', 'disk.qcow2.lock.alive', 'disk.qcow2.lock.begun']);
+    expect(readdirSync(folder).sort()).toEqual([
+      'disk.qcow2',
+      'disk.qcow2.lock.alive',
+      'disk.qcow2.lock.begun',
+    ]);
   });
 });
 
 describe('two takers', () => {
   /** The operations of `first`, with all that `second` does before the one numbered `at`. */
-  function interleave(at: number, second: () => void): { host: LockHost; operations: () => number } {
+  function interleave(
+    at: number,
+    second: () => void,
+  ): { host: LockHost; operations: () => number } {
     let count = 0;
-    const entries = Object.entries(nodeLockHost).map(([name, operation]) => [name, (...args: never[]) => {
-      if (count++ === at) second();
-      return (operation as (...args: never[]) => unknown)(...args);
-    }]);
+    const entries = Object.entries(nodeLockHost).map(([name, operation]) => [
+      name,
+      (...args: never[]) => {
+        if (count++ === at) second();
+        return (operation as (...args: never[]) => unknown)(...args);
+      },
+    ]);
     return { host: Object.fromEntries(entries) as LockHost, operations: () => count };
   }
 
@@ -257,7 +302,10 @@ describe('two takers', () => {
       const interleaved = interleave(at, () => (second = attempt(nodeLockHost)));
       const first = attempt(interleaved.host);
       operations = interleaved.operations();
-      expect([first, second].filter((lock) => lock !== undefined), `overtaken at operation ${at}`).toHaveLength(1);
+      expect(
+        [first, second].filter((lock) => lock !== undefined),
+        `overtaken at operation ${at}`,
+      ).toHaveLength(1);
       expect(readdirSync(`${image}.lock`)).toHaveLength(1);
       (first ?? second)!.release();
       expect(readdirSync(folder)).toEqual(['disk.qcow2']);

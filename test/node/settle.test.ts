@@ -23,14 +23,21 @@ afterEach(() => rm(folder, { recursive: true }));
 /** The file as it is now, by qemu-img: its exit code, and whether it is marked as in use. */
 async function copyAndCheck(copy: string): Promise<{ exitCode: number; dirty: boolean }> {
   await copyFile(path('overlay.qcow2'), path(copy));
-  return { exitCode: (await check(path(copy))).exitCode, dirty: (await info(path(copy)))['dirty-flag'] };
+  return {
+    exitCode: (await check(path(copy))).exitCode,
+    dirty: (await info(path(copy)))['dirty-flag'],
+  };
 }
 
 describeWithPeer(['qemu-img'], 'a settled disk', () => {
   it('has a sound and clean file in the middle of a job, and goes on to a sound end', async () => {
     const base = makeContent('random', 5, 16 * MIB);
     await writeFile(path('base.raw'), base);
-    const disk = (await createDisk({ overlay: path('overlay.qcow2'), base: path('base.raw'), baseFormat: 'raw' })) as EngineDisk;
+    const disk = (await createDisk({
+      overlay: path('overlay.qcow2'),
+      base: path('base.raw'),
+      baseFormat: 'raw',
+    })) as EngineDisk;
     await disk.write(MIB, new Uint8Array(4096).fill(1));
     await disk.stream({ nonblock: true, speed: 4 * MIB });
     await disk.discard(2 * MIB, 65536);
@@ -51,6 +58,8 @@ describeWithPeer(['qemu-img'], 'a settled disk', () => {
     base.fill(0, 2 * MIB, 2 * MIB + 65536);
     base.fill(2, 9 * MIB, 9 * MIB + 512);
     await writeFile(path('base.raw'), base);
-    expect(await compare(path('third.qcow2'), path('base.raw'), { formatB: 'raw' })).toMatchObject({ identical: true });
+    expect(await compare(path('third.qcow2'), path('base.raw'), { formatB: 'raw' })).toMatchObject({
+      identical: true,
+    });
   });
 });

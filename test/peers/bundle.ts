@@ -10,7 +10,17 @@ export async function bundle(entry: string, dir: string): Promise<string> {
   const outfile = join(folder, 'main.mjs');
   await mkdir(folder, { recursive: true });
   const entryPoints = [fileURLToPath(new URL(entry, import.meta.url))];
-  await build({ entryPoints, outfile, bundle: true, platform: 'node', format: 'esm', logLevel: 'error' });
-  await copyFile(new URL('../../hosts/engine.wasm', import.meta.url), join(dir, 'program', 'engine.wasm'));
+  await build({
+    entryPoints,
+    outfile,
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    logLevel: 'error',
+  });
+  await copyFile(
+    new URL('../../hosts/engine.wasm', import.meta.url),
+    join(dir, 'program', 'engine.wasm'),
+  );
   return outfile;
 }

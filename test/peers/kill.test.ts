@@ -9,8 +9,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { createDisk, openDisk } from '../../hosts/node/index.ts';
 import type { CacheMode, CreateOptions } from '../../hosts/node/index.ts';
+import { createDisk, openDisk } from '../../hosts/node/index.ts';
 import { makeContent, Random } from '../fixtures/content.ts';
 import { makeRegions, writeRaw } from '../fixtures/layout.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
@@ -57,33 +57,51 @@ describeWithPeer(['qemu-img', 'nginx'], 'a stream that is killed', () => {
     nginx = await startNginx({ root: dir });
     program = await bundle('streamer.ts', dir);
     await writeRaw(join(dir, 'base.raw'), 96 * MIB, denseRegions(96 * MIB));
-    await convertImage(join(dir, 'base.raw'), join(dir, 'base-zlib.qcow2'), { from: 'raw', compress: true });
+    await convertImage(join(dir, 'base.raw'), join(dir, 'base-zlib.qcow2'), {
+      from: 'raw',
+      compress: true,
+    });
   });
   afterAll(async () => {
     await nginx?.stop();
     await rm(dir, { recursive: true });
   });
 
-  it(`is sound after each of ${KILLS} kills, and complete in the end`, async () => {
-    const random = new Random(40);
-    for (let kills = 0, round = 0; kills < KILLS; round++) {
-      kills += await untilComplete(SETTINGS[round % SETTINGS.length], random, KILLS - kills);
-    }
-  }, TIMEOUT_MS);
+  it(
+    `is sound after each of ${KILLS} kills, and complete in the end`,
+    async () => {
+      const random = new Random(40);
+      for (let kills = 0, round = 0; kills < KILLS; round++) {
+        kills += await untilComplete(SETTINGS[round % SETTINGS.length], random, KILLS - kills);
+      }
+    },
+    TIMEOUT_MS,
+  );
 
   /** Creates an overlay and streams it with kills in between, `most` of them; returns how many there were. */
-  async function untilComplete({ base, shape, cache }: Setting, random: Random, most: number): Promise<number> {
+  async function untilComplete(
+    { base, shape, cache }: Setting,
+    random: Random,
+    most: number,
+  ): Promise<number> {
     const overlay = join(dir, 'overlay.qcow2');
     const url = `${nginx.url}/${base}`;
-    const [recordBase, baseFormat] = [join(dir, base), base === 'base.raw' ? 'raw' : 'qcow2'] as const;
-    if (shape === 'version 2') await createImage(overlay, { base: recordBase, baseFormat, with: { compat: '0.10' } });
+    const [recordBase, baseFormat] = [
+      join(dir, base),
+      base === 'base.raw' ? 'raw' : 'qcow2',
+    ] as const;
+    if (shape === 'version 2')
+      await createImage(overlay, { base: recordBase, baseFormat, with: { compat: '0.10' } });
     else await (await createDisk({ overlay, base: url, recordBase, ...shape })).close();
     const model = await Model.of(overlay, join(dir, 'expected.raw'));
     let slot = 1;
     let kills = 0;
     for (let complete = false; !complete; kills += complete ? 0 : 1) {
       const life = kills < most ? random.between(0, LIFE_MS_MAX) : Infinity;
-      const said = await streamUntilKilled({ overlay, base: url, speed: 64 * MIB, slot, cache }, (line) => line.startsWith('streaming') ? life : undefined);
+      const said = await streamUntilKilled(
+        { overlay, base: url, speed: 64 * MIB, slot, cache },
+        (line) => (line.startsWith('streaming') ? life : undefined),
+      );
       complete = said.includes('complete');
       const { exitCode, messages } = await check(overlay);
       expect(exitCode === 0 || exitCode === 3, `right after a kill: ${messages}`).toBe(true);
@@ -97,7 +115,13 @@ describeWithPeer(['qemu-img', 'nginx'], 'a stream that is killed', () => {
   }
 
   /** Reopens: what was flushed is there, what was not is written again. Returns the next slot. */
-  async function settled(overlay: string, base: string, model: Model, said: string[], first: number): Promise<number> {
+  async function settled(
+    overlay: string,
+    base: string,
+    model: Model,
+    said: string[],
+    first: number,
+  ): Promise<number> {
     const flushed = lastNumber(said, 'flushed') ?? first - 1;
     const written = lastNumber(said, 'writing') ?? first - 1;
     const alone = said.includes('complete');
@@ -105,7 +129,11 @@ describeWithPeer(['qemu-img', 'nginx'], 'a stream that is killed', () => {
     for (let slot = first; slot <= written; slot++) {
       const [offset, content] = [slotOffset(slot, disk.size), slotContent(slot)];
       const found = await disk.read(offset, content.length);
-      if (slot <= flushed || alone) expect(Buffer.compare(found, content), `slot ${slot} at ${offset}, flushed before the kill`).toBe(0);
+      if (slot <= flushed || alone)
+        expect(
+          Buffer.compare(found, content),
+          `slot ${slot} at ${offset}, flushed before the kill`,
+        ).toBe(0);
       else await disk.write(offset, content);
       await model.write(offset, content);
     }
@@ -133,15 +161,22 @@ describeWithPeer(['qemu-img', 'nginx'], 'a stream that is killed', () => {
       complete = said.includes('complete');
     }
     expect(kills).toBeGreaterThan(1);
-    const sent = (await nginx.log()).filter(({ uri }) => uri === '/large.raw').reduce((sum, { bytes }) => sum + bytes, 0);
+    const sent = (await nginx.log())
+      .filter(({ uri }) => uri === '/large.raw')
+      .reduce((sum, { bytes }) => sum + bytes, 0);
     // In flight, that is being fetched, being written, or waiting for a flush: at most what the disk has memory for.
     expect(sent).toBeLessThan(size + kills * 32 * MIB);
     await expectSound(overlay);
   }, 120_000);
 
   /** Runs a streamer; the first line for which `life` gives a number of milliseconds is its sentence. Returns the lines it said. */
-  async function streamUntilKilled(order: StreamerOrder, life: (line: string) => number | undefined): Promise<string[]> {
-    const child = spawn(process.execPath, [program, JSON.stringify(order)], { stdio: ['ignore', 'pipe', 'pipe'] });
+  async function streamUntilKilled(
+    order: StreamerOrder,
+    life: (line: string) => number | undefined,
+  ): Promise<string[]> {
+    const child = spawn(process.execPath, [program, JSON.stringify(order)], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     let complaints = '';
     child.stderr.setEncoding('utf8').on('data', (text) => (complaints += text));
     const said: string[] = [];
@@ -149,11 +184,13 @@ describeWithPeer(['qemu-img', 'nginx'], 'a stream that is killed', () => {
     createInterface({ input: child.stdout }).on('line', (line) => {
       said.push(line);
       const wait = timer === undefined ? life(line) : undefined;
-      if (wait !== undefined && wait !== Infinity) timer = setTimeout(() => child.kill('SIGKILL'), wait);
+      if (wait !== undefined && wait !== Infinity)
+        timer = setTimeout(() => child.kill('SIGKILL'), wait);
     });
     const [code, signal] = (await once(child, 'close')) as [number | null, string | null];
     clearTimeout(timer);
-    if (code !== 0 && signal !== 'SIGKILL') throw new Error(`the streamer ended with ${code}: ${complaints}`);
+    if (code !== 0 && signal !== 'SIGKILL')
+      throw new Error(`the streamer ended with ${code}: ${complaints}`);
     return said;
   }
 });
@@ -167,9 +204,14 @@ function lastNumber(said: readonly string[], word: string): number | undefined {
 function denseRegions(size: number): ReturnType<typeof makeRegions> {
   const random = new Random(5);
   const regions = makeRegions(size, 65536, 3);
-  for (let offset = 0; offset < size;) {
+  for (let offset = 0; offset < size; ) {
     const length = Math.min(random.between(1, 2048) * 512, size - offset);
-    regions.push({ offset, length, kind: random.between(0, 3) ? 'text' : 'random', seed: random.next() });
+    regions.push({
+      offset,
+      length,
+      kind: random.between(0, 3) ? 'text' : 'random',
+      seed: random.next(),
+    });
     offset += length + random.between(0, 2048) * 512;
   }
   return regions;

@@ -6,15 +6,23 @@ import { mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { createDisk, openDisk } from '../../hosts/node/index.ts';
 import type { CreateOptions, Disk } from '../../hosts/node/index.ts';
+import { createDisk, openDisk } from '../../hosts/node/index.ts';
 import { Random } from '../fixtures/content.ts';
-import { baseKinds, overlayKinds } from '../fixtures/images.ts';
 import type { ImageKind, MadeImage, OverlayKind } from '../fixtures/images.ts';
+import { baseKinds, overlayKinds } from '../fixtures/images.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
-import { info, map } from '../support/qemu.ts';
 import type { QemuExtent } from '../support/qemu.ts';
-import { expectReads, expectShows, expectSound, guestWrites, Model, qemuWrites, randomRange } from './model.ts';
+import { info, map } from '../support/qemu.ts';
+import {
+  expectReads,
+  expectShows,
+  expectSound,
+  guestWrites,
+  Model,
+  qemuWrites,
+  randomRange,
+} from './model.ts';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -35,7 +43,13 @@ const ours: OverlayKind[] = OUR_SHAPES.map(([name, shape]) => ({
   name,
   async make(dir, { location, format }) {
     const path = join(dir, `${name}.qcow2`);
-    const disk = await createDisk({ overlay: path, base: location, baseFormat: format, followChain: true, ...shape });
+    const disk = await createDisk({
+      overlay: path,
+      base: location,
+      baseFormat: format,
+      followChain: true,
+      ...shape,
+    });
     const { size } = disk;
     await disk.close();
     return { path, format: 'qcow2', virtualSize: size };
@@ -57,21 +71,32 @@ function casesOf(baseIndex: number): Case[] {
 
 describeWithPeer(['qemu-img', 'qemu-io'], 'every base into every overlay', () => {
   let folder: string;
-  beforeAll(async () => { folder = await mkdtemp(join(tmpdir(), 'millrace-matrix-')); });
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'millrace-matrix-'));
+  });
   afterAll(() => rm(folder, { recursive: true }));
 
-  describe.concurrent.each(baseKinds.map((kind, index) => ({ name: kind.name, kind, cases: casesOf(index) })))('$name', ({ kind, cases }) => {
-    it.each(cases.map((one) => ({ name: one.overlay.name, one })))('into $name', async ({ one }) => {
-      const dir = join(folder, `${kind.name}-${one.overlay.name}`);
-      await mkdir(dir);
-      await streamed(dir, kind, one);
-      await rm(dir, { recursive: true });
-    });
+  describe.concurrent.each(
+    baseKinds.map((kind, index) => ({ name: kind.name, kind, cases: casesOf(index) })),
+  )('$name', ({ kind, cases }) => {
+    it.each(cases.map((one) => ({ name: one.overlay.name, one })))(
+      'into $name',
+      async ({ one }) => {
+        const dir = join(folder, `${kind.name}-${one.overlay.name}`);
+        await mkdir(dir);
+        await streamed(dir, kind, one);
+        await rm(dir, { recursive: true });
+      },
+    );
   });
 });
 
 /** One case from the making of its images to the complete overlay. */
-async function streamed(dir: string, kind: ImageKind, { overlay: overlayKind, index }: Case): Promise<void> {
+async function streamed(
+  dir: string,
+  kind: ImageKind,
+  { overlay: overlayKind, index }: Case,
+): Promise<void> {
   const random = new Random(index);
   const base = await kind.make(dir);
   const overlay = await overlayKind.make(dir, { location: base.path, ...base });
@@ -89,15 +114,27 @@ async function streamed(dir: string, kind: ImageKind, { overlay: overlayKind, in
 }
 
 /** A first session: a guest that reads and writes, and a stream of a part that is aligned to nothing. */
-async function partly(overlay: MadeImage, model: Model, random: Random, use: { copyOnRead: boolean; writes: boolean }): Promise<void> {
+async function partly(
+  overlay: MadeImage,
+  model: Model,
+  random: Random,
+  use: { copyOnRead: boolean; writes: boolean },
+): Promise<void> {
   const qemuMap = await map(overlay.path);
-  const disk = await openDisk({ overlay: overlay.path, followChain: true, copyOnRead: use.copyOnRead });
+  const disk = await openDisk({
+    overlay: overlay.path,
+    followChain: true,
+    copyOnRead: use.copyOnRead,
+  });
   expect(disk.size).toBe(overlay.virtualSize);
   await expectMap(disk, qemuMap);
   await expectReads(disk, model, random, 12);
   if (use.writes) await guestWrites(disk, model, random, 6);
   const [offset, length] = randomRange(random, disk.size, disk.size);
-  const [streamedPart] = await Promise.all([disk.stream({ offset, length }), expectReads(disk, model, random, 6)]);
+  const [streamedPart] = await Promise.all([
+    disk.stream({ offset, length }),
+    expectReads(disk, model, random, 6),
+  ]);
   expect(streamedPart).toMatchObject({ status: 0, remaining: 0, offset, length });
   if ((await disk.images()).length > 1) expect(await disk.remaining(offset, length)).toBe(0);
   await expectReads(disk, model, random, 4);
@@ -105,10 +142,18 @@ async function partly(overlay: MadeImage, model: Model, random: Random, use: { c
 }
 
 /** A second session: the rest. */
-async function wholly(overlay: MadeImage, model: Model, random: Random, full: boolean): Promise<void> {
+async function wholly(
+  overlay: MadeImage,
+  model: Model,
+  random: Random,
+  full: boolean,
+): Promise<void> {
   const disk = await openDisk({ overlay: overlay.path, followChain: true });
   await expectReads(disk, model, random, 4);
-  const [done] = await Promise.all([disk.stream({ allocate: full ? 'full' : 'sparse' }), expectReads(disk, model, random, 12)]);
+  const [done] = await Promise.all([
+    disk.stream({ allocate: full ? 'full' : 'sparse' }),
+    expectReads(disk, model, random, 12),
+  ]);
   expect(done).toMatchObject({ status: 0, remaining: 0, offset: 0, length: disk.size });
   expect(await disk.remaining()).toBe(0);
   expect(await disk.images()).toHaveLength(1);
@@ -122,11 +167,14 @@ async function expectMap(disk: Disk, theirs: readonly QemuExtent[]): Promise<voi
   const chain = await disk.images();
   const found: Placed[] = [];
   for await (const { offset, length, state, depth, hostOffset } of disk.map()) {
-    if (state === 'data' || state === 'compressed') found.push({ start: offset, length, depth, offset: hostOffset });
+    if (state === 'data' || state === 'compressed')
+      found.push({ start: offset, length, depth, offset: hostOffset });
   }
   // Of a raw image QEMU also tells the holes, which only its file system knows.
   const inQcow2 = ({ depth }: Placed) => chain[depth].format === 'qcow2';
-  const wanted = theirs.filter(({ data }) => data).map(({ start, length, depth, offset }) => ({ start, length, depth, offset }));
+  const wanted = theirs
+    .filter(({ data }) => data)
+    .map(({ start, length, depth, offset }) => ({ start, length, depth, offset }));
   expect(joined(found.filter(inQcow2))).toEqual(joined(wanted.filter(inQcow2)));
 }
 
@@ -143,8 +191,13 @@ function joined(runs: readonly Placed[]): Placed[] {
   const result: Placed[] = [];
   for (const run of runs) {
     const last = result.at(-1);
-    const goesOn = last !== undefined && last.start + last.length === run.start && last.depth === run.depth
-      && (last.offset === undefined ? run.offset === undefined : last.offset + last.length === run.offset);
+    const goesOn =
+      last !== undefined &&
+      last.start + last.length === run.start &&
+      last.depth === run.depth &&
+      (last.offset === undefined
+        ? run.offset === undefined
+        : last.offset + last.length === run.offset);
     if (goesOn) last.length += run.length;
     else result.push({ ...run });
   }

@@ -2,8 +2,9 @@
  * What a disk under test has to show, kept as a raw file that QEMU made from the chain and that every guest write is repeated on:
  * the truth that reads are held against, here and by `qemu-img compare`.
  */
-import { open } from 'node:fs/promises';
+
 import type { FileHandle } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import { expect } from 'vitest';
 import type { Disk } from '../../hosts/node/index.ts';
 import type { Random } from '../fixtures/content.ts';
@@ -62,24 +63,42 @@ export class Model {
 }
 
 /** A range of the disk, of at least one byte, aligned to nothing. */
-export function randomRange(random: Random, size: number, most: number = GUEST_BYTES_MAX): [offset: number, length: number] {
+export function randomRange(
+  random: Random,
+  size: number,
+  most: number = GUEST_BYTES_MAX,
+): [offset: number, length: number] {
   const offset = random.between(0, size - 1);
   return [offset, random.between(1, Math.min(most, size - offset))];
 }
 
 /** Reads `count` random ranges, several at once, and holds each against the model. */
-export async function expectReads(disk: Disk, model: Model, random: Random, count: number): Promise<void> {
+export async function expectReads(
+  disk: Disk,
+  model: Model,
+  random: Random,
+  count: number,
+): Promise<void> {
   const ranges = Array.from({ length: count }, () => randomRange(random, disk.size));
-  await Promise.all(ranges.map(async ([offset, length]) => {
-    const [found, wanted] = [await disk.read(offset, length), await model.read(offset, length)];
-    if (Buffer.compare(found, wanted) === 0) return;
-    const at = found.findIndex((byte, index) => byte !== wanted[index]);
-    expect.fail(`read ${length} at ${offset}: byte ${offset + at} is ${found[at]}, not ${wanted[at]}`);
-  }));
+  await Promise.all(
+    ranges.map(async ([offset, length]) => {
+      const [found, wanted] = [await disk.read(offset, length), await model.read(offset, length)];
+      if (Buffer.compare(found, wanted) === 0) return;
+      const at = found.findIndex((byte, index) => byte !== wanted[index]);
+      expect.fail(
+        `read ${length} at ${offset}: byte ${offset + at} is ${found[at]}, not ${wanted[at]}`,
+      );
+    }),
+  );
 }
 
 /** What a guest does: writes, zeroes and discards over borders of every kind, repeated on the model. */
-export async function guestWrites(disk: Disk, model: Model, random: Random, count: number): Promise<void> {
+export async function guestWrites(
+  disk: Disk,
+  model: Model,
+  random: Random,
+  count: number,
+): Promise<void> {
   for (let i = 0; i < count; i++) {
     const [offset, length] = randomRange(random, disk.size);
     const data = makeContent(i % 2 ? 'text' : 'random', random.next(), length);
@@ -124,6 +143,9 @@ export async function expectSound(path: string): Promise<void> {
 
 /** `qemu-img compare` finds that the overlay (with what it still refers to) shows what the model has. */
 export async function expectShows(overlay: string, model: Model): Promise<void> {
-  const { identical, message } = await compare(overlay, model.path, { formatA: 'qcow2', formatB: 'raw' });
+  const { identical, message } = await compare(overlay, model.path, {
+    formatA: 'qcow2',
+    formatB: 'raw',
+  });
   expect(identical, message).toBe(true);
 }

@@ -38,7 +38,11 @@ describeWithPeer(['qemu-img', 'qemu-io', 'nginx'], 'large disks', () => {
   async function spread(name: string, size: number, pieces: number): Promise<string> {
     const path = join(dir, name);
     await createImage(path, { size });
-    const commands = Array.from({ length: pieces }, (_, index) => `write -q -P ${index + 1} ${Math.floor((size - MIB) / (pieces - 1) / MIB * index) * MIB} 1M`);
+    const commands = Array.from(
+      { length: pieces },
+      (_, index) =>
+        `write -q -P ${index + 1} ${Math.floor(((size - MIB) / (pieces - 1) / MIB) * index) * MIB} 1M`,
+    );
     await qemuIo(path, commands);
     return path;
   }
@@ -48,7 +52,7 @@ describeWithPeer(['qemu-img', 'qemu-io', 'nginx'], 'large disks', () => {
     const url = `${nginx.url}/terabyte.qcow2`;
     const overlay = join(dir, 'first-byte.qcow2');
     await (await createDisk({ overlay, base: url })).close();
-    for (const offset of [0, Math.floor((TIB - MIB) / 8 / MIB * 4) * MIB + 4096, TIB - MIB]) {
+    for (const offset of [0, Math.floor(((TIB - MIB) / 8 / MIB) * 4) * MIB + 4096, TIB - MIB]) {
       const base = await openHttp(url);
       const disk = await openDisk({ overlay, base, copyOnRead: false });
       const [byte] = await disk.read(offset, 1);
@@ -74,13 +78,19 @@ describeWithPeer(['qemu-img', 'qemu-io', 'nginx'], 'large disks', () => {
     const overlay = join(dir, 'sparse-overlay.qcow2');
     await (await createDisk({ overlay, base: url })).close();
     const order: StreamerOrder = { overlay, base: url, speed: 0 };
-    const child = spawn(process.execPath, [await bundle('streamer.ts', dir), JSON.stringify(order)], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const child = spawn(
+      process.execPath,
+      [await bundle('streamer.ts', dir), JSON.stringify(order)],
+      { stdio: ['ignore', 'pipe', 'inherit'] },
+    );
     const [said, [code]] = await Promise.all([text(child.stdout), once(child, 'close')]);
     expect(code).toBe(0);
     expect(Number(/^peak (\d+)$/m.exec(said)?.[1])).toBeLessThanOrEqual(160 * MIB);
     await expectSound(overlay);
     // 40 MiB of data, an L2 table for each, and the L1 table.
     expect((await stat(overlay)).size).toBeLessThan(52 * MIB);
-    expect(await compare(overlay, base, { formatA: 'qcow2', formatB: 'qcow2' })).toMatchObject({ identical: true });
+    expect(await compare(overlay, base, { formatA: 'qcow2', formatB: 'qcow2' })).toMatchObject({
+      identical: true,
+    });
   });
 });

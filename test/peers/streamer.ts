@@ -4,8 +4,8 @@
  * SLOT`, `flushed SLOT`, and in the end `peak BYTES` (of memory) and `complete`.
  */
 import { readFileSync, writeSync } from 'node:fs';
-import { openDisk } from '../../hosts/node/index.ts';
 import type { CacheMode, Disk } from '../../hosts/node/index.ts';
+import { openDisk } from '../../hosts/node/index.ts';
 import { slotContent, slotCount, slotOffset } from './slots.ts';
 
 export interface StreamerOrder {
@@ -23,11 +23,18 @@ const WRITES_A_FLUSH = 4;
 
 const order = JSON.parse(process.argv[2]) as StreamerOrder;
 const disk = await openDisk({ overlay: order.overlay, base: order.base, cache: order.cache });
-disk.addEventListener('progress', (event) => say(`remaining ${(event as CustomEvent<{ remaining: number }>).detail.remaining}`));
+disk.addEventListener('progress', (event) =>
+  say(`remaining ${(event as CustomEvent<{ remaining: number }>).detail.remaining}`),
+);
 say(`streaming ${await disk.remaining()}`);
 const streamed = disk.stream({ speed: order.speed });
 let ended = false;
-await Promise.all([streamed.finally(() => { ended = true; }), order.slot === undefined ? undefined : guest(disk, order.slot)]);
+await Promise.all([
+  streamed.finally(() => {
+    ended = true;
+  }),
+  order.slot === undefined ? undefined : guest(disk, order.slot),
+]);
 await disk.close();
 say(`peak ${peakMemory()}`);
 say('complete');

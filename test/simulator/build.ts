@@ -8,15 +8,22 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const OUTPUT = 'engine.wasm';
 
 /** `rewrite` is given each source of the engine, by its path from the root of the project. @throws what the compiler says against it. */
-export async function buildEngine(rewrite: (path: string, source: string) => string, options: string[] = []): Promise<WebAssembly.Module> {
+export async function buildEngine(
+  rewrite: (path: string, source: string) => string,
+  options: string[] = [],
+): Promise<WebAssembly.Module> {
   let binary: Uint8Array | undefined;
-  const { error, stderr } = await asc.main(['engine/index.ts', '--target', 'release', '--outFile', OUTPUT, ...options], {
-    readFile: async (name, folder) => {
-      const source = await readFile(join(ROOT, folder, name), 'utf8').catch(() => null);
-      return source !== null && name.startsWith('engine/') ? rewrite(name, source) : source;
+  const { error, stderr } = await asc.main(
+    ['engine/index.ts', '--target', 'release', '--outFile', OUTPUT, ...options],
+    {
+      readFile: async (name, folder) => {
+        const source = await readFile(join(ROOT, folder, name), 'utf8').catch(() => null);
+        return source !== null && name.startsWith('engine/') ? rewrite(name, source) : source;
+      },
+      writeFile: (name, content) => void (name === OUTPUT && (binary = content as Uint8Array)),
     },
-    writeFile: (name, content) => void (name === OUTPUT && (binary = content as Uint8Array)),
-  });
-  if (error || !binary) throw new Error(`the engine does not compile: ${error?.message ?? ''}\n${stderr.toString()}`);
+  );
+  if (error || !binary)
+    throw new Error(`the engine does not compile: ${error?.message ?? ''}\n${stderr.toString()}`);
   return new WebAssembly.Module(binary.slice());
 }

@@ -2,8 +2,9 @@
  * A checker of qcow2 files that shares nothing with the engine: it reads a whole image from memory, follows every table (QEMU's
  * docs/interop/qcow2.txt), and says what is wrong. It repairs nothing.
  */
-import { EXTENSION_IDENTITY, extensionsOf, readHeader } from './qcow2.ts';
+
 import type { Header } from './qcow2.ts';
+import { EXTENSION_IDENTITY, extensionsOf, readHeader } from './qcow2.ts';
 
 export interface Finding {
   /** What can lose or mix data; a valid image has none at any moment. */
@@ -65,10 +66,22 @@ class Check {
     this.#blocks();
     this.#tables();
     const leaks = this.#corruptions.length ? 0 : this.#compare();
-    const backing = h.backingOffset ? new TextDecoder().decode(this.#file.subarray(h.backingOffset, h.backingOffset + h.backingBytes)) : '';
+    const backing = h.backingOffset
+      ? new TextDecoder().decode(
+          this.#file.subarray(h.backingOffset, h.backingOffset + h.backingBytes),
+        )
+      : '';
     const identity = extensionsOf(this.#file).get(EXTENSION_IDENTITY);
     const told = identity && new TextDecoder().decode(identity).replace(/\0+$/, '');
-    return { corruptions: this.#corruptions, leaks, dirty: (h.incompatible & 1n) !== 0n, autoclear: h.autoclear, backing, identity: told, size: h.size };
+    return {
+      corruptions: this.#corruptions,
+      leaks,
+      dirty: (h.incompatible & 1n) !== 0n,
+      autoclear: h.autoclear,
+      backing,
+      identity: told,
+      size: h.size,
+    };
   }
 
   #wrong(message: string): void {
@@ -99,7 +112,11 @@ class Check {
 
   #blocks(): void {
     const { refcountTableOffset, refcountTableClusters } = this.#header;
-    for (let at = refcountTableOffset; at < refcountTableOffset + refcountTableClusters * this.#cluster; at += 8) {
+    for (
+      let at = refcountTableOffset;
+      at < refcountTableOffset + refcountTableClusters * this.#cluster;
+      at += 8
+    ) {
       const block = this.#word(at);
       if (block) this.#refer(Number(block), 1, `the refcount block of the entry at ${at}`, true);
     }
@@ -124,7 +141,8 @@ class Check {
       const entry = this.#word(at);
       const bitmap = step === 16 ? this.#word(at + 8) : 0n;
       if (entry === 0n && bitmap === 0n) continue;
-      if (entry & COMPRESSED && bitmap) this.#wrong(`the compressed entry at ${at} has subclusters`);
+      if (entry & COMPRESSED && bitmap)
+        this.#wrong(`the compressed entry at ${at} has subclusters`);
       else if (entry & COMPRESSED) this.#compressed(entry, at);
       else this.#standard(entry, bitmap, at);
     }
@@ -138,7 +156,8 @@ class Check {
     if (entry & COPIED) this.#wrong(`the compressed entry at ${at} has the COPIED flag`);
     for (let c = Math.floor(from / this.#cluster); c <= Math.floor((to - 1) / this.#cluster); c++) {
       // The last sectors that a stream may take need not be in the file.
-      if (c * this.#cluster < Math.max(this.#file.length, from + 1)) this.#refer(c * this.#cluster, 1, `the compressed cluster of the entry at ${at}`);
+      if (c * this.#cluster < Math.max(this.#file.length, from + 1))
+        this.#refer(c * this.#cluster, 1, `the compressed cluster of the entry at ${at}`);
     }
   }
 
@@ -146,18 +165,23 @@ class Check {
     const h = this.#header;
     const reserved = h.extendedL2 || h.version === 2 ? L2_RESERVED | ZERO : L2_RESERVED;
     if (entry & reserved) this.#wrong(`the L2 entry at ${at} has reserved bits`);
-    if (h.extendedL2 && bitmap & (bitmap >> 32n) & 0xffffffffn) this.#wrong(`the L2 entry at ${at} has subclusters that are both data and zeros`);
+    if (h.extendedL2 && bitmap & (bitmap >> 32n) & 0xffffffffn)
+      this.#wrong(`the L2 entry at ${at} has subclusters that are both data and zeros`);
     const host = Number(entry & OFFSET);
     if (!host) {
-      if (h.extendedL2 && bitmap & 0xffffffffn) this.#wrong(`the L2 entry at ${at} has data and no place`);
+      if (h.extendedL2 && bitmap & 0xffffffffn)
+        this.#wrong(`the L2 entry at ${at} has data and no place`);
       return;
     }
     if (!this.#refer(host, 1, `the cluster of the L2 entry at ${at}`)) return;
-    if (this.#isFlagWrong(entry, host)) this.#wrong(`the COPIED flag of the L2 entry at ${at} is wrong`);
+    if (this.#isFlagWrong(entry, host))
+      this.#wrong(`the COPIED flag of the L2 entry at ${at} is wrong`);
   }
 
   #isFlagWrong(entry: bigint, place: number): boolean {
-    return !this.#lazy && (entry & COPIED) !== 0n !== (this.#refcount(place / this.#cluster) === 1);
+    return (
+      !this.#lazy && ((entry & COPIED) !== 0n) !== (this.#refcount(place / this.#cluster) === 1)
+    );
   }
 
   #refcount(cluster: number): number {
@@ -191,7 +215,10 @@ class Check {
   /** Compares every count with the references, those of clusters that the file does not reach too. Returns the number of leaks. */
   #compare(): number {
     const perBlock = this.#perBlock();
-    const blocks = Math.max(Math.ceil(this.#references.length / perBlock), (this.#header.refcountTableClusters * this.#cluster) / 8);
+    const blocks = Math.max(
+      Math.ceil(this.#references.length / perBlock),
+      (this.#header.refcountTableClusters * this.#cluster) / 8,
+    );
     let leaks = 0;
     for (let index = 0; index < blocks; index++) {
       const block = this.#blockAt(index);
@@ -201,8 +228,12 @@ class Check {
       for (let i = 0; i < perBlock && (i < used || first + i < this.#references.length); i++) {
         const count = this.#countIn(block, i);
         const references = this.#references[first + i] ?? 0;
-        if (references > 1 && this.#isTable[first + i]) this.#wrong(`cluster ${first + i} is a table and used ${references} times`);
-        else if (count < references && !this.#lazy) this.#wrong(`cluster ${first + i} is used ${references} times and counted ${count} times`);
+        if (references > 1 && this.#isTable[first + i])
+          this.#wrong(`cluster ${first + i} is a table and used ${references} times`);
+        else if (count < references && !this.#lazy)
+          this.#wrong(
+            `cluster ${first + i} is used ${references} times and counted ${count} times`,
+          );
         else if (count > references) leaks++;
       }
     }

@@ -59,11 +59,15 @@ export class Coverage {
     const missed = new Map<string, Set<number>>();
     const all = new Map<string, Set<number>>();
     this.#statements.forEach(({ path, line }, index) => {
-      for (const lines of this.#reached[index] ? [all] : [all, missed]) lines.set(path, (lines.get(path) ?? new Set()).add(line));
+      for (const lines of this.#reached[index] ? [all] : [all, missed])
+        lines.set(path, (lines.get(path) ?? new Set()).add(line));
     });
     const files = [...all].map(([path, lines]) => {
       const text = this.#sources.get(path)!;
-      const list = [...missed.get(path) ?? []].map((line) => ({ line, text: text[line - 1].trim() }));
+      const list = [...(missed.get(path) ?? [])].map((line) => ({
+        line,
+        text: text[line - 1].trim(),
+      }));
       return { path, lines: lines.size, reached: lines.size - list.length, missed: list };
     });
     return files.sort((a, b) => b.missed.length - a.missed.length);
@@ -71,7 +75,8 @@ export class Coverage {
 
   total(): { lines: number; reached: number } {
     const files = this.report();
-    const sum = (pick: 'lines' | 'reached'): number => files.reduce((total, file) => total + file[pick], 0);
+    const sum = (pick: 'lines' | 'reached'): number =>
+      files.reduce((total, file) => total + file[pick], 0);
     return { lines: sum('lines'), reached: sum('reached') };
   }
 
@@ -96,11 +101,13 @@ export class Coverage {
       inserts.push([statement.range.start, this.#marker(path, source, statement)]);
       this.#walk(statement, path, source, inserts);
     }
-    for (const part of [...node.cases ?? [], ...node.members ?? []]) this.#walk(part, path, source, inserts);
+    for (const part of [...(node.cases ?? []), ...(node.members ?? [])])
+      this.#walk(part, path, source, inserts);
     for (const branch of [node.body, node.ifTrue, node.ifFalse]) {
       if (!branch) continue;
       // A statement that stands alone becomes a block.
-      if (!branch.statements) inserts.push([branch.range.start, `{ ${this.#marker(path, source, branch)}`]);
+      if (!branch.statements)
+        inserts.push([branch.range.start, `{ ${this.#marker(path, source, branch)}`]);
       this.#walk(branch, path, source, inserts);
       if (!branch.statements) inserts.push([afterSemicolon(source, branch.range.end), ' }']);
     }

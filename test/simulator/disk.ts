@@ -9,12 +9,12 @@ import { checkImage } from './checker.ts';
 import type { Events } from './events.ts';
 import { Guest } from './guest.ts';
 import { makeImage } from './images.ts';
-import { Kind, Machine, NO_FAULTS, must } from './machine.ts';
 import type { Answer, Faults } from './machine.ts';
+import { Kind, Machine, must, NO_FAULTS } from './machine.ts';
 import type { Plan } from './plan.ts';
 import { contentOf, identityOf, readHeader, unknownOf } from './qcow2.ts';
-import { CUTS, Storage } from './storage.ts';
 import type { Cut } from './storage.ts';
+import { CUTS, Storage } from './storage.ts';
 import { Truth } from './truth.ts';
 
 const FORMAT = { raw: 1, qcow2: 2 } as const;
@@ -109,13 +109,25 @@ export class SimulatedDisk {
     this.#foreign = !plan.created;
     let below: Uint8Array = new Uint8Array(0);
     for (let i = plan.chain.length - 1; i >= 0; i--) {
-      const backing = i + 1 < plan.chain.length ? { name: `base-${i + 2}`, format: plan.chain[i + 1].format } : undefined;
+      const backing =
+        i + 1 < plan.chain.length
+          ? { name: `base-${i + 2}`, format: plan.chain[i + 1].format }
+          : undefined;
       const bytes = makeImage(plan.chain[i], this.random, backing);
       below = plan.chain[i].format === 'raw' ? bytes : contentOf(bytes, below);
-      this.#chain.unshift({ name: `base-${i + 1}`, bytes, format: plan.chain[i].format, shown: below });
+      this.#chain.unshift({
+        name: `base-${i + 1}`,
+        bytes,
+        format: plan.chain[i].format,
+        shown: below,
+      });
     }
-    const backing = plan.chain.length ? { name: 'base-1', format: plan.chain[0].format } : undefined;
-    this.storage = new Storage(plan.created ? undefined : makeImage(plan.overlay, this.random, backing));
+    const backing = plan.chain.length
+      ? { name: 'base-1', format: plan.chain[0].format }
+      : undefined;
+    this.storage = new Storage(
+      plan.created ? undefined : makeImage(plan.overlay, this.random, backing),
+    );
     if (!plan.created) this.#unknown = unknownOf(this.storage.bytes);
     const shown = new Uint8Array(plan.overlay.size);
     shown.set(below.subarray(0, shown.length));
@@ -173,7 +185,10 @@ export class SimulatedDisk {
   *#epoch(last: boolean): Step<void> {
     if (!(yield* this.#open(last))) return;
     const cuts = !last && this.random.between(1, 100) <= CUT_PER_CENT;
-    const guest = new Guest(this, cuts ? this.random.between(1, this.plan.requests) : this.plan.requests);
+    const guest = new Guest(
+      this,
+      cuts ? this.random.between(1, this.plan.requests) : this.plan.requests,
+    );
     yield* this.#work(guest, cuts);
     if (!cuts) return yield* this.#close(guest);
     this.#cut();
@@ -189,7 +204,8 @@ export class SimulatedDisk {
   mayMap(offset: number, length: number): void {
     const { clusterBits, extendedL2 } = this.plan.overlay;
     const span = 2 ** (2 * clusterBits - (extendedL2 ? 4 : 3));
-    for (let table = Math.floor(offset / span); table * span < offset + length; table++) this.#tables.add(table);
+    for (let table = Math.floor(offset / span); table * span < offset + length; table++)
+      this.#tables.add(table);
   }
 
   #clusterOf(offset: number): number {
@@ -197,17 +213,32 @@ export class SimulatedDisk {
   }
 
   /** Runs one request to its end, whatever else happens meanwhile. */
-  *#call(kind: number, offset: number, length: number, argument: number, into?: Uint8Array): Step<Answer> {
+  *#call(
+    kind: number,
+    offset: number,
+    length: number,
+    argument: number,
+    into?: Uint8Array,
+  ): Step<Answer> {
     const holder = this.#ask(kind, offset, length, argument, into);
     yield* this.#until(() => holder.answer !== undefined, 'a single request ends');
     return holder.answer!;
   }
 
-  #ask(kind: number, offset: number, length: number, argument: number, into?: Uint8Array): { answer?: Answer } {
+  #ask(
+    kind: number,
+    offset: number,
+    length: number,
+    argument: number,
+    into?: Uint8Array,
+  ): { answer?: Answer } {
     const holder: { answer?: Answer } = {};
     const done = (answer: Answer): void => void (holder.answer = answer);
     this.mayMap(offset, length);
-    must(this.machine.request(kind, offset, length, argument, { into, done }), 'a request is taken when few are in flight');
+    must(
+      this.machine.request(kind, offset, length, argument, { into, done }),
+      'a request is taken when few are in flight',
+    );
     return holder;
   }
 
@@ -215,14 +246,26 @@ export class SimulatedDisk {
     this.#making = true;
     this.#machine = this.#newMachine({ ...this.plan.faults, ...NO_FAULTS });
     const { clusterBits, refcountOrder, extendedL2, size } = this.plan.overlay;
-    for (let i = 1; i <= this.#chain.length; i++) yield* this.#call(Kind.open, i, FORMAT[this.#chain[i - 1].format], 0);
+    for (let i = 1; i <= this.#chain.length; i++)
+      yield* this.#call(Kind.open, i, FORMAT[this.#chain[i - 1].format], 0);
     if (this.#chain.length) this.machine.setBacking('base-1', this.#chain[0].format);
-    const answer = yield* this.#call(Kind.create, 0, size, clusterBits + refcountOrder * 256 + (extendedL2 ? 65536 : 0));
-    must(answer.code === 0, `an overlay can be created (code ${answer.code}, reason ${answer.reason})`);
+    const answer = yield* this.#call(
+      Kind.create,
+      0,
+      size,
+      clusterBits + refcountOrder * 256 + (extendedL2 ? 65536 : 0),
+    );
+    must(
+      answer.code === 0,
+      `an overlay can be created (code ${answer.code}, reason ${answer.reason})`,
+    );
     this.machine.stop();
     const before = this.storage.bytes.slice(0, this.storage.size);
     this.storage.cut('nothing kept', [], this.random);
-    must(Buffer.compare(before, this.storage.bytes.subarray(0, this.storage.size)) === 0, 'a new overlay has been flushed');
+    must(
+      Buffer.compare(before, this.storage.bytes.subarray(0, this.storage.size)) === 0,
+      'a new overlay has been flushed',
+    );
     this.#expectSound();
     this.#making = false;
   }
@@ -241,24 +284,45 @@ export class SimulatedDisk {
     this.counts.opens++;
     const { memory, tellsHoles } = this.plan;
     const machine = new Machine(this.#module, {
-      memory, overlay: this.storage, bases: this.#bases, tellsHoles, clock: this, random: this.random, faults, tell: this.#hooks.tell, inflate,
+      memory,
+      overlay: this.storage,
+      bases: this.#bases,
+      tellsHoles,
+      clock: this,
+      random: this.random,
+      faults,
+      tell: this.#hooks.tell,
+      inflate,
     });
     this.#written = new Set();
     this.#tables = new Set();
     machine.onStop = this.#hooks.onMemory;
     machine.onWrite = (offset, length) => {
-      for (let cluster = this.#clusterOf(offset); cluster <= this.#clusterOf(offset + length - 1); cluster++) this.#written.add(cluster);
+      for (
+        let cluster = this.#clusterOf(offset);
+        cluster <= this.#clusterOf(offset + length - 1);
+        cluster++
+      )
+        this.#written.add(cluster);
     };
     return machine;
   }
 
   /** False if it could not be opened because of a fault. */
   *#open(last: boolean): Step<boolean> {
-    const faults = !last && this.random.between(0, 3) === 0 ? this.plan.faults : { ...this.plan.faults, ...NO_FAULTS };
+    const faults =
+      !last && this.random.between(0, 3) === 0
+        ? this.plan.faults
+        : { ...this.plan.faults, ...NO_FAULTS };
     this.#machine = this.#newMachine(faults);
     const good = yield* this.#openAll();
     const { copyOnRead, readAhead, trims, flushesDear } = this.plan;
-    this.machine.exports.setUse(copyOnRead && this.#bases.length > 0, readAhead && copyOnRead, trims, flushesDear);
+    this.machine.exports.setUse(
+      copyOnRead && this.#bases.length > 0,
+      readAhead && copyOnRead,
+      trims,
+      flushesDear,
+    );
     this.machine.faults = this.plan.faults;
     if (!good) this.#cut();
     return good;
@@ -266,32 +330,49 @@ export class SimulatedDisk {
 
   *#openAll(): Step<boolean> {
     if (!(yield* this.#opens(Kind.open, 0, FORMAT.qcow2, WRITABLE))) return false;
-    for (let i = 1; i <= this.#bases.length; i++) if (!(yield* this.#opens(Kind.open, i, FORMAT[this.#bases[i - 1].format], 0))) return false;
+    for (let i = 1; i <= this.#bases.length; i++)
+      if (!(yield* this.#opens(Kind.open, i, FORMAT[this.#bases[i - 1].format], 0))) return false;
     if (!(yield* this.#opens(Kind.check, 0, 0, REPAIR_CRASH, new Uint8Array(64)))) return false;
     this.#foreign = false;
     return true;
   }
 
   /** One of the requests that open the disk: it may fail of a fault, or never end. */
-  *#opens(kind: number, offset: number, length: number, argument: number, into?: Uint8Array): Step<boolean> {
+  *#opens(
+    kind: number,
+    offset: number,
+    length: number,
+    argument: number,
+    into?: Uint8Array,
+  ): Step<boolean> {
     const holder = this.#ask(kind, offset, length, argument, into);
-    yield* this.#until(() => holder.answer !== undefined || (this.machine.dropped > 0 && this.machine.due === 0), 'a disk is opened');
+    yield* this.#until(
+      () => holder.answer !== undefined || (this.machine.dropped > 0 && this.machine.due === 0),
+      'a disk is opened',
+    );
     const { answer } = holder;
     if (answer?.code === 0) return true;
-    must(this.machine.injected + this.machine.dropped > 0, `an image can be opened (code ${answer?.code}, reason ${answer?.reason}, image ${answer?.image})`);
+    must(
+      this.machine.injected + this.machine.dropped > 0,
+      `an image can be opened (code ${answer?.code}, reason ${answer?.reason}, image ${answer?.image})`,
+    );
     return false;
   }
 
   *#work(guest: Guest, cuts: boolean): Step<void> {
     guest.begin();
-    const written = this.storage.mark() + (this.random.next() & 1 ? Infinity : this.random.between(1, WRITES_BEFORE_CUT_MAX));
-    const done = (): boolean => (cuts ? guest.asked >= guest.requests || this.storage.mark() >= written : guest.finished);
+    const written =
+      this.storage.mark() +
+      (this.random.next() & 1 ? Infinity : this.random.between(1, WRITES_BEFORE_CUT_MAX));
+    const done = (): boolean =>
+      cuts ? guest.asked >= guest.requests || this.storage.mark() >= written : guest.finished;
     for (let since = this.#happened, answered = 0; !done(); ) {
       if (guest.answered !== answered) since = this.#happened;
       answered = guest.answered;
       const happens = this.#happened - since < EVENTS_MAX && (yield);
       // Operations that never end: only a cut helps.
-      if (this.plan.faults.drops && (!happens || this.#happened - since > DROPPED_EVENTS_MAX)) return;
+      if (this.plan.faults.drops && (!happens || this.#happened - since > DROPPED_EVENTS_MAX))
+        return;
       if (!happens) throw new Error(`a guest does not get on (${this.machine.describe()})`);
     }
   }
@@ -305,7 +386,10 @@ export class SimulatedDisk {
     yield* this.#until(() => guest.idle, 'everything settles once the faults have stopped');
     if (this.machine.flushesFailed === 0) {
       const begun = this.truth.mark();
-      must((yield* this.#call(Kind.flush, 0, 0, 0)).code === 0, 'a flush succeeds once the faults have stopped');
+      must(
+        (yield* this.#call(Kind.flush, 0, 0, 0)).code === 0,
+        'a flush succeeds once the faults have stopped',
+      );
       this.truth.flushed(begun);
     }
     yield* this.#expectContent();
@@ -328,9 +412,15 @@ export class SimulatedDisk {
     this.counts.cuts++;
     this.machine.cut(cut);
     const { dirty, leaks } = this.#check();
-    must(leaks <= this.#leaked || dirty || this.plan.overlay.version === 2, `an image with ${leaks} leaks says that it was not closed`);
+    must(
+      leaks <= this.#leaked || dirty || this.plan.overlay.version === 2,
+      `an image with ${leaks} leaks says that it was not closed`,
+    );
     const most = this.#written.size + this.#freed + this.#leaked + this.#tables.size;
-    must(leaks <= most, `a cut leaks no more than was under way: at most ${most} clusters, not ${leaks}`);
+    must(
+      leaks <= most,
+      `a cut leaks no more than was under way: at most ${most} clusters, not ${leaks}`,
+    );
     if (!this.#lazy) this.#hooks.onImage(this.storage.bytes.subarray(0, this.storage.size), false);
     this.#verify();
   }
@@ -343,7 +433,10 @@ export class SimulatedDisk {
   /** After a cut or a close: what is there is something that may be there. */
   #verify(): void {
     const found = this.#content();
-    must(found.length === this.truth.size || this.sizes.includes(found.length), `the disk has a size that it may have, not ${found.length}`);
+    must(
+      found.length === this.truth.size || this.sizes.includes(found.length),
+      `the disk has a size that it may have, not ${found.length}`,
+    );
     this.sizes = [];
     this.truth.recovered(found);
   }
@@ -351,7 +444,10 @@ export class SimulatedDisk {
   #content(): Uint8Array {
     const { backing } = this.#check();
     const base = this.#chain.find(({ name }) => name === backing);
-    return contentOf(this.storage.bytes.subarray(0, this.storage.size), base?.shown ?? new Uint8Array(0));
+    return contentOf(
+      this.storage.bytes.subarray(0, this.storage.size),
+      base?.shown ?? new Uint8Array(0),
+    );
   }
 
   /** Reads the whole disk through the engine. */
@@ -361,23 +457,41 @@ export class SimulatedDisk {
       const into = new Uint8Array(Math.min(most, this.truth.size - at));
       const begun = this.truth.mark();
       const { code, reason } = yield* this.#call(Kind.read, at, into.length, 0, into);
-      must(code === 0, `a read succeeds once the faults have stopped (code ${code}, reason ${reason})`);
+      must(
+        code === 0,
+        `a read succeeds once the faults have stopped (code ${code}, reason ${reason})`,
+      );
       this.truth.check(into, at, begun);
     }
   }
 
   #verifyClosed(): void {
-    if (readHeader(this.storage.bytes).version === 3) must(!this.#check().dirty || this.machine.flushesFailed > 0 || this.plan.faults.drops > 0, 'a closed overlay is clean');
+    if (readHeader(this.storage.bytes).version === 3)
+      must(
+        !this.#check().dirty || this.machine.flushesFailed > 0 || this.plan.faults.drops > 0,
+        'a closed overlay is clean',
+      );
   }
 
   #check(): ReturnType<typeof checkImage> {
     const { bytes } = this.storage;
-    must(!this.#unknown || Buffer.compare(unknownOf(bytes), this.#unknown) === 0, 'what is not known of a header stays as it is');
-    const finding = checkImage(this.storage.bytes.subarray(0, this.storage.size), { lazy: this.#lazy });
-    must(this.#foreign || finding.autoclear === 0n, 'features that nothing here looks after are not said to be looked after');
+    must(
+      !this.#unknown || Buffer.compare(unknownOf(bytes), this.#unknown) === 0,
+      'what is not known of a header stays as it is',
+    );
+    const finding = checkImage(this.storage.bytes.subarray(0, this.storage.size), {
+      lazy: this.#lazy,
+    });
+    must(
+      this.#foreign || finding.autoclear === 0n,
+      'features that nothing here looks after are not said to be looked after',
+    );
     must(finding.corruptions.length === 0, `the image is valid: ${finding.corruptions.join('; ')}`);
     const { backing, identity = identityOf(backing) } = finding;
-    must(backing === '' || identity === identityOf(backing), `the identity in the header is that of ${backing}, not '${identity}'`);
+    must(
+      backing === '' || identity === identityOf(backing),
+      `the identity in the header is that of ${backing}, not '${identity}'`,
+    );
     return finding;
   }
 
@@ -389,8 +503,10 @@ export class SimulatedDisk {
   *#until(reached: () => boolean, what: string): Step<void> {
     const [start, happened] = [this.events.now, this.#happened];
     while (!reached()) {
-      const inTime = this.#happened - happened < EVENTS_MAX && this.events.now - start < SETTLING_MS_MAX;
-      if (!inTime || !(yield)) throw new Error(`it must be that ${what} (${this.machine.describe()})`);
+      const inTime =
+        this.#happened - happened < EVENTS_MAX && this.events.now - start < SETTLING_MS_MAX;
+      if (!inTime || !(yield))
+        throw new Error(`it must be that ${what} (${this.machine.describe()})`);
     }
   }
 }

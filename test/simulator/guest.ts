@@ -2,13 +2,14 @@
  * A guest and its operator: requests of every kind at any moment and place, several at once, and jobs that are started, paused,
  * throttled and aborted. Every answer is held against the truth.
  */
-import { poolBytes } from './images.ts';
-import type { SimulatedDisk } from './disk.ts';
-import { Code, Kind, must } from './machine.ts';
-import type { Answer, Machine } from './machine.ts';
+
 import type { Random } from '../fixtures/content.ts';
-import type { Truth } from './truth.ts';
+import type { SimulatedDisk } from './disk.ts';
+import { poolBytes } from './images.ts';
+import type { Answer, Machine } from './machine.ts';
+import { Code, Kind, must } from './machine.ts';
 import type { Weights } from './plan.ts';
+import type { Truth } from './truth.ts';
 
 /** Requests that the engine takes at once. */
 const REQUESTS_MAX = 64;
@@ -85,7 +86,11 @@ export class Guest {
     this.#scheduled = true;
     const think = (this.#random.next() / 2 ** 32) * this.#disk.plan.think;
     // Who can ask nothing now only looks how things stand, now and then.
-    const blocked = this.asked >= this.requests || this.#inFlight >= this.#disk.plan.depth || this.#resizing || this.#refused;
+    const blocked =
+      this.asked >= this.requests ||
+      this.#inFlight >= this.#disk.plan.depth ||
+      this.#resizing ||
+      this.#refused;
     this.#disk.after(blocked ? Math.max(think, LOOK_MS) : think, this.#random.next(), () => {
       this.#scheduled = false;
       if (this.#machine.stopped) return;
@@ -96,14 +101,18 @@ export class Guest {
 
   #act(): void {
     this.#lookAfterJob();
-    if (this.asked >= this.requests || this.#inFlight >= this.#disk.plan.depth || this.#resizing) return;
+    if (this.asked >= this.requests || this.#inFlight >= this.#disk.plan.depth || this.#resizing)
+      return;
     if (this.#truth.size === 0) return void this.asked++;
     this[this.#choose()]();
   }
 
   #choose(): keyof Weights {
     const entries = Object.entries(this.#disk.plan.weights) as [keyof Weights, number][];
-    let left = this.#random.between(1, entries.reduce((sum, [, weight]) => sum + weight, 0));
+    let left = this.#random.between(
+      1,
+      entries.reduce((sum, [, weight]) => sum + weight, 0),
+    );
     for (const [kind, weight] of entries) {
       left -= weight;
       if (left <= 0) return kind;
@@ -112,7 +121,14 @@ export class Guest {
   }
 
   /** Starts a request, and calls `check` with its answer unless it failed of an injected error. */
-  #ask(kind: number, offset: number, length: number, argument: number, options: { data?: Uint8Array; into?: Uint8Array }, ended: (answer: Answer) => void): boolean {
+  #ask(
+    kind: number,
+    offset: number,
+    length: number,
+    argument: number,
+    options: { data?: Uint8Array; into?: Uint8Array },
+    ended: (answer: Answer) => void,
+  ): boolean {
     const started = this.#machine.request(kind, offset, length, argument, {
       ...options,
       done: (answer) => {
@@ -136,8 +152,13 @@ export class Guest {
 
   #expectReason(kind: number, { code, reason, image }: Answer): void {
     if (code === Code.ok) return;
-    const injected = this.#machine.injected > 0 && (code === Code.io || code === Code.noSpace || code === Code.aborted);
-    must(injected, `a request of kind ${kind} succeeds or fails of a fault (code ${code}, reason ${reason}, image ${image})`);
+    const injected =
+      this.#machine.injected > 0 &&
+      (code === Code.io || code === Code.noSpace || code === Code.aborted);
+    must(
+      injected,
+      `a request of kind ${kind} succeeds or fails of a fault (code ${code}, reason ${reason}, image ${image})`,
+    );
   }
 
   #range(longest: number = this.#disk.plan.longest): [offset: number, length: number] {
@@ -146,7 +167,12 @@ export class Guest {
     const most = Math.min(longest, this.#machine.exports.requestBytesMax(), size);
     const step = Math.min(alignment, size);
     let offset = this.#random.between(0, size - 1);
-    if (hotspots) offset = Math.min(size - 1, Math.floor((size * (offset % hotspots)) / hotspots) + this.#random.between(0, 3 * this.#machine.exports.clusterSize()));
+    if (hotspots)
+      offset = Math.min(
+        size - 1,
+        Math.floor((size * (offset % hotspots)) / hotspots) +
+          this.#random.between(0, 3 * this.#machine.exports.clusterSize()),
+      );
     offset -= offset % step;
     const length = Math.min(size - offset, Math.max(step, this.#random.between(1, most)));
     return [offset, Math.min(most, length - (length % step) || length)];
@@ -163,7 +189,8 @@ export class Guest {
 
   write(): void {
     const [offset, length] = this.#range();
-    if (this.#random.between(0, 9) === 0) return this.#change(Kind.write, offset, length, WRITE_ZEROES);
+    if (this.#random.between(0, 9) === 0)
+      return this.#change(Kind.write, offset, length, WRITE_ZEROES);
     let data: Uint8Array = poolBytes(this.#random, length);
     if (this.#random.between(0, 3) === 0) {
       data = data.slice();
@@ -176,7 +203,13 @@ export class Guest {
   zero(): void {
     const [from, to] = this.#clusters();
     if (from >= to) return this.read();
-    if (this.#version === 2) return this.#change(Kind.write, from, Math.min(to - from, this.#machine.exports.requestBytesMax()), WRITE_ZEROES);
+    if (this.#version === 2)
+      return this.#change(
+        Kind.write,
+        from,
+        Math.min(to - from, this.#machine.exports.requestBytesMax()),
+        WRITE_ZEROES,
+      );
     this.#change(Kind.zero, from, to - from, 0);
   }
 
@@ -199,7 +232,8 @@ export class Guest {
     const cluster = this.#machine.exports.clusterSize();
     const size = this.#truth.size;
     const from = Math.floor(this.#range()[0] / cluster) * cluster;
-    const count = this.#random.between(0, 9) === 0 ? this.#random.between(1, 4000) : this.#random.between(1, 8);
+    const count =
+      this.#random.between(0, 9) === 0 ? this.#random.between(1, 4000) : this.#random.between(1, 8);
     return [from, Math.min(from + count * cluster, size)];
   }
 
@@ -231,7 +265,9 @@ export class Guest {
     if (this.#job || this.#changes || this.#inFlight >= REQUESTS_MAX) return this.read();
     const old = this.#truth.size;
     const grows = this.#random.between(0, 2) > 0;
-    const size = grows ? old + this.#random.between(1, 4000) * 512 : this.#random.between(1, old / 512) * 512;
+    const size = grows
+      ? old + this.#random.between(1, 4000) * 512
+      : this.#random.between(1, old / 512) * 512;
     this.#resizing = true;
     if (size >= old) return this.#resizeTo(size);
     const cluster = this.#machine.exports.clusterSize();
@@ -241,7 +277,9 @@ export class Guest {
     if (whole > size) steps.push([Kind.write, size, whole - size]);
     if (whole < old && this.#version === 3) steps.push([Kind.zero, whole, old - whole]);
     const most = this.#machine.exports.requestBytesMax();
-    if (this.#version === 2) for (let at = whole; at < old; at += most) steps.push([Kind.write, at, Math.min(most, old - at)]);
+    if (this.#version === 2)
+      for (let at = whole; at < old; at += most)
+        steps.push([Kind.write, at, Math.min(most, old - at)]);
     this.#shrink(steps, size);
   }
 
@@ -266,7 +304,10 @@ export class Guest {
     this.#ask(Kind.resize, 0, size, 0, {}, ({ code }) => {
       this.#resizing = false;
       const now = this.#machine.report(this.#machine.exports.image(0))[1];
-      must(now === size || (code !== Code.ok && now === old), `the disk has the size that was asked for, not ${now}`);
+      must(
+        now === size || (code !== Code.ok && now === old),
+        `the disk has the size that was asked for, not ${now}`,
+      );
       if (now !== old) this.#truth.resized(now);
     });
   }
@@ -276,7 +317,9 @@ export class Guest {
     if (this.#random.between(0, 9) === 0) return this.#check();
     const [offset, length] = this.#range(this.#truth.size);
     if (this.#random.next() & 1) {
-      this.#ask(Kind.remaining, offset, length, 0, {}, ({ code, value }) => must(code !== Code.ok || value <= length, 'no more remains than there is'));
+      this.#ask(Kind.remaining, offset, length, 0, {}, ({ code, value }) =>
+        must(code !== Code.ok || value <= length, 'no more remains than there is'),
+      );
       return;
     }
     const into = new Uint8Array(MAP_BYTES);
@@ -290,7 +333,10 @@ export class Guest {
     const into = new Uint8Array(CHECK_BYTES);
     this.#ask(Kind.check, 0, 0, 0, { into }, ({ code }) => {
       const [corruptions, leaks] = new Float64Array(into.buffer);
-      must(code !== Code.ok || (corruptions === 0 && leaks === 0), `a check finds nothing wrong, not ${corruptions} corruptions and ${leaks} leaks`);
+      must(
+        code !== Code.ok || (corruptions === 0 && leaks === 0),
+        `a check finds nothing wrong, not ${corruptions} corruptions and ${leaks} leaks`,
+      );
     });
   }
 
@@ -305,10 +351,24 @@ export class Guest {
     const keepBase = random.between(0, 3) === 0;
     const bottom = depth > 1 && random.between(0, 1) ? random.between(1, depth) : 0;
     if (bottom) this.#machine.setBacking(...this.#disk.nameAt(exports.imageAtDepth(bottom)));
-    const refused = exports.stream(offset, length, speed, random.between(0, 3), keepBase, random.between(0, 5) === 0, bottom);
+    const refused = exports.stream(
+      offset,
+      length,
+      speed,
+      random.between(0, 3),
+      keepBase,
+      random.between(0, 5) === 0,
+      bottom,
+    );
     must(refused === 0, `a job can be started (${refused})`);
     const whole = (offset === 0 && length === 0) || length === this.#truth.size;
-    const run: JobRun = { whole, limited: bottom > 0, keepBase, aborted: false, remaining: Infinity };
+    const run: JobRun = {
+      whole,
+      limited: bottom > 0,
+      keepBase,
+      aborted: false,
+      remaining: Infinity,
+    };
     if (!this.#ask(Kind.stream, 0, 0, 0, {}, ({ code }) => this.#jobEnded(run, code))) {
       // No room for the request now: the job that was made is done away with by the next.
       return;
@@ -323,18 +383,35 @@ export class Guest {
   #jobEnded(run: JobRun, code: number): void {
     this.#job = undefined;
     must(code === Code.ok, 'the request of a job ends well however the job ended');
-    const [status, , aborted, error, , image, , , , from, to, remaining] = this.#machine.report(this.#machine.exports.info());
+    const [status, , aborted, error, , image, , , , from, to, remaining] = this.#machine.report(
+      this.#machine.exports.info(),
+    );
     must(status !== STATUS.active, 'a job that has ended is active no more');
     must((aborted !== 0) === run.aborted, 'a job is aborted when it was asked to be');
-    if (status === STATUS.completed) must(error === 0 && (remaining === 0 || run.limited), `nothing remains of a completed job, not ${remaining}`);
+    if (status === STATUS.completed)
+      must(
+        error === 0 && (remaining === 0 || run.limited),
+        `nothing remains of a completed job, not ${remaining}`,
+      );
     else must(error !== 0 || run.aborted, 'a job fails of something');
     if (error) must(this.#machine.injected > 0, `a job fails of a fault only (code ${error})`);
-    if (status === STATUS.completed && run.whole && !run.keepBase && !run.limited && !run.aborted && !error) {
-      must(this.#machine.exports.imageAtDepth(1) < 0, 'a base is let go when nothing of it is needed');
+    if (
+      status === STATUS.completed &&
+      run.whole &&
+      !run.keepBase &&
+      !run.limited &&
+      !run.aborted &&
+      !error
+    ) {
+      must(
+        this.#machine.exports.imageAtDepth(1) < 0,
+        'a base is let go when nothing of it is needed',
+      );
     }
     // What the overlay's own tables do not tell cannot be counted.
     const untold = error !== 0 && image === 0 && this.#disk.plan.faults.readFails > 0;
-    if (!run.limited && !untold && this.#changes === 0 && this.#inFlight === 0 && !this.#calm) this.#compareRemaining(from, to, remaining);
+    if (!run.limited && !untold && this.#changes === 0 && this.#inFlight === 0 && !this.#calm)
+      this.#compareRemaining(from, to, remaining);
   }
 
   /** What the job says remains is what the overlay says, if nobody changes it meanwhile. */
@@ -342,7 +419,8 @@ export class Guest {
     const asked = this.asked;
     this.#ask(Kind.remaining, from, to - from, 0, {}, ({ code, value }) => {
       const undisturbed = this.asked === asked + 1 && code === Code.ok && this.#job === undefined;
-      if (undisturbed && !this.#disk.plan.readAhead) must(value === remaining, `as much remains as the job says: ${remaining}, not ${value}`);
+      if (undisturbed && !this.#disk.plan.readAhead)
+        must(value === remaining, `as much remains as the job says: ${remaining}, not ${value}`);
     });
   }
 
@@ -351,11 +429,15 @@ export class Guest {
     if (!this.#job) return;
     const { exports } = this.#machine;
     const [, paused, , , , , , , , , , remaining] = this.#machine.report(exports.info());
-    must(remaining <= this.#job.remaining || this.#job.limited, 'what remains of a job never grows while it runs');
+    must(
+      remaining <= this.#job.remaining || this.#job.limited,
+      'what remains of a job never grows while it runs',
+    );
     this.#job.remaining = remaining;
     const act = this.#random.between(0, 19);
     if (act === 0) exports.pause();
-    else if (act === 1) exports.setSpeed(this.#random.between(0, 1) ? 0 : this.#random.between(10_000, 10_000_000));
+    else if (act === 1)
+      exports.setSpeed(this.#random.between(0, 1) ? 0 : this.#random.between(10_000, 10_000_000));
     else if (act === 2 && this.#random.between(0, 3) === 0) this.#abort();
     else if (paused) {
       const machine = this.#machine;

@@ -29,7 +29,11 @@ export class Layout {
     this.#odd = odd;
     this.#push(1);
     if (odd.is('refcount table first')) this.#firstTable = this.#push(FIRST_TABLE_CLUSTERS);
-    if (odd.is('holes in the refcount table') && 2 * this.#perBlock * this.cluster <= HOLE_BYTES_MAX) this.#push(2 * this.#perBlock, 0, STALE);
+    if (
+      odd.is('holes in the refcount table') &&
+      2 * this.#perBlock * this.cluster <= HOLE_BYTES_MAX
+    )
+      this.#push(2 * this.#perBlock, 0, STALE);
   }
 
   get #perBlock(): number {
@@ -37,13 +41,15 @@ export class Layout {
   }
 
   get #countMax(): number {
-    return this.#order < 3 ? 2 ** 2 ** this.#order - 1 : 255;
+    return this.#order < 3 ? 2 ** (2 ** this.#order) - 1 : 255;
   }
 
   /** Takes clusters in a row; returns where the first is. */
   take(count: number): number {
-    if (this.#odd.now('leaks', GAP_ONE_IN)) this.#push(1, this.#odd.random.between(1, Math.min(3, this.#countMax)), STALE);
-    if (this.#odd.now('free clusters', GAP_ONE_IN)) this.#push(this.#odd.random.between(1, 3), 0, STALE);
+    if (this.#odd.now('leaks', GAP_ONE_IN))
+      this.#push(1, this.#odd.random.between(1, Math.min(3, this.#countMax)), STALE);
+    if (this.#odd.now('free clusters', GAP_ONE_IN))
+      this.#push(this.#odd.random.between(1, 3), 0, STALE);
     return this.#push(count);
   }
 
@@ -84,8 +90,12 @@ export class Layout {
     for (let blocks = 1; ; ) {
       total = this.#clusters.length + blocks + tables + spare + more;
       const known = this.counts.length;
-      areas = Array.from({ length: Math.ceil(total / perBlock) }, (_, area) => area)
-        .filter((area) => !skips || (area + 1) * perBlock > known || this.counts.slice(area * perBlock, (area + 1) * perBlock).some((count) => count > 0));
+      areas = Array.from({ length: Math.ceil(total / perBlock) }, (_, area) => area).filter(
+        (area) =>
+          !skips ||
+          (area + 1) * perBlock > known ||
+          this.counts.slice(area * perBlock, (area + 1) * perBlock).some((count) => count > 0),
+      );
       const room = (tables || FIRST_TABLE_CLUSTERS) * this.cluster;
       if (room < Math.ceil(total / perBlock) * 8) tables++;
       else if (areas.length > blocks) blocks++;
@@ -98,7 +108,9 @@ export class Layout {
   }
 
   #takeTable(tables: number, spare: number): void {
-    if (this.#firstTable && tables) for (let i = 0; i < FIRST_TABLE_CLUSTERS; i++) this.counts[this.#firstTable / this.cluster + i] = 0;
+    if (this.#firstTable && tables)
+      for (let i = 0; i < FIRST_TABLE_CLUSTERS; i++)
+        this.counts[this.#firstTable / this.cluster + i] = 0;
     this.tableAt = tables ? this.#push(tables + spare) : this.#firstTable;
     this.tableClusters = tables ? tables + spare : FIRST_TABLE_CLUSTERS;
   }
@@ -123,7 +135,14 @@ export class Layout {
   /** The file, all of whose refcounts are written now. */
   file(): Uint8Array {
     const dirty = this.#odd.is('dirty');
-    this.counts.forEach((count, index) => this.#setCount(index, dirty && this.#odd.random.between(0, 3) === 0 ? this.#odd.random.between(0, Math.min(2, this.#countMax)) : count));
+    this.counts.forEach((count, index) =>
+      this.#setCount(
+        index,
+        dirty && this.#odd.random.between(0, 3) === 0
+          ? this.#odd.random.between(0, Math.min(2, this.#countMax))
+          : count,
+      ),
+    );
     if (dirty && this.#odd.random.between(0, 3) === 0) this.#loseBlock();
     const file = new Uint8Array(this.#clusters.length * this.cluster);
     this.#clusters.forEach((bytes, index) => file.set(bytes, index * this.cluster));
@@ -140,7 +159,9 @@ export class Layout {
   #push(clusters: number, count: number = 1, fill: number = 0): number {
     const at = this.#clusters.length * this.cluster;
     for (let i = 0; i < clusters; i++) {
-      this.#clusters.push(fill ? new Uint8Array(this.cluster).fill(fill) : new Uint8Array(this.cluster));
+      this.#clusters.push(
+        fill ? new Uint8Array(this.cluster).fill(fill) : new Uint8Array(this.cluster),
+      );
       this.counts.push(count);
     }
     return at;
@@ -157,7 +178,8 @@ export class Layout {
     const bit = (index % this.#perBlock) * 2 ** this.#order;
     const bytes = this.bytesAt(block);
     const at = Math.floor(bit / 8);
-    if (this.#order < 3) bytes[at] = (bytes[at] & ~(this.#countMax << (bit % 8))) | (count << (bit % 8));
+    if (this.#order < 3)
+      bytes[at] = (bytes[at] & ~(this.#countMax << (bit % 8))) | (count << (bit % 8));
     else bytes[at + 2 ** (this.#order - 3) - 1] = count;
   }
 }

@@ -7,13 +7,56 @@ import { identityOf } from './qcow2.ts';
 import type { Cut, Storage } from './storage.ts';
 
 export const Kind = {
-  open: 1, create: 2, read: 3, write: 4, zero: 5, discard: 6, flush: 7, resize: 8, stream: 9, remaining: 10, map: 11, check: 12,
-  close: 13, snapshots: 15,
+  open: 1,
+  create: 2,
+  read: 3,
+  write: 4,
+  zero: 5,
+  discard: 6,
+  flush: 7,
+  resize: 8,
+  stream: 9,
+  remaining: 10,
+  map: 11,
+  check: 12,
+  close: 13,
+  snapshots: 15,
 } as const;
 const KIND_NAMES = Object.fromEntries(Object.entries(Kind).map(([name, kind]) => [kind, name]));
-const Op = { read: 1, write: 2, flush: 3, truncate: 4, discard: 5, decompress: 6, take: 7, give: 8, done: 9, holes: 10 } as const;
-const OP_NAMES = ['', 'READ', 'WRITE', 'FLUSH', 'TRUNCATE', 'DISCARD', 'DECOMPRESS', 'TAKE', 'GIVE', 'DONE', 'HOLES'];
-export const Code = { ok: 0, invalid: 1, noSpace: 3, io: 4, corrupt: 7, unsupported: 8, aborted: 12 } as const;
+const Op = {
+  read: 1,
+  write: 2,
+  flush: 3,
+  truncate: 4,
+  discard: 5,
+  decompress: 6,
+  take: 7,
+  give: 8,
+  done: 9,
+  holes: 10,
+} as const;
+const OP_NAMES = [
+  '',
+  'READ',
+  'WRITE',
+  'FLUSH',
+  'TRUNCATE',
+  'DISCARD',
+  'DECOMPRESS',
+  'TAKE',
+  'GIVE',
+  'DONE',
+  'HOLES',
+];
+export const Code = {
+  ok: 0,
+  invalid: 1,
+  noSpace: 3,
+  io: 4,
+  corrupt: 7,
+  unsupported: 8,
+  aborted: 12,
+} as const;
 
 const FLAG_JOBS = 2;
 const PAGE_BYTES = 65536;
@@ -25,14 +68,37 @@ const HOLE_BLOCK_BYTES = 4096;
 const STEPS_MAX = 100_000;
 
 export interface Exports {
-  version(): number; init(bytes: number): number; submissions(): number; completions(): number;
-  setFile(image: number, bytes: number, tellsHoles: boolean): number; setUse(copyOnRead: boolean, readAhead: boolean, trims: boolean, flushesDear: boolean): void;
-  text(): number; setBacking(name: number, format: number, identity: number): number; image(index: number): number;
-  imageAtDepth(depth: number): number; headerPage(image: number): number; requestBytesMax(): number;
-  request(kind: number, tag: number, offset: number, length: number, argument: number): number; step(completed: number, now: number): number;
-  submitted(): number; wakeAt(): number; abort(): number; info(): number; pause(): number; resume(): number;
-  stream(offset: number, length: number, speed: number, onError: number, keepBase: boolean, full: boolean, bottom: number): number;
-  setSpeed(speed: number): number; clusterSize(): number;
+  version(): number;
+  init(bytes: number): number;
+  submissions(): number;
+  completions(): number;
+  setFile(image: number, bytes: number, tellsHoles: boolean): number;
+  setUse(copyOnRead: boolean, readAhead: boolean, trims: boolean, flushesDear: boolean): void;
+  text(): number;
+  setBacking(name: number, format: number, identity: number): number;
+  image(index: number): number;
+  imageAtDepth(depth: number): number;
+  headerPage(image: number): number;
+  requestBytesMax(): number;
+  request(kind: number, tag: number, offset: number, length: number, argument: number): number;
+  step(completed: number, now: number): number;
+  submitted(): number;
+  wakeAt(): number;
+  abort(): number;
+  info(): number;
+  pause(): number;
+  resume(): number;
+  stream(
+    offset: number,
+    length: number,
+    speed: number,
+    onError: number,
+    keepBase: boolean,
+    full: boolean,
+    bottom: number,
+  ): number;
+  setSpeed(speed: number): number;
+  clusterSize(): number;
 }
 
 /** How often (of a thousand) and how an operation goes wrong, and how long it takes. */
@@ -57,8 +123,16 @@ export interface Faults {
   immediate: number;
 }
 
-export const NO_FAULTS: Pick<Faults, 'readFails' | 'writeFails' | 'flushFails' | 'space' | 'drops' | 'stalls'> = {
-  readFails: 0, writeFails: 0, flushFails: 0, space: Infinity, drops: 0, stalls: 0,
+export const NO_FAULTS: Pick<
+  Faults,
+  'readFails' | 'writeFails' | 'flushFails' | 'space' | 'drops' | 'stalls'
+> = {
+  readFails: 0,
+  writeFails: 0,
+  flushFails: 0,
+  space: Infinity,
+  drops: 0,
+  stalls: 0,
 };
 
 /** How a request ended. */
@@ -133,17 +207,29 @@ export class Machine {
   readonly #tell: ((line: string) => void) | undefined;
 
   /** `bases[i]` is image i + 1. */
-  constructor(module: WebAssembly.Module, options: {
-    memory: number; overlay: Storage; bases: Source[]; tellsHoles: boolean; clock: Clock; random: Random; faults: Faults;
-    /** Hears of all that happens. */
-    tell?: (line: string) => void;
-    inflate(method: number, from: Uint8Array, into: Uint8Array): boolean;
-  }) {
+  constructor(
+    module: WebAssembly.Module,
+    options: {
+      memory: number;
+      overlay: Storage;
+      bases: Source[];
+      tellsHoles: boolean;
+      clock: Clock;
+      random: Random;
+      faults: Faults;
+      /** Hears of all that happens. */
+      tell?: (line: string) => void;
+      inflate(method: number, from: Uint8Array, into: Uint8Array): boolean;
+    },
+  ) {
     this.#memory = takeMemory(options.memory);
     const trap = (line: number, column: number): never => {
       throw new Error(`an assertion of the engine failed (line ${line}, column ${column})`);
     };
-    this.exports = new WebAssembly.Instance(module, { env: { memory: this.#memory }, host: { trap } }).exports as unknown as Exports;
+    this.exports = new WebAssembly.Instance(module, {
+      env: { memory: this.#memory },
+      host: { trap },
+    }).exports as unknown as Exports;
     this.#buffer = this.#memory.buffer;
     this.#words = new Uint32Array(this.#buffer);
     this.#overlay = options.overlay;
@@ -156,7 +242,9 @@ export class Machine {
     this.#inflate = options.inflate;
     must(this.exports.init(options.memory) !== 0, 'the engine takes its memory');
     this.exports.setFile(0, options.overlay.size, false);
-    options.bases.forEach((base, index) => this.exports.setFile(index + 1, base.bytes.length, options.tellsHoles));
+    options.bases.forEach((base, index) =>
+      this.exports.setFile(index + 1, base.bytes.length, options.tellsHoles),
+    );
   }
 
   /** Requests that have not ended. */
@@ -169,7 +257,13 @@ export class Machine {
   }
 
   /** Starts a request; false when the engine has no room for it now. */
-  request(kind: number, offset: number, length: number, argument: number, options: { data?: Uint8Array; into?: Uint8Array; done(answer: Answer): void }): boolean {
+  request(
+    kind: number,
+    offset: number,
+    length: number,
+    argument: number,
+    options: { data?: Uint8Array; into?: Uint8Array; done(answer: Answer): void },
+  ): boolean {
     const tag = this.#nextTag;
     if (!this.exports.request(kind, tag, offset, length, argument)) return false;
     this.#nextTag++;
@@ -211,13 +305,17 @@ export class Machine {
     const identity = identityOf(name);
     const bytes = new TextEncoder().encode(name + format + identity);
     new Uint8Array(this.#buffer, this.exports.text(), bytes.length).set(bytes);
-    must(this.exports.setBacking(name.length, format.length, identity.length) !== 0, 'the name of a base is taken');
+    must(
+      this.exports.setBacking(name.length, format.length, identity.length) !== 0,
+      'the name of a base is taken',
+    );
   }
 
   /** The job's reads in flight are cancelled, as a host does when its job is aborted: some end at once. */
   cancelBackground(): void {
     for (const [tag, io] of this.#inFlight) {
-      if (!io.isJobs || io.op !== Op.read || io.file === 0 || this.#random.next() % 4 === 0) continue;
+      if (!io.isJobs || io.op !== Op.read || io.file === 0 || this.#random.next() % 4 === 0)
+        continue;
       this.#inFlight.delete(tag);
       this.injected++;
       io.data.fill(0xcc);
@@ -245,7 +343,9 @@ export class Machine {
   /** What keeps the engine from going on, for the message of a failure. */
   describe(): string {
     const requests = [...this.#pending.values()].map(({ text }) => text).join(', ');
-    const operations = [...this.#inFlight.values()].map(({ op, file, offset }) => `${OP_NAMES[op]} ${file}@${offset}`).join(', ');
+    const operations = [...this.#inFlight.values()]
+      .map(({ op, file, offset }) => `${OP_NAMES[op]} ${file}@${offset}`)
+      .join(', ');
     return `requests: ${requests || 'none'}; operations: ${operations || 'none'}; job: ${[...this.report(this.exports.info()).slice(0, 13)].join(' ')}`;
   }
 
@@ -282,21 +382,41 @@ export class Machine {
     const offset = w[entry + 4] + w[entry + 5] * 2 ** 32;
     const [length, address, request] = [w[entry + 6], w[entry + 7], w[entry + 10]];
     this.operations++;
-    this.#note(() => `  ${OP_NAMES[op]} ${op === Op.done ? `${request}: ${tag} ${flags} (image ${file}, ${offset})` : `${file}@${offset}+${length}${request ? ` #${request}` : ''}`}`);
-    if (op === Op.done) return void answers.push(this.#ended(request, { code: tag, reason: flags, image: file, value: offset, flushesFailed: this.flushesFailed }));
+    this.#note(
+      () =>
+        `  ${OP_NAMES[op]} ${op === Op.done ? `${request}: ${tag} ${flags} (image ${file}, ${offset})` : `${file}@${offset}+${length}${request ? ` #${request}` : ''}`}`,
+    );
+    if (op === Op.done)
+      return void answers.push(
+        this.#ended(request, {
+          code: tag,
+          reason: flags,
+          image: file,
+          value: offset,
+          flushesFailed: this.flushesFailed,
+        }),
+      );
     const carries = op !== Op.flush && op !== Op.truncate && op !== Op.discard;
-    must(!carries || address + length <= this.#buffer.byteLength, 'an operation stays inside the memory');
+    must(
+      !carries || address + length <= this.#buffer.byteLength,
+      'an operation stays inside the memory',
+    );
     const data = new Uint8Array(this.#buffer, carries ? address : 0, carries ? length : 0);
     if (op === Op.give) return this.#give(request, offset, data);
     must(!this.#inFlight.has(tag), 'a tag is used once at a time');
-    must(op === Op.read || op === Op.decompress || op === Op.take || op === Op.holes || file === 0, 'only the overlay is changed');
+    must(
+      op === Op.read || op === Op.decompress || op === Op.take || op === Op.holes || file === 0,
+      'only the overlay is changed',
+    );
     this.#inFlight.set(tag, { op, file, offset, data, isJobs: (flags & FLAG_JOBS) !== 0 });
     if (op === Op.write) this.onWrite(offset, length);
     const mark = this.#overlay.mark();
     if (op === Op.take) return this.#ends(tag, 0, () => this.#take(request, offset, data));
     if (op === Op.decompress) {
       const into = new Uint8Array(this.#buffer, w[entry + 8], w[entry + 9]);
-      return this.#ends(tag, this.#delay(0), () => (this.#inflate(file, data, into) ? Code.ok : Code.corrupt));
+      return this.#ends(tag, this.#delay(0), () =>
+        this.#inflate(file, data, into) ? Code.ok : Code.corrupt,
+      );
     }
     const name = OP_NAMES[op];
     if (this.#happens(this.faults.drops)) {
@@ -306,7 +426,14 @@ export class Machine {
     this.#ends(tag, this.#delay(file), () => this.#io(op, file, offset, length, data, mark));
   }
 
-  #io(op: number, file: number, offset: number, length: number, data: Uint8Array, mark: number): number {
+  #io(
+    op: number,
+    file: number,
+    offset: number,
+    length: number,
+    data: Uint8Array,
+    mark: number,
+  ): number {
     if (this.#happens(this.#failing(op))) return this.#fail(op, offset, data);
     const grows = op === Op.write || op === Op.truncate ? offset + data.length : 0;
     if (grows > this.#sizeAtStart + this.faults.space) {
@@ -316,14 +443,18 @@ export class Machine {
     if (op === Op.read && file > 0) {
       const base = this.#bases[file - 1];
       must(base !== undefined, 'a base is read that is open');
-      must(offset + data.length <= base.bytes.length, `a read stays inside its base (${offset} + ${data.length})`);
+      must(
+        offset + data.length <= base.bytes.length,
+        `a read stays inside its base (${offset} + ${data.length})`,
+      );
       data.set(base.bytes.subarray(offset, offset + data.length));
     } else if (op === Op.read) this.#overlay.read(offset, data);
     else if (op === Op.holes) this.#mapHoles(this.#bases[file - 1], offset, data);
     else if (op === Op.write) this.#overlay.write(offset, data);
     else if (op === Op.truncate) this.#overlay.truncate(offset);
     else if (op === Op.flush) this.#overlay.flushed(mark);
-    else if (offset + length <= this.#overlay.size) this.#overlay.write(offset, this.#discarded(length));
+    else if (offset + length <= this.#overlay.size)
+      this.#overlay.write(offset, this.#discarded(length));
     return Code.ok;
   }
 
@@ -339,7 +470,11 @@ export class Machine {
   #mapHoles({ bytes }: Source, offset: number, map: Uint8Array): void {
     map.fill(this.#random.next());
     const coarse = this.#happens(200);
-    for (let bit = 0, at = offset; at < bytes.length && bit < map.length * 8; bit++, at += HOLE_BLOCK_BYTES) {
+    for (
+      let bit = 0, at = offset;
+      at < bytes.length && bit < map.length * 8;
+      bit++, at += HOLE_BLOCK_BYTES
+    ) {
       const isData = coarse || bytes.subarray(at, at + HOLE_BLOCK_BYTES).some((byte) => byte !== 0);
       map[bit >> 3] = (map[bit >> 3] & ~(1 << (bit & 7))) | (isData ? 1 << (bit & 7) : 0);
     }
@@ -378,7 +513,10 @@ export class Machine {
     const pending = this.#pending.get(request);
     must(pending !== undefined, 'a request ends once');
     this.#pending.delete(request);
-    must(!(pending!.kind === Kind.read && answer.code === 0) || pending!.given, 'a read that ends well has given its data');
+    must(
+      !(pending!.kind === Kind.read && answer.code === 0) || pending!.given,
+      'a read that ends well has given its data',
+    );
     return () => pending!.done(answer);
   }
 
@@ -391,10 +529,11 @@ export class Machine {
       this.#complete(tag, -run());
     };
     if (delay === 0) end();
-    else this.#later(delay, () => {
-      end();
-      this.pump();
-    });
+    else
+      this.#later(delay, () => {
+        end();
+        this.pump();
+      });
   }
 
   #complete(tag: number, result: number): void {

@@ -7,14 +7,27 @@ import type { Random } from '../fixtures/content.ts';
 /** In any image. */
 export const ODDITIES = [
   // Tables.
-  'more L1 entries', 'entries behind the end', 'tables behind data', 'refcount table first', 'large refcount table', 'holes in the refcount table',
-  'counts behind the end', 'leaks', 'free clusters',
+  'more L1 entries',
+  'entries behind the end',
+  'tables behind data',
+  'refcount table first',
+  'large refcount table',
+  'holes in the refcount table',
+  'counts behind the end',
+  'leaks',
+  'free clusters',
   // The file's end.
-  'bytes behind the last cluster', 'ends with the disk', 'last cluster cut short',
+  'bytes behind the last cluster',
+  'ends with the disk',
+  'last cluster cut short',
   // Compressed clusters.
-  'long streams', 'shared streams',
+  'long streams',
+  'shared streams',
   // The header.
-  'short header', 'long header', 'unknown extension', 'unknown features',
+  'short header',
+  'long header',
+  'unknown extension',
+  'unknown features',
   // Refcounts are wrong, and the header says that they may be.
   'dirty',
 ] as const;

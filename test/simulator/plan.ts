@@ -4,8 +4,8 @@
  */
 import { Random } from '../fixtures/content.ts';
 import type { Faults } from './machine.ts';
-import { ODDITIES, ODDITIES_OF_BASES } from './odd.ts';
 import type { Oddity } from './odd.ts';
+import { ODDITIES, ODDITIES_OF_BASES } from './odd.ts';
 import type { Fill } from './writer.ts';
 
 /** An image of the chain below the overlay, or the overlay itself where it is not made by the engine. */
@@ -93,16 +93,40 @@ export function planOf(seed: number): Plan {
 
 /** What any plan comes upon too rarely. */
 const SPECIAL: [perCent: number, special: (plan: Plan) => Plan][] = [
-  [CROWDED_PER_CENT, crowded], [SPARSE_PER_CENT, sparse], [STACKED_PER_CENT, stacked], [HOLLOW_PER_CENT, hollow],
+  [CROWDED_PER_CENT, crowded],
+  [SPARSE_PER_CENT, sparse],
+  [STACKED_PER_CENT, stacked],
+  [HOLLOW_PER_CENT, hollow],
 ];
 
 /** A chain of small clusters under large ones: where a job goes down to an image of it, a cluster is made of what several have. */
 function stacked(plan: Plan): Plan {
-  const [size, small] = [plan.overlay.size, { version: 3, clusterBits: 9, extendedL2: false } as const];
-  const images = Array.from({ length: 3 }, (): ImagePlan => ({ ...plan.overlay, ...small, size, fills: ['data', 'absent', 'absent', 'zero'] }));
+  const [size, small] = [
+    plan.overlay.size,
+    { version: 3, clusterBits: 9, extendedL2: false } as const,
+  ];
+  const images = Array.from(
+    { length: 3 },
+    (): ImagePlan => ({
+      ...plan.overlay,
+      ...small,
+      size,
+      fills: ['data', 'absent', 'absent', 'zero'],
+    }),
+  );
   return {
-    ...plan, overlay: { ...plan.overlay, version: 3, clusterBits: 12, extendedL2: false, size, fills: ['absent', 'absent', 'data'] },
-    chain: images.map((image) => ({ ...image, size: Math.ceil(size / 512) * 512 })), copyOnRead: false, readAhead: false,
+    ...plan,
+    overlay: {
+      ...plan.overlay,
+      version: 3,
+      clusterBits: 12,
+      extendedL2: false,
+      size,
+      fills: ['absent', 'absent', 'data'],
+    },
+    chain: images.map((image) => ({ ...image, size: Math.ceil(size / 512) * 512 })),
+    copyOnRead: false,
+    readAhead: false,
     weights: { ...plan.weights, job: 10 },
   };
 }
@@ -111,27 +135,62 @@ function stacked(plan: Plan): Plan {
 function hollow(plan: Plan): Plan {
   const small = { version: 3, clusterBits: 9, extendedL2: false, size: SPARSE_BYTES } as const;
   return {
-    ...plan, overlay: { ...plan.overlay, ...small }, created: true, chain: [{ ...plan.overlay, ...small, format: 'qcow2', fills: [...HOLLOW_FILLS] }],
-    readAhead: false, longest: 4096, faults: { ...plan.faults, readFails: 0, writeFails: 30, flushFails: 30, drops: 0 },
+    ...plan,
+    overlay: { ...plan.overlay, ...small },
+    created: true,
+    chain: [{ ...plan.overlay, ...small, format: 'qcow2', fills: [...HOLLOW_FILLS] }],
+    readAhead: false,
+    longest: 4096,
+    faults: { ...plan.faults, readFails: 0, writeFails: 30, flushFails: 30, drops: 0 },
     weights: { ...plan.weights, write: 1, zero: 0, discard: 0, resize: 0, job: 10 },
   };
 }
 
 /** Small writes and discards all over an empty overlay: places that data has left become tables, and the power goes often. */
 function sparse(plan: Plan): Plan {
-  const overlay: ImagePlan = { ...plan.overlay, version: 3, clusterBits: 9, extendedL2: false, size: SPARSE_BYTES, fills: ['absent'] };
+  const overlay: ImagePlan = {
+    ...plan.overlay,
+    version: 3,
+    clusterBits: 9,
+    extendedL2: false,
+    size: SPARSE_BYTES,
+    fills: ['absent'],
+  };
   return {
-    ...plan, overlay, chain: plan.chain.slice(0, 1), epochs: 12, requests: 60, longest: 2048, hotspots: 0, alignment: 512, trims: false,
+    ...plan,
+    overlay,
+    chain: plan.chain.slice(0, 1),
+    epochs: 12,
+    requests: 60,
+    longest: 2048,
+    hotspots: 0,
+    alignment: 512,
+    trims: false,
     weights: { ...plan.weights, write: 20, discard: 20, flush: 3, job: 0 },
   };
 }
 
 /** Many requests at once, all over an image with more tables than the metadata cache has room for. */
 function crowded(plan: Plan): Plan {
-  const smallClusters = (image: ImagePlan): ImagePlan => ({ ...image, clusterBits: 9, extendedL2: false, size: CROWDED_BYTES, fills: ['data', 'absent'] });
+  const smallClusters = (image: ImagePlan): ImagePlan => ({
+    ...image,
+    clusterBits: 9,
+    extendedL2: false,
+    size: CROWDED_BYTES,
+    fills: ['data', 'absent'],
+  });
   return {
-    ...plan, memory: MEMORY_MIN, overlay: smallClusters(plan.overlay), chain: plan.chain.slice(0, 2).map(smallClusters), created: false, epochs: 1,
-    requests: 150, depth: 90, think: 0, longest: 4096, hotspots: 0,
+    ...plan,
+    memory: MEMORY_MIN,
+    overlay: smallClusters(plan.overlay),
+    chain: plan.chain.slice(0, 2).map(smallClusters),
+    created: false,
+    epochs: 1,
+    requests: 150,
+    depth: 90,
+    think: 0,
+    longest: 4096,
+    hotspots: 0,
   };
 }
 
@@ -139,16 +198,26 @@ function anyPlan(seed: number): Plan {
   const random = new Random(seed * 2654435761);
   const pick = <T>(...choices: T[]): T => choices[random.between(0, choices.length - 1)];
   const sometimes = (perCent: number): boolean => random.between(1, 100) <= perCent;
-  const size = pick(random.between(1, 64) * 512, random.between(1, 16) * 65536, random.between(1, 3) * MIB, random.between(1000, sometimes(10) ? 20_000 : 4000) * 512);
+  const size = pick(
+    random.between(1, 64) * 512,
+    random.between(1, 16) * 65536,
+    random.between(1, 3) * MIB,
+    random.between(1000, sometimes(10) ? 20_000 : 4000) * 512,
+  );
   const overlay = imagePlan(random, size, true);
   const long = sometimes(4);
-  const chain = Array.from({ length: long ? random.between(4, IMAGES_MAX - 1) : pick(0, 1, 1, 1, 2, 3) }, () => {
-    const bytes = pick(size, size, random.between(1, size), size + random.between(1, 100_000));
-    const image = imagePlan(random, bytes, false);
-    // What the first images have decides; the others have to be looked into all the same.
-    if (long) return { ...image, size: Math.ceil(bytes / 512) * 512, fills: LONG_CHAIN_FILLS };
-    return sometimes(40) ? { ...image, format: 'raw' as const } : { ...image, size: Math.ceil(bytes / 512) * 512 };
-  });
+  const chain = Array.from(
+    { length: long ? random.between(4, IMAGES_MAX - 1) : pick(0, 1, 1, 1, 2, 3) },
+    () => {
+      const bytes = pick(size, size, random.between(1, size), size + random.between(1, 100_000));
+      const image = imagePlan(random, bytes, false);
+      // What the first images have decides; the others have to be looked into all the same.
+      if (long) return { ...image, size: Math.ceil(bytes / 512) * 512, fills: LONG_CHAIN_FILLS };
+      return sometimes(40)
+        ? { ...image, format: 'raw' as const }
+        : { ...image, size: Math.ceil(bytes / 512) * 512 };
+    },
+  );
   const restless = sometimes(30);
   // A raw image has nothing below.
   const end = chain.findIndex(({ format }) => format === 'raw');
@@ -177,12 +246,23 @@ function anyPlan(seed: number): Plan {
 
 function imagePlan(random: Random, size: number, isOverlay: boolean): ImagePlan {
   const version = random.between(1, 6) === 1 ? 2 : 3;
-  const clusterBits = [9, 9, 10, 12, 12, 14, 16, 16, 16, 18, 21][random.between(0, isOverlay ? 10 : 9)];
+  const clusterBits = [9, 9, 10, 12, 12, 14, 16, 16, 16, 18, 21][
+    random.between(0, isOverlay ? 10 : 9)
+  ];
   const extendedL2 = version === 3 && clusterBits >= 14 && random.between(1, 3) === 1;
   const refcountOrder = version === 2 ? 4 : [4, 4, 0, 1, 2, 3, 5, 6][random.between(0, 7)];
-  const all: Fill[] = ['data', 'absent', 'absent', 'zero', 'zero with place', 'compressed', 'subclusters'];
+  const all: Fill[] = [
+    'data',
+    'absent',
+    'absent',
+    'zero',
+    'zero with place',
+    'compressed',
+    'subclusters',
+  ];
   const fills = all.filter((fill) => {
-    if (fill === 'zero' || fill === 'zero with place') return version === 3 && random.between(0, 2) > 0;
+    if (fill === 'zero' || fill === 'zero with place')
+      return version === 3 && random.between(0, 2) > 0;
     if (fill === 'compressed') return refcountOrder > 3 && random.between(0, 2) === 0;
     if (fill === 'subclusters') return extendedL2;
     return true;
@@ -196,16 +276,33 @@ function withOddities(plan: Plan, random: Random): Plan {
     if (random.between(1, 100) > ODD_PER_CENT) return image;
     const known: readonly Oddity[] = isOverlay ? ODDITIES : [...ODDITIES, ...ODDITIES_OF_BASES];
     const possible = known.filter((kind) => image.version === 3 || !ONLY_VERSION_3.includes(kind));
-    return { ...image, odd: Array.from({ length: random.between(1, ODDITIES_MAX) }, () => possible[random.between(0, possible.length - 1)]) };
+    return {
+      ...image,
+      odd: Array.from(
+        { length: random.between(1, ODDITIES_MAX) },
+        () => possible[random.between(0, possible.length - 1)],
+      ),
+    };
   };
   const overlay = plan.created ? plan.overlay : odd(plan.overlay, true);
-  const grows = overlay.odd.some((kind) => RESIZED.includes(kind)) || (overlay.extendedL2 && !plan.created);
+  const grows =
+    overlay.odd.some((kind) => RESIZED.includes(kind)) || (overlay.extendedL2 && !plan.created);
   const resize = grows ? 2 : plan.weights.resize;
-  return { ...plan, overlay, chain: plan.chain.map((image) => odd(image, false)), weights: { ...plan.weights, resize } };
+  return {
+    ...plan,
+    overlay,
+    chain: plan.chain.map((image) => odd(image, false)),
+    weights: { ...plan.weights, resize },
+  };
 }
 
-function faultsOf(random: Random, pick: <T>(...choices: T[]) => T, sometimes: (perCent: number) => boolean): Faults {
-  const rate = (perCent: number, most: number): number => (sometimes(perCent) ? random.between(1, most) : 0);
+function faultsOf(
+  random: Random,
+  pick: <T>(...choices: T[]) => T,
+  sometimes: (perCent: number) => boolean,
+): Faults {
+  const rate = (perCent: number, most: number): number =>
+    sometimes(perCent) ? random.between(1, most) : 0;
   return {
     readFails: rate(30, 60),
     writeFails: rate(30, 60),
@@ -222,9 +319,16 @@ function faultsOf(random: Random, pick: <T>(...choices: T[]) => T, sometimes: (p
 }
 
 function weightsOf(random: Random): Weights {
-  const weight = (often: number): number => (random.between(0, 3) === 0 ? 0 : random.between(1, often));
+  const weight = (often: number): number =>
+    random.between(0, 3) === 0 ? 0 : random.between(1, often);
   return {
-    read: random.between(1, 20), write: weight(20), zero: weight(6), discard: weight(6), flush: weight(5), resize: weight(1) && random.between(0, 1),
-    job: weight(4), look: weight(3),
+    read: random.between(1, 20),
+    write: weight(20),
+    zero: weight(6),
+    discard: weight(6),
+    flush: weight(5),
+    resize: weight(1) && random.between(0, 1),
+    job: weight(4),
+    look: weight(3),
   };
 }

@@ -23,9 +23,25 @@ export interface Header {
 
 /** Where the fields of a header are. */
 export const AT = {
-  magic: 0, version: 4, backingOffset: 8, backingBytes: 16, clusterBits: 20, size: 24, cryptMethod: 32, l1Size: 36, l1Offset: 40,
-  refcountTableOffset: 48, refcountTableClusters: 56, snapshots: 60, snapshotsOffset: 64, incompatible: 72, compatible: 80, autoclear: 88,
-  refcountOrder: 96, headerLength: 100, compression: 104,
+  magic: 0,
+  version: 4,
+  backingOffset: 8,
+  backingBytes: 16,
+  clusterBits: 20,
+  size: 24,
+  cryptMethod: 32,
+  l1Size: 36,
+  l1Offset: 40,
+  refcountTableOffset: 48,
+  refcountTableClusters: 56,
+  snapshots: 60,
+  snapshotsOffset: 64,
+  incompatible: 72,
+  compatible: 80,
+  autoclear: 88,
+  refcountOrder: 96,
+  headerLength: 100,
+  compression: 104,
 } as const;
 
 export const MAGIC = 0x514649fb;
@@ -48,7 +64,8 @@ export function identityOf(name: string): string {
 /** @throws when it is none. */
 export function readHeader(file: Uint8Array): Header {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
-  if (file.length < HEADER_V2_BYTES || view.getUint32(AT.magic) !== MAGIC) throw new Error('it is no qcow2 image');
+  if (file.length < HEADER_V2_BYTES || view.getUint32(AT.magic) !== MAGIC)
+    throw new Error('it is no qcow2 image');
   const version = view.getUint32(AT.version);
   const incompatible = version > 2 ? view.getBigUint64(AT.incompatible) : 0n;
   return {
@@ -79,7 +96,8 @@ export function extensionsOf(file: Uint8Array): Map<number, Uint8Array> {
     const type = view.getUint32(at);
     const bytes = view.getUint32(at + 4);
     if (type === 0) break;
-    if (bytes > end - at - 8) throw new Error(`the header extension at ${at} reaches past the header`);
+    if (bytes > end - at - 8)
+      throw new Error(`the header extension at ${at} reaches past the header`);
     extensions.set(type, file.subarray(at + 8, at + 8 + bytes));
     at += 8 + Math.ceil(bytes / 8) * 8;
   }
@@ -88,7 +106,10 @@ export function extensionsOf(file: Uint8Array): Map<number, Uint8Array> {
 
 /** What a header has that nobody here knows: an extension, and fields behind the known ones. */
 export function unknownOf(file: Uint8Array): Uint8Array {
-  const fields = file.subarray(HEADER_V3_BYTES, Math.max(HEADER_V3_BYTES, readHeader(file).headerLength));
+  const fields = file.subarray(
+    HEADER_V3_BYTES,
+    Math.max(HEADER_V3_BYTES, readHeader(file).headerLength),
+  );
   return Buffer.concat([fields, extensionsOf(file).get(EXTENSION_UNKNOWN) ?? new Uint8Array(0)]);
 }
 
@@ -109,21 +130,36 @@ export function contentOf(file: Uint8Array, below: Uint8Array): Uint8Array {
     // A table whose end was not written yet goes on with zeros.
     if (entryAt + step > file.length) continue;
     const shown = content.subarray(at, Math.min(at + cluster, h.size));
-    showCluster(h, file, view.getBigUint64(entryAt), h.extendedL2 ? view.getBigUint64(entryAt + 8) : undefined, shown);
+    showCluster(
+      h,
+      file,
+      view.getBigUint64(entryAt),
+      h.extendedL2 ? view.getBigUint64(entryAt + 8) : undefined,
+      shown,
+    );
   }
   return content;
 }
 
 const OFFSET_MASK = 0x00fffffffffffe00n;
 
-function showCluster(h: Header, file: Uint8Array, entry: bigint, bitmap: bigint | undefined, shown: Uint8Array): void {
+function showCluster(
+  h: Header,
+  file: Uint8Array,
+  entry: bigint,
+  bitmap: bigint | undefined,
+  shown: Uint8Array,
+): void {
   const cluster = 2 ** h.clusterBits;
   if (entry & COMPRESSED) {
     const shift = BigInt(62 - (h.clusterBits - 8));
     const from = Number(entry & ((1n << shift) - 1n));
     const sectors = Number((entry & ~(COPIED | COMPRESSED)) >> shift) + 1;
-    const bytes = inflateRawSync(file.subarray(from, from - (from % 512) + sectors * 512), { maxOutputLength: cluster });
-    if (bytes.length !== cluster) throw new Error(`a compressed cluster inflates to ${bytes.length} bytes`);
+    const bytes = inflateRawSync(file.subarray(from, from - (from % 512) + sectors * 512), {
+      maxOutputLength: cluster,
+    });
+    if (bytes.length !== cluster)
+      throw new Error(`a compressed cluster inflates to ${bytes.length} bytes`);
     shown.set(bytes.subarray(0, shown.length));
     return;
   }

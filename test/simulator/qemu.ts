@@ -26,12 +26,20 @@ export class QemuSample {
     const path = join(this.#folder, 'overlay.qcow2');
     writeFileSync(path, file);
     // The base stays out of it: a check looks at the overlay alone.
-    const image = JSON.stringify({ driver: 'qcow2', file: { driver: 'file', filename: path }, backing: null });
-    const { status, stdout, stderr, error } = spawnSync('qemu-img', ['check', `json:${image}`], { encoding: 'utf8' });
+    const image = JSON.stringify({
+      driver: 'qcow2',
+      file: { driver: 'file', filename: path },
+      backing: null,
+    });
+    const { status, stdout, stderr, error } = spawnSync('qemu-img', ['check', `json:${image}`], {
+      encoding: 'utf8',
+    });
     if (error) throw error;
     this.checked++;
     if (status === SOUND || (status === LEAKS && !closed)) return;
-    throw new Error(`qemu-img check ends with ${status} after a ${closed ? 'close' : 'cut'}: ${stdout}${stderr}`);
+    throw new Error(
+      `qemu-img check ends with ${status} after a ${closed ? 'close' : 'cut'}: ${stdout}${stderr}`,
+    );
   }
 
   end(): void {

@@ -27,13 +27,36 @@ const MESSAGE_CHARACTERS_MAX = 300;
 
 export function runSeeds(module: WebAssembly.Module, options: RunOptions): Sum {
   const { first, seeds, until = Infinity, keep = false, onSeed } = options;
-  const sum: Sum = { seeds: 0, disks: 0, requests: 0, operations: 0, cuts: 0, opens: 0, jobs: 0, faults: 0, hours: 0, failures: [] };
+  const sum: Sum = {
+    seeds: 0,
+    disks: 0,
+    requests: 0,
+    operations: 0,
+    cuts: 0,
+    opens: 0,
+    jobs: 0,
+    faults: 0,
+    hours: 0,
+    failures: [],
+  };
   for (let seed = first; seed < first + seeds && performance.now() < until; seed++) {
     const outcome = simulate(module, seed, options);
     sum.seeds++;
-    for (const name of ['disks', 'requests', 'operations', 'cuts', 'opens', 'jobs', 'faults'] as const) sum[name] += outcome[name];
+    for (const name of [
+      'disks',
+      'requests',
+      'operations',
+      'cuts',
+      'opens',
+      'jobs',
+      'faults',
+    ] as const)
+      sum[name] += outcome[name];
     sum.hours += outcome.time / 3_600_000;
-    if (outcome.error) sum.failures.push(`seed ${seed}: ${outcome.error.message.slice(0, MESSAGE_CHARACTERS_MAX)}\n  replay: npm run simulate -- --seed ${seed}`);
+    if (outcome.error)
+      sum.failures.push(
+        `seed ${seed}: ${outcome.error.message.slice(0, MESSAGE_CHARACTERS_MAX)}\n  replay: npm run simulate -- --seed ${seed}`,
+      );
     onSeed?.(seed, sum);
     if (outcome.error && !keep) break;
   }

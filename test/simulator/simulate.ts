@@ -1,9 +1,9 @@
 /** Runs seeds: one is a few simulated disks under one clock, from their making to their end, and tells the same story every time. */
 import { readFileSync } from 'node:fs';
 import { Random } from '../fixtures/content.ts';
-import { Events } from './events.ts';
 import type { Counts, Hooks, Life } from './disk.ts';
 import { PowerCut, SimulatedDisk } from './disk.ts';
+import { Events } from './events.ts';
 import { planOf } from './plan.ts';
 
 const TRACE_LINES = 400;
@@ -19,7 +19,9 @@ export interface Outcome extends Counts {
   trace: string[];
 }
 
-export function loadEngine(path: string | URL = new URL('../../hosts/engine.wasm', import.meta.url)): WebAssembly.Module {
+export function loadEngine(
+  path: string | URL = new URL('../../hosts/engine.wasm', import.meta.url),
+): WebAssembly.Module {
   return new WebAssembly.Module(readFileSync(path));
 }
 
@@ -31,7 +33,11 @@ export interface SimulateOptions {
   onMemory?(memory: Uint8Array): void;
 }
 
-export function simulate(module: WebAssembly.Module, seed: number, options: SimulateOptions = {}): Outcome {
+export function simulate(
+  module: WebAssembly.Module,
+  seed: number,
+  options: SimulateOptions = {},
+): Outcome {
   const room = new MachineRoom(module, seed, options);
   let error: Error | undefined;
   try {
@@ -51,7 +57,11 @@ class MachineRoom {
   /** The power of the current one has just gone. */
   #dark = false;
 
-  constructor(module: WebAssembly.Module, seed: number, { traced = false, onImage = () => {}, onMemory = () => {} }: SimulateOptions) {
+  constructor(
+    module: WebAssembly.Module,
+    seed: number,
+    { traced = false, onImage = () => {}, onMemory = () => {} }: SimulateOptions,
+  ) {
     const random = new Random(seed ^ 0x2545f491);
     const count = DISKS[random.between(0, DISKS.length - 1)];
     const onePower = random.between(0, 1) > 0;
@@ -66,19 +76,33 @@ class MachineRoom {
   }
 
   counts(): Counts & { disks: number } {
-    const sum = { disks: this.#disks.length, requests: 0, operations: 0, cuts: 0, opens: 0, jobs: 0, faults: 0 };
-    for (const { counts } of this.#disks) for (const name of Object.keys(counts) as (keyof Counts)[]) sum[name] += counts[name];
+    const sum = {
+      disks: this.#disks.length,
+      requests: 0,
+      operations: 0,
+      cuts: 0,
+      opens: 0,
+      jobs: 0,
+      faults: 0,
+    };
+    for (const { counts } of this.#disks)
+      for (const name of Object.keys(counts) as (keyof Counts)[]) sum[name] += counts[name];
     return sum;
   }
 
   run(): void {
-    for (let happens = true; this.#lives.some((life) => life !== undefined); happens = this.events.next()) {
+    for (
+      let happens = true;
+      this.#lives.some((life) => life !== undefined);
+      happens = this.events.next()
+    ) {
       for (let i = 0; i < this.#lives.length; i++) {
         this.#resume(i, (life) => life.next(happens));
         if (!this.#dark) continue;
         this.#dark = false;
         for (let other = 0; other < this.#disks.length; other++) {
-          if (other !== i && this.#disks[other].canLosePower) this.#resume(other, (life) => life.throw(new PowerCut()));
+          if (other !== i && this.#disks[other].canLosePower)
+            this.#resume(other, (life) => life.throw(new PowerCut()));
         }
       }
     }

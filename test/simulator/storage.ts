@@ -95,7 +95,11 @@ export class Storage {
       return;
     }
     for (const [at, end] of sectors(change.offset, change.data.length)) {
-      if (random.next() & 1) this.#durably({ offset: at, data: change.data.subarray(at - change.offset, end - change.offset) });
+      if (random.next() & 1)
+        this.#durably({
+          offset: at,
+          data: change.data.subarray(at - change.offset, end - change.offset),
+        });
     }
   }
 

@@ -4,8 +4,8 @@ import { Random } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { checkImage } from './checker.ts';
 import { makeImage } from './images.ts';
-import { planOf } from './plan.ts';
 import type { ImagePlan } from './plan.ts';
+import { planOf } from './plan.ts';
 import { QemuSample } from './qemu.ts';
 
 const SEEDS = 400;
@@ -21,7 +21,8 @@ function* oddOverlays(): Generator<[seed: number, plan: ImagePlan, file: Uint8Ar
 }
 
 it('odd images are valid', () => {
-  for (const [seed, { odd }, file] of oddOverlays()) expect(checkImage(file).corruptions, `seed ${seed}: ${odd}`).toEqual([]);
+  for (const [seed, { odd }, file] of oddOverlays())
+    expect(checkImage(file).corruptions, `seed ${seed}: ${odd}`).toEqual([]);
 });
 
 describeWithPeer(['qemu-img'], 'odd images beside QEMU', () => {

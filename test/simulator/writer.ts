@@ -2,10 +2,19 @@
 import { deflateRawSync } from 'node:zlib';
 import { Random } from '../fixtures/content.ts';
 import { Layout, STALE } from './layout.ts';
-import { Odd } from './odd.ts';
 import type { Oddity } from './odd.ts';
+import { Odd } from './odd.ts';
 import {
-  AT, COMPRESSED, COPIED, EXTENSION_UNKNOWN, HEADER_V2_BYTES, HEADER_V3_BYTES, INCOMPATIBLE_DIRTY, INCOMPATIBLE_EXTENDED_L2, MAGIC, SUBCLUSTERS,
+  AT,
+  COMPRESSED,
+  COPIED,
+  EXTENSION_UNKNOWN,
+  HEADER_V2_BYTES,
+  HEADER_V3_BYTES,
+  INCOMPATIBLE_DIRTY,
+  INCOMPATIBLE_EXTENDED_L2,
+  MAGIC,
+  SUBCLUSTERS,
 } from './qcow2.ts';
 
 const HEADER_SHORT_BYTES = 104;
@@ -21,7 +30,14 @@ const ALL_ZERO = 0xffffffffn << 32n;
 /** What a cluster of an image is to be; `subclusters`: any mix of what each of them can be. */
 export type Fill = 'data' | 'zero' | 'zero with place' | 'compressed' | 'absent' | 'subclusters';
 
-const FILLS_BEHIND_END: Fill[] = ['data', 'absent', 'zero', 'zero with place', 'compressed', 'subclusters'];
+const FILLS_BEHIND_END: Fill[] = [
+  'data',
+  'absent',
+  'zero',
+  'zero with place',
+  'compressed',
+  'subclusters',
+];
 
 export interface Recipe {
   version: 2 | 3;
@@ -80,7 +96,9 @@ class Writer {
   run(): Uint8Array {
     const layout = this.#layout;
     const perTable = this.#cluster / 8 / this.#words;
-    const l1Size = Math.ceil(this.#fills.length / perTable) + (this.#odd.is('more L1 entries') ? this.#odd.random.between(1, 200) : 0);
+    const l1Size =
+      Math.ceil(this.#fills.length / perTable) +
+      (this.#odd.is('more L1 entries') ? this.#odd.random.between(1, 200) : 0);
     const l1Clusters = Math.max(1, Math.ceil((l1Size * 8) / this.#cluster));
     let l1 = this.#odd.now('tables behind data', 2) ? 0 : layout.take(l1Clusters);
     const tables = this.#tables(perTable);
@@ -101,7 +119,9 @@ class Writer {
       if (fill === 'zero' || fill === 'zero with place') return version > 2;
       return fill === 'compressed' ? refcountOrder > 3 : fill !== 'subclusters' || extendedL2;
     });
-    const more = random.between(0, 1) ? random.between(1, 20) : Math.min(random.between(1, 3) * perTable, 200);
+    const more = random.between(0, 1)
+      ? random.between(1, 20)
+      : Math.min(random.between(1, 3) * perTable, 200);
     for (let i = 0; i < more; i++) this.#fills.push(fits[random.between(0, fits.length - 1)]);
   }
 
@@ -109,8 +129,13 @@ class Writer {
     return Array.from({ length: Math.ceil(this.#fills.length / perTable) }, (_, i) => {
       const part = this.#fills.slice(i * perTable, (i + 1) * perTable);
       if (part.every((fill) => fill === 'absent')) return undefined;
-      const table: Table = { at: this.#odd.now('tables behind data', 2) ? 0 : this.#layout.take(1), entries: new BigUint64Array(this.#cluster / 8) };
-      part.forEach((fill, index) => this.#entry(table, index * this.#words, i * perTable + index, fill));
+      const table: Table = {
+        at: this.#odd.now('tables behind data', 2) ? 0 : this.#layout.take(1),
+        entries: new BigUint64Array(this.#cluster / 8),
+      };
+      part.forEach((fill, index) =>
+        this.#entry(table, index * this.#words, i * perTable + index, fill),
+      );
       table.at ||= this.#layout.take(1);
       return table;
     });
@@ -147,16 +172,28 @@ class Writer {
     if (extendedL2) table.entries[word + 1] = bitmap;
     else if (zeros) table.entries[word] = 1n;
     const needsPlace = !zeros && (bitmap & ALL_DATA) !== 0n;
-    if (!needsPlace && fill !== 'zero with place' && (fill === 'zero' || this.#odd.random.between(0, 1))) return;
-    if (fill === 'data' && this.#isLast(index)) this.#last = { table, word, bytes, shown: shown.length };
-    else table.entries[word] |= BigInt(this.#place(bytes, fill === 'data' ? shown : undefined, index));
+    if (
+      !needsPlace &&
+      fill !== 'zero with place' &&
+      (fill === 'zero' || this.#odd.random.between(0, 1))
+    )
+      return;
+    if (fill === 'data' && this.#isLast(index))
+      this.#last = { table, word, bytes, shown: shown.length };
+    else
+      table.entries[word] |= BigInt(this.#place(bytes, fill === 'data' ? shown : undefined, index));
   }
 
   /** A cluster's place; whole data may be where that of another cluster is, and shows the same then. */
   #place(bytes: Uint8Array, shown: Uint8Array | undefined, index: number): number {
     const layout = this.#layout;
     const last = this.#lastData;
-    if (shown?.length === this.#cluster && last && layout.mayShare(last.host) && this.#odd.now('shared clusters', 3)) {
+    if (
+      shown?.length === this.#cluster &&
+      last &&
+      layout.mayShare(last.host) &&
+      this.#odd.now('shared clusters', 3)
+    ) {
       shown.set(this.#clusterOf(last.index));
       layout.counts[last.host / this.#cluster]++;
       return last.host;
@@ -173,7 +210,11 @@ class Writer {
 
   /** Whether the file is to end with this cluster, where the disk ends. */
   #isLast(index: number): boolean {
-    return this.#odd.is('ends with the disk') && this.#recipe.content.length % this.#cluster > 0 && index === this.#recipe.fills.length - 1;
+    return (
+      this.#odd.is('ends with the disk') &&
+      this.#recipe.content.length % this.#cluster > 0 &&
+      index === this.#recipe.fills.length - 1
+    );
   }
 
   #placeLast(): void {
@@ -188,12 +229,19 @@ class Writer {
   #subclusters(shown: Uint8Array): bigint {
     const { random } = this.#odd;
     const bytes = this.#cluster / SUBCLUSTERS;
-    const states = [['data', 'zero', 'absent'], ['data', 'zero'], ['zero', 'absent'], ['data', 'absent'], ['absent']][random.between(0, 4)];
+    const states = [
+      ['data', 'zero', 'absent'],
+      ['data', 'zero'],
+      ['zero', 'absent'],
+      ['data', 'absent'],
+      ['absent'],
+    ][random.between(0, 4)];
     const stays = random.between(0, 8);
     let state = states[0];
     let bitmap = 0n;
     for (let i = 0; i < SUBCLUSTERS; i++) {
-      if (i === 0 || random.between(0, 8) >= stays) state = states[random.between(0, states.length - 1)];
+      if (i === 0 || random.between(0, 8) >= stays)
+        state = states[random.between(0, states.length - 1)];
       if (state === 'data') bitmap |= 1n << BigInt(i);
       if (state !== 'zero') continue;
       bitmap |= 1n << BigInt(i + SUBCLUSTERS);
@@ -207,7 +255,12 @@ class Writer {
     const cluster = this.#cluster;
     const { counts } = this.#layout;
     const last = this.#lastStream;
-    if (last && shown.length === cluster && this.#odd.now('shared streams', 3) && last.hosts.every((host) => counts[host] < 100)) {
+    if (
+      last &&
+      shown.length === cluster &&
+      this.#odd.now('shared streams', 3) &&
+      last.hosts.every((host) => counts[host] < 100)
+    ) {
       shown.set(this.#clusterOf(last.index));
       for (const host of last.hosts) counts[host]++;
       return last.entry;
@@ -218,7 +271,8 @@ class Writer {
     const sectors = this.#sectors(from, stream.length);
     const hosts: number[] = [];
     const end = (Math.floor(from / 512) + sectors + 1) * 512;
-    for (let host = Math.floor(from / cluster); host <= Math.floor((end - 1) / cluster); host++) hosts.push(host);
+    for (let host = Math.floor(from / cluster); host <= Math.floor((end - 1) / cluster); host++)
+      hosts.push(host);
     for (const host of hosts) counts[host]++;
     const shift = BigInt(62 - (this.#recipe.clusterBits - 8));
     const entry = COMPRESSED | (BigInt(sectors) << shift) | BigInt(from);
@@ -243,7 +297,10 @@ class Writer {
   /** Sectors behind the first that a stream takes; an entry may claim more than it needs. */
   #sectors(from: number, bytes: number): number {
     const needed = Math.floor((from + bytes - 1) / 512) - Math.floor(from / 512);
-    const most = Math.min(2 ** (this.#recipe.clusterBits - 8) - 1, this.#packedEnd / 512 - Math.floor(from / 512) - 1);
+    const most = Math.min(
+      2 ** (this.#recipe.clusterBits - 8) - 1,
+      this.#packedEnd / 512 - Math.floor(from / 512) - 1,
+    );
     return this.#odd.now('long streams', 2) ? this.#odd.random.between(needed, most) : needed;
   }
 
@@ -257,7 +314,9 @@ class Writer {
       return file.slice(0, Math.ceil(end / 512) * 512);
     }
     if (!this.#odd.is('bytes behind the last cluster')) return file;
-    const longer = new Uint8Array(file.length + this.#odd.random.between(1, this.#cluster - 1)).fill(STALE);
+    const longer = new Uint8Array(
+      file.length + this.#odd.random.between(1, this.#cluster - 1),
+    ).fill(STALE);
     longer.set(file);
     return longer;
   }
@@ -285,12 +344,20 @@ class Writer {
     const dirty = odd.is('dirty');
     const long = odd.is('long header') ? odd.random.between(1, 12) * 8 : 0;
     const length = odd.is('short header') ? HEADER_SHORT_BYTES : HEADER_V3_BYTES + long;
-    header.setBigUint64(AT.incompatible, (extendedL2 ? INCOMPATIBLE_EXTENDED_L2 : 0n) | (dirty ? INCOMPATIBLE_DIRTY : 0n));
-    header.setBigUint64(AT.compatible, (lazyRefcounts || dirty ? COMPATIBLE_LAZY_REFCOUNTS : 0n) | (odd.is('unknown features') ? UNKNOWN_COMPATIBLE : 0n));
+    header.setBigUint64(
+      AT.incompatible,
+      (extendedL2 ? INCOMPATIBLE_EXTENDED_L2 : 0n) | (dirty ? INCOMPATIBLE_DIRTY : 0n),
+    );
+    header.setBigUint64(
+      AT.compatible,
+      (lazyRefcounts || dirty ? COMPATIBLE_LAZY_REFCOUNTS : 0n) |
+        (odd.is('unknown features') ? UNKNOWN_COMPATIBLE : 0n),
+    );
     header.setBigUint64(AT.autoclear, odd.is('unknown features') ? UNKNOWN_AUTOCLEAR : 0n);
     header.setUint32(AT.refcountOrder, refcountOrder);
     header.setUint32(AT.headerLength, length);
-    for (let at = HEADER_V3_BYTES; at < length; at++) header.setUint8(at, odd.random.between(0, 255));
+    for (let at = HEADER_V3_BYTES; at < length; at++)
+      header.setUint8(at, odd.random.between(0, 255));
     return length;
   }
 
@@ -304,10 +371,12 @@ class Writer {
       this.#layout.put(at + 8, bytes);
       at += 8 + Math.ceil(bytes.length / 8) * 8;
     };
-    if (odd.is('unknown extension')) extend(EXTENSION_UNKNOWN, new Uint8Array(odd.random.between(0, 40)).fill(7));
+    if (odd.is('unknown extension'))
+      extend(EXTENSION_UNKNOWN, new Uint8Array(odd.random.between(0, 40)).fill(7));
     if (backing) extend(EXTENSION_FORMAT, new TextEncoder().encode(backing.format));
     // As QEMU does, where there is room for it: the extensions reach over the first sector then.
-    if (version === 3 && this.#cluster >= 4096) extend(EXTENSION_FEATURE_NAMES, new Uint8Array(FEATURE_NAMES_BYTES));
+    if (version === 3 && this.#cluster >= 4096)
+      extend(EXTENSION_FEATURE_NAMES, new Uint8Array(FEATURE_NAMES_BYTES));
     at += 8;
     if (!backing) return;
     const name = new TextEncoder().encode(backing.name);

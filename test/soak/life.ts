@@ -3,14 +3,21 @@
  * opened again, streamed to its end, compared as a whole, checked, and thrown away.
  */
 import { rm } from 'node:fs/promises';
-import { createDisk, JobStatus, openDisk } from '../../hosts/node/index.ts';
 import type { CreateOptions, Disk } from '../../hosts/node/index.ts';
-import { makeContent } from '../fixtures/content.ts';
+import { createDisk, JobStatus, openDisk } from '../../hosts/node/index.ts';
 import type { Random } from '../fixtures/content.ts';
+import { makeContent } from '../fixtures/content.ts';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
-const SHAPES: Partial<CreateOptions>[] = [{}, { clusterSize: 4 * KIB }, { clusterSize: 2 * MIB }, { extendedL2: true }, { refcountBits: 1 }, { copyOnRead: false }];
+const SHAPES: Partial<CreateOptions>[] = [
+  {},
+  { clusterSize: 4 * KIB },
+  { clusterSize: 2 * MIB },
+  { extendedL2: true },
+  { refcountBits: 1 },
+  { copyOnRead: false },
+];
 const SPEEDS = [0, 8 * MIB, 64 * MIB];
 const REOPENINGS_MAX = 3;
 const ACTIONS_MAX = 120;
@@ -36,10 +43,22 @@ export interface Base {
 }
 
 /** `truth` shows what the base shows; it is worked on along with the disk. */
-export async function live(overlay: string, base: Base, truth: Buffer, random: Random, counts: Counts): Promise<void> {
+export async function live(
+  overlay: string,
+  base: Base,
+  truth: Buffer,
+  random: Random,
+  counts: Counts,
+): Promise<void> {
   const shape = SHAPES[random.between(0, SHAPES.length - 1)];
   const { location, record, format } = base;
-  let disk = await createDisk({ overlay, base: location, baseFormat: format, recordBase: record, ...shape });
+  let disk = await createDisk({
+    overlay,
+    base: location,
+    baseFormat: format,
+    recordBase: record,
+    ...shape,
+  });
   for (let openings = random.between(1, REOPENINGS_MAX); openings > 0; openings--) {
     await work(disk, truth, random, counts);
     await disk.close();
@@ -52,10 +71,13 @@ export async function live(overlay: string, base: Base, truth: Buffer, random: R
   }
   counts.jobs++;
   const { status, remaining } = await disk.stream();
-  if (status !== JobStatus.COMPLETED || remaining) throw new Error(`a stream ends with status ${status} and ${remaining} bytes left`);
-  for (let at = 0; at < disk.size; at += MIB) await expectRead(disk, truth, at, Math.min(MIB, disk.size - at), counts);
+  if (status !== JobStatus.COMPLETED || remaining)
+    throw new Error(`a stream ends with status ${status} and ${remaining} bytes left`);
+  for (let at = 0; at < disk.size; at += MIB)
+    await expectRead(disk, truth, at, Math.min(MIB, disk.size - at), counts);
   const { corruptions, leaks } = await disk.check();
-  if (corruptions || leaks) throw new Error(`a check finds ${corruptions} corruptions and ${leaks} leaks`);
+  if (corruptions || leaks)
+    throw new Error(`a check finds ${corruptions} corruptions and ${leaks} leaks`);
   await disk.close();
   await rm(overlay);
   counts.lives++;
@@ -63,7 +85,12 @@ export async function live(overlay: string, base: Base, truth: Buffer, random: R
 
 async function work(disk: Disk, truth: Buffer, random: Random, counts: Counts): Promise<void> {
   const aborter = new AbortController();
-  const job = disk.stream({ signal: aborter.signal, speed: SPEEDS[random.between(0, SPEEDS.length - 1)], keepBase: random.between(0, 3) === 0 })
+  const job = disk
+    .stream({
+      signal: aborter.signal,
+      speed: SPEEDS[random.between(0, SPEEDS.length - 1)],
+      keepBase: random.between(0, 3) === 0,
+    })
     .catch((error: unknown) => error);
   counts.jobs++;
   for (let actions = random.between(1, ACTIONS_MAX); actions > 0; actions--) {
@@ -71,7 +98,11 @@ async function work(disk: Disk, truth: Buffer, random: Random, counts: Counts): 
     await act(disk, truth, random, counts);
   }
   if (random.next() & 1) aborter.abort();
-  else await disk.setSpeed(0).then(() => disk.resume()).catch(() => {});
+  else
+    await disk
+      .setSpeed(0)
+      .then(() => disk.resume())
+      .catch(() => {});
   const ended = await job;
   if (ended instanceof Error && (await disk.info()).reason !== 'aborted') throw ended;
 }
@@ -88,7 +119,11 @@ async function act(disk: Disk, truth: Buffer, random: Random, counts: Counts): P
     return disk.write(offset, data);
   }
   if (kind === 10) {
-    await Promise.all(Array.from({ length: READS_AT_ONCE }, (_, i) => expectRead(disk, truth, Math.floor((offset * (i + 1)) / READS_AT_ONCE), length, counts)));
+    await Promise.all(
+      Array.from({ length: READS_AT_ONCE }, (_, i) =>
+        expectRead(disk, truth, Math.floor((offset * (i + 1)) / READS_AT_ONCE), length, counts),
+      ),
+    );
   } else if (kind === 11) {
     truth.fill(0, offset, offset + length);
     await disk.writeZeroes(offset, length);
@@ -98,20 +133,34 @@ async function act(disk: Disk, truth: Buffer, random: Random, counts: Counts): P
     // What a discard leaves of clusters that it covers in part is the disk's own affair: zeros make it known.
     await disk.writeZeroes(offset, length);
   } else if (kind === 13) await disk.flush();
-  else if (kind === 14) for await (const extent of disk.map()) if (extent.length === 0) throw new Error('an extent is empty');
+  else if (kind === 14)
+    for await (const extent of disk.map())
+      if (extent.length === 0) throw new Error('an extent is empty');
   if (kind === 15) await operate(disk, random);
 }
 
 /** The operator's part: the job, if there is one. */
 async function operate(disk: Disk, random: Random): Promise<void> {
-  const acts = [() => disk.pause(), () => disk.resume(), () => disk.setSpeed(SPEEDS[random.between(0, SPEEDS.length - 1)]), () => disk.remaining()];
+  const acts = [
+    () => disk.pause(),
+    () => disk.resume(),
+    () => disk.setSpeed(SPEEDS[random.between(0, SPEEDS.length - 1)]),
+    () => disk.remaining(),
+  ];
   await acts[random.between(0, acts.length - 1)]().catch((error: unknown) => {
     if ((error as { code?: string }).code !== 'ENOENT') throw error;
   });
 }
 
-async function expectRead(disk: Disk, truth: Buffer, offset: number, length: number, counts: Counts): Promise<void> {
+async function expectRead(
+  disk: Disk,
+  truth: Buffer,
+  offset: number,
+  length: number,
+  counts: Counts,
+): Promise<void> {
   const found = await disk.read(offset, length);
   counts.compared += length;
-  if (truth.compare(found, 0, length, offset, offset + length) !== 0) throw new Error(`a read of ${length} bytes at ${offset} shows what is not there`);
+  if (truth.compare(found, 0, length, offset, offset + length) !== 0)
+    throw new Error(`a read of ${length} bytes at ${offset} shows what is not there`);
 }

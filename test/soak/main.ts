@@ -30,10 +30,14 @@ interface Sample {
   files: number;
 }
 
-const { minutes, seed = Date.now() % 1_000_000_000 } = tool('soak', 'Lets disks live one life after another, and holds what memory and files the process has late against what it had early.')
+const { minutes, seed = Date.now() % 1_000_000_000 } = tool(
+  'soak',
+  'Lets disks live one life after another, and holds what memory and files the process has late against what it had early.',
+)
   .option('--minutes <m>', 'for so long', inMinutes, MINUTES_DEFAULT)
   .option('--seed <n>', 'what decides their lives (default: a fresh one)', whole)
-  .parse().opts<{ minutes: number; seed?: number }>();
+  .parse()
+  .opts<{ minutes: number; seed?: number }>();
 const dir = await mkdtemp(join(tmpdir(), 'millrace-soak-'));
 const nginx = await startNginx({ root: dir });
 const counts: Counts = { lives: 0, requests: 0, jobs: 0, compared: 0 };
@@ -76,8 +80,15 @@ async function lane(index: number, base: Base, content: Buffer, end: number): Pr
 async function sample(): Promise<void> {
   globalThis.gc!();
   const { rss, heapUsed, arrayBuffers } = process.memoryUsage();
-  samples.push({ rss, heap: heapUsed + arrayBuffers, files: (await readdir('/proc/self/fd')).length });
-  if (samples.length % 12 === 0) console.error(`${Math.round(rss / MIB)} MiB, ${counts.lives} lives, ${counts.requests} requests`);
+  samples.push({
+    rss,
+    heap: heapUsed + arrayBuffers,
+    files: (await readdir('/proc/self/fd')).length,
+  });
+  if (samples.length % 12 === 0)
+    console.error(
+      `${Math.round(rss / MIB)} MiB, ${counts.lives} lives, ${counts.requests} requests`,
+    );
 }
 
 function judge(): void {
@@ -87,10 +98,17 @@ function judge(): void {
   const peak = Math.max(...samples.map(({ rss }) => rss));
   const mib = (bytes: number): number => Math.round(bytes / MIB);
   console.log({
-    ...counts, compared: `${mib(counts.compared)} MiB`, peak: `${mib(peak)} MiB`, rss: `${mib(early.rss)} to ${mib(late.rss)} MiB`,
-    heap: `${mib(early.heap)} to ${mib(late.heap)} MiB`, files: `${early.files} to ${late.files}`,
+    ...counts,
+    compared: `${mib(counts.compared)} MiB`,
+    peak: `${mib(peak)} MiB`,
+    rss: `${mib(early.rss)} to ${mib(late.rss)} MiB`,
+    heap: `${mib(early.heap)} to ${mib(late.heap)} MiB`,
+    files: `${early.files} to ${late.files}`,
   });
-  const grows = late.rss > early.rss + RSS_SLACK_BYTES || late.heap > early.heap + HEAP_SLACK_BYTES || late.files > early.files + FILES_SLACK;
+  const grows =
+    late.rss > early.rss + RSS_SLACK_BYTES ||
+    late.heap > early.heap + HEAP_SLACK_BYTES ||
+    late.files > early.files + FILES_SLACK;
   if (!grows) return;
   console.log('memory or files have grown');
   process.exitCode = 1;

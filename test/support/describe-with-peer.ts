@@ -3,17 +3,23 @@
  * in CI (`CI` is set) a missing one fails them, so that nothing is left out unnoticed.
  */
 import { describe, it } from 'vitest';
-import { missingPeers } from './peer.ts';
 import type { PeerName } from './peer.ts';
+import { missingPeers } from './peer.ts';
 
 /** A `describe` of tests that need these peers. */
-export function describeWithPeer(names: readonly PeerName[], title: string, tests: () => void): void {
+export function describeWithPeer(
+  names: readonly PeerName[],
+  title: string,
+  tests: () => void,
+): void {
   const reason = missingPeers(names);
   if (reason === undefined) {
     describe(title, tests);
   } else if (process.env.CI) {
     describe(title, () => {
-      it('has its peers', () => { throw new Error(reason); });
+      it('has its peers', () => {
+        throw new Error(reason);
+      });
     });
   } else {
     console.warn(`skipped: ${title} (${reason})`);

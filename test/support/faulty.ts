@@ -46,7 +46,11 @@ export class FaultySource implements BlockSource {
   }
 
   read(offset: number, into: Uint8Array, hint: ReadHint = {}): void | Promise<void> {
-    const operation = { ...this.operation('read', offset, into.length), background: hint.background ?? false, signal: hint.signal };
+    const operation = {
+      ...this.operation('read', offset, into.length),
+      background: hint.background ?? false,
+      signal: hint.signal,
+    };
     return this.plan(operation, () => this.inner.read(offset, into, hint));
   }
 
@@ -68,11 +72,15 @@ export class FaultyFile extends FaultySource implements BlockFile {
     super(inner, plan);
     this.#file = inner;
     this.flushIsDear = inner.flushIsDear;
-    if (inner.discard) this.discard = (offset, length) => this.plan(this.operation('discard', offset, length), () => inner.discard?.(offset, length));
+    if (inner.discard)
+      this.discard = (offset, length) =>
+        this.plan(this.operation('discard', offset, length), () => inner.discard?.(offset, length));
   }
 
   write(offset: number, from: Uint8Array): void | Promise<void> {
-    return this.plan(this.operation('write', offset, from.length), (bytes = from.length) => this.#file.write(offset, from.subarray(0, bytes)));
+    return this.plan(this.operation('write', offset, from.length), (bytes = from.length) =>
+      this.#file.write(offset, from.subarray(0, bytes)),
+    );
   }
 
   flush(): void | Promise<void> {
@@ -130,7 +138,11 @@ export class Holding {
   }
 }
 
-async function settle(perform: Perform, resolve: () => void, reject: (error: unknown) => void): Promise<void> {
+async function settle(
+  perform: Perform,
+  resolve: () => void,
+  reject: (error: unknown) => void,
+): Promise<void> {
   try {
     await perform();
     resolve();

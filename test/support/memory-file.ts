@@ -33,7 +33,8 @@ export class MemoryFile implements BlockFile {
   }
 
   read(offset: number, into: Uint8Array): void {
-    if (offset + into.length > this.#size) throw new RangeError(`${this.name}: read of ${into.length} bytes at ${offset}, past the end`);
+    if (offset + into.length > this.#size)
+      throw new RangeError(`${this.name}: read of ${into.length} bytes at ${offset}, past the end`);
     into.set(this.#bytes.subarray(offset, offset + into.length));
   }
 

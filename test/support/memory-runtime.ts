@@ -3,15 +3,15 @@
  * alone.
  */
 import { readFile } from 'node:fs/promises';
-import type { CreateOptions, Disk, OpenOptions } from '../../hosts/api/disk.ts';
 import type { BlockFile, BlockSource } from '../../hosts/api/block.ts';
+import type { CreateOptions, Disk, OpenOptions } from '../../hosts/api/disk.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
-import { inlineCodec } from '../../hosts/node/codecs.ts';
-import { createDiskWith, openDiskWith } from '../../hosts/disk/open.ts';
 import type { OverlayMode, Runtime } from '../../hosts/api/runtime.ts';
 import type { Codec } from '../../hosts/disk/codecs/codecs.ts';
-import { FaultyFile, FaultySource } from './faulty.ts';
+import { createDiskWith, openDiskWith } from '../../hosts/disk/open.ts';
+import { inlineCodec } from '../../hosts/node/codecs.ts';
 import type { Plan } from './faulty.ts';
+import { FaultyFile, FaultySource } from './faulty.ts';
 import { MemoryFile } from './memory-file.ts';
 import { VirtualClock } from './virtual-clock.ts';
 
@@ -28,7 +28,9 @@ export class MemoryRuntime implements Runtime {
   remote: { chunk: number; depth: number } | undefined;
 
   engine(): Promise<WebAssembly.Module> {
-    return (engine ??= readFile(new URL('../../hosts/engine.wasm', import.meta.url)).then((bytes) => WebAssembly.compile(bytes)));
+    return (engine ??= readFile(new URL('../../hosts/engine.wasm', import.meta.url)).then((bytes) =>
+      WebAssembly.compile(bytes),
+    ));
   }
 
   /** Puts a file there. */
@@ -45,17 +47,21 @@ export class MemoryRuntime implements Runtime {
   }
 
   async openOverlay(name: string, mode: OverlayMode): Promise<BlockFile> {
-    if (mode.create && this.files.has(name)) throw new MillraceError('EEXIST', `'${name}' is there already`);
+    if (mode.create && this.files.has(name))
+      throw new MillraceError('EEXIST', `'${name}' is there already`);
     const file = mode.create ? this.add(name) : this.file(name);
     return new FaultyFile(file, (operation, perform) => this.#perform(operation, perform));
   }
 
   async openSource(location: string | URL): Promise<BlockSource> {
-    const source = new FaultySource(this.file(String(location)), (operation, perform) => this.#perform(operation, perform));
+    const source = new FaultySource(this.file(String(location)), (operation, perform) =>
+      this.#perform(operation, perform),
+    );
     return this.remote ? Object.assign(source, { preferred: this.remote }) : source;
   }
 
-  readonly #perform: Plan = (operation, perform) => (this.plan ? this.plan(operation, perform) : perform());
+  readonly #perform: Plan = (operation, perform) =>
+    this.plan ? this.plan(operation, perform) : perform();
 
   resolve(name: string): string {
     return name;

@@ -5,8 +5,8 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -68,7 +68,9 @@ async function start(folder: string, options: NginxOptions): Promise<NginxServer
   nginx.stderr.setEncoding('utf8').on('data', (text) => (complaints += text));
   // `close` rather than `exit`: what it wrote to stderr has then been read.
   const ended = new Promise<never>((_, reject) => {
-    nginx.on('error', (error) => reject(new Error(`cannot start nginx (Debian: nginx-light): ${error.message}`)));
+    nginx.on('error', (error) =>
+      reject(new Error(`cannot start nginx (Debian: nginx-light): ${error.message}`)),
+    );
     nginx.on('close', (code) => reject(new Error(`nginx ended with code ${code}: ${complaints}`)));
   });
   ended.catch(() => {});
@@ -101,7 +103,9 @@ async function readLog(url: string, log: string): Promise<LoggedRequest[]> {
 }
 
 function configuration(folder: string, port: number, { root, extra = '' }: NginxOptions): string {
-  const scratch = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((kind) => `${kind}_temp_path ${folder}/${kind};`);
+  const scratch = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(
+    (kind) => `${kind}_temp_path ${folder}/${kind};`,
+  );
   return `
     daemon off;
     # As root, nginx would hand requests to a user who may not read the test's temporary files.
@@ -132,7 +136,14 @@ function parseLine(line: string): LoggedRequest {
   const match = /^(\S+) (.*) (\d+) (\d+) "(.*)" (\d+)$/.exec(line);
   if (match === null) throw new Error(`not a line of the access log: ${line}`);
   const [, method, uri, status, bytes, range, connection] = match;
-  return { method, uri, status: Number(status), bytes: Number(bytes), range, connection: Number(connection) };
+  return {
+    method,
+    uri,
+    status: Number(status),
+    bytes: Number(bytes),
+    range,
+    connection: Number(connection),
+  };
 }
 
 async function untilItAnswers(url: string): Promise<void> {
@@ -141,7 +152,8 @@ async function untilItAnswers(url: string): Promise<void> {
     try {
       return await ping(url);
     } catch (error) {
-      if (performance.now() > deadline) throw new Error(`nginx did not answer within ${START_TIMEOUT_MS} ms`, { cause: error });
+      if (performance.now() > deadline)
+        throw new Error(`nginx did not answer within ${START_TIMEOUT_MS} ms`, { cause: error });
       await new Promise((resolve) => setTimeout(resolve, START_POLL_MS));
     }
   }

@@ -42,7 +42,9 @@ export interface Peer {
 }
 
 /** Where the modules of QEMU's block layer are on Debian, by multiarch name. */
-const QEMU_MODULES = ['x86_64-linux-gnu', 'aarch64-linux-gnu'].map((arch) => `/usr/lib/${arch}/qemu/block-curl.so`);
+const QEMU_MODULES = ['x86_64-linux-gnu', 'aarch64-linux-gnu'].map(
+  (arch) => `/usr/lib/${arch}/qemu/block-curl.so`,
+);
 const SEABIOS = '/usr/share/seabios/bios.bin';
 /** Servers and file system tools are here, which not every user's PATH has. */
 const SYSTEM_FOLDERS = ['/usr/local/sbin', '/usr/sbin', '/sbin'];

@@ -3,11 +3,11 @@
  * qemu-storage-daemon to measure against. Nothing here knows an image format: what it says is what QEMU says.
  */
 import { spawn } from 'node:child_process';
+import { performance } from 'node:perf_hooks';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
-import { performance } from 'node:perf_hooks';
-import { run, RUN_MS_MAX } from './run.ts';
 import type { RunOptions } from './run.ts';
+import { RUN_MS_MAX, run } from './run.ts';
 
 /** Formats as QEMU names them; `undefined` lets it probe. */
 export type QemuFormat = 'raw' | 'qcow2';
@@ -33,7 +33,8 @@ export interface CreateImageOptions {
 /** `qemu-img create`. */
 export async function createImage(path: string, options: CreateImageOptions): Promise<void> {
   const args = ['create', '-q', '-f', options.format ?? 'qcow2'];
-  if (options.base !== undefined) args.push('-b', options.base, '-F', options.baseFormat ?? 'qcow2');
+  if (options.base !== undefined)
+    args.push('-b', options.base, '-F', options.baseFormat ?? 'qcow2');
   if (options.unchecked) args.push('-u');
   args.push(...creationOptions(options.with), path);
   if (options.size !== undefined) args.push(String(options.size));
@@ -54,13 +55,19 @@ export interface ConvertOptions {
 }
 
 /** `qemu-img convert`: a flat copy of what `source` (a path or URL) shows. */
-export async function convertImage(source: string, target: string, options: ConvertOptions = {}): Promise<void> {
+export async function convertImage(
+  source: string,
+  target: string,
+  options: ConvertOptions = {},
+): Promise<void> {
   const args = ['convert', '-O', options.to ?? 'qcow2'];
   if (options.from !== undefined) args.push('-f', options.from);
   if (options.compress) args.push('-c');
   if (options.coroutines !== undefined) args.push('-W', '-m', String(options.coroutines));
   if (options.flush) args.push('-t', 'writeback');
-  await qemuImg([...args, ...creationOptions(options.with), source, target], { msMax: options.msMax });
+  await qemuImg([...args, ...creationOptions(options.with), source, target], {
+    msMax: options.msMax,
+  });
 }
 
 function creationOptions(values: Record<string, string | number> = {}): string[] {
@@ -94,13 +101,16 @@ export interface QemuCheck {
 }
 
 /** `qemu-img check`. */
-export async function check(path: string, options: { format?: QemuFormat; repair?: 'leaks' | 'all' } = {}): Promise<QemuCheck> {
+export async function check(
+  path: string,
+  options: { format?: QemuFormat; repair?: 'leaks' | 'all' } = {},
+): Promise<QemuCheck> {
   const repair = options.repair === undefined ? [] : ['-r', options.repair];
   const args = ['check', '-f', options.format ?? 'qcow2', '--output=json', ...repair, path];
   const { exitCode, stdout, stderr } = await run('qemu-img', args, { exitCodes: [0, 1, 2, 3, 63] });
   // Errors that are found come before the report on the same output.
   const start = stdout.indexOf('{\n');
-  const report = start < 0 ? undefined : JSON.parse(stdout.slice(start)) as QemuCheckReport;
+  const report = start < 0 ? undefined : (JSON.parse(stdout.slice(start)) as QemuCheckReport);
   return { exitCode, report, messages: stdout.slice(0, Math.max(start, 0)) + stderr };
 }
 
@@ -131,7 +141,10 @@ export interface QemuExtent {
 }
 
 /** `qemu-img map`. */
-export async function map(path: string, options: { format?: QemuFormat } = {}): Promise<QemuExtent[]> {
+export async function map(
+  path: string,
+  options: { format?: QemuFormat } = {},
+): Promise<QemuExtent[]> {
   const format = options.format === undefined ? [] : ['-f', options.format];
   return JSON.parse(await qemuImg(['map', '--output=json', ...format, path])) as QemuExtent[];
 }
@@ -165,7 +178,8 @@ export async function qemuIo(
   const args = ['-f', options.format ?? 'qcow2', ...(options.readOnly ? ['-r'] : [])];
   for (const command of commands) args.push('-c', command);
   const { stdout } = await run('qemu-io', [...args, path]);
-  if (/failed|invalid|not supported|bad argument|usage:/i.test(stdout)) throw new Error(`qemu-io on ${path}: ${stdout.trim()}`);
+  if (/failed|invalid|not supported|bad argument|usage:/i.test(stdout))
+    throw new Error(`qemu-io on ${path}: ${stdout.trim()}`);
   return stdout;
 }
 
@@ -188,10 +202,14 @@ export interface BlockStreamResult {
 
 /** Runs QEMU's block-stream job on an overlay, in a qemu-storage-daemon of its own, and times it. */
 export async function blockStreamJob(options: BlockStreamOptions): Promise<BlockStreamResult> {
-  const daemon = spawn('qemu-storage-daemon', ['--chardev', 'stdio,id=qmp', '--monitor', 'chardev=qmp'], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-    timeout: RUN_MS_MAX,
-  });
+  const daemon = spawn(
+    'qemu-storage-daemon',
+    ['--chardev', 'stdio,id=qmp', '--monitor', 'chardev=qmp'],
+    {
+      stdio: ['pipe', 'pipe', 'inherit'],
+      timeout: RUN_MS_MAX,
+    },
+  );
   const ended = new Promise<void>((resolve, reject) => {
     daemon.once('error', reject);
     daemon.once('close', () => resolve());
@@ -202,7 +220,11 @@ export async function blockStreamJob(options: BlockStreamOptions): Promise<Block
     await qmp.execute('blockdev-add', overlayNode(options));
     const startMs = performance.now();
     const completed = qmp.event('BLOCK_JOB_COMPLETED');
-    await qmp.execute('block-stream', { device: 'overlay', 'job-id': 'stream', base: options.downTo });
+    await qmp.execute('block-stream', {
+      device: 'overlay',
+      'job-id': 'stream',
+      base: options.downTo,
+    });
     const { error } = (await completed) as { error?: string };
     const seconds = (performance.now() - startMs) / 1000;
     if (error !== undefined) throw new Error(`block-stream on ${options.overlay}: ${error}`);
@@ -218,13 +240,18 @@ export async function blockStreamJob(options: BlockStreamOptions): Promise<Block
 /** The `blockdev-add` arguments of an overlay. */
 function overlayNode({ overlay, base, baseFormat }: BlockStreamOptions): object {
   const file = { driver: 'file', filename: overlay };
-  const backing = base === undefined ? undefined : { driver: baseFormat ?? 'qcow2', 'read-only': true, file: protocolNode(base) };
+  const backing =
+    base === undefined
+      ? undefined
+      : { driver: baseFormat ?? 'qcow2', 'read-only': true, file: protocolNode(base) };
   return { driver: 'qcow2', 'node-name': 'overlay', file, backing };
 }
 
 function protocolNode(location: string): object {
   const scheme = /^(https?):/.exec(location)?.[1];
-  return scheme === undefined ? { driver: 'file', filename: location } : { driver: scheme, url: location };
+  return scheme === undefined
+    ? { driver: 'file', filename: location }
+    : { driver: scheme, url: location };
 }
 
 interface QmpMessage {
@@ -238,7 +265,10 @@ interface QmpMessage {
 class QmpClient {
   private readonly input: Writable;
   private answer: { resolve(message: QmpMessage): void; reject(error: Error): void } | undefined;
-  private readonly waiting: Map<string, { resolve(data: unknown): void; reject(error: Error): void }> = new Map();
+  private readonly waiting: Map<
+    string,
+    { resolve(data: unknown): void; reject(error: Error): void }
+  > = new Map();
 
   constructor(input: Writable, output: Readable) {
     this.input = input;
@@ -251,7 +281,9 @@ class QmpClient {
 
   /** Executes a command. @throws with QEMU's description when it is refused. */
   async execute(command: string, args: object = {}): Promise<unknown> {
-    const answered = new Promise<QmpMessage>((resolve, reject) => { this.answer = { resolve, reject }; });
+    const answered = new Promise<QmpMessage>((resolve, reject) => {
+      this.answer = { resolve, reject };
+    });
     this.input.write(`${JSON.stringify({ execute: command, arguments: args })}\n`);
     const message = await answered;
     if (message.error !== undefined) throw new Error(`QEMU ${command}: ${message.error.desc}`);

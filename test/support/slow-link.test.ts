@@ -1,11 +1,11 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { connect, createServer } from 'node:net';
 import type { AddressInfo, Server, Socket } from 'node:net';
+import { connect, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
-import { startSlowLink, startSlowLinkProcess } from './slow-link.ts';
 import type { SlowLink, SlowLinkOptions } from './slow-link.ts';
+import { startSlowLink, startSlowLinkProcess } from './slow-link.ts';
 
 const MIB = 1 << 20;
 const cleanups: (() => unknown)[] = [];
@@ -14,7 +14,10 @@ afterEach(async () => {
 });
 
 /** A real server behind a link; what the server does with a connection is the test's. */
-async function linkTo(serve: (socket: Socket) => void, options: Partial<SlowLinkOptions> = {}): Promise<SlowLink> {
+async function linkTo(
+  serve: (socket: Socket) => void,
+  options: Partial<SlowLinkOptions> = {},
+): Promise<SlowLink> {
   const server: Server = createServer({ allowHalfOpen: true }, (socket) => {
     socket.on('error', () => {});
     serve(socket);
@@ -49,11 +52,13 @@ describe('slow link', () => {
   it('carries every byte of every connection in order, both ways at once, and counts them', async () => {
     const link = await linkTo((socket) => socket.pipe(socket));
     const payloads = [1, 100_000, 3 * MIB + 17, 5 * MIB].map((length) => randomBytes(length));
-    const echoes = await Promise.all(payloads.map((payload) => {
-      const socket = dial(link.port);
-      socket.end(payload);
-      return readAll(socket);
-    }));
+    const echoes = await Promise.all(
+      payloads.map((payload) => {
+        const socket = dial(link.port);
+        socket.end(payload);
+        return readAll(socket);
+      }),
+    );
     expect(echoes.map(sha256)).toEqual(payloads.map(sha256));
     const total = payloads.reduce((sum, { length }) => sum + length, 0);
     expect(link.bytes).toEqual({ up: total, down: total });
@@ -79,11 +84,14 @@ describe('slow link', () => {
   it('delivers what was sent before a reset, then the reset, whichever side it comes from', async () => {
     const seen: string[] = [];
     let serverSawReset!: () => void;
-    const reset = new Promise<void>((resolve) => { serverSawReset = resolve; });
+    const reset = new Promise<void>((resolve) => {
+      serverSawReset = resolve;
+    });
     const link = await linkTo((socket) => {
       socket.on('data', (bytes) => {
         seen.push(bytes.toString());
-        if (bytes.toString() === 'reset me') socket.write('last words', () => setTimeout(() => socket.resetAndDestroy(), 20));
+        if (bytes.toString() === 'reset me')
+          socket.write('last words', () => setTimeout(() => socket.resetAndDestroy(), 20));
         else socket.write('go on');
       });
       socket.on('error', (error: NodeJS.ErrnoException) => {
@@ -111,7 +119,11 @@ describe('slow link', () => {
     await once(unused, 'listening');
     const { port } = unused.address() as AddressInfo;
     unused.close();
-    const link = await startSlowLink({ target: { host: '127.0.0.1', port }, roundTripMs: 2, bitsPerSecond: 1e9 });
+    const link = await startSlowLink({
+      target: { host: '127.0.0.1', port },
+      roundTripMs: 2,
+      bitsPerSecond: 1e9,
+    });
     cleanups.push(() => link.stop());
     expect((await once(dial(link.port), 'error'))[0]).toMatchObject({ code: 'ECONNRESET' });
   });
@@ -131,9 +143,12 @@ describe('slow link', () => {
   });
 
   it('gives a small answer its turn beside a large one', async () => {
-    const link = await linkTo((socket) => {
-      socket.once('data', (length) => socket.end(Buffer.alloc(Number(length))));
-    }, { bitsPerSecond: 4e7 });
+    const link = await linkTo(
+      (socket) => {
+        socket.once('data', (length) => socket.end(Buffer.alloc(Number(length))));
+      },
+      { bitsPerSecond: 4e7 },
+    );
     const ended: string[] = [];
     const large = dial(link.port);
     large.write(String(2 * MIB));

@@ -9,12 +9,13 @@
  * slow start of TCP (a connection may use the whole rate at once), and packet headers (the rate is that of payload bytes). The
  * kernel completes a client's `connect` at once, so that call alone looks quicker than it would; its first bytes pay for it.
  */
-import { fork } from 'node:child_process';
+
 import type { ChildProcess } from 'node:child_process';
+import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { createRequire } from 'node:module';
-import { connect, createServer } from 'node:net';
 import type { AddressInfo, Socket } from 'node:net';
+import { connect, createServer } from 'node:net';
 import { performance } from 'node:perf_hooks';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
@@ -71,7 +72,8 @@ const WAITING_BYTES_MIN = 256 * 1024;
 export async function startSlowLink(options: SlowLinkOptions): Promise<SlowLink> {
   const delayMs = options.roundTripMs / 2;
   const bytesPerMs = options.bitsPerSecond / 8 / 1000;
-  if (!(delayMs >= 0) || !(bytesPerMs > 0)) throw new RangeError('a link needs a round trip of 0 ms or more and a rate above 0');
+  if (!(delayMs >= 0) || !(bytesPerMs > 0))
+    throw new RangeError('a link needs a round trip of 0 ms or more and a rate above 0');
   const up = new Line(bytesPerMs, delayMs);
   const down = new Line(bytesPerMs, delayMs);
   const sockets = new Set<Socket>();
@@ -110,8 +112,12 @@ export async function startSlowLink(options: SlowLinkOptions): Promise<SlowLink>
   return {
     port,
     url: (path) => `http://127.0.0.1:${port}${path}`,
-    get bytes() { return { up: up.bytes, down: down.bytes }; },
-    get connections() { return connections; },
+    get bytes() {
+      return { up: up.bytes, down: down.bytes };
+    },
+    get connections() {
+      return connections;
+    },
     async stop() {
       const closed = once(server, 'close');
       server.close();
@@ -254,7 +260,9 @@ class Lane {
       this.throttle();
     });
     this.sender.once('end', () => this.control(() => this.receiver?.end()));
-    this.sender.once('close', (hadError) => { if (hadError) this.reset(); });
+    this.sender.once('close', (hadError) => {
+      if (hadError) this.reset();
+    });
     this.sender.on('drain', () => this.opposite?.throttle());
     if (this.sender.errored) this.reset();
     this.sender.resume();
@@ -290,7 +298,8 @@ class Lane {
 
   /** Bytes have arrived. Those for a receiver that is gone are lost, as they would be. */
   receive(bytes: Uint8Array): void {
-    if (this.receiver === undefined || this.receiver.destroyed || this.receiver.writableEnded) return;
+    if (this.receiver === undefined || this.receiver.destroyed || this.receiver.writableEnded)
+      return;
     this.receiver.write(bytes);
     this.throttle();
   }
@@ -320,9 +329,15 @@ class Queue<T> {
   private items: T[] = [];
   private start = 0;
 
-  get length(): number { return this.items.length - this.start; }
-  get first(): T { return this.items[this.start]; }
-  set first(item: T) { this.items[this.start] = item; }
+  get length(): number {
+    return this.items.length - this.start;
+  }
+  get first(): T {
+    return this.items[this.start];
+  }
+  set first(item: T) {
+    this.items[this.start] = item;
+  }
 
   push(item: T): void {
     this.items.push(item);
@@ -350,8 +365,13 @@ class Queue<T> {
 /** Starts a link in a process of its own, so that it takes no time from the event loop of the program under measurement. It ends with this process. */
 export async function startSlowLinkProcess(options: SlowLinkOptions): Promise<SlowLinkProcess> {
   const file = fileURLToPath(import.meta.url);
-  const loader = file.endsWith('.ts') ? ['--import', pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href] : [];
-  const child = fork(file, [JSON.stringify(options)], { execArgv: loader, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+  const loader = file.endsWith('.ts')
+    ? ['--import', pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href]
+    : [];
+  const child = fork(file, [JSON.stringify(options)], {
+    execArgv: loader,
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  });
   const exited = once(child, 'exit');
   const { port } = await answer<{ port: number }>(child);
   return {
@@ -374,7 +394,9 @@ async function answer<T>(child: ChildProcess): Promise<T> {
   const ended = new AbortController();
   try {
     const message = once(child, 'message', { signal: ended.signal });
-    const exit = once(child, 'exit', { signal: ended.signal }).then(() => { throw new Error('the slow link ended by itself'); });
+    const exit = once(child, 'exit', { signal: ended.signal }).then(() => {
+      throw new Error('the slow link ended by itself');
+    });
     return ((await Promise.race([message, exit])) as [T])[0];
   } finally {
     ended.abort();
@@ -389,4 +411,5 @@ async function serve(options: SlowLinkOptions): Promise<void> {
   process.send!({ port: link.port });
 }
 
-if (process.send !== undefined && process.argv[1] === fileURLToPath(import.meta.url)) await serve(JSON.parse(process.argv[2]));
+if (process.send !== undefined && process.argv[1] === fileURLToPath(import.meta.url))
+  await serve(JSON.parse(process.argv[2]));

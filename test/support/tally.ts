@@ -9,6 +9,8 @@ export class Tally implements Reporter {
       // A file that cannot be loaded has no tests, and has failed.
       if (module.errors().length) count.failed++;
     }
-    console.log(`\n${count.passed} passed, ${count.failed} failed, ${count.skipped + count.pending} skipped`);
+    console.log(
+      `\n${count.passed} passed, ${count.failed} failed, ${count.skipped + count.pending} skipped`,
+    );
   }
 }

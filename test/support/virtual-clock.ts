@@ -32,7 +32,8 @@ export class VirtualClock implements Clock {
     const end = this.#now + ms;
     for (;;) {
       let due: Alarm | undefined;
-      for (const alarm of this.#alarms) if (alarm.at <= end && (due === undefined || alarm.at < due.at)) due = alarm;
+      for (const alarm of this.#alarms)
+        if (alarm.at <= end && (due === undefined || alarm.at < due.at)) due = alarm;
       if (due === undefined) break;
       this.#alarms.delete(due);
       this.#now = Math.max(this.#now, due.at);

@@ -3,12 +3,12 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { createDisk, MillraceError, openDisk, openFileSource } from '../../hosts/node/index.ts';
-import type { Disk } from '../../hosts/api/disk.ts';
 import type { BlockSource } from '../../hosts/api/block.ts';
-import { attachDisk } from '../../hosts/faces/v86/index.ts';
+import type { Disk } from '../../hosts/api/disk.ts';
 import type { V86Disk } from '../../hosts/faces/v86/index.ts';
+import { attachDisk } from '../../hosts/faces/v86/index.ts';
 import { Pace } from '../../hosts/faces/v86/pace.ts';
+import { createDisk, MillraceError, openDisk, openFileSource } from '../../hosts/node/index.ts';
 import { guestPeers, makeGuest } from '../guest/guest.ts';
 import { Machine } from '../guest/machine.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
@@ -20,14 +20,36 @@ const BASE_READ_MS = 5;
 const GUEST_MS_MAX = 240_000;
 /** Writes a sector without end, by the BIOS. */
 const WRITER = [
-  0x31, 0xc0, 0x8e, 0xc0, // es = 0
-  0xb8, 0x01, 0x03, 0xbb, 0x00, 0x7c, 0xb9, 0x02, 0x00, 0xba, 0x80, 0x00, 0xcd, 0x13, // write this sector to the second one
-  0xeb, 0xf0, // again
+  0x31,
+  0xc0,
+  0x8e,
+  0xc0, // es = 0
+  0xb8,
+  0x01,
+  0x03,
+  0xbb,
+  0x00,
+  0x7c,
+  0xb9,
+  0x02,
+  0x00,
+  0xba,
+  0x80,
+  0x00,
+  0xcd,
+  0x13, // write this sector to the second one
+  0xeb,
+  0xf0, // again
 ];
 const sector = (value: number): Uint8Array => new Uint8Array(512).fill(value);
-const read = (hda: V86Disk, at: number): Promise<number> => new Promise((done) => hda.get(at, 512, (data) => done(data[0])));
-const write = (hda: V86Disk, at: number, value: number): Promise<void> => new Promise((done) => hda.set(at, sector(value), done));
-const once = (target: EventTarget, type: string): Promise<CustomEvent> => new Promise((done) => target.addEventListener(type, (event) => done(event as CustomEvent), { once: true }));
+const read = (hda: V86Disk, at: number): Promise<number> =>
+  new Promise((done) => hda.get(at, 512, (data) => done(data[0])));
+const write = (hda: V86Disk, at: number, value: number): Promise<void> =>
+  new Promise((done) => hda.set(at, sector(value), done));
+const once = (target: EventTarget, type: string): Promise<CustomEvent> =>
+  new Promise((done) =>
+    target.addEventListener(type, (event) => done(event as CustomEvent), { once: true }),
+  );
 
 let folder: string;
 let disk: Disk;
@@ -43,7 +65,13 @@ afterEach(async () => {
 /** The disk with some of its calls replaced. */
 function altered(change: Partial<Pick<Disk, 'read' | 'write' | 'flush'>>): Disk {
   const { size } = disk;
-  return { size, read: disk.read.bind(disk), write: disk.write.bind(disk), flush: disk.flush.bind(disk), ...change } as Disk;
+  return {
+    size,
+    read: disk.read.bind(disk),
+    write: disk.write.bind(disk),
+    flush: disk.flush.bind(disk),
+    ...change,
+  } as Disk;
 }
 
 function holdUp(): [Promise<void>, () => void] {
@@ -75,7 +103,9 @@ describe('a disk for v86', () => {
   it('lets a read see the write before it, though that takes its time', async () => {
     let release = (): void => {};
     const held = new Promise<void>((resolve) => (release = resolve));
-    const hda = await attachDisk(altered({ write: (offset, data) => held.then(() => disk.write(offset, data)) }));
+    const hda = await attachDisk(
+      altered({ write: (offset, data) => held.then(() => disk.write(offset, data)) }),
+    );
     void write(hda, FAR, 3);
     const after = read(hda, FAR);
     expect(await read(hda, 8192)).toBe(0);
@@ -88,7 +118,9 @@ describe('a disk for v86', () => {
 
   it('answers at once what is near a read before, and fetches what comes next', async () => {
     const asked: number[] = [];
-    const hda = await attachDisk(altered({ read: (offset, length) => (asked.push(offset), disk.read(offset, length)) }));
+    const hda = await attachDisk(
+      altered({ read: (offset, length) => (asked.push(offset), disk.read(offset, length)) }),
+    );
     const atOnce = (at: number): boolean => {
       let answered = false;
       hda.get(at, 1024, () => (answered = true));
@@ -115,7 +147,12 @@ describe('a disk for v86', () => {
       await held;
     };
     // What is read before the write is told after it.
-    const hda = await attachDisk(altered({ read: (offset, length) => disk.read(offset, length).then(async (bytes) => (await hold(offset), bytes)) }));
+    const hda = await attachDisk(
+      altered({
+        read: (offset, length) =>
+          disk.read(offset, length).then(async (bytes) => (await hold(offset), bytes)),
+      }),
+    );
     const early = read(hda, FAR);
     while (first) await new Promise((resolve) => setTimeout(resolve));
     await write(hda, FAR + 512, 9);
@@ -128,9 +165,14 @@ describe('a disk for v86', () => {
 
   it('tells a failure once, tries again, and tells that it has passed', async () => {
     let failures = 2;
-    const hda = await attachDisk(altered({
-      read: (offset, length) => (offset === FAR && failures-- > 0 ? Promise.reject(new MillraceError('EIO', 'no line')) : disk.read(offset, length)),
-    }));
+    const hda = await attachDisk(
+      altered({
+        read: (offset, length) =>
+          offset === FAR && failures-- > 0
+            ? Promise.reject(new MillraceError('EIO', 'no line'))
+            : disk.read(offset, length),
+      }),
+    );
     const errors: unknown[] = [];
     hda.addEventListener('error', (event) => errors.push((event as CustomEvent).detail.message));
     const recovered = once(hda, 'recovered');
@@ -142,7 +184,12 @@ describe('a disk for v86', () => {
 
   it('brings writes to last by itself, though v86 never asks for it, and tries again', async () => {
     let flushes = 0;
-    const hda = await attachDisk(altered({ flush: () => (flushes++ > 0 ? disk.flush() : Promise.reject(new MillraceError('ENOSPC', 'full'))) }));
+    const hda = await attachDisk(
+      altered({
+        flush: () =>
+          flushes++ > 0 ? disk.flush() : Promise.reject(new MillraceError('ENOSPC', 'full')),
+      }),
+    );
     const error = once(hda, 'error');
     const flushed = once(hda, 'flushed');
     await write(hda, 4096, 1);
@@ -156,7 +203,12 @@ describe('a disk for v86', () => {
   it('brings writes to last while a read waits for its base', async () => {
     let release = (): void => {};
     const held = new Promise<void>((resolve) => (release = resolve));
-    const hda = await attachDisk(altered({ read: (offset, length) => (offset < FAR ? disk.read(offset, length) : held.then(() => disk.read(offset, length))) }));
+    const hda = await attachDisk(
+      altered({
+        read: (offset, length) =>
+          offset < FAR ? disk.read(offset, length) : held.then(() => disk.read(offset, length)),
+      }),
+    );
     const waiting = read(hda, FAR);
     const flushed = once(hda, 'flushed');
     await write(hda, 4096, 1);
@@ -168,15 +220,23 @@ describe('a disk for v86', () => {
 
   it('does not call saved what could not be stored when it is closed, and tries that once more', async () => {
     let full = true;
-    const write = (offset: number, data: Uint8Array): Promise<void> => (full ? Promise.reject(new MillraceError('ENOSPC', 'no room')) : disk.write(offset, data));
-    const [first, second] = [await attachDisk(altered({ write })), await attachDisk(altered({ write }))];
+    const write = (offset: number, data: Uint8Array): Promise<void> =>
+      full ? Promise.reject(new MillraceError('ENOSPC', 'no room')) : disk.write(offset, data);
+    const [first, second] = [
+      await attachDisk(altered({ write })),
+      await attachDisk(altered({ write })),
+    ];
     const told: string[] = [];
-    for (const type of ['unsaved', 'flushed', 'recovered']) first.addEventListener(type, () => told.push(type));
+    for (const type of ['unsaved', 'flushed', 'recovered'])
+      first.addEventListener(type, () => told.push(type));
     const failed = [once(first, 'error'), once(second, 'error')];
     for (const hda of [first, second]) hda.set(4096, sector(1), () => {});
     expect(told).toEqual(['unsaved']);
     await Promise.all(failed);
-    await expect(first.close()).rejects.toMatchObject({ code: 'ENOSPC', message: 'not all that the guest wrote has been stored: no room' });
+    await expect(first.close()).rejects.toMatchObject({
+      code: 'ENOSPC',
+      message: 'not all that the guest wrote has been stored: no room',
+    });
     await expect(first.close()).rejects.toMatchObject({ code: 'ENOSPC' });
     expect([told, first.unsaved]).toEqual([['unsaved'], true]);
     full = false;
@@ -187,7 +247,9 @@ describe('a disk for v86', () => {
   it('is closed while a read waits for its base, whose end then is nobody’s', async () => {
     let fail = (_: Error): void => {};
     const held = new Promise<never>((_, reject) => (fail = reject));
-    const hda = await attachDisk(altered({ read: (offset, length) => (offset < FAR ? disk.read(offset, length) : held) }));
+    const hda = await attachDisk(
+      altered({ read: (offset, length) => (offset < FAR ? disk.read(offset, length) : held) }),
+    );
     const told: string[] = [];
     hda.addEventListener('error', () => told.push('error'));
     hda.get(FAR, 512, () => told.push('read'));
@@ -203,25 +265,43 @@ describe('a disk for v86', () => {
     await disk.resize(large);
     await disk.write(large - 512, sector(5));
     let bytes = 0;
-    const hda = await attachDisk(altered({ read: (offset, length) => ((bytes += length) < 3 * large ? disk.read(offset, length) : Promise.reject(new Error('read over and over'))) }));
+    const hda = await attachDisk(
+      altered({
+        read: (offset, length) =>
+          (bytes += length) < 3 * large
+            ? disk.read(offset, length)
+            : Promise.reject(new Error('read over and over')),
+      }),
+    );
     // The most that a disk of 48-bit addresses is asked for: 65536 sectors.
-    const data = await new Promise<Uint8Array>((done) => hda.get(large - 32 * 1024 * 1024, 32 * 1024 * 1024, done));
+    const data = await new Promise<Uint8Array>((done) =>
+      hda.get(large - 32 * 1024 * 1024, 32 * 1024 * 1024, done),
+    );
     expect([data.length, data.at(-512), data.at(-513)]).toEqual([32 * 1024 * 1024, 5, 0]);
     await hda.close();
   });
 
   it('takes no more when a guest that nothing stops has written more than can be kept, and stores what it took', async () => {
     const [held, release] = holdUp();
-    const hda = await attachDisk(altered({ write: (offset, data) => held.then(() => disk.write(offset, data)) }));
+    const hda = await attachDisk(
+      altered({ write: (offset, data) => held.then(() => disk.write(offset, data)) }),
+    );
     const error = once(hda, 'error');
     let taken = 0;
     const writes = 260;
-    for (let i = 0; i < writes; i++) hda.set(FAR, new Uint8Array(1024 * 1024).fill(i + 1), () => taken++);
-    expect((await error).detail).toMatchObject({ code: 'EIO', message: expect.stringContaining("'pace' stops the machine") });
+    for (let i = 0; i < writes; i++)
+      hda.set(FAR, new Uint8Array(1024 * 1024).fill(i + 1), () => taken++);
+    expect((await error).detail).toMatchObject({
+      code: 'EIO',
+      message: expect.stringContaining("'pace' stops the machine"),
+    });
     let answered = false;
     hda.get(0, 512, () => (answered = true));
     release();
-    await expect(hda.close()).rejects.toMatchObject({ code: 'EIO', message: expect.stringContaining('not all that the guest wrote') });
+    await expect(hda.close()).rejects.toMatchObject({
+      code: 'EIO',
+      message: expect.stringContaining('not all that the guest wrote'),
+    });
     expect([taken, answered]).toEqual([257, false]);
     expect((await disk.read(FAR, 1))[0]).toBe(1);
   });
@@ -233,8 +313,8 @@ describe('a disk for v86', () => {
       let running = true;
       const machine = {
         is_running: () => running,
-        run: async () => void calls.push((running = true, 'run')),
-        stop: async () => void calls.push((running = false, 'stop')),
+        run: async () => void calls.push(((running = true), 'run')),
+        stop: async () => void calls.push(((running = false), 'stop')),
       };
       const pace = new Pace();
       pace.of(machine);
@@ -283,7 +363,9 @@ describe('a disk for v86', () => {
     expect([await read(hda, 0), await read(hda, 4096)]).toEqual([2, 2]);
     await write(hda, 4096, 4);
     hda.set_state(first);
-    expect([await read(hda, 0), await read(hda, 4096), hda.get_from_cache(0, 512)?.[0]]).toEqual([1, 1, 1]);
+    expect([await read(hda, 0), await read(hda, 4096), hda.get_from_cache(0, 512)?.[0]]).toEqual([
+      1, 1, 1,
+    ]);
     expect(() => hda.set_state(second)).toThrow(/written to since/);
     expect(() => hda.set_state([512, first[1]])).toThrow(/of a disk of 512 bytes/);
     await hda.close();
@@ -295,9 +377,17 @@ describe('a disk for v86', () => {
 
 describeWithPeer(['seabios'], 'a BIOS that writes without DMA', () => {
   it('is stopped while its disk cannot follow, and goes on when it can', async () => {
-    await disk.write(0, Uint8Array.from({ length: 512 }, (_, at) => WRITER[at] ?? (at === 510 ? 0x55 : at === 511 ? 0xaa : 0)));
+    await disk.write(
+      0,
+      Uint8Array.from(
+        { length: 512 },
+        (_, at) => WRITER[at] ?? (at === 510 ? 0x55 : at === 511 ? 0xaa : 0),
+      ),
+    );
     const [held, release] = holdUp();
-    const hda = await attachDisk(altered({ write: (offset, data) => held.then(() => disk.write(offset, data)) }));
+    const hda = await attachDisk(
+      altered({ write: (offset, data) => held.then(() => disk.write(offset, data)) }),
+    );
     let written = 0;
     const set = hda.set.bind(hda);
     hda.set = (...request) => (written++, set(...request));
@@ -319,7 +409,9 @@ describeWithPeer(['seabios'], 'a BIOS that writes without DMA', () => {
 });
 
 describeWithPeer([...guestPeers, 'seabios'], 'a Linux guest under Node', () => {
-  it('boots from a slow base, writes, and goes back to a saved state', { timeout: GUEST_MS_MAX }, async () => {
+  it('boots from a slow base, writes, and goes back to a saved state', {
+    timeout: GUEST_MS_MAX,
+  }, async () => {
     const guest = await makeGuest();
     const file = await openFileSource(guest.path);
     const slow: BlockSource = {
@@ -337,7 +429,9 @@ describeWithPeer([...guestPeers, 'seabios'], 'a Linux guest under Node', () => {
     await vm.stream({ nonblock: true });
     const machine = await Machine.start(hda, guest.prompt);
     expect(await machine.untilPrompt()).toContain('GUEST-READY');
-    const [here, known] = (await machine.run('md5sum /data/blob.bin; grep data/blob.bin /data/MD5SUMS')).split('\n');
+    const [here, known] = (
+      await machine.run('md5sum /data/blob.bin; grep data/blob.bin /data/MD5SUMS')
+    ).split('\n');
     expect(here.split(' ')[0]).toBe(known.split(' ')[0]);
 
     await machine.run('echo kept > /root/file; sync');

@@ -16,7 +16,17 @@ import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { peerPath } from '../support/peer.ts';
 import { run } from '../support/run.ts';
 import type { Browser, Images } from './site.ts';
-import { boot, DESKTOP, disks, HALTED_BYTES, haltedImage, PHONE, serveConsole, serveGuest, startBrowser } from './site.ts';
+import {
+  boot,
+  DESKTOP,
+  disks,
+  HALTED_BYTES,
+  haltedImage,
+  PHONE,
+  serveConsole,
+  serveGuest,
+  startBrowser,
+} from './site.ts';
 
 const ROUND_TRIP_MS = 50;
 const BITS_PER_SECOND = 200e6;
@@ -24,178 +34,260 @@ const BOOT_MS_MAX = 300_000;
 const COMPLETE_MS_MAX = 120_000;
 const NOTE = 'kept through everything';
 
-describeWithPeer([...guestPeers, 'chromium', 'seabios', 'nginx', 'qemu-img', 'debugfs', 'e2fsck'], 'the console in Chromium', () => {
-  let guest: Guest;
-  let images: Images;
-  let site: Site;
-  let browser: Browser;
-  let page: Page;
-  let work: string;
-  let serving = true;
-  const complaints: string[] = [];
+describeWithPeer(
+  [...guestPeers, 'chromium', 'seabios', 'nginx', 'qemu-img', 'debugfs', 'e2fsck'],
+  'the console in Chromium',
+  () => {
+    let guest: Guest;
+    let images: Images;
+    let site: Site;
+    let browser: Browser;
+    let page: Page;
+    let work: string;
+    let serving = true;
+    const complaints: string[] = [];
 
-  beforeAll(async () => {
-    work = await mkdtemp(join(tmpdir(), 'millrace-console-test-'));
-    guest = await makeGuest();
-    images = await serveGuest(guest, ROUND_TRIP_MS, BITS_PER_SECOND);
-    site = await serveConsole({ sample: { name: 'A small Debian', url: images.url } });
-    browser = await startBrowser();
-    page = await browser.context.newPage();
-    page.on('pageerror', (error) => complaints.push(String(error.stack)));
-  }, BOOT_MS_MAX);
+    beforeAll(async () => {
+      work = await mkdtemp(join(tmpdir(), 'millrace-console-test-'));
+      guest = await makeGuest();
+      images = await serveGuest(guest, ROUND_TRIP_MS, BITS_PER_SECOND);
+      site = await serveConsole({ sample: { name: 'A small Debian', url: images.url } });
+      browser = await startBrowser();
+      page = await browser.context.newPage();
+      page.on('pageerror', (error) => complaints.push(String(error.stack)));
+    }, BOOT_MS_MAX);
 
-  afterAll(async () => {
-    await browser.close();
-    if (serving) await stopServers();
-    await rm(work, { recursive: true });
-  });
+    afterAll(async () => {
+      await browser.close();
+      if (serving) await stopServers();
+      await rm(work, { recursive: true });
+    });
 
-  async function stopServers(): Promise<void> {
-    serving = false;
-    await images.stop();
-    await site.stop();
-  }
+    async function stopServers(): Promise<void> {
+      serving = false;
+      await images.stop();
+      await site.stop();
+    }
 
-  it('says what a server must do that does not allow this page', async () => {
-    await page.goto(`${site.origin}/`);
-    await boot(page, images.closedUrl);
-    await page.getByRole('alert').getByText('does not let this page read the image').waitFor({ timeout: COMPLETE_MS_MAX });
-    await shoot(page, 'problem-cors');
-    expect(await disks(page)).toEqual([]);
-  }, COMPLETE_MS_MAX);
+    it(
+      'says what a server must do that does not allow this page',
+      async () => {
+        await page.goto(`${site.origin}/`);
+        await boot(page, images.closedUrl);
+        await page
+          .getByRole('alert')
+          .getByText('does not let this page read the image')
+          .waitFor({ timeout: COMPLETE_MS_MAX });
+        await shoot(page, 'problem-cors');
+        expect(await disks(page)).toEqual([]);
+      },
+      COMPLETE_MS_MAX,
+    );
 
-  it('refuses what is not an image, and keeps nothing of it', async () => {
-    await page.goto(`${site.origin}/`);
-    await boot(page, `${site.origin}/samples.json`);
-    await page.getByRole('alert').getByText('not a disk image that boots').waitFor();
-    await shoot(page, 'problem-image');
-    expect(await disks(page)).toEqual([]);
-  });
+    it('refuses what is not an image, and keeps nothing of it', async () => {
+      await page.goto(`${site.origin}/`);
+      await boot(page, `${site.origin}/samples.json`);
+      await page.getByRole('alert').getByText('not a disk image that boots').waitFor();
+      await shoot(page, 'problem-image');
+      expect(await disks(page)).toEqual([]);
+    });
 
-  it('says when there is no room, and goes on when there is', async () => {
-    await writeFile(join(site.images, 'halted.raw'), haltedImage());
-    await page.goto(`${site.origin}/`);
-    const protocol = await browser.context.newCDPSession(page);
-    const { usage } = await protocol.send('Storage.getUsageAndQuota', { origin: site.origin });
-    await protocol.send('Storage.overrideQuotaForOrigin', { origin: site.origin, quotaSize: usage + HALTED_BYTES / 4 });
-    await boot(page, `${site.origin}/images/halted.raw`);
-    await page.getByRole('alert').getByText('no room left in this browser').waitFor({ timeout: COMPLETE_MS_MAX });
-    await shoot(page, 'problem-room');
-    await protocol.send('Storage.overrideQuotaForOrigin', { origin: site.origin });
-    await page.getByRole('button', { name: 'Try again' }).click();
-    await page.waitForFunction(() => document.getElementById('disk-pane')!.dataset.state === 'complete', undefined, { timeout: COMPLETE_MS_MAX });
-    await remove(page, 'halted');
-  }, COMPLETE_MS_MAX);
+    it(
+      'says when there is no room, and goes on when there is',
+      async () => {
+        await writeFile(join(site.images, 'halted.raw'), haltedImage());
+        await page.goto(`${site.origin}/`);
+        const protocol = await browser.context.newCDPSession(page);
+        const { usage } = await protocol.send('Storage.getUsageAndQuota', { origin: site.origin });
+        await protocol.send('Storage.overrideQuotaForOrigin', {
+          origin: site.origin,
+          quotaSize: usage + HALTED_BYTES / 4,
+        });
+        await boot(page, `${site.origin}/images/halted.raw`);
+        await page
+          .getByRole('alert')
+          .getByText('no room left in this browser')
+          .waitFor({ timeout: COMPLETE_MS_MAX });
+        await shoot(page, 'problem-room');
+        await protocol.send('Storage.overrideQuotaForOrigin', { origin: site.origin });
+        await page.getByRole('button', { name: 'Try again' }).click();
+        await page.waitForFunction(
+          () => document.getElementById('disk-pane')!.dataset.state === 'complete',
+          undefined,
+          { timeout: COMPLETE_MS_MAX },
+        );
+        await remove(page, 'halted');
+      },
+      COMPLETE_MS_MAX,
+    );
 
-  it('says when the image is another one than the disk was made on, and keeps the disk', async () => {
-    const image = haltedImage();
-    await writeFile(join(site.images, 'halted.raw'), image);
-    await page.goto(`${site.origin}/`);
-    // Chosen before, so that it cannot be over before it is paused.
-    await page.locator('#job-speed').evaluate((select: HTMLSelectElement) => (select.value = String(256 * 1024)));
-    await boot(page, `${site.origin}/images/halted.raw`);
-    await job(page, 'Pause', 'paused: true');
-    await writeFile(join(site.images, 'halted.raw'), image.subarray(0, image.length / 2));
-    await page.getByRole('button', { name: 'Resume' }).click();
-    await page.getByRole('alert').getByText('another one now').waitFor({ timeout: COMPLETE_MS_MAX });
-    await page.reload();
-    await page.getByRole('alert').getByText('another one now').waitFor({ timeout: COMPLETE_MS_MAX });
-    await shoot(page, 'problem-changed');
-    expect(await disks(page)).toEqual(['halted']);
-    await remove(page, 'halted');
-  }, COMPLETE_MS_MAX);
+    it(
+      'says when the image is another one than the disk was made on, and keeps the disk',
+      async () => {
+        const image = haltedImage();
+        await writeFile(join(site.images, 'halted.raw'), image);
+        await page.goto(`${site.origin}/`);
+        // Chosen before, so that it cannot be over before it is paused.
+        await page
+          .locator('#job-speed')
+          .evaluate((select: HTMLSelectElement) => (select.value = String(256 * 1024)));
+        await boot(page, `${site.origin}/images/halted.raw`);
+        await job(page, 'Pause', 'paused: true');
+        await writeFile(join(site.images, 'halted.raw'), image.subarray(0, image.length / 2));
+        await page.getByRole('button', { name: 'Resume' }).click();
+        await page
+          .getByRole('alert')
+          .getByText('another one now')
+          .waitFor({ timeout: COMPLETE_MS_MAX });
+        await page.reload();
+        await page
+          .getByRole('alert')
+          .getByText('another one now')
+          .waitFor({ timeout: COMPLETE_MS_MAX });
+        await shoot(page, 'problem-changed');
+        expect(await disks(page)).toEqual(['halted']);
+        await remove(page, 'halted');
+      },
+      COMPLETE_MS_MAX,
+    );
 
-  it('boots from the sample to a prompt while it streams, and keeps what the guest writes', async () => {
-    await page.goto(`${site.origin}/`);
-    await page.getByRole('button', { name: 'A small Debian' }).waitFor();
-    await shoot(page, 'first-visit');
-    await page.getByRole('button', { name: 'A small Debian' }).click();
-    // So slowly that it cannot end before the longest boot has.
-    await page.getByLabel('Speed').selectOption({ label: '256 KiB/s' });
-    await prompt(page);
-    expect(await state(page)).toBe('active');
-    await shoot(page, 'streaming');
-    await job(page, 'Pause', 'paused: true');
-    await shoot(page, 'paused');
-    await job(page, 'Resume', 'paused: false');
-    await job(page, 'Abort', 'reason: "aborted"');
-    await shoot(page, 'aborted');
-    await job(page, 'Start streaming', 'status: 1 (ACTIVE)');
-    // The keyboard stays with the job, and comes to the machine's screen and back to its serial console.
-    expect(await focus(page)).toBe('job-pause');
-    await page.keyboard.press('F6');
-    expect(await focus(page)).toBe('serial');
-    await page.keyboard.press('F6');
-    expect(await focus(page)).toBe('screen');
-    await shell(page, `echo '${NOTE}' > /root/note; sync`);
-    await page.getByText('All writes saved').waitFor();
-    expect(await state(page)).toBe('active');
-  }, BOOT_MS_MAX);
+    it(
+      'boots from the sample to a prompt while it streams, and keeps what the guest writes',
+      async () => {
+        await page.goto(`${site.origin}/`);
+        await page.getByRole('button', { name: 'A small Debian' }).waitFor();
+        await shoot(page, 'first-visit');
+        await page.getByRole('button', { name: 'A small Debian' }).click();
+        // So slowly that it cannot end before the longest boot has.
+        await page.getByLabel('Speed').selectOption({ label: '256 KiB/s' });
+        await prompt(page);
+        expect(await state(page)).toBe('active');
+        await shoot(page, 'streaming');
+        await job(page, 'Pause', 'paused: true');
+        await shoot(page, 'paused');
+        await job(page, 'Resume', 'paused: false');
+        await job(page, 'Abort', 'reason: "aborted"');
+        await shoot(page, 'aborted');
+        await job(page, 'Start streaming', 'status: 1 (ACTIVE)');
+        // The keyboard stays with the job, and comes to the machine's screen and back to its serial console.
+        expect(await focus(page)).toBe('job-pause');
+        await page.keyboard.press('F6');
+        expect(await focus(page)).toBe('serial');
+        await page.keyboard.press('F6');
+        expect(await focus(page)).toBe('screen');
+        await shell(page, `echo '${NOTE}' > /root/note; sync`);
+        await page.getByText('All writes saved').waitFor();
+        expect(await state(page)).toBe('active');
+      },
+      BOOT_MS_MAX,
+    );
 
-  it('boots again after a reload in the middle of the stream, and the file is there', async () => {
-    await page.reload();
-    // The job goes on with the speed that it was started with.
-    await page.waitForFunction(() => document.getElementById('info')!.textContent!.includes('status: 1 (ACTIVE)'), undefined, { timeout: BOOT_MS_MAX });
-    await page.getByLabel('Speed').selectOption({ label: 'unlimited' });
-    await prompt(page);
-    await shell(page, 'cat /root/note', NOTE);
-    await shell(page, 'md5sum /data/blob.bin | cut -c1-32; grep -o "^.* data/blob.bin" /data/MD5SUMS', /([0-9a-f]{32})\s*\n\1 {2}data\/blob.bin/);
-  }, BOOT_MS_MAX);
+    it(
+      'boots again after a reload in the middle of the stream, and the file is there',
+      async () => {
+        await page.reload();
+        // The job goes on with the speed that it was started with.
+        await page.waitForFunction(
+          () => document.getElementById('info')!.textContent!.includes('status: 1 (ACTIVE)'),
+          undefined,
+          { timeout: BOOT_MS_MAX },
+        );
+        await page.getByLabel('Speed').selectOption({ label: 'unlimited' });
+        await prompt(page);
+        await shell(page, 'cat /root/note', NOTE);
+        await shell(
+          page,
+          'md5sum /data/blob.bin | cut -c1-32; grep -o "^.* data/blob.bin" /data/MD5SUMS',
+          /([0-9a-f]{32})\s*\n\1 {2}data\/blob.bin/,
+        );
+      },
+      BOOT_MS_MAX,
+    );
 
-  it('tells a second tab who has the disk, and lets it wait', async () => {
-    const second = await browser.context.newPage();
-    await second.goto(`${site.origin}/`);
-    await second.getByRole('button', { name: 'Boot: guest' }).click();
-    await second.getByRole('alert').getByText('Another tab has this disk').waitFor();
-    await shoot(second, 'problem-busy');
-    await second.close();
-  }, COMPLETE_MS_MAX);
+    it(
+      'tells a second tab who has the disk, and lets it wait',
+      async () => {
+        const second = await browser.context.newPage();
+        await second.goto(`${site.origin}/`);
+        await second.getByRole('button', { name: 'Boot: guest' }).click();
+        await second.getByRole('alert').getByText('Another tab has this disk').waitFor();
+        await shoot(second, 'problem-busy');
+        await second.close();
+      },
+      COMPLETE_MS_MAX,
+    );
 
-  it('becomes complete, and then boots without any server', async () => {
-    await page.waitForFunction(() => document.getElementById('disk-pane')!.dataset.state === 'complete', undefined, { timeout: COMPLETE_MS_MAX });
-    await shoot(page, 'complete');
-    await page.waitForFunction(() => navigator.serviceWorker.ready.then(({ active }) => active?.state === 'activated'));
-    await stopServers();
-    await page.reload();
-    await prompt(page);
-    await shell(page, 'cat /root/note', NOTE);
-    await shell(page, 'sync; mount -o remount,ro /');
-    await page.getByText('All writes saved').waitFor();
-  }, BOOT_MS_MAX + COMPLETE_MS_MAX);
+    it(
+      'becomes complete, and then boots without any server',
+      async () => {
+        await page.waitForFunction(
+          () => document.getElementById('disk-pane')!.dataset.state === 'complete',
+          undefined,
+          { timeout: COMPLETE_MS_MAX },
+        );
+        await shoot(page, 'complete');
+        await page.waitForFunction(() =>
+          navigator.serviceWorker.ready.then(({ active }) => active?.state === 'activated'),
+        );
+        await stopServers();
+        await page.reload();
+        await prompt(page);
+        await shell(page, 'cat /root/note', NOTE);
+        await shell(page, 'sync; mount -o remount,ro /');
+        await page.getByText('All writes saved').waitFor();
+      },
+      BOOT_MS_MAX + COMPLETE_MS_MAX,
+    );
 
-  it('exports the disk as qcow2 and raw, sound and with the guest’s file', async () => {
-    await page.getByRole('button', { name: 'Switch off' }).click();
-    await page.getByText('complete: boots without the network').waitFor();
-    await shoot(page, 'second-visit');
-    const qcow2 = await save(page, 'Export qcow2: guest', join(work, 'guest.qcow2'));
-    const raw = await save(page, 'Export raw: guest', join(work, 'guest.raw'));
-    await run('qemu-img', ['check', qcow2]);
-    await run('qemu-img', ['compare', '-f', 'qcow2', '-F', 'raw', qcow2, raw]);
-    const information = JSON.parse((await run('qemu-img', ['info', '--output=json', qcow2])).stdout) as Record<string, unknown>;
-    expect(information['backing-filename']).toBeUndefined();
-    const fileSystem = `${raw}?offset=${guest.fileSystemOffset}`;
-    await run(peerPath('e2fsck'), ['-fn', fileSystem]);
-    const debugfs = async (command: string): Promise<string> => (await run(peerPath('debugfs'), ['-R', command, fileSystem])).stdout;
-    expect(await debugfs('cat /root/note')).toBe(`${NOTE}\n`);
-    const blob = join(work, 'blob.bin');
-    await debugfs(`dump /data/blob.bin ${blob}`);
-    expect(await debugfs('cat /data/MD5SUMS')).toContain(`${createHash('md5').update(await readFile(blob)).digest('hex')}  data/blob.bin`);
-  }, COMPLETE_MS_MAX);
+    it(
+      'exports the disk as qcow2 and raw, sound and with the guest’s file',
+      async () => {
+        await page.getByRole('button', { name: 'Switch off' }).click();
+        await page.getByText('complete: boots without the network').waitFor();
+        await shoot(page, 'second-visit');
+        const qcow2 = await save(page, 'Export qcow2: guest', join(work, 'guest.qcow2'));
+        const raw = await save(page, 'Export raw: guest', join(work, 'guest.raw'));
+        await run('qemu-img', ['check', qcow2]);
+        await run('qemu-img', ['compare', '-f', 'qcow2', '-F', 'raw', qcow2, raw]);
+        const information = JSON.parse(
+          (await run('qemu-img', ['info', '--output=json', qcow2])).stdout,
+        ) as Record<string, unknown>;
+        expect(information['backing-filename']).toBeUndefined();
+        const fileSystem = `${raw}?offset=${guest.fileSystemOffset}`;
+        await run(peerPath('e2fsck'), ['-fn', fileSystem]);
+        const debugfs = async (command: string): Promise<string> =>
+          (await run(peerPath('debugfs'), ['-R', command, fileSystem])).stdout;
+        expect(await debugfs('cat /root/note')).toBe(`${NOTE}\n`);
+        const blob = join(work, 'blob.bin');
+        await debugfs(`dump /data/blob.bin ${blob}`);
+        expect(await debugfs('cat /data/MD5SUMS')).toContain(
+          `${createHash('md5')
+            .update(await readFile(blob))
+            .digest('hex')}  data/blob.bin`,
+        );
+      },
+      COMPLETE_MS_MAX,
+    );
 
-  it('renames, imports and deletes disks', async () => {
-    await page.getByRole('button', { name: 'Rename: guest' }).click();
-    await shoot(page, 'rename');
-    await page.getByRole('dialog').getByLabel('Name').fill('kept');
-    await page.keyboard.press('Enter');
-    await page.getByRole('button', { name: 'Boot: kept' }).waitFor();
-    expect(await page.evaluate(() => document.activeElement!.ariaLabel)).toBe('Rename: kept');
-    await page.setInputFiles('#import', join(work, 'guest.qcow2'));
-    await page.getByRole('button', { name: 'Boot: guest' }).waitFor();
-    for (const name of ['kept', 'guest']) await remove(page, name);
-    expect(await disks(page)).toEqual([]);
-    expect(complaints).toEqual([]);
-  }, COMPLETE_MS_MAX);
-});
+    it(
+      'renames, imports and deletes disks',
+      async () => {
+        await page.getByRole('button', { name: 'Rename: guest' }).click();
+        await shoot(page, 'rename');
+        await page.getByRole('dialog').getByLabel('Name').fill('kept');
+        await page.keyboard.press('Enter');
+        await page.getByRole('button', { name: 'Boot: kept' }).waitFor();
+        expect(await page.evaluate(() => document.activeElement!.ariaLabel)).toBe('Rename: kept');
+        await page.setInputFiles('#import', join(work, 'guest.qcow2'));
+        await page.getByRole('button', { name: 'Boot: guest' }).waitFor();
+        for (const name of ['kept', 'guest']) await remove(page, name);
+        expect(await disks(page)).toEqual([]);
+        expect(complaints).toEqual([]);
+      },
+      COMPLETE_MS_MAX,
+    );
+  },
+);
 
 /** Deletes a disk; a machine that has it is switched off first. */
 async function remove(page: Page, name: string): Promise<void> {
@@ -209,7 +301,11 @@ async function remove(page: Page, name: string): Promise<void> {
 /** Uses a button of the job, and waits until its info says so. */
 async function job(page: Page, button: string, info: string): Promise<void> {
   await page.getByRole('button', { name: button }).click();
-  await page.waitForFunction((info) => document.getElementById('info')!.textContent!.includes(info), info, { timeout: COMPLETE_MS_MAX });
+  await page.waitForFunction(
+    (info) => document.getElementById('info')!.textContent!.includes(info),
+    info,
+    { timeout: COMPLETE_MS_MAX },
+  );
 }
 
 /** What has the focus, or holds what has it. */
@@ -223,7 +319,11 @@ function state(page: Page): Promise<string | undefined> {
 
 /** Waits until the shell on the serial console waits for a command. */
 async function prompt(page: Page): Promise<void> {
-  await page.waitForFunction(() => /guest:\S*#\s*$/.test(document.querySelector('.xterm-rows')?.textContent ?? ''), undefined, { timeout: BOOT_MS_MAX, polling: 500 });
+  await page.waitForFunction(
+    () => /guest:\S*#\s*$/.test(document.querySelector('.xterm-rows')?.textContent ?? ''),
+    undefined,
+    { timeout: BOOT_MS_MAX, polling: 500 },
+  );
 }
 
 let commands = 0;
@@ -234,7 +334,11 @@ async function shell(page: Page, command: string, expected: string | RegExp = ''
   const number = ++commands;
   // What is typed shows as well: the sum is what only the shell says.
   await page.keyboard.type(`clear; ${command}; echo done-$((${number}+1000))\n`);
-  await page.waitForFunction((end) => document.querySelector('.xterm-rows')?.textContent?.includes(end), `done-${number + 1000}`, { timeout: COMPLETE_MS_MAX, polling: 200 });
+  await page.waitForFunction(
+    (end) => document.querySelector('.xterm-rows')?.textContent?.includes(end),
+    `done-${number + 1000}`,
+    { timeout: COMPLETE_MS_MAX, polling: 200 },
+  );
   const rows = await page.locator('.xterm-rows > div').allTextContents();
   const output = rows.map((row) => row.replaceAll('\u00a0', ' ').trimEnd()).join('\n');
   if (typeof expected === 'string') expect(output).toContain(expected);
@@ -244,7 +348,10 @@ async function shell(page: Page, command: string, expected: string | RegExp = ''
 
 /** Clicks a button that saves a file, and keeps the file. */
 async function save(page: Page, button: string, path: string): Promise<string> {
-  const [download] = await Promise.all([page.waitForEvent('download', { timeout: COMPLETE_MS_MAX }), page.getByRole('button', { name: button }).click()]);
+  const [download] = await Promise.all([
+    page.waitForEvent('download', { timeout: COMPLETE_MS_MAX }),
+    page.getByRole('button', { name: button }).click(),
+  ]);
   await download.saveAs(path);
   return path;
 }
@@ -255,8 +362,13 @@ async function shoot(page: Page, name: string): Promise<void> {
   for (const [kind, size] of Object.entries({ desktop: DESKTOP, phone: PHONE })) {
     await page.setViewportSize(size);
     // Two frames: the screens fit themselves to the new size in the first.
-    await page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))));
-    await page.screenshot({ path: join(folder, `${name}-${kind}.png`), fullPage: kind === 'phone' });
+    await page.evaluate(
+      () => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))),
+    );
+    await page.screenshot({
+      path: join(folder, `${name}-${kind}.png`),
+      fullPage: kind === 'phone',
+    });
   }
   await page.setViewportSize(DESKTOP);
   await page.emulateMedia({ colorScheme: 'light' });

@@ -22,19 +22,37 @@ describeWithPeer([...guestPeers, 'chromium', 'seabios'], 'the example page in Ch
     await site.stop();
   });
 
-  it('boots the image beside it to a shell that answers, and keeps the disk', async () => {
-    const page = await browser.context.newPage();
-    const complaints: string[] = [];
-    page.on('pageerror', (error) => complaints.push(String(error.stack)));
-    const shows = (text: string): Promise<unknown> =>
-      page.waitForFunction((text) => document.getElementById('serial')!.textContent!.includes(text), text, { timeout: BOOT_MS_MAX, polling: 500 });
-    await page.goto(`${site.origin}/example.html`);
-    await shows('GUEST-READY');
-    await shows('# ');
-    // What is typed shows as well: the sum is what only the shell says.
-    await page.keyboard.type('echo sum-$((40+2))\n');
-    await shows('sum-42');
-    expect(await page.evaluate(async () => (await navigator.storage.getDirectory().then((root) => root.getDirectoryHandle('millrace')).then((disks) => disks.getFileHandle('example.qcow2'))).kind)).toBe('file');
-    expect(complaints).toEqual([]);
-  }, BOOT_MS_MAX);
+  it(
+    'boots the image beside it to a shell that answers, and keeps the disk',
+    async () => {
+      const page = await browser.context.newPage();
+      const complaints: string[] = [];
+      page.on('pageerror', (error) => complaints.push(String(error.stack)));
+      const shows = (text: string): Promise<unknown> =>
+        page.waitForFunction(
+          (text) => document.getElementById('serial')!.textContent!.includes(text),
+          text,
+          { timeout: BOOT_MS_MAX, polling: 500 },
+        );
+      await page.goto(`${site.origin}/example.html`);
+      await shows('GUEST-READY');
+      await shows('# ');
+      // What is typed shows as well: the sum is what only the shell says.
+      await page.keyboard.type('echo sum-$((40+2))\n');
+      await shows('sum-42');
+      expect(
+        await page.evaluate(
+          async () =>
+            (
+              await navigator.storage
+                .getDirectory()
+                .then((root) => root.getDirectoryHandle('millrace'))
+                .then((disks) => disks.getFileHandle('example.qcow2'))
+            ).kind,
+        ),
+      ).toBe('file');
+      expect(complaints).toEqual([]);
+    },
+    BOOT_MS_MAX,
+  );
 });

@@ -2,8 +2,8 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import puppeteer from 'puppeteer-core';
 import type { Browser, Page } from 'puppeteer-core';
+import puppeteer from 'puppeteer-core';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Site } from '../browser/site.ts';
 import { guestPeers, makeGuest } from '../guest/guest.ts';
@@ -16,73 +16,110 @@ const ROUND_TRIP_MS = 50;
 const BITS_PER_SECOND = 200e6;
 const BOOT_MS_MAX = 400_000;
 
-describeWithPeer([...guestPeers, 'firefox-esr', 'seabios', 'nginx'], 'the console in Firefox', () => {
-  let images: Images;
-  let site: Site;
-  let profile: string;
-  let browser: Browser;
-  let page: Page;
-  const complaints: string[] = [];
+describeWithPeer(
+  [...guestPeers, 'firefox-esr', 'seabios', 'nginx'],
+  'the console in Firefox',
+  () => {
+    let images: Images;
+    let site: Site;
+    let profile: string;
+    let browser: Browser;
+    let page: Page;
+    const complaints: string[] = [];
 
-  beforeAll(async () => {
-    images = await serveGuest(await makeGuest(), ROUND_TRIP_MS, BITS_PER_SECOND);
-    site = await serveConsole({ sample: { name: 'A small Debian', url: images.url } });
-    profile = await mkdtemp(join(tmpdir(), 'millrace-firefox-console-'));
-    browser = await puppeteer.launch({ browser: 'firefox', executablePath: peerPath('firefox-esr'), headless: true, userDataDir: profile, defaultViewport: DESKTOP });
-    page = await browser.newPage();
-    page.on('pageerror', (error) => complaints.push(String((error as Error).stack)));
-  }, BOOT_MS_MAX);
+    beforeAll(async () => {
+      images = await serveGuest(await makeGuest(), ROUND_TRIP_MS, BITS_PER_SECOND);
+      site = await serveConsole({ sample: { name: 'A small Debian', url: images.url } });
+      profile = await mkdtemp(join(tmpdir(), 'millrace-firefox-console-'));
+      browser = await puppeteer.launch({
+        browser: 'firefox',
+        executablePath: peerPath('firefox-esr'),
+        headless: true,
+        userDataDir: profile,
+        defaultViewport: DESKTOP,
+      });
+      page = await browser.newPage();
+      page.on('pageerror', (error) => complaints.push(String((error as Error).stack)));
+    }, BOOT_MS_MAX);
 
-  afterAll(async () => {
-    await browser.close();
-    await site.stop();
-    await images.stop();
-    await rm(profile, { recursive: true, force: true, maxRetries: 3 });
-  });
+    afterAll(async () => {
+      await browser.close();
+      await site.stop();
+      await images.stop();
+      await rm(profile, { recursive: true, force: true, maxRetries: 3 });
+    });
 
-  it('boots from the sample to a prompt while it streams', async () => {
-    await page.goto(`${site.origin}/`);
-    await page.locator('.sample').click();
-    // So slowly that it cannot end before the longest boot has.
-    await choose('256 KiB/s');
-    await prompt();
-    expect(await state()).toBe('active');
-    await shell('echo kept > /root/note; sync; echo "$((40+2)) written"', '42 written');
-    await page.waitForFunction(() => document.getElementById('saved')!.textContent === 'All writes saved');
-  }, BOOT_MS_MAX);
+    it(
+      'boots from the sample to a prompt while it streams',
+      async () => {
+        await page.goto(`${site.origin}/`);
+        await page.locator('.sample').click();
+        // So slowly that it cannot end before the longest boot has.
+        await choose('256 KiB/s');
+        await prompt();
+        expect(await state()).toBe('active');
+        await shell('echo kept > /root/note; sync; echo "$((40+2)) written"', '42 written');
+        await page.waitForFunction(
+          () => document.getElementById('saved')!.textContent === 'All writes saved',
+        );
+      },
+      BOOT_MS_MAX,
+    );
 
-  it('boots again after a reload in the middle of the stream, and the file is there', async () => {
-    await page.reload();
-    await page.waitForFunction(() => document.getElementById('info')!.textContent!.includes('status: 1 (ACTIVE)'), { timeout: BOOT_MS_MAX });
-    await choose('unlimited');
-    await prompt();
-    await shell('echo "still $(cat /root/note)"', 'still kept');
-    await page.waitForFunction(() => document.getElementById('disk-pane')!.dataset.state === 'complete', { timeout: BOOT_MS_MAX });
-    expect(complaints).toEqual([]);
-  }, BOOT_MS_MAX);
+    it(
+      'boots again after a reload in the middle of the stream, and the file is there',
+      async () => {
+        await page.reload();
+        await page.waitForFunction(
+          () => document.getElementById('info')!.textContent!.includes('status: 1 (ACTIVE)'),
+          { timeout: BOOT_MS_MAX },
+        );
+        await choose('unlimited');
+        await prompt();
+        await shell('echo "still $(cat /root/note)"', 'still kept');
+        await page.waitForFunction(
+          () => document.getElementById('disk-pane')!.dataset.state === 'complete',
+          { timeout: BOOT_MS_MAX },
+        );
+        expect(complaints).toEqual([]);
+      },
+      BOOT_MS_MAX,
+    );
 
-  async function choose(speed: string): Promise<void> {
-    await page.waitForFunction(() => document.getElementById('console')!.hidden === false);
-    await page.evaluate((speed) => {
-      const select = document.getElementById('job-speed') as HTMLSelectElement;
-      select.value = [...select.options].find(({ label }) => label === speed)!.value;
-      select.dispatchEvent(new Event('change'));
-    }, speed);
-  }
+    async function choose(speed: string): Promise<void> {
+      await page.waitForFunction(() => document.getElementById('console')!.hidden === false);
+      await page.evaluate((speed) => {
+        const select = document.getElementById('job-speed') as HTMLSelectElement;
+        select.value = [...select.options].find(({ label }) => label === speed)!.value;
+        select.dispatchEvent(new Event('change'));
+      }, speed);
+    }
 
-  function state(): Promise<string | undefined> {
-    return page.evaluate(() => document.getElementById('disk-pane')!.dataset.state);
-  }
+    function state(): Promise<string | undefined> {
+      return page.evaluate(() => document.getElementById('disk-pane')!.dataset.state);
+    }
 
-  /** Waits until the shell on the serial console waits for a command. */
-  async function prompt(): Promise<void> {
-    await page.waitForFunction(() => /guest:\S*#\s*$/.test(document.querySelector('.xterm-rows')?.textContent ?? ''), { timeout: BOOT_MS_MAX, polling: 500 });
-  }
+    /** Waits until the shell on the serial console waits for a command. */
+    async function prompt(): Promise<void> {
+      await page.waitForFunction(
+        () => /guest:\S*#\s*$/.test(document.querySelector('.xterm-rows')?.textContent ?? ''),
+        { timeout: BOOT_MS_MAX, polling: 500 },
+      );
+    }
 
-  /** Types a command into the serial console, and waits for what it says. */
-  async function shell(command: string, expected: string): Promise<void> {
-    await page.focus('#serial textarea');
-    await page.keyboard.type(`clear; ${command}\n`);
-    await page.waitForFunction((text) => document.querySelector('.xterm-rows')?.textContent?.replaceAll('\u00a0', ' ').includes(text), { timeout: BOOT_MS_MAX, polling: 200 }, expected);
-  }
-});
+    /** Types a command into the serial console, and waits for what it says. */
+    async function shell(command: string, expected: string): Promise<void> {
+      await page.focus('#serial textarea');
+      await page.keyboard.type(`clear; ${command}\n`);
+      await page.waitForFunction(
+        (text) =>
+          document
+            .querySelector('.xterm-rows')
+            ?.textContent?.replaceAll('\u00a0', ' ')
+            .includes(text),
+        { timeout: BOOT_MS_MAX, polling: 200 },
+        expected,
+      );
+    }
+  },
+);

@@ -3,8 +3,8 @@ import { mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { chromium } from 'playwright-core';
 import type { BrowserContext, Page } from 'playwright-core';
+import { chromium } from 'playwright-core';
 import { build } from 'vite';
 import type { Site, SiteOptions } from '../browser/site.ts';
 import { serveSite } from '../browser/site.ts';
@@ -44,9 +44,17 @@ export interface Images {
   stop(): Promise<void>;
 }
 
-export async function serveGuest(guest: Guest, roundTripMs: number, bitsPerSecond: number): Promise<Images> {
+export async function serveGuest(
+  guest: Guest,
+  roundTripMs: number,
+  bitsPerSecond: number,
+): Promise<Images> {
   const nginx = await startNginx({ root: guest.dir, extra: CORS.replace('ROOT', guest.dir) });
-  const link = await startSlowLinkProcess({ target: { host: '127.0.0.1', port: nginx.port }, roundTripMs, bitsPerSecond });
+  const link = await startSlowLinkProcess({
+    target: { host: '127.0.0.1', port: nginx.port },
+    roundTripMs,
+    bitsPerSecond,
+  });
   return {
     link,
     url: link.url(`/${guest.file}`),
@@ -63,11 +71,23 @@ export async function serveGuest(guest: Guest, roundTripMs: number, bitsPerSecon
 }
 
 /** The console as it is deployed in `folder`, with this image as its sample, and the guest's image beside the page where that is wanted. */
-export async function serveConsole({ sample, beside, ...options }: { sample?: { name: string; url: string }; beside?: Guest } & SiteOptions): Promise<Site & { readonly folder: string }> {
+export async function serveConsole({
+  sample,
+  beside,
+  ...options
+}: { sample?: { name: string; url: string }; beside?: Guest } & SiteOptions): Promise<
+  Site & { readonly folder: string }
+> {
   const folder = await mkdtemp(join(tmpdir(), 'millrace-console-'));
   // The test runner sets NODE_ENV, and Vite would take this for a build that is not to be deployed.
   const define = { 'import.meta.env.PROD': 'true' };
-  await build({ configFile: join(WEB, 'vite.config.ts'), publicDir: false, logLevel: 'error', define, build: { outDir: folder } });
+  await build({
+    configFile: join(WEB, 'vite.config.ts'),
+    publicDir: false,
+    logLevel: 'error',
+    define,
+    build: { outDir: folder },
+  });
   if (sample) await writeFile(join(folder, 'samples.json'), JSON.stringify([sample]));
   if (beside) await symlink(beside.path, join(folder, beside.file));
   const site = await serveSite(folder, options);
@@ -90,8 +110,20 @@ export interface Browser {
 export async function startBrowser(): Promise<Browser> {
   const profile = await mkdtemp(join(tmpdir(), 'millrace-console-profile-'));
   const context = await chromium.launchPersistentContext(profile, {
-    executablePath: peerPath('chromium'), headless: true, chromiumSandbox: false, viewport: DESKTOP, colorScheme: 'dark', acceptDownloads: true,
-    args: ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-dev-shm-usage'],
+    executablePath: peerPath('chromium'),
+    headless: true,
+    chromiumSandbox: false,
+    viewport: DESKTOP,
+    colorScheme: 'dark',
+    acceptDownloads: true,
+    args: [
+      '--no-sandbox',
+      '--disable-gpu',
+      '--no-first-run',
+      '--disable-background-networking',
+      '--disable-component-update',
+      '--disable-dev-shm-usage',
+    ],
   });
   return {
     context,

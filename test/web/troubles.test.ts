@@ -2,8 +2,8 @@
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { cp, readdir, readFile, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:http';
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import type { Page } from 'playwright-core';
@@ -15,19 +15,55 @@ import { boot, disks, HALTED_BYTES, haltedImage, serveConsole, startBrowser } fr
 const START_MS_MAX = 120_000;
 /** Waits for a key, and then writes a sector in each of 24 cylinders, which are farther from one another than clusters are long. */
 const WRITER = [
-  0xb4, 0x00, 0xcd, 0x16, // mov ah, 0; int 0x16
-  0x31, 0xc0, 0x8e, 0xc0, 0xb9, 0x01, 0x20, // es = 0, cylinder 32, sector 1
-  0xb8, 0x01, 0x03, 0xbb, 0x00, 0x7c, 0xba, 0x80, 0x00, 0xcd, 0x13, // write this sector there
-  0x80, 0xc5, 0x01, 0x80, 0xfd, 0x38, 0x75, 0xed, // the next cylinder, up to 56
+  0xb4,
+  0x00,
+  0xcd,
+  0x16, // mov ah, 0; int 0x16
+  0x31,
+  0xc0,
+  0x8e,
+  0xc0,
+  0xb9,
+  0x01,
+  0x20, // es = 0, cylinder 32, sector 1
+  0xb8,
+  0x01,
+  0x03,
+  0xbb,
+  0x00,
+  0x7c,
+  0xba,
+  0x80,
+  0x00,
+  0xcd,
+  0x13, // write this sector there
+  0x80,
+  0xc5,
+  0x01,
+  0x80,
+  0xfd,
+  0x38,
+  0x75,
+  0xed, // the next cylinder, up to 56
 ];
 
 /** As a server of images for pages of other origins. */
 function answerRange(request: IncomingMessage, response: ServerResponse, image: Uint8Array): void {
   const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '') ?? [];
-  const allow = { 'Access-Control-Allow-Origin': '*', 'Access-Control-Allow-Headers': 'Range', 'Access-Control-Expose-Headers': 'Content-Range, ETag' };
+  const allow = {
+    'Access-Control-Allow-Origin': '*',
+    'Access-Control-Allow-Headers': 'Range',
+    'Access-Control-Expose-Headers': 'Content-Range, ETag',
+  };
   if (first === undefined) return void response.writeHead(204, allow).end();
   const end = Math.min(Number(last) + 1, image.length);
-  response.writeHead(206, { ...allow, 'ETag': '"one"', 'Content-Range': `bytes ${first}-${end - 1}/${image.length}` }).end(image.subarray(Number(first), end));
+  response
+    .writeHead(206, {
+      ...allow,
+      ETag: '"one"',
+      'Content-Range': `bytes ${first}-${end - 1}/${image.length}`,
+    })
+    .end(image.subarray(Number(first), end));
 }
 
 describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium', () => {
@@ -57,34 +93,49 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
     expect(complaints).toEqual([]);
   });
 
-  const runs = (name: string): Promise<void> => page.locator('#title').getByText(name, { exact: true }).waitFor();
+  const runs = (name: string): Promise<void> =>
+    page.locator('#title').getByText(name, { exact: true }).waitFor();
   const told = (text: string): Promise<void> => page.getByRole('alert').getByText(text).waitFor();
   /** Of the browser's storage, to a quarter of an image more than is in use. */
   const limitRoom = async (): Promise<{ lift(): Promise<unknown> }> => {
     const protocol = await browser.context.newCDPSession(page);
     const { origin } = site;
     const { usage } = await protocol.send('Storage.getUsageAndQuota', { origin });
-    await protocol.send('Storage.overrideQuotaForOrigin', { origin, quotaSize: usage + HALTED_BYTES / 4 });
+    await protocol.send('Storage.overrideQuotaForOrigin', {
+      origin,
+      quotaSize: usage + HALTED_BYTES / 4,
+    });
     return { lift: () => protocol.send('Storage.overrideQuotaForOrigin', { origin }) };
   };
-  const starts = (): Promise<void> => page.locator('#screen').getByText('Booting from Hard Disk').waitFor();
+  const starts = (): Promise<void> =>
+    page.locator('#screen').getByText('Booting from Hard Disk').waitFor();
   const key = async (): Promise<void> => {
     await starts();
     await page.locator('#screen').focus();
     await page.keyboard.press('Enter');
   };
   /** Until the page opens without a network. */
-  const offline = (): Promise<unknown> => page.evaluate(() => navigator.serviceWorker.ready.then(({ active }) => new Promise<void>((resolve) => {
-    const look = (): void => void (active!.state === 'activated' && resolve());
-    active!.onstatechange = look;
-    look();
-  })));
+  const offline = (): Promise<unknown> =>
+    page.evaluate(() =>
+      navigator.serviceWorker.ready.then(
+        ({ active }) =>
+          new Promise<void>((resolve) => {
+            const look = (): void => void (active!.state === 'activated' && resolve());
+            active!.onstatechange = look;
+            look();
+          }),
+      ),
+    );
 
   it('opens again from a server that sends its page on to another address, and keeps the page of another folder', async () => {
     const next = join(site.folder, 'next');
-    for (const name of await readdir(site.folder)) await cp(join(site.folder, name), join(next, name), { recursive: true });
+    for (const name of await readdir(site.folder))
+      await cp(join(site.folder, name), join(next, name), { recursive: true });
     const worker = join(next, 'sw.js');
-    await writeFile(worker, (await readFile(worker, 'utf8')).replace(/[0-9a-f]{12}/, 'fedcba987654'));
+    await writeFile(
+      worker,
+      (await readFile(worker, 'utf8')).replace(/[0-9a-f]{12}/, 'fedcba987654'),
+    );
     await offline();
     await page.goto(`${site.origin}/next/`);
     await offline();
@@ -92,12 +143,22 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
       await page.goto(site.origin + folder);
       await page.getByRole('heading', { name: 'Boot it now' }).waitFor();
     }
-    expect(await page.evaluate(async () => Promise.all((await caches.keys()).map(async (name) => (await (await caches.open(name)).keys()).length > 5)))).toEqual([true, true]);
+    expect(
+      await page.evaluate(async () =>
+        Promise.all(
+          (await caches.keys()).map(
+            async (name) => (await (await caches.open(name)).keys()).length > 5,
+          ),
+        ),
+      ),
+    ).toEqual([true, true]);
   });
 
   it('comes from its server where the browser cannot read what it has kept', async () => {
     await offline();
-    const [worker] = browser.context.serviceWorkers().filter((worker) => worker.url() === `${site.origin}/sw.js`);
+    const [worker] = browser.context
+      .serviceWorkers()
+      .filter((worker) => worker.url() === `${site.origin}/sw.js`);
     await worker.evaluate(() => {
       caches.open = () => Promise.reject(new Error('the storage is damaged'));
     });
@@ -105,41 +166,57 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
     await page.getByRole('heading', { name: 'Boot it now' }).waitFor();
   });
 
-  it('gives up a disk whose base does not answer when the user goes back, and boots another meanwhile', async () => {
-    let answer = (): void => {};
-    const held = new Promise<void>((resolve) => (answer = resolve));
-    const image = haltedImage();
-    const server = createServer(async (request, response) => {
-      await held;
-      answerRange(request, response, image);
-    });
-    server.listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    try {
-      await boot(page, `http://127.0.0.1:${(server.address() as AddressInfo).port}/slow.raw`);
-      await page.getByText('Opening slow …').waitFor();
-      await page.getByRole('button', { name: 'Stop waiting' }).click();
-      await page.locator('#boot-button:focus').waitFor();
-      await boot(page, `${site.origin}/images/halted.raw`);
-      await runs('halted');
-      answer();
-      await page.evaluate(async () => {
-        // The disk comes to be, its worker ends, and it is deleted.
-        const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('millrace');
-        const until = async (done: () => Promise<boolean>): Promise<void> => {
-          while (!(await done())) await new Promise((resolve) => setTimeout(resolve, 10));
-        };
-        await until(async () => (await navigator.locks.query()).held!.filter(({ name }) => name?.startsWith('millrace/worker/')).length === 1);
-        await until(() => folder.getFileHandle('slow.qcow2').then(() => false, () => true));
+  it(
+    'gives up a disk whose base does not answer when the user goes back, and boots another meanwhile',
+    async () => {
+      let answer = (): void => {};
+      const held = new Promise<void>((resolve) => (answer = resolve));
+      const image = haltedImage();
+      const server = createServer(async (request, response) => {
+        await held;
+        answerRange(request, response, image);
       });
-      await page.getByRole('button', { name: 'Switch off' }).click();
-      await page.getByRole('button', { name: 'Boot: halted' }).waitFor();
-      expect(await disks(page)).toEqual(['halted']);
-    } finally {
-      server.closeAllConnections();
-      server.close();
-    }
-  }, START_MS_MAX);
+      server.listen(0, '127.0.0.1');
+      await once(server, 'listening');
+      try {
+        await boot(page, `http://127.0.0.1:${(server.address() as AddressInfo).port}/slow.raw`);
+        await page.getByText('Opening slow …').waitFor();
+        await page.getByRole('button', { name: 'Stop waiting' }).click();
+        await page.locator('#boot-button:focus').waitFor();
+        await boot(page, `${site.origin}/images/halted.raw`);
+        await runs('halted');
+        answer();
+        await page.evaluate(async () => {
+          // The disk comes to be, its worker ends, and it is deleted.
+          const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle(
+            'millrace',
+          );
+          const until = async (done: () => Promise<boolean>): Promise<void> => {
+            while (!(await done())) await new Promise((resolve) => setTimeout(resolve, 10));
+          };
+          await until(
+            async () =>
+              (await navigator.locks.query()).held!.filter(({ name }) =>
+                name?.startsWith('millrace/worker/'),
+              ).length === 1,
+          );
+          await until(() =>
+            folder.getFileHandle('slow.qcow2').then(
+              () => false,
+              () => true,
+            ),
+          );
+        });
+        await page.getByRole('button', { name: 'Switch off' }).click();
+        await page.getByRole('button', { name: 'Boot: halted' }).waitFor();
+        expect(await disks(page)).toEqual(['halted']);
+      } finally {
+        server.closeAllConnections();
+        server.close();
+      }
+    },
+    START_MS_MAX,
+  );
 
   it('waits for another tab that has the disk, or gives that up', async () => {
     const other = await browser.context.newPage();
@@ -166,96 +243,136 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
     await runs('halted');
   });
 
-  it('saves a disk as it was, though it is at work again before the download has ended', async () => {
-    await page.locator('#job-speed').evaluate((select: HTMLSelectElement) => (select.value = String(2 * 1024 * 1024)));
-    await boot(page, `${site.origin}/images/halted.raw`);
-    const name = (await page.locator('#title').getByText(/^halted/).textContent())!;
-    await page.getByRole('button', { name: 'Switch off' }).click();
-    await page.evaluate(() => {
-      const { createObjectURL } = URL;
-      URL.createObjectURL = (blob: Blob) => {
-        // v86 makes addresses of its own.
-        if (blob.type === 'application/octet-stream' || blob.type.includes('qemu')) Object.assign(globalThis, { saved: blob });
-        return createObjectURL(blob);
-      };
-    });
-    const [download] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: `Export qcow2: ${name}` }).click()]);
-    const file = await readFile(await download.path());
-    await page.getByRole('button', { name: `Boot: ${name}` }).click();
-    await page.locator('#job-speed').selectOption({ label: 'unlimited' });
-    await page.locator('#left').getByText('complete').waitFor();
-    const saved = await page.evaluate(async () => {
-      const digest = await crypto.subtle.digest('SHA-256', await (globalThis as unknown as { saved: Blob }).saved.arrayBuffer());
-      return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, '0')).join('');
-    });
-    expect(saved).toBe(createHash('sha256').update(file).digest('hex'));
-  }, START_MS_MAX);
-
-  it('saves as raw data a disk that needs the file it began with, once that is chosen', async () => {
-    const path = join(site.folder, 'chosen.raw');
-    await writeFile(path, haltedImage());
-    await page.locator('#job-speed').evaluate((select: HTMLSelectElement) => (select.value = String(256 * 1024)));
-    await page.setInputFiles('#file', path);
-    await runs('chosen');
-    await page.getByRole('button', { name: 'Switch off' }).click();
-    await page.getByRole('button', { name: 'Export raw: chosen' }).click();
-    await told('The file that this disk began with is needed again');
-    const [chooser] = await Promise.all([page.waitForEvent('filechooser'), page.getByRole('button', { name: 'Choose the file…' }).click()]);
-    const [download] = await Promise.all([page.waitForEvent('download'), chooser.setFiles(path)]);
-    expect(Buffer.compare(await readFile(await download.path()), haltedImage())).toBe(0);
-  }, START_MS_MAX);
-
-  it('closes the disk of a machine that is switched off before v86 has been loaded', async () => {
-    await page.addInitScript(() => {
-      const { instantiate } = WebAssembly;
-      const held = new Promise<void>((resolve) => Object.assign(globalThis, { release: resolve }));
-      WebAssembly.instantiate = ((...source: Parameters<typeof instantiate>) => held.then(() => Reflect.apply(instantiate, WebAssembly, source))) as typeof instantiate;
-    });
-    await page.reload();
-    await writeFile(join(site.images, 'early.raw'), haltedImage());
-    await boot(page, `${site.origin}/images/early.raw`);
-    await runs('early');
-    await page.locator('#screen').focus();
-    await page.getByRole('button', { name: 'Switch off' }).click();
-    await page.evaluate(() => (globalThis as unknown as { release(): void }).release());
-    await page.getByRole('button', { name: 'Boot: early' }).click();
-    await runs('early');
-    await starts();
-    expect(await page.getByRole('alert').isVisible()).toBe(false);
-  }, START_MS_MAX);
-
-  it('boots a disk again that is still being closed', async () => {
-    let asked = (): void => {};
-    const hanging = new Promise<void>((resolve) => (asked = resolve));
-    let hangs = false;
-    const image = haltedImage();
-    const server = createServer(async (request, response) => {
-      if (request.headers.range && hangs) await (asked(), new Promise(() => {}));
-      answerRange(request, response, image);
-    });
-    server.listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    try {
-      await page.locator('#job-speed').evaluate((select: HTMLSelectElement) => (select.value = String(2 * 1024 * 1024)));
-      await boot(page, `http://127.0.0.1:${(server.address() as AddressInfo).port}/closing.raw`);
-      await runs('closing');
-      hangs = true;
-      await hanging;
-      // What is under way is waited for, and then given up.
+  it(
+    'saves a disk as it was, though it is at work again before the download has ended',
+    async () => {
+      await page
+        .locator('#job-speed')
+        .evaluate((select: HTMLSelectElement) => (select.value = String(2 * 1024 * 1024)));
+      await boot(page, `${site.origin}/images/halted.raw`);
+      const name = (await page
+        .locator('#title')
+        .getByText(/^halted/)
+        .textContent())!;
       await page.getByRole('button', { name: 'Switch off' }).click();
-      await page.locator('#title').getByText('Switching off closing').waitFor();
-      await page.locator('#home').click();
-      hangs = false;
-      await page.getByRole('button', { name: 'Boot: closing' }).click();
-      await runs('closing');
+      await page.evaluate(() => {
+        const { createObjectURL } = URL;
+        URL.createObjectURL = (blob: Blob) => {
+          // v86 makes addresses of its own.
+          if (blob.type === 'application/octet-stream' || blob.type.includes('qemu'))
+            Object.assign(globalThis, { saved: blob });
+          return createObjectURL(blob);
+        };
+      });
+      const [download] = await Promise.all([
+        page.waitForEvent('download'),
+        page.getByRole('button', { name: `Export qcow2: ${name}` }).click(),
+      ]);
+      const file = await readFile(await download.path());
+      await page.getByRole('button', { name: `Boot: ${name}` }).click();
+      await page.locator('#job-speed').selectOption({ label: 'unlimited' });
+      await page.locator('#left').getByText('complete').waitFor();
+      const saved = await page.evaluate(async () => {
+        const digest = await crypto.subtle.digest(
+          'SHA-256',
+          await (globalThis as unknown as { saved: Blob }).saved.arrayBuffer(),
+        );
+        return [...new Uint8Array(digest)]
+          .map((byte) => byte.toString(16).padStart(2, '0'))
+          .join('');
+      });
+      expect(saved).toBe(createHash('sha256').update(file).digest('hex'));
+    },
+    START_MS_MAX,
+  );
+
+  it(
+    'saves as raw data a disk that needs the file it began with, once that is chosen',
+    async () => {
+      const path = join(site.folder, 'chosen.raw');
+      await writeFile(path, haltedImage());
+      await page
+        .locator('#job-speed')
+        .evaluate((select: HTMLSelectElement) => (select.value = String(256 * 1024)));
+      await page.setInputFiles('#file', path);
+      await runs('chosen');
+      await page.getByRole('button', { name: 'Switch off' }).click();
+      await page.getByRole('button', { name: 'Export raw: chosen' }).click();
+      await told('The file that this disk began with is needed again');
+      const [chooser] = await Promise.all([
+        page.waitForEvent('filechooser'),
+        page.getByRole('button', { name: 'Choose the file…' }).click(),
+      ]);
+      const [download] = await Promise.all([page.waitForEvent('download'), chooser.setFiles(path)]);
+      expect(Buffer.compare(await readFile(await download.path()), haltedImage())).toBe(0);
+    },
+    START_MS_MAX,
+  );
+
+  it(
+    'closes the disk of a machine that is switched off before v86 has been loaded',
+    async () => {
+      await page.addInitScript(() => {
+        const { instantiate } = WebAssembly;
+        const held = new Promise<void>((resolve) =>
+          Object.assign(globalThis, { release: resolve }),
+        );
+        WebAssembly.instantiate = ((...source: Parameters<typeof instantiate>) =>
+          held.then(() => Reflect.apply(instantiate, WebAssembly, source))) as typeof instantiate;
+      });
+      await page.reload();
+      await writeFile(join(site.images, 'early.raw'), haltedImage());
+      await boot(page, `${site.origin}/images/early.raw`);
+      await runs('early');
+      await page.locator('#screen').focus();
+      await page.getByRole('button', { name: 'Switch off' }).click();
+      await page.evaluate(() => (globalThis as unknown as { release(): void }).release());
+      await page.getByRole('button', { name: 'Boot: early' }).click();
+      await runs('early');
+      await starts();
       expect(await page.getByRole('alert').isVisible()).toBe(false);
-      await page.getByRole('button', { name: 'Switch off' }).click();
-      await page.getByRole('button', { name: 'Boot: closing' }).waitFor();
-    } finally {
-      server.closeAllConnections();
-      server.close();
-    }
-  }, START_MS_MAX);
+    },
+    START_MS_MAX,
+  );
+
+  it(
+    'boots a disk again that is still being closed',
+    async () => {
+      let asked = (): void => {};
+      const hanging = new Promise<void>((resolve) => (asked = resolve));
+      let hangs = false;
+      const image = haltedImage();
+      const server = createServer(async (request, response) => {
+        if (request.headers.range && hangs) await (asked(), new Promise(() => {}));
+        answerRange(request, response, image);
+      });
+      server.listen(0, '127.0.0.1');
+      await once(server, 'listening');
+      try {
+        await page
+          .locator('#job-speed')
+          .evaluate((select: HTMLSelectElement) => (select.value = String(2 * 1024 * 1024)));
+        await boot(page, `http://127.0.0.1:${(server.address() as AddressInfo).port}/closing.raw`);
+        await runs('closing');
+        hangs = true;
+        await hanging;
+        // What is under way is waited for, and then given up.
+        await page.getByRole('button', { name: 'Switch off' }).click();
+        await page.locator('#title').getByText('Switching off closing').waitFor();
+        await page.locator('#home').click();
+        hangs = false;
+        await page.getByRole('button', { name: 'Boot: closing' }).click();
+        await runs('closing');
+        expect(await page.getByRole('alert').isVisible()).toBe(false);
+        await page.getByRole('button', { name: 'Switch off' }).click();
+        await page.getByRole('button', { name: 'Boot: closing' }).waitFor();
+      } finally {
+        server.closeAllConnections();
+        server.close();
+      }
+    },
+    START_MS_MAX,
+  );
 
   it('takes images by every name', async () => {
     const image = Buffer.from(haltedImage().subarray(0, 1024 * 1024));
@@ -274,39 +391,54 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
     await told('part of the page that has the disk has ended');
   });
 
-  it('still offers to try the job again when the guest\u2019s writes succeed again', async () => {
-    const limit = await limitRoom();
-    await boot(page, `${site.origin}/images/writer.raw`);
-    await told('no room left in this browser');
-    await key();
-    // What the guest wrote has failed now, for which there is nothing to be tried.
-    await page.getByRole('button', { name: 'Try again' }).waitFor({ state: 'detached' });
-    // It stands still before its guest takes the disk for a broken one.
-    const waiting = await page.locator('#title').getByText(/^writer.* waits for its disk$/).textContent();
-    await limit.lift();
-    await page.getByText('All writes saved').waitFor();
-    await runs(waiting!.replace(' waits for its disk', ''));
-    await page.getByRole('button', { name: 'Try again' }).click();
-    await page.locator('#left').getByText('complete').waitFor();
-  }, START_MS_MAX);
+  it(
+    'still offers to try the job again when the guest\u2019s writes succeed again',
+    async () => {
+      const limit = await limitRoom();
+      await boot(page, `${site.origin}/images/writer.raw`);
+      await told('no room left in this browser');
+      await key();
+      // What the guest wrote has failed now, for which there is nothing to be tried.
+      await page.getByRole('button', { name: 'Try again' }).waitFor({ state: 'detached' });
+      // It stands still before its guest takes the disk for a broken one.
+      const waiting = await page
+        .locator('#title')
+        .getByText(/^writer.* waits for its disk$/)
+        .textContent();
+      await limit.lift();
+      await page.getByText('All writes saved').waitFor();
+      await runs(waiting!.replace(' waits for its disk', ''));
+      await page.getByRole('button', { name: 'Try again' }).click();
+      await page.locator('#left').getByText('complete').waitFor();
+    },
+    START_MS_MAX,
+  );
 
-  it('says so when it is switched off with writes that could not be stored', async () => {
-    const limit = await limitRoom();
-    await boot(page, `${site.origin}/images/writer.raw`);
-    await told('no room left in this browser');
-    await key();
-    await page.getByRole('button', { name: 'Try again' }).waitFor({ state: 'detached' });
-    await page.getByText('Saving\u2026').waitFor();
-    await page.getByRole('button', { name: 'Switch off' }).click();
-    await told('Not all that the machine wrote was saved');
-    await limit.lift();
-  }, START_MS_MAX);
+  it(
+    'says so when it is switched off with writes that could not be stored',
+    async () => {
+      const limit = await limitRoom();
+      await boot(page, `${site.origin}/images/writer.raw`);
+      await told('no room left in this browser');
+      await key();
+      await page.getByRole('button', { name: 'Try again' }).waitFor({ state: 'detached' });
+      await page.getByText('Saving\u2026').waitFor();
+      await page.getByRole('button', { name: 'Switch off' }).click();
+      await told('Not all that the machine wrote was saved');
+      await limit.lift();
+    },
+    START_MS_MAX,
+  );
 
-  it('says that the storage of a disk was cleared, and what can be done yet', async () => {
-    await boot(page, `${site.origin}/images/writer.raw`);
-    await starts();
-    await page.evaluate(() => fetch('clear'));
-    await key();
-    await told('has cleared the storage of this disk');
-  }, START_MS_MAX);
+  it(
+    'says that the storage of a disk was cleared, and what can be done yet',
+    async () => {
+      await boot(page, `${site.origin}/images/writer.raw`);
+      await starts();
+      await page.evaluate(() => fetch('clear'));
+      await key();
+      await told('has cleared the storage of this disk');
+    },
+    START_MS_MAX,
+  );
 });

@@ -8,7 +8,9 @@ import { MillraceError } from '../../api/errors.ts';
 export type UrlSource = string | URL | (() => string | URL | Promise<string | URL>);
 
 /** Headers to send with every request, or a function that returns them, asked before each request. */
-export type HeaderSource = Record<string, string> | (() => Record<string, string> | Promise<Record<string, string>>);
+export type HeaderSource =
+  | Record<string, string>
+  | (() => Record<string, string> | Promise<Record<string, string>>);
 
 /** A URL as `fetch` takes it, with what its userinfo said as a header: `fetch` refuses URLs that hold credentials. */
 export interface Target {
@@ -23,7 +25,9 @@ export interface Target {
 export function redactUrl(url: string | URL): string {
   const text = String(url);
   const parsed = URL.canParse(text) ? new URL(text) : undefined;
-  const bare = parsed?.pathname.startsWith('/') ? withoutUserinfo(parsed) : text.replace(/^([a-z][a-z0-9+.-]*:\/\/)?[^]*@/i, '$1');
+  const bare = parsed?.pathname.startsWith('/')
+    ? withoutUserinfo(parsed)
+    : text.replace(/^([a-z][a-z0-9+.-]*:\/\/)?[^]*@/i, '$1');
   return bare.replace(/#[^]*$/, '').replace(/\?[^]*$/, '?…');
 }
 
@@ -83,9 +87,13 @@ export class Address {
       headers = new Headers(given);
     } catch {
       // The runtime's own message quotes the offending value, which may be a secret.
-      throw new MillraceError('EINVAL', `${this.#name}: the headers given for it hold a name or value that HTTP does not allow`);
+      throw new MillraceError(
+        'EINVAL',
+        `${this.#name}: the headers given for it hold a name or value that HTTP does not allow`,
+      );
     }
-    if (target.authorization !== undefined && !headers.has('Authorization')) headers.set('Authorization', target.authorization);
+    if (target.authorization !== undefined && !headers.has('Authorization'))
+      headers.set('Authorization', target.authorization);
     return headers;
   }
 
@@ -99,10 +107,14 @@ export class Address {
 function parse(given: string | URL): URL {
   // In a page or worker a relative URL means what it means to fetch; elsewhere there is nothing to resolve it against.
   const base = (globalThis as { location?: { href: string } }).location?.href;
-  if (!URL.canParse(String(given), base)) throw new MillraceError('EINVAL', `not a URL: ${redactUrl(given)}`);
+  if (!URL.canParse(String(given), base))
+    throw new MillraceError('EINVAL', `not a URL: ${redactUrl(given)}`);
   const url = new URL(String(given), base);
   if (url.protocol !== 'http:' && url.protocol !== 'https:') {
-    throw new MillraceError('EUNSUPPORTED', `${redactUrl(url)}: a base is read over http: or https:, not ${url.protocol}`);
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      `${redactUrl(url)}: a base is read over http: or https:, not ${url.protocol}`,
+    );
   }
   return url;
 }

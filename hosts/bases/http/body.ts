@@ -19,7 +19,9 @@ export function piecesOf(body: AnswerBody, bytes: number): PieceReader {
   let free: ArrayBuffer | undefined;
   return {
     async read() {
-      const { done, value } = (await reader.read(new Uint8Array(free ?? new ArrayBuffer(size)))) as { done: boolean; value: Uint8Array<ArrayBuffer> };
+      const { done, value } = (await reader.read(
+        new Uint8Array(free ?? new ArrayBuffer(size)),
+      )) as { done: boolean; value: Uint8Array<ArrayBuffer> };
       if (done) return { done };
       [last, free] = [value.buffer, last];
       return { done, value };

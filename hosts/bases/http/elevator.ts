@@ -29,7 +29,12 @@ class Read {
   #missing: number;
   settled = false;
 
-  constructor(offset: number, into: Uint8Array, background: boolean, settle: (error?: unknown) => void) {
+  constructor(
+    offset: number,
+    into: Uint8Array,
+    background: boolean,
+    settle: (error?: unknown) => void,
+  ) {
     this.offset = offset;
     this.end = offset + into.length;
     this.background = background;
@@ -100,7 +105,10 @@ class Flight implements Transfer {
     const end = Math.min(part.end, this.end);
     if (start >= end || this.signal.aborted || (part.alone && !this.once)) return [part];
     this.#parts.push({ ...part, start, end });
-    return [{ ...part, end: start }, { ...part, start: end }].filter((rest) => rest.start < rest.end);
+    return [
+      { ...part, end: start },
+      { ...part, start: end },
+    ].filter((rest) => rest.start < rest.end);
   }
 
   deliver(bytes: Uint8Array): void {
@@ -129,7 +137,11 @@ class Flight implements Transfer {
   /** When several reads share it: what each of them misses, to be asked for alone. */
   apart(): Part[] {
     if (this.once || this.#parts.length < 2) return [];
-    return this.#parts.map((part) => ({ ...part, start: Math.max(part.start, this.position), alone: true }));
+    return this.#parts.map((part) => ({
+      ...part,
+      start: Math.max(part.start, this.position),
+      alone: true,
+    }));
   }
 
   /** A request that nobody waits for is cancelled. */
@@ -152,7 +164,10 @@ export class Elevator {
   #scheduled = false;
   #closed: { reason: unknown } | undefined;
 
-  constructor(lanes: number, transfer: (transfer: Transfer, cancelled: AbortSignal) => Promise<void>) {
+  constructor(
+    lanes: number,
+    transfer: (transfer: Transfer, cancelled: AbortSignal) => Promise<void>,
+  ) {
     this.#lanes = lanes;
     this.#transfer = transfer;
   }
@@ -239,7 +254,9 @@ export class Elevator {
     const sorted = parts.toSorted((a, b) => a.start - b.start);
     const above = sorted.findIndex((part) => part.start >= this.#head);
     const seed = background ? Math.max(above, 0) : sorted.indexOf(parts[0]);
-    const range: Range = sorted[seed].alone ? sorted[seed] : grow(sorted, seed, this.#requestBytes(parts, flights));
+    const range: Range = sorted[seed].alone
+      ? sorted[seed]
+      : grow(sorted, seed, this.#requestBytes(parts, flights));
     if (background) this.#head = range.end;
     return range;
   }

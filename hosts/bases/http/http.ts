@@ -11,8 +11,8 @@ import type { Fetch, HttpStats, Transfer } from './request.ts';
 import { HttpObject } from './request.ts';
 import { identityOf } from './response.ts';
 
-export { redactUrl } from './address.ts';
 export type { HeaderSource, UrlSource } from './address.ts';
+export { redactUrl } from './address.ts';
 export type { Fetch, HttpStats } from './request.ts';
 
 /**
@@ -110,7 +110,9 @@ class HttpRanges implements HttpSource {
     this.preferred = { chunk: REQUEST_BYTES_MIN, depth };
     this.#object = object;
     this.#page = page;
-    this.#elevator = new Elevator(depth, (transfer, cancelled) => object.fetch(transfer, cancelled));
+    this.#elevator = new Elevator(depth, (transfer, cancelled) =>
+      object.fetch(transfer, cancelled),
+    );
   }
 
   get name(): string {
@@ -130,7 +132,8 @@ class HttpRanges implements HttpSource {
     }
     const known = this.#page.subarray(offset, offset + into.length);
     into.set(known);
-    if (known.length < into.length) await this.#elevator.read(offset + known.length, into.subarray(known.length), hint);
+    if (known.length < into.length)
+      await this.#elevator.read(offset + known.length, into.subarray(known.length), hint);
   }
 
   async close(): Promise<void> {
@@ -145,5 +148,8 @@ class HttpRanges implements HttpSource {
 
 function within(option: string, value: number, min: number, max: number): number {
   if (Number.isInteger(value) && value >= min && value <= max) return value;
-  throw new MillraceError('EINVAL', `${option} must be a whole number from ${min} to ${max}, not ${value}`);
+  throw new MillraceError(
+    'EINVAL',
+    `${option} must be a whole number from ${min} to ${max}, not ${value}`,
+  );
 }

@@ -5,10 +5,17 @@
 import { MillraceError } from '../../api/errors.ts';
 import type { Address, Target } from './address.ts';
 import { piecesOf } from './body.ts';
+import { Queue } from './queue.ts';
 import type { Answer, Version } from './response.ts';
 import { checkResponse, strongEtag } from './response.ts';
-import { Queue } from './queue.ts';
-import { callerFailure, Failure, PROGRESS_BYTES_MIN, RetryBudget, sleep, transportFailure } from './retry.ts';
+import {
+  callerFailure,
+  Failure,
+  PROGRESS_BYTES_MIN,
+  RetryBudget,
+  sleep,
+  transportFailure,
+} from './retry.ts';
 
 /** Less than this within the timeout is no progress: a server that sends a byte now and then would hold up its readers for ever. */
 const TIMEOUT_BYTES_MIN = 1024;
@@ -103,17 +110,27 @@ export class HttpObject {
         if (!(failure instanceof Failure)) throw failure;
         // Twice, because the server may have come back in between.
         if (attempts > 1 && error instanceof TypeError && (await this.#isHidden(attempt.target))) {
-          throw this.#finalError(hidden(failure), range, before, attempts, performance.now() - started);
+          throw this.#finalError(
+            hidden(failure),
+            range,
+            before,
+            attempts,
+            performance.now() - started,
+          );
         }
         if (failure.expired && renewable && attempt.target !== undefined) {
           renewable = false;
           this.#address.renew(attempt.target);
         } else {
-          const waitMs = failure.transient ? budget.next(failure, transfer.position - before, this.stats.bytes - received) : undefined;
-          if (waitMs === undefined) throw this.#finalError(failure, range, before, attempts, performance.now() - started);
+          const waitMs = failure.transient
+            ? budget.next(failure, transfer.position - before, this.stats.bytes - received)
+            : undefined;
+          if (waitMs === undefined)
+            throw this.#finalError(failure, range, before, attempts, performance.now() - started);
           received = this.stats.bytes;
           // What the server asks for is not shortened.
-          if (failure.busy && failure.retryAfterMs === undefined) await this.#queue.wait(waitMs, () => transfer.urgent ?? false, cancelled);
+          if (failure.busy && failure.retryAfterMs === undefined)
+            await this.#queue.wait(waitMs, () => transfer.urgent ?? false, cancelled);
           else await sleep(waitMs, cancelled);
         }
         this.stats.retries++;
@@ -127,14 +144,20 @@ export class HttpObject {
     // Another origin's answer to a page: If-Range would have to be allowed there by a preflight. And a server may answer 200 since it
     // takes If-Range amiss. The answers alone are compared then.
     if (response.type === 'cors' || response.status === 200) this.#sendsIfRange = false;
-    const { version, end } = checkResponse(response, { first: transfer.position, end: transfer.end }, this.#version);
+    const { version, end } = checkResponse(
+      response,
+      { first: transfer.position, end: transfer.end },
+      this.#version,
+    );
     this.#version ??= version;
     transfer.end = Math.min(transfer.end, version.size);
-    if (transfer.position === transfer.end) return void await response.body?.cancel();
+    if (transfer.position === transfer.end) return void (await response.body?.cancel());
     const bytes = end - transfer.position;
     await this.#receive(attempt, response, transfer, end);
     if (transfer.position < transfer.end && bytes < PROGRESS_BYTES_MIN) {
-      throw new Failure('EIO', `the server sends ranges in pieces of ${bytes} bytes`, { transient: true });
+      throw new Failure('EIO', `the server sends ranges in pieces of ${bytes} bytes`, {
+        transient: true,
+      });
     }
   }
 
@@ -154,7 +177,12 @@ export class HttpObject {
   /** Whether the server answers, and only this page may not know what: asked when no answer has been seen yet. */
   async #isHidden(target: Target | undefined): Promise<boolean> {
     if (this.#version !== undefined || target === undefined || !isElsewhere(target)) return false;
-    return globalThis.fetch(target.href, { ...pastTheCache(), method: 'HEAD', mode: 'no-cors' }).then(() => true, () => false);
+    return globalThis
+      .fetch(target.href, { ...pastTheCache(), method: 'HEAD', mode: 'no-cors' })
+      .then(
+        () => true,
+        () => false,
+      );
   }
 
   async #destination(): Promise<{ target: Target; headers: Headers }> {
@@ -167,7 +195,12 @@ export class HttpObject {
   }
 
   /** The bytes that end the answer are kept back until the body ends there: only then is it known to be neither short nor long. */
-  async #receive(attempt: Attempt, response: Answer, transfer: Transfer, end: number): Promise<void> {
+  async #receive(
+    attempt: Attempt,
+    response: Answer,
+    transfer: Transfer,
+    end: number,
+  ): Promise<void> {
     let last: Uint8Array | undefined;
     for await (const bytes of attempt.pieces(response, end - transfer.position)) {
       this.stats.bytes += bytes.length;
@@ -180,14 +213,26 @@ export class HttpObject {
     }
     if (last === undefined) {
       const missing = end - transfer.position;
-      throw new Failure('EIO', `the server ended its answer ${missing} bytes early`, { transient: true });
+      throw new Failure('EIO', `the server ended its answer ${missing} bytes early`, {
+        transient: true,
+      });
     }
     transfer.deliver(last);
   }
 
-  #finalError(failure: Failure, range: string, offset: number, attempts: number, elapsedMs: number): MillraceError {
-    const tries = attempts === 1 ? '' : ` (${attempts} attempts in ${(elapsedMs / 1000).toFixed(1)} s)`;
-    return new MillraceError(failure.code, `${this.name}, ${range}: ${failure.message}${tries}`, { offset, cause: failure.cause });
+  #finalError(
+    failure: Failure,
+    range: string,
+    offset: number,
+    attempts: number,
+    elapsedMs: number,
+  ): MillraceError {
+    const tries =
+      attempts === 1 ? '' : ` (${attempts} attempts in ${(elapsedMs / 1000).toFixed(1)} s)`;
+    return new MillraceError(failure.code, `${this.name}, ${range}: ${failure.message}${tries}`, {
+      offset,
+      cause: failure.cause,
+    });
   }
 }
 
@@ -272,7 +317,10 @@ class Attempt {
   explain(error: unknown, reached: boolean): unknown {
     if (this.#cancelled.aborted) return this.#cancelled.reason;
     if (this.#stalled) {
-      const what = this.#bytes === 0 ? `nothing for ${this.#timeoutMs} ms` : `only ${this.#bytes} bytes in ${this.#timeoutMs} ms`;
+      const what =
+        this.#bytes === 0
+          ? `nothing for ${this.#timeoutMs} ms`
+          : `only ${this.#bytes} bytes in ${this.#timeoutMs} ms`;
       return new Failure('ETIMEDOUT', `the server sent ${what}`, { transient: true });
     }
     if (error instanceof Failure || error instanceof MillraceError) return error;
@@ -325,10 +373,17 @@ function isElsewhere(target: Target): boolean {
 
 /** A page is not told why a request to another origin failed. */
 function corsHint(target: Target): string {
-  return isElsewhere(target) ? '; the browser does not say why: see that the server is up and allows this page\'s origin by CORS' : '';
+  return isElsewhere(target)
+    ? "; the browser does not say why: see that the server is up and allows this page's origin by CORS"
+    : '';
 }
 
 function hidden({ cause }: Failure): Failure {
-  const reason = 'the server answers, and its answer is hidden from this page by CORS: it must send Access-Control-Allow-Origin';
-  return new Failure('EACCES', `${reason} (errors too: it may be that there is nothing at this address)`, { cause });
+  const reason =
+    'the server answers, and its answer is hidden from this page by CORS: it must send Access-Control-Allow-Origin';
+  return new Failure(
+    'EACCES',
+    `${reason} (errors too: it may be that there is nothing at this address)`,
+    { cause },
+  );
 }

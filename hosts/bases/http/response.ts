@@ -5,7 +5,10 @@
 import { Failure, isTransientStatus, parseRetryAfter } from './retry.ts';
 
 /** As much of a `Response` as is needed here; a host's own transport gives no more. */
-export type Answer = Pick<Response, 'status' | 'statusText' | 'type'> & { headers: Pick<Headers, 'get'>; body: AnswerBody | null };
+export type Answer = Pick<Response, 'status' | 'statusText' | 'type'> & {
+  headers: Pick<Headers, 'get'>;
+  body: AnswerBody | null;
+};
 
 export interface AnswerBody {
   getReader(): PieceReader;
@@ -44,7 +47,8 @@ export function strongEtag(version: Version): string | undefined {
 export function identityOf(version: Version): string | undefined {
   const strong = strongEtag(version);
   if (strong !== undefined) return `etag ${strong}`;
-  if (version.lastModified !== undefined) return `modified ${version.lastModified} size ${version.size}`;
+  if (version.lastModified !== undefined)
+    return `modified ${version.lastModified} size ${version.size}`;
   return version.etag === undefined ? undefined : `etag ${version.etag} size ${version.size}`;
 }
 
@@ -59,7 +63,11 @@ export interface Checked {
  * end before `asked` does, and an empty object, which has no range at all, gives size 0.
  * @throws Failure saying what is wrong with it; transient where another try may help.
  */
-export function checkResponse(response: Answer, asked: ByteRange, known: Version | undefined): Checked {
+export function checkResponse(
+  response: Answer,
+  asked: ByteRange,
+  known: Version | undefined,
+): Checked {
   if (response.status === 206) return checkPartial(response, asked, known);
   if (response.status === 200) return { version: checkWhole(response, known), end: 0 };
   if (response.status === 416) return { version: checkUnsatisfiable(response, known), end: 0 };
@@ -77,11 +85,17 @@ function checkPartial(response: Answer, asked: ByteRange, known: Version | undef
   const version = versionOf(headers, got.size);
   if (known !== undefined) checkVersion(version, known);
   if (got.first !== asked.first || got.end > asked.end) {
-    throw new Failure('EIO', `the server sent another range than asked (Content-Range: bytes ${got.first}-${got.end - 1}/${got.size})`);
+    throw new Failure(
+      'EIO',
+      `the server sent another range than asked (Content-Range: bytes ${got.first}-${got.end - 1}/${got.size})`,
+    );
   }
   const length = headers.get('Content-Length');
   if (length !== null && Number(length) !== got.end - got.first) {
-    throw new Failure('EIO', `the answer contradicts itself: Content-Length ${length} for a range of ${got.end - got.first} bytes`);
+    throw new Failure(
+      'EIO',
+      `the answer contradicts itself: Content-Length ${length} for a range of ${got.end - got.first} bytes`,
+    );
   }
   return { version, end: got.end };
 }
@@ -90,23 +104,40 @@ function checkEncoding(headers: Answer['headers']): void {
   const encoding = headers.get('Content-Encoding');
   if (encoding !== null && encoding.trim().toLowerCase() !== 'identity') {
     const what = `the server compresses what it sends (Content-Encoding: ${encoding}) although asked for identity`;
-    throw new Failure('EUNSUPPORTED', `${what}, so that ranges are not of the image: turn that off for this URL`);
+    throw new Failure(
+      'EUNSUPPORTED',
+      `${what}, so that ranges are not of the image: turn that off for this URL`,
+    );
   }
 }
 
 function parseContentRange(response: Answer): ByteRange & { size: number } {
   const text = response.headers.get('Content-Range');
   if (text === null) {
-    if (response.type !== 'cors') throw new Failure('EIO', 'the server answered 206 without a Content-Range');
+    if (response.type !== 'cors')
+      throw new Failure('EIO', 'the server answered 206 without a Content-Range');
     const fix = 'Access-Control-Expose-Headers: Content-Range, ETag';
-    throw new Failure('EUNSUPPORTED', `the answer's Content-Range is hidden from this page by CORS: the server must send ${fix}`);
+    throw new Failure(
+      'EUNSUPPORTED',
+      `the answer's Content-Range is hidden from this page by CORS: the server must send ${fix}`,
+    );
   }
   const match = /^bytes +(\d+)-(\d+)\/(\d+|\*)$/i.exec(text.trim());
-  if (match === null) throw new Failure('EIO', `the server sent a Content-Range that cannot be read (${text})`);
-  if (match[3] === '*') throw new Failure('EUNSUPPORTED', `the server does not tell the object's size (Content-Range: ${text})`);
+  if (match === null)
+    throw new Failure('EIO', `the server sent a Content-Range that cannot be read (${text})`);
+  if (match[3] === '*')
+    throw new Failure(
+      'EUNSUPPORTED',
+      `the server does not tell the object's size (Content-Range: ${text})`,
+    );
   const [first, last, size] = match.slice(1).map(Number);
-  if (!Number.isSafeInteger(size)) throw new Failure('EUNSUPPORTED', `the object is larger than 2^53 - 1 bytes (Content-Range: ${text})`);
-  if (first > last || last >= size) throw new Failure('EIO', `the server sent an impossible Content-Range (${text})`);
+  if (!Number.isSafeInteger(size))
+    throw new Failure(
+      'EUNSUPPORTED',
+      `the object is larger than 2^53 - 1 bytes (Content-Range: ${text})`,
+    );
+  if (first > last || last >= size)
+    throw new Failure('EIO', `the server sent an impossible Content-Range (${text})`);
   return { first, end: last + 1, size };
 }
 
@@ -122,7 +153,10 @@ function checkVersion(version: Version, known: Version): void {
   if (difference !== undefined) throw changed(difference);
   const validators = validatorsOf(known);
   if (validators.length > 0 && validators.every((field) => version[field] === undefined)) {
-    throw new Failure('EIO', 'the answer lacks the ETag or Last-Modified of the first one, so that it may be of another version');
+    throw new Failure(
+      'EIO',
+      'the answer lacks the ETag or Last-Modified of the first one, so that it may be of another version',
+    );
   }
 }
 
@@ -134,7 +168,9 @@ function validatorsOf(known: Version): ('etag' | 'lastModified')[] {
 
 function differenceBetween(version: Version, known: Version): string | undefined {
   if (version.size !== known.size) return `its size was ${known.size} bytes and is ${version.size}`;
-  const field = validatorsOf(known).find((field) => version[field] !== undefined && version[field] !== known[field]);
+  const field = validatorsOf(known).find(
+    (field) => version[field] !== undefined && version[field] !== known[field],
+  );
   if (field === undefined) return undefined;
   // Of a mirror, or a node behind a balancer, that has the same bytes, too: that cannot be told from a change.
   return `its ${field === 'etag' ? 'ETag' : 'Last-Modified'} was ${known[field]} and is ${version[field]}, or another server answers here: then give the URL of one`;
@@ -153,7 +189,9 @@ function checkWhole(response: Answer, known: Version | undefined): Version {
   }
   const what = 'the server ignores Range (it answered 200 with the whole object)';
   // One that has heeded it before, as a cache does for what it holds, may do so again.
-  throw new Failure('EUNSUPPORTED', `${what}: a base needs a server with byte ranges`, { transient: known !== undefined });
+  throw new Failure('EUNSUPPORTED', `${what}: a base needs a server with byte ranges`, {
+    transient: known !== undefined,
+  });
 }
 
 /** 416 tells the size as `bytes * / size`. For an empty object it is the right answer: no range of it exists. */
@@ -163,28 +201,41 @@ function checkUnsatisfiable(response: Answer, known: Version | undefined): Versi
   if (known !== undefined && size !== undefined && Number(size) !== known.size) {
     throw changed(`its size was ${known.size} bytes and is ${size}`);
   }
-  throw new Failure('EIO', 'the server refused a range inside the object (416 Range Not Satisfiable)');
+  throw new Failure(
+    'EIO',
+    'the server refused a range inside the object (416 Range Not Satisfiable)',
+  );
 }
 
 function failureOfStatus(response: Answer): Failure {
   const { status } = response;
   const said = `the server answered ${status}${response.statusText === '' ? '' : ` ${response.statusText}`}`;
   if (status === 401 || status === 403) {
-    return new Failure('EACCES', `${said}: check the credentials, or whether the URL has expired`, { expired: true });
+    return new Failure('EACCES', `${said}: check the credentials, or whether the URL has expired`, {
+      expired: true,
+    });
   }
   // Google's object store says so of a signature that has expired.
-  if (status === 400) return new Failure('EIO', `${said}, which is no answer to a range request`, { expired: true });
+  if (status === 400)
+    return new Failure('EIO', `${said}, which is no answer to a range request`, { expired: true });
   if (status === 404 || status === 410) return new Failure('ENOENT', `${said}: check the URL`);
   if (status === 412) return changed('the server says so (412 Precondition Failed)');
   if (isTransientStatus(status)) {
     // By the server's own clock, if it tells it: ours may be another.
     const nowMs = Date.parse(response.headers.get('Date') ?? '') || Date.now();
     const retryAfterMs = parseRetryAfter(response.headers.get('Retry-After'), nowMs);
-    return new Failure('EIO', said, { transient: true, busy: status === 429 || status === 503, retryAfterMs });
+    return new Failure('EIO', said, {
+      transient: true,
+      busy: status === 429 || status === 503,
+      retryAfterMs,
+    });
   }
   return new Failure('EIO', `${said}, which is no answer to a range request`);
 }
 
 function changed(how: string): Failure {
-  return new Failure('ECHANGED', `the object is not the one that was opened: ${how}; open it again`);
+  return new Failure(
+    'ECHANGED',
+    `the object is not the one that was opened: ${how}; open it again`,
+  );
 }

@@ -34,7 +34,13 @@ export class Failure extends Error {
   constructor(
     code: ErrorCode,
     message: string,
-    options: { transient?: boolean; expired?: boolean; busy?: boolean; retryAfterMs?: number; cause?: unknown } = {},
+    options: {
+      transient?: boolean;
+      expired?: boolean;
+      busy?: boolean;
+      retryAfterMs?: number;
+      cause?: unknown;
+    } = {},
   ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
@@ -104,7 +110,11 @@ export class RetryBudget {
 }
 
 /** Resolves after `ms`, or when the function that `early` is handed is called; rejects with the signal's reason when it is aborted before. */
-export function sleep(ms: number, signal: AbortSignal, early: (wake: () => void) => void = () => {}): Promise<void> {
+export function sleep(
+  ms: number,
+  signal: AbortSignal,
+  early: (wake: () => void) => void = () => {},
+): Promise<void> {
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();
     const wake = (): void => {
@@ -121,7 +131,10 @@ export function sleep(ms: number, signal: AbortSignal, early: (wake: () => void)
 
 /** What asking again would not change, in the words of Node, Deno, Bun and workerd, and what it means; browsers do not tell. */
 const HOPELESS: readonly [RegExp, string][] = [
-  [/redirect.* (exceeded|reached|too many)|too many redirects/i, 'the redirects of this URL have no end: check it'],
+  [
+    /redirect.* (exceeded|reached|too many)|too many redirects/i,
+    'the redirects of this URL have no end: check it',
+  ],
   [/certificate/i, 'the certificate of the server is not trusted'],
   [/wrong version number|InvalidContentType/, 'the server does not speak TLS: is it an http: URL?'],
   [/ports? \d+ (is|are) blocked|bad port/i, 'this runtime does not connect to such a port'],
@@ -139,11 +152,13 @@ export function transportFailure(error: unknown, hint: string, reached: boolean)
   const said = innermostMessage(error);
   const cause = scrubbed(error);
   // Deno's way to say that the user did not allow it.
-  if (error instanceof Error && error.name === 'NotCapable') return new Failure('EACCES', said, { cause });
+  if (error instanceof Error && error.name === 'NotCapable')
+    return new Failure('EACCES', said, { cause });
   const why = said.replace(ADDRESSES, '');
   const meaning = HOPELESS.find(([words]) => words.test(why))?.[1];
   if (meaning !== undefined) return new Failure('EIO', `${meaning} (${said})`, { cause });
-  if (!reached && UNKNOWN_HOST.test(why)) return new Failure('EIO', `there is no host of this name (${said})`, { cause });
+  if (!reached && UNKNOWN_HOST.test(why))
+    return new Failure('EIO', `there is no host of this name (${said})`, { cause });
   return new Failure('EIO', `the connection failed (${said})${hint}`, { transient: true, cause });
 }
 
@@ -158,7 +173,8 @@ function innermostMessage(error: unknown): string {
   let inner = error;
   while (inner instanceof Error && inner.cause instanceof Error) inner = inner.cause;
   if (!(inner instanceof Error)) return redactText(String(inner));
-  const said = inner.message !== '' ? inner.message : (inner as { code?: string }).code ?? inner.name;
+  const said =
+    inner.message !== '' ? inner.message : ((inner as { code?: string }).code ?? inner.name);
   return redactText(said);
 }
 

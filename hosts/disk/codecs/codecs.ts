@@ -52,17 +52,23 @@ async function load(decoders: Decoders, method: Compression): Promise<Decoder> {
   }
 }
 
-function inflateWith(decoder: Decoder, method: Compression, from: Uint8Array, into: Uint8Array): void {
+function inflateWith(
+  decoder: Decoder,
+  method: Compression,
+  from: Uint8Array,
+  into: Uint8Array,
+): void {
   if (method === 'zlib') {
     checkCount(method, decode(decoder, method, from, into), into.length);
     return;
   }
   // There may be several frames, one after another: QEMU's decoder takes them too.
-  for (let rest = into; rest.length > 0;) {
+  for (let rest = into; rest.length > 0; ) {
     const frame = zstdFrame(from, rest.length);
     const count = decode(decoder, method, from.subarray(0, frame.length), rest);
     // A frame that gives nothing is one that the decoder refused without a word.
-    if (count === 0 || count > rest.length) throw badStream(method, 'it is damaged, or gives more bytes than it should');
+    if (count === 0 || count > rest.length)
+      throw badStream(method, 'it is damaged, or gives more bytes than it should');
     from = from.subarray(frame.length);
     rest = rest.subarray(count);
   }
@@ -79,12 +85,17 @@ function decode(decoder: Decoder, method: Compression, from: Uint8Array, into: U
 /** @throws MillraceError `ECORRUPT` unless a stream gave as many bytes as its cluster has. */
 export function checkCount(method: Compression, count: number, expected: number): void {
   if (count === expected) return;
-  throw badStream(method, `it gives ${count > expected ? `more than ${expected}` : `${count}`} bytes where ${expected} are expected`);
+  throw badStream(
+    method,
+    `it gives ${count > expected ? `more than ${expected}` : `${count}`} bytes where ${expected} are expected`,
+  );
 }
 
 /** A stream that is no good: `reason` completes "does not inflate: ...". */
 export function badStream(method: Compression, reason: string, cause?: unknown): MillraceError {
-  return new MillraceError('ECORRUPT', `compressed data (${method}) does not inflate: ${reason}`, { cause });
+  return new MillraceError('ECORRUPT', `compressed data (${method}) does not inflate: ${reason}`, {
+    cause,
+  });
 }
 
 function reasonOf(cause: unknown): string {
@@ -117,7 +128,10 @@ export const portableDecoders: Decoders = {
 };
 
 /** `inflateRawSync` or `zstdDecompressSync` of node:zlib, which Node, Deno, Bun and workerd have. */
-export type ZlibFunction = (from: Uint8Array, options: { chunkSize: number; maxOutputLength: number }) => Uint8Array;
+export type ZlibFunction = (
+  from: Uint8Array,
+  options: { chunkSize: number; maxOutputLength: number },
+) => Uint8Array;
 
 /** With room for more than the cluster, node:zlib knows after one pass that the stream has ended. */
 const SPARE_BYTES = 64;
@@ -126,7 +140,10 @@ const SPARE_BYTES = 64;
 export function zlibDecoder(decompress: ZlibFunction): Decoder {
   return (from, into) => {
     try {
-      const out = decompress(from, { chunkSize: into.length + SPARE_BYTES, maxOutputLength: into.length });
+      const out = decompress(from, {
+        chunkSize: into.length + SPARE_BYTES,
+        maxOutputLength: into.length,
+      });
       const count = out.length;
       into.set(out);
       free(out);

@@ -50,14 +50,18 @@ function walk(view: DataView, limit: number): ZstdFrame {
   const hasChecksum = (descriptor & 0x04) !== 0;
   if ((descriptor & 0x08) !== 0) throw corrupt('a reserved bit is set');
   let at = MAGIC_BYTES + 1;
-  if (!singleSegment && windowBytes(view.getUint8(at++)) > WINDOW_BYTES_MAX) throw corrupt('its window is above 8 MiB');
+  if (!singleSegment && windowBytes(view.getUint8(at++)) > WINDOW_BYTES_MAX)
+    throw corrupt('its window is above 8 MiB');
   for (let i = DICTIONARY_ID_BYTES[descriptor & 3]; i > 0; i--) {
     if (view.getUint8(at++) !== 0) throw corrupt('it needs a dictionary');
   }
   const contentSizeFlag = descriptor >> 6;
-  const contentSizeBytes = contentSizeFlag === 0 && singleSegment ? 1 : CONTENT_SIZE_BYTES[contentSizeFlag];
-  const contentSize = contentSizeBytes === 0 ? undefined : readContentSize(view, at, contentSizeBytes);
-  if (contentSize !== undefined && contentSize > limit) throw corrupt(`it claims ${contentSize} bytes where ${limit} are expected`);
+  const contentSizeBytes =
+    contentSizeFlag === 0 && singleSegment ? 1 : CONTENT_SIZE_BYTES[contentSizeFlag];
+  const contentSize =
+    contentSizeBytes === 0 ? undefined : readContentSize(view, at, contentSizeBytes);
+  if (contentSize !== undefined && contentSize > limit)
+    throw corrupt(`it claims ${contentSize} bytes where ${limit} are expected`);
   const end = skipBlocks(view, at + contentSizeBytes) + (hasChecksum ? CHECKSUM_BYTES : 0);
   if (end > view.byteLength) throw corrupt('it is cut off');
   return { length: end, contentSize };
@@ -70,10 +74,14 @@ function windowBytes(descriptor: number): number {
 
 function readContentSize(view: DataView, at: number, bytes: number): number {
   switch (bytes) {
-    case 1: return view.getUint8(at);
-    case 2: return view.getUint16(at, true) + CONTENT_SIZE_OFFSET;
-    case 4: return view.getUint32(at, true);
-    default: return Number(view.getBigUint64(at, true));
+    case 1:
+      return view.getUint8(at);
+    case 2:
+      return view.getUint16(at, true) + CONTENT_SIZE_OFFSET;
+    case 4:
+      return view.getUint32(at, true);
+    default:
+      return Number(view.getBigUint64(at, true));
   }
 }
 

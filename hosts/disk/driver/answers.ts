@@ -1,8 +1,8 @@
 /** What the engine answers on images, extents and checks, in the words of the public calls. */
 import type { CheckReport, Extent, ImageFormat, ImageInfo } from '../../api/disk.ts';
-import { Kind } from './engine.ts';
-import type { Engine } from './engine.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { Engine } from './engine.ts';
+import { Kind } from './engine.ts';
 import { ImageField } from './reports.ts';
 
 const FORMATS: readonly (ImageFormat | undefined)[] = [undefined, 'raw', 'qcow2'];
@@ -33,26 +33,46 @@ export function imageOf(engine: Engine, index: number): ImageInfo {
     extendedL2: image[ImageField.extendedL2] !== 0,
     corrupt: image[ImageField.corrupt] !== 0,
     dirty: image[ImageField.dirty] !== 0,
-    backingFile: engine.headerText(index, image[ImageField.nameAt], image[ImageField.nameBytes]) || undefined,
-    backingFormat: engine.headerText(index, image[ImageField.formatAt], image[ImageField.formatBytes]) || undefined,
+    backingFile:
+      engine.headerText(index, image[ImageField.nameAt], image[ImageField.nameBytes]) || undefined,
+    backingFormat:
+      engine.headerText(index, image[ImageField.formatAt], image[ImageField.formatBytes]) ||
+      undefined,
   };
 }
 
 /** Checks image 0 of an engine, which shows `size` bytes, and repairs it if that is asked for. */
-export async function checkWith(engine: Engine, size: number, repair?: 'leaks' | 'all'): Promise<CheckReport> {
-  if (repair !== undefined && !Object.hasOwn(REPAIRS, repair)) throw new MillraceError('EINVAL', `cannot repair '${repair}': it is leaks or all`);
+export async function checkWith(
+  engine: Engine,
+  size: number,
+  repair?: 'leaks' | 'all',
+): Promise<CheckReport> {
+  if (repair !== undefined && !Object.hasOwn(REPAIRS, repair))
+    throw new MillraceError('EINVAL', `cannot repair '${repair}': it is leaks or all`);
   const numbers = new Uint8Array(CHECK_REPORT_BYTES);
   await engine.request(Kind.check, 0, 0, repair ? REPAIRS[repair] : 0, { into: numbers });
   const view = new DataView(numbers.buffer);
   const number = (index: number) => view.getFloat64(index * 8, true);
   return {
-    corruptions: number(0), leaks: number(1), corruptionsFixed: number(2), leaksFixed: number(3), allocatedClusters: number(4),
-    totalClusters: Math.ceil(size / engine.exports.clusterSize()), compressedClusters: number(5), fragmentedClusters: number(7), imageEndOffset: number(6),
+    corruptions: number(0),
+    leaks: number(1),
+    corruptionsFixed: number(2),
+    leaksFixed: number(3),
+    allocatedClusters: number(4),
+    totalClusters: Math.ceil(size / engine.exports.clusterSize()),
+    compressedClusters: number(5),
+    fragmentedClusters: number(7),
+    imageEndOffset: number(6),
   };
 }
 
 /** The extents of a range down to an image of the chain (0: all of it), each as long as can be. */
-export async function* extentsOf(engine: Engine, offset: number, end: number, depth: number): AsyncGenerator<Extent> {
+export async function* extentsOf(
+  engine: Engine,
+  offset: number,
+  end: number,
+  depth: number,
+): AsyncGenerator<Extent> {
   let held: Extent | undefined;
   for (let at = offset; at < end; ) {
     const block = new Uint8Array(EXTENTS_BLOCK_BYTES);
@@ -71,9 +91,15 @@ export async function* extentsOf(engine: Engine, offset: number, end: number, de
 /** The extents in an answer of the engine, which reaches up to `end`. */
 function* extentsIn(block: Uint8Array, end: number): Generator<Extent> {
   const view = new DataView(block.buffer);
-  const number = (at: number) => view.getUint32(at, true) + view.getUint32(at + 4, true) * 4294967296;
+  const number = (at: number) =>
+    view.getUint32(at, true) + view.getUint32(at + 4, true) * 4294967296;
   for (let at = 0, reached = 0; reached < end && at < block.length; at += EXTENT_BYTES) {
-    const extent: Extent = { offset: number(at), length: number(at + 8), state: STATES[view.getUint32(at + 24, true)], depth: view.getUint32(at + 28, true) };
+    const extent: Extent = {
+      offset: number(at),
+      length: number(at + 8),
+      state: STATES[view.getUint32(at + 24, true)],
+      depth: view.getUint32(at + 28, true),
+    };
     if (extent.length === 0) return;
     const hostOffset = number(at + 16);
     if (extent.state === 'data' || hostOffset) extent.hostOffset = hostOffset;
@@ -85,5 +111,7 @@ function* extentsIn(block: Uint8Array, end: number): Generator<Extent> {
 /** Whether an extent continues the one before it, across two answers. */
 function goesOn(before: Extent, extent: Extent): boolean {
   if (before.state !== extent.state || before.depth !== extent.depth) return false;
-  return before.hostOffset === undefined ? extent.hostOffset === undefined : before.hostOffset + before.length === extent.hostOffset;
+  return before.hostOffset === undefined
+    ? extent.hostOffset === undefined
+    : before.hostOffset + before.length === extent.hostOffset;
 }

@@ -3,11 +3,11 @@
  * knows the ring (engine/README.md) and no image format.
  */
 import type { BlockFile, BlockSource } from '../../api/block.ts';
-import { systemClock } from '../../api/clock.ts';
 import type { Clock } from '../../api/clock.ts';
-import type { Codec } from '../codecs/codecs.ts';
+import { systemClock } from '../../api/clock.ts';
 import { MillraceError } from '../../api/errors.ts';
 import { mapHoles } from '../../files/holes.ts';
+import type { Codec } from '../codecs/codecs.ts';
 import { ENGINE_CODES, ENGINE_REASONS } from './reasons.ts';
 import { ImageField, JobField } from './reports.ts';
 
@@ -30,7 +30,15 @@ interface Exports {
   step(completed: number, now: number): number;
   submitted(): number;
   wakeAt(): number;
-  stream(offset: number, length: number, speed: number, onError: number, keepBase: boolean, full: boolean, bottom: number): number;
+  stream(
+    offset: number,
+    length: number,
+    speed: number,
+    onError: number,
+    keepBase: boolean,
+    full: boolean,
+    bottom: number,
+  ): number;
   abort(): number;
   info(): number;
   pause(): number;
@@ -46,14 +54,38 @@ const OVERLAY = 0;
 
 /** Kinds of request. */
 export const Kind = {
-  open: 1, create: 2, read: 3, write: 4, zero: 5, discard: 6, flush: 7, resize: 8, stream: 9, remaining: 10, map: 11, check: 12,
-  close: 13, refer: 14, snapshots: 15,
+  open: 1,
+  create: 2,
+  read: 3,
+  write: 4,
+  zero: 5,
+  discard: 6,
+  flush: 7,
+  resize: 8,
+  stream: 9,
+  remaining: 10,
+  map: 11,
+  check: 12,
+  close: 13,
+  refer: 14,
+  snapshots: 15,
 } as const;
 
 /** Argument of a check that is part of opening: repair what a crash leaves behind, and refuse what it cannot have left. */
 export const REPAIR_CRASH = 3;
 
-const Op = { read: 1, write: 2, flush: 3, truncate: 4, discard: 5, decompress: 6, take: 7, give: 8, done: 9, holes: 10 } as const;
+const Op = {
+  read: 1,
+  write: 2,
+  flush: 3,
+  truncate: 4,
+  discard: 5,
+  decompress: 6,
+  take: 7,
+  give: 8,
+  done: 9,
+  holes: 10,
+} as const;
 const FLAG_BACKGROUND = 1;
 const FLAG_JOBS = 2;
 const SUBMISSION_WORDS = 12;
@@ -64,7 +96,10 @@ const ERRORS_KEPT_MAX = 512;
 /** Steps in a row before others in this thread get a turn. */
 const STEPS_MAX = 64;
 /** Where an image's report tells the place of what its header says of its base. */
-const TEXTS = [[ImageField.nameAt, ImageField.nameBytes], [ImageField.formatAt, ImageField.formatBytes]] as const;
+const TEXTS = [
+  [ImageField.nameAt, ImageField.nameBytes],
+  [ImageField.formatAt, ImageField.formatBytes],
+] as const;
 const COMPRESSIONS = ['zlib', 'zstd'] as const;
 
 /** A request in flight, or waiting for a place in the engine's table. */
@@ -120,16 +155,26 @@ export class Engine {
   #timerAt = 0;
   #broken: MillraceError | undefined;
 
-  constructor(module: WebAssembly.Module, memoryBytes: number, codec: Codec, clock: Clock = systemClock) {
+  constructor(
+    module: WebAssembly.Module,
+    memoryBytes: number,
+    codec: Codec,
+    clock: Clock = systemClock,
+  ) {
     const pages = Math.floor(memoryBytes / PAGE_BYTES);
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
     const trap = (line: number, column: number): void => {
-      this.#broken = new MillraceError('EIO', `the engine stopped at an assertion (line ${line}, column ${column}): please report it`);
+      this.#broken = new MillraceError(
+        'EIO',
+        `the engine stopped at an assertion (line ${line}, column ${column}): please report it`,
+      );
     };
     const instance = new WebAssembly.Instance(module, { env: { memory }, host: { trap } });
     this.#exports = instance.exports as unknown as Exports;
-    if (this.#exports.version() !== INTERFACE_VERSION) throw new MillraceError('EINVAL', 'the engine has another version than its host');
-    if (!this.#exports.init(memory.buffer.byteLength)) throw new MillraceError('EINVAL', `${memoryBytes} bytes are too little memory for a disk`);
+    if (this.#exports.version() !== INTERFACE_VERSION)
+      throw new MillraceError('EINVAL', 'the engine has another version than its host');
+    if (!this.#exports.init(memory.buffer.byteLength))
+      throw new MillraceError('EINVAL', `${memoryBytes} bytes are too little memory for a disk`);
     this.#memory = memory.buffer;
     this.#words = new Uint32Array(this.#memory);
     this.#codec = codec;
@@ -142,7 +187,8 @@ export class Engine {
 
   /** Gives an image its file; image 0 is the overlay. */
   attach(image: number, file: BlockSource | BlockFile, name: string): void {
-    if (!this.#exports.setFile(image, file.size, file.nextData !== undefined)) throw new MillraceError('EUNSUPPORTED', `${name}: the chain has too many images`);
+    if (!this.#exports.setFile(image, file.size, file.nextData !== undefined))
+      throw new MillraceError('EUNSUPPORTED', `${name}: the chain has too many images`);
     this.#files[image] = file;
     this.#names[image] = name;
   }
@@ -168,7 +214,13 @@ export class Engine {
   }
 
   /** Runs one request; resolves with its value. */
-  request(kind: number, offset = 0, length = 0, argument = 0, buffers: { data?: Uint8Array; into?: Uint8Array } = {}): Promise<number> {
+  request(
+    kind: number,
+    offset = 0,
+    length = 0,
+    argument = 0,
+    buffers: { data?: Uint8Array; into?: Uint8Array } = {},
+  ): Promise<number> {
     if (this.#broken) return Promise.reject(this.#broken);
     return new Promise((resolve, reject) => {
       this.#waiting.push({ kind, offset, length, argument, ...buffers, resolve, reject });
@@ -178,7 +230,8 @@ export class Engine {
 
   /** Cancels the reads of bases that are the job's. */
   cancelBackground(): void {
-    for (const [controller, { isJobs }] of this.#baseReads) if (isJobs) controller.abort(new MillraceError('ABORTED', 'the job was aborted'));
+    for (const [controller, { isJobs }] of this.#baseReads)
+      if (isJobs) controller.abort(new MillraceError('ABORTED', 'the job was aborted'));
   }
 
   /** Cancels all reads of bases, those to come as well: a server that does not answer holds up nobody then. */
@@ -202,7 +255,11 @@ export class Engine {
     if (!bytes) return '';
     const page = this.#exports.headerPage(image);
     const place = `${image} ${at} ${bytes}`;
-    if (page) this.#texts.set(place, new TextDecoder().decode(new Uint8Array(this.#memory, page + at, bytes)));
+    if (page)
+      this.#texts.set(
+        place,
+        new TextDecoder().decode(new Uint8Array(this.#memory, page + at, bytes)),
+      );
     return this.#texts.get(place) ?? '';
   }
 
@@ -232,9 +289,13 @@ export class Engine {
     if (cause instanceof MillraceError && cause.code !== 'ECORRUPT') return cause;
     const code = ENGINE_CODES[failure.code] ?? 'EIO';
     const where = `${this.name(failure.image)}: `;
-    const reason = cause === undefined ? ENGINE_REASONS[failure.reason] ?? 'unknown reason' : messageOf(cause);
+    const reason =
+      cause === undefined ? (ENGINE_REASONS[failure.reason] ?? 'unknown reason') : messageOf(cause);
     const at = failure.offset || code === 'ECORRUPT' ? ` (at offset ${failure.offset})` : '';
-    return new MillraceError(code, `cannot ${action}: ${where}${reason}${at}`, { cause, offset: failure.offset });
+    return new MillraceError(code, `cannot ${action}: ${where}${reason}${at}`, {
+      cause,
+      offset: failure.offset,
+    });
   }
 
   /** Lets the engine go on; called when something was asked of it or its clock has come. */
@@ -306,15 +367,37 @@ export class Engine {
     const length = words[entry + 6];
     const address = words[entry + 7];
     const request = words[entry + 10];
-    if (op === Op.done) return this.#finish(request, { code: tag, reason: flags, image: file, offset, detail: length });
-    const bytes = new Uint8Array(this.#memory, address, op === Op.flush || op === Op.truncate || op === Op.discard ? 0 : length);
+    if (op === Op.done)
+      return this.#finish(request, {
+        code: tag,
+        reason: flags,
+        image: file,
+        offset,
+        detail: length,
+      });
+    const bytes = new Uint8Array(
+      this.#memory,
+      address,
+      op === Op.flush || op === Op.truncate || op === Op.discard ? 0 : length,
+    );
     if (op === Op.give) return this.#pending.get(request)?.into?.set(bytes, offset);
     try {
-      const result = op === Op.take ? this.#take(request, offset, bytes)
-        : op === Op.decompress ? this.#codec.inflate(COMPRESSIONS[file], bytes, new Uint8Array(this.#memory, words[entry + 8], words[entry + 9]))
-        : this.#io(op, this.#files[file], offset, length, bytes, flags);
+      const result =
+        op === Op.take
+          ? this.#take(request, offset, bytes)
+          : op === Op.decompress
+            ? this.#codec.inflate(
+                COMPRESSIONS[file],
+                bytes,
+                new Uint8Array(this.#memory, words[entry + 8], words[entry + 9]),
+              )
+            : this.#io(op, this.#files[file], offset, length, bytes, flags);
       if (!isPromise(result)) this.#succeed(tag);
-      else result.then(() => this.#later(() => this.#succeed(tag)), (error) => this.#later(() => this.#fail(tag, error)));
+      else
+        result.then(
+          () => this.#later(() => this.#succeed(tag)),
+          (error) => this.#later(() => this.#fail(tag, error)),
+        );
     } catch (error) {
       this.#fail(tag, error);
     }
@@ -325,7 +408,14 @@ export class Engine {
     if (data) into.set(data.subarray(offset, offset + into.length));
   }
 
-  #io(op: number, file: BlockSource | BlockFile | undefined, offset: number, length: number, bytes: Uint8Array, flags: number): void | Promise<void> {
+  #io(
+    op: number,
+    file: BlockSource | BlockFile | undefined,
+    offset: number,
+    length: number,
+    bytes: Uint8Array,
+    flags: number,
+  ): void | Promise<void> {
     if (!file) throw new MillraceError('ECLOSED', 'the image has been closed');
     if (op === Op.holes) return mapHoles(file, offset, bytes, this.clock);
     if (op === Op.read) {
@@ -334,7 +424,9 @@ export class Engine {
       if (present < bytes.length) bytes.fill(0, present);
       if (present === 0) return;
       const into = bytes.subarray(0, present);
-      return file === this.#files[OVERLAY] ? file.read(offset, into, { background: (flags & FLAG_BACKGROUND) !== 0 }) : this.#readBase(file, offset, into, flags);
+      return file === this.#files[OVERLAY]
+        ? file.read(offset, into, { background: (flags & FLAG_BACKGROUND) !== 0 })
+        : this.#readBase(file, offset, into, flags);
     }
     const target = file as BlockFile;
     if (op === Op.write) return target.write(offset, bytes);
@@ -343,10 +435,18 @@ export class Engine {
     return target.discard?.(offset, length);
   }
 
-  #readBase(file: BlockSource, offset: number, into: Uint8Array, flags: number): void | Promise<void> {
+  #readBase(
+    file: BlockSource,
+    offset: number,
+    into: Uint8Array,
+    flags: number,
+  ): void | Promise<void> {
     if (this.#basesLeft) throw this.#basesLeft;
     const controller = new AbortController();
-    const reading = file.read(offset, into, { signal: controller.signal, background: (flags & FLAG_BACKGROUND) !== 0 });
+    const reading = file.read(offset, into, {
+      signal: controller.signal,
+      background: (flags & FLAG_BACKGROUND) !== 0,
+    });
     if (!isPromise(reading)) return undefined;
     this.#baseReads.set(controller, { isJobs: (flags & FLAG_JOBS) !== 0 });
     return Promise.resolve(reading).finally(() => this.#baseReads.delete(controller));
@@ -358,7 +458,10 @@ export class Engine {
 
   /** Whatever it failed with, be it nothing at all: a file of the caller's own may reject without a reason. */
   #fail(tag: number, error: unknown): void {
-    const code = error instanceof MillraceError ? ENGINE_CODES.indexOf(error.code, 1) : ENGINE_CODES.indexOf('EIO', 1);
+    const code =
+      error instanceof MillraceError
+        ? ENGINE_CODES.indexOf(error.code, 1)
+        : ENGINE_CODES.indexOf('EIO', 1);
     const detail = this.#nextError++;
     this.#errors.set(detail, error);
     this.#forget(detail - ERRORS_KEPT_MAX);
@@ -430,9 +533,20 @@ const REPORT_NUMBERS = 32;
 const TEXT_BYTES = 4096;
 
 const ACTIONS: Record<number, string> = {
-  [Kind.open]: 'open the image', [Kind.create]: 'create the overlay', [Kind.read]: 'read', [Kind.write]: 'write', [Kind.zero]: 'write zeroes',
-  [Kind.discard]: 'discard', [Kind.flush]: 'flush', [Kind.resize]: 'resize', [Kind.stream]: 'stream', [Kind.remaining]: 'count what remains',
-  [Kind.map]: 'map', [Kind.check]: 'check', [Kind.close]: 'close the disk', [Kind.refer]: 'record another base',
+  [Kind.open]: 'open the image',
+  [Kind.create]: 'create the overlay',
+  [Kind.read]: 'read',
+  [Kind.write]: 'write',
+  [Kind.zero]: 'write zeroes',
+  [Kind.discard]: 'discard',
+  [Kind.flush]: 'flush',
+  [Kind.resize]: 'resize',
+  [Kind.stream]: 'stream',
+  [Kind.remaining]: 'count what remains',
+  [Kind.map]: 'map',
+  [Kind.check]: 'check',
+  [Kind.close]: 'close the disk',
+  [Kind.refer]: 'record another base',
   [Kind.snapshots]: 'tell the snapshots',
 };
 

@@ -6,8 +6,20 @@ import type { ErrorCode } from '../../api/errors.ts';
 /** The engine's error codes, by number. */
 export const ENGINE_CODES: readonly ErrorCode[] = [
   'EIO', // 0 is no error; if it is ever told as one, something failed
-  'EINVAL', 'EBUSY', 'ENOSPC', 'EIO', 'ENOENT', 'EEXIST', 'ECORRUPT', 'EUNSUPPORTED', 'ECHANGED', 'EACCES', 'EROFS', 'ABORTED',
-  'ETIMEDOUT', 'ECLOSED',
+  'EINVAL',
+  'EBUSY',
+  'ENOSPC',
+  'EIO',
+  'ENOENT',
+  'EEXIST',
+  'ECORRUPT',
+  'EUNSUPPORTED',
+  'ECHANGED',
+  'EACCES',
+  'EROFS',
+  'ABORTED',
+  'ETIMEDOUT',
+  'ECLOSED',
 ];
 
 /** The engine's reasons, by number: what is wrong, and what to do about it where something can be done. */
@@ -36,7 +48,7 @@ export const ENGINE_REASONS: readonly string[] = [
   'a reserved bit is set in an L2 entry',
   'an L1 or L2 entry points to an offset that is not aligned to clusters',
   'an L1 or L2 entry points outside the file; the image may have been cut off',
-  'an L1 or L2 entry points into the image\'s own header or tables',
+  "an L1 or L2 entry points into the image's own header or tables",
   'the descriptor of a compressed cluster is invalid',
   'the subcluster bitmap of an extended L2 entry contradicts itself',
   'the refcount table points to an invalid place',

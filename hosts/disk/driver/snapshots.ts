@@ -13,10 +13,26 @@ export async function snapshotsOf(engine: Engine, count: number): Promise<Snapsh
   const into = new Uint8Array(ANSWER_BYTES);
   for (let at = 0; snapshots.length < count; ) {
     at = await engine.request(Kind.snapshots, at, 0, 0, { into });
-    const [dateSeconds, dateNanoseconds, clockSeconds, clockNanoseconds, stateSize, icount, idBytes, nameBytes] = new Float64Array(into.buffer, 0, NUMBERS);
-    const text = (from: number, bytes: number): string => new TextDecoder().decode(into.subarray(NUMBERS * 8 + from, NUMBERS * 8 + from + bytes));
+    const [
+      dateSeconds,
+      dateNanoseconds,
+      clockSeconds,
+      clockNanoseconds,
+      stateSize,
+      icount,
+      idBytes,
+      nameBytes,
+    ] = new Float64Array(into.buffer, 0, NUMBERS);
+    const text = (from: number, bytes: number): string =>
+      new TextDecoder().decode(into.subarray(NUMBERS * 8 + from, NUMBERS * 8 + from + bytes));
     snapshots.push({
-      id: text(0, idBytes), name: text(idBytes, nameBytes), dateSeconds, dateNanoseconds, clockSeconds, clockNanoseconds, stateSize,
+      id: text(0, idBytes),
+      name: text(idBytes, nameBytes),
+      dateSeconds,
+      dateNanoseconds,
+      clockSeconds,
+      clockNanoseconds,
+      stateSize,
       icount: icount < 0 ? undefined : icount,
     });
   }

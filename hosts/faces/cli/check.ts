@@ -2,8 +2,8 @@
 import type { CheckReport } from '../../api/disk.ts';
 import { checkDiskWith } from '../../disk/open.ts';
 import { whileUnchanged } from './image.ts';
-import { EXIT_OK, tell } from './platform.ts';
 import type { Platform } from './platform.ts';
+import { EXIT_OK, tell } from './platform.ts';
 
 /** As `qemu-img check` has them. */
 const EXIT_CORRUPT = 2;
@@ -15,21 +15,31 @@ export interface CheckCommandOptions {
   json: boolean;
 }
 
-export async function check(platform: Platform, path: string, { repair, json }: CheckCommandOptions): Promise<number> {
-  const look = (): Promise<CheckReport | undefined> => checkDiskWith(platform.runtime, { overlay: path, repair });
+export async function check(
+  platform: Platform,
+  path: string,
+  { repair, json }: CheckCommandOptions,
+): Promise<number> {
+  const look = (): Promise<CheckReport | undefined> =>
+    checkDiskWith(platform.runtime, { overlay: path, repair });
   // A repair locks the image, and is what changes it.
   const found = repair ? await look() : await whileUnchanged(platform, path, look);
   if (found === undefined) {
     await tell(platform, `${path} is a raw image, which has nothing to check`);
     return EXIT_NOT_CHECKABLE;
   }
-  await platform.stdout.write(json ? `${JSON.stringify(jsonReport(path, found), undefined, 4)}\n` : humanReport(found));
+  await platform.stdout.write(
+    json ? `${JSON.stringify(jsonReport(path, found), undefined, 4)}\n` : humanReport(found),
+  );
   if (found.corruptions) return EXIT_CORRUPT;
   return found.leaks ? EXIT_LEAKS : EXIT_OK;
 }
 
 /** As `qemu-img check --output=json`, which leaves out counts that are 0. */
-function jsonReport(filename: string, found: CheckReport): Record<string, string | number | undefined> {
+function jsonReport(
+  filename: string,
+  found: CheckReport,
+): Record<string, string | number | undefined> {
   return {
     'image-end-offset': found.imageEndOffset,
     'total-clusters': found.totalClusters || undefined,
@@ -48,16 +58,22 @@ function jsonReport(filename: string, found: CheckReport): Record<string, string
 
 function humanReport(found: CheckReport): string {
   const lines: string[] = [];
-  if (found.corruptionsFixed || found.leaksFixed) lines.push(`Repaired: ${counted(found.corruptionsFixed, found.leaksFixed)}.`);
-  lines.push(found.corruptions || found.leaks
-    ? `Found: ${counted(found.corruptions, found.leaks)}.${found.corruptions ? ' Data may be corrupt.' : ' No data is lost by leaks: they only take space.'}`
-    : 'No errors were found on the image.');
-  const share = (part: number, whole: number): string => `${(whole ? (part / whole) * 100 : 0).toFixed(2)}%`;
-  lines.push([
-    `${found.allocatedClusters}/${found.totalClusters} = ${share(found.allocatedClusters, found.totalClusters)} allocated`,
-    `${share(found.fragmentedClusters, found.allocatedClusters)} fragmented`,
-    `${share(found.compressedClusters, found.allocatedClusters)} compressed clusters`,
-  ].join(', '));
+  if (found.corruptionsFixed || found.leaksFixed)
+    lines.push(`Repaired: ${counted(found.corruptionsFixed, found.leaksFixed)}.`);
+  lines.push(
+    found.corruptions || found.leaks
+      ? `Found: ${counted(found.corruptions, found.leaks)}.${found.corruptions ? ' Data may be corrupt.' : ' No data is lost by leaks: they only take space.'}`
+      : 'No errors were found on the image.',
+  );
+  const share = (part: number, whole: number): string =>
+    `${(whole ? (part / whole) * 100 : 0).toFixed(2)}%`;
+  lines.push(
+    [
+      `${found.allocatedClusters}/${found.totalClusters} = ${share(found.allocatedClusters, found.totalClusters)} allocated`,
+      `${share(found.fragmentedClusters, found.allocatedClusters)} fragmented`,
+      `${share(found.compressedClusters, found.allocatedClusters)} compressed clusters`,
+    ].join(', '),
+  );
   lines.push(`Image end offset: ${found.imageEndOffset}`);
   return `${lines.join('\n')}\n`;
 }

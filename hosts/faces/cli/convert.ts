@@ -2,14 +2,15 @@
  * `millrace convert`: a flat copy of what a disk shows, as a file of its own. It never writes over a file that is there, so neither
  * over its source; a copy that does not get finished is removed.
  */
-import type { CacheMode, Disk, Extent, ImageFormat, StreamInfo } from '../../api/disk.ts';
+
 import type { BlockFile } from '../../api/block.ts';
+import type { CacheMode, Disk, Extent, ImageFormat, StreamInfo } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
-import { createDiskWith } from '../../disk/open.ts';
 import type { Runtime } from '../../api/runtime.ts';
+import { createDiskWith } from '../../disk/open.ts';
 import { openImage, whileUnchanged, withDisk } from './image.ts';
-import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import type { Platform } from './platform.ts';
+import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import { ProgressBar } from './progress.ts';
 import { formatElapsed, formatSize } from './sizes.ts';
 import { runsOf } from './zeros.ts';
@@ -31,8 +32,17 @@ export interface ConvertCommandOptions {
 /** How far a copy has come. */
 type OnProgress = (done: number) => void;
 
-export async function convert(platform: Platform, source: string, path: string, options: ConvertCommandOptions): Promise<number> {
-  if (options.outputFormat === 'raw' && options.clusterSize !== undefined) throw new MillraceError('EINVAL', 'a raw image has no clusters: --cluster-size is for -O qcow2');
+export async function convert(
+  platform: Platform,
+  source: string,
+  path: string,
+  options: ConvertCommandOptions,
+): Promise<number> {
+  if (options.outputFormat === 'raw' && options.clusterSize !== undefined)
+    throw new MillraceError(
+      'EINVAL',
+      'a raw image has no clusters: --cluster-size is for -O qcow2',
+    );
   const stop = new AbortController();
   const target = new Target(platform, path, stop.signal);
   const release = platform.onInterrupt(() => {
@@ -42,24 +52,34 @@ export async function convert(platform: Platform, source: string, path: string, 
   const before = performance.now();
   let bar: ProgressBar | undefined;
   const begin = (total: number): OnProgress => {
-    bar = platform.stderr.isTTY && !stop.signal.aborted ? new ProgressBar(platform.stderr) : undefined;
+    bar =
+      platform.stderr.isTTY && !stop.signal.aborted ? new ProgressBar(platform.stderr) : undefined;
     bar?.start(asInfo(0, total));
-    return (done) => { if (!stop.signal.aborted) bar?.update(asInfo(done, total)); };
+    return (done) => {
+      if (!stop.signal.aborted) bar?.update(asInfo(done, total));
+    };
   };
   try {
-    const copying = whileUnchanged(platform, source, () => copy(platform, source, target, options, stop.signal, begin));
+    const copying = whileUnchanged(platform, source, () =>
+      copy(platform, source, target, options, stop.signal, begin),
+    );
     const size = await unlessStopped(copying, stop.signal);
     bar?.stop();
     const seconds = (performance.now() - before) / 1000;
-    await platform.stdout.write(options.json
-      ? `${JSON.stringify({ filename: path, format: options.outputFormat, 'virtual-size': size, seconds: Number(seconds.toFixed(3)) })}\n`
-      : `${path}: ${formatSize(size)} as ${options.outputFormat} in ${formatElapsed(seconds)}\n`);
+    await platform.stdout.write(
+      options.json
+        ? `${JSON.stringify({ filename: path, format: options.outputFormat, 'virtual-size': size, seconds: Number(seconds.toFixed(3)) })}\n`
+        : `${path}: ${formatSize(size)} as ${options.outputFormat} in ${formatElapsed(seconds)}\n`,
+    );
     return EXIT_OK;
   } catch (error) {
     bar?.stop();
     const removed = await target.remove();
     if (!stop.signal.aborted) throw error;
-    await tell(platform, removed ? `stopped: ${path} was not finished and is removed` : 'stopped: nothing was written');
+    await tell(
+      platform,
+      removed ? `stopped: ${path} was not finished and is removed` : 'stopped: nothing was written',
+    );
     return EXIT_INTERRUPTED;
   } finally {
     release();
@@ -68,7 +88,9 @@ export async function convert(platform: Platform, source: string, path: string, 
 
 /** Does not wait for the end of work that is stopped: it may be one of a server that does not answer, and the process ends anyway. */
 function unlessStopped<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  const stopped = new Promise<never>((_, reject) => { signal.addEventListener('abort', () => reject(signal.reason)); });
+  const stopped = new Promise<never>((_, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason));
+  });
   return Promise.race([stopped, work]);
 }
 
@@ -87,12 +109,12 @@ class Target {
 
   async make(cache: CacheMode | undefined): Promise<BlockFile> {
     this.#signal.throwIfAborted();
-    return this.#file = this.#platform.runtime.openOverlay(this.path, { create: true, cache });
+    return (this.#file = this.#platform.runtime.openOverlay(this.path, { create: true, cache }));
   }
 
   /** Removes what was made, and says whether that was anything. */
   async remove(): Promise<boolean> {
-    if (await this.#file?.catch(() => undefined) === undefined) return false;
+    if ((await this.#file?.catch(() => undefined)) === undefined) return false;
     await this.#platform.runtime.remove(this.path);
     return true;
   }
@@ -100,12 +122,17 @@ class Target {
 
 /** Makes the copy and gives its size; `begin` is told the size first. */
 async function copy(
-  platform: Platform, source: string, target: Target, options: ConvertCommandOptions, signal: AbortSignal,
+  platform: Platform,
+  source: string,
+  target: Target,
+  options: ConvertCommandOptions,
+  signal: AbortSignal,
   begin: (total: number) => OnProgress,
 ): Promise<number> {
   const { outputFormat, followChain, cache } = options;
   const disk = await openImage(platform, source, { followChain });
-  if (outputFormat === 'raw') return withDisk(disk, () => copyToRaw(disk, target, cache, signal, begin(disk.size)));
+  if (outputFormat === 'raw')
+    return withDisk(disk, () => copyToRaw(disk, target, cache, signal, begin(disk.size)));
   // What could be opened here is the chain that may be followed below, as the base of the copy.
   await disk.close();
   return copyToQcow2(platform, source, target, options, signal, begin);
@@ -113,12 +140,25 @@ async function copy(
 
 /** A copy in qcow2 is an overlay over the source that has been streamed whole. */
 async function copyToQcow2(
-  platform: Platform, source: string, target: Target, options: ConvertCommandOptions, signal: AbortSignal,
+  platform: Platform,
+  source: string,
+  target: Target,
+  options: ConvertCommandOptions,
+  signal: AbortSignal,
   begin: (total: number) => OnProgress,
 ): Promise<number> {
   const { clusterSize, cache } = options;
-  const runtime: Runtime = { ...platform.runtime, openOverlay: (_, mode) => target.make(mode.cache) };
-  const disk = await createDiskWith(runtime, { overlay: target.path, base: source, followChain: true, clusterSize, cache });
+  const runtime: Runtime = {
+    ...platform.runtime,
+    openOverlay: (_, mode) => target.make(mode.cache),
+  };
+  const disk = await createDiskWith(runtime, {
+    overlay: target.path,
+    base: source,
+    followChain: true,
+    clusterSize,
+    cache,
+  });
   return withDisk(disk, async () => {
     const progress = begin(disk.size);
     disk.addEventListener('progress', (event) => {
@@ -130,7 +170,13 @@ async function copyToQcow2(
   });
 }
 
-async function copyToRaw(disk: Disk, target: Target, cache: CacheMode | undefined, signal: AbortSignal, progress: OnProgress): Promise<number> {
+async function copyToRaw(
+  disk: Disk,
+  target: Target,
+  cache: CacheMode | undefined,
+  signal: AbortSignal,
+  progress: OnProgress,
+): Promise<number> {
   const file = await target.make(cache);
   try {
     await file.truncate(disk.size);
@@ -154,7 +200,10 @@ async function copyToRaw(disk: Disk, target: Target, cache: CacheMode | undefine
 }
 
 /** What is not known to be zero, in pieces that begin and end at multiples of a piece where they can. */
-async function* piecesOf(extents: AsyncIterable<Extent>, size: number): AsyncGenerator<{ offset: number; length: number }> {
+async function* piecesOf(
+  extents: AsyncIterable<Extent>,
+  size: number,
+): AsyncGenerator<{ offset: number; length: number }> {
   let start = 0;
   let end = 0;
   for await (const { offset, length, state } of extents) {
@@ -165,13 +214,15 @@ async function* piecesOf(extents: AsyncIterable<Extent>, size: number): AsyncGen
       start = offset;
     }
     end = offset + length;
-    for (; end - start >= 2 * PIECE_BYTES; start = nextBoundary(start)) yield { offset: start, length: nextBoundary(start) - start };
+    for (; end - start >= 2 * PIECE_BYTES; start = nextBoundary(start))
+      yield { offset: start, length: nextBoundary(start) - start };
   }
   yield* split(start, Math.min(end, size));
 }
 
 function* split(start: number, end: number): Generator<{ offset: number; length: number }> {
-  for (let at = start; at < end; at = nextBoundary(at)) yield { offset: at, length: Math.min(nextBoundary(at), end) - at };
+  for (let at = start; at < end; at = nextBoundary(at))
+    yield { offset: at, length: Math.min(nextBoundary(at), end) - at };
 }
 
 function nextBoundary(offset: number): number {

@@ -2,11 +2,12 @@
 import type { CreateOptions } from '../../api/disk.ts';
 import { createDiskWith } from '../../disk/open.ts';
 import { isUrl, withDisk } from './image.ts';
-import { EXIT_OK, tell } from './platform.ts';
 import type { Platform } from './platform.ts';
+import { EXIT_OK, tell } from './platform.ts';
 import { formatSize } from './sizes.ts';
 
-export interface CreateCommandOptions extends Omit<CreateOptions, 'overlay' | 'base' | 'recordBase'> {
+export interface CreateCommandOptions
+  extends Omit<CreateOptions, 'overlay' | 'base' | 'recordBase'> {
   base?: string;
   recordBase?: string;
   json?: boolean;
@@ -14,21 +15,41 @@ export interface CreateCommandOptions extends Omit<CreateOptions, 'overlay' | 'b
 
 const SECTOR_BYTES = 512;
 
-export async function create(platform: Platform, overlay: string, options: CreateCommandOptions): Promise<number> {
+export async function create(
+  platform: Platform,
+  overlay: string,
+  options: CreateCommandOptions,
+): Promise<number> {
   const { base, recordBase, json, size, ...rest } = options;
   // A disk is a number of sectors: `qemu-img create` rounds up as well.
   const bytes = size === undefined ? undefined : Math.ceil(size / SECTOR_BYTES) * SECTOR_BYTES;
-  const disk = await createDiskWith(platform.runtime, { overlay, base, recordBase, size: bytes, ...rest });
+  const disk = await createDiskWith(platform.runtime, {
+    overlay,
+    base,
+    recordBase,
+    size: bytes,
+    ...rest,
+  });
   const [image] = await withDisk(disk, () => disk.images());
   if (base !== undefined && recordBase === undefined && holdsSecrets(base)) {
-    await tell(platform, `the user, password or query of the base's URL is not recorded in ${overlay}: give the URL again with --from when streaming, or record it with --record-base`);
+    await tell(
+      platform,
+      `the user, password or query of the base's URL is not recorded in ${overlay}: give the URL again with --from when streaming, or record it with --record-base`,
+    );
   }
   const { virtualSize, clusterSize, backingFile, backingFormat } = image;
   if (json) {
-    const result = { filename: overlay, 'virtual-size': virtualSize, 'cluster-size': clusterSize, 'backing-filename': backingFile, 'backing-filename-format': backingFormat };
+    const result = {
+      filename: overlay,
+      'virtual-size': virtualSize,
+      'cluster-size': clusterSize,
+      'backing-filename': backingFile,
+      'backing-filename-format': backingFormat,
+    };
     await platform.stdout.write(`${JSON.stringify(result)}\n`);
   } else {
-    const over = backingFile === undefined ? 'without a base' : `over ${backingFile} (${backingFormat})`;
+    const over =
+      backingFile === undefined ? 'without a base' : `over ${backingFile} (${backingFormat})`;
     await platform.stdout.write(`${overlay}: a disk of ${formatSize(virtualSize)}, ${over}\n`);
   }
   return EXIT_OK;

@@ -15,22 +15,34 @@ export function isUrl(location: string): boolean {
  * Opens an image only to look at it: a path or a URL. The base that a local image records is opened too, unless `base` is null; the
  * one that a remote image records only with `followChain`: an image from elsewhere must not make us open what its author chose.
  */
-export async function openImage(platform: Platform, location: string, how: { followChain?: boolean; base?: null }): Promise<Disk> {
-  if (!isUrl(location)) return openDiskWith(platform.runtime, { overlay: location, readOnly: true, ...how });
+export async function openImage(
+  platform: Platform,
+  location: string,
+  how: { followChain?: boolean; base?: null },
+): Promise<Disk> {
+  if (!isUrl(location))
+    return openDiskWith(platform.runtime, { overlay: location, readOnly: true, ...how });
   const overlay = await platform.runtime.openSource(location);
   if (how.followChain) return openDiskWith(platform.runtime, { overlay, readOnly: true, ...how });
   const disk = await openDiskWith(platform.runtime, { overlay, readOnly: true, base: null });
   const [{ backingFile }] = await disk.images();
   if (backingFile === undefined || how.base === null) return disk;
   await disk.close();
-  throw new MillraceError('EUNSUPPORTED', `${overlay.name ?? 'the image'} has a backing file of its own, '${backingFile}', which is followed only when asked for (--follow-chain)`);
+  throw new MillraceError(
+    'EUNSUPPORTED',
+    `${overlay.name ?? 'the image'} has a backing file of its own, '${backingFile}', which is followed only when asked for (--follow-chain)`,
+  );
 }
 
 /**
  * Reads an image that must stay as it is until all of it has been read: what is copied from it would be of several moments, and what is
  * looked for in its tables might be found though it never was. No lock is asked: the writer may be QEMU, whose locks we do not see.
  */
-export async function whileUnchanged<T>(platform: Platform, location: string, read: () => Promise<T>): Promise<T> {
+export async function whileUnchanged<T>(
+  platform: Platform,
+  location: string,
+  read: () => Promise<T>,
+): Promise<T> {
   return besideWriters(platform, location, async (changed) => {
     const result = await read();
     if (await changed()) throw changedMeanwhile(location);
@@ -42,32 +54,45 @@ export async function whileUnchanged<T>(platform: Platform, location: string, re
  * Looks at an image that another program may write meanwhile, and again if it did so at the wrong moment: a file that was shorter when it
  * was opened than when its tables were read looks cut off.
  */
-export async function lookBesideWriters<T>(platform: Platform, location: string, look: () => Promise<T>): Promise<T> {
+export async function lookBesideWriters<T>(
+  platform: Platform,
+  location: string,
+  look: () => Promise<T>,
+): Promise<T> {
   for (let looks = 1; ; looks++) {
     try {
       return await besideWriters(platform, location, look);
     } catch (error) {
-      if (looks === LOOKS_MAX || !(error instanceof MillraceError) || error.code !== 'ECHANGED') throw error;
+      if (looks === LOOKS_MAX || !(error instanceof MillraceError) || error.code !== 'ECHANGED')
+        throw error;
     }
   }
 }
 
 /** What is corrupt in an image that has changed since is not held against it. */
-export async function besideWriters<T>(platform: Platform, location: string, read: (changed: () => Promise<boolean>) => Promise<T>): Promise<T> {
+export async function besideWriters<T>(
+  platform: Platform,
+  location: string,
+  read: (changed: () => Promise<boolean>) => Promise<T>,
+): Promise<T> {
   // Every answer of a server is compared with the first one anyway.
   if (isUrl(location)) return read(async () => false);
   const before = await identityOf(platform, location);
-  const changed = async (): Promise<boolean> => await identityOf(platform, location) !== before;
+  const changed = async (): Promise<boolean> => (await identityOf(platform, location)) !== before;
   try {
     return await read(changed);
   } catch (error) {
-    if (error instanceof MillraceError && error.code === 'ECORRUPT' && await changed()) throw changedMeanwhile(location);
+    if (error instanceof MillraceError && error.code === 'ECORRUPT' && (await changed()))
+      throw changedMeanwhile(location);
     throw error;
   }
 }
 
 function changedMeanwhile(location: string): MillraceError {
-  return new MillraceError('ECHANGED', `${location} was written by another program while it was read: run this again when nothing writes it`);
+  return new MillraceError(
+    'ECHANGED',
+    `${location} was written by another program while it was read: run this again when nothing writes it`,
+  );
 }
 
 async function identityOf(platform: Platform, location: string): Promise<string | undefined> {

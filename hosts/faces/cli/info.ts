@@ -4,8 +4,8 @@
  */
 import type { ImageInfo, SnapshotInfo } from '../../api/disk.ts';
 import { isUrl, lookBesideWriters, openImage, withDisk } from './image.ts';
-import { EXIT_OK, printable } from './platform.ts';
 import type { Platform } from './platform.ts';
+import { EXIT_OK, printable } from './platform.ts';
 import { formatExactly, formatSize } from './sizes.ts';
 
 const SECTOR_BYTES = 512;
@@ -18,7 +18,10 @@ interface InfoReport {
   'cluster-size'?: number;
   format: string;
   'actual-size'?: number;
-  'format-specific'?: { type: 'qcow2'; data: Record<string, string | number | boolean | undefined> };
+  'format-specific'?: {
+    type: 'qcow2';
+    data: Record<string, string | number | boolean | undefined>;
+  };
   'backing-filename'?: string;
   'full-backing-filename'?: string;
   'backing-filename-format'?: string;
@@ -27,17 +30,31 @@ interface InfoReport {
   remaining: number;
 }
 
-export async function info(platform: Platform, location: string, options: { json: boolean }): Promise<number> {
-  const look = async (): Promise<[ImageInfo, number]> => withDisk(await openImage(platform, location, { base: null }), async (disk) => (
-    [(await disk.images())[0], await disk.remaining()]));
+export async function info(
+  platform: Platform,
+  location: string,
+  options: { json: boolean },
+): Promise<number> {
+  const look = async (): Promise<[ImageInfo, number]> =>
+    withDisk(await openImage(platform, location, { base: null }), async (disk) => [
+      (await disk.images())[0],
+      await disk.remaining(),
+    ]);
   const [image, remaining] = await lookBesideWriters(platform, location, look);
   const allocated = isUrl(location) ? undefined : await platform.allocatedBytes(location);
   const report = reportOf(isUrl(location) ? image.name : location, image, allocated, remaining);
-  await platform.stdout.write(options.json ? `${JSON.stringify(report, undefined, 4)}\n` : humanInfo(report, image.snapshots));
+  await platform.stdout.write(
+    options.json ? `${JSON.stringify(report, undefined, 4)}\n` : humanInfo(report, image.snapshots),
+  );
   return EXIT_OK;
 }
 
-function reportOf(filename: string, image: ImageInfo, allocated: number | undefined, remaining: number): InfoReport {
+function reportOf(
+  filename: string,
+  image: ImageInfo,
+  allocated: number | undefined,
+  remaining: number,
+): InfoReport {
   return {
     snapshots: image.snapshots?.map(jsonSnapshot),
     // QEMU sees whole sectors, whatever the length of a raw file is.
@@ -46,9 +63,11 @@ function reportOf(filename: string, image: ImageInfo, allocated: number | undefi
     'cluster-size': image.clusterSize,
     format: image.format,
     'actual-size': allocated,
-    'format-specific': image.format === 'qcow2' ? { type: 'qcow2', data: qcow2Data(image) } : undefined,
+    'format-specific':
+      image.format === 'qcow2' ? { type: 'qcow2', data: qcow2Data(image) } : undefined,
     'backing-filename': image.backingFile,
-    'full-backing-filename': image.backingFile === undefined ? undefined : besides(filename, image.backingFile),
+    'full-backing-filename':
+      image.backingFile === undefined ? undefined : besides(filename, image.backingFile),
     'backing-filename-format': image.backingFormat,
     'dirty-flag': image.dirty ?? false,
     remaining,
@@ -58,9 +77,14 @@ function reportOf(filename: string, image: ImageInfo, allocated: number | undefi
 /** Version 2 has no feature bits to tell of. */
 function qcow2Data(image: ImageInfo): Record<string, string | number | boolean | undefined> {
   const { compressionType, refcountBits, lazyRefcounts, corrupt, extendedL2 } = image;
-  if (image.version === 2) return { compat: '0.10', 'compression-type': compressionType, 'refcount-bits': refcountBits };
+  if (image.version === 2)
+    return { compat: '0.10', 'compression-type': compressionType, 'refcount-bits': refcountBits };
   return {
-    compat: '1.1', 'compression-type': compressionType, 'lazy-refcounts': lazyRefcounts, 'refcount-bits': refcountBits, corrupt,
+    compat: '1.1',
+    'compression-type': compressionType,
+    'lazy-refcounts': lazyRefcounts,
+    'refcount-bits': refcountBits,
+    corrupt,
     'extended-l2': extendedL2,
   };
 }
@@ -83,13 +107,22 @@ function humanInfo(report: InfoReport, snapshots: SnapshotInfo[] = []): string {
   ];
   if (report['cluster-size'] !== undefined) lines.push(`cluster_size: ${report['cluster-size']}`);
   if (report['dirty-flag']) lines.push('cleanly shut down: no');
-  if (backing !== undefined) lines.push(`backing file: ${backing}${full === backing ? '' : ` (actual path: ${full})`}`);
-  if (report['backing-filename-format'] !== undefined) lines.push(`backing file format: ${report['backing-filename-format']}`);
-  if (backing !== undefined) lines.push(`still in the backing file: ${formatExactly(report.remaining)}`);
-  if (snapshots.length) lines.push('Snapshot list:', snapshotRow('ID', 'TAG', 'VM SIZE', 'DATE', 'VM CLOCK', 'ICOUNT'), ...snapshots.map(humanSnapshot));
+  if (backing !== undefined)
+    lines.push(`backing file: ${backing}${full === backing ? '' : ` (actual path: ${full})`}`);
+  if (report['backing-filename-format'] !== undefined)
+    lines.push(`backing file format: ${report['backing-filename-format']}`);
+  if (backing !== undefined)
+    lines.push(`still in the backing file: ${formatExactly(report.remaining)}`);
+  if (snapshots.length)
+    lines.push(
+      'Snapshot list:',
+      snapshotRow('ID', 'TAG', 'VM SIZE', 'DATE', 'VM CLOCK', 'ICOUNT'),
+      ...snapshots.map(humanSnapshot),
+    );
   if (report['format-specific'] !== undefined) {
     lines.push('Format specific information:');
-    for (const [name, value] of Object.entries(report['format-specific'].data)) lines.push(`    ${name.replaceAll('-', ' ')}: ${value}`);
+    for (const [name, value] of Object.entries(report['format-specific'].data))
+      lines.push(`    ${name.replaceAll('-', ' ')}: ${value}`);
   }
   return `${lines.map(printable).join('\n')}\n`;
 }
@@ -107,15 +140,37 @@ function jsonSnapshot(snapshot: SnapshotInfo): Record<string, string | number | 
   };
 }
 
-function humanSnapshot({ id, name, stateSize, dateSeconds, clockSeconds, clockNanoseconds, icount }: SnapshotInfo): string {
+function humanSnapshot({
+  id,
+  name,
+  stateSize,
+  dateSeconds,
+  clockSeconds,
+  clockNanoseconds,
+  icount,
+}: SnapshotInfo): string {
   const two = (value: number): string => String(value).padStart(2, '0');
   const made = new Date(dateSeconds * 1000);
   const date = `${made.getFullYear()}-${two(made.getMonth() + 1)}-${two(made.getDate())} ${two(made.getHours())}:${two(made.getMinutes())}:${two(made.getSeconds())}`;
   const clock = `${two(Math.floor(clockSeconds / 3600))}:${two(Math.floor(clockSeconds / 60) % 60)}:${two(clockSeconds % 60)}.${String(Math.floor(clockNanoseconds / 1e6)).padStart(3, '0')}`;
-  return snapshotRow(id, name, formatSize(stateSize), date, clock, icount === undefined ? '' : String(icount));
+  return snapshotRow(
+    id,
+    name,
+    formatSize(stateSize),
+    date,
+    clock,
+    icount === undefined ? '' : String(icount),
+  );
 }
 
 /** The columns of `qemu-img info`. */
-function snapshotRow(id: string, name: string, size: string, date: string, clock: string, icount: string): string {
+function snapshotRow(
+  id: string,
+  name: string,
+  size: string,
+  date: string,
+  clock: string,
+  icount: string,
+): string {
   return `${id.padEnd(10)}${name.padEnd(17)}${size.padStart(8)}${date.padStart(20)}${clock.padStart(13)}${icount.padStart(11)}`.trimEnd();
 }

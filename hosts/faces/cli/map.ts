@@ -4,8 +4,8 @@
  */
 import type { Disk, Extent, ImageInfo } from '../../api/disk.ts';
 import { besideWriters, isUrl, openImage, withDisk } from './image.ts';
-import { EXIT_OK, printable } from './platform.ts';
 import type { Platform } from './platform.ts';
+import { EXIT_OK, printable } from './platform.ts';
 import { runsOf } from './zeros.ts';
 
 /** Blocks of the usual file systems: a hole is not smaller. */
@@ -29,14 +29,23 @@ export interface MapRow {
   offset?: number;
 }
 
-export async function map(platform: Platform, location: string, options: { json: boolean; followChain?: boolean }): Promise<number> {
-  await besideWriters(platform, location, async () => withDisk(await openImage(platform, location, { followChain: options.followChain }), async (disk) => {
-    const images = await disk.images();
-    const untold = await Promise.all(images.map((image) => hasUntoldHoles(platform, image)));
-    const rows = merged(rowsOf(disk, images, untold));
-    if (options.json) await writeJson(platform, rows);
-    else await writeTable(platform, rows, images);
-  }));
+export async function map(
+  platform: Platform,
+  location: string,
+  options: { json: boolean; followChain?: boolean },
+): Promise<number> {
+  await besideWriters(platform, location, async () =>
+    withDisk(
+      await openImage(platform, location, { followChain: options.followChain }),
+      async (disk) => {
+        const images = await disk.images();
+        const untold = await Promise.all(images.map((image) => hasUntoldHoles(platform, image)));
+        const rows = merged(rowsOf(disk, images, untold));
+        if (options.json) await writeJson(platform, rows);
+        else await writeTable(platform, rows, images);
+      },
+    ),
+  );
   return EXIT_OK;
 }
 
@@ -44,28 +53,52 @@ async function writeJson(platform: Platform, rows: AsyncIterable<MapRow>): Promi
   let separator = '[';
   for await (const { start, length, depth, present, zero, data, compressed, offset } of rows) {
     const place = offset === undefined ? '' : `, "offset": ${offset}`;
-    await platform.stdout.write(`${separator}{ "start": ${start}, "length": ${length}, "depth": ${depth}, "present": ${present}, "zero": ${zero}, "data": ${data}, "compressed": ${compressed}${place}}`);
+    await platform.stdout.write(
+      `${separator}{ "start": ${start}, "length": ${length}, "depth": ${depth}, "present": ${present}, "zero": ${zero}, "data": ${data}, "compressed": ${compressed}${place}}`,
+    );
     separator = ',\n';
   }
   // A disk of no bytes is one row of them to QEMU.
-  if (separator === '[') await platform.stdout.write('[{ "start": 0, "length": 0, "depth": 0, "present": false, "zero": false, "data": false, "compressed": false}');
+  if (separator === '[')
+    await platform.stdout.write(
+      '[{ "start": 0, "length": 0, "depth": 0, "present": false, "zero": false, "data": false, "compressed": false}',
+    );
   await platform.stdout.write(']\n');
 }
 
 /** Only what takes data from a file, as `qemu-img map` does it; compressed parts have no place that could be told. */
-async function writeTable(platform: Platform, rows: AsyncIterable<MapRow>, images: ImageInfo[]): Promise<void> {
-  const line = (...cells: string[]): string => `${cells.slice(0, -1).map((cell) => cell.padEnd(16)).join('')}${cells.at(-1)}\n`;
+async function writeTable(
+  platform: Platform,
+  rows: AsyncIterable<MapRow>,
+  images: ImageInfo[],
+): Promise<void> {
+  const line = (...cells: string[]): string =>
+    `${cells
+      .slice(0, -1)
+      .map((cell) => cell.padEnd(16))
+      .join('')}${cells.at(-1)}\n`;
   const hex = (value: number): string => (value ? `0x${value.toString(16)}` : '0');
   await platform.stdout.write(line('Offset', 'Length', 'Mapped to', 'File'));
   for await (const { start, length, depth, data, zero, offset } of rows) {
     if (!data || zero) continue;
-    await platform.stdout.write(line(hex(start), hex(length), offset === undefined ? 'compressed' : hex(offset), printable(images[depth].name)));
+    await platform.stdout.write(
+      line(
+        hex(start),
+        hex(length),
+        offset === undefined ? 'compressed' : hex(offset),
+        printable(images[depth].name),
+      ),
+    );
   }
 }
 
 /** A raw file with holes that are not in the map of the disk. */
-async function hasUntoldHoles({ runtime, allocatedBytes }: Platform, { format, name, fileSize }: ImageInfo): Promise<boolean> {
-  if (format !== 'raw' || isUrl(name) || (await allocatedBytes(name) ?? fileSize) >= fileSize) return false;
+async function hasUntoldHoles(
+  { runtime, allocatedBytes }: Platform,
+  { format, name, fileSize }: ImageInfo,
+): Promise<boolean> {
+  if (format !== 'raw' || isUrl(name) || ((await allocatedBytes(name)) ?? fileSize) >= fileSize)
+    return false;
   const source = await runtime.openSource(name);
   await source.close();
   return source.nextData === undefined;
@@ -83,25 +116,48 @@ async function* rowsOf(disk: Disk, images: ImageInfo[], untold: boolean[]): Asyn
     if (edge < end) yield* rowsPastEnd(extent, edge, end, image);
   }
   const [top] = images;
-  if (top.format === 'raw' && disk.size % SECTOR_BYTES) yield lastSector(disk.size, wholeSectors(disk.size), 0);
+  if (top.format === 'raw' && disk.size % SECTOR_BYTES)
+    yield lastSector(disk.size, wholeSectors(disk.size), 0);
 }
 
-function rowOf({ offset, state, depth, hostOffset }: Extent, end: number, image: ImageInfo): MapRow {
+function rowOf(
+  { offset, state, depth, hostOffset }: Extent,
+  end: number,
+  image: ImageInfo,
+): MapRow {
   const data = state === 'data' || state === 'compressed';
-  const row = { start: offset, length: end - offset, depth, present: state !== 'absent', zero: !data, data, compressed: state === 'compressed' };
+  const row = {
+    start: offset,
+    length: end - offset,
+    depth,
+    present: state !== 'absent',
+    zero: !data,
+    data,
+    compressed: state === 'compressed',
+  };
   // A hole of a raw file stands where its zeros are read.
   const place = image.format === 'raw' ? offset : hostOffset;
   return place === undefined ? row : { ...row, offset: place };
 }
 
 /** Data of a raw file, with what reads as zeros told as its holes. */
-async function* readRowsOf(disk: Disk, { offset, depth, hostOffset = 0 }: Extent, end: number): AsyncGenerator<MapRow> {
+async function* readRowsOf(
+  disk: Disk,
+  { offset, depth, hostOffset = 0 }: Extent,
+  end: number,
+): AsyncGenerator<MapRow> {
   for (let at = offset, next = at; at < end; at = next) {
     next = Math.min(end, (Math.floor(at / PIECE_BYTES) + 1) * PIECE_BYTES);
     for (const run of runsOf(await disk.read(at, next - at), BLOCK_BYTES)) {
       const start = at + run.start;
       yield {
-        start, length: run.end - run.start, depth, present: true, zero: run.zero, data: !run.zero, compressed: false,
+        start,
+        length: run.end - run.start,
+        depth,
+        present: true,
+        zero: run.zero,
+        data: !run.zero,
+        compressed: false,
         offset: hostOffset + start - offset,
       };
     }
@@ -109,14 +165,37 @@ async function* readRowsOf(disk: Disk, { offset, depth, hostOffset = 0 }: Extent
 }
 
 /** QEMU sees whole sectors of a raw file; past them it is the image above that is said to have nothing. */
-function* rowsPastEnd({ depth }: Extent, start: number, end: number, image: ImageInfo): Generator<MapRow> {
+function* rowsPastEnd(
+  { depth }: Extent,
+  start: number,
+  end: number,
+  image: ImageInfo,
+): Generator<MapRow> {
   const sectorEnd = image.format === 'raw' ? Math.min(end, wholeSectors(image.virtualSize)) : start;
   if (sectorEnd > start) yield lastSector(start, sectorEnd, depth);
-  if (sectorEnd < end) yield { start: Math.max(start, sectorEnd), length: end - Math.max(start, sectorEnd), depth: depth - 1, present: false, zero: true, data: false, compressed: false };
+  if (sectorEnd < end)
+    yield {
+      start: Math.max(start, sectorEnd),
+      length: end - Math.max(start, sectorEnd),
+      depth: depth - 1,
+      present: false,
+      zero: true,
+      data: false,
+      compressed: false,
+    };
 }
 
 function lastSector(start: number, end: number, depth: number): MapRow {
-  return { start, length: end - start, depth, present: true, zero: true, data: false, compressed: false, offset: start };
+  return {
+    start,
+    length: end - start,
+    depth,
+    present: true,
+    zero: true,
+    data: false,
+    compressed: false,
+    offset: start,
+  };
 }
 
 function wholeSectors(bytes: number): number {
@@ -137,7 +216,15 @@ async function* merged(rows: AsyncIterable<MapRow>): AsyncGenerator<MapRow> {
 }
 
 function goesOn(before: MapRow, row: MapRow): boolean {
-  if (before.depth !== row.depth || before.present !== row.present || before.zero !== row.zero || before.data !== row.data) return false;
+  if (
+    before.depth !== row.depth ||
+    before.present !== row.present ||
+    before.zero !== row.zero ||
+    before.data !== row.data
+  )
+    return false;
   if (before.compressed !== row.compressed) return false;
-  return before.offset === undefined ? row.offset === undefined : before.offset + before.length === row.offset;
+  return before.offset === undefined
+    ? row.offset === undefined
+    : before.offset + before.length === row.offset;
 }

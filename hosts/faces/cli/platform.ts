@@ -2,8 +2,9 @@
  * What a runtime (Node, Deno) brings to the command line. The commands know no other way to reach the terminal, the process and the
  * files, so that they run unchanged wherever a runtime's entry point fills this in.
  */
-import type { Handler } from '../http/handler.ts';
+
 import type { Runtime } from '../../api/runtime.ts';
+import type { Handler } from '../http/handler.ts';
 
 /** Where a command writes. */
 export interface Output {

@@ -19,7 +19,8 @@ export class Rate {
   add(bytes: number): void {
     const atMs = performance.now();
     this.#samples.push({ atMs, bytes });
-    while (this.#samples.length > 2 && this.#samples[1].atMs < atMs - RATE_WINDOW_MS) this.#samples.shift();
+    while (this.#samples.length > 2 && this.#samples[1].atMs < atMs - RATE_WINDOW_MS)
+      this.#samples.shift();
   }
 
   /** Bytes a second; 0 as long as nothing can be said. */
@@ -87,14 +88,18 @@ export class ProgressBar {
   #line(value: number, total: number, options: cliProgress.Options): string {
     const share = total ? value / total : 1;
     const rate = this.#rate.bytesPerSecond;
-    const pace = rate > 0 ? `, ${formatSize(rate)}/s, ${formatDuration((total - value) / rate)} left` : '';
+    const pace =
+      rate > 0 ? `, ${formatSize(rate)}/s, ${formatDuration((total - value) / rate)} left` : '';
     const text = ` ${String(Math.floor(share * 100)).padStart(3)}%  ${formatSize(value)} of ${formatSize(total)}${pace}`;
     // One column stays free: some terminals wrap as soon as the last one is written.
     const room = (this.#output.columns ?? COLUMNS_DEFAULT) - text.length - 3;
     if (room < BAR_COLUMNS_MIN) return text.trimStart().slice(0, this.#output.columns);
     // A bar that gets shorter stays so: one that changes its length with the numbers beside it is hard to read.
-    const barsize = this.#columns = Math.min(room, this.#columns);
-    const bars = { barCompleteString: '#'.repeat(barsize), barIncompleteString: '-'.repeat(barsize) };
+    const barsize = (this.#columns = Math.min(room, this.#columns));
+    const bars = {
+      barCompleteString: '#'.repeat(barsize),
+      barIncompleteString: '-'.repeat(barsize),
+    };
     return `[${cliProgress.Format.BarFormat(share, { ...options, ...bars, barsize })}]${text}`;
   }
 }

@@ -2,8 +2,8 @@
 import type { ImageFormat } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import { rebaseWith } from '../../disk/rebase.ts';
-import { EXIT_OK } from './platform.ts';
 import type { Platform } from './platform.ts';
+import { EXIT_OK } from './platform.ts';
 import { formatSize } from './sizes.ts';
 
 export interface RebaseCommandOptions {
@@ -16,12 +16,22 @@ export interface RebaseCommandOptions {
   json?: boolean;
 }
 
-export async function rebase(platform: Platform, overlay: string, options: RebaseCommandOptions): Promise<number> {
+export async function rebase(
+  platform: Platform,
+  overlay: string,
+  options: RebaseCommandOptions,
+): Promise<number> {
   const { base, json, ...how } = options;
-  if (base === undefined) throw new MillraceError('EINVAL', 'say what the new base is: --base <url|path>, or --no-base for none');
+  if (base === undefined)
+    throw new MillraceError(
+      'EINVAL',
+      'say what the new base is: --base <url|path>, or --no-base for none',
+    );
   const report = await rebaseWith(platform.runtime, { overlay, base: base || null, ...how });
-  await platform.stdout.write(json
-    ? `${JSON.stringify({ filename: overlay, ...report })}\n`
-    : `${overlay}: ${report.base === null ? 'has no base now' : `its base is ${report.base} now`}; ${formatSize(report.bytes)} taken over from the old one\n`);
+  await platform.stdout.write(
+    json
+      ? `${JSON.stringify({ filename: overlay, ...report })}\n`
+      : `${overlay}: ${report.base === null ? 'has no base now' : `its base is ${report.base} now`}; ${formatSize(report.bytes)} taken over from the old one\n`,
+  );
   return EXIT_OK;
 }

@@ -4,8 +4,8 @@ import { JobStatus } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import { openDiskWith } from '../../disk/open.ts';
 import { openImage, withDisk } from './image.ts';
-import { EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import type { Platform } from './platform.ts';
+import { EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import { ProgressBar, Rate } from './progress.ts';
 import { formatElapsed, formatExactly, formatSize } from './sizes.ts';
 
@@ -30,7 +30,11 @@ interface Outcome {
   error?: MillraceError;
 }
 
-export async function stream(platform: Platform, overlay: string, options: StreamCommandOptions): Promise<number> {
+export async function stream(
+  platform: Platform,
+  overlay: string,
+  options: StreamCommandOptions,
+): Promise<number> {
   const { from, baseFormat, followChain, cache, json = false, ...job } = options;
   const stop = new AbortController();
   let running = false;
@@ -39,7 +43,13 @@ export async function stream(platform: Platform, overlay: string, options: Strea
     stop.abort();
   });
   try {
-    const disk = await openDiskWith(platform.runtime, { overlay, base: from, baseFormat, followChain, cache });
+    const disk = await openDiskWith(platform.runtime, {
+      overlay,
+      base: from,
+      baseFormat,
+      followChain,
+      cache,
+    });
     let outcome: Outcome | undefined;
     try {
       await withDisk(disk, async () => {
@@ -59,10 +69,18 @@ export async function stream(platform: Platform, overlay: string, options: Strea
 }
 
 /** `missing` is what the job will find missing. */
-async function runJob(platform: Platform, disk: Disk, missing: number, options: StreamOptions, json: boolean): Promise<Outcome> {
+async function runJob(
+  platform: Platform,
+  disk: Disk,
+  missing: number,
+  options: StreamOptions,
+  json: boolean,
+): Promise<Outcome> {
   const before = performance.now();
-  const started = { ...await disk.stream({ ...options, nonblock: true }), remaining: missing };
-  const watcher = json ? new JsonWatcher(platform, disk, started) : new TerminalWatcher(platform, disk, started, options.signal);
+  const started = { ...(await disk.stream({ ...options, nonblock: true })), remaining: missing };
+  const watcher = json
+    ? new JsonWatcher(platform, disk, started)
+    : new TerminalWatcher(platform, disk, started, options.signal);
   const ended = new Promise<void>((resolve) => {
     disk.addEventListener('completed', () => resolve(), { once: true });
     disk.addEventListener('failed', () => resolve(), { once: true });
@@ -76,12 +94,26 @@ async function runJob(platform: Platform, disk: Disk, missing: number, options: 
     watcher.stop();
   }
   const info = await disk.info();
-  const error = info.status === JobStatus.FAILED ? new MillraceError(info.error?.code ?? 'ABORTED', info.error?.message ?? 'the stream was aborted') : undefined;
-  return { info, copied: Math.max(0, missing - info.remaining), seconds: (performance.now() - before) / 1000, error };
+  const error =
+    info.status === JobStatus.FAILED
+      ? new MillraceError(
+          info.error?.code ?? 'ABORTED',
+          info.error?.message ?? 'the stream was aborted',
+        )
+      : undefined;
+  return {
+    info,
+    copied: Math.max(0, missing - info.remaining),
+    seconds: (performance.now() - before) / 1000,
+    error,
+  };
 }
 
 /** What the job will find missing; a range or an image that cannot be is the job's to refuse. */
-async function missingFrom(disk: Disk, { offset = 0, length = disk.size - offset, base }: StreamOptions): Promise<number> {
+async function missingFrom(
+  disk: Disk,
+  { offset = 0, length = disk.size - offset, base }: StreamOptions,
+): Promise<number> {
   const bytes = length === 0 && offset === 0 ? disk.size : Math.max(0, length);
   if (offset + bytes > disk.size) return 0;
   if (base === undefined) return disk.remaining(offset, bytes);
@@ -89,28 +121,39 @@ async function missingFrom(disk: Disk, { offset = 0, length = disk.size - offset
   const bottom = (await disk.images()).findIndex(({ name }, depth) => depth > 0 && name === base);
   let missing = 0;
   for await (const extent of disk.map(offset, bytes)) {
-    if (extent.state !== 'absent' && extent.depth > 0 && extent.depth < bottom) missing += extent.length;
+    if (extent.state !== 'absent' && extent.depth > 0 && extent.depth < bottom)
+      missing += extent.length;
   }
   return missing;
 }
 
 /** What the overlay's file, opened anew, lacks in the range of a job. */
-async function missingOnDisk(platform: Platform, overlay: string, { offset, length }: StreamInfo): Promise<number> {
-  return withDisk(await openImage(platform, overlay, { base: null }), (disk) => disk.remaining(offset, length));
+async function missingOnDisk(
+  platform: Platform,
+  overlay: string,
+  { offset, length }: StreamInfo,
+): Promise<number> {
+  return withDisk(await openImage(platform, overlay, { base: null }), (disk) =>
+    disk.remaining(offset, length),
+  );
 }
 
 /** A job paused by an error goes on by itself, should its cause have passed; the user hears of each pause. */
 function retryPauses(disk: Disk, watcher: Watcher): { stop(): void } {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const retry = ({ error }: StreamInfo): void => {
-    watcher.note(`millrace: paused: ${error?.message ?? 'an operation failed'}; trying again in ${RETRY_MS / 1000} s (Ctrl-C stops)`);
+    watcher.note(
+      `millrace: paused: ${error?.message ?? 'an operation failed'}; trying again in ${RETRY_MS / 1000} s (Ctrl-C stops)`,
+    );
     // It may have ended meanwhile.
     timer = setTimeout(() => disk.resume().catch(() => {}), RETRY_MS);
   };
   const onPause = (event: Event): void => retry((event as CustomEvent<StreamInfo>).detail);
   disk.addEventListener('paused', onPause);
   // It may have paused before anyone listened.
-  void disk.info().then((info) => { if (info.paused) retry(info); });
+  void disk.info().then((info) => {
+    if (info.paused) retry(info);
+  });
   return {
     stop() {
       clearTimeout(timer);
@@ -130,7 +173,8 @@ class TerminalWatcher implements Watcher {
   readonly #platform: Platform;
   readonly #disk: Disk;
   #bar: ProgressBar | undefined;
-  readonly #onProgress = (event: Event): void => this.#bar?.update((event as CustomEvent<StreamInfo>).detail);
+  readonly #onProgress = (event: Event): void =>
+    this.#bar?.update((event as CustomEvent<StreamInfo>).detail);
 
   constructor(platform: Platform, disk: Disk, started: StreamInfo, signal?: AbortSignal) {
     this.#platform = platform;
@@ -167,7 +211,9 @@ class JsonWatcher implements Watcher {
       const info = await disk.info();
       if (info.status !== JobStatus.ACTIVE) return;
       rate.add(info.length - info.remaining);
-      await platform.stdout.write(`${JSON.stringify({ ...info, rate: Math.round(rate.bytesPerSecond) })}\n`);
+      await platform.stdout.write(
+        `${JSON.stringify({ ...info, rate: Math.round(rate.bytesPerSecond) })}\n`,
+      );
     };
     // A disk that is closed between two ticks has nothing more to tell.
     this.#timer = setInterval(() => void tick().catch(() => {}), JSON_INTERVAL_MS);
@@ -183,19 +229,33 @@ class JsonWatcher implements Watcher {
 }
 
 /** Tells the end of the job, once the overlay is closed and all of it is safe. */
-async function report(platform: Platform, overlay: string, outcome: Outcome, json: boolean): Promise<number> {
+async function report(
+  platform: Platform,
+  overlay: string,
+  outcome: Outcome,
+  json: boolean,
+): Promise<number> {
   const { info, copied, seconds, error } = outcome;
   const rate = Math.round(seconds > 0 ? copied / seconds : 0);
   if (json) await platform.stdout.write(`${JSON.stringify({ ...info, rate })}\n`);
   if (info.reason === 'aborted') {
-    await tell(platform, `stopped: ${formatExactly(info.remaining)} of ${formatSize(info.length)} left; run it again to go on`);
+    await tell(
+      platform,
+      `stopped: ${formatExactly(info.remaining)} of ${formatSize(info.length)} left; run it again to go on`,
+    );
     return EXIT_INTERRUPTED;
   }
   if (error) {
     const how = error.code === 'ECHANGED' ? 'give it the base that it was made on' : 'run it again';
-    await tell(platform, `${error.message}; ${formatExactly(info.remaining)} of ${formatSize(info.length)} left, ${how} to go on`);
+    await tell(
+      platform,
+      `${error.message}; ${formatExactly(info.remaining)} of ${formatSize(info.length)} left, ${how} to go on`,
+    );
     return EXIT_FAILED;
   }
-  if (!json) await platform.stdout.write(`${overlay}: ${formatSize(info.length)} complete, ${copied === 0 ? 'nothing was missing' : `${formatSize(copied)} of it in ${formatElapsed(seconds)} (${formatSize(rate)}/s)`}\n`);
+  if (!json)
+    await platform.stdout.write(
+      `${overlay}: ${formatSize(info.length)} complete, ${copied === 0 ? 'nothing was missing' : `${formatSize(copied)} of it in ${formatElapsed(seconds)} (${formatSize(rate)}/s)`}\n`,
+    );
   return EXIT_OK;
 }

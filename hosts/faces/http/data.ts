@@ -15,14 +15,32 @@ interface ByteRange {
 }
 
 /** Answers GET and HEAD; `identity` is of the disk's content when the handler began. */
-export async function answerData(request: Request, disk: Disk, identity: string): Promise<Response> {
+export async function answerData(
+  request: Request,
+  disk: Disk,
+  identity: string,
+): Promise<Response> {
   const etag = await etagOf(disk, identity);
-  const headers = new Headers({ 'Content-Type': 'application/octet-stream', 'Accept-Ranges': 'bytes', ETag: etag, 'Cache-Control': 'private, no-cache' });
+  const headers = new Headers({
+    'Content-Type': 'application/octet-stream',
+    'Accept-Ranges': 'bytes',
+    ETag: etag,
+    'Cache-Control': 'private, no-cache',
+  });
   const wanted = request.headers.get('If-Match');
   if (wanted !== null && !hasStrongly(wanted, etag)) {
-    return refuse(request, 412, headers, new MillraceError('ECHANGED', `the disk is not the one that was asked for (If-Match: ${wanted})`));
+    return refuse(
+      request,
+      412,
+      headers,
+      new MillraceError(
+        'ECHANGED',
+        `the disk is not the one that was asked for (If-Match: ${wanted})`,
+      ),
+    );
   }
-  if (matches(request.headers.get('If-None-Match'), etag)) return new Response(null, { status: 304, headers });
+  if (matches(request.headers.get('If-None-Match'), etag))
+    return new Response(null, { status: 304, headers });
   const asked = rangeAsked(request, etag);
   if (asked === undefined) return give(request, disk, { first: 0, end: disk.size }, 200, headers);
   const range = rangeOf(asked, disk.size);
@@ -35,33 +53,59 @@ export async function answerData(request: Request, disk: Disk, identity: string)
 }
 
 /** A refusal that tells of the disk in its headers. */
-function refuse(request: Request, status: number, headers: Headers, { code, message }: MillraceError): Response {
+function refuse(
+  request: Request,
+  status: number,
+  headers: Headers,
+  { code, message }: MillraceError,
+): Response {
   headers.set('Content-Type', 'application/json');
-  return new Response(request.method === 'HEAD' ? null : JSON.stringify({ code, message }), { status, headers });
+  return new Response(request.method === 'HEAD' ? null : JSON.stringify({ code, message }), {
+    status,
+    headers,
+  });
 }
 
-async function give(request: Request, disk: Disk, range: ByteRange, status: number, headers: Headers): Promise<Response> {
+async function give(
+  request: Request,
+  disk: Disk,
+  range: ByteRange,
+  status: number,
+  headers: Headers,
+): Promise<Response> {
   headers.set('Content-Length', String(range.end - range.first));
-  if (request.method === 'HEAD' || range.first === range.end) return new Response(null, { status, headers });
+  if (request.method === 'HEAD' || range.first === range.end)
+    return new Response(null, { status, headers });
   const changes = changesOf(disk);
   // The first piece before the answer begins: an error in it shows in the status.
   const first = await piece(disk, range, changes);
-  if (range.first + first.length === range.end) return new Response(first as Uint8Array<ArrayBuffer>, { status, headers });
-  return new Response(sized(rest(disk, range, changes, first), range.end - range.first), { status, headers });
+  if (range.first + first.length === range.end)
+    return new Response(first as Uint8Array<ArrayBuffer>, { status, headers });
+  return new Response(sized(rest(disk, range, changes, first), range.end - range.first), {
+    status,
+    headers,
+  });
 }
 
 /** workerd sends a length of its own accord with a body only that is known to have it, and in chunks what is not. */
 function sized(body: ReadableStream<Uint8Array>, length: number): ReadableStream<Uint8Array> {
-  const { FixedLengthStream } = globalThis as { FixedLengthStream?: new (length: number) => TransformStream<Uint8Array, Uint8Array> };
+  const { FixedLengthStream } = globalThis as {
+    FixedLengthStream?: new (length: number) => TransformStream<Uint8Array, Uint8Array>;
+  };
   return FixedLengthStream ? body.pipeThrough(new FixedLengthStream(length)) : body;
 }
 
-function rest(disk: Disk, range: ByteRange, changes: number, first: Uint8Array): ReadableStream<Uint8Array> {
+function rest(
+  disk: Disk,
+  range: ByteRange,
+  changes: number,
+  first: Uint8Array,
+): ReadableStream<Uint8Array> {
   let next: Uint8Array | undefined = first;
   let at = range.first;
   return new ReadableStream({
     async pull(controller) {
-      const bytes = next ?? await piece(disk, { first: at, end: range.end }, changes);
+      const bytes = next ?? (await piece(disk, { first: at, end: range.end }, changes));
       next = undefined;
       at += bytes.length;
       controller.enqueue(bytes);
@@ -72,7 +116,10 @@ function rest(disk: Disk, range: ByteRange, changes: number, first: Uint8Array):
 
 async function piece(disk: Disk, { first, end }: ByteRange, changes: number): Promise<Uint8Array> {
   const bytes = await disk.read(first, Math.min(PIECE_BYTES, end - first));
-  if (changesOf(disk) !== changes) throw new MillraceError('ECHANGED', 'the disk was changed while it was read', { offset: first });
+  if (changesOf(disk) !== changes)
+    throw new MillraceError('ECHANGED', 'the disk was changed while it was read', {
+      offset: first,
+    });
   return bytes;
 }
 
@@ -84,14 +131,19 @@ function changesOf(disk: Disk): number {
 /** A strong validator (RFC 9110, section 8.8.1). A digest, since an identity may hold characters that a header does not. */
 async function etagOf(disk: Disk, identity: string): Promise<string> {
   const text = JSON.stringify([identity, disk.size, changesOf(disk)]);
-  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text)));
+  const digest = new Uint8Array(
+    await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text)),
+  );
   return `"${Array.from(digest.subarray(0, 16), (byte) => byte.toString(16).padStart(2, '0')).join('')}"`;
 }
 
 /** If-None-Match (section 13.1.2): a list of tags, compared weakly, or any. */
 function matches(header: string | null, etag: string): boolean {
   if (header === null) return false;
-  return header.trim() === '*' || header.split(',').some((tag) => tag.trim().replace(/^W\//, '') === etag);
+  return (
+    header.trim() === '*' ||
+    header.split(',').some((tag) => tag.trim().replace(/^W\//, '') === etag)
+  );
 }
 
 /** If-Match (section 13.1.1): a list of tags, compared strongly, or any. */
@@ -115,13 +167,24 @@ function rangeAsked(request: Request, etag: string): string | undefined {
 function rangeOf(text: string, size: number): ByteRange | undefined {
   if (text.includes(',')) return undefined;
   const [, first, last] = /^bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*$/i.exec(text) ?? [];
-  if (first === undefined || first + last === '') throw new MillraceError('EINVAL', `'${text}' is not a range of bytes`);
-  if (first === '') return Number(last) === 0 || size === 0 ? undefined : { first: Math.max(0, size - Number(last)), end: size };
-  if (last !== '' && Number(last) < Number(first)) throw new MillraceError('EINVAL', `'${text}' ends before it begins`);
-  return Number(first) >= size ? undefined : { first: Number(first), end: last === '' ? size : Math.min(Number(last) + 1, size) };
+  if (first === undefined || first + last === '')
+    throw new MillraceError('EINVAL', `'${text}' is not a range of bytes`);
+  if (first === '')
+    return Number(last) === 0 || size === 0
+      ? undefined
+      : { first: Math.max(0, size - Number(last)), end: size };
+  if (last !== '' && Number(last) < Number(first))
+    throw new MillraceError('EINVAL', `'${text}' ends before it begins`);
+  return Number(first) >= size
+    ? undefined
+    : { first: Number(first), end: last === '' ? size : Math.min(Number(last) + 1, size) };
 }
 
 function unsatisfiable(text: string, size: number): MillraceError {
-  if (text.includes(',')) return new MillraceError('EUNSUPPORTED', 'more than one range a request is not supported: ask for each by itself');
+  if (text.includes(','))
+    return new MillraceError(
+      'EUNSUPPORTED',
+      'more than one range a request is not supported: ask for each by itself',
+    );
   return new MillraceError('EINVAL', `'${text}' lies outside the disk, which has ${size} bytes`);
 }

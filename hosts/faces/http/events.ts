@@ -22,7 +22,8 @@ export function answerEvents(request: Request, disk: Disk): Response {
         stop();
         controller.close();
       };
-      const forward = (event: Event): void => send(eventText(event.type, (event as CustomEvent<StreamInfo>).detail));
+      const forward = (event: Event): void =>
+        send(eventText(event.type, (event as CustomEvent<StreamInfo>).detail));
       const timer = setInterval(() => send(': still here\n\n'), KEEP_ALIVE_MS);
       stop = () => {
         clearInterval(timer);
@@ -38,7 +39,13 @@ export function answerEvents(request: Request, disk: Disk): Response {
     cancel: () => stop(),
   });
   // nginx would keep small answers back until they are large ones.
-  return new Response(body, { headers: { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store', 'X-Accel-Buffering': 'no' } });
+  return new Response(body, {
+    headers: {
+      'Content-Type': 'text/event-stream',
+      'Cache-Control': 'no-store',
+      'X-Accel-Buffering': 'no',
+    },
+  });
 }
 
 function eventText(type: string, info: StreamInfo): string {

@@ -21,7 +21,9 @@ export type Handler = (request: Request) => Promise<Response>;
 
 export interface HandlerOptions {
   /** The disks by device, or what finds one (and may open it now) for a request that was let in. */
-  disks: Readonly<Record<string, Disk>> | ((device: string, request: Request) => Disk | undefined | Promise<Disk | undefined>);
+  disks:
+    | Readonly<Record<string, Disk>>
+    | ((device: string, request: Request) => Disk | undefined | Promise<Disk | undefined>);
   /** Who sends `Authorization: Bearer TOKEN` is let in. Without it and `authorize`, nobody is. */
   token?: string;
   /** A check of the caller's own, instead of a token. */
@@ -39,8 +41,20 @@ const MAP_EXTENTS_PER_PIECE = 1000;
 const PREFLIGHT_SECONDS = 600;
 
 const STATUS: Readonly<Record<ErrorCode, number>> = {
-  EINVAL: 400, EACCES: 403, ENOENT: 404, EBUSY: 409, EEXIST: 409, ABORTED: 409, ECHANGED: 409, ECORRUPT: 422, EUNSUPPORTED: 422,
-  EROFS: 403, EIO: 502, ECLOSED: 503, ETIMEDOUT: 504, ENOSPC: 507,
+  EINVAL: 400,
+  EACCES: 403,
+  ENOENT: 404,
+  EBUSY: 409,
+  EEXIST: 409,
+  ABORTED: 409,
+  ECHANGED: 409,
+  ECORRUPT: 422,
+  EUNSUPPORTED: 422,
+  EROFS: 403,
+  EIO: 502,
+  ECLOSED: 503,
+  ETIMEDOUT: 504,
+  ENOSPC: 507,
 };
 
 /** A refusal with a status of its own. */
@@ -48,7 +62,12 @@ class Refusal extends MillraceError {
   readonly status: number;
   readonly headers: Record<string, string>;
 
-  constructor(status: number, code: ErrorCode, message: string, headers: Record<string, string> = {}) {
+  constructor(
+    status: number,
+    code: ErrorCode,
+    message: string,
+    headers: Record<string, string> = {},
+  ) {
     super(code, message);
     this.status = status;
     this.headers = headers;
@@ -68,7 +87,10 @@ interface Ask {
 type Answer = (ask: Ask) => Response | Promise<Response>;
 
 const ROUTES: Readonly<Record<string, Readonly<Record<string, Answer>>>> = {
-  data: { GET: (ask) => answerData(ask.request, ask.disk, ask.identity), HEAD: (ask) => answerData(ask.request, ask.disk, ask.identity) },
+  data: {
+    GET: (ask) => answerData(ask.request, ask.disk, ask.identity),
+    HEAD: (ask) => answerData(ask.request, ask.disk, ask.identity),
+  },
   stream: { POST: answerStream },
   abort: { POST: answerAbort },
   resume: { POST: answerResume },
@@ -80,12 +102,17 @@ const ROUTES: Readonly<Record<string, Readonly<Record<string, Answer>>>> = {
 /** Makes the handler. It holds no state but the disks': several may serve the same ones. @throws MillraceError `EINVAL` for an origin that is none. */
 export function createHandler(options: HandlerOptions): Handler {
   const wrong = options.origins?.find((origin) => !isOrigin(origin));
-  if (wrong !== undefined) throw new MillraceError('EINVAL', `'${wrong}' is not an origin: as in https://console.example or http://localhost:8080, without a path`);
+  if (wrong !== undefined)
+    throw new MillraceError(
+      'EINVAL',
+      `'${wrong}' is not an origin: as in https://console.example or http://localhost:8080, without a path`,
+    );
   const unique = crypto.randomUUID();
   return async (request) => {
     const cors = corsOf(request, options.origins ?? []);
     try {
-      const response = request.method === 'OPTIONS' ? preflight() : await answer(request, options, unique);
+      const response =
+        request.method === 'OPTIONS' ? preflight() : await answer(request, options, unique);
       for (const [name, value] of Object.entries(cors)) response.headers.set(name, value);
       return response;
     } catch (error) {
@@ -94,27 +121,50 @@ export function createHandler(options: HandlerOptions): Handler {
   };
 }
 
-async function answer(request: Request, options: HandlerOptions, unique: string): Promise<Response> {
+async function answer(
+  request: Request,
+  options: HandlerOptions,
+  unique: string,
+): Promise<Response> {
   const url = urlOf(request);
   refuseForeignPages(request, url, options.origins ?? []);
   await mayEnter(request, options);
   const [, device, call] = /^\/disks\/([^/]+)\/([^/]+)$/.exec(url.pathname) ?? [];
   const route = call !== undefined && Object.hasOwn(ROUTES, call) ? ROUTES[call] : undefined;
-  if (device === undefined || route === undefined) throw new MillraceError('ENOENT', `there is nothing at ${url.pathname}: /disks/DEVICE/data, stream, abort, resume, info, map or events`);
+  if (device === undefined || route === undefined)
+    throw new MillraceError(
+      'ENOENT',
+      `there is nothing at ${url.pathname}: /disks/DEVICE/data, stream, abort, resume, info, map or events`,
+    );
   const act = Object.hasOwn(route, request.method) ? route[request.method] : undefined;
   if (act === undefined) {
     const allow = Object.keys(route).join(', ');
-    throw new Refusal(405, 'EINVAL', `${request.method} is no method of ${url.pathname}: ${allow}`, { Allow: allow });
+    throw new Refusal(
+      405,
+      'EINVAL',
+      `${request.method} is no method of ${url.pathname}: ${allow}`,
+      { Allow: allow },
+    );
   }
   const name = decoded(device);
   const disk = await find(options.disks, name, request);
   if (disk === undefined) throw new MillraceError('ENOENT', `there is no disk '${name}'`);
-  return act({ request, url, device: name, disk, identity: `${options.identity?.(name) ?? unique}/${name}` });
+  return act({
+    request,
+    url,
+    device: name,
+    disk,
+    identity: `${options.identity?.(name) ?? unique}/${name}`,
+  });
 }
 
 /** The name in it is the client's to choose (its Host header), and servers hand on whatever it is. */
 function urlOf(request: Request): URL {
-  if (!URL.canParse(request.url)) throw new MillraceError('EINVAL', `'${request.url}' is not a URL: see the request's Host and path`);
+  if (!URL.canParse(request.url))
+    throw new MillraceError(
+      'EINVAL',
+      `'${request.url}' is not a URL: see the request's Host and path`,
+    );
   return new URL(request.url);
 }
 
@@ -126,7 +176,11 @@ function decoded(device: string): string {
   }
 }
 
-function find(disks: HandlerOptions['disks'], device: string, request: Request): Disk | undefined | Promise<Disk | undefined> {
+function find(
+  disks: HandlerOptions['disks'],
+  device: string,
+  request: Request,
+): Disk | undefined | Promise<Disk | undefined> {
   if (typeof disks === 'function') return disks(device, request);
   return Object.hasOwn(disks, device) ? disks[device] : undefined;
 }
@@ -137,16 +191,25 @@ async function mayEnter(request: Request, { token, authorize }: HandlerOptions):
     if (await authorize(request)) return;
     throw new Refusal(403, 'EACCES', 'this request is not allowed here');
   }
-  if (token === undefined || token === '') throw new Refusal(403, 'EACCES', 'nobody is let in: the handler has neither a token nor a check');
+  if (token === undefined || token === '')
+    throw new Refusal(
+      403,
+      'EACCES',
+      'nobody is let in: the handler has neither a token nor a check',
+    );
   const [, given] = /^Bearer +(.+)$/i.exec(request.headers.get('Authorization') ?? '') ?? [];
-  if (given !== undefined && await sameText(given, token)) return;
-  const what = given === undefined ? 'a token is needed (Authorization: Bearer …)' : 'the token is not the right one';
+  if (given !== undefined && (await sameText(given, token))) return;
+  const what =
+    given === undefined
+      ? 'a token is needed (Authorization: Bearer …)'
+      : 'the token is not the right one';
   throw new Refusal(401, 'EACCES', what, { 'WWW-Authenticate': 'Bearer' });
 }
 
 /** Compares digests, all bytes of them: the time it takes tells nothing of where two texts differ, or how long they are. */
 async function sameText(one: string, other: string): Promise<boolean> {
-  const digest = async (text: string): Promise<Uint8Array> => new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text)));
+  const digest = async (text: string): Promise<Uint8Array> =>
+    new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text)));
   const [a, b] = [await digest(one), await digest(other)];
   let difference = 0;
   for (let at = 0; at < a.length; at++) difference |= a[at] ^ b[at];
@@ -162,41 +225,66 @@ function refuseForeignPages(request: Request, url: URL, origins: readonly string
 
 /** No other would ever be found equal to what a browser sends. Schemes that are not the web's are the browser's own affair. */
 function isOrigin(text: string): boolean {
-  return /^https?:/i.test(text) ? URL.canParse(text) && new URL(text).origin === text : /^[a-z][a-z0-9+.-]*:\/\/[^/?#]+$/.test(text);
+  return /^https?:/i.test(text)
+    ? URL.canParse(text) && new URL(text).origin === text
+    : /^[a-z][a-z0-9+.-]*:\/\/[^/?#]+$/.test(text);
 }
 
 function corsOf(request: Request, origins: readonly string[]): Record<string, string> {
   if (origins.length === 0) return {};
   const origin = request.headers.get('Origin');
   if (origin === null || !origins.includes(origin)) return { Vary: 'Origin' };
-  return { Vary: 'Origin', 'Access-Control-Allow-Origin': origin, 'Access-Control-Expose-Headers': 'Content-Range, ETag, Accept-Ranges' };
+  return {
+    Vary: 'Origin',
+    'Access-Control-Allow-Origin': origin,
+    'Access-Control-Expose-Headers': 'Content-Range, ETag, Accept-Ranges',
+  };
 }
 
 /** Says what the methods and headers are; whether a page may use them, the origin decides. */
 function preflight(): Response {
-  return new Response(null, { status: 204, headers: {
-    'Access-Control-Allow-Methods': 'GET, HEAD, POST',
-    'Access-Control-Allow-Headers': 'Authorization, Content-Type, Range, If-Range, If-Match, If-None-Match',
-    'Access-Control-Max-Age': String(PREFLIGHT_SECONDS),
-  } });
+  return new Response(null, {
+    status: 204,
+    headers: {
+      'Access-Control-Allow-Methods': 'GET, HEAD, POST',
+      'Access-Control-Allow-Headers':
+        'Authorization, Content-Type, Range, If-Range, If-Match, If-None-Match',
+      'Access-Control-Max-Age': String(PREFLIGHT_SECONDS),
+    },
+  });
 }
 
 function refuse(error: unknown, cors: Record<string, string>, bodiless: boolean): Response {
   const known = error instanceof MillraceError;
   const status = error instanceof Refusal ? error.status : known ? STATUS[error.code] : 500;
-  const told = { code: known ? error.code : 'EIO', message: known ? error.message : `the handler failed: ${error instanceof Error ? error.message : String(error)}` };
-  const headers = { 'Content-Type': 'application/json', 'Cache-Control': 'no-store', ...cors, ...(error instanceof Refusal ? error.headers : {}) };
+  const told = {
+    code: known ? error.code : 'EIO',
+    message: known
+      ? error.message
+      : `the handler failed: ${error instanceof Error ? error.message : String(error)}`,
+  };
+  const headers = {
+    'Content-Type': 'application/json',
+    'Cache-Control': 'no-store',
+    ...cors,
+    ...(error instanceof Refusal ? error.headers : {}),
+  };
   return new Response(bodiless ? null : JSON.stringify(told), { status, headers });
 }
 
 function json(value: unknown, status = 200): Response {
-  return new Response(JSON.stringify(value), { status, headers: { 'Content-Type': 'application/json', 'Cache-Control': 'no-store' } });
+  return new Response(JSON.stringify(value), {
+    status,
+    headers: { 'Content-Type': 'application/json', 'Cache-Control': 'no-store' },
+  });
 }
 
 /** A blocking job ends with its request: who no longer waits for it, cancels it. */
 async function answerStream({ request, disk }: Ask): Promise<Response> {
   const options = streamOptions(await textOf(request));
-  const info = await disk.stream(options.nonblock ? options : { ...options, signal: request.signal });
+  const info = await disk.stream(
+    options.nonblock ? options : { ...options, signal: request.signal },
+  );
   return json(info, info.status === JobStatus.ACTIVE ? 202 : 200);
 }
 
@@ -216,7 +304,7 @@ async function textOf(request: Request): Promise<string> {
   let bytes = 0;
   if (request.body === null) return text;
   const decoder = new TextDecoder();
-  for (const reader = request.body.getReader(); ;) {
+  for (const reader = request.body.getReader(); ; ) {
     const { done, value } = await reader.read();
     if (done) return text + decoder.decode();
     bytes += value.length;
@@ -230,8 +318,15 @@ async function textOf(request: Request): Promise<string> {
 
 /** What a job can be asked over HTTP, and of which type each is. */
 const STREAM_FIELDS = {
-  offset: ['number'], length: ['number'], nonblock: ['boolean'], speed: ['number'], onError: ['string'], base: ['string', 'number'],
-  keepBase: ['boolean'], allocate: ['string'], order: ['string'],
+  offset: ['number'],
+  length: ['number'],
+  nonblock: ['boolean'],
+  speed: ['number'],
+  onError: ['string'],
+  base: ['string', 'number'],
+  keepBase: ['boolean'],
+  allocate: ['string'],
+  order: ['string'],
 } as const satisfies Partial<Record<keyof StreamOptions, readonly string[]>>;
 
 /** Checks names and types; what the values mean, the disk checks. */
@@ -241,27 +336,45 @@ function streamOptions(text: string): StreamOptions {
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw new MillraceError('EINVAL', `the body is not JSON: ${(cause as Error).message}`, { cause });
+    throw new MillraceError('EINVAL', `the body is not JSON: ${(cause as Error).message}`, {
+      cause,
+    });
   }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new MillraceError('EINVAL', 'the body is not a JSON object of options');
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new MillraceError('EINVAL', 'the body is not a JSON object of options');
   for (const [name, field] of Object.entries(value)) {
-    if (!Object.hasOwn(STREAM_FIELDS, name)) throw new MillraceError('EINVAL', `stream has no option '${name}': ${Object.keys(STREAM_FIELDS).join(', ')}`);
+    if (!Object.hasOwn(STREAM_FIELDS, name))
+      throw new MillraceError(
+        'EINVAL',
+        `stream has no option '${name}': ${Object.keys(STREAM_FIELDS).join(', ')}`,
+      );
     const types: readonly string[] = STREAM_FIELDS[name as keyof typeof STREAM_FIELDS];
-    if (!types.includes(typeof field)) throw new MillraceError('EINVAL', `the option '${name}' is a ${types.join(' or ')}, not ${JSON.stringify(field)}`);
+    if (!types.includes(typeof field))
+      throw new MillraceError(
+        'EINVAL',
+        `the option '${name}' is a ${types.join(' or ')}, not ${JSON.stringify(field)}`,
+      );
   }
   return value as StreamOptions;
 }
 
 async function answerMap({ disk, url }: Ask): Promise<Response> {
   const offset = numberOf(url, 'offset') ?? 0;
-  const extents = disk.map(offset, numberOf(url, 'length'), { depth: numberOf(url, 'depth') })[Symbol.asyncIterator]();
+  const extents = disk
+    .map(offset, numberOf(url, 'length'), { depth: numberOf(url, 'depth') })
+    [Symbol.asyncIterator]();
   // The first before the answer begins: what is wrong with the range shows in the status.
   const first = await extents.next();
   const body = textStream(mapText(first, extents));
-  return new Response(body, { headers: { 'Content-Type': 'application/json', 'Cache-Control': 'no-store' } });
+  return new Response(body, {
+    headers: { 'Content-Type': 'application/json', 'Cache-Control': 'no-store' },
+  });
 }
 
-async function* mapText(first: IteratorResult<Extent>, extents: AsyncIterator<Extent>): AsyncGenerator<string> {
+async function* mapText(
+  first: IteratorResult<Extent>,
+  extents: AsyncIterator<Extent>,
+): AsyncGenerator<string> {
   let text = '[';
   let count = 0;
   for (let next = first; !next.done; next = await extents.next()) {
@@ -290,7 +403,7 @@ function textStream(texts: AsyncGenerator<string>): ReadableStream<Uint8Array> {
 function numberOf(url: URL, name: string): number | undefined {
   const text = url.searchParams.get(name);
   if (text === null) return undefined;
-  if (!/^\d{1,16}$/.test(text)) throw new MillraceError('EINVAL', `${name} '${text}' is not a whole number`);
+  if (!/^\d{1,16}$/.test(text))
+    throw new MillraceError('EINVAL', `${name} '${text}' is not a whole number`);
   return Number(text);
 }
-

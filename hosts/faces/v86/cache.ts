@@ -38,7 +38,10 @@ export class ReadCache {
     if (first === last) return this.#use(first).subarray(at, at + length);
     const bytes = new Uint8Array(length);
     for (let index = first, done = 0; index <= last; index++) {
-      const piece = index === first ? this.#use(index).subarray(at) : this.#use(index).subarray(0, length - done);
+      const piece =
+        index === first
+          ? this.#use(index).subarray(at)
+          : this.#use(index).subarray(0, length - done);
       bytes.set(piece, done);
       done += piece.length;
     }
@@ -53,7 +56,8 @@ export class ReadCache {
       if (bytes) return bytes;
       const [first, last] = blocksOf(offset, length);
       const coming: Promise<void>[] = [];
-      for (let index = first; index <= last; index++) if (!this.#blocks.has(index)) coming.push(this.#bring(index));
+      for (let index = first; index <= last; index++)
+        if (!this.#blocks.has(index)) coming.push(this.#bring(index));
       await Promise.all(coming);
     }
   }
@@ -64,7 +68,11 @@ export class ReadCache {
     this.#expected = offset + length;
     if (!goesOn) return;
     const [, last] = blocksOf(offset, length);
-    for (let index = last + 1; index <= last + AHEAD_BLOCKS && index * BLOCK_BYTES < this.#size; index++) {
+    for (
+      let index = last + 1;
+      index <= last + AHEAD_BLOCKS && index * BLOCK_BYTES < this.#size;
+      index++
+    ) {
       // Whoever needs a block that could not be had asks for it again, and is told why.
       if (!this.#blocks.has(index)) this.#bring(index).catch(() => {});
     }
@@ -77,7 +85,9 @@ export class ReadCache {
       this.#coming.delete(index);
       const start = index * BLOCK_BYTES;
       const from = Math.max(offset, start);
-      this.#blocks.get(index)?.set(bytes.subarray(from - offset, start + BLOCK_BYTES - offset), from - start);
+      this.#blocks
+        .get(index)
+        ?.set(bytes.subarray(from - offset, start + BLOCK_BYTES - offset), from - start);
     }
   }
 
@@ -90,11 +100,13 @@ export class ReadCache {
     const under = this.#coming.get(index);
     if (under) return under;
     const start = index * BLOCK_BYTES;
-    const coming = this.#fetch(start, Math.min(BLOCK_BYTES, this.#size - start)).then((bytes) => {
-      if (this.#coming.get(index) === coming) this.#keep(index, bytes);
-    }).finally(() => {
-      if (this.#coming.get(index) === coming) this.#coming.delete(index);
-    });
+    const coming = this.#fetch(start, Math.min(BLOCK_BYTES, this.#size - start))
+      .then((bytes) => {
+        if (this.#coming.get(index) === coming) this.#keep(index, bytes);
+      })
+      .finally(() => {
+        if (this.#coming.get(index) === coming) this.#coming.delete(index);
+      });
     this.#coming.set(index, coming);
     return coming;
   }
@@ -103,7 +115,8 @@ export class ReadCache {
     this.#blocks.set(index, bytes);
     if (this.#blocks.size <= BLOCKS_MAX) return;
     // The first block stays: v86 asks for it without waiting.
-    for (const oldest of this.#blocks.keys()) if (oldest > 0) return void this.#blocks.delete(oldest);
+    for (const oldest of this.#blocks.keys())
+      if (oldest > 0) return void this.#blocks.delete(oldest);
   }
 
   #use(index: number): Uint8Array {

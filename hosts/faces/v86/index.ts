@@ -7,8 +7,8 @@
 import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import { ReadCache } from './cache.ts';
-import { Pace } from './pace.ts';
 import type { Emulator } from './pace.ts';
+import { Pace } from './pace.ts';
 
 export type { Emulator } from './pace.ts';
 
@@ -95,7 +95,9 @@ export class V86Disk extends EventTarget {
   constructor(disk: Disk) {
     super();
     this.#disk = disk;
-    this.#cache = new ReadCache(disk.size, (offset, length) => this.#after(offset, offset + length).then(() => disk.read(offset, length)));
+    this.#cache = new ReadCache(disk.size, (offset, length) =>
+      this.#after(offset, offset + length).then(() => disk.read(offset, length)),
+    );
     this.byteLength = disk.size;
   }
 
@@ -125,7 +127,12 @@ export class V86Disk extends EventTarget {
   }
 
   /** Reads for v86. A request that the guest has given up (`signal`) is tried no more. */
-  get(start: number, length: number, done: (data: Uint8Array) => void, options: { signal?: AbortSignal } = {}): void {
+  get(
+    start: number,
+    length: number,
+    done: (data: Uint8Array) => void,
+    options: { signal?: AbortSignal } = {},
+  ): void {
     if (this.#overrun) return;
     const from = performance.now();
     const here = this.#cache.look(start, length);
@@ -137,12 +144,15 @@ export class V86Disk extends EventTarget {
     }
     const request = this.#pace.begin();
     const read = this.#untilItSucceeds(() => this.#cache.get(start, length), options.signal)
-      .then((bytes) => {
-        done(bytes);
-        this.#tell('read', start, length, from);
-      }, () => {
-        // Nobody waits for the answer any more.
-      })
+      .then(
+        (bytes) => {
+          done(bytes);
+          this.#tell('read', start, length, from);
+        },
+        () => {
+          // Nobody waits for the answer any more.
+        },
+      )
       .finally(() => {
         this.#reads.delete(read);
         this.#pace.end(request);
@@ -166,7 +176,12 @@ export class V86Disk extends EventTarget {
   }
 
   /** As `get`: v86 asks this way for the first sectors before it starts the machine. */
-  get_and_cache(start: number, length: number, done: (data: Uint8Array) => void, options?: { signal?: AbortSignal }): void {
+  get_and_cache(
+    start: number,
+    length: number,
+    done: (data: Uint8Array) => void,
+    options?: { signal?: AbortSignal },
+  ): void {
     this.get(start, length, done, options);
   }
 
@@ -189,10 +204,18 @@ export class V86Disk extends EventTarget {
 
   /** @throws MillraceError `EINVAL` for a state of a disk of another size; `ECHANGED` when the disk cannot be taken back to that state. */
   set_state([byteLength, mark]: [number, string]): void {
-    if (byteLength !== this.byteLength) throw new MillraceError('EINVAL', `the saved state is of a disk of ${byteLength} bytes, and this one has ${this.byteLength}`);
+    if (byteLength !== this.byteLength)
+      throw new MillraceError(
+        'EINVAL',
+        `the saved state is of a disk of ${byteLength} bytes, and this one has ${this.byteLength}`,
+      );
     const kept = this.#states.get(mark);
     if (kept === undefined) {
-      if (this.#written) throw new MillraceError('ECHANGED', 'the disk has been written to since this state was saved, and cannot be taken back: restart the machine from the disk instead');
+      if (this.#written)
+        throw new MillraceError(
+          'ECHANGED',
+          'the disk has been written to since this state was saved, and cannot be taken back: restart the machine from the disk instead',
+        );
       return;
     }
     for (const [other, length] of this.#states) if (length > kept) this.#states.delete(other);
@@ -220,7 +243,12 @@ export class V86Disk extends EventTarget {
       // Those that come later may never come to an end.
       await Promise.all([...this.#pending].map(({ done }) => done));
       await this.#disk.flush();
-      if (this.#lost) throw new MillraceError(this.#lost.code, `not all that the guest wrote has been stored: ${this.#lost.message}`, { cause: this.#lost });
+      if (this.#lost)
+        throw new MillraceError(
+          this.#lost.code,
+          `not all that the guest wrote has been stored: ${this.#lost.message}`,
+          { cause: this.#lost },
+        );
     } catch (error) {
       this.#unsavedSince = since ?? this.#unsavedSince;
       throw error;
@@ -257,7 +285,10 @@ export class V86Disk extends EventTarget {
     pending.done = before
       .then(async () => {
         // Given up, it is the way back that is lost, and not what is written.
-        if (undo) undo.bytes = await this.#untilItSucceeds(() => this.#disk.read(offset, bytes.length)).catch(() => undefined);
+        if (undo)
+          undo.bytes = await this.#untilItSucceeds(() =>
+            this.#disk.read(offset, bytes.length),
+          ).catch(() => undefined);
         await this.#store(offset, bytes);
       })
       .finally(() => this.#pending.delete(pending));
@@ -278,7 +309,9 @@ export class V86Disk extends EventTarget {
   /** Settles when the writes before that touch this range have been taken. */
   #after(offset: number, end: number): Promise<void> {
     const before = [...this.#pending].filter((write) => write.offset < end && offset < write.end);
-    return before.length ? Promise.all(before.map(({ done }) => done)).then(() => {}) : Promise.resolve();
+    return before.length
+      ? Promise.all(before.map(({ done }) => done)).then(() => {})
+      : Promise.resolve();
   }
 
   /** @throws what the request failed of last, when nobody waits for the answer any more. */
@@ -316,7 +349,8 @@ export class V86Disk extends EventTarget {
 
   #failed(error: unknown): void {
     this.#failing++;
-    if (!this.#closed) this.dispatchEvent(new CustomEvent('error', { detail: asMillraceError(error) }));
+    if (!this.#closed)
+      this.dispatchEvent(new CustomEvent('error', { detail: asMillraceError(error) }));
   }
 
   #recovered(): void {
@@ -334,13 +368,16 @@ export class V86Disk extends EventTarget {
     if (this.#flushing || this.#unsavedSince === undefined) return;
     clearTimeout(this.#timer);
     const latest = this.#unsavedSince + FLUSH_LATEST_MS - performance.now();
-    this.#timer = setTimeout(async () => {
-      this.#flushing = true;
-      // Given up, it is told by closing.
-      await this.#untilItSucceeds(() => this.#save()).catch(() => {});
-      this.#flushing = false;
-      if (!this.#closed) this.#flushLater();
-    }, Math.max(0, Math.min(FLUSH_QUIET_MS, latest)));
+    this.#timer = setTimeout(
+      async () => {
+        this.#flushing = true;
+        // Given up, it is told by closing.
+        await this.#untilItSucceeds(() => this.#save()).catch(() => {});
+        this.#flushing = false;
+        if (!this.#closed) this.#flushLater();
+      },
+      Math.max(0, Math.min(FLUSH_QUIET_MS, latest)),
+    );
   }
 
   /** Makes room for what a write replaces, when there is a state to go back to. */
@@ -381,5 +418,7 @@ export class V86Disk extends EventTarget {
 }
 
 function asMillraceError(error: unknown): MillraceError {
-  return error instanceof MillraceError ? error : new MillraceError('EIO', `the disk failed: ${String(error)}`, { cause: error });
+  return error instanceof MillraceError
+    ? error
+    : new MillraceError('EIO', `the disk failed: ${String(error)}`, { cause: error });
 }

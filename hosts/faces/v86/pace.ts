@@ -49,7 +49,10 @@ export class Pace {
 
   /** A request begins; `written` is the length of a write. */
   begin(written?: number): Request {
-    const request = { since: performance.now(), bytes: written === undefined ? 0 : Math.max(written, WRITE_BYTES_MIN) };
+    const request = {
+      since: performance.now(),
+      bytes: written === undefined ? 0 : Math.max(written, WRITE_BYTES_MIN),
+    };
     this.#requests.add(request);
     this.#backlog += request.bytes;
     this.#look();
@@ -70,7 +73,8 @@ export class Pace {
     }
     if (!this.#emulator) return;
     const waits = oldest === undefined ? 0 : performance.now() - oldest.since;
-    const held = waits >= WAIT_MS_MAX || this.#backlog > (this.#held ? BACKLOG_BYTES / 2 : BACKLOG_BYTES);
+    const held =
+      waits >= WAIT_MS_MAX || this.#backlog > (this.#held ? BACKLOG_BYTES / 2 : BACKLOG_BYTES);
     if (held !== this.#held) {
       this.#held = held;
       // One that has been destroyed meanwhile cannot be moved, and need not.

@@ -42,14 +42,22 @@ async function seconds(work: () => Promise<void>, tidy: () => Promise<void>): Pr
 }
 
 const removeDisk = (): Promise<void> => deleteDisk('bench');
-const removeFile = async (): Promise<void> => (await navigator.storage.getDirectory()).removeEntry(LOOP_FILE);
+const removeFile = async (): Promise<void> =>
+  (await navigator.storage.getDirectory()).removeEntry(LOOP_FILE);
 
 async function measure(): Promise<Seconds> {
   const best: Seconds = { ours: Infinity, loop: Infinity };
   // One of each first, which is not counted: what the browser starts only once is then started.
   for (let run = 0; run <= RUNS; run++) {
-    const [loopTook, oursTook] = [await seconds(loop, removeFile), await seconds(stream, removeDisk)];
-    if (run > 0) Object.assign(best, { loop: Math.min(best.loop, loopTook), ours: Math.min(best.ours, oursTook) });
+    const [loopTook, oursTook] = [
+      await seconds(loop, removeFile),
+      await seconds(stream, removeDisk),
+    ];
+    if (run > 0)
+      Object.assign(best, {
+        loop: Math.min(best.loop, loopTook),
+        ours: Math.min(best.ours, oursTook),
+      });
   }
   return best;
 }

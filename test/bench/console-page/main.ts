@@ -4,8 +4,8 @@
  */
 import biosUrl from 'seabios/bios.bin?url';
 import vgaBiosUrl from 'seabios/vgabios-stdvga.bin?url';
-import { V86 } from 'v86';
 import type { V86Options } from 'v86';
+import { V86 } from 'v86';
 import v86Url from 'v86/build/v86.wasm?url';
 import { createDisk, openDisk } from '../../../hosts/browser/index.ts';
 import { attachDisk } from '../../../hosts/faces/v86/index.ts';
@@ -34,8 +34,16 @@ async function boot(kind: DiskKind, url: string, size: number): Promise<BootFigu
   const hda = await diskOf(kind, url, size);
   const loadMs = kind === 'memory' ? performance.now() - loadFrom : 0;
   const emulator = new V86({
-    wasm_path: v86Url, bios: { url: biosUrl }, vga_bios: { url: vgaBiosUrl }, memory_size: MEMORY_BYTES, autostart: true,
-    disable_keyboard: true, disable_mouse: true, disable_speaker: true, fastboot: true, hda,
+    wasm_path: v86Url,
+    bios: { url: biosUrl },
+    vga_bios: { url: vgaBiosUrl },
+    memory_size: MEMORY_BYTES,
+    autostart: true,
+    disable_keyboard: true,
+    disable_mouse: true,
+    disable_speaker: true,
+    fastboot: true,
+    hda,
   });
   let [waitMs, reads, readFrom] = [0, 0, 0];
   emulator.add_listener('ide-read-start', () => (readFrom = performance.now()));
@@ -61,10 +69,12 @@ async function diskOf(kind: DiskKind, url: string, size: number): Promise<V86Opt
 
 function promptOf(emulator: V86): Promise<number> {
   let output = '';
-  return new Promise((resolve) => emulator.add_listener('serial0-output-byte', (byte) => {
-    output += String.fromCharCode(byte);
-    if (PROMPT.test(output)) resolve(performance.now());
-  }));
+  return new Promise((resolve) =>
+    emulator.add_listener('serial0-output-byte', (byte) => {
+      output += String.fromCharCode(byte);
+      if (PROMPT.test(output)) resolve(performance.now());
+    }),
+  );
 }
 
 declare global {

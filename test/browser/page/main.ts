@@ -10,8 +10,13 @@ async function leave(name: string, bytes: Blob | Uint8Array): Promise<void> {
 }
 
 /** What a rejected promise rejected with, as plain data. */
-async function refusal(promise: Promise<unknown>): Promise<{ name: string; code?: string; message: string }> {
-  const error = await promise.then(() => undefined, (error: Error & { code?: string }) => error);
+async function refusal(
+  promise: Promise<unknown>,
+): Promise<{ name: string; code?: string; message: string }> {
+  const error = await promise.then(
+    () => undefined,
+    (error: Error & { code?: string }) => error,
+  );
   if (error === undefined) return { name: 'none', message: 'it resolved' };
   return { name: error.name, code: error.code, message: error.message };
 }
@@ -27,7 +32,14 @@ async function runCase(name: string, server: string): Promise<string | undefined
   const found = cases.find((one) => one.name === name);
   if (!found) return `there is no case '${name}'`;
   try {
-    await found.run({ name: navigator.userAgent, createDisk, openDisk, Domain, overlay: (name) => name, server });
+    await found.run({
+      name: navigator.userAgent,
+      createDisk,
+      openDisk,
+      Domain,
+      overlay: (name) => name,
+      server,
+    });
     return undefined;
   } catch (error) {
     return (error as Error).stack ?? String(error);

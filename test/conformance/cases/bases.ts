@@ -2,32 +2,52 @@
 import { FIRST_PAGE_BYTES } from '../../../hosts/bases/http/http.ts';
 import type { Case } from '../adapter.ts';
 import { equal, ok, rejects, sameBytes } from '../assert.ts';
-import { BASE_SIZE, baseContent, CLUSTER, guestData, KIB, MIB, TAIL_SIZE, tailContent, upperContent } from '../content.ts';
+import {
+  BASE_SIZE,
+  baseContent,
+  CLUSTER,
+  guestData,
+  KIB,
+  MIB,
+  TAIL_SIZE,
+  tailContent,
+  upperContent,
+} from '../content.ts';
 import { Remote } from '../remote.ts';
 import { diskOver, newOverlay, reads, standsAlone, using } from '../support.ts';
 
-const FORMATS = ['base.raw', 'base.qcow2', 'base-zlib.qcow2', 'base-zstd.qcow2', 'base-extended.qcow2'];
+const FORMATS = [
+  'base.raw',
+  'base.qcow2',
+  'base-zlib.qcow2',
+  'base-zstd.qcow2',
+  'base-extended.qcow2',
+];
 
 export const baseCases: readonly Case[] = [
-  ...FORMATS.map((fixture): Case => ({
-    name: `${fixture}: read through the overlay, then streamed, then read without it`,
-    run: (host) => using(diskOver(host, fixture), async (disk) => {
-      await reads(disk, baseContent(), 'through the overlay');
-      await disk.stream();
-      await standsAlone(disk);
-      await reads(disk, baseContent(), 'streamed');
-      equal((await disk.check()).corruptions, 0, 'corruptions');
+  ...FORMATS.map(
+    (fixture): Case => ({
+      name: `${fixture}: read through the overlay, then streamed, then read without it`,
+      run: (host) =>
+        using(diskOver(host, fixture), async (disk) => {
+          await reads(disk, baseContent(), 'through the overlay');
+          await disk.stream();
+          await standsAlone(disk);
+          await reads(disk, baseContent(), 'streamed');
+          equal((await disk.check()).corruptions, 0, 'corruptions');
+        }),
     }),
-  })),
+  ),
   {
     name: 'an overlay takes its size from the base, in whole sectors',
-    run: (host) => using(diskOver(host, 'tail.raw'), async (disk) => {
-      const content = new Uint8Array(Math.ceil(TAIL_SIZE / 512) * 512);
-      content.set(tailContent());
-      await reads(disk, content);
-      await disk.stream();
-      await reads(disk, content, 'streamed');
-    }),
+    run: (host) =>
+      using(diskOver(host, 'tail.raw'), async (disk) => {
+        const content = new Uint8Array(Math.ceil(TAIL_SIZE / 512) * 512);
+        content.set(tailContent());
+        await reads(disk, content);
+        await disk.stream();
+        await reads(disk, content, 'streamed');
+      }),
   },
   {
     name: 'a disk longer than its base reads as zeros past its end, a shorter one ends',
@@ -48,21 +68,29 @@ export const baseCases: readonly Case[] = [
     name: 'what was read once is not read from the base again',
     async run(host) {
       const remote = new Remote(host, 'base.raw');
-      await using(host.createDisk({ overlay: newOverlay(host), base: remote.url }), async (disk) => {
-        await disk.read(1024 * KIB, 256 * KIB);
-        await disk.flush();
-        await remote.behave({ refuseFrom: 0 });
-        sameBytes(await disk.read(1024 * KIB, 256 * KIB), baseContent().subarray(1024 * KIB, 1280 * KIB), 'read again');
-        ok((await disk.remaining()) < BASE_SIZE, 'some of it is in the overlay');
-      });
+      await using(
+        host.createDisk({ overlay: newOverlay(host), base: remote.url }),
+        async (disk) => {
+          await disk.read(1024 * KIB, 256 * KIB);
+          await disk.flush();
+          await remote.behave({ refuseFrom: 0 });
+          sameBytes(
+            await disk.read(1024 * KIB, 256 * KIB),
+            baseContent().subarray(1024 * KIB, 1280 * KIB),
+            'read again',
+          );
+          ok((await disk.remaining()) < BASE_SIZE, 'some of it is in the overlay');
+        },
+      );
     },
   },
   {
     name: 'without copyOnRead, reads leave nothing in the overlay',
-    run: (host) => using(diskOver(host, 'base.qcow2', { copyOnRead: false }), async (disk) => {
-      await reads(disk, baseContent());
-      equal(await disk.remaining(), BASE_SIZE, 'bytes that remain');
-    }),
+    run: (host) =>
+      using(diskOver(host, 'base.qcow2', { copyOnRead: false }), async (disk) => {
+        await reads(disk, baseContent());
+        equal(await disk.remaining(), BASE_SIZE, 'bytes that remain');
+      }),
   },
   {
     name: 'a streamed overlay opens and reads without its base',
@@ -79,38 +107,56 @@ export const baseCases: readonly Case[] = [
     async run(host) {
       await rejects(diskOver(host, 'upper.qcow2'), 'EUNSUPPORTED', /backing file.*followChain/);
       const overlay = newOverlay(host);
-      await using(host.createDisk({ overlay, base: `${host.server}/upper.qcow2`, followChain: true }), async (disk) => {
-        equal((await disk.images()).length, 3, 'images');
-        await reads(disk, upperContent());
-      });
+      await using(
+        host.createDisk({ overlay, base: `${host.server}/upper.qcow2`, followChain: true }),
+        async (disk) => {
+          equal((await disk.images()).length, 3, 'images');
+          await reads(disk, upperContent());
+        },
+      );
       await rejects(host.openDisk({ overlay }), 'EUNSUPPORTED', /followChain/);
-      await using(host.openDisk({ overlay, followChain: true }), (disk) => reads(disk, upperContent()));
+      await using(host.openDisk({ overlay, followChain: true }), (disk) =>
+        reads(disk, upperContent()),
+      );
     },
   },
   {
     name: 'the images of a chain can be given one by one',
     async run(host) {
       const overlay = newOverlay(host);
-      await using(host.createDisk({ overlay, base: `${host.server}/upper.qcow2`, followChain: true }), async () => {});
+      await using(
+        host.createDisk({ overlay, base: `${host.server}/upper.qcow2`, followChain: true }),
+        async () => {},
+      );
       const base = [`${host.server}/upper.qcow2`, new URL(`${host.server}/base-zlib.qcow2`)];
-      await using(host.openDisk({ overlay, base, baseFormat: ['qcow2', 'qcow2'] }), async (disk) => {
-        await reads(disk, upperContent());
-        await disk.stream();
-        await standsAlone(disk);
-      });
+      await using(
+        host.openDisk({ overlay, base, baseFormat: ['qcow2', 'qcow2'] }),
+        async (disk) => {
+          await reads(disk, upperContent());
+          await disk.stream();
+          await standsAlone(disk);
+        },
+      );
     },
   },
   {
     name: 'a base can be streamed down to an image of its chain, which becomes the new base',
     async run(host) {
       const overlay = newOverlay(host);
-      await using(host.createDisk({ overlay, base: `${host.server}/upper.qcow2`, followChain: true }), async (disk) => {
-        await rejects(disk.stream({ base: 'no such image' }), 'EINVAL', /'no such image': there is no such image in the chain below the overlay, which has '[^']*upper.qcow2', '[^']*base.qcow2'$/);
-        await disk.stream({ base: 2 });
-        const names = (await disk.images()).map(({ name }) => name);
-        equal(names.slice(1), [`${host.server}/base.qcow2`], 'images below the overlay');
-        await reads(disk, upperContent());
-      });
+      await using(
+        host.createDisk({ overlay, base: `${host.server}/upper.qcow2`, followChain: true }),
+        async (disk) => {
+          await rejects(
+            disk.stream({ base: 'no such image' }),
+            'EINVAL',
+            /'no such image': there is no such image in the chain below the overlay, which has '[^']*upper.qcow2', '[^']*base.qcow2'$/,
+          );
+          await disk.stream({ base: 2 });
+          const names = (await disk.images()).map(({ name }) => name);
+          equal(names.slice(1), [`${host.server}/base.qcow2`], 'images below the overlay');
+          await reads(disk, upperContent());
+        },
+      );
       await using(host.openDisk({ overlay }), async (disk) => {
         equal((await disk.images()).length, 2, 'images');
         await reads(disk, upperContent());
@@ -119,10 +165,11 @@ export const baseCases: readonly Case[] = [
   },
   {
     name: 'a format that is given is used: a qcow2 image as raw bytes',
-    run: (host) => using(diskOver(host, 'base-zlib.qcow2', { baseFormat: 'raw' }), async (disk) => {
-      equal(new TextDecoder().decode((await disk.read(0, 3))), 'QFI', 'magic');
-      equal((await disk.images())[1].format, 'raw', 'format');
-    }),
+    run: (host) =>
+      using(diskOver(host, 'base-zlib.qcow2', { baseFormat: 'raw' }), async (disk) => {
+        equal(new TextDecoder().decode(await disk.read(0, 3)), 'QFI', 'magic');
+        equal((await disk.images())[1].format, 'raw', 'format');
+      }),
   },
   {
     name: 'a base that has changed is ECHANGED at open',
@@ -157,11 +204,19 @@ export const baseCases: readonly Case[] = [
     name: 'a base that cannot be had is named: ENOENT, EACCES, EUNSUPPORTED',
     async run(host) {
       const overlay = newOverlay(host);
-      await rejects(host.createDisk({ overlay, base: `${host.server}/missing.raw` }), 'ENOENT', /missing\.raw/);
+      await rejects(
+        host.createDisk({ overlay, base: `${host.server}/missing.raw` }),
+        'ENOENT',
+        /missing\.raw/,
+      );
       const refused = new Remote(host, 'base.raw');
       await refused.behave({ refuseFrom: 0 });
       await rejects(host.createDisk({ overlay, base: refused.url }), 'EACCES', /403/);
-      await rejects(host.createDisk({ overlay, base: 'gopher://images.example/base.raw' }), 'EUNSUPPORTED', /gopher/);
+      await rejects(
+        host.createDisk({ overlay, base: 'gopher://images.example/base.raw' }),
+        'EUNSUPPORTED',
+        /gopher/,
+      );
       await rejects(host.openDisk({ overlay }), 'ENOENT');
     },
   },
@@ -171,20 +226,31 @@ export const baseCases: readonly Case[] = [
       await rejects(diskOver(host, 'corrupt.qcow2'), 'ECORRUPT', /corrupt\.qcow2.*L1 table/);
       await rejects(diskOver(host, 'unknown.qcow2'), 'EUNSUPPORTED', /unknown\.qcow2.*feature/);
       await rejects(diskOver(host, 'base.raw', { baseFormat: 'qcow2' }), 'ECORRUPT', /magic/);
-      await rejects(diskOver(host, 'base.raw', { baseFormat: 'vmdk' as 'raw' }), 'EUNSUPPORTED', /vmdk/);
+      await rejects(
+        diskOver(host, 'base.raw', { baseFormat: 'vmdk' as 'raw' }),
+        'EUNSUPPORTED',
+        /vmdk/,
+      );
     },
   },
   {
     name: 'a base that is refused in the middle fails the read that needs it, and only that',
     async run(host) {
       const remote = new Remote(host, 'base.raw');
-      await using(host.createDisk({ overlay: newOverlay(host), base: remote.url }), async (disk) => {
-        await remote.behave({ refuseFrom: FIRST_PAGE_BYTES });
-        await rejects(disk.read(1024 * KIB, 100), 'EACCES');
-        sameBytes(await disk.read(0, 100), baseContent().subarray(0, 100), 'what was fetched at open');
-        await remote.behave({});
-        await reads(disk, baseContent());
-      });
+      await using(
+        host.createDisk({ overlay: newOverlay(host), base: remote.url }),
+        async (disk) => {
+          await remote.behave({ refuseFrom: FIRST_PAGE_BYTES });
+          await rejects(disk.read(1024 * KIB, 100), 'EACCES');
+          sameBytes(
+            await disk.read(0, 100),
+            baseContent().subarray(0, 100),
+            'what was fetched at open',
+          );
+          await remote.behave({});
+          await reads(disk, baseContent());
+        },
+      );
     },
   },
 ];

@@ -1,7 +1,7 @@
 /** The disks of one machine under their aliases. */
 import { JobStatus } from '../../../hosts/api/disk.ts';
-import type { DomainEventDetail } from '../../../hosts/disk/domain.ts';
 import { FIRST_PAGE_BYTES } from '../../../hosts/bases/http/http.ts';
+import type { DomainEventDetail } from '../../../hosts/disk/domain.ts';
 import type { Case } from '../adapter.ts';
 import { equal, ok, rejects } from '../assert.ts';
 import { BASE_SIZE, baseContent, CLUSTER } from '../content.ts';
@@ -63,7 +63,9 @@ export const domainCases: readonly Case[] = [
       for (const device of ['vda', 'vdb']) vm.attach(device, await diskOver(host, 'base.raw'));
       const events = record(vm);
       await Promise.all([vm.stream('vda'), vm.stream('vdb')]);
-      const last = events.filter(({ type }) => type === 'completed').map(({ detail }) => (detail as DomainEventDetail).device);
+      const last = events
+        .filter(({ type }) => type === 'completed')
+        .map(({ detail }) => (detail as DomainEventDetail).device);
       equal(last.sort(), ['vda', 'vdb'], 'devices of the completed events');
       await vm.close();
       equal(vm.devices, [], 'devices after close');
@@ -78,7 +80,11 @@ export const domainCases: readonly Case[] = [
       await vm.stream('vda', 0, 0, { nonblock: true });
       equal((await vm.info('vda')).speed, 1000, 'speed alone');
       await vm.stream('vdb', 0, 0, { nonblock: true });
-      equal([(await vm.info('vda')).speed, (await vm.info('vdb')).speed], [500, 500], 'speeds together');
+      equal(
+        [(await vm.info('vda')).speed, (await vm.info('vdb')).speed],
+        [500, 500],
+        'speeds together',
+      );
       await vm.abort('vda');
       await vm.abort('vdb');
       await vm.close();

@@ -23,7 +23,11 @@ export const lifecycleCases: readonly Case[] = [
       });
       await using(host.openDisk({ overlay }), async (disk) => {
         equal(disk.size, 3 * MIB, 'size');
-        equal((await disk.check()).corruptions + (await disk.check()).leaks, 0, 'corruptions and leaks');
+        equal(
+          (await disk.check()).corruptions + (await disk.check()).leaks,
+          0,
+          'corruptions and leaks',
+        );
       });
     },
   },
@@ -31,7 +35,8 @@ export const lifecycleCases: readonly Case[] = [
     name: "the cache mode 'unsafe' changes nothing of what is read; an edge has none",
     async run(host) {
       const overlay = newOverlay(host);
-      const create = (): Promise<Disk> => host.createDisk({ overlay, base: `${host.server}/base.raw`, cache: 'unsafe' });
+      const create = (): Promise<Disk> =>
+        host.createDisk({ overlay, base: `${host.server}/base.raw`, cache: 'unsafe' });
       if (host.name === 'workerd') {
         await rejects(create(), 'EUNSUPPORTED', /cache mode 'unsafe'/);
         await rejects(host.openDisk({ overlay }), 'ENOENT');
@@ -50,9 +55,17 @@ export const lifecycleCases: readonly Case[] = [
       });
       await using(host.openDisk({ overlay, cache: 'writeback' }), async (disk) => {
         await reads(disk, content, 'streamed');
-        equal((await disk.check()).corruptions + (await disk.check()).leaks, 0, 'corruptions and leaks');
+        equal(
+          (await disk.check()).corruptions + (await disk.check()).leaks,
+          0,
+          'corruptions and leaks',
+        );
       });
-      await rejects(host.openDisk({ overlay, cache: 'directsync' as 'unsafe' }), 'EINVAL', /writeback or unsafe/);
+      await rejects(
+        host.openDisk({ overlay, cache: 'directsync' as 'unsafe' }),
+        'EINVAL',
+        /writeback or unsafe/,
+      );
     },
   },
   {
@@ -70,7 +83,9 @@ export const lifecycleCases: readonly Case[] = [
     name: 'creating where there is an overlay is EEXIST and leaves it as it is',
     async run(host) {
       const overlay = newOverlay(host);
-      await using(host.createDisk({ overlay, size: MIB }), (disk) => disk.write(0, guestData(1000)));
+      await using(host.createDisk({ overlay, size: MIB }), (disk) =>
+        disk.write(0, guestData(1000)),
+      );
       await rejects(host.createDisk({ overlay, size: 2 * MIB }), 'EEXIST');
       await using(host.openDisk({ overlay }), async (disk) => {
         equal(disk.size, MIB, 'size');
@@ -94,11 +109,23 @@ export const lifecycleCases: readonly Case[] = [
       const base = `${host.server}/base.raw`;
       await rejects(host.createDisk({ overlay }), 'EINVAL', /size/);
       await rejects(host.createDisk({ overlay, size: 1000 }), 'EINVAL', /512/);
-      await rejects(host.createDisk({ overlay, base, clusterSize: 1000 }), 'EINVAL', /cluster size/);
+      await rejects(
+        host.createDisk({ overlay, base, clusterSize: 1000 }),
+        'EINVAL',
+        /cluster size/,
+      );
       await rejects(host.createDisk({ overlay, base, refcountBits: 3 }), 'EINVAL', /refcount/);
-      await rejects(host.createDisk({ overlay, base, clusterSize: 4096, extendedL2: true }), 'EINVAL', /extended/i);
+      await rejects(
+        host.createDisk({ overlay, base, clusterSize: 4096, extendedL2: true }),
+        'EINVAL',
+        /extended/i,
+      );
       await rejects(host.createDisk({ overlay, base, memory: 1 }), 'EINVAL', /memory/);
-      await rejects(host.createDisk({ overlay, base, recordBase: 'x'.repeat(5000) }), 'EINVAL', /too long/);
+      await rejects(
+        host.createDisk({ overlay, base, recordBase: 'x'.repeat(5000) }),
+        'EINVAL',
+        /too long/,
+      );
       await rejects(host.openDisk({ overlay }), 'ENOENT');
     },
   },
@@ -106,7 +133,9 @@ export const lifecycleCases: readonly Case[] = [
     name: 'a read-only disk reads, and refuses every change by name',
     async run(host) {
       const overlay = newOverlay(host);
-      await using(host.createDisk({ overlay, base: `${host.server}/base.raw` }), (disk) => disk.stream({ length: MIB }));
+      await using(host.createDisk({ overlay, base: `${host.server}/base.raw` }), (disk) =>
+        disk.stream({ length: MIB }),
+      );
       await using(host.openDisk({ overlay, readOnly: true }), async (disk) => {
         await reads(disk, baseContent());
         equal(await disk.remaining(), BASE_SIZE - MIB, 'remaining');

@@ -1,6 +1,7 @@
 /** Overlays and bases that the caller brings as objects: a BlockFile, a BlockSource. */
-import { JobStatus } from '../../../hosts/api/disk.ts';
+
 import type { BlockFile, BlockSource } from '../../../hosts/api/block.ts';
+import { JobStatus } from '../../../hosts/api/disk.ts';
 import { MillraceError } from '../../../hosts/api/errors.ts';
 import type { Case } from '../adapter.ts';
 import { equal, ok, rejects, sameBytes } from '../assert.ts';
@@ -8,7 +9,10 @@ import { baseContent, CLUSTER, guestData, KIB, MIB } from '../content.ts';
 import { newOverlay, nextEvent, reads, standsAlone, using } from '../support.ts';
 
 /** A base in memory. */
-function sourceOf(bytes: Uint8Array, more: Partial<BlockSource> = {}): BlockSource & { closed: number } {
+function sourceOf(
+  bytes: Uint8Array,
+  more: Partial<BlockSource> = {},
+): BlockSource & { closed: number } {
   const source = {
     size: bytes.length,
     name: 'memory',
@@ -49,7 +53,8 @@ class MemoryFile implements BlockFile {
   }
 
   truncate(size: number): void {
-    if (size > this.room) throw new MillraceError('ENOSPC', `the overlay has room for ${this.room} bytes`);
+    if (size > this.room)
+      throw new MillraceError('ENOSPC', `the overlay has room for ${this.room} bytes`);
     const bytes = new Uint8Array(size);
     bytes.set(this.bytes.subarray(0, size));
     this.bytes = bytes;
@@ -86,7 +91,9 @@ export const objectCases: readonly Case[] = [
       equal(new TextDecoder().decode(overlay.bytes.subarray(0, 3)), 'QFI', 'magic');
       const content = baseContent();
       content.set(guestData(CLUSTER), 1000);
-      await using(host.openDisk({ overlay, base: sourceOf(baseContent()) }), (disk) => reads(disk, content));
+      await using(host.openDisk({ overlay, base: sourceOf(baseContent()) }), (disk) =>
+        reads(disk, content),
+      );
       await rejects(host.createDisk({ overlay, size: MIB }), 'EEXIST');
       await rejects(host.openDisk({ overlay, cache: 'unsafe' }), 'EINVAL', /path or name/);
     },
@@ -101,24 +108,44 @@ export const objectCases: readonly Case[] = [
       const crashed = new MemoryFile();
       crashed.bytes = overlay.bytes.slice();
       await disk.close();
-      await using(host.openDisk({ overlay: crashed, base: sourceOf(baseContent()) }), async (again) => {
-        sameBytes(await again.read(200_000, 100_000), guestData(100_000), 'what was flushed');
-        equal((await again.check()).corruptions, 0, 'corruptions');
-      });
+      await using(
+        host.openDisk({ overlay: crashed, base: sourceOf(baseContent()) }),
+        async (again) => {
+          sameBytes(await again.read(200_000, 100_000), guestData(100_000), 'what was flushed');
+          equal((await again.check()).corruptions, 0, 'corruptions');
+        },
+      );
     },
   },
   {
     name: 'a base of another identity is ECHANGED, one without a name needs recordBase',
     async run(host) {
       const overlay = new MemoryFile();
-      await using(host.createDisk({ overlay, base: sourceOf(baseContent(), { identity: 'one' }) }), async () => {});
-      await rejects(host.openDisk({ overlay, base: sourceOf(baseContent(), { identity: 'two' }) }), 'ECHANGED', /one.*two/);
-      await rejects(host.openDisk({ overlay, base: sourceOf(baseContent().subarray(512)) }), 'ECHANGED');
+      await using(
+        host.createDisk({ overlay, base: sourceOf(baseContent(), { identity: 'one' }) }),
+        async () => {},
+      );
+      await rejects(
+        host.openDisk({ overlay, base: sourceOf(baseContent(), { identity: 'two' }) }),
+        'ECHANGED',
+        /one.*two/,
+      );
+      await rejects(
+        host.openDisk({ overlay, base: sourceOf(baseContent().subarray(512)) }),
+        'ECHANGED',
+      );
       const nameless = sourceOf(baseContent(), { name: undefined });
-      await rejects(host.createDisk({ overlay: newOverlay(host), base: nameless }), 'EINVAL', /recordBase/);
-      await using(host.createDisk({ overlay: newOverlay(host), base: nameless, recordBase: 'disk.img' }), async (disk) => {
-        equal((await disk.images())[0].backingFile, 'disk.img', 'recorded base');
-      });
+      await rejects(
+        host.createDisk({ overlay: newOverlay(host), base: nameless }),
+        'EINVAL',
+        /recordBase/,
+      );
+      await using(
+        host.createDisk({ overlay: newOverlay(host), base: nameless, recordBase: 'disk.img' }),
+        async (disk) => {
+          equal((await disk.images())[0].backingFile, 'disk.img', 'recorded base');
+        },
+      );
     },
   },
   {
@@ -143,7 +170,11 @@ export const objectCases: readonly Case[] = [
         const paused = nextEvent(disk, 'paused');
         await disk.stream({ nonblock: true, onError: 'enospc' });
         const told = await paused;
-        equal([told.status, told.paused, told.error?.code], [JobStatus.ACTIVE, true, 'ENOSPC'], 'status, paused and code');
+        equal(
+          [told.status, told.paused, told.error?.code],
+          [JobStatus.ACTIVE, true, 'ENOSPC'],
+          'status, paused and code',
+        );
         overlay.room = Infinity;
         const completed = nextEvent(disk, 'completed');
         await disk.resume();
@@ -157,16 +188,21 @@ export const objectCases: readonly Case[] = [
     name: 'an error that a source throws is told as it is; one of another kind is EIO with its message',
     async run(host) {
       let error: Error = new MillraceError('ETIMEDOUT', 'the tape robot is stuck');
-      const base = sourceOf(baseContent(), { read: async (offset, into) => {
-        if (offset + into.length > MIB) throw error;
-        into.set(baseContent().subarray(offset, offset + into.length));
-      } });
-      await using(host.createDisk({ overlay: newOverlay(host), base, copyOnRead: false }), async (disk) => {
-        await rejects(disk.read(1500 * KIB, 100), 'ETIMEDOUT', /tape robot/);
-        error = new Error('out of tape');
-        await rejects(disk.read(1500 * KIB, 100), 'EIO', /memory: out of tape/);
-        sameBytes(await disk.read(0, 100), baseContent().subarray(0, 100), 'the rest');
+      const base = sourceOf(baseContent(), {
+        read: async (offset, into) => {
+          if (offset + into.length > MIB) throw error;
+          into.set(baseContent().subarray(offset, offset + into.length));
+        },
       });
+      await using(
+        host.createDisk({ overlay: newOverlay(host), base, copyOnRead: false }),
+        async (disk) => {
+          await rejects(disk.read(1500 * KIB, 100), 'ETIMEDOUT', /tape robot/);
+          error = new Error('out of tape');
+          await rejects(disk.read(1500 * KIB, 100), 'EIO', /memory: out of tape/);
+          sameBytes(await disk.read(0, 100), baseContent().subarray(0, 100), 'the rest');
+        },
+      );
     },
   },
 ];
