@@ -1,7 +1,11 @@
 /** `millrace check`: looks for errors and leaks in an image's metadata, and repairs them if asked to. It needs no base. */
+import type { Command } from 'commander';
+import { Option } from 'commander';
 import type { CheckReport } from '../../api/disk.ts';
 import { checkDiskWith } from '../../disk/open.ts';
 import { whileUnchanged } from './image.ts';
+import type { Ended } from './options.ts';
+import { addExample, outputFormat, wantsJson } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, tell } from './platform.ts';
 
@@ -13,6 +17,28 @@ const EXIT_NOT_CHECKABLE = 63;
 export interface CheckCommandOptions {
   repair?: 'leaks' | 'all';
   json: boolean;
+}
+
+/** Declares `millrace check`. */
+export function declareCheck(program: Command, platform: Platform, ended: Ended): void {
+  const command = program
+    .command('check')
+    .description(
+      'Look for errors in an image. Exit code: 0 sound, 1 could not be checked, 2 corrupt, 3 only leaks, 63 a raw image.',
+    )
+    .argument('<image>', 'a qcow2 file')
+    .addOption(
+      new Option('-r, --repair <what>', 'repair leaks, or all that can be repaired').choices([
+        'leaks',
+        'all',
+      ]),
+    )
+    .addOption(outputFormat())
+    .option('--json', 'the same as --output json')
+    .action(async (image, options) =>
+      ended(await check(platform, image, { repair: options.repair, json: wantsJson(options) })),
+    );
+  addExample(command, 'millrace check vm.qcow2 --repair leaks');
 }
 
 export async function check(

@@ -1,5 +1,8 @@
 /** `millrace commit`: writes what an overlay holds down into a local base, as `qemu-img commit` does. */
+import type { Command } from 'commander';
 import { commitWith } from '../../disk/commit.ts';
+import type { Ended } from './options.ts';
+import { addExample } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK } from './platform.ts';
 import { formatSize } from './sizes.ts';
@@ -9,6 +12,25 @@ export interface CommitCommandOptions {
   keep?: boolean;
   followChain?: boolean;
   json?: boolean;
+}
+
+/** Declares `millrace commit`. */
+export function declareCommit(program: Command, platform: Platform, ended: Ended): void {
+  const command = program
+    .command('commit')
+    .description(
+      'Write what an overlay holds down into its base, which must be local, and empty the overlay.\nOther overlays over that base show the changes too, or break.',
+    )
+    .argument('<overlay>')
+    .option(
+      '--base <image>',
+      'write into this image of the chain, together with all that lies between; the overlay then stays as it is',
+    )
+    .option('--keep', "keep the overlay's data")
+    .option('--follow-chain', 'follow the backing files that the base records')
+    .option('--json', 'tell the result as JSON')
+    .action(async (overlay, options) => ended(await commit(platform, overlay, options)));
+  addExample(command, 'millrace commit vm.qcow2');
 }
 
 export async function commit(

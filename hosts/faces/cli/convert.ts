@@ -3,12 +3,16 @@
  * over its source; a copy that does not get finished is removed.
  */
 
+import type { Command } from 'commander';
+import { Option } from 'commander';
 import type { BlockFile } from '../../api/block.ts';
 import type { CacheMode, Disk, Extent, ImageFormat, StreamInfo } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import { createDiskWith } from '../../disk/open.ts';
 import { openImage, whileUnchanged, withDisk } from './image.ts';
+import type { Ended } from './options.ts';
+import { addExample, cacheMode, size } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import { ProgressBar } from './progress.ts';
@@ -31,6 +35,28 @@ export interface ConvertCommandOptions {
 
 /** How far a copy has come. */
 type OnProgress = (done: number) => void;
+
+/** Declares `millrace convert`. */
+export function declareConvert(program: Command, platform: Platform, ended: Ended): void {
+  const command = program
+    .command('convert')
+    .description(
+      'Copy all that a disk shows, its base included, into a new file that stands alone.',
+    )
+    .argument('<source>', 'a path or URL')
+    .argument('<target>', 'the file to make; it must not be there yet')
+    .addOption(
+      new Option('-O, --output-format <format>').choices(['raw', 'qcow2']).default('qcow2'),
+    )
+    .option('--cluster-size <size>', 'of a qcow2 target, from 512 to 2M (default: 64K)', size)
+    .addOption(cacheMode())
+    .option('--follow-chain', 'follow the backing files that the base records')
+    .option('--json', 'tell the result as JSON')
+    .action(async (source, target, options) =>
+      ended(await convert(platform, source, target, options)),
+    );
+  addExample(command, 'millrace convert vm.qcow2 vm.raw -O raw');
+}
 
 export async function convert(
   platform: Platform,

@@ -1,7 +1,10 @@
 /** `millrace create`: a new overlay over a base. */
+import type { Command } from 'commander';
 import type { CreateOptions } from '../../api/disk.ts';
 import { createDiskWith } from '../../disk/open.ts';
 import { isUrl, withDisk } from './image.ts';
+import type { Ended } from './options.ts';
+import { addExample, baseFormat, count, size } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, tell } from './platform.ts';
 import { formatSize } from './sizes.ts';
@@ -14,6 +17,36 @@ export interface CreateCommandOptions
 }
 
 const SECTOR_BYTES = 512;
+
+/** Declares `millrace create`. */
+export function declareCreate(program: Command, platform: Platform, ended: Ended): void {
+  const command = program
+    .command('create')
+    .description(
+      'Make a new overlay over a base. It takes hardly any space, and shows what the base holds.',
+    )
+    .argument('<overlay>', 'the qcow2 file to make; it must not be there yet')
+    .option(
+      '--base <url|path>',
+      'the base: an http: or https: URL, or a path; without one the disk is empty',
+    )
+    .addOption(baseFormat())
+    .option('--size <size>', "size of the disk (default: the base's)", size)
+    .option('--cluster-size <size>', 'from 512 to 2M (default: 64K)', size)
+    .option('--refcount-bits <n>', 'width of a refcount, from 1 to 64 (default: 16)', count)
+    .option('--extended-l2', '32 subclusters a cluster')
+    .option('--follow-chain', 'follow the backing files that the base records')
+    .option(
+      '--record-base <name>',
+      "what the overlay records as its base's place (default: where it is, without user, password and query of a URL)",
+    )
+    .option('--json', 'tell the result as JSON')
+    .action(async (overlay, options) => ended(await create(platform, overlay, options)));
+  addExample(
+    command,
+    'millrace create vm.qcow2 --base https://images.example/debian.qcow2 --size 20G',
+  );
+}
 
 export async function create(
   platform: Platform,

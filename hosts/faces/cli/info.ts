@@ -2,8 +2,11 @@
  * `millrace info`: what an image is, in the words and fields of `qemu-img info`, and how much of it is still missing. The base is not
  * opened: it may be out of reach.
  */
+import type { Command } from 'commander';
 import type { ImageInfo, SnapshotInfo } from '../../api/disk.ts';
 import { isUrl, lookBesideWriters, openImage, withDisk } from './image.ts';
+import type { Ended } from './options.ts';
+import { addExample, outputFormat, wantsJson } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, printable } from './platform.ts';
 import { formatExactly, formatSize } from './sizes.ts';
@@ -28,6 +31,22 @@ interface InfoReport {
   'dirty-flag': boolean;
   /** Bytes that are not populated: neither written nor streamed. */
   remaining: number;
+}
+
+/** Declares `millrace info`. */
+export function declareInfo(program: Command, platform: Platform, ended: Ended): void {
+  const command = program
+    .command('info')
+    .description(
+      'Tell what an image is, and how much of it is still missing. The base is not opened: it may be out of reach.',
+    )
+    .argument('<image>', 'a path or URL')
+    .addOption(outputFormat())
+    .option('--json', 'the same as --output json')
+    .action(async (image, options) =>
+      ended(await info(platform, image, { json: wantsJson(options) })),
+    );
+  addExample(command, 'millrace info vm.qcow2 --output json');
 }
 
 export async function info(

@@ -2,8 +2,11 @@
  * `millrace map`: where each part of a disk is, in the words and fields of `qemu-img map`. Where the runtime does not tell the holes of a
  * raw file, they are found by reading it, if it takes less space than it is long; those in a qcow2 file are not told.
  */
+import type { Command } from 'commander';
 import type { Disk, Extent, ImageInfo } from '../../api/disk.ts';
 import { besideWriters, isUrl, openImage, withDisk } from './image.ts';
+import type { Ended } from './options.ts';
+import { addExample, outputFormat, wantsJson } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, printable } from './platform.ts';
 import { runsOf } from './zeros.ts';
@@ -27,6 +30,25 @@ export interface MapRow {
   compressed: boolean;
   /** Position in that image's file. */
   offset?: number;
+}
+
+/** Declares `millrace map`. */
+export function declareMap(program: Command, platform: Platform, ended: Ended): void {
+  const command = program
+    .command('map')
+    .description(
+      'Tell where each part of a disk is: in which image of the chain, and at which place of its file.',
+    )
+    .argument('<image>', 'a path or URL')
+    .addOption(outputFormat())
+    .option('--json', 'the same as --output json')
+    .option('--follow-chain', 'follow the backing files that the base records')
+    .action(async (image, options) =>
+      ended(
+        await map(platform, image, { json: wantsJson(options), followChain: options.followChain }),
+      ),
+    );
+  addExample(command, 'millrace map vm.qcow2 --output json');
 }
 
 export async function map(

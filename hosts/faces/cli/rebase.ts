@@ -1,7 +1,10 @@
 /** `millrace rebase`: gives an overlay another base, as `qemu-img rebase` does. */
+import type { Command } from 'commander';
 import type { ImageFormat } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import { rebaseWith } from '../../disk/rebase.ts';
+import type { Ended } from './options.ts';
+import { addExample, baseFormat } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK } from './platform.ts';
 import { formatSize } from './sizes.ts';
@@ -14,6 +17,31 @@ export interface RebaseCommandOptions {
   followChain?: boolean;
   recordBase?: string;
   json?: boolean;
+}
+
+/** Declares `millrace rebase`. */
+export function declareRebase(program: Command, platform: Platform, ended: Ended): void {
+  const command = program
+    .command('rebase')
+    .description(
+      'Give an overlay another base. The disk shows the same as before: where the two differ, the overlay takes over what the\nold base holds.',
+    )
+    .argument('<overlay>')
+    .option('--base <url|path>', 'the new base')
+    .option('--no-base', 'no base: the overlay then stands alone')
+    .addOption(baseFormat())
+    .option(
+      '-u, --unsafe',
+      'change only the reference, for a base that was moved; the old one need not be there',
+    )
+    .option('--follow-chain', 'follow the backing files that the bases record')
+    .option(
+      '--record-base <name>',
+      "what the overlay records as its base's place (default: where it is, without user, password and query of a URL)",
+    )
+    .option('--json', 'tell the result as JSON')
+    .action(async (overlay, options) => ended(await rebase(platform, overlay, options)));
+  addExample(command, 'millrace rebase vm.qcow2 --base /images/debian-13.qcow2');
 }
 
 export async function rebase(

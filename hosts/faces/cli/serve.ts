@@ -1,16 +1,18 @@
 /**
- * `millrace serve`: disks over HTTP by the shared handler, until the user stops it; and `millrace abort`, which ends a job of a disk
- * that is served. Without a token, only this machine is listened to, and only requests that name it.
+ * `millrace serve`: disks over HTTP by the shared handler, until the user stops it. Without a token, only this machine is
+ * listened to, and only requests that name it.
  */
-import type { Disk, ImageFormat, StreamInfo } from '../../api/disk.ts';
+import type { Command } from 'commander';
+import type { Disk, ImageFormat } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
-import { redactUrl } from '../../bases/http/address.ts';
 import { identityOf, notingBases } from '../../bases/identities.ts';
 import { openDiskWith } from '../../disk/open.ts';
 import { createHandler } from '../http/handler.ts';
+import type { Ended } from './options.ts';
+import { addExample, baseFormat, listed } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
-import { formatExactly } from './sizes.ts';
+import { readToken } from './token.ts';
 
 export interface ServeOptions {
   listen: string;
@@ -22,9 +24,42 @@ export interface ServeOptions {
   json?: boolean;
 }
 
-/** A token is one line; a file larger than this is another one. */
-const TOKEN_BYTES_MAX = 4096;
 const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|\[::1\]|::1)$/i;
+
+/** Declares `millrace serve`. */
+export function declareServe(program: Command, platform: Platform, ended: Ended): void {
+  const command = program
+    .command('serve')
+    .description(
+      'Serve disks over HTTP, until Ctrl-C: their flat content by ranges, and their jobs. Without a token, only to this machine.',
+    )
+    .argument('<image...>', 'images, served as vda, vdb, …, or under a name: NAME=IMAGE')
+    .option('--listen <address>', 'PORT or ADDRESS:PORT; port 0 takes a free one', '127.0.0.1:7468')
+    .option(
+      '--token-file <path>',
+      'the token that requests must have (Authorization: Bearer …), in a file',
+    )
+    .option(
+      '--origin <origin>',
+      'origin of web pages that may use it, as https://console.example; several by as many options',
+      listed,
+    )
+    .option(
+      '--read-only',
+      'change nothing: no jobs, and what is read from a base is not kept. For what others have as a base: a disk that was populated meanwhile is another one to them when it is served again',
+    )
+    .addOption(baseFormat())
+    .option('--follow-chain', 'follow the backing files that the base records')
+    .option('--json', 'tell where the disks are as JSON')
+    .action(async (images, options) => ended(await serve(platform, images, options)));
+  addExample(
+    command,
+    'millrace serve vm.qcow2',
+    'curl -r 0-511 http://127.0.0.1:7468/disks/vda/data',
+    'curl -d \'{"nonblock":true}\' http://127.0.0.1:7468/disks/vda/stream',
+    'curl http://127.0.0.1:7468/disks/vda/info',
+  );
+}
 
 /** Serves images as vda, vdb, … or under the names given by `NAME=IMAGE`. */
 export async function serve(
@@ -92,53 +127,6 @@ function interrupted(platform: Platform): Promise<void> {
   });
 }
 
-/** Ends the job of a served disk, given as `http://HOST:PORT/disks/DEVICE`. */
-export async function abort(
-  platform: Platform,
-  location: string,
-  options: { tokenFile?: string; json?: boolean },
-): Promise<number> {
-  const url = urlOf(location);
-  const headers = new Headers();
-  if (options.tokenFile !== undefined)
-    headers.set('Authorization', `Bearer ${await readToken(platform, options.tokenFile)}`);
-  const response = await fetch(`${url.href.replace(/\/$/, '')}/abort`, {
-    method: 'POST',
-    headers,
-  }).catch((cause) => {
-    throw new MillraceError('EIO', `cannot reach ${url.href}: see that millrace serve runs there`, {
-      cause,
-    });
-  });
-  const told = (await response.json().catch(() => undefined)) as
-    | (StreamInfo & { code?: MillraceError['code']; message?: string })
-    | undefined;
-  if (!response.ok)
-    throw new MillraceError(
-      told?.code ?? 'EIO',
-      `${url.href}: ${told?.message ?? `it answered ${response.status}`}`,
-    );
-  if (told === undefined) throw new MillraceError('EIO', `${url.href} is not served by millrace`);
-  await platform.stdout.write(
-    options.json
-      ? `${JSON.stringify(told)}\n`
-      : `${url.href}: aborted, ${formatExactly(told.remaining)} left\n`,
-  );
-  return EXIT_OK;
-}
-
-function urlOf(location: string): URL {
-  const url = URL.canParse(location) ? new URL(location) : undefined;
-  // Nothing else in it would be sent.
-  const isBare = url?.href === `${url?.origin}${url?.pathname}`;
-  if (url && isBare && /^https?:$/.test(url.protocol) && /^\/disks\/[^/]+\/?$/.test(url.pathname))
-    return url;
-  throw new MillraceError(
-    'EINVAL',
-    `'${redactUrl(location)}' is not the URL of a served disk: http://HOST:PORT/disks/DEVICE, as millrace serve tells it`,
-  );
-}
-
 /** A page on the web can make a name of its own lead to this machine: such a request still has that name. */
 function namesThisMachine(request: Request): boolean {
   return LOOPBACK.test(new URL(request.url).hostname);
@@ -179,29 +167,6 @@ async function identityOfFile(platform: Platform, image: string): Promise<string
   const source = await platform.runtime.openSource(image);
   await source.close();
   return identityOf(source);
-}
-
-async function readToken(platform: Platform, path: string): Promise<string> {
-  const source = await platform.runtime.openSource(path);
-  try {
-    if (source.size > TOKEN_BYTES_MAX)
-      throw new MillraceError(
-        'EINVAL',
-        `'${path}' has ${source.size} bytes: a token is one line of at most ${TOKEN_BYTES_MAX}`,
-      );
-    const bytes = new Uint8Array(source.size);
-    await source.read(0, bytes);
-    const token = new TextDecoder().decode(bytes).trim();
-    // What a header can carry as it is.
-    if (!/^[\x21-\x7e]+$/.test(token))
-      throw new MillraceError(
-        'EINVAL',
-        `'${path}' does not hold a token: one line of ASCII characters without spaces`,
-      );
-    return token;
-  } finally {
-    await source.close();
-  }
 }
 
 async function tellWhere(

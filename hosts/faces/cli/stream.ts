@@ -1,9 +1,13 @@
 /** `millrace stream`: runs a job to its end, shows how it stands, and stops it cleanly when the user asks for it. */
+import type { Command } from 'commander';
+import { Option } from 'commander';
 import type { CacheMode, Disk, ImageFormat, StreamInfo, StreamOptions } from '../../api/disk.ts';
 import { JobStatus } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import { openDiskWith } from '../../disk/open.ts';
 import { openImage, withDisk } from './image.ts';
+import type { Ended } from './options.ts';
+import { addExample, baseFormat, cacheMode, size } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import { ProgressBar, Rate } from './progress.ts';
@@ -28,6 +32,40 @@ interface Outcome {
   copied: number;
   seconds: number;
   error?: MillraceError;
+}
+
+/** Declares `millrace stream`. */
+export function declareStream(program: Command, platform: Platform, ended: Ended): void {
+  const command = program
+    .command('stream')
+    .description(
+      'Copy what is missing from the base into the overlay. When nothing is missing any more, the overlay stands alone.\nCtrl-C stops it; run again, it goes on where it stopped.',
+    )
+    .argument('<overlay>')
+    .option('--offset <size>', 'where the range begins (default: 0)', size)
+    .option('--length <size>', 'how long the range is (default: to the end of the disk)', size)
+    .option('--speed <size>', 'bytes a second at most (default: unlimited)', size)
+    .addOption(
+      new Option(
+        '--on-error <policy>',
+        'what an error does: end the job, pause it (it tries again by itself), be passed over, or pause it only if the disk is full',
+      ).choices(['report', 'stop', 'ignore', 'enospc']),
+    )
+    .option(
+      '--base <image>',
+      'stream only down to this image of the chain, which becomes the new base',
+    )
+    .option('--keep-base', 'keep the reference to the base when nothing is missing any more')
+    .addOption(
+      new Option('--allocate <how>', 'full: zeros take space too').choices(['sparse', 'full']),
+    )
+    .option('--from <url|path>', 'where the base is now, if not where the overlay records it')
+    .addOption(cacheMode())
+    .addOption(baseFormat())
+    .option('--follow-chain', 'follow the backing files that the base records')
+    .option('--json', 'tell how it stands once a second, and at the end, as a line of JSON')
+    .action(async (overlay, options) => ended(await stream(platform, overlay, options)));
+  addExample(command, 'millrace stream vm.qcow2 --speed 20M');
 }
 
 export async function stream(

@@ -1,0 +1,61 @@
+/** What the declarations of commands share: options that mean the same everywhere, and how their values are read. */
+import type { Command } from 'commander';
+import { InvalidArgumentError, Option } from 'commander';
+import { parseSize } from './sizes.ts';
+
+/** Takes the exit code of a command that has run. */
+export type Ended = (exitCode: number) => void;
+
+const SIZES =
+  'Sizes and offsets are bytes, or take K, M, G, T (powers of 1024), as in 64K or 1.5G.';
+
+/** Ends a command's help with what sizes are, and with an example. */
+export function addExample(command: Command, ...lines: string[]): void {
+  command.addHelpText(
+    'after',
+    `\n${SIZES}\n\nExample:\n${lines.map((line) => `  ${line}`).join('\n')}`,
+  );
+}
+
+export function baseFormat(): Option {
+  return new Option(
+    '--base-format <format>',
+    "the base's format (default: told by its first bytes)",
+  ).choices(['raw', 'qcow2']);
+}
+
+export function cacheMode(): Option {
+  return new Option(
+    '-t, --cache <mode>',
+    'unsafe: do not wait for the disk; quicker, but a power cut soon after can leave a corrupt image (default: writeback)',
+  ).choices(['writeback', 'unsafe']);
+}
+
+export function outputFormat(): Option {
+  return new Option('--output <form>', 'for people or for programs')
+    .choices(['human', 'json'])
+    .default('human');
+}
+
+export function wantsJson(options: { output: string; json?: boolean }): boolean {
+  return options.json === true || options.output === 'json';
+}
+
+export function size(text: string): number {
+  const bytes = parseSize(text);
+  if (bytes === undefined)
+    throw new InvalidArgumentError(
+      'It is a number of bytes, or of K, M, G, T (powers of 1024), as in 64K or 1.5G, and less than 8192T.',
+    );
+  return bytes;
+}
+
+/** Of an option that may be given more than once; one that took several values would take the arguments behind it, too. */
+export function listed(text: string, before: readonly string[] = []): string[] {
+  return [...before, text];
+}
+
+export function count(text: string): number {
+  if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError('It is a whole number.');
+  return Number(text);
+}
