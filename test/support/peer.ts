@@ -26,6 +26,13 @@ const PACKAGES = {
   e2fsck: 'e2fsprogs',
   /** The BIOS of virtual machines: files, not a program. */
   seabios: 'seabios',
+  'qemu-nbd': 'qemu-utils',
+  'qemu-system-x86_64': 'qemu-system-x86',
+  nbdinfo: 'libnbd-bin',
+  nbdcopy: 'libnbd-bin',
+  /** libnbd for Python: a module of Debian's own, not a program. */
+  nbdsh: 'python3-libnbd',
+  fio: 'fio',
 } as const;
 
 /** What npm leaves out where there is no build of it. */
@@ -45,6 +52,8 @@ export interface Peer {
 const QEMU_MODULES = ['x86_64-linux-gnu', 'aarch64-linux-gnu'].map(
   (arch) => `/usr/lib/${arch}/qemu/block-curl.so`,
 );
+/** Debian's own Python, which has the modules of Debian's packages; another one in the PATH has not. */
+const NBD_PYTHON = ['/usr/bin/python3', '/usr/lib/python3/dist-packages/nbd.py'];
 const SEABIOS = '/usr/share/seabios/bios.bin';
 /** Servers and file system tools are here, which not every user's PATH has. */
 const SYSTEM_FOLDERS = ['/usr/local/sbin', '/usr/sbin', '/sbin'];
@@ -79,6 +88,8 @@ function isOptional(name: PeerName): name is keyof typeof OPTIONAL {
 function find(name: PeerName): string | undefined {
   if (name === 'qemu-curl') return QEMU_MODULES.find((file) => existsSync(file));
   if (isOptional(name)) return loadable(name);
+  if (name === 'nbdsh')
+    return NBD_PYTHON.every((file) => existsSync(file)) ? NBD_PYTHON[0] : undefined;
   if (name === 'seabios') return existsSync(SEABIOS) ? SEABIOS : undefined;
   const folders = [...(process.env.PATH ?? '').split(delimiter).filter(Boolean), ...SYSTEM_FOLDERS];
   return folders.map((folder) => join(folder, name)).find(isExecutable);

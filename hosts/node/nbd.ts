@@ -1,0 +1,248 @@
+/** NBD for Node and Bun: listens at sockets, and hands each connection to the server as a pair of web streams. */
+import { once } from 'node:events';
+import { lstat, rm } from 'node:fs/promises';
+import type { AddressInfo, Server, Socket } from 'node:net';
+import { connect, createServer } from 'node:net';
+import { createSecureContext, TLSSocket } from 'node:tls';
+import { MillraceError } from '../api/errors.ts';
+import type { NbdConnection } from '../faces/nbd/duplex.ts';
+import type { NbdServer } from '../faces/nbd/server.ts';
+import { fileError } from './file.ts';
+
+/** Where to listen: a Unix socket, an address, or a socket that systemd has opened (its file descriptor). */
+export type NbdAddress = { path: string } | { hostname: string; port: number } | { fd: number };
+
+/** PEM texts: the server's certificate and key; with `ca`, clients must have a certificate that it has signed. */
+export interface NbdTls {
+  cert: string | Uint8Array;
+  key: string | Uint8Array;
+  ca?: string | Uint8Array;
+}
+
+export interface NbdListening {
+  /** Where it listens; a free port has been put in. */
+  readonly address: NbdAddress;
+  /** Lets nobody in any more. Connections go on. */
+  close(): Promise<void>;
+}
+
+/** Only the user that runs the server may connect. */
+const SOCKET_UMASK = 0o177;
+/** How long a socket's file is asked whether anyone listens at it. */
+const PROBE_MS_MAX = 2_000;
+/** How long a client has for the messages of TLS. */
+const TLS_MS_MAX = 30_000;
+
+/**
+ * Listens, and serves everyone who connects. A Unix socket has mode 0600; one that was left behind, and at which nobody listens, is replaced.
+ * @throws MillraceError `EBUSY` when another program listens there, `EEXIST` when something else is there.
+ */
+export async function listenNbd(
+  server: NbdServer,
+  address: NbdAddress,
+  options: { tls?: NbdTls } = {},
+): Promise<NbdListening> {
+  const secure = options.tls === undefined ? undefined : securing(options.tls);
+  const listener = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
+    socket.on('error', () => {});
+    void server.serve(connectionOver(socket, secure));
+  });
+  if ('path' in address) await removeStale(address.path);
+  await listenAt(listener, address);
+  return {
+    address: 'port' in address ? taken(listener, address) : address,
+    async close() {
+      if (!listener.listening) return;
+      listener.close();
+      // 'close' comes only when all connections have ended, which is not waited for here.
+      if ('path' in address) await rm(address.path, { force: true });
+    },
+  };
+}
+
+async function listenAt(listener: Server, address: NbdAddress): Promise<void> {
+  const where = nameOf(address);
+  const umask = 'path' in address ? process.umask(SOCKET_UMASK) : undefined;
+  try {
+    if ('path' in address) listener.listen(address.path);
+    else if ('fd' in address) listener.listen({ fd: address.fd });
+    else listener.listen(address.port, address.hostname);
+    await once(listener, 'listening');
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== 'EADDRINUSE')
+      throw fileError('listen at', where, cause);
+    throw new MillraceError('EBUSY', `cannot listen at ${where}: another program does`, { cause });
+  } finally {
+    if (umask !== undefined) process.umask(umask);
+  }
+}
+
+function nameOf(address: NbdAddress): string {
+  if ('path' in address) return address.path;
+  return 'fd' in address ? `socket ${address.fd}` : `${address.hostname}:${address.port}`;
+}
+
+function taken(listener: Server, address: { hostname: string; port: number }): NbdAddress {
+  return { hostname: address.hostname, port: (listener.address() as AddressInfo).port };
+}
+
+/** A server that was killed leaves its socket's file behind. */
+async function removeStale(path: string): Promise<void> {
+  const stats = await lstat(path).catch(() => undefined);
+  if (stats === undefined) return;
+  if (!stats.isSocket())
+    throw new MillraceError('EEXIST', `cannot listen at ${path}: it is there, and is no socket`);
+  if (await answers(path))
+    throw new MillraceError('EBUSY', `cannot listen at ${path}: another program does`);
+  await rm(path, { force: true });
+}
+
+function answers(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    const end = (answer: boolean): void => {
+      socket.destroy();
+      resolve(answer);
+    };
+    // One that is too busy to answer is there.
+    socket.setTimeout(PROBE_MS_MAX, () => end(true));
+    socket.once('connect', () => end(true));
+    socket.once('error', (error: NodeJS.ErrnoException) =>
+      end(error.code !== 'ECONNREFUSED' && error.code !== 'ENOENT'),
+    );
+  });
+}
+
+/** Upgrades a socket to TLS. */
+type Securing = (socket: Socket) => Promise<TLSSocket>;
+
+/** @throws MillraceError `EINVAL` for a certificate or key that is none. */
+function securing({ cert, key, ca }: NbdTls): Securing {
+  const pem = (text: string | Uint8Array): string | Buffer =>
+    typeof text === 'string' ? text : Buffer.from(text);
+  let secureContext: ReturnType<typeof createSecureContext>;
+  try {
+    secureContext = createSecureContext({
+      cert: pem(cert),
+      key: pem(key),
+      ca: ca === undefined ? undefined : pem(ca),
+      minVersion: 'TLSv1.2',
+    });
+  } catch (cause) {
+    throw new MillraceError('EINVAL', `cannot use the certificate: ${(cause as Error).message}`, {
+      cause,
+    });
+  }
+  const asksClients = ca !== undefined;
+  return async (socket) => {
+    const secured = new TLSSocket(socket, {
+      isServer: true,
+      secureContext,
+      requestCert: asksClients,
+      rejectUnauthorized: asksClients,
+    });
+    secured.on('error', () => {});
+    const timer = setTimeout(() => secured.destroy(new Error('no TLS in time')), TLS_MS_MAX);
+    try {
+      await secureEvent(secured);
+    } catch (error) {
+      secured.destroy();
+      throw error;
+    } finally {
+      clearTimeout(timer);
+    }
+    if (asksClients && !secured.authorized) {
+      secured.destroy();
+      throw new MillraceError('EACCES', 'the client has no certificate of the right authority');
+    }
+    return secured;
+  };
+}
+
+function secureEvent(socket: TLSSocket): Promise<void> {
+  return new Promise((resolve, reject) => {
+    socket.once('secure', resolve);
+    socket.once('error', reject);
+    socket.once('close', () => reject(new Error('the connection was closed')));
+  });
+}
+
+/** A socket as a pair of web streams, which take no more from it than was asked for. */
+export function connectionOver(socket: Socket, secure?: Securing): NbdConnection {
+  return {
+    readable: readableOf(socket),
+    writable: writableOf(socket),
+    startTls: secure === undefined ? undefined : async () => connectionOver(await secure(socket)),
+  };
+}
+
+function readableOf(socket: Socket): ReadableStream<Uint8Array> {
+  return new ReadableStream<Uint8Array>(
+    {
+      async pull(controller) {
+        for (;;) {
+          const bytes = socket.read() as Buffer | null;
+          if (bytes !== null) return controller.enqueue(bytes);
+          if (socket.readableEnded || socket.destroyed) return controller.close();
+          await readable(socket);
+        }
+      },
+      cancel() {
+        socket.destroySoon();
+      },
+    },
+    { highWaterMark: 0 },
+  );
+}
+
+/** Resolves when there may be something to read, or the end. */
+function readable(socket: Socket): Promise<void> {
+  return new Promise((resolve) => {
+    const wake = (): void => {
+      for (const event of WAKING) socket.removeListener(event, wake);
+      resolve();
+    };
+    for (const event of WAKING) socket.once(event, wake);
+  });
+}
+
+const WAKING = ['readable', 'end', 'close', 'error'] as const;
+
+function writableOf(socket: Socket): WritableStream<Uint8Array> {
+  return new WritableStream<Uint8Array>({
+    write(bytes) {
+      return new Promise((resolve, reject) => {
+        socket.write(bytes, (error) => (error ? reject(error) : resolve()));
+      });
+    },
+    close() {
+      return new Promise((resolve) => {
+        if (socket.destroyed) resolve();
+        else socket.end(() => resolve());
+      });
+    },
+    abort() {
+      socket.destroy();
+    },
+  });
+}
+
+/** Descriptors that systemd hands over (sd_listen_fds(3)) begin with this one. */
+const LISTEN_FDS_START = 3;
+
+/** The socket that systemd has opened for this process, if it has. @throws MillraceError `EUNSUPPORTED` for more than one. */
+export function activatedSocket(
+  environment: Readonly<Record<string, string | undefined>>,
+  pid: number,
+): { fd: number } | undefined {
+  if (Number(environment.LISTEN_PID) !== pid || environment.LISTEN_FDS === undefined)
+    return undefined;
+  const count = Number(environment.LISTEN_FDS);
+  if (count === 0) return undefined;
+  if (count !== 1)
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      `cannot listen at ${environment.LISTEN_FDS} sockets of systemd: give the unit one`,
+    );
+  return { fd: LISTEN_FDS_START };
+}
