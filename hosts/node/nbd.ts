@@ -1,4 +1,15 @@
-/** NBD for Node and Bun: listens at sockets, and hands each connection to the server as a pair of web streams. */
+/**
+ * NBD for Node and Bun: listens at sockets, and hands each connection to the server as a pair of web streams.
+ *
+ * ```ts
+ * import { listenNbd, NbdServer } from 'millrace/nbd';
+ * const server = new NbdServer({ vda: disk });
+ * const listening = await listenNbd(server, { path: '/run/vm.sock' });
+ * // … then
+ * await listening.close();
+ * await server.close();   // what was written is safe; the disk is still open
+ * ```
+ */
 import { once } from 'node:events';
 import { lstat, rm } from 'node:fs/promises';
 import type { AddressInfo, Server, Socket } from 'node:net';
@@ -8,6 +19,9 @@ import { MillraceError } from '../api/errors.ts';
 import type { NbdConnection } from '../faces/nbd/duplex.ts';
 import type { NbdServer } from '../faces/nbd/server.ts';
 import { fileError } from './file.ts';
+
+export type { NbdConnection, NbdOptions } from '../faces/nbd/server.ts';
+export { NbdServer, serveNbd } from '../faces/nbd/server.ts';
 
 /** Where to listen: a Unix socket, an address, or a socket that systemd has opened (its file descriptor). */
 export type NbdAddress = { path: string } | { hostname: string; port: number } | { fd: number };

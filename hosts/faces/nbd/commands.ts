@@ -3,6 +3,7 @@ import type { Extent } from '../../api/disk.ts';
 import type { ErrorCode } from '../../api/errors.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { Export } from './export.ts';
+import { codeOf } from './export.ts';
 import type { Agreement } from './handshake.ts';
 import { ALLOCATION_DEPTH } from './handshake.ts';
 import {
@@ -85,8 +86,9 @@ export async function answer(
   } catch (error) {
     if (error instanceof Refused) return refusal(request, style, error.error, error.message);
     const message = error instanceof Error ? error.message : String(error);
-    const code = error instanceof MillraceError ? ERRORS[error.code] : undefined;
-    return refusal(request, style, code ?? NbdError.EIO, message);
+    const code = codeOf(error);
+    const value = code === undefined ? undefined : ERRORS[code];
+    return refusal(request, style, value ?? NbdError.EIO, message);
   }
 }
 
@@ -309,7 +311,7 @@ async function populate(
       await disk.stream({ offset, length, signal: stop.signal });
       return;
     } catch (error) {
-      if (!(error instanceof MillraceError) || error.code !== 'EBUSY') throw error;
+      if (codeOf(error) !== 'EBUSY') throw error;
     }
   }
   // A disk has one job at a time: beside it, what is read is kept.

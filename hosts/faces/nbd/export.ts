@@ -3,6 +3,7 @@
  * too long, and may still arrive.
  */
 import type { Disk } from '../../api/disk.ts';
+import type { ErrorCode } from '../../api/errors.ts';
 import { MillraceError } from '../../api/errors.ts';
 import { PAYLOAD_BYTES_MAX, RETRY_MS_FIRST, RETRY_MS_MAX } from './limits.ts';
 import { ExportFlag, type HeaderStyle } from './protocol.ts';
@@ -117,9 +118,9 @@ export class Export {
         try {
           return await result;
         } catch (error) {
-          const passes = error instanceof MillraceError && PASSING.has(error.code);
+          const passes = PASSING.has(codeOf(error) ?? '');
           if (!passes || isGivenUp || performance.now() + pauseMs >= until) throw error;
-          last = error;
+          last = error as MillraceError;
         }
         await pause(pauseMs, stop);
         if (isGivenUp || stop.isGiven) throw last;
@@ -157,6 +158,13 @@ export class Export {
       cause: last,
     });
   }
+}
+
+/** A disk may come from another bundle, whose MillraceError is another class. */
+export function codeOf(error: unknown): ErrorCode | undefined {
+  return error instanceof Error && error.name === 'MillraceError'
+    ? (error as MillraceError).code
+    : undefined;
 }
 
 function pause(ms: number, stop: Stop): Promise<void> {
