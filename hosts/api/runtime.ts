@@ -3,9 +3,9 @@
  * runtime's folder; the shared part of the hosts knows no other way to touch the world.
  */
 
-import type { Codec } from '../disk/codecs/codecs.ts';
 import type { BlockFile, BlockSource } from './block.ts';
 import type { Clock } from './clock.ts';
+import type { Codec } from './codec.ts';
 import type { CacheMode } from './disk.ts';
 
 /** How the file of an overlay is to be opened. */

@@ -1,13 +1,13 @@
 /** A worker's way to open things: overlays by name in the browser's storage, bases by http: or https: URL or by the name of a disk. */
 
 import type { BlockFile, BlockSource } from '../api/block.ts';
+import type { Codec } from '../api/codec.ts';
 import type { CacheMode } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { OverlayMode, Runtime } from '../api/runtime.ts';
 import { openBlob } from '../bases/blob.ts';
 import type { HttpSource, HttpStats } from '../bases/http/http.ts';
 import { openHttp, redactUrl } from '../bases/http/http.ts';
-import type { Codec } from '../disk/codecs/codecs.ts';
 import { codecOf, portableDecoders } from '../disk/codecs/codecs.ts';
 import { BatchedFile } from './batch.ts';
 import type { DiskLock, Holder } from './lock.ts';

@@ -3,7 +3,7 @@
  * into /proc), on Linux. Elsewhere holes are read as the zeros they show.
  */
 import type { BlockSource } from '../api/block.ts';
-import { nextDataBy } from '../files/holes.ts';
+import { nextDataBy } from '../files/next-data.ts';
 
 const SYMBOLS = {
   open: { parameters: ['buffer', 'i32'], result: 'i32' },

@@ -10,7 +10,8 @@ import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import * as zlib from 'node:zlib';
-import type { Codec, Compression, Decoder, ZlibFunction } from '../disk/codecs/codecs.ts';
+import type { Codec, Compression } from '../api/codec.ts';
+import type { Decoder, ZlibFunction } from '../disk/codecs/codecs.ts';
 import {
   badStream,
   checkCount,

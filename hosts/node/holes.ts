@@ -4,7 +4,7 @@
  */
 import { constants } from 'node:os';
 import type { BlockSource } from '../api/block.ts';
-import { nextDataBy } from '../files/holes.ts';
+import { nextDataBy } from '../files/next-data.ts';
 
 /** Numbers of SEEK_DATA and SEEK_HOLE, where there are any. */
 const WHENCE: Partial<Record<NodeJS.Platform, { data: number; hole: number }>> = {

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { deflateRawSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Codec, Compression } from '../../hosts/disk/codecs/codecs.ts';
+import type { Codec, Compression } from '../../hosts/api/codec.ts';
 import { codecOf, portableDecoders } from '../../hosts/disk/codecs/codecs.ts';
 import { inlineCodec, ThreadedCodec } from '../../hosts/node/codecs.ts';
 import { makeContent, Random } from '../fixtures/content.ts';

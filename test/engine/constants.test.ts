@@ -133,7 +133,7 @@ it('knows the same flags, versions, formats, policies and sizes', async () => {
   expect((await constants('hosts/disk/driver/answers.ts', /./)).get('EXTENTS_BLOCK_BYTES')).toBe(
     limits.get('BLOCK_BYTES'),
   );
-  expect((await constants('hosts/files/holes.ts', /./)).get('BLOCK_BYTES')).toBe(
+  expect((await constants('hosts/disk/driver/holes.ts', /./)).get('BLOCK_BYTES')).toBe(
     2 ** limits.get('HOLE_BLOCK_BITS')!,
   );
   expect(disk.get('WRITE_ZEROES')).toBe(

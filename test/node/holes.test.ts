@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { BlockSource } from '../../hosts/api/block.ts';
 import type { Clock } from '../../hosts/api/clock.ts';
 import { systemClock } from '../../hosts/api/clock.ts';
-import { mapHoles } from '../../hosts/files/holes.ts';
+import { mapHoles } from '../../hosts/disk/driver/holes.ts';
 import { openFileSource } from '../../hosts/node/file.ts';
 import { createDisk, openDisk } from '../../hosts/node/index.ts';
 import { makeContent } from '../fixtures/content.ts';

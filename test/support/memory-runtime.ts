@@ -4,10 +4,10 @@
  */
 import { readFile } from 'node:fs/promises';
 import type { BlockFile, BlockSource } from '../../hosts/api/block.ts';
+import type { Codec } from '../../hosts/api/codec.ts';
 import type { CreateOptions, Disk, OpenOptions } from '../../hosts/api/disk.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
 import type { OverlayMode, Runtime } from '../../hosts/api/runtime.ts';
-import type { Codec } from '../../hosts/disk/codecs/codecs.ts';
 import { createDiskWith, openDiskWith } from '../../hosts/disk/open.ts';
 import { inlineCodec } from '../../hosts/node/codecs.ts';
 import type { Plan } from './faulty.ts';

@@ -5,9 +5,9 @@
 import type { BlockFile, BlockSource } from '../../api/block.ts';
 import type { Clock } from '../../api/clock.ts';
 import { systemClock } from '../../api/clock.ts';
+import type { Codec } from '../../api/codec.ts';
 import { MillraceError } from '../../api/errors.ts';
-import { mapHoles } from '../../files/holes.ts';
-import type { Codec } from '../codecs/codecs.ts';
+import { mapHoles } from './holes.ts';
 import { ENGINE_CODES, ENGINE_REASONS } from './reasons.ts';
 import { ImageField, JobField } from './reports.ts';
 

@@ -1,6 +1,6 @@
-/** Where a raw file has holes: how a source learns it, and how it is handed to the engine. */
-import type { BlockSource } from '../api/block.ts';
-import type { Clock } from '../api/clock.ts';
+/** Where a raw file has holes, as the engine is told it. */
+import type { BlockSource } from '../../api/block.ts';
+import type { Clock } from '../../api/clock.ts';
 
 /** What one bit of the engine's map stands for. */
 const BLOCK_BYTES = 4096;
@@ -8,20 +8,6 @@ const BLOCK_BYTES = 4096;
 const RUNS_MAX = 4096;
 /** How long that holds up all else: on a file system on the network, each question may take a round trip. */
 const SLICE_MS = 5;
-
-/**
- * A source's `nextData`, by lseek(2): `next` gives where data or a hole is at or behind an offset, undefined if there is none (ENXIO), NaN
- * if that cannot be told. Undefined where the file system does not tell.
- */
-export function nextDataBy(
-  next: (what: 'data' | 'hole', offset: number) => number | undefined,
-): BlockSource['nextData'] {
-  if (Number.isNaN(next('data', 0))) return undefined;
-  return (offset) => {
-    const start = next('data', offset);
-    return start === undefined ? undefined : { start, end: next('hole', start) ?? NaN };
-  };
-}
 
 /** Fills `map` with a bit for each block of the file from `offset` on, lowest first: set where data may stand. */
 export async function mapHoles(
