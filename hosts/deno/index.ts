@@ -31,7 +31,7 @@ export * from '../api/disk.ts';
 export type { ErrorCode } from '../api/errors.ts';
 export { MillraceError } from '../api/errors.ts';
 export type { HttpOptions, HttpSource } from '../bases/http/http.ts';
-export { openHttp } from '../bases/http/http.ts';
+export { openHttp } from './http.ts';
 export type { DomainEventDetail } from '../disk/domain.ts';
 export { Domain } from '../disk/domain.ts';
 export type { Handler, HandlerOptions } from '../faces/http/handler.ts';

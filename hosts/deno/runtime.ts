@@ -3,7 +3,7 @@ import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as zlib from 'node:zlib';
 import type { Runtime } from '../api/runtime.ts';
-import { openHttp } from '../bases/http/http.ts';
+import { openHttp } from './http.ts';
 import type { ZlibFunction } from '../disk/codecs/codecs.ts';
 import { codecOf, zlibDecoder } from '../disk/codecs/codecs.ts';
 import type { Paths } from '../files/location.ts';

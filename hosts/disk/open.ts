@@ -20,6 +20,7 @@ import { EngineDisk } from './disk.ts';
 import { checkWith } from './driver/answers.ts';
 import { Engine, Kind, REPAIR_CRASH } from './driver/engine.ts';
 import { ImageField } from './driver/reports.ts';
+import { mayBeSame, shortIdentity } from './identity.ts';
 
 const MEMORY_BYTES_DEFAULT = 32 * 1024 * 1024;
 const MEMORY_BYTES_MIN = 8 * 1024 * 1024;
@@ -63,11 +64,16 @@ function checksum(text: string): string {
 }
 
 /** An identity whose text is longer than a header takes would not be recorded at all: a digest stands for it, behind the word of its kind. */
-async function recordOf({ size, identity }: BlockSource): Promise<RecordedIdentity> {
+async function recordOf({
+  size,
+  identity,
+}: Pick<BlockSource, 'size' | 'identity'>): Promise<RecordedIdentity> {
   const whole = { size, identity };
   const encoder = new TextEncoder();
   if (identity === undefined || encoder.encode(JSON.stringify(whole)).length <= IDENTITY_BYTES_MAX)
     return whole;
+  const short = shortIdentity(identity);
+  if (short !== identity) return recordOf({ size, identity: short });
   // A page without a secure context has no digests; nor has it storage in which an overlay could last.
   if (crypto.subtle === undefined) return { size };
   const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', encoder.encode(identity)));
@@ -576,24 +582,6 @@ function parseIdentity(text: string, name: string): RecordedIdentity | undefined
     // Not written by us, or by a version that knew another form: nothing to compare with.
     return undefined;
   }
-}
-
-/**
- * Kinds of identity, as the sources of ours tell them: an ETag, or a time of last change told by a server or by a file system. Which of
- * them a source can tell depends on the host: a browser does not see an ETag that the server hides by CORS, and a base read from a
- * file on one host may come by HTTP on another. Any other text is the caller's own.
- */
-const IDENTITY_KINDS: readonly RegExp[] = [/^etag /, /^modified /, /^\d+--?\d+$/];
-
-function identityKind(identity: string): number {
-  return IDENTITY_KINDS.findIndex((kind) => kind.test(identity));
-}
-
-/** Two identities tell the same or another content where both are of one kind; else only the size is known to both. */
-function mayBeSame(recorded: string | undefined, found: string | undefined): boolean {
-  return (
-    !recorded || !found || recorded === found || identityKind(recorded) !== identityKind(found)
-  );
 }
 
 function checkIdentity(

@@ -1,19 +1,21 @@
 /**
- * What reading a base needs of `fetch`, over node:http and node:https: a request by GET, its redirects, and a body piece by piece. Node's
+ * What reading a base needs of `fetch`, over node:http and node:https: a request by GET or HEAD, its proxy, its redirects, and a body piece by piece. Node's
  * own `fetch` hands every piece through two kinds of streams: at 1 Gbit/s that took half of the main thread's time, and opened new
  * connections for requests that follow one another.
  */
 import * as http from 'node:http';
 import * as https from 'node:https';
+import { ORIGIN_HEADERS } from '../bases/http/mirrors.ts';
+import type { Proxy } from '../bases/http/proxy.ts';
+import { proxyFor, throughProxy } from '../bases/http/proxy.ts';
 import type { FetchInit } from '../bases/http/request.ts';
 import type { Answer, AnswerBody, PieceReader } from '../bases/http/response.ts';
 import { Failure } from '../bases/http/retry.ts';
+import { proxyHeaders, proxyPlace, TunnelAgent } from './tunnel.ts';
 
 /** As in the Fetch standard. */
 const REDIRECTS_MAX = 20;
 const REDIRECT_STATUS: ReadonlySet<number | undefined> = new Set([301, 302, 303, 307, 308]);
-/** Meant for one origin: a redirect to another one does not take them along. */
-const ORIGIN_HEADERS = ['Authorization', 'Proxy-Authorization', 'Cookie', 'Host'];
 /** These would change how the connection is used, for the requests that follow as well. */
 const CONNECTION_HEADERS = [
   'Connection',
@@ -38,17 +40,22 @@ const kept: http.AgentOptions = { keepAlive: true, timeout: IDLE_MS_MAX };
 const agents = { 'http:': new http.Agent(kept), 'https:': new https.Agent(kept) } as const;
 
 /** @throws what node:http throws; the reason of the signal once that is aborted; Failure for a redirect that cannot be followed. */
-export async function nodeFetch(href: string, { headers, signal }: FetchInit): Promise<Answer> {
+export async function nodeFetch(
+  href: string,
+  { headers, signal, method = 'GET' }: FetchInit,
+): Promise<Answer> {
   const sent = new Headers(headers);
   for (const name of CONNECTION_HEADERS) sent.delete(name);
   if (!sent.has('User-Agent')) sent.set('User-Agent', USER_AGENT);
   let url = new URL(href);
   for (let redirects = 0; redirects <= REDIRECTS_MAX; redirects++) {
-    const { response, body } = await get(url, sent, signal);
+    const proxy = proxyFor(url.href, (name) => process.env[name]);
+    const { response, body } = await get({ url, method, headers: sent, signal, proxy });
     const location = REDIRECT_STATUS.has(response.statusCode)
       ? response.headers.location
       : undefined;
-    if (location === undefined) return answerOf(response, body);
+    if (location === undefined)
+      return { ...answerOf(response, body), url: url.href, via: proxy?.name };
     await passOver(response);
     const next = follow(location, url);
     if (next.origin !== url.origin) for (const name of ORIGIN_HEADERS) sent.delete(name);
@@ -62,37 +69,67 @@ interface Received {
   body: Body;
 }
 
+interface Asked {
+  url: URL;
+  method: 'GET' | 'HEAD';
+  headers: Headers;
+  signal: AbortSignal;
+  proxy: Proxy | undefined;
+}
+
 /**
  * The server may have closed a kept connection while the request was on its way: the request then goes over one of its own (`agent`
  * false), at once, and no third time.
  */
-async function get(
-  url: URL,
-  headers: Headers,
-  signal: AbortSignal,
-  agent?: false,
-): Promise<Received> {
+async function get(asked: Asked, agent?: false): Promise<Received> {
+  const { signal, proxy } = asked;
   signal.throwIfAborted();
-  const request = open(url, headers, signal, agent);
+  const request = open(asked, agent);
   try {
     return await received(request, signal);
   } catch (error) {
     if (signal.aborted) throw signal.reason;
     const { code } = error as NodeJS.ErrnoException;
     if (request.reusedSocket && (code === 'ECONNRESET' || code === 'EPIPE'))
-      return get(url, headers, signal, false);
-    throw error;
+      return get(asked, false);
+    throw proxy === undefined || error instanceof Failure ? error : throughProxy(error, proxy);
   }
 }
 
-function open(url: URL, headers: Headers, signal: AbortSignal, agent?: false): http.ClientRequest {
-  const protocol = url.protocol as keyof typeof agents;
+function open({ url, method, headers, signal, proxy }: Asked, agent?: false): http.ClientRequest {
+  const sent = Object.fromEntries(headers);
+  if (proxy === undefined) {
+    const protocol = url.protocol as keyof typeof agents;
+    const { request } = protocol === 'https:' ? https : http;
+    return request(url, { agent: agent ?? agents[protocol], method, headers: sent, signal });
+  }
+  if (url.protocol === 'https:') {
+    const tunnel = agent === false ? new TunnelAgent(proxy, {}) : tunnelThrough(proxy);
+    return https.request(url, { agent: tunnel, method, headers: sent, signal });
+  }
+  const protocol = proxy.url.protocol as keyof typeof agents;
   const { request } = protocol === 'https:' ? https : http;
-  return request(url, {
+  return request({
+    ...proxyPlace(proxy),
+    path: `${url.origin}${url.pathname}${url.search}`,
     agent: agent ?? agents[protocol],
-    headers: Object.fromEntries(headers),
+    method,
+    headers: { Host: url.host, ...sent, ...proxyHeaders(proxy) },
     signal,
   });
+}
+
+/** By the proxy's URL: the environment of a process has one for https:, or changes it hardly ever. */
+const tunnels = new Map<string, TunnelAgent>();
+
+function tunnelThrough(proxy: Proxy): TunnelAgent {
+  const { href } = proxy.url;
+  let tunnel = tunnels.get(href);
+  if (tunnel === undefined) {
+    tunnels.clear();
+    tunnels.set(href, (tunnel = new TunnelAgent(proxy, kept)));
+  }
+  return tunnel;
 }
 
 /** The listeners are there before anything can happen, and stay: an 'error' that nobody hears would end the process. */

@@ -47,6 +47,8 @@ export interface HttpOptions {
    * while it serves others of ours is not counted, for ten minutes.
    */
   retries?: number;
+  /** Told, in words for the user, of each time in which the server brings nothing for two seconds, while it is asked again. */
+  onTrouble?: (message: string) => void;
 }
 
 /** An object on a server, read by ranges. */
@@ -62,17 +64,17 @@ export interface HttpSource extends BlockSource {
 
 /**
  * Opens the object at an http: or https: URL. One request learns its size and validator and fetches its first 320 KiB, which stay
- * in memory. A user and password in the URL are sent as Basic authorization. A server that sends neither ETag nor Last-Modified can
+ * in memory; a server without byte ranges sends the whole object, which is kept if it has 16 MiB at most. A user and password in the URL are sent as Basic authorization. A server that sends neither ETag nor Last-Modified can
  * change the object unnoticed as long as its size stays the same.
- * @throws MillraceError `EINVAL` (URL or option), `EUNSUPPORTED` (scheme; a server without byte ranges), `ENOENT` (404, 410),
+ * @throws MillraceError `EINVAL` (URL or option), `EUNSUPPORTED` (scheme; a server without byte ranges for a larger object), `ENOENT` (404, 410),
  *   `EACCES` (401, 403), `ETIMEDOUT`, `EIO`. Reads throw these, and `ECHANGED` when the object is no longer the one opened.
  */
 export async function openHttp(url: UrlSource, options: HttpOptions = {}): Promise<HttpSource> {
-  const { headers = {}, fetch = globalThis.fetch } = options;
+  const { headers = {}, fetch = globalThis.fetch, onTrouble } = options;
   const depth = within('depth', options.depth ?? DEPTH_DEFAULT, DEPTH_MIN, DEPTH_MAX);
   const timeout = within('timeout', options.timeout ?? TIMEOUT_DEFAULT_MS, 1, TIMEOUT_MAX_MS);
   const retries = within('retries', options.retries ?? RETRIES_DEFAULT, 0, RETRIES_MAX);
-  const object = new HttpObject(new Address(url, headers), { fetch, timeout, retries });
+  const object = new HttpObject(new Address(url, headers), { fetch, timeout, retries, onTrouble });
   const page = new FirstPage();
   await object.fetch(page, new AbortController().signal);
   return new HttpRanges(object, page.bytes(), depth);
@@ -82,7 +84,14 @@ export async function openHttp(url: UrlSource, options: HttpOptions = {}): Promi
 class FirstPage implements Transfer {
   position = 0;
   end: number = FIRST_PAGE_BYTES;
-  readonly #bytes = new Uint8Array(FIRST_PAGE_BYTES);
+  #bytes = new Uint8Array(FIRST_PAGE_BYTES);
+
+  /** Also when it was begun with, and has to be asked for again: the whole comes from its start. */
+  takeWhole(size: number): void {
+    this.position = 0;
+    this.end = size;
+    this.#bytes = new Uint8Array(size);
+  }
 
   deliver(bytes: Uint8Array): void {
     this.#bytes.set(bytes, this.position);

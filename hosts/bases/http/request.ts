@@ -5,9 +5,11 @@
 import { MillraceError } from '../../api/errors.ts';
 import type { Address, Target } from './address.ts';
 import { piecesOf } from './body.ts';
+import type { Redirect, Sample } from './mirrors.ts';
+import { Mirrors, ORIGIN_HEADERS, serverOf } from './mirrors.ts';
 import { Queue } from './queue.ts';
-import type { Answer, Version } from './response.ts';
-import { checkResponse, strongEtag } from './response.ts';
+import type { Answer, Checked, Version } from './response.ts';
+import { checkResponse, hidesSize, sizeOfHead, smallWhole, strongEtag } from './response.ts';
 import {
   callerFailure,
   Failure,
@@ -16,6 +18,7 @@ import {
   sleep,
   transportFailure,
 } from './retry.ts';
+import { Trouble } from './trouble.ts';
 
 /** Less than this within the timeout is no progress: a server that sends a byte now and then would hold up its readers for ever. */
 const TIMEOUT_BYTES_MIN = 1024;
@@ -30,6 +33,8 @@ export interface Transfer {
   /** Whether somebody waits for it who shall not wait for others. */
   readonly urgent?: boolean;
   deliver(bytes: Uint8Array): void;
+  /** Makes room for the whole object, of so many bytes, which a server sends in place of the range; only the first request's has it. */
+  takeWhole?(size: number): void;
 }
 
 /** What was sent and received so far. */
@@ -49,6 +54,8 @@ export interface FetchInit {
   headers: Headers;
   signal: AbortSignal;
   cache?: 'no-store';
+  /** Default GET. */
+  method?: 'GET' | 'HEAD';
 }
 
 export interface RequestOptions {
@@ -57,6 +64,8 @@ export interface RequestOptions {
   timeout: number;
   /** Repetitions of a request that brings nothing. */
   retries: number;
+  /** Told once of each time in which nothing comes, in words for the user, after two seconds. */
+  onTrouble?: (message: string) => void;
 }
 
 /** One object on one server. */
@@ -67,10 +76,18 @@ export class HttpObject {
   readonly #queue = new Queue();
   #version: Version | undefined;
   #sendsIfRange = true;
+  readonly #mirrors = new Mirrors();
+  readonly #trouble: Trouble | undefined;
 
   constructor(address: Address, options: RequestOptions) {
     this.#address = address;
     this.#options = options;
+    const { onTrouble } = options;
+    if (onTrouble !== undefined)
+      this.#trouble = new Trouble(
+        (reason) => onTrouble(`${this.name}: ${reason}; asking again`),
+        () => this.stats.bytes,
+      );
   }
 
   get name(): string {
@@ -87,9 +104,20 @@ export class HttpObject {
    * @throws MillraceError naming the object, the range, and after retries their number; or the reason of `cancelled`.
    */
   async fetch(transfer: Transfer, cancelled: AbortSignal): Promise<void> {
+    this.#trouble?.begin();
+    try {
+      await this.#fetch(transfer, cancelled);
+    } finally {
+      this.#trouble?.end();
+    }
+  }
+
+  async #fetch(transfer: Transfer, cancelled: AbortSignal): Promise<void> {
     const started = performance.now();
     const retries = transfer.once ? 0 : this.#options.retries;
-    let budget = new RetryBudget(retries);
+    const reached = this.#version !== undefined;
+    let budget = new RetryBudget(retries, undefined, reached);
+    let mayAskAnew = true;
     const range = `bytes ${transfer.position}-${transfer.end - 1}`;
     let renewable = this.#address.renewable;
     let received = this.stats.bytes;
@@ -100,6 +128,7 @@ export class HttpObject {
         await this.#try(attempt, transfer);
         attempt.finish();
         this.#queue.next();
+        mayAskAnew = true;
         if (transfer.position === transfer.end) return;
         // The server has sent a good part of it: the next one at once.
         budget = new RetryBudget(retries);
@@ -118,7 +147,16 @@ export class HttpObject {
             performance.now() - started,
           );
         }
-        if (failure.expired && renewable && attempt.target !== undefined) {
+        // A redirect that was kept: where it led to may have gone, or its signature have expired.
+        const { redirect } = attempt;
+        if (redirect !== undefined) this.#mirrors.forget(redirect);
+        if (
+          redirect !== undefined &&
+          mayAskAnew &&
+          (failure.expired || failure.code === 'ENOENT')
+        ) {
+          mayAskAnew = false;
+        } else if (failure.expired && renewable && attempt.target !== undefined) {
           renewable = false;
           this.#address.renew(attempt.target);
         } else {
@@ -128,6 +166,7 @@ export class HttpObject {
           if (waitMs === undefined)
             throw this.#finalError(failure, range, before, attempts, performance.now() - started);
           received = this.stats.bytes;
+          this.#trouble?.note(failure.message);
           // What the server asks for is not shortened.
           if (failure.busy && failure.retryAfterMs === undefined)
             await this.#queue.wait(waitMs, () => transfer.urgent ?? false, cancelled);
@@ -144,12 +183,18 @@ export class HttpObject {
     // Another origin's answer to a page: If-Range would have to be allowed there by a preflight. And a server may answer 200 since it
     // takes If-Range amiss. The answers alone are compared then.
     if (response.type === 'cors' || response.status === 200) this.#sendsIfRange = false;
-    const { version, end } = checkResponse(
-      response,
-      { first: transfer.position, end: transfer.end },
-      this.#version,
-    );
-    this.#version ??= version;
+    const href = response.url || attempt.href!;
+    const server = serverOf(href);
+    if (this.#version === undefined && transfer.takeWhole !== undefined) {
+      const whole = smallWhole(response);
+      if (whole !== undefined)
+        return this.#receiveWhole(attempt, response, transfer, { ...whole, server });
+    }
+    const { version, end, unsure } = await this.#check(attempt, response, transfer, server);
+    if (unsure) await this.#compare(attempt, href);
+    this.#version ??= { ...version, server };
+    this.#mirrors.learn(server, version);
+    if (attempt.redirect === undefined) this.#mirrors.followed(attempt.target!, href);
     transfer.end = Math.min(transfer.end, version.size);
     if (transfer.position === transfer.end) return void (await response.body?.cancel());
     const bytes = end - transfer.position;
@@ -161,17 +206,95 @@ export class HttpObject {
     }
   }
 
+  /** Of a server that has told nothing of the object before, the answer is held to what the first one told. */
+  async #check(
+    attempt: Attempt,
+    response: Answer,
+    transfer: Transfer,
+    server: string,
+  ): Promise<Checked> {
+    const told = this.#mirrors.versionOf(server);
+    const version = told ?? this.#version;
+    const elsewhere = told === undefined && version !== undefined;
+    const asked = { first: transfer.position, end: transfer.end };
+    const size = hidesSize(response)
+      ? (version?.size ?? (await this.#sizeByHead(attempt, response)))
+      : undefined;
+    return checkResponse(response, asked, { version, elsewhere, size });
+  }
+
+  /** The object's size, which a server does not tell in its ranges (Content-Range: bytes 0-99 of `*`). */
+  async #sizeByHead(attempt: Attempt, part: Answer): Promise<number | undefined> {
+    const { headers } = await this.#destination();
+    const href = part.url || attempt.href!;
+    const head = await attempt.guard(this.#ask(attempt, href, headers, 'HEAD'));
+    attempt.progress();
+    discard(head);
+    return sizeOfHead(head, part);
+  }
+
+  /**
+   * Compares what is known of the object with what a server has that tells it neither by ETag nor by date. It is asked directly, as the
+   * next redirect may lead elsewhere. @throws Failure `ECHANGED` where it differs.
+   */
+  async #compare(attempt: Attempt, href: string): Promise<void> {
+    for (const sample of this.#mirrors.samples()) {
+      const part = new Attempt(this.#options.timeout, attempt.signal);
+      part.target = attempt.target;
+      try {
+        await this.#compareSample(part, href, sample);
+        part.finish();
+      } catch (error) {
+        part.abandon();
+        throw part.explain(error, true);
+      }
+      attempt.progress();
+    }
+  }
+
+  async #compareSample(attempt: Attempt, href: string, { offset, bytes }: Sample): Promise<void> {
+    const { headers } = await this.#destination();
+    headers.set('Range', `bytes=${offset}-${offset + bytes.length - 1}`);
+    const response = await attempt.guard(this.#ask(attempt, href, headers));
+    const asked = { first: offset, end: offset + bytes.length };
+    const { end } = checkResponse(response, asked, { size: this.#version!.size });
+    let at = offset;
+    for await (const piece of attempt.pieces(response, bytes.length)) {
+      this.stats.bytes += piece.length;
+      const known = bytes.subarray(at - offset, at - offset + piece.length);
+      if (known.length < piece.length || piece.some((byte, index) => byte !== known[index]))
+        throw new Failure(
+          'ECHANGED',
+          `the object is not the one that was opened: another server (${serverOf(href)}) has other bytes from ${at} on`,
+        );
+      at += piece.length;
+    }
+    if (at < end || end < asked.end)
+      throw new Failure('EIO', 'the server ended its answer early', { transient: true });
+  }
+
   async #send(attempt: Attempt, transfer: Transfer): Promise<Answer> {
     const { target, headers } = await this.#destination();
     attempt.target = target;
+    attempt.redirect = this.#mirrors.redirectOf(target);
+    const href = attempt.redirect?.href ?? target.href;
     headers.set('Range', `bytes=${transfer.position}-${transfer.end - 1}`);
-    headers.set('Accept-Encoding', 'identity');
-    const etag = this.#version === undefined ? undefined : strongEtag(this.#version);
+    const version = this.#mirrors.versionAt(href, attempt.redirect !== undefined);
+    const etag = version === undefined ? undefined : strongEtag(version);
     if (etag !== undefined && this.#sendsIfRange) headers.set('If-Range', etag);
+    return this.#ask(attempt, href, headers);
+  }
+
+  /** One request to the URL itself, or to where it has led: what is meant for its origin stays there. */
+  #ask(attempt: Attempt, href: string, headers: Headers, method?: 'HEAD'): Promise<Answer> {
+    attempt.href = href;
+    headers.set('Accept-Encoding', 'identity');
+    if (new URL(href).origin !== new URL(attempt.target!.href).origin)
+      for (const name of ORIGIN_HEADERS) headers.delete(name);
     attempt.signal.throwIfAborted();
     this.stats.requests++;
-    const { fetch } = this.#options;
-    return fetch(target.href, { ...pastTheCache(), headers, signal: attempt.signal });
+    const init = { ...pastTheCache(), headers, signal: attempt.signal };
+    return this.#options.fetch(href, method === undefined ? init : { ...init, method });
   }
 
   /** Whether the server answers, and only this page may not know what: asked when no answer has been seen yet. */
@@ -209,7 +332,7 @@ export class HttpObject {
         throw new Failure('EIO', 'the server sent more bytes than the range has');
       }
       if (bytes.length === missing) last = bytes;
-      else transfer.deliver(bytes);
+      else this.#deliver(transfer, bytes);
     }
     if (last === undefined) {
       const missing = end - transfer.position;
@@ -217,7 +340,24 @@ export class HttpObject {
         transient: true,
       });
     }
-    transfer.deliver(last);
+    this.#deliver(transfer, last);
+  }
+
+  #deliver(transfer: Transfer, bytes: Uint8Array): void {
+    this.#mirrors.keep(transfer.position, bytes);
+    transfer.deliver(bytes);
+  }
+
+  /** The whole object, in answer to the first request: nothing is asked for after it. */
+  async #receiveWhole(
+    attempt: Attempt,
+    response: Answer,
+    transfer: Transfer,
+    version: Version,
+  ): Promise<void> {
+    transfer.takeWhole!(version.size);
+    await this.#receive(attempt, response, transfer, version.size);
+    this.#version = version;
   }
 
   #finalError(
@@ -240,6 +380,9 @@ export class HttpObject {
 class Attempt {
   /** Where it went, once that is known. */
   target: Target | undefined;
+  /** And the redirect that it took without asking. */
+  redirect: Redirect | undefined;
+  href: string | undefined;
   readonly #timeoutMs: number;
   readonly #cancelled: AbortSignal;
   readonly #controller = new AbortController();

@@ -8,6 +8,10 @@ import { Failure, isTransientStatus, parseRetryAfter } from './retry.ts';
 export type Answer = Pick<Response, 'status' | 'statusText' | 'type'> & {
   headers: Pick<Headers, 'get'>;
   body: AnswerBody | null;
+  /** Where it came from in the end, after redirects; empty or left out where the transport does not tell. */
+  url?: string;
+  /** The proxy that it came through, as messages may show it. */
+  via?: string;
 };
 
 export interface AnswerBody {
@@ -27,7 +31,15 @@ export interface Version {
   readonly size: number;
   readonly etag?: string;
   readonly lastModified?: string;
+  /** Whether the Last-Modified is a strong validator: a minute older, at least, than the answer (RFC 9110, section 8.8.2.2). */
+  readonly settled?: boolean;
+  /** The server that told it: what ETags are compared within. */
+  readonly server?: string;
 }
+
+const SETTLED_MS = 60_000;
+/** An object that a server without byte ranges sends whole is kept in memory, if it is no larger than this. */
+export const WHOLE_BYTES_MAX: number = 16 * 1024 * 1024;
 
 /** `[first, end)` of the object, in bytes. */
 export interface ByteRange {
@@ -41,49 +53,78 @@ export function strongEtag(version: Version): string | undefined {
 }
 
 /**
- * One string that stays the same as long as the object does: the strong ETag; else the modification time and size; else a weak
- * ETag and the size. Undefined when the server sends none of them.
+ * One string that tells whether the object is still the same (compared in hosts/disk/identity.ts): the strong ETag, with the
+ * modification time and a checksum of the server that told both, if that time tells mirrors of the object by; else the
+ * modification time and size; else a weak ETag and the size. Undefined when the server sends none of them.
  */
 export function identityOf(version: Version): string | undefined {
   const strong = strongEtag(version);
+  const { lastModified, settled, server } = version;
+  if (strong !== undefined && lastModified !== undefined && settled && server !== undefined)
+    return `etag ${strong} modified ${lastModified} at ${checksum(server)}`;
   if (strong !== undefined) return `etag ${strong}`;
   if (version.lastModified !== undefined)
     return `modified ${version.lastModified} size ${version.size}`;
   return version.etag === undefined ? undefined : `etag ${version.etag} size ${version.size}`;
 }
 
+/** FNV-1a, of 32 bits. */
+function checksum(text: string): string {
+  let sum = 0x811c9dc5;
+  for (const byte of new TextEncoder().encode(text)) sum = Math.imul(sum ^ byte, 0x01000193) >>> 0;
+  return sum.toString(16).padStart(8, '0');
+}
+
 /** What a good answer holds: bytes from where they were asked for up to `end`, of this version. */
 export interface Checked {
   readonly version: Version;
   readonly end: number;
+  /** Neither ETag nor date tell whether it is of the known version, which another server has told: its bytes have to. */
+  readonly unsure?: boolean;
+}
+
+/** What is known when an answer arrives. */
+export interface Known {
+  /** What its own server has told before; of another server where `elsewhere`. */
+  readonly version?: Version;
+  readonly elsewhere?: boolean;
+  /** The object's size, for an answer whose Content-Range does not tell it. */
+  readonly size?: number;
 }
 
 /**
- * Checks the answer to a request for `asked`. With `known` (the version at open) it must be of the same version. Without, the object may
+ * Checks the answer to a request for `asked`. With a known version it must be of the same version. Without, the object may
  * end before `asked` does, and an empty object, which has no range at all, gives size 0.
  * @throws Failure saying what is wrong with it; transient where another try may help.
  */
 export function checkResponse(
   response: Answer,
   asked: ByteRange,
-  known: Version | undefined,
+  { version: known, elsewhere = false, size }: Known,
 ): Checked {
-  if (response.status === 206) return checkPartial(response, asked, known);
-  if (response.status === 200) return { version: checkWhole(response, known), end: 0 };
+  if (response.status === 206) return checkPartial(response, asked, known, elsewhere, size);
+  if (response.status === 200) return { version: checkWhole(response, known, elsewhere), end: 0 };
   if (response.status === 416) return { version: checkUnsatisfiable(response, known), end: 0 };
   throw failureOfStatus(response);
 }
 
 /** A server may send less than it was asked for, and tells how much (section 15.3.7). */
-function checkPartial(response: Answer, asked: ByteRange, known: Version | undefined): Checked {
+function checkPartial(
+  response: Answer,
+  asked: ByteRange,
+  known: Version | undefined,
+  elsewhere: boolean,
+  size: number | undefined,
+): Checked {
   const { headers } = response;
   if (/^multipart\/byteranges/i.test(headers.get('Content-Type') ?? '')) {
     throw new Failure('EUNSUPPORTED', 'the server answered one range with multipart/byteranges');
   }
   checkEncoding(headers);
-  const got = parseContentRange(response);
+  const got = parseContentRange(response, size);
   const version = versionOf(headers, got.size);
-  if (known !== undefined) checkVersion(version, known);
+  const unsure = known !== undefined && elsewhere && !isSameElsewhere(version, known);
+  if (known !== undefined && !elsewhere) checkVersion(version, known);
   if (got.first !== asked.first || got.end > asked.end) {
     throw new Failure(
       'EIO',
@@ -97,7 +138,7 @@ function checkPartial(response: Answer, asked: ByteRange, known: Version | undef
       `the answer contradicts itself: Content-Length ${length} for a range of ${got.end - got.first} bytes`,
     );
   }
-  return { version, end: got.end };
+  return { version, end: got.end, unsure };
 }
 
 function checkEncoding(headers: Answer['headers']): void {
@@ -111,7 +152,25 @@ function checkEncoding(headers: Answer['headers']): void {
   }
 }
 
-function parseContentRange(response: Answer): ByteRange & { size: number } {
+/** Whether a 206 leaves the object's size open (`bytes 0-99/*`): it has to be asked for. */
+export function hidesSize({ status, headers }: Answer): boolean {
+  return status === 206 && /\/\*\s*$/.test(headers.get('Content-Range') ?? '');
+}
+
+/** The size that the answer to a HEAD tells for the object of which `part` is; undefined where it does not. */
+export function sizeOfHead(head: Answer, part: Answer): number | undefined {
+  const length = head.headers.get('Content-Length');
+  if (head.status !== 200 || length === null || !/^\d+$/.test(length)) return undefined;
+  checkEncoding(head.headers);
+  const size = Number(length);
+  checkVersion(versionOf(part.headers, size), versionOf(head.headers, size));
+  return size;
+}
+
+function parseContentRange(
+  response: Answer,
+  told: number | undefined,
+): ByteRange & { size: number } {
   const text = response.headers.get('Content-Range');
   if (text === null) {
     if (response.type !== 'cors')
@@ -125,12 +184,13 @@ function parseContentRange(response: Answer): ByteRange & { size: number } {
   const match = /^bytes +(\d+)-(\d+)\/(\d+|\*)$/i.exec(text.trim());
   if (match === null)
     throw new Failure('EIO', `the server sent a Content-Range that cannot be read (${text})`);
-  if (match[3] === '*')
+  if (match[3] === '*' && told === undefined)
     throw new Failure(
       'EUNSUPPORTED',
       `the server does not tell the object's size (Content-Range: ${text})`,
     );
-  const [first, last, size] = match.slice(1).map(Number);
+  const [first, last] = match.slice(1).map(Number);
+  const size = match[3] === '*' ? told! : Number(match[3]);
   if (!Number.isSafeInteger(size))
     throw new Failure(
       'EUNSUPPORTED',
@@ -144,7 +204,29 @@ function parseContentRange(response: Answer): ByteRange & { size: number } {
 function versionOf(headers: Answer['headers'], size: number): Version {
   const etag = headers.get('ETag') ?? undefined;
   const lastModified = headers.get('Last-Modified') ?? undefined;
-  return { size, etag, lastModified };
+  const nowMs = Date.parse(headers.get('Date') ?? '') || Date.now();
+  const settled = lastModified !== undefined && nowMs - Date.parse(lastModified) >= SETTLED_MS;
+  return { size, etag, lastModified, settled };
+}
+
+/**
+ * Whether what another server tells is the known version: by an equal strong ETag, or by size and Last-Modified. False where neither
+ * decides. @throws Failure `ECHANGED` where it is another one.
+ */
+function isSameElsewhere(version: Version, known: Version): boolean {
+  if (version.size !== known.size) throw changed(sizeDifference(version.size, known.size));
+  const etag = strongEtag(known);
+  if (etag !== undefined && etag === strongEtag(version)) return true;
+  if (version.lastModified === undefined || known.lastModified === undefined) return false;
+  if (version.lastModified !== known.lastModified)
+    throw changed(
+      `its Last-Modified was ${known.lastModified} and is ${version.lastModified} at the server that it is redirected to now`,
+    );
+  return (version.settled ?? false) && (known.settled ?? false);
+}
+
+function sizeDifference(size: number, known: number): string {
+  return `its size was ${known} bytes and is ${size}`;
 }
 
 /** Holds an answer to the version at open. A server that never sent a validator is held to the size only. */
@@ -167,7 +249,7 @@ function validatorsOf(known: Version): ('etag' | 'lastModified')[] {
 }
 
 function differenceBetween(version: Version, known: Version): string | undefined {
-  if (version.size !== known.size) return `its size was ${known.size} bytes and is ${version.size}`;
+  if (version.size !== known.size) return sizeDifference(version.size, known.size);
   const field = validatorsOf(known).find(
     (field) => version[field] !== undefined && version[field] !== known[field],
   );
@@ -177,21 +259,46 @@ function differenceBetween(version: Version, known: Version): string | undefined
 }
 
 /** 200 is the whole object: a server that ignores Range, or one that saw by If-Range that the object changed. Or there are no bytes. */
-function checkWhole(response: Answer, known: Version | undefined): Version {
+function checkWhole(response: Answer, known: Version | undefined, elsewhere: boolean): Version {
   checkEncoding(response.headers);
   const length = response.headers.get('Content-Length');
   if (known === undefined) {
     if (length !== null && Number(length) === 0) return versionOf(response.headers, 0);
   } else {
     const version = versionOf(response.headers, length === null ? known.size : Number(length));
-    const difference = differenceBetween(version, known);
+    if (elsewhere) isSameElsewhere(version, known);
+    const difference = elsewhere ? undefined : differenceBetween(version, known);
     if (difference !== undefined) throw changed(difference);
   }
   const what = 'the server ignores Range (it answered 200 with the whole object)';
   // One that has heeded it before, as a cache does for what it holds, may do so again.
-  throw new Failure('EUNSUPPORTED', `${what}: a base needs a server with byte ranges`, {
-    transient: known !== undefined,
-  });
+  throw new Failure(
+    'EUNSUPPORTED',
+    `${what}: a base of more than ${WHOLE_BYTES_MAX >> 20} MiB, or whose size is not told, needs a server with byte ranges; or download it and give its path`,
+    {
+      transient: known !== undefined,
+    },
+  );
+}
+
+/**
+ * The size of an object that comes whole (200) in answer to the first request, if it is small enough to be kept in memory; undefined
+ * for any other answer. A page for people, such as a login form, is no object: many sites answer any URL with one.
+ * @throws Failure where the body is not the object's own bytes.
+ */
+export function smallWhole({ status, headers }: Answer): Version | undefined {
+  const length = headers.get('Content-Length');
+  if (status !== 200 || length === null || !/^\d+$/.test(length)) return undefined;
+  const size = Number(length);
+  if (size === 0 || size > WHOLE_BYTES_MAX) return undefined;
+  checkEncoding(headers);
+  const type = headers.get('Content-Type') ?? '';
+  if (/^(text\/html|application\/(xhtml|json))/i.test(type.trim()))
+    throw new Failure(
+      'EUNSUPPORTED',
+      `the server sent a page (${type}) in place of an image: check the URL`,
+    );
+  return versionOf(headers, size);
 }
 
 /** 416 tells the size as `bytes * / size`. For an empty object it is the right answer: no range of it exists. */
@@ -199,7 +306,7 @@ function checkUnsatisfiable(response: Answer, known: Version | undefined): Versi
   const size = /^bytes +\*\/(\d+)$/i.exec(response.headers.get('Content-Range') ?? '')?.[1];
   if (known === undefined && Number(size) === 0) return versionOf(response.headers, 0);
   if (known !== undefined && size !== undefined && Number(size) !== known.size) {
-    throw changed(`its size was ${known.size} bytes and is ${size}`);
+    throw changed(sizeDifference(Number(size), known.size));
   }
   throw new Failure(
     'EIO',
@@ -208,8 +315,14 @@ function checkUnsatisfiable(response: Answer, known: Version | undefined): Versi
 }
 
 function failureOfStatus(response: Answer): Failure {
-  const { status } = response;
-  const said = `the server answered ${status}${response.statusText === '' ? '' : ` ${response.statusText}`}`;
+  const { status, statusText, via } = response;
+  if (status === 407)
+    return new Failure(
+      'EACCES',
+      `the proxy${via === undefined ? '' : ` ${via}`} wants credentials (407): give them in its URL, as http://USER:PASSWORD@HOST:PORT`,
+    );
+  const through = via === undefined ? '' : ` through the proxy ${via}`;
+  const said = `the server answered ${status}${statusText === '' ? '' : ` ${statusText}`}${through}`;
   if (status === 401 || status === 403) {
     return new Failure('EACCES', `${said}: check the credentials, or whether the URL has expired`, {
       expired: true,

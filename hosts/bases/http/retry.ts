@@ -17,6 +17,8 @@ const RETRY_AFTER_MAX_MS = 60_000;
 const RETRY_TIME_MAX_MS = 120_000;
 /** Nor later than this while the server gives others of our requests what they want, and has too many of them to take this one. */
 const CROWDED_TIME_MAX_MS = 600_000;
+/** While nobody has answered yet, a lost connection is not tried again later than this: it is the URL that is wrong, most likely. */
+const FIRST_CONTACT_MS_MAX = 1500;
 /** An attempt that brought this much was no failure of the server: count and time start anew. Less would let a trickle go on for ever. */
 export const PROGRESS_BYTES_MIN: number = 64 * 1024;
 
@@ -28,6 +30,8 @@ export class Failure extends Error {
   readonly expired: boolean;
   /** Whether the server has too much to do: fewer requests at once may help. */
   readonly busy: boolean;
+  /** Whether there was no answer, as the connection failed. */
+  readonly lost: boolean;
   /** Milliseconds that the server asks to wait, from its Retry-After. */
   readonly retryAfterMs?: number;
 
@@ -38,6 +42,7 @@ export class Failure extends Error {
       transient?: boolean;
       expired?: boolean;
       busy?: boolean;
+      lost?: boolean;
       retryAfterMs?: number;
       cause?: unknown;
     } = {},
@@ -47,6 +52,7 @@ export class Failure extends Error {
     this.transient = options.transient ?? false;
     this.expired = options.expired ?? false;
     this.busy = options.busy ?? false;
+    this.lost = options.lost ?? false;
     if (options.retryAfterMs !== undefined) this.retryAfterMs = options.retryAfterMs;
   }
 }
@@ -79,11 +85,14 @@ const REAL: Chance = { now: () => performance.now(), random: () => Math.random()
 export class RetryBudget {
   readonly #retries: number;
   readonly #chance: Chance;
+  readonly #reached: boolean;
   #failures = 0;
   #waits = 0;
   #sinceMs: number;
 
-  constructor(retries: number, chance: Chance = REAL) {
+  /** `reached`: the server has answered before. */
+  constructor(retries: number, chance: Chance = REAL, reached = true) {
+    this.#reached = reached;
     this.#retries = retries;
     this.#chance = chance;
     this.#sinceMs = chance.now();
@@ -104,6 +113,9 @@ export class RetryBudget {
     if (this.#failures > this.#retries) return undefined;
     const boundMs = Math.min(BACKOFF_FIRST_MS * 2 ** this.#waits++, BACKOFF_MAX_MS);
     const waitMs = Math.max((boundMs / 2) * (1 + this.#chance.random()), failure.retryAfterMs ?? 0);
+    const isFirst = failure.lost && !this.#reached;
+    if (isFirst && this.#chance.now() + waitMs - this.#sinceMs > FIRST_CONTACT_MS_MAX)
+      return undefined;
     const limitMs = crowded ? CROWDED_TIME_MAX_MS : RETRY_TIME_MAX_MS;
     return this.#chance.now() + waitMs - this.#sinceMs > limitMs ? undefined : waitMs;
   }
@@ -129,13 +141,29 @@ export function sleep(
   });
 }
 
+const CERTIFICATE = /certificate|UnknownIssuer|self.signed/i;
+
+/** Where the user names certificates to trust; nothing of the kind exists in browsers. */
+function trustHint(): string {
+  const globals = globalThis as { Deno?: unknown; process?: { versions?: { node?: string } } };
+  const variable =
+    globals.Deno !== undefined
+      ? 'DENO_CERT'
+      : globals.process?.versions?.node !== undefined
+        ? 'NODE_EXTRA_CA_CERTS'
+        : undefined;
+  return variable === undefined
+    ? ''
+    : `; ${variable} names a file with the certificate of a private authority, in PEM`;
+}
+
 /** What asking again would not change, in the words of Node, Deno, Bun and workerd, and what it means; browsers do not tell. */
 const HOPELESS: readonly [RegExp, string][] = [
   [
     /redirect.* (exceeded|reached|too many)|too many redirects/i,
     'the redirects of this URL have no end: check it',
   ],
-  [/certificate/i, 'the certificate of the server is not trusted'],
+  [CERTIFICATE, 'the certificate of the server is not trusted'],
   [/wrong version number|InvalidContentType/, 'the server does not speak TLS: is it an http: URL?'],
   [/ports? \d+ (is|are) blocked|bad port/i, 'this runtime does not connect to such a port'],
 ];
@@ -156,10 +184,17 @@ export function transportFailure(error: unknown, hint: string, reached: boolean)
     return new Failure('EACCES', said, { cause });
   const why = said.replace(ADDRESSES, '');
   const meaning = HOPELESS.find(([words]) => words.test(why))?.[1];
-  if (meaning !== undefined) return new Failure('EIO', `${meaning} (${said})`, { cause });
+  if (meaning !== undefined) {
+    const help = CERTIFICATE.test(why) ? trustHint() : '';
+    return new Failure('EIO', `${meaning} (${said})${help}`, { cause });
+  }
   if (!reached && UNKNOWN_HOST.test(why))
     return new Failure('EIO', `there is no host of this name (${said})`, { cause });
-  return new Failure('EIO', `the connection failed (${said})${hint}`, { transient: true, cause });
+  return new Failure('EIO', `the connection failed (${said})${hint}`, {
+    transient: true,
+    lost: true,
+    cause,
+  });
 }
 
 /** What a function that the caller brought threw: repeating it is the caller's own affair. */
