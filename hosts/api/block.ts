@@ -37,6 +37,7 @@ export interface BlockSource {
    * another kind, since it was made on another host (see open.ts), the size alone decides.
    */
   readonly identity?: string;
+  /** Gives back what the source holds; it is read no more. */
   close(): void | Promise<void>;
 }
 

@@ -21,6 +21,7 @@ export type CacheMode = 'writeback' | 'unsafe';
 /** How a job takes an I/O error: after libvirt's and QEMU's `on-error` policies. */
 export type OnError = 'report' | 'stop' | 'ignore' | 'enospc';
 
+/** What a stream job is asked for. All is optional: without options, the whole disk. */
 export interface StreamOptions {
   /** Start of the range; default 0. */
   offset?: number;
@@ -46,16 +47,22 @@ export interface StreamOptions {
 
 /** `status` of a job, numbered as in libvirt's API. */
 export const JobStatus = { COMPLETED: 0, ACTIVE: 1, FAILED: 2 } as const;
+/** A `status`, as a type. */
 export type JobStatus = (typeof JobStatus)[keyof typeof JobStatus];
 
+/** How a job stands, or how the last one ended. */
 export interface StreamInfo {
+  /** 0 completed, 1 active, 2 failed. */
   status: JobStatus;
   /** Bytes of the range that are not populated; exact when the job has ended, however it ended. */
   remaining: number;
+  /** Start of the range. */
   offset: number;
+  /** Length of the range. */
   length: number;
   /** Bytes a second, 0 = unlimited. */
   speed: number;
+  /** By `pause`, or by an error under `onError`. */
   paused: boolean;
   /** Why a FAILED job failed. */
   reason?: 'aborted' | 'error';
@@ -65,8 +72,11 @@ export interface StreamInfo {
 
 /** A run of the disk in one state. */
 export interface Extent {
+  /** Start of the run. */
   offset: number;
+  /** Length of the run. */
   length: number;
+  /** `absent`: no image of the chain has it, so it reads as zeros. */
   state: 'data' | 'zero' | 'compressed' | 'absent';
   /** The image of the chain that decides it: 0 is the overlay. */
   depth: number;
@@ -74,16 +84,21 @@ export interface Extent {
   hostOffset?: number;
 }
 
+/** What a check found, and what it mended. */
 export interface CheckReport {
   /** Entries or refcounts that are wrong in a way that can lose or mix data. */
   corruptions: number;
   /** Clusters that take space and are used by nothing. */
   leaks: number;
+  /** How many of them were mended. */
   corruptionsFixed: number;
+  /** How many of them were given back. */
   leaksFixed: number;
   /** Clusters of the disk in use, of the disk in all. */
   allocatedClusters: number;
+  /** Clusters of the disk in all. */
   totalClusters: number;
+  /** Clusters that are kept compressed. */
   compressedClusters: number;
   /** Clusters that do not follow the one before them in the file; compressed ones all count. */
   fragmentedClusters: number;
@@ -93,7 +108,9 @@ export interface CheckReport {
 
 /** An image of an open disk's chain. */
 export interface ImageInfo {
+  /** A path, or a URL without credentials. */
   name: string;
+  /** As probed, or as given. */
   format: ImageFormat;
   /** Bytes the guest would see. */
   virtualSize: number;
@@ -101,14 +118,23 @@ export interface ImageInfo {
   fileSize: number;
   /** The rest only for qcow2. */
   version?: number;
+  /** Bytes. */
   clusterSize?: number;
+  /** How compressed clusters are compressed. */
   compressionType?: 'zlib' | 'zstd';
+  /** Bits a refcount entry takes. */
   refcountBits?: number;
+  /** Refcounts may be behind after a crash. */
   lazyRefcounts?: boolean;
+  /** Entries of the L2 tables tell 32 subclusters. */
   extendedL2?: boolean;
+  /** Marked as corrupt: it is not opened for writing. */
   corrupt?: boolean;
+  /** Not closed properly; refcounts may be behind. */
   dirty?: boolean;
+  /** The backing file, as recorded. */
   backingFile?: string;
+  /** Its format, as recorded. */
   backingFormat?: string;
   /** Internal snapshots, if there are any; told of the first image of the chain only. */
   snapshots?: SnapshotInfo[];
@@ -116,13 +142,17 @@ export interface ImageInfo {
 
 /** An internal snapshot of a qcow2 image. What it holds cannot be shown. */
 export interface SnapshotInfo {
+  /** As the header has it. */
   id: string;
+  /** As the user gave it. */
   name: string;
   /** When it was made, since 1970. */
   dateSeconds: number;
+  /** The part of a second. */
   dateNanoseconds: number;
   /** The guest's clock then. */
   clockSeconds: number;
+  /** The part of a second. */
   clockNanoseconds: number;
   /** Bytes of the machine's state that is kept with it. */
   stateSize: number;
@@ -130,9 +160,13 @@ export interface SnapshotInfo {
   icount?: number;
 }
 
+/** What a new overlay is to be. */
 export interface CreateOptions {
+  /** A path or name; or an opened, empty file. */
   overlay: string | BlockFile;
+  /** What is read where the overlay has nothing; without one, zeros. */
   base?: BaseLocation;
+  /** Default told by the base's first bytes. */
   baseFormat?: ImageFormat;
   /** Bytes, a multiple of 512; default the base's size. */
   size?: number;
@@ -157,6 +191,7 @@ export interface CreateOptions {
   memory?: number;
 }
 
+/** What is to be checked, and whether it is mended. */
 export interface CheckOptions {
   /** A path or name; or an opened file, of which a source is enough where nothing is repaired. */
   overlay: string | BlockFile | BlockSource;
@@ -166,6 +201,7 @@ export interface CheckOptions {
   memory?: number;
 }
 
+/** What is to be opened, and how. */
 export interface OpenOptions {
   /** A path or name; or an opened file, of which a source is enough to read. */
   overlay: string | BlockFile | BlockSource;
@@ -177,6 +213,7 @@ export interface OpenOptions {
    * (`ENOENT`), and `map` and `images` tell of the overlay alone.
    */
   base?: BaseLocation | BaseLocation[] | null;
+  /** Default what is recorded, or told by a base's first bytes. */
   baseFormat?: ImageFormat | ImageFormat[];
   /** Follow the backing references of the base itself; default false: an image from elsewhere must not make us open what its author chose. */
   followChain?: boolean;
@@ -190,6 +227,7 @@ export interface OpenOptions {
   memory?: number;
 }
 
+/** What is to be written into which image of the chain. */
 export interface CommitOptions {
   /** A path or name. */
   overlay: string;
@@ -203,6 +241,7 @@ export interface CommitOptions {
   memory?: number;
 }
 
+/** What a commit did. */
 export interface CommitReport {
   /** The image that was written. */
   base: string;
@@ -212,6 +251,7 @@ export interface CommitReport {
   emptied: boolean;
 }
 
+/** Which base an overlay is to have. */
 export interface RebaseOptions {
   /** A path or name. */
   overlay: string;
@@ -229,6 +269,7 @@ export interface RebaseOptions {
   memory?: number;
 }
 
+/** What a rebase did. */
 export interface RebaseReport {
   /** What is recorded as the base; null for none. */
   base: string | null;
@@ -239,6 +280,7 @@ export interface RebaseReport {
 /** Events of a disk: `progress` (at most ten a second), `completed`, `failed`, `paused`, `resumed`, each a CustomEvent whose `detail` is the job's StreamInfo. */
 export type DiskEvent = 'progress' | 'completed' | 'failed' | 'paused' | 'resumed';
 
+/** A disk: the same calls on every runtime. In a browser it stands for one in a worker. */
 export interface Disk extends EventTarget {
   /** Bytes the guest sees. */
   readonly size: number;
@@ -267,6 +309,7 @@ export interface Disk extends EventTarget {
   info(): Promise<StreamInfo>;
   /** Resolves when nothing of the job is in flight any more. As `resume` and `setSpeed`, `ENOENT` when no job is active. */
   pause(): Promise<void>;
+  /** Goes on with a paused job. */
   resume(): Promise<void>;
   /** Bytes a second from now on, 0 for unlimited. */
   setSpeed(bytesPerSecond: number): Promise<void>;

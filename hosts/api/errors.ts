@@ -36,11 +36,14 @@ export type ErrorCode =
 
 /** Every error that Millrace throws on purpose. */
 export class MillraceError extends Error {
+  /** Tells it from other errors where `instanceof` cannot. */
   override readonly name = 'MillraceError';
+  /** What kind of failure it is: stable, for programs. */
   readonly code: ErrorCode;
   /** Position in the disk (or, for a source's own errors, in the source) in bytes, where there is one. */
   readonly offset?: number;
 
+  /** `offset` is in bytes, of what the message is about. */
   constructor(
     code: ErrorCode,
     message: string,

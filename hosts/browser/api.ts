@@ -13,11 +13,13 @@ export type BrowserBase = BaseLocation | Blob | ArrayBuffer | Uint8Array;
 
 /** `overlay` is the name of the disk: any text of up to about 240 bytes. */
 export interface BrowserCreateOptions extends Omit<CreateOptions, 'base'> {
+  /** A URL, or a File, Blob or ArrayBuffer. */
   base?: BrowserBase;
 }
 
 /** `overlay` is the name of the disk. A disk made on a file, blob or buffer needs that base given again. */
 export interface BrowserOpenOptions extends Omit<OpenOptions, 'base'> {
+  /** The base, or the images below the overlay from the nearest down; `null` leaves it unopened. */
   base?: BrowserBase | BrowserBase[] | null;
   /** When another tab has the disk: fail with `EBUSY` (default), or wait and take over when it closes. */
   whenBusy?: 'fail' | 'wait';

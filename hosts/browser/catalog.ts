@@ -15,6 +15,7 @@ export interface RememberedJob extends Omit<StreamOptions, 'signal' | 'nonblock'
 
 /** A disk in this browser. What is not known of one whose record was lost is missing until it is opened again. */
 export interface DiskRecord {
+  /** The name it is opened by. */
   name: string;
   /** Bytes of the disk, as the guest sees it. */
   size?: number;

@@ -7,6 +7,7 @@ const EVENTS: readonly DiskEvent[] = ['progress', 'completed', 'failed', 'paused
 
 /** Detail of a domain's events: the disk's alias and its job's info. */
 export interface DomainEventDetail extends StreamInfo {
+  /** The alias of the disk. */
   device: string;
 }
 
@@ -31,7 +32,7 @@ export class Domain extends EventTarget {
   readonly #disks = new Map<string, Member>();
   #speed = 0;
 
-  /** @throws MillraceError `EEXIST` when the alias is taken. */
+  /** Gives a disk its alias. @throws MillraceError `EEXIST` when the alias is taken. */
   attach(device: string, disk: Disk): void {
     if (this.#disks.has(device))
       throw new MillraceError('EEXIST', `the domain has a disk '${device}' already`);
@@ -62,6 +63,7 @@ export class Domain extends EventTarget {
     return [...this.#disks.keys()];
   }
 
+  /** The disk of an alias. @throws MillraceError `ENOENT` when there is none. */
   disk(device: string): Disk {
     return this.#entry(device).disk;
   }
@@ -89,18 +91,22 @@ export class Domain extends EventTarget {
     return result;
   }
 
+  /** As Disk.abort. */
   async abort(device: string): Promise<void> {
     return this.#entry(device).disk.abort();
   }
 
+  /** As Disk.info. */
   async info(device: string): Promise<StreamInfo> {
     return this.#entry(device).disk.info();
   }
 
+  /** As Disk.pause. */
   async pause(device: string): Promise<void> {
     return this.#entry(device).disk.pause();
   }
 
+  /** As Disk.resume. */
   async resume(device: string): Promise<void> {
     return this.#entry(device).disk.resume();
   }
@@ -111,7 +117,7 @@ export class Domain extends EventTarget {
    */
   async setSpeed(bytesPerSecond: number): Promise<void> {
     if (!Number.isFinite(bytesPerSecond) || bytesPerSecond < 0)
-      throw new MillraceError('EINVAL', `a speed of ${bytesPerSecond} bytes a second cannot be`);
+      throw new MillraceError('EINVAL', `invalid speed ${bytesPerSecond}: must be 0 or more bytes per second`);
     const lifted = this.#speed > 0 && bytesPerSecond === 0;
     this.#speed = bytesPerSecond;
     await this.#share(lifted);

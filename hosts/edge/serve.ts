@@ -32,16 +32,21 @@ const SCHEMA = `
 
 /** The part of a Durable Object's state that is used. */
 export interface ObjectState {
+  /** The object's own name. */
   readonly id: { toString(): string };
+  /** Where overlays are kept. */
   readonly storage: ObjectStorage;
 }
 
+/** Which disks are served, and to whom. */
 export interface ServeDisksOptions extends Omit<HandlerOptions, 'disks' | 'identity'> {
   /** By device: what each disk is made of when its overlay is not there yet, and opened with when it is. */
   disks: Readonly<Record<string, CreateOptions & { overlay: string }>>;
+  /** An R2 bucket to keep overlays in, instead of the storage. */
   bucket?: Bucket;
 }
 
+/** What a Durable Object hands its requests and alarms to. */
 export interface ServedDisks {
   /** The object's own `fetch`. */
   fetch(request: Request): Promise<Response>;
@@ -56,6 +61,7 @@ interface KeptJob {
   tries: number;
 }
 
+/** Serves disks from a Durable Object; jobs go on by its alarms. */
 export function serveDisks(state: ObjectState, options: ServeDisksOptions): ServedDisks {
   const disks = new DiskTable(state.storage, options);
   // Whoever is let in has a disk looked for. A status does not tell: it may be that of a base that lets nobody in.

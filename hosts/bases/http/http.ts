@@ -30,6 +30,7 @@ const TIMEOUT_MAX_MS = 2 ** 31 - 1;
 const RETRIES_DEFAULT = 6;
 const RETRIES_MAX = 100;
 
+/** How a base is asked for over HTTP. */
 export interface HttpOptions {
   /** Sent with every request; a function is asked before each. Range, If-Range and Accept-Encoding are set by the reader. */
   headers?: HeaderSource;
@@ -55,10 +56,13 @@ export interface HttpOptions {
 export interface HttpSource extends BlockSource {
   /** The URL without its credentials. */
   readonly name: string;
+  /** Requests of this size, so many at a time. */
   readonly preferred: { chunk: number; depth: number };
   /** What was sent and received so far. */
   readonly stats: Readonly<HttpStats>;
+  /** Fills `into` from `offset` on (bytes). */
   read(offset: number, into: Uint8Array, hint?: ReadHint): Promise<void>;
+  /** Ends the requests under way. */
   close(): Promise<void>;
 }
 

@@ -17,8 +17,10 @@ import { MillraceError } from '../../api/errors.ts';
 import { answerData } from './data.ts';
 import { answerEvents } from './events.ts';
 
+/** A fetch handler. */
 export type Handler = (request: Request) => Promise<Response>;
 
+/** Which disks are served, and to whom. */
 export interface HandlerOptions {
   /** The disks by device, or what finds one (and may open it now) for a request that was let in. */
   disks:

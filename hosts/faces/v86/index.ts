@@ -28,6 +28,7 @@ const UNDO_BYTES_MAX = 256 * 1024 * 1024;
 export interface GuestAccess {
   /** Bytes, positions in the disk. */
   offset: number;
+  /** Bytes. */
   length: number;
   /** How long the guest waited for it. */
   milliseconds: number;
@@ -202,7 +203,11 @@ export class V86Disk extends EventTarget {
     return [this.byteLength, mark];
   }
 
-  /** @throws MillraceError `EINVAL` for a state of a disk of another size; `ECHANGED` when the disk cannot be taken back to that state. */
+  /**
+   * Takes up what `get_state` gave.
+   * @throws MillraceError `EINVAL` for a state of a disk of another size; `ECHANGED` when the disk
+   *   cannot be taken back to that state.
+   */
   set_state([byteLength, mark]: [number, string]): void {
     if (byteLength !== this.byteLength)
       throw new MillraceError(

@@ -5,8 +5,11 @@
 
 /** What v86 has to start and stop a machine. */
 export interface Emulator {
+  /** Whether the machine runs. */
   is_running(): boolean;
+  /** Lets it run. */
   run(): Promise<void>;
+  /** Lets it stand still. */
   stop(): Promise<void>;
 }
 
