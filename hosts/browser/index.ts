@@ -30,7 +30,16 @@ export * from '../api/disk.ts';
 export type { ErrorCode } from '../api/errors.ts';
 export { MillraceError } from '../api/errors.ts';
 export { openBlob, openBuffer } from '../bases/blob.ts';
-export type { HttpOptions, HttpSource, HttpStats } from '../bases/http/http.ts';
+export type {
+  Answer,
+  Fetch,
+  FetchInit,
+  HeaderSource,
+  HttpOptions,
+  HttpSource,
+  HttpStats,
+  UrlSource,
+} from '../bases/http/http.ts';
 export { openHttp } from '../bases/http/http.ts';
 export type { DomainEventDetail } from '../disk/domain.ts';
 export { Domain } from '../disk/domain.ts';

@@ -22,6 +22,7 @@ const LANES = 2;
 /** In these, stat(2) counts what a file takes. */
 const STAT_BLOCK_BYTES = 512;
 
+/** How a local file is opened. */
 export interface OpenFileOptions {
   /** No lock; writing fails with `EROFS`. */
   readOnly?: boolean;

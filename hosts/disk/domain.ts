@@ -117,7 +117,10 @@ export class Domain extends EventTarget {
    */
   async setSpeed(bytesPerSecond: number): Promise<void> {
     if (!Number.isFinite(bytesPerSecond) || bytesPerSecond < 0)
-      throw new MillraceError('EINVAL', `invalid speed ${bytesPerSecond}: must be 0 or more bytes per second`);
+      throw new MillraceError(
+        'EINVAL',
+        `invalid speed ${bytesPerSecond}: must be 0 or more bytes per second`,
+      );
     const lifted = this.#speed > 0 && bytesPerSecond === 0;
     this.#speed = bytesPerSecond;
     await this.#share(lifted);

@@ -22,13 +22,21 @@ export type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
 export * from '../api/disk.ts';
 export type { ErrorCode } from '../api/errors.ts';
 export { MillraceError } from '../api/errors.ts';
-export type { HttpOptions, HttpSource } from '../bases/http/http.ts';
+export type {
+  Answer,
+  Fetch,
+  FetchInit,
+  HeaderSource,
+  HttpOptions,
+  HttpSource,
+  UrlSource,
+} from '../bases/http/http.ts';
 export { openHttp } from '../bases/http/http.ts';
 export type { DomainEventDetail } from '../disk/domain.ts';
 export { Domain } from '../disk/domain.ts';
 export type { Handler, HandlerOptions } from '../faces/http/handler.ts';
 export { createHandler } from '../faces/http/handler.ts';
-export type { Bucket, ObjectStorage } from './platform.ts';
+export type { Bucket, BucketBody, BucketObject, ObjectStorage } from './platform.ts';
 export type { EdgePlaces } from './runtime.ts';
 export type { ObjectState, ServeDisksOptions, ServedDisks } from './serve.ts';
 export { serveDisks } from './serve.ts';

@@ -36,12 +36,16 @@ export interface Bucket {
   delete(keys: string | string[]): Promise<void>;
 }
 
+/** What a bucket knows of an object. */
 export interface BucketObject {
+  /** Bytes. */
   readonly size: number;
   /** Without quotes. */
   readonly etag: string;
 }
 
+/** An object with its bytes. */
 export interface BucketBody extends BucketObject {
+  /** The bytes that were asked for. */
   arrayBuffer(): Promise<ArrayBuffer>;
 }

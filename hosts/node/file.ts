@@ -31,6 +31,7 @@ const TRANSFER_BYTES_MAX = 1024 * 1024 * 1024;
 /** In these, stat(2) counts what a file takes, and /sys a block device, whatever the size of its own sectors. */
 const STAT_BLOCK_BYTES = 512;
 
+/** How a local file is opened. */
 export interface OpenFileOptions {
   /** No lock; writing fails with `EROFS`. */
   readOnly?: boolean;

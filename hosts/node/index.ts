@@ -29,11 +29,20 @@ export type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
 export * from '../api/disk.ts';
 export type { ErrorCode } from '../api/errors.ts';
 export { MillraceError } from '../api/errors.ts';
-export type { HttpOptions, HttpSource } from '../bases/http/http.ts';
+export type {
+  Answer,
+  Fetch,
+  FetchInit,
+  HeaderSource,
+  HttpOptions,
+  HttpSource,
+  UrlSource,
+} from '../bases/http/http.ts';
 export type { DomainEventDetail } from '../disk/domain.ts';
 export { Domain } from '../disk/domain.ts';
 export type { Handler, HandlerOptions } from '../faces/http/handler.ts';
 export { createHandler } from '../faces/http/handler.ts';
+export type { OpenFileOptions } from './file.ts';
 export { openFile, openFileSource } from './file.ts';
 export { openHttp } from './http.ts';
 

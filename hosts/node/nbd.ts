@@ -28,11 +28,15 @@ export type NbdAddress = { path: string } | { hostname: string; port: number } |
 
 /** PEM texts: the server's certificate and key; with `ca`, clients must have a certificate that it has signed. */
 export interface NbdTls {
+  /** The server's certificate. */
   cert: string | Uint8Array;
+  /** Its private key. */
   key: string | Uint8Array;
+  /** Whose clients' certificates are taken. */
   ca?: string | Uint8Array;
 }
 
+/** A socket that listens. */
 export interface NbdListening {
   /** Where it listens; a free port has been put in. */
   readonly address: NbdAddress;
@@ -128,7 +132,8 @@ function answers(path: string): Promise<boolean> {
 }
 
 /** Upgrades a socket to TLS. */
-type Securing = (socket: Socket) => Promise<TLSSocket>;
+/** Turns a connection into one by TLS. */
+export type Securing = (socket: Socket) => Promise<TLSSocket>;
 
 /** @throws MillraceError `EINVAL` for a certificate or key that is none. */
 function securing({ cert, key, ca }: NbdTls): Securing {

@@ -12,6 +12,8 @@ import { HttpObject } from './request.ts';
 import { identityOf } from './response.ts';
 
 export type { HeaderSource, UrlSource } from './address.ts';
+export type { Fetch, FetchInit } from './request.ts';
+export type { Answer } from './response.ts';
 export { redactUrl } from './address.ts';
 export type { Fetch, HttpStats } from './request.ts';
 

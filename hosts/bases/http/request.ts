@@ -50,9 +50,13 @@ export interface HttpStats {
 /** As much of `fetch` as is needed here: the global one, a caller's, or a host's own. */
 export type Fetch = (href: string, init: FetchInit) => Promise<Answer>;
 
+/** What a request is sent with: as `RequestInit` has it. */
 export interface FetchInit {
+  /** All headers, the range among them. */
   headers: Headers;
+  /** Ends the request. */
   signal: AbortSignal;
+  /** Browsers must not keep ranges. */
   cache?: 'no-store';
   /** Default GET. */
   method?: 'GET' | 'HEAD';

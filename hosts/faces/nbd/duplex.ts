@@ -2,7 +2,9 @@
 
 /** Both directions of a connection, whatever carries it: a socket, a WebSocket, a pipe. */
 export interface NbdConnection {
+  /** What the client sends. */
   readable: ReadableStream<Uint8Array>;
+  /** What the client is sent. */
   writable: WritableStream<Uint8Array>;
   /** Goes on with TLS on the same connection, once the client has asked for it (NBD_OPT_STARTTLS). Nothing is read or written meanwhile. */
   startTls?(): Promise<NbdConnection>;

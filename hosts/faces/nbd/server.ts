@@ -20,6 +20,7 @@ import { Transmission } from './transmission.ts';
 
 export type { NbdConnection } from './duplex.ts';
 
+/** How disks are served. */
 export interface NbdOptions {
   /** Refuse what would change a disk. Default false; a disk that was opened read-only needs it. */
   readOnly?: boolean;
@@ -49,7 +50,7 @@ export class NbdServer {
   #isClosing = false;
   #closing: Promise<void> | undefined;
 
-  /** @throws MillraceError `EINVAL` for a name or time that cannot be. */
+  /** Serves disks by their names. @throws MillraceError `EINVAL` for a name or time that cannot be. */
   constructor(disks: Readonly<Record<string, Disk>>, options: NbdOptions = {}) {
     const { readOnly = false, ioTimeout = IO_TIMEOUT_MS_DEFAULT } = options;
     const timeoutMs = checkedTime('ioTimeout', ioTimeout);
