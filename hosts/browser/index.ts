@@ -32,12 +32,14 @@ export { MillraceError } from '../api/errors.ts';
 export { openBlob, openBuffer } from '../bases/blob.ts';
 export type {
   Answer,
+  AnswerBody,
   Fetch,
   FetchInit,
   HeaderSource,
   HttpOptions,
   HttpSource,
   HttpStats,
+  PieceReader,
   UrlSource,
 } from '../bases/http/http.ts';
 export { openHttp } from '../bases/http/http.ts';

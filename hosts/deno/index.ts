@@ -32,11 +32,13 @@ export type { ErrorCode } from '../api/errors.ts';
 export { MillraceError } from '../api/errors.ts';
 export type {
   Answer,
+  AnswerBody,
   Fetch,
   FetchInit,
   HeaderSource,
   HttpOptions,
   HttpSource,
+  PieceReader,
   UrlSource,
 } from '../bases/http/http.ts';
 export { openHttp } from './http.ts';

@@ -12,10 +12,9 @@ import { HttpObject } from './request.ts';
 import { identityOf } from './response.ts';
 
 export type { HeaderSource, UrlSource } from './address.ts';
-export type { Fetch, FetchInit } from './request.ts';
-export type { Answer } from './response.ts';
 export { redactUrl } from './address.ts';
-export type { Fetch, HttpStats } from './request.ts';
+export type { Fetch, FetchInit, HttpStats } from './request.ts';
+export type { Answer, AnswerBody, PieceReader } from './response.ts';
 
 /**
  * What the first request asks for, and keeps: of a qcow2 image as `qemu-img` makes it, the header, the L1 table and the first L2 table,

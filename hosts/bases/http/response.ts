@@ -14,14 +14,19 @@ export type Answer = Pick<Response, 'status' | 'statusText' | 'type'> & {
   via?: string;
 };
 
+/** As much of a body's stream as is needed here. */
 export interface AnswerBody {
+  /** Reads it from its start. */
   getReader(): PieceReader;
+  /** Takes no more of it. */
   cancel(): Promise<void>;
 }
 
 /** Reads a body piece by piece, as it arrives. */
 export interface PieceReader {
+  /** The next piece, or `done`. */
   read(): Promise<{ done: boolean; value?: Uint8Array }>;
+  /** Takes no more of it. */
   cancel(): Promise<void>;
 }
 
