@@ -3,10 +3,12 @@
 import { readFileSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import process from 'node:process';
+import { MillraceError } from '../api/errors.ts';
 import type { Output, Platform } from '../faces/cli/platform.ts';
 import { EXIT_FAILED, EXIT_READER_GONE } from '../faces/cli/platform.ts';
 import { runCommandLine } from '../faces/cli/program.ts';
 import { fileError } from './file.ts';
+import { activatedSocket, listenNbd } from './nbd.ts';
 import { localPath, nodeRuntime } from './runtime.ts';
 import { serve } from './serve.ts';
 
@@ -34,6 +36,16 @@ const platform: Platform = {
     return (await stat(localPath(path))).blocks * STAT_BLOCK_BYTES;
   },
   serve,
+  async listenNbd(server, address, tls) {
+    if (address !== 'systemd') return listenNbd(server, address, { tls });
+    const socket = activatedSocket(process.env, process.pid);
+    if (socket === undefined)
+      throw new MillraceError(
+        'ENOENT',
+        'there is no socket of systemd: start this by a socket unit (LISTEN_FDS)',
+      );
+    return listenNbd(server, socket, { tls });
+  },
 };
 
 function outputTo(stream: NodeJS.WriteStream): Output {

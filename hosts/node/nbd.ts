@@ -11,38 +11,20 @@
  * ```
  */
 import { once } from 'node:events';
-import { lstat, rm } from 'node:fs/promises';
+import { lstat, readFile, readlink, rm } from 'node:fs/promises';
 import type { AddressInfo, Server, Socket } from 'node:net';
 import { connect, createServer } from 'node:net';
-import { createSecureContext, TLSSocket } from 'node:tls';
+import type { TLSSocket, TlsOptions, Server as TlsServer } from 'node:tls';
+import { createServer as createTlsServer } from 'node:tls';
 import { MillraceError } from '../api/errors.ts';
+import type { NbdAddress, NbdListening, NbdTls } from '../faces/cli/platform.ts';
 import type { NbdConnection } from '../faces/nbd/duplex.ts';
 import type { NbdServer } from '../faces/nbd/server.ts';
 import { fileError } from './file.ts';
 
+export type { NbdAddress, NbdListening, NbdTls } from '../faces/cli/platform.ts';
 export type { NbdConnection, NbdOptions } from '../faces/nbd/server.ts';
 export { NbdServer, serveNbd } from '../faces/nbd/server.ts';
-
-/** Where to listen: a Unix socket, an address, or a socket that systemd has opened (its file descriptor). */
-export type NbdAddress = { path: string } | { hostname: string; port: number } | { fd: number };
-
-/** PEM texts: the server's certificate and key; with `ca`, clients must have a certificate that it has signed. */
-export interface NbdTls {
-  /** The server's certificate. */
-  cert: string | Uint8Array;
-  /** Its private key. */
-  key: string | Uint8Array;
-  /** Whose clients' certificates are taken. */
-  ca?: string | Uint8Array;
-}
-
-/** A socket that listens. */
-export interface NbdListening {
-  /** Where it listens; a free port has been put in. */
-  readonly address: NbdAddress;
-  /** Lets nobody in any more. Connections go on. */
-  close(): Promise<void>;
-}
 
 /** Only the user that runs the server may connect. */
 const SOCKET_UMASK = 0o177;
@@ -52,12 +34,12 @@ const PROBE_MS_MAX = 2_000;
 const TLS_MS_MAX = 30_000;
 
 /**
- * Listens, and serves everyone who connects. A Unix socket has mode 0600; one that was left behind, and at which nobody listens, is replaced.
+ * Listens, and serves everyone who connects; `fd` is a socket that listens already. A Unix socket has mode 0600; one that was left behind, and at which nobody listens, is replaced.
  * @throws MillraceError `EBUSY` when another program listens there, `EEXIST` when something else is there.
  */
 export async function listenNbd(
   server: NbdServer,
-  address: NbdAddress,
+  address: NbdAddress | { fd: number },
   options: { tls?: NbdTls } = {},
 ): Promise<NbdListening> {
   const secure = options.tls === undefined ? undefined : securing(options.tls);
@@ -68,7 +50,7 @@ export async function listenNbd(
   if ('path' in address) await removeStale(address.path);
   await listenAt(listener, address);
   return {
-    address: 'port' in address ? taken(listener, address) : address,
+    address: await taken(listener, address),
     async close() {
       if (!listener.listening) return;
       listener.close();
@@ -78,7 +60,7 @@ export async function listenNbd(
   };
 }
 
-async function listenAt(listener: Server, address: NbdAddress): Promise<void> {
+async function listenAt(listener: Server, address: NbdAddress | { fd: number }): Promise<void> {
   const where = nameOf(address);
   const umask = 'path' in address ? process.umask(SOCKET_UMASK) : undefined;
   try {
@@ -95,13 +77,27 @@ async function listenAt(listener: Server, address: NbdAddress): Promise<void> {
   }
 }
 
-function nameOf(address: NbdAddress): string {
+function nameOf(address: NbdAddress | { fd: number }): string {
   if ('path' in address) return address.path;
   return 'fd' in address ? `socket ${address.fd}` : `${address.hostname}:${address.port}`;
 }
 
-function taken(listener: Server, address: { hostname: string; port: number }): NbdAddress {
-  return { hostname: address.hostname, port: (listener.address() as AddressInfo).port };
+/** Where it listens now: a free port, or what systemd has chosen, is known only after. */
+async function taken(listener: Server, address: NbdAddress | { fd: number }): Promise<NbdAddress> {
+  if ('path' in address) return address;
+  const bound = listener.address() as AddressInfo | string | null;
+  if (bound === null || typeof bound === 'string')
+    return { path: bound ?? ('fd' in address ? await pathOfSocket(address.fd) : '') };
+  return { hostname: 'hostname' in address ? address.hostname : bound.address, port: bound.port };
+}
+
+/** Node does not tell the path of a socket that it was given; Linux does. Empty where it cannot be told. */
+async function pathOfSocket(fd: number): Promise<string> {
+  const link = await readlink(`/proc/self/fd/${fd}`).catch(() => '');
+  const inode = /^socket:\[(\d+)\]$/.exec(link)?.[1];
+  const table = await readFile('/proc/net/unix', 'utf8').catch(() => '');
+  const line = table.split('\n').find((text) => text.split(/\s+/)[6] === inode);
+  return line?.split(/\s+/).slice(7).join(' ') ?? '';
 }
 
 /** A server that was killed leaves its socket's file behind. */
@@ -131,7 +127,6 @@ function answers(path: string): Promise<boolean> {
   });
 }
 
-/** Upgrades a socket to TLS. */
 /** Turns a connection into one by TLS. */
 export type Securing = (socket: Socket) => Promise<TLSSocket>;
 
@@ -139,51 +134,37 @@ export type Securing = (socket: Socket) => Promise<TLSSocket>;
 function securing({ cert, key, ca }: NbdTls): Securing {
   const pem = (text: string | Uint8Array): string | Buffer =>
     typeof text === 'string' ? text : Buffer.from(text);
-  let secureContext: ReturnType<typeof createSecureContext>;
-  try {
-    secureContext = createSecureContext({
-      cert: pem(cert),
-      key: pem(key),
-      ca: ca === undefined ? undefined : pem(ca),
-      minVersion: 'TLSv1.2',
-    });
-  } catch (cause) {
-    throw new MillraceError('EINVAL', `cannot use the certificate: ${(cause as Error).message}`, {
-      cause,
-    });
-  }
-  const asksClients = ca !== undefined;
-  return async (socket) => {
-    const secured = new TLSSocket(socket, {
-      isServer: true,
-      secureContext,
-      requestCert: asksClients,
-      rejectUnauthorized: asksClients,
-    });
-    secured.on('error', () => {});
-    const timer = setTimeout(() => secured.destroy(new Error('no TLS in time')), TLS_MS_MAX);
-    try {
-      await secureEvent(secured);
-    } catch (error) {
-      secured.destroy();
-      throw error;
-    } finally {
-      clearTimeout(timer);
-    }
-    if (asksClients && !secured.authorized) {
-      secured.destroy();
-      throw new MillraceError('EACCES', 'the client has no certificate of the right authority');
-    }
-    return secured;
+  const options: TlsOptions = {
+    cert: pem(cert),
+    key: pem(key),
+    ca: ca === undefined ? undefined : pem(ca),
+    requestCert: ca !== undefined,
+    rejectUnauthorized: ca !== undefined,
+    minVersion: 'TLSv1.2',
+    handshakeTimeout: TLS_MS_MAX,
   };
-}
-
-function secureEvent(socket: TLSSocket): Promise<void> {
-  return new Promise((resolve, reject) => {
-    socket.once('secure', resolve);
-    socket.once('error', reject);
-    socket.once('close', () => reject(new Error('the connection was closed')));
-  });
+  const server = (): TlsServer => {
+    try {
+      return createTlsServer(options);
+    } catch (cause) {
+      throw new MillraceError('EINVAL', `cannot use the certificate: ${(cause as Error).message}`, {
+        cause,
+      });
+    }
+  };
+  server();
+  // A server of its own for each socket, which is never listened with, tells which of the sockets is secure now.
+  return (socket) =>
+    new Promise((resolve, reject) => {
+      const secured = server();
+      secured.once('secureConnection', (secure) => {
+        secure.on('error', () => {});
+        resolve(secure);
+      });
+      secured.once('tlsClientError', reject);
+      socket.once('close', () => reject(new Error('the connection was closed')));
+      secured.emit('connection', socket);
+    });
 }
 
 /** A socket as a pair of web streams, which take no more from it than was asked for. */

@@ -64,12 +64,16 @@ export interface Started {
   readonly ended: Promise<RunResult>;
 }
 
-/** Starts `millrace`, for what has to happen while it runs. `stdout` is a file descriptor that it writes to instead. */
+/**
+ * Starts `millrace`, for what has to happen while it runs. `stdout` is a file descriptor that it writes to instead; `under` is a
+ * program, with its arguments, that is handed the command line to run.
+ */
 export function startMillrace(
   args: readonly string[],
-  options: { cwd: string; stdout?: number },
+  options: { cwd: string; stdout?: number; under?: readonly string[] },
 ): Started {
-  const child: ChildProcess = spawn(process.execPath, [...PROGRAM, ...args], {
+  const [program, ...rest] = [...(options.under ?? []), process.execPath, ...PROGRAM, ...args];
+  const child: ChildProcess = spawn(program, rest, {
     cwd: options.cwd,
     stdio: ['ignore', options.stdout ?? 'pipe', 'pipe'],
   });

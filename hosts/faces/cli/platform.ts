@@ -5,6 +5,7 @@
 
 import type { Runtime } from '../../api/runtime.ts';
 import type { Handler } from '../http/handler.ts';
+import type { NbdServer } from '../nbd/server.ts';
 
 /** Where a command writes. */
 export interface Output {
@@ -29,7 +30,37 @@ export interface Platform {
   allocatedBytes(path: string): Promise<number | undefined>;
   /** Answers HTTP requests at an address until it is closed; port 0 takes a free one. */
   serve(handler: Handler, address: { hostname: string; port: number }): Promise<Listening>;
+  /** Serves NBD at an address, `systemd` for the socket that the process was given; undefined where that cannot be done. */
+  listenNbd?(
+    server: NbdServer,
+    address: NbdAddress | 'systemd',
+    tls?: NbdTls,
+  ): Promise<NbdListening>;
 }
+
+/** Where NBD is served: a Unix socket, or a port of an address. */
+export type NbdAddress = { path: string } | { hostname: string; port: number };
+
+/** PEM texts: the server's certificate and key; with `ca`, clients must have a certificate that it has signed. */
+export interface NbdTls {
+  /** The server's certificate. */
+  cert: string | Uint8Array;
+  /** Its private key. */
+  key: string | Uint8Array;
+  /** Whose clients' certificates are taken. */
+  ca?: string | Uint8Array;
+}
+
+/** An NBD server that answers. */
+export interface NbdListening {
+  /** Where it listens; a free port has been put in. */
+  readonly address: NbdAddress;
+  /** Lets nobody in any more. Connections go on. */
+  close(): Promise<void>;
+}
+
+/** Addresses that only this machine reaches. */
+export const LOOPBACK: RegExp = /^(localhost|127(\.\d{1,3}){3}|\[::1\]|::1)$/i;
 
 /** A handler that answers. */
 export interface Listening {

@@ -1,40 +1,69 @@
 /**
- * `millrace serve`: disks over HTTP by the shared handler, until the user stops it. Without a token, only this machine is
+ * `millrace serve`: disks over HTTP by the shared handler, or over NBD, until the user stops it. Without a token, only this machine is
  * listened to, and only requests that name it.
  */
 import type { Command } from 'commander';
+import { InvalidArgumentError } from 'commander';
 import type { Disk, ImageFormat } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { Runtime } from '../../api/runtime.ts';
 import { identityOf, notingBases } from '../../bases/identities.ts';
-import { openDiskWith } from '../../disk/open.ts';
+import { sharingBases } from '../../bases/shared.ts';
+import { createDiskWith, openDiskWith } from '../../disk/open.ts';
 import { createHandler } from '../http/handler.ts';
 import type { Ended } from './options.ts';
 import { addExample, baseFormat, listed } from './options.ts';
-import type { Platform } from './platform.ts';
-import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
+import type { Listening, Platform } from './platform.ts';
+import { EXIT_INTERRUPTED, EXIT_OK, LOOPBACK, tell } from './platform.ts';
+import type { NbdServing } from './serve-nbd.ts';
+import { nbdAddress, startNbd, streamBehind } from './serve-nbd.ts';
 import { readToken } from './token.ts';
 
 export interface ServeOptions {
-  listen: string;
+  listen?: string;
   tokenFile?: string;
   origin?: string[];
   readOnly?: boolean;
   baseFormat?: ImageFormat;
   followChain?: boolean;
   json?: boolean;
+  /** Where NBD is served: see nbdAddress. The disks are then opened for writing. */
+  nbd?: string;
+  stream?: boolean;
+  create?: boolean;
+  base?: string;
+  once?: boolean;
+  /** Seconds. */
+  ioTimeout?: number;
+  tlsCert?: string;
+  tlsKey?: string;
+  tlsCa?: string;
 }
 
-const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|\[::1\]|::1)$/i;
+/** A disk that is served. */
+export interface ServedImage {
+  disk: Disk;
+  image: string;
+  /** What tells its content from that of other times. */
+  identity: string;
+}
+
+const LISTEN_DEFAULT = '127.0.0.1:7468';
+/** Timers take no longer one. */
+const SECONDS_MAX = 86_400;
 
 /** Declares `millrace serve`. */
 export function declareServe(program: Command, platform: Platform, ended: Ended): void {
   const command = program
     .command('serve')
     .description(
-      'Serve disks over HTTP, until Ctrl-C: their flat content by ranges, and their jobs. Without a token, only to this machine.',
+      'Serve disks until Ctrl-C: over HTTP, their flat content by ranges, and their jobs, without a token only to this machine; or with --nbd over NBD, to hypervisors.',
     )
     .argument('<image...>', 'images, served as vda, vdb, …, or under a name: NAME=IMAGE')
-    .option('--listen <address>', 'PORT or ADDRESS:PORT; port 0 takes a free one', '127.0.0.1:7468')
+    .option(
+      '--listen <address>',
+      `where HTTP is served: PORT or ADDRESS:PORT; port 0 takes a free one (default: ${LISTEN_DEFAULT}; with --nbd, nowhere)`,
+    )
     .option(
       '--token-file <path>',
       'the token that requests must have (Authorization: Bearer …), in a file',
@@ -50,15 +79,36 @@ export function declareServe(program: Command, platform: Platform, ended: Ended)
     )
     .addOption(baseFormat())
     .option('--follow-chain', 'follow the backing files that the base records')
-    .option('--json', 'tell where the disks are as JSON')
-    .action(async (images, options) => ended(await serve(platform, images, options)));
+    .option('--json', 'tell where the disks are as JSON');
+  addNbd(command).action(async (images, options) => ended(await serve(platform, images, options)));
   addExample(
     command,
     'millrace serve vm.qcow2',
     'curl -r 0-511 http://127.0.0.1:7468/disks/vda/data',
     'curl -d \'{"nonblock":true}\' http://127.0.0.1:7468/disks/vda/stream',
     'curl http://127.0.0.1:7468/disks/vda/info',
+    'millrace serve --nbd unix:/run/vm.sock --stream vda=vm.qcow2',
   );
+}
+
+function addNbd(command: Command): Command {
+  return command
+    .option('--nbd <address>', 'serve over NBD, writable: unix:PATH, PORT, HOST:PORT, or systemd')
+    .option('--stream', 'stream all of the disks behind their guests')
+    .option('--create', 'make an overlay that is not there yet, over --base')
+    .option('--base <url|path>', 'the base of the overlays, if not where they record it')
+    .option('--once', 'end when the last NBD client has gone')
+    .option('--io-timeout <seconds>', 'how long a guest waits for a base in trouble', seconds, 60)
+    .option('--tls-cert <path>', "NBD with TLS only: the server's certificate (PEM)")
+    .option('--tls-key <path>', 'its key')
+    .option('--tls-ca <path>', 'let in only clients with a certificate of this authority');
+}
+
+function seconds(text: string): number {
+  const value = Number(text);
+  if (!/^\d{1,6}(\.\d{1,3})?$/.test(text) || value > SECONDS_MAX)
+    throw new InvalidArgumentError(`It is a number of seconds, ${SECONDS_MAX} at most.`);
+  return value;
 }
 
 /** Serves images as vda, vdb, … or under the names given by `NAME=IMAGE`. */
@@ -67,51 +117,112 @@ export async function serve(
   images: readonly string[],
   options: ServeOptions,
 ): Promise<number> {
-  const { hostname, port } = addressOf(options.listen);
+  mustGoTogether(options);
   const token =
     options.tokenFile === undefined ? undefined : await readToken(platform, options.tokenFile);
-  if (token === undefined && !LOOPBACK.test(hostname)) {
-    throw new MillraceError(
-      'EACCES',
-      `cannot listen at ${hostname} without a token: others than this machine reach it (--token-file)`,
-    );
-  }
-  const disks = new Map<string, Disk>();
-  const identities = new Map<string, string>();
+  const listen = options.listen ?? (options.nbd === undefined ? LISTEN_DEFAULT : undefined);
+  const address = listen === undefined ? undefined : privateAddress(listen, token);
+  // Wrong before anything is opened.
+  if (options.nbd !== undefined) nbdAddress(options.nbd);
+  const served = new Map<string, ServedImage>();
+  const started: { close(): Promise<void> }[] = [];
   try {
-    for (const [device, image] of named(images)) {
-      const bases: string[] = [];
-      const { readOnly, followChain, baseFormat } = options;
-      disks.set(
-        device,
-        await openDiskWith(
-          notingBases(platform.runtime, (identity) => bases.push(identity)),
-          { overlay: image, readOnly, followChain, baseFormat },
-        ),
-      );
-      identities.set(device, JSON.stringify([await identityOfFile(platform, image), ...bases]));
-    }
-    const handler = createHandler({
-      disks: (device) => disks.get(device),
-      token,
-      authorize: token === undefined ? namesThisMachine : undefined,
-      origins: options.origin,
-      identity: (device) => identities.get(device),
-    });
-    const listening = await platform.serve(handler, { hostname, port });
+    await openAll(platform, named(images), options, served);
+    const disks = Object.fromEntries([...served].map(([device, { disk }]) => [device, disk]));
+    const nbd = options.nbd === undefined ? undefined : await startNbd(platform, disks, options);
+    if (nbd) started.push(nbd);
+    const http = address && (await startHttp(platform, served, address, token, options.origin));
+    if (http) started.push(http);
     const stopped = interrupted(platform);
-    await tellWhere(platform, [...disks.keys()], listening.url, options.json ?? false);
-    await stopped;
-    await listening.close();
+    const gone = options.once ? nbd?.server.lastGone() : undefined;
+    await tellWhere(platform, [...served.keys()], { http: http?.url, nbd }, options.json ?? false);
+    if (options.stream) await streamBehind(platform, served);
+    await (gone === undefined ? stopped : Promise.race([stopped, gone]));
+    await closeAll(started.splice(0));
     return EXIT_OK;
   } finally {
-    await closeAll([...disks.values()]);
+    await closeAll([...started, ...[...served.values()].map(({ disk }) => disk)]);
   }
 }
 
+function mustGoTogether(options: ServeOptions): void {
+  const { nbd, readOnly, stream, create, base } = options;
+  const needNbd = (['once', 'tlsCert', 'tlsKey', 'tlsCa'] as const).filter(
+    (name) => options[name] !== undefined,
+  );
+  if (nbd === undefined && needNbd.length > 0)
+    throw new MillraceError(
+      'EINVAL',
+      `--${needNbd[0].replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)} goes with --nbd only`,
+    );
+  if (readOnly && (stream || create))
+    throw new MillraceError('EINVAL', '--read-only does not go with --stream and --create');
+  if (create && base === undefined)
+    throw new MillraceError('EINVAL', '--create needs a base to make the overlay over: --base');
+}
+
+function privateAddress(
+  listen: string,
+  token: string | undefined,
+): { hostname: string; port: number } {
+  const address = addressOf(listen);
+  if (token === undefined && !LOOPBACK.test(address.hostname)) {
+    throw new MillraceError(
+      'EACCES',
+      `cannot listen at ${address.hostname} without a token: others than this machine reach it (--token-file)`,
+    );
+  }
+  return address;
+}
+
+/** Opens the disks, which share their bases; what has been opened is in `served` even when one fails. */
+async function openAll(
+  platform: Platform,
+  images: readonly [device: string, image: string][],
+  options: ServeOptions,
+  served: Map<string, ServedImage>,
+): Promise<void> {
+  const runtime = sharingBases(platform.runtime);
+  for (const [device, image] of images) {
+    const bases: string[] = [];
+    const noting = notingBases(runtime, (identity) => bases.push(identity));
+    const disk = await openOrCreate(noting, image, options);
+    served.set(device, { disk, image, identity: '' });
+    const identity = JSON.stringify([await identityOfFile(platform, image), ...bases]);
+    served.set(device, { disk, image, identity });
+  }
+}
+
+async function openOrCreate(runtime: Runtime, image: string, options: ServeOptions): Promise<Disk> {
+  const { readOnly, followChain, baseFormat, base, create } = options;
+  try {
+    return await openDiskWith(runtime, { overlay: image, readOnly, followChain, baseFormat, base });
+  } catch (error) {
+    if (!create || !(error instanceof MillraceError) || error.code !== 'ENOENT') throw error;
+  }
+  return createDiskWith(runtime, { overlay: image, base, followChain, baseFormat });
+}
+
+function startHttp(
+  platform: Platform,
+  served: ReadonlyMap<string, ServedImage>,
+  address: { hostname: string; port: number },
+  token: string | undefined,
+  origins: string[] | undefined,
+): Promise<Listening> {
+  const handler = createHandler({
+    disks: (device) => served.get(device)?.disk,
+    token,
+    authorize: token === undefined ? namesThisMachine : undefined,
+    origins,
+    identity: (device) => served.get(device)?.identity,
+  });
+  return platform.serve(handler, address);
+}
+
 /** All of them, also when one fails. */
-async function closeAll(disks: readonly Disk[]): Promise<void> {
-  const closed = await Promise.allSettled(disks.map((disk) => disk.close()));
+async function closeAll(open: readonly { close(): Promise<void> }[]): Promise<void> {
+  const closed = await Promise.allSettled(open.map((each) => each.close()));
   for (const result of closed) if (result.status === 'rejected') throw result.reason;
 }
 
@@ -172,14 +283,22 @@ async function identityOfFile(platform: Platform, image: string): Promise<string
 async function tellWhere(
   platform: Platform,
   devices: readonly string[],
-  origin: string,
+  { http, nbd }: { http?: string; nbd?: NbdServing },
   json: boolean,
 ): Promise<void> {
-  const urls = Object.fromEntries(
-    devices.map((device) => [device, `${origin}/disks/${encodeURIComponent(device)}`]),
-  );
-  if (json) return void (await platform.stdout.write(`${JSON.stringify(urls)}\n`));
-  for (const [device, url] of Object.entries(urls))
-    await platform.stdout.write(`${device}: ${url}\n`);
+  const urlOf = (device: string): string | undefined =>
+    http && `${http}/disks/${encodeURIComponent(device)}`;
+  if (json) {
+    const told = devices.map((device) => [
+      device,
+      nbd ? { nbd: nbd.uri(device), http: urlOf(device) } : urlOf(device),
+    ]);
+    return void (await platform.stdout.write(`${JSON.stringify(Object.fromEntries(told))}\n`));
+  }
+  for (const device of devices) {
+    const lines = nbd?.lines(device) ?? [];
+    if (http) lines.push(`${device}: ${urlOf(device)}`);
+    for (const line of lines) await platform.stdout.write(`${line}\n`);
+  }
   await tell(platform, 'serving until it is stopped (Ctrl-C)');
 }

@@ -47,6 +47,7 @@ export class NbdServer {
   readonly #stop = new Stop();
   readonly #transmissions = new Set<Transmission>();
   readonly #handshakes = new Set<Handshake>();
+  #onLastGone: (() => void)[] = [];
   #isClosing = false;
   #closing: Promise<void> | undefined;
 
@@ -72,11 +73,19 @@ export class NbdServer {
     return this.#live.size;
   }
 
+  /** Resolves the next time that the last client has gone. */
+  lastGone(): Promise<void> {
+    return new Promise((resolve) => this.#onLastGone.push(resolve));
+  }
+
   /** Serves one client; resolves when its connection has ended, however it did. It never rejects. */
   serve(connection: NbdConnection): Promise<void> {
     const serving = this.#serve(connection);
     this.#live.add(serving);
-    void serving.finally(() => this.#live.delete(serving));
+    void serving.finally(() => {
+      this.#live.delete(serving);
+      if (this.#live.size === 0) for (const tell of this.#onLastGone.splice(0)) tell();
+    });
     return serving;
   }
 
