@@ -89,7 +89,7 @@ export class DiskService {
           overlay,
           base: bases?.length === 0 ? undefined : bases,
         } as Parameters<typeof openDiskWith>[1]);
-    const disk = (await open) as EngineDisk;
+    const disk = await open;
     this.#runtime = runtime;
     this.#disk = disk;
     runtime.missing = () => this.#missing;

@@ -24,12 +24,12 @@ type Target = Pick<Disk, 'resize' | 'write' | 'writeZeroes' | 'flush' | 'close'>
 /** @throws MillraceError `EINVAL` when there is no such base, `EUNSUPPORTED` when it is remote, `EBUSY` when one of the two is in use. */
 export async function commitWith(runtime: Runtime, options: CommitOptions): Promise<CommitReport> {
   const { overlay, followChain, memory, base = 1, keep = false } = options;
-  const disk = (await openDiskWith(runtime, {
+  const disk = await openDiskWith(runtime, {
     overlay,
     followChain,
     memory,
     copyOnRead: false,
-  })) as EngineDisk;
+  });
   try {
     const images = await disk.images();
     if (images.length === 1)

@@ -10,7 +10,6 @@ import type {
   CheckOptions,
   CheckReport,
   CreateOptions,
-  Disk,
   ImageFormat,
   OpenOptions,
 } from '../api/disk.ts';
@@ -21,19 +20,24 @@ import { checkWith } from './driver/answers.ts';
 import { Engine, Kind, REPAIR_CRASH } from './driver/engine.ts';
 import { ImageField } from './driver/reports.ts';
 import { mayBeSame, shortIdentity } from './identity.ts';
+import {
+  checkedCache,
+  checkedMemory,
+  checkedRecord,
+  checkedShape,
+  checkedSize,
+  FORMAT_NUMBERS,
+  formatNumber,
+  mustBeLocation,
+  mustBeWritable,
+  overlayName,
+  SECTOR_BYTES,
+} from './options.ts';
 
-const MEMORY_BYTES_DEFAULT = 32 * 1024 * 1024;
-const MEMORY_BYTES_MIN = 8 * 1024 * 1024;
-const MEMORY_BYTES_MAX = 1024 * 1024 * 1024;
-const CLUSTER_BYTES_DEFAULT = 65536;
-const REFCOUNT_BITS_DEFAULT = 16;
-const SECTOR_BYTES = 512;
 const OPEN_WRITABLE = 1;
 /** Bytes of a base's identity that a header takes. */
 const IDENTITY_BYTES_MAX = 256;
 const CHAIN_IMAGES_MAX = 32;
-const CACHE_MODES: readonly CacheMode[] = ['writeback', 'unsafe'];
-const FORMAT_NUMBERS: Record<ImageFormat, number> = { raw: 1, qcow2: 2 };
 const FORMATS: readonly (ImageFormat | undefined)[] = [undefined, 'raw', 'qcow2'];
 
 /** What an overlay records of its base beside name and format, so that another base is noticed. */
@@ -99,7 +103,10 @@ interface Backing {
 }
 
 /** Makes a new overlay over a base, or an empty disk, and opens it. */
-export async function createDiskWith(runtime: Runtime, options: CreateOptions): Promise<Disk> {
+export async function createDiskWith(
+  runtime: Runtime,
+  options: CreateOptions,
+): Promise<EngineDisk> {
   mustBeLocation('overlay', options.overlay);
   const opening = await Opening.start(runtime, options.memory);
   try {
@@ -130,7 +137,7 @@ export async function createDiskWith(runtime: Runtime, options: CreateOptions): 
 }
 
 /** Opens an existing overlay with its chain. */
-export async function openDiskWith(runtime: Runtime, options: OpenOptions): Promise<Disk> {
+export async function openDiskWith(runtime: Runtime, options: OpenOptions): Promise<EngineDisk> {
   const { readOnly = false, followChain = false } = options;
   mustBeLocation('overlay', options.overlay);
   const opening = await Opening.start(runtime, options.memory);
@@ -193,13 +200,11 @@ class Opening {
   readonly #identities: RecordedIdentity[] = [];
   #count = 0;
 
-  static async start(runtime: Runtime, memory = MEMORY_BYTES_DEFAULT): Promise<Opening> {
-    if (!Number.isFinite(memory) || memory < MEMORY_BYTES_MIN || memory > MEMORY_BYTES_MAX) {
-      throw new MillraceError('EINVAL', `memory of ${memory} bytes: it is 8 MiB to 1 GiB a disk`);
-    }
+  static async start(runtime: Runtime, memory?: number): Promise<Opening> {
+    const bytes = checkedMemory(memory);
     return new Opening(
       runtime,
-      new Engine(await runtime.engine(), memory, runtime.codec, runtime.clock),
+      new Engine(await runtime.engine(), bytes, runtime.codec, runtime.clock),
     );
   }
 
@@ -387,14 +392,14 @@ class Opening {
     }
   }
 
-  finish(readOnly: boolean, copyOnRead: boolean): Disk {
+  finish(readOnly: boolean, copyOnRead: boolean): EngineDisk {
     const remote = this.engine.file(1)?.preferred !== undefined;
     this.#setUse(copyOnRead && !readOnly && this.#count > 1, remote && !readOnly && copyOnRead);
     return this.#disk(readOnly, false);
   }
 
   /** In the base's place stands one as large as the disk that cannot be read: nothing absent is ever taken for zeros. */
-  async finishWithoutBase(readOnly: boolean): Promise<Disk> {
+  async finishWithoutBase(readOnly: boolean): Promise<EngineDisk> {
     const overlay = this.engine.imageReport(0);
     if (overlay[ImageField.nameBytes] > 0) {
       const name = `the base of ${this.engine.name(0)}`;
@@ -407,7 +412,7 @@ class Opening {
     return this.#disk(readOnly, true);
   }
 
-  #disk(readOnly: boolean, baseless: boolean): Disk {
+  #disk(readOnly: boolean, baseless: boolean): EngineDisk {
     return new EngineDisk(this.engine, {
       readOnly,
       baseless,
@@ -457,118 +462,12 @@ function unopened(name: string, size: number): BlockSource {
   };
 }
 
-/** Before anything is opened or made: a file of the caller's own that lacks something would be noticed when it is needed, or never. */
-function mustBeLocation(what: 'overlay' | 'base', location: string | BlockSource): void {
-  if (typeof location === 'string' || isSource(location)) return;
-  const places = what === 'overlay' ? 'a path or name' : 'a path or a URL';
-  const writing = what === 'overlay' ? ', and write, flush and truncate if it is written' : '';
-  throw new MillraceError(
-    'EINVAL',
-    `the ${what} is ${places}, or an opened file: an object with size (bytes), read and close${writing}`,
-  );
-}
-
-function isSource(file: Partial<BlockFile> | null | undefined): boolean {
-  const { size, read, close, write, flush, truncate } = file ?? {};
-  const calls = write === undefined ? [read, close] : [read, close, write, flush, truncate];
-  return (
-    Number.isSafeInteger(size) && size! >= 0 && calls.every((call) => typeof call === 'function')
-  );
-}
-
-function mustBeWritable(overlay: string | BlockFile | BlockSource, writable: boolean): void {
-  if (!writable || typeof overlay === 'string' || 'write' in overlay) return;
-  throw new MillraceError(
-    'EROFS',
-    `${overlayName(overlay)} can only be read: open it read-only, or create an overlay over it`,
-  );
-}
-
-function overlayName(overlay: string | BlockSource): string {
-  return typeof overlay === 'string' ? overlay : (overlay.name ?? 'the overlay');
-}
-
-/** As the engine has it; 0 for one that is to be told by the first bytes. */
-function formatNumber(format: ImageFormat | undefined): number {
-  if (format === undefined) return 0;
-  if (!Object.hasOwn(FORMAT_NUMBERS, format))
-    throw new MillraceError(
-      'EUNSUPPORTED',
-      `the format '${format}' is not supported: raw or qcow2`,
-    );
-  return FORMAT_NUMBERS[format];
-}
-
-/** A file that the caller brings flushes as it likes. */
-function checkedCache({
-  overlay,
-  cache,
-}: Pick<OpenOptions, 'overlay' | 'cache'>): CacheMode | undefined {
-  if (cache === undefined) return undefined;
-  if (!CACHE_MODES.includes(cache))
-    throw new MillraceError(
-      'EINVAL',
-      `a cache mode of '${cache}': it is ${CACHE_MODES.join(' or ')}`,
-    );
-  if (cache === 'unsafe' && typeof overlay !== 'string')
-    throw new MillraceError(
-      'EINVAL',
-      `${overlayName(overlay)}: the cache mode 'unsafe' is for an overlay given by path or name`,
-    );
-  return cache;
-}
-
 /** An image from elsewhere must not make us open what its author chose. */
 export function notFollowed(base: string, below: string): MillraceError {
   return new MillraceError(
     'EUNSUPPORTED',
     `${base} has a backing file of its own, '${below}', which is followed only when asked for (followChain, --follow-chain)`,
   );
-}
-
-/** By an empty name an overlay would have no base, and show zeros where that holds data. */
-export function checkedRecord(name: string | undefined): string | undefined {
-  if (name === '') throw new MillraceError('EINVAL', 'a base cannot be recorded by an empty name');
-  return name;
-}
-
-function checkedSize(size: number | undefined): number | undefined {
-  if (size === undefined) return undefined;
-  if (!Number.isSafeInteger(size) || size < 0 || size % SECTOR_BYTES)
-    throw new MillraceError(
-      'EINVAL',
-      `a disk of ${size} bytes: the size is a multiple of ${SECTOR_BYTES}`,
-    );
-  return size;
-}
-
-/** Cluster size, refcount width and kind of L2 entries, as the engine takes them in one number. */
-function checkedShape(options: CreateOptions): number {
-  const clusterBits = powerOfTwo(
-    'cluster size',
-    options.clusterSize ?? CLUSTER_BYTES_DEFAULT,
-    512,
-    2 * 1024 * 1024,
-  );
-  const refcountOrder = powerOfTwo(
-    'refcount width',
-    options.refcountBits ?? REFCOUNT_BITS_DEFAULT,
-    1,
-    64,
-  );
-  if (options.extendedL2 && clusterBits < 14)
-    throw new MillraceError('EINVAL', 'extended L2 entries need clusters of 16 KiB or more');
-  return clusterBits + refcountOrder * 256 + (options.extendedL2 ? 65536 : 0);
-}
-
-function powerOfTwo(what: string, value: number, least: number, most: number): number {
-  const bits = Math.log2(value);
-  if (!Number.isInteger(bits) || value < least || value > most)
-    throw new MillraceError(
-      'EINVAL',
-      `a ${what} of ${value}: it is a power of two from ${least} to ${most}`,
-    );
-  return bits;
 }
 
 function parseIdentity(text: string, name: string): RecordedIdentity | undefined {

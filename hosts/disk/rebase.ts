@@ -5,8 +5,8 @@
 import type { Disk, ImageFormat, ImageInfo, RebaseOptions, RebaseReport } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { Runtime } from '../api/runtime.ts';
-import type { EngineDisk } from './disk.ts';
-import { checkedRecord, identityText, notFollowed, openDiskWith, recordedName } from './open.ts';
+import { identityText, notFollowed, openDiskWith, recordedName } from './open.ts';
+import { checkedRecord } from './options.ts';
 
 /** Bytes that are compared at once. */
 const PIECE_BYTES = 4 * 1024 * 1024;
@@ -24,13 +24,13 @@ export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Prom
       'EINVAL',
       `cannot rebase ${overlay}: the base is a path or a URL, or null for none`,
     );
-  const disk = (await openDiskWith(runtime, {
+  const disk = await openDiskWith(runtime, {
     overlay,
     base: unsafe ? null : undefined,
     followChain,
     memory,
     copyOnRead: false,
-  })) as EngineDisk;
+  });
   try {
     const next = base === null ? undefined : await openNext(runtime, base, options);
     let bytes = 0;

@@ -1,0 +1,340 @@
+/**
+ * The stream job of a disk: starts it, hands the caller's wishes to the engine while it runs, and tells what becomes of it. The engine
+ * does the work, and keeps all that is counted; only who waits, and which event was told last, is kept here.
+ */
+import type { DiskEvent, StreamInfo, StreamOptions } from '../api/disk.ts';
+import { JobStatus } from '../api/disk.ts';
+import { MillraceError } from '../api/errors.ts';
+import type { Engine, Failure } from './driver/engine.ts';
+import { Kind } from './driver/engine.ts';
+import { ENGINE_REASONS } from './driver/reasons.ts';
+import { JobField } from './driver/reports.ts';
+
+const ON_ERROR = { report: 0, stop: 1, ignore: 2, enospc: 3 } as const;
+/** `status` before the first job, in the engine's numbers. */
+const STATUS_NONE = 3;
+/** At most ten progress events a second. */
+const PROGRESS_INTERVAL_MS = 100;
+
+/** A job as it stands, with what only the host keeps of it. */
+interface Running {
+  nonblock: boolean;
+  settled: Promise<StreamInfo>;
+  /** Called when a paused job has no copies in flight any more. */
+  quiet: (() => void)[];
+}
+
+/** What a job needs of its disk. */
+export interface JobOwner {
+  /** Bytes of the disk. */
+  size(): number;
+  /** Hands over what the header is to say of an image as the base. */
+  recordBase(image: number): void;
+  /** Tells whoever listens. */
+  tell(event: DiskEvent, info: StreamInfo): void;
+}
+
+/** The job that a disk has, or had last; its calls are the disk's, which has checked that it is open. */
+export class DiskJob {
+  readonly #engine: Engine;
+  readonly #owner: JobOwner;
+  #job: Running | undefined;
+  #last: StreamInfo | undefined;
+  #stops = 0;
+  #progressAt = 0;
+  #progressRemaining = -1;
+
+  constructor(engine: Engine, owner: JobOwner) {
+    this.#engine = engine;
+    this.#owner = owner;
+  }
+
+  /** Whether a job is under way. */
+  get isActive(): boolean {
+    return this.#job !== undefined;
+  }
+
+  /** `paused`: begins as one that has been paused, and touches nothing before it is resumed. */
+  async start(options: StreamOptions & { paused?: boolean }): Promise<StreamInfo> {
+    const { nonblock = false, signal } = options;
+    if (this.#job) throw new MillraceError('EBUSY', `cannot stream: ${ENGINE_REASONS[32]}`);
+    if (signal?.aborted)
+      throw new MillraceError('ABORTED', 'cannot stream: aborted before it started', {
+        cause: signal.reason,
+      });
+    this.#begin(options);
+    if (options.paused) this.#engine.exports.pause();
+    const cancel = (): void => this.#cancel();
+    signal?.addEventListener('abort', cancel);
+    const settled = this.#engine.request(Kind.stream).then(
+      () => this.#ended(),
+      (error) => this.#broke(error),
+    );
+    const done = settled.finally(() => signal?.removeEventListener('abort', cancel));
+    this.#job = { nonblock, settled: done, quiet: [] };
+    // Storage that answers at once may have brought the job to a pause already.
+    this.watch();
+    // A job nobody waits for tells its end by info and events.
+    done.catch(() => {});
+    if (nonblock) return this.#report();
+    return done;
+  }
+
+  async abort(): Promise<void> {
+    const job = this.#job;
+    if (!job?.nonblock)
+      throw new MillraceError(
+        'ENOENT',
+        'cannot abort: there is no job that was started with nonblock',
+      );
+    this.#cancel();
+    await job.settled.catch(() => {});
+  }
+
+  async info(): Promise<StreamInfo> {
+    if (this.#job) return this.#report();
+    if (this.#last) return this.#last;
+    throw new MillraceError('ENOENT', 'no job has run on this disk since it was opened');
+  }
+
+  /** Resolves when the job has no I/O in flight any more, or has ended. */
+  async pause(): Promise<void> {
+    const job = this.#mustHaveJob('pause');
+    if (this.#report().paused) return this.#quiet(job);
+    this.#engine.exports.pause();
+    this.#emit('paused');
+    return this.#quiet(job);
+  }
+
+  async resume(): Promise<void> {
+    this.#mustHaveJob('resume');
+    if (!this.#report().paused) return;
+    this.#engine.exports.resume();
+    this.#emit('resumed');
+    this.#engine.pump();
+  }
+
+  async setSpeed(bytesPerSecond: number): Promise<void> {
+    this.#mustHaveJob('set the speed');
+    this.#engine.exports.setSpeed(checkedSpeed(bytesPerSecond));
+    this.#engine.pump();
+  }
+
+  /** Aborts whatever job there is, and waits for its end: the disk is being closed. */
+  async end(): Promise<void> {
+    const job = this.#job;
+    if (!job) return;
+    this.#cancel();
+    await job.settled.catch(() => {});
+  }
+
+  /** Looks at the job after the engine has gone on. */
+  watch(): void {
+    if (!this.#job) return;
+    const job = this.#engine.jobReport();
+    if (job[JobField.stops] !== this.#stops) {
+      this.#stops = job[JobField.stops];
+      this.#emit('paused');
+    }
+    if (!job[JobField.paused] || !job[JobField.copies])
+      for (const resolve of this.#job?.quiet.splice(0) ?? []) resolve();
+    const now = this.#engine.clock.now();
+    const remaining = job[JobField.remaining];
+    if (now - this.#progressAt < PROGRESS_INTERVAL_MS || remaining === this.#progressRemaining)
+      return;
+    this.#progressAt = now;
+    this.#progressRemaining = remaining;
+    this.#emit('progress');
+  }
+
+  /** Hands the job to the engine, or says why it cannot be. */
+  #begin(options: StreamOptions): void {
+    const { offset = 0, speed = 0, base, keepBase = false } = options;
+    const { onError = 'report', allocate = 'sparse', order = 'sequential' } = options;
+    const size = this.#owner.size();
+    // What no length was given for goes on to the end of the disk; a length of 0 is one, but for libvirt's way to mean all of it.
+    const { length = offset === 0 ? 0 : Math.max(0, size - offset) } = options;
+    checkStream({ offset, length, onError, allocate, order });
+    const bottom = base === undefined ? 0 : this.#newBase(base, keepBase);
+    const reason = this.#engine.exports.stream(
+      offset,
+      length,
+      checkedSpeed(speed),
+      ON_ERROR[onError],
+      keepBase,
+      allocate === 'full',
+      bottom,
+    );
+    if (reason)
+      throw new MillraceError(
+        'EINVAL',
+        `cannot stream ${length} bytes at ${offset}: ${ENGINE_REASONS[reason]} (the disk has ${size} bytes)`,
+      );
+    this.#stops = 0;
+    this.#progressAt = 0;
+    this.#progressRemaining = -1;
+  }
+
+  /** The depth of the image that becomes the new base; hands over what the header will say of it. */
+  #newBase(base: string | number, keepBase: boolean): number {
+    const names = [];
+    let depth = 1;
+    let index = this.#engine.exports.imageAtDepth(depth);
+    while (index >= 0 && depth !== base && this.#engine.name(index) !== base) {
+      names.push(`'${this.#engine.name(index)}'`);
+      index = this.#engine.exports.imageAtDepth(++depth);
+    }
+    if (index < 0)
+      throw new MillraceError(
+        'EINVAL',
+        `cannot stream down to '${base}': ${ENGINE_REASONS[39]}, which has ${names.join(', ') || 'none'}`,
+      );
+    this.#owner.recordBase(index);
+    if (!keepBase && depth > 1 && !this.#engine.exports.backingHasRoom())
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        `cannot stream down to '${base}': ${ENGINE_REASONS[36]}`,
+      );
+    return depth;
+  }
+
+  #cancel(): void {
+    if (!this.#engine.exports.abort()) return;
+    this.#engine.cancelBackground();
+    this.#engine.pump();
+  }
+
+  /** The job has ended: keeps its result, closes the images that left the chain, and tells it once. */
+  async #ended(): Promise<StreamInfo> {
+    const info = this.#report();
+    this.#last = info;
+    this.#engine.keepTexts(0);
+    this.#jobIsOver();
+    await this.#closeDetached();
+    this.#emit(info.status === JobStatus.COMPLETED ? 'completed' : 'failed', info);
+    if (info.status === JobStatus.COMPLETED) return info;
+    const aborted = info.reason === 'aborted';
+    throw new MillraceError(
+      aborted ? 'ABORTED' : (info.error?.code ?? 'EIO'),
+      aborted ? 'the stream was aborted' : (info.error?.message ?? 'the stream failed'),
+      {
+        cause: this.#failure(),
+        offset: info.error?.offset,
+      },
+    );
+  }
+
+  /** The engine broke under the job. */
+  #broke(error: MillraceError): never {
+    this.#last = {
+      ...this.#report(),
+      status: JobStatus.FAILED,
+      reason: 'error',
+      error: { code: error.code, message: error.message },
+    };
+    this.#jobIsOver();
+    this.#emit('failed', this.#last);
+    throw error;
+  }
+
+  #jobIsOver(): void {
+    for (const resolve of this.#job?.quiet ?? []) resolve();
+    this.#job = undefined;
+  }
+
+  async #closeDetached(): Promise<void> {
+    const kept = new Set<number>();
+    for (let depth = 0; this.#engine.exports.imageAtDepth(depth) >= 0; depth++)
+      kept.add(this.#engine.exports.imageAtDepth(depth));
+    for (let image = 1; this.#engine.isAttached(image); image++) {
+      // The base is not needed any more: that it cannot be closed properly harms nothing.
+      if (!kept.has(image))
+        await Promise.resolve(this.#engine.detach(image)?.close()).catch(() => {});
+    }
+  }
+
+  #emit(type: DiskEvent, detail: StreamInfo = this.#report()): void {
+    this.#owner.tell(type, detail);
+  }
+
+  #report(): StreamInfo {
+    const job = this.#engine.jobReport();
+    const status = job[JobField.status];
+    const info: StreamInfo = {
+      status: (status === STATUS_NONE ? JobStatus.FAILED : status) as StreamInfo['status'],
+      remaining: job[JobField.remaining],
+      offset: job[JobField.from],
+      length: job[JobField.to] - job[JobField.from],
+      speed: job[JobField.speed],
+      // The engine keeps the word of a job that was aborted while it was paused.
+      paused: status === JobStatus.ACTIVE && job[JobField.paused] !== 0,
+    };
+    if (info.status === JobStatus.FAILED) info.reason = job[JobField.aborted] ? 'aborted' : 'error';
+    const error = this.#failure();
+    if (error)
+      info.error = { code: error.code, message: error.message, offset: job[JobField.errorOffset] };
+    return info;
+  }
+
+  /** The first error of the job, if there was one. */
+  #failure(): MillraceError | undefined {
+    const job = this.#engine.jobReport();
+    if (!job[JobField.error]) return undefined;
+    const failure: Failure = {
+      code: job[JobField.error],
+      reason: job[JobField.reason],
+      image: job[JobField.errorImage],
+      offset: job[JobField.errorOffset],
+      detail: job[JobField.detail],
+    };
+    return this.#engine.errorOf(failure, 'stream');
+  }
+
+  #mustHaveJob(action: string): Running {
+    if (!this.#job)
+      throw new MillraceError('ENOENT', `cannot ${action}: no job is active on this disk`);
+    return this.#job;
+  }
+
+  /** Waits until the paused job's copies have ended; watch tells when. */
+  #quiet(job: Running): Promise<void> {
+    return new Promise((resolve) => {
+      job.quiet.push(resolve);
+      this.watch();
+    });
+  }
+}
+
+function checkStream({
+  offset,
+  length,
+  onError,
+  allocate,
+  order,
+}: Required<Pick<StreamOptions, 'offset' | 'length' | 'onError' | 'allocate' | 'order'>>): void {
+  for (const [name, value] of [
+    ['offset', offset],
+    ['length', length],
+  ] as const) {
+    if (!Number.isSafeInteger(value) || value < 0)
+      throw new MillraceError('EINVAL', `cannot stream: ${name} ${value} is not a number of bytes`);
+  }
+  if (!Object.hasOwn(ON_ERROR, onError))
+    throw new MillraceError(
+      'EINVAL',
+      `cannot stream: onError is report, stop, ignore or enospc, not '${onError}'`,
+    );
+  if (allocate !== 'sparse' && allocate !== 'full')
+    throw new MillraceError(
+      'EINVAL',
+      `cannot stream: allocate is sparse or full, not '${allocate}'`,
+    );
+  if (order !== 'sequential')
+    throw new MillraceError('EINVAL', `cannot stream: order is sequential, not '${order}'`);
+}
+
+function checkedSpeed(speed: number): number {
+  if (!Number.isFinite(speed) || speed < 0)
+    throw new MillraceError('EINVAL', `a speed of ${speed} bytes a second cannot be`);
+  return Math.min(Math.ceil(speed), Number.MAX_SAFE_INTEGER);
+}
