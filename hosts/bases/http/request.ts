@@ -298,7 +298,9 @@ export class HttpObject {
     attempt.signal.throwIfAborted();
     this.stats.requests++;
     const init = { ...pastTheCache(), headers, signal: attempt.signal };
-    return this.#options.fetch(href, method === undefined ? init : { ...init, method });
+    // Not as a method: workers and pages refuse their own `fetch` on any other object than the global one.
+    const { fetch } = this.#options;
+    return fetch(href, method === undefined ? init : { ...init, method });
   }
 
   /** Whether the server answers, and only this page may not know what: asked when no answer has been seen yet. */
