@@ -1,5 +1,5 @@
 /** Deno's way to open things: files by path, bases also by http: and https: URL. It needs no permission beyond those of the files and hosts used. */
-import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
+import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as zlib from 'node:zlib';
 import type { Runtime } from '../api/runtime.ts';
@@ -11,7 +11,23 @@ import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../files/locati
 import engine from './engine.js';
 import { openFile, openFileSource } from './file.ts';
 
-const paths: Paths = { dirname, isAbsolute, join, relative, resolve, fileURLToPath };
+const paths: Paths = {
+  basename,
+  dirname,
+  isAbsolute,
+  join,
+  relative,
+  resolve,
+  fileURLToPath,
+  realPath(path) {
+    try {
+      return Deno.realPathSync(path);
+    } catch {
+      return undefined;
+    }
+  },
+};
+
 /** The path that a location of a local file leads to. */
 export function localPath(location: string): string {
   return pathOf(location, paths);

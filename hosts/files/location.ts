@@ -7,12 +7,15 @@ import { redactUrl } from '../bases/http/address.ts';
 
 /** The path functions of a runtime. */
 export interface Paths {
+  basename(path: string): string;
   dirname(path: string): string;
   isAbsolute(path: string): boolean;
   join(...parts: string[]): string;
   relative(from: string, to: string): string;
   resolve(path: string): string;
   fileURLToPath(url: string): string;
+  /** Without symbolic links, as realpath(3) has it; undefined where that cannot be told. */
+  realPath(path: string): string | undefined;
 }
 
 /** A URL has a scheme of two letters or more; one letter is a drive. */
@@ -51,12 +54,15 @@ export function pathOf(text: string, paths: Paths): string {
   }
 }
 
-/** Where a backing file's name leads that is recorded in the image `from`. */
+/**
+ * Where a backing file's name leads that is recorded in the image `from`. A relative one is relative to the folder that the image is
+ * really in, as the system takes it and QEMU does: behind a symbolic link, `..` is not what the letters of the path say.
+ */
 export function resolveBacking(name: string, from: string, paths: Paths): string {
   if (SCHEME.test(name) || paths.isAbsolute(name)) return name;
   if (isHttpUrl(from)) return new URL(name, from).href;
-  const path = paths.join(paths.dirname(from), name);
-  return SCHEME.test(from) ? path : asPath(path, paths);
+  const folder = paths.dirname(/^file:/i.test(from) ? pathOf(from, paths) : from);
+  return asPath(follow(folder, name, paths), paths);
 }
 
 /**
@@ -68,7 +74,17 @@ export function recordedBase(location: string, overlay: string, paths: Paths): s
     /^file:/i.test(text) ? pathOf(text, paths) : text,
   );
   if (paths.isAbsolute(base) || (base === location && SCHEME.test(base))) return base;
-  const [from, to] = [paths.join(paths.dirname(path)), paths.join(base)];
+  const name = byLetters(base, path, paths);
+  const found = realPlace(follow(paths.dirname(path), name, paths), paths);
+  const wanted = realPlace(base, paths);
+  const folder = paths.realPath(paths.dirname(path));
+  if (found === wanted || wanted === undefined || folder === undefined) return name;
+  return asPath(paths.relative(folder, wanted), paths);
+}
+
+/** The base as seen from the overlay's folder, if no symbolic link leads elsewhere. */
+function byLetters(base: string, overlay: string, paths: Paths): string {
+  const [from, to] = [paths.join(paths.dirname(overlay)), paths.join(base)];
   // Below the place where the process stands, wherever that is: it need not be asked, which could need a permission.
   const isBelow = !paths.isAbsolute(from) && ![from, to].some((path) => path.startsWith('..'));
   return asPath(
@@ -77,6 +93,28 @@ export function recordedBase(location: string, overlay: string, paths: Paths): s
       : paths.relative(paths.resolve(from), paths.resolve(to)),
     paths,
   );
+}
+
+/** `name` as the system follows it from `folder`: `..` leads to what really holds the folder so far. */
+function follow(folder: string, name: string, paths: Paths): string {
+  let at = folder;
+  for (const part of name.split('/')) at = part === '..' ? above(at, paths) : paths.join(at, part);
+  return at;
+}
+
+/** By the letters where they say the same; they are what people know. */
+function above(folder: string, paths: Paths): string {
+  const byLetters = paths.join(folder, '..');
+  const real = paths.realPath(folder);
+  if (real === undefined) return byLetters;
+  const holder = paths.dirname(real);
+  return paths.realPath(byLetters) === holder ? byLetters : holder;
+}
+
+/** The file itself may be a symbolic link, or missing: its folder counts. */
+function realPlace(path: string, paths: Paths): string | undefined {
+  const folder = paths.realPath(paths.dirname(path));
+  return folder === undefined ? undefined : paths.join(folder, paths.basename(path));
 }
 
 /** A relative path whose first part has a colon would be taken for a URL, by QEMU whatever stands before the colon. */

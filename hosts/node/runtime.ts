@@ -1,6 +1,7 @@
 /** Node's way to open things: files by path, bases also by http: and https: URL. */
+import { realpathSync } from 'node:fs';
 import { readFile, realpath, rm } from 'node:fs/promises';
-import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
+import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { MillraceError } from '../api/errors.ts';
 import type { Runtime } from '../api/runtime.ts';
@@ -10,7 +11,22 @@ import { nodeCodec } from './codecs.ts';
 import { fileError, openFile, openFileSource } from './file.ts';
 import { openHttp } from './http.ts';
 
-const paths: Paths = { dirname, isAbsolute, join, relative, resolve, fileURLToPath };
+const paths: Paths = {
+  basename,
+  dirname,
+  isAbsolute,
+  join,
+  relative,
+  resolve,
+  fileURLToPath,
+  realPath(path) {
+    try {
+      return realpathSync.native(path);
+    } catch {
+      return undefined;
+    }
+  },
+};
 
 /** The path that a location of a local file leads to. */
 export function localPath(location: string): string {

@@ -1,12 +1,23 @@
 /** Names of images: what a base is recorded by, so that QEMU finds it as well, and which names are refused. */
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { createDisk, openDisk, rebaseDisk } from '../../hosts/node/index.ts';
+import { commitDisk, createDisk, openDisk, rebaseDisk } from '../../hosts/node/index.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { compare, info } from '../support/qemu.ts';
+import { run } from '../support/run.ts';
 
 const BYTES = 1024 * 1024;
 let folder: string;
@@ -70,5 +81,97 @@ it('a folder that is not there is told as that, not as a lock that cannot be mad
   await expect(createDisk({ overlay: path, size: BYTES })).rejects.toMatchObject({
     code: 'ENOENT',
     message,
+  });
+});
+
+describeWithPeer(['qemu-img'], 'a reference behind a symbolic link', () => {
+  const fill = (path: string, byte: number): void =>
+    writeFileSync(path, new Uint8Array(BYTES).fill(byte));
+  const firstByte = async (path: string, readOnly = true): Promise<number> => {
+    const disk = await openDisk({ overlay: path, readOnly, followChain: true });
+    try {
+      return (await disk.read(0, 1))[0];
+    } finally {
+      await disk.close();
+    }
+  };
+
+  it('is followed from the folder the image is really in, and commit writes there', async () => {
+    mkdirSync(join(folder, 'pool/sub'), { recursive: true });
+    symlinkSync('pool/sub', join(folder, 'cur'));
+    fill(join(folder, 'pool/base.raw'), 0xaa);
+    fill(join(folder, 'base.raw'), 0xbb);
+    const image = join(folder, 'pool/sub/vm.qcow2');
+    await (
+      await createDisk({
+        overlay: image,
+        base: join(folder, 'pool/base.raw'),
+        recordBase: '../base.raw',
+      })
+    ).close();
+    expect(await firstByte(join(folder, 'cur/vm.qcow2'))).toBe(0xaa);
+    const disk = await openDisk({ overlay: image });
+    await disk.write(0, new Uint8Array(65536).fill(0xcc));
+    await disk.close();
+    const chain = await info(join(folder, 'cur/vm.qcow2'));
+    const { base } = await commitDisk({ overlay: join(folder, 'cur/vm.qcow2') });
+    expect(realpathSync.native(base)).toBe(realpathSync.native(chain['full-backing-filename']!));
+    expect(readFileSync(join(folder, 'base.raw'))[0]).toBe(0xbb);
+    expect(readFileSync(join(folder, 'pool/base.raw'))[0]).toBe(0xcc);
+  });
+
+  it.each([
+    ['a folder of the overlay', 'vms/a.qcow2', 'images/b.raw'],
+    ['a folder of the base', 'a.qcow2', 'vms/../b.raw'],
+    ['both', 'vms/a.qcow2', 'vms/b.raw'],
+  ])('is recorded so that QEMU finds the same file: %s', async (_, overlay, base) => {
+    for (const name of ['store/vms', 'images']) mkdirSync(join(folder, name), { recursive: true });
+    symlinkSync('store/vms', join(folder, 'vms'));
+    const here = process.cwd();
+    process.chdir(folder);
+    try {
+      // Where the letters of the path lead stands another file.
+      fill('b.raw', 0xbb);
+      fill(`${realpathSync.native(base.slice(0, base.lastIndexOf('/')))}/b.raw`, 0xaa);
+      await (await createDisk({ overlay, base, baseFormat: 'raw' })).close();
+      for (const path of [overlay, realpathSync.native(overlay)]) {
+        expect(await firstByte(path)).toBe(0xaa);
+        expect(await compare(path, base, { formatB: 'raw' })).toMatchObject({ identical: true });
+      }
+      await rebaseDisk({ overlay, base: null });
+      await rebaseDisk({ overlay, base, baseFormat: 'raw' });
+      expect(await compare(realpathSync.native(overlay), base, { formatB: 'raw' })).toMatchObject({
+        identical: true,
+      });
+    } finally {
+      process.chdir(here);
+    }
+  });
+
+  it('of an image that is a symbolic link itself is relative to the link, as QEMU has it', async () => {
+    mkdirSync(join(folder, 'deep'));
+    fill(join(folder, 'deep/base.raw'), 0xaa);
+    fill(join(folder, 'base.raw'), 0xbb);
+    const image = join(folder, 'deep/vm.qcow2');
+    await (
+      await createDisk({
+        overlay: image,
+        base: join(folder, 'deep/base.raw'),
+        recordBase: 'base.raw',
+      })
+    ).close();
+    symlinkSync('deep/vm.qcow2', join(folder, 'link.qcow2'));
+    const flat = join(folder, 'flat.raw');
+    await run('qemu-img', ['convert', '-O', 'raw', join(folder, 'link.qcow2'), flat]);
+    const seen = readFileSync(flat)[0];
+    // As a copy that keeps times: the record does not tell the two apart.
+    for (const path of ['deep/base.raw', 'base.raw']) utimesSync(join(folder, path), 1e9, 1e9);
+    await rebaseDisk({
+      overlay: image,
+      base: join(folder, 'deep/base.raw'),
+      unsafe: true,
+      recordBase: 'base.raw',
+    });
+    expect(await firstByte(join(folder, 'link.qcow2'))).toBe(seen);
   });
 });
