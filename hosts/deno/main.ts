@@ -9,6 +9,7 @@ import { EXIT_READER_GONE } from '../faces/cli/platform.ts';
 import { runCommandLine } from '../faces/cli/program.ts';
 import type { Handler } from '../faces/http/handler.ts';
 import { fileError } from './file.ts';
+import { openHttp } from './http.ts';
 import { denoRuntime, localPath } from './runtime.ts';
 
 /** stat(2) counts in these, whatever the file system's own blocks are. */
@@ -16,6 +17,7 @@ const STAT_BLOCK_BYTES = 512;
 
 const platform: Platform = {
   runtime: denoRuntime,
+  openHttp,
   version: manifest.version,
   stdout: outputTo(Deno.stdout),
   stderr: outputTo(Deno.stderr),

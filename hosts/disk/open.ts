@@ -38,6 +38,8 @@ const OPEN_WRITABLE = 1;
 /** Bytes of a base's identity that a header takes. */
 const IDENTITY_BYTES_MAX = 256;
 const CHAIN_IMAGES_MAX = 32;
+/** What the HTTP bases say of a 401 or 403. */
+const LACKS_CREDENTIALS = /^https?:.*the server answered 40[13]\b/;
 const FORMATS: readonly (ImageFormat | undefined)[] = [undefined, 'raw', 'qcow2'];
 
 /** What an overlay records of its base beside name and format, so that another base is noticed. */
@@ -153,13 +155,7 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
     const formats = Array.isArray(options.baseFormat) ? options.baseFormat : [options.baseFormat];
     const recorded = opening.backingOf(0);
     if (bases.length) await opening.openChain(bases, formats, followChain, recorded?.identity);
-    else if (recorded)
-      await opening.openChain(
-        [opening.resolve(recorded, 0)],
-        [formats[0] ?? recorded.format],
-        followChain,
-        recorded.identity,
-      );
+    else if (recorded) await opening.openRecorded(recorded, 0, formats[0], followChain);
     if (!readOnly) await opening.recover();
     return opening.finish(readOnly, options.copyOnRead ?? true);
   } catch (error) {
@@ -292,7 +288,35 @@ class Opening {
           'EUNSUPPORTED',
           `${this.engine.name(0)}: the chain has more than ${CHAIN_IMAGES_MAX} images, or goes round in a circle`,
         );
-      await this.#openBase(this.resolve(below, last), below.format);
+      await this.#asRecorded(() => this.#openBase(this.resolve(below, last), below.format));
+    }
+  }
+
+  /** Opens the chain that starts with the base which an image records. */
+  async openRecorded(
+    recorded: Backing,
+    image: number,
+    format: ImageFormat | undefined,
+    follow: boolean,
+  ): Promise<void> {
+    const base = this.resolve(recorded, image);
+    await this.#asRecorded(() =>
+      this.#openBase(base, format ?? recorded.format, recorded.identity),
+    );
+    await this.openChain([], [], follow);
+  }
+
+  /** A server that wants credentials was given none: a record holds no user, password or query of a URL. */
+  async #asRecorded(open: () => Promise<void>): Promise<void> {
+    try {
+      await open();
+    } catch (error) {
+      if (!(error instanceof MillraceError) || !LACKS_CREDENTIALS.test(error.message)) throw error;
+      throw new MillraceError(
+        error.code,
+        `${error.message}; an overlay records its base's URL without user, password and query: give the URL whole (base, --from), or a header (--header, --token-file)`,
+        { cause: error.cause, offset: error.offset },
+      );
     }
   }
 

@@ -8,6 +8,7 @@ import type { Output, Platform } from '../faces/cli/platform.ts';
 import { EXIT_FAILED, EXIT_READER_GONE } from '../faces/cli/platform.ts';
 import { runCommandLine } from '../faces/cli/program.ts';
 import { fileError } from './file.ts';
+import { openHttp } from './http.ts';
 import { activatedSocket, listenNbd } from './nbd.ts';
 import { localPath, nodeRuntime } from './runtime.ts';
 import { serve } from './serve.ts';
@@ -21,6 +22,7 @@ const { version } = JSON.parse(
 
 const platform: Platform = {
   runtime: nodeRuntime,
+  openHttp,
   version,
   stdout: outputTo(process.stdout),
   stderr: outputTo(process.stderr),

@@ -15,6 +15,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import type { Runtime } from '../../hosts/api/runtime.ts';
 import type { Output, Platform } from '../../hosts/faces/cli/platform.ts';
 import { runCommandLine } from '../../hosts/faces/cli/program.ts';
+import { openHttp } from '../../hosts/node/http.ts';
 import { nodeRuntime } from '../../hosts/node/runtime.ts';
 import { serve } from '../../hosts/node/serve.ts';
 import type { RunResult } from '../support/run.ts';
@@ -122,6 +123,7 @@ export function platformOver(runtime: Runtime): {
   });
   const platform: Platform = {
     runtime,
+    openHttp,
     version: '0.0.0',
     stdout: output('stdout'),
     stderr: output('stderr'),

@@ -24,13 +24,14 @@ export interface Proxy {
 export function proxyFor(href: string, environment: Environment): Proxy | undefined {
   const url = new URL(href);
   const kind = url.protocol === 'https:' ? 'https_proxy' : 'http_proxy';
-  const text = valueOf(kind, environment) ?? valueOf('all_proxy', environment);
-  if (text === undefined || isExempt(url, valueOf('no_proxy', environment) ?? '')) return undefined;
+  const text = variable(kind, environment) ?? variable('all_proxy', environment);
+  if (text === undefined || isExempt(url, variable('no_proxy', environment) ?? ''))
+    return undefined;
   return parseProxy(text);
 }
 
 /** An empty variable is one that is not set: it overrides nothing but its own capitals. */
-function valueOf(name: string, environment: Environment): string | undefined {
+function variable(name: string, environment: Environment): string | undefined {
   const text = environment(name) ?? environment(name.toUpperCase());
   return text === undefined || text.trim() === '' ? undefined : text.trim();
 }

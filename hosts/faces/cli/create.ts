@@ -67,7 +67,7 @@ export async function create(
   if (base !== undefined && recordBase === undefined && holdsSecrets(base)) {
     await tell(
       platform,
-      `the user, password or query of the base's URL is not recorded in ${overlay}: give the URL again with --from when streaming, or record it with --record-base`,
+      `the user, password or query of the base's URL is not recorded in ${overlay}: give the URL again with --from, which every command takes, or record it with --record-base`,
     );
   }
   const { virtualSize, clusterSize, backingFile, backingFormat } = image;

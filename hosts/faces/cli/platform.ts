@@ -4,6 +4,7 @@
  */
 
 import type { Runtime } from '../../api/runtime.ts';
+import type { HttpOptions, HttpSource } from '../../bases/http/http.ts';
 import type { Handler } from '../http/handler.ts';
 import type { NbdServer } from '../nbd/server.ts';
 
@@ -19,6 +20,8 @@ export interface Output {
 export interface Platform {
   /** Opens files and bases, and brings the engine. */
   readonly runtime: Runtime;
+  /** Opens what a URL leads to, with headers and the like; without any, as the runtime does. */
+  openHttp(url: string, options: HttpOptions): Promise<HttpSource>;
   readonly version: string;
   readonly stdout: Output;
   readonly stderr: Output;

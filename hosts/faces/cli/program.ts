@@ -14,6 +14,7 @@ import { declareMap } from './map.ts';
 import { addExample } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
+import { declareReach, reachingRuntime } from './reach.ts';
 import { declareRebase } from './rebase.ts';
 import { declareServe } from './serve.ts';
 import { declareStream } from './stream.ts';
@@ -98,6 +99,11 @@ function makeProgram(platform: Platform, ended: (exitCode: number) => void): Com
     'millrace create vm.qcow2 --base https://images.example/debian.qcow2',
     'millrace stream vm.qcow2',
   );
-  for (const declare of COMMANDS) declare(program, platform, ended);
+  const reaching: { -readonly [field in keyof Platform]: Platform[field] } = { ...platform };
+  for (const declare of COMMANDS) declare(program, reaching, ended);
+  program.commands.forEach(declareReach);
+  program.hook('preAction', async (_, command) => {
+    reaching.runtime = await reachingRuntime(platform, command);
+  });
   return program;
 }

@@ -17,6 +17,7 @@ import type { Listening, Platform } from './platform.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, LOOPBACK, tell } from './platform.ts';
 import type { NbdServing } from './serve-nbd.ts';
 import { nbdAddress, startNbd, streamBehind } from './serve-nbd.ts';
+import { baseAt } from './reach.ts';
 import { readToken } from './token.ts';
 
 export interface ServeOptions {
@@ -24,6 +25,7 @@ export interface ServeOptions {
   tokenFile?: string;
   origin?: string[];
   readOnly?: boolean;
+  from?: string[];
   baseFormat?: ImageFormat;
   followChain?: boolean;
   json?: boolean;
@@ -76,6 +78,11 @@ export function declareServe(program: Command, platform: Platform, ended: Ended)
     .option(
       '--read-only',
       'change nothing: no jobs, and what is read from a base is not kept. For what others have as a base: a disk that was populated meanwhile is another one to them when it is served again',
+    )
+    .option(
+      '--from <url|path>',
+      'where the base is now, if not where the overlay records it; with several disks NAME=URL, as many times as needed',
+      listed,
     )
     .addOption(baseFormat())
     .option('--follow-chain', 'follow the backing files that the base records')
@@ -157,6 +164,8 @@ function mustGoTogether(options: ServeOptions): void {
     );
   if (readOnly && (stream || create))
     throw new MillraceError('EINVAL', '--read-only does not go with --stream and --create');
+  if (base !== undefined && options.from !== undefined)
+    throw new MillraceError('EINVAL', '--base and --from say the same: give one of them');
   if (create && base === undefined)
     throw new MillraceError('EINVAL', '--create needs a base to make the overlay over: --base');
 }
@@ -182,9 +191,12 @@ async function openAll(
   options: ServeOptions,
   served: Map<string, ServedImage>,
 ): Promise<void> {
-  const runtime = sharingBases(platform.runtime);
+  const places = placesOf(options.from ?? [], images);
+  const shared = sharingBases(platform.runtime);
   for (const [device, image] of images) {
     const bases: string[] = [];
+    const from = places.get(device);
+    const runtime = from === undefined ? shared : baseAt(shared, from);
     const noting = notingBases(runtime, (identity) => bases.push(identity));
     const disk = await openOrCreate(noting, image, options);
     served.set(device, { disk, image, identity: '' });
@@ -252,6 +264,24 @@ function addressOf(listen: string): { hostname: string; port: number } {
       `'${listen}' is not an address to listen at: PORT or ADDRESS:PORT`,
     );
   return { hostname: (hostname ?? '127.0.0.1').replace(/^\[(.*)\]$/, '$1'), port };
+}
+
+/** Where the base of each disk is, of those for which it is said. */
+function placesOf(
+  from: readonly string[],
+  devices: readonly [device: string, image: string][],
+): Map<string, string> {
+  const places = new Map<string, string>();
+  for (const text of from) {
+    const [, device = devices[0][0], place = text] =
+      /^([a-z][a-z0-9_-]{0,31})=(.+)$/.exec(text) ?? [];
+    if (place === text && devices.length > 1)
+      throw new MillraceError('EINVAL', 'there are several disks: say of which by --from NAME=URL');
+    if (!devices.some(([name]) => name === device))
+      throw new MillraceError('EINVAL', `--from ${device}=…: there is no disk '${device}'`);
+    places.set(device, place);
+  }
+  return places;
 }
 
 function named(images: readonly string[]): [device: string, image: string][] {

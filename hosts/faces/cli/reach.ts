@@ -1,0 +1,140 @@
+/**
+ * How a command gets at bases on servers: what to send to them, where a base is that its overlay records elsewhere, or without its
+ * query; and a word to the user while a server brings nothing.
+ */
+import type { Command } from 'commander';
+import { MillraceError } from '../../api/errors.ts';
+import type { Runtime } from '../../api/runtime.ts';
+import type { HttpOptions } from '../../bases/http/http.ts';
+import { isUrl } from './image.ts';
+import { listed } from './options.ts';
+import type { Platform } from './platform.ts';
+import { tell } from './platform.ts';
+import { readToken } from './token.ts';
+
+/** As the options of the commands are named. */
+interface ReachOptions {
+  base?: string | false;
+  from?: string | string[];
+  header?: string[];
+  tokenFile?: string;
+  baseTokenFile?: string;
+}
+
+/** They open no base, or say in their own file where one is. */
+const WITHOUT_FROM: readonly string[] = ['create', 'serve', 'stream'];
+/** Its `--token-file` is of the server that it is itself. */
+const SERVER = 'serve';
+/** It asks a server of ours, and opens nothing. */
+const WITHOUT_BASES = 'abort';
+
+/** Adds the options that every command has which opens an image. */
+export function declareReach(command: Command): void {
+  const name = command.name();
+  if (name === WITHOUT_BASES) return;
+  if (!WITHOUT_FROM.includes(name))
+    command.option(
+      '--from <url|path>',
+      'where the base is now, if not where the overlay records it',
+    );
+  command.option(
+    '--header <line>',
+    "a header for the base's server, as 'Name: value'; several by as many options",
+    listed,
+  );
+  command.option(
+    name === SERVER ? '--base-token-file <path>' : '--token-file <path>',
+    "a token for the base's server (Authorization: Bearer …), in a file",
+  );
+}
+
+/**
+ * The runtime for one command. Headers go to the servers of the URLs that the command line names; if it names none, to that of the
+ * first one that an image names: an image must not choose to whom a token is sent.
+ */
+export async function reachingRuntime(platform: Platform, command: Command): Promise<Runtime> {
+  if (command.name() === WITHOUT_BASES) return platform.runtime;
+  const options: ReachOptions = command.opts();
+  const { from, base, header = [] } = options;
+  const tokenFile = command.name() === SERVER ? options.baseTokenFile : options.tokenFile;
+  const headers = headersOf(header);
+  if (tokenFile !== undefined)
+    headers.Authorization = `Bearer ${await readToken(platform, tokenFile)}`;
+  const named = [...command.args, base || '', ...[from ?? []].flat()].map(withoutDevice);
+  const origins = new Set(
+    named.filter((place) => isUrl(place) && URL.canParse(place)).map(originOf),
+  );
+  const onTrouble = (message: string): void => void tell(platform, message);
+  const runtime: Runtime = {
+    ...platform.runtime,
+    async openSource(location, as) {
+      const place = String(location);
+      if (!isUrl(place) || !URL.canParse(place)) return platform.runtime.openSource(location, as);
+      if (origins.size === 0) origins.add(originOf(place));
+      const http: HttpOptions = origins.has(originOf(place))
+        ? { headers, onTrouble }
+        : { onTrouble };
+      return platform.openHttp(place, http);
+    },
+  };
+  return typeof from !== 'string' || WITHOUT_FROM.includes(command.name())
+    ? runtime
+    : baseAt(runtime, from, { given: base || undefined, isKind: command.name() === 'commit' });
+}
+
+/**
+ * Opens the base of each overlay at `from`: the one of the chain that is recorded as `from` is without its user, password and query; else
+ * the nearest one, where `isKind` says so only if both are URLs or neither is. What the command line gives by name, as `given`, stays.
+ */
+export function baseAt(
+  runtime: Runtime,
+  from: string,
+  { given, isKind = false }: { given?: string; isKind?: boolean } = {},
+): Runtime {
+  const recorded = isUrl(from) && URL.canParse(from) ? bare(from) : undefined;
+  let isNearest = false;
+  return {
+    ...runtime,
+    openOverlay(location, mode) {
+      isNearest = true;
+      return runtime.openOverlay(location, mode);
+    },
+    openSource(location, as) {
+      const place = String(location);
+      if (as !== 'base') {
+        isNearest = true;
+        return runtime.openSource(location);
+      }
+      const isOfKind = !isKind || isUrl(place) === isUrl(from);
+      const replaces = place === recorded || (isNearest && isOfKind);
+      isNearest = false;
+      return runtime.openSource(replaces && place !== given ? from : location, as);
+    },
+  };
+}
+
+/** As an overlay records it. */
+function bare(href: string): string {
+  const { origin, pathname } = new URL(href);
+  return `${origin}${pathname}`;
+}
+
+function originOf(href: string): string {
+  return new URL(href).origin;
+}
+
+function withoutDevice(text: string): string {
+  return text.replace(/^[a-z][a-z0-9_-]{0,31}=(?=https?:)/, '');
+}
+
+/** @throws MillraceError `EINVAL` for what is no header; its value, which may be a secret, is not repeated. */
+function headersOf(lines: readonly string[]): Record<string, string> {
+  const headers: Record<string, string> = {};
+  for (const line of lines) {
+    const [, name, value] = /^([!#$%&'*+.^_`|~0-9a-z-]+):[ \t]*([\x20-\x7e]*)$/i.exec(line) ?? [];
+    if (name === undefined)
+      throw new MillraceError('EINVAL', "--header is a line of the form 'Name: value', in ASCII");
+    headers[name] = value.trim();
+  }
+  return headers;
+}
