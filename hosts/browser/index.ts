@@ -25,26 +25,9 @@ import { RemoteDisk } from './remote-disk.ts';
 import type { Order, SentBase, SentEvent, SentSource } from './wire.ts';
 import { sendSource } from './wire.ts';
 
-export type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
-export * from '../api/disk.ts';
-export type { ErrorCode } from '../api/errors.ts';
-export { MillraceError } from '../api/errors.ts';
 export { openBlob, openBuffer } from '../bases/blob.ts';
-export type {
-  Answer,
-  AnswerBody,
-  Fetch,
-  FetchInit,
-  HeaderSource,
-  HttpOptions,
-  HttpSource,
-  HttpStats,
-  PieceReader,
-  UrlSource,
-} from '../bases/http/http.ts';
 export { openHttp } from '../bases/http/http.ts';
-export type { DomainEventDetail } from '../disk/domain.ts';
-export { Domain } from '../disk/domain.ts';
+export * from '../faces/library.ts';
 export type {
   BrowserBase,
   BrowserCreateOptions,

@@ -2,6 +2,7 @@
  * The worker of one disk: opens it with the engine, does what the page asks by Comlink, and keeps the disk's record in the catalogue.
  * It brings what the guest has written to storage by itself soon after, because pages end without a word.
  */
+
 import * as Comlink from 'comlink';
 import type { BlockSource } from '../api/block.ts';
 import type {
@@ -16,6 +17,7 @@ import type {
   StreamOptions,
 } from '../api/disk.ts';
 import { JobStatus } from '../api/disk.ts';
+import { DISK_EVENTS } from '../api/disk-events.ts';
 import { MillraceError } from '../api/errors.ts';
 import { openBlob } from '../bases/blob.ts';
 import type { HttpStats } from '../bases/http/http.ts';
@@ -30,7 +32,6 @@ import { BrowserRuntime } from './runtime.ts';
 import type { DiskShape, Order, Report, SentBase, SentEvent, SentSource } from './wire.ts';
 import { handOver, receiveSource, sendErrorsWhole } from './wire.ts';
 
-const EVENTS: readonly DiskEvent[] = ['progress', 'completed', 'failed', 'paused', 'resumed'];
 /** So long after a change everything is flushed, unless somebody does it before. */
 const WRITE_BACK_MS = 1000;
 /** How often the catalogue is told how far a job is: pages end without a word. */
@@ -94,7 +95,7 @@ export class DiskService {
     this.#disk = disk;
     runtime.missing = () => this.#missing;
     if (runtime.persistent && typeof overlay === 'string') this.#name = overlay;
-    for (const type of EVENTS)
+    for (const type of DISK_EVENTS)
       disk.addEventListener(type, (event) =>
         this.#heard(type, (event as CustomEvent<StreamInfo>).detail),
       );

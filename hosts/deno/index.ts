@@ -26,28 +26,12 @@ import { checkDiskWith, createDiskWith, openDiskWith } from '../disk/open.ts';
 import { rebaseWith } from '../disk/rebase.ts';
 import { denoRuntime } from './runtime.ts';
 
-export type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
-export * from '../api/disk.ts';
-export type { ErrorCode } from '../api/errors.ts';
-export { MillraceError } from '../api/errors.ts';
-export type {
-  Answer,
-  AnswerBody,
-  Fetch,
-  FetchInit,
-  HeaderSource,
-  HttpOptions,
-  HttpSource,
-  PieceReader,
-  UrlSource,
-} from '../bases/http/http.ts';
-export { openHttp } from './http.ts';
-export type { DomainEventDetail } from '../disk/domain.ts';
-export { Domain } from '../disk/domain.ts';
 export type { Handler, HandlerOptions } from '../faces/http/handler.ts';
 export { createHandler } from '../faces/http/handler.ts';
+export * from '../faces/library.ts';
 export type { OpenFileOptions } from './file.ts';
 export { openFile, openFileSource } from './file.ts';
+export { openHttp } from './http.ts';
 
 /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
 export function createDisk(options: CreateOptions): Promise<Disk> {

@@ -3,13 +3,13 @@ import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:pat
 import { fileURLToPath } from 'node:url';
 import * as zlib from 'node:zlib';
 import type { Runtime } from '../api/runtime.ts';
-import { openHttp } from './http.ts';
 import type { ZlibFunction } from '../disk/codecs/codecs.ts';
 import { codecOf, zlibDecoder } from '../disk/codecs/codecs.ts';
 import type { Paths } from '../files/location.ts';
 import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
 import engine from './engine.js';
 import { openFile, openFileSource } from './file.ts';
+import { openHttp } from './http.ts';
 
 const paths: Paths = {
   basename,

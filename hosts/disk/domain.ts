@@ -1,9 +1,10 @@
 /** A domain: the disks of one virtual machine under their aliases (`vda`, `vdb`), with the three calls by device. */
-import type { Disk, DiskEvent, StreamInfo, StreamOptions } from '../api/disk.ts';
-import { JobStatus } from '../api/disk.ts';
-import { MillraceError } from '../api/errors.ts';
 
-const EVENTS: readonly DiskEvent[] = ['progress', 'completed', 'failed', 'paused', 'resumed'];
+import type { Disk, StreamInfo, StreamOptions } from '../api/disk.ts';
+import { JobStatus } from '../api/disk.ts';
+import { DISK_EVENTS } from '../api/disk-events.ts';
+import { MillraceError } from '../api/errors.ts';
+import { closeAll } from './close-all.ts';
 
 /** Detail of a domain's events: the disk's alias and its job's info. */
 export interface DomainEventDetail extends StreamInfo {
@@ -44,8 +45,10 @@ export class Domain extends EventTarget {
       else if (event.type === 'progress' && member.job) return;
       void this.#share();
     };
-    for (const type of EVENTS) disk.addEventListener(type, forward);
-    const detach = (): void => EVENTS.forEach((type) => disk.removeEventListener(type, forward));
+    for (const type of DISK_EVENTS) disk.addEventListener(type, forward);
+    const detach = (): void => {
+      for (const type of DISK_EVENTS) disk.removeEventListener(type, forward);
+    };
     const member: Member = { disk, detach };
     this.#disks.set(device, member);
   }
@@ -128,10 +131,7 @@ export class Domain extends EventTarget {
 
   /** Closes all disks, even if one of them fails to; the first failure is then thrown. */
   async close(): Promise<void> {
-    const closed = await Promise.allSettled(
-      this.devices.map((device) => this.detach(device).close()),
-    );
-    for (const result of closed) if (result.status === 'rejected') throw result.reason;
+    await closeAll(this.devices.map((device) => this.detach(device)));
   }
 
   /** Gives every running job its part of the domain's speed. */

@@ -15,6 +15,7 @@ import type {
 } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { OverlayMode, Runtime } from '../api/runtime.ts';
+import { closeAll } from './close-all.ts';
 import { EngineDisk } from './disk.ts';
 import { checkWith } from './driver/answers.ts';
 import { Engine, Kind, REPAIR_CRASH } from './driver/engine.ts';
@@ -457,11 +458,8 @@ class Opening {
       await this.#runtime.remove(this.#created).catch(() => {});
   }
 
-  /** Closes every file, even if one of them fails to; the first failure is then thrown. */
   async #closeFiles(): Promise<void> {
-    const files = Array.from({ length: this.#count }, (_, image) => this.engine.detach(image));
-    const closed = await Promise.allSettled(files.map(async (file) => file?.close()));
-    for (const result of closed) if (result.status === 'rejected') throw result.reason;
+    await closeAll(Array.from({ length: this.#count }, (_, image) => this.engine.detach(image)));
   }
 }
 

@@ -18,26 +18,10 @@ import { checkDiskWith, createDiskWith, openDiskWith } from '../disk/open.ts';
 import type { EdgePlaces } from './runtime.ts';
 import { edgeRuntime, inLittleMemory } from './runtime.ts';
 
-export type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
-export * from '../api/disk.ts';
-export type { ErrorCode } from '../api/errors.ts';
-export { MillraceError } from '../api/errors.ts';
-export type {
-  Answer,
-  AnswerBody,
-  Fetch,
-  FetchInit,
-  HeaderSource,
-  HttpOptions,
-  HttpSource,
-  PieceReader,
-  UrlSource,
-} from '../bases/http/http.ts';
 export { openHttp } from '../bases/http/http.ts';
-export type { DomainEventDetail } from '../disk/domain.ts';
-export { Domain } from '../disk/domain.ts';
 export type { Handler, HandlerOptions } from '../faces/http/handler.ts';
 export { createHandler } from '../faces/http/handler.ts';
+export * from '../faces/library.ts';
 export type { Bucket, BucketBody, BucketObject, ObjectStorage } from './platform.ts';
 export type { EdgePlaces } from './runtime.ts';
 export type { ObjectState, ServeDisksOptions, ServedDisks } from './serve.ts';

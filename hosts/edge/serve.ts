@@ -9,7 +9,7 @@ import { MillraceError } from '../api/errors.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { createDiskWith, openDiskWith } from '../disk/open.ts';
 import type { HandlerOptions } from '../faces/http/handler.ts';
-import { createHandler } from '../faces/http/handler.ts';
+import { createHandler, placeOf } from '../faces/http/handler.ts';
 import { Contents } from './contents.ts';
 import type { Bucket, ObjectStorage } from './platform.ts';
 import { edgeRuntime, inLittleMemory } from './runtime.ts';
@@ -77,8 +77,7 @@ export function serveDisks(state: ObjectState, options: ServeDisksOptions): Serv
   });
   return {
     async fetch(request) {
-      const [, name, call] =
-        /^\/disks\/([^/]+)\/(stream|abort|resume|info)$/.exec(new URL(request.url).pathname) ?? [];
+      const { device: name, call } = placeOf(new URL(request.url));
       const asked = call === 'stream' && request.method === 'POST' ? request.clone() : undefined;
       const response = await handler(request);
       if (name === undefined || !entered.has(request)) return response;

@@ -9,6 +9,7 @@ import { MillraceError } from '../../api/errors.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import { identityOf, notingBases } from '../../bases/identities.ts';
 import { sharingBases } from '../../bases/shared.ts';
+import { closeAll } from '../../disk/close-all.ts';
 import { createDiskWith, openDiskWith } from '../../disk/open.ts';
 import { createHandler } from '../http/handler.ts';
 import type { Ended } from './options.ts';
@@ -230,12 +231,6 @@ function startHttp(
     identity: (device) => served.get(device)?.identity,
   });
   return platform.serve(handler, address);
-}
-
-/** All of them, also when one fails. */
-async function closeAll(open: readonly { close(): Promise<void> }[]): Promise<void> {
-  const closed = await Promise.allSettled(open.map((each) => each.close()));
-  for (const result of closed) if (result.status === 'rejected') throw result.reason;
 }
 
 /** Resolves when the user stops the server; asked again, the program does not wait for its disks to be closed. */

@@ -2,9 +2,10 @@
  * A disk's events as server-sent events (HTML standard, "Server-sent events"): first `info`, how the job stands, then each event as it
  * comes, with its StreamInfo as JSON. Who connects again after a loss has missed nothing that counts.
  */
-import type { Disk, DiskEvent, StreamInfo } from '../../api/disk.ts';
 
-const EVENTS: readonly DiskEvent[] = ['progress', 'completed', 'failed', 'paused', 'resumed'];
+import type { Disk, StreamInfo } from '../../api/disk.ts';
+import { DISK_EVENTS } from '../../api/disk-events.ts';
+
 /** Proxies end connections that say nothing for half a minute or more. */
 const KEEP_ALIVE_MS = 15_000;
 /** Events that a client has not taken yet: one that is so far behind is cut off, and told how the job stands when it comes again. */
@@ -27,9 +28,9 @@ export function answerEvents(request: Request, disk: Disk): Response {
       const timer = setInterval(() => send(': still here\n\n'), KEEP_ALIVE_MS);
       stop = () => {
         clearInterval(timer);
-        for (const type of EVENTS) disk.removeEventListener(type, forward);
+        for (const type of DISK_EVENTS) disk.removeEventListener(type, forward);
       };
-      for (const type of EVENTS) disk.addEventListener(type, forward);
+      for (const type of DISK_EVENTS) disk.addEventListener(type, forward);
       if (request.signal.aborted) return stop();
       request.signal.addEventListener('abort', stop);
       // Before any job there is nothing to tell.

@@ -131,7 +131,7 @@ async function answer(
   const url = urlOf(request);
   refuseForeignPages(request, url, options.origins ?? []);
   await mayEnter(request, options);
-  const [, device, call] = /^\/disks\/([^/]+)\/([^/]+)$/.exec(url.pathname) ?? [];
+  const { device, call } = placeOf(url);
   const route = call !== undefined && Object.hasOwn(ROUTES, call) ? ROUTES[call] : undefined;
   if (device === undefined || route === undefined)
     throw new MillraceError(
@@ -158,6 +158,12 @@ async function answer(
     disk,
     identity: `${options.identity?.(name) ?? unique}/${name}`,
   });
+}
+
+/** What a URL asks for: the device, still encoded, and what is to be done with it; nothing where it leads to no disk. */
+export function placeOf({ pathname }: URL): { device?: string; call?: string } {
+  const [, device, call] = /^\/disks\/([^/]+)\/([^/]+)$/.exec(pathname) ?? [];
+  return { device, call };
 }
 
 /** The name in it is the client's to choose (its Host header), and servers hand on whatever it is. */

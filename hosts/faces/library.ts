@@ -1,0 +1,19 @@
+/** What the library has on every runtime: types, errors and events. How disks are opened stands in each runtime's own entry. */
+export type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
+export * from '../api/disk.ts';
+export type { ErrorCode } from '../api/errors.ts';
+export { MillraceError } from '../api/errors.ts';
+export type {
+  Answer,
+  AnswerBody,
+  Fetch,
+  FetchInit,
+  HeaderSource,
+  HttpOptions,
+  HttpSource,
+  HttpStats,
+  PieceReader,
+  UrlSource,
+} from '../bases/http/http.ts';
+export type { DomainEventDetail } from '../disk/domain.ts';
+export { Domain } from '../disk/domain.ts';
