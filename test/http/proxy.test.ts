@@ -221,6 +221,13 @@ describe('through a proxy', () => {
       expect(proxy.asked).toEqual([]);
     });
 
+    test('a certificate that is not trusted: the message names the variable for others', async () => {
+      const [said] = await read(runtime, [secureUrl], {});
+      const variable = runtime[0] === 'Deno' ? 'DENO_CERT' : 'NODE_EXTRA_CA_CERTS';
+      expect(said).toMatch(/^EIO .*the certificate of the server is not trusted/);
+      expect(said).toContain(variable);
+    });
+
     test('names it, without its password, where it does not answer or lets nobody in', async () => {
       const variables = { http_proxy: 'http://user:secret@127.0.0.1:1', ...trust() };
       const [dead] = await read(runtime, ['http://images.test/disk.img'], variables);
