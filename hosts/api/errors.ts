@@ -54,3 +54,32 @@ export class MillraceError extends Error {
     if (options.offset !== undefined) this.offset = options.offset;
   }
 }
+
+/**
+ * What a caller's own source or file may throw, by the names that systems and browsers have for it. What only Millrace itself can know
+ * (that a disk is closed, a job aborted, an image corrupt) is not believed of others.
+ */
+const SYSTEM_CODES: Readonly<Record<string, ErrorCode>> = {
+  ENOSPC: 'ENOSPC',
+  EDQUOT: 'ENOSPC',
+  EFBIG: 'ENOSPC',
+  QuotaExceededError: 'ENOSPC',
+  EIO: 'EIO',
+  ENOENT: 'ENOENT',
+  EACCES: 'EACCES',
+  EPERM: 'EACCES',
+  EROFS: 'EROFS',
+  EBUSY: 'EBUSY',
+  ETIMEDOUT: 'ETIMEDOUT',
+  ECHANGED: 'ECHANGED',
+};
+
+/** The code that an error counts as, whoever threw it: its own if that is known, else `EIO`. */
+export function codeOf(error: unknown): ErrorCode {
+  if (error instanceof MillraceError) return error.code;
+  const { code, name } = (error ?? {}) as { code?: unknown; name?: unknown };
+  // A DOMException has a number there, and its name tells.
+  for (const known of [code, name])
+    if (typeof known === 'string' && Object.hasOwn(SYSTEM_CODES, known)) return SYSTEM_CODES[known];
+  return 'EIO';
+}

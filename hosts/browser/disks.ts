@@ -2,6 +2,7 @@
 import { transfer } from 'comlink';
 import type { CheckOptions, CheckReport, ImageFormat } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import { CHECK_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import type { CopyOptions } from './api.ts';
 import type { DiskRecord } from './catalog.ts';
 import { forgetDisk, recallDisk, rememberDisk } from './catalog.ts';
@@ -93,6 +94,7 @@ export async function importDisk(
   file: Blob,
   options: { format?: ImageFormat } & CopyOptions = {},
 ): Promise<void> {
+  mustKnowOptions('importDisk', options, { format: true, progress: true, signal: true });
   if (!(await disksFolder()))
     throw new MillraceError(
       'EUNSUPPORTED',
@@ -110,10 +112,9 @@ export async function importDisk(
  * `overlay` is the name of a disk that is not open.
  * @throws MillraceError `EBUSY` while it is open, `ENOENT`; where the header cannot be read, or (`ECORRUPT`) a repair could lose data.
  */
-export async function checkDisk({
-  overlay,
-  ...options
-}: CheckOptions): Promise<CheckReport | undefined> {
+export async function checkDisk(checked: CheckOptions): Promise<CheckReport | undefined> {
+  mustKnowOptions('checkDisk', checked, CHECK_OPTIONS);
+  const { overlay, ...options } = checked;
   if (typeof overlay === 'string')
     return inWorker(overlay, (service) => service.checkImage(overlay, options, thisPage()));
   const sent = sendSource(overlay);

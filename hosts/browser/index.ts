@@ -17,6 +17,8 @@
 
 import { transfer } from 'comlink';
 import { MillraceError } from '../api/errors.ts';
+import type { OptionNames } from '../api/options.ts';
+import { CREATE_OPTIONS, mustKnowOptions, OPEN_OPTIONS } from '../api/options.ts';
 import { openBuffer } from '../bases/blob.ts';
 import type { BrowserBase, BrowserCreateOptions, BrowserDisk, BrowserOpenOptions } from './api.ts';
 import { recallDisk } from './catalog.ts';
@@ -39,8 +41,16 @@ export type { DiskRecord, RememberedJob } from './catalog.ts';
 export { checkDisk, deleteDisk, exportDisk, importDisk, listDisks, renameDisk } from './disks.ts';
 export { persistDisks, storageRoom } from './quota.ts';
 
+const BROWSER_OPEN_OPTIONS: OptionNames<BrowserOpenOptions> = {
+  ...OPEN_OPTIONS,
+  whenBusy: true,
+  signal: true,
+  resumeJob: true,
+};
+
 /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
 export async function createDisk(options: BrowserCreateOptions): Promise<BrowserDisk> {
+  mustKnowOptions('createDisk', options, CREATE_OPTIONS);
   const { overlay, base, ...rest } = options;
   return open({
     create: true,
@@ -53,6 +63,7 @@ export async function createDisk(options: BrowserCreateOptions): Promise<Browser
 
 /** Opens an overlay; its base is the recorded one unless another is given. */
 export async function openDisk(options: BrowserOpenOptions): Promise<BrowserDisk> {
+  mustKnowOptions('openDisk', options, BROWSER_OPEN_OPTIONS);
   const { overlay, base, whenBusy = 'fail', signal, resumeJob = false, ...rest } = options;
   if (whenBusy !== 'fail' && whenBusy !== 'wait')
     throw new MillraceError('EINVAL', `whenBusy is fail or wait, not '${String(whenBusy)}'`);

@@ -4,6 +4,7 @@
  */
 import type { CheckReport, Extent, ImageInfo, StreamInfo, StreamOptions } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import { JOB_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import type { HttpStats } from '../bases/http/http.ts';
 import type { BrowserDisk, CopyOptions } from './api.ts';
 import type { Service } from './link.ts';
@@ -78,6 +79,7 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
   }
 
   async stream(options: StreamOptions = {}): Promise<StreamInfo> {
+    mustKnowOptions('stream', options, JOB_OPTIONS);
     const { signal, ...rest } = options;
     if (signal?.aborted)
       throw new MillraceError('ABORTED', 'cannot stream: aborted before it started', {

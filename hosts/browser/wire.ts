@@ -6,7 +6,7 @@ import * as Comlink from 'comlink';
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import type { CreateOptions, DiskEvent, OpenOptions, StreamInfo } from '../api/disk.ts';
 import type { ErrorCode } from '../api/errors.ts';
-import { MillraceError } from '../api/errors.ts';
+import { codeOf, MillraceError } from '../api/errors.ts';
 import type { CopyOptions } from './api.ts';
 import type { Holder } from './lock.ts';
 
@@ -62,15 +62,20 @@ interface Thrown {
   value: unknown;
 }
 
-/** Comlink sends of an error its message only: teaches it to send ours whole. Called on both sides, it changes nothing for other errors. */
+/** Comlink sends of an error its message only: teaches it to send ours whole, and of others the code. It is called on both sides. */
 export function sendErrorsWhole(): void {
   const usual = Comlink.transferHandlers.get('throw') as Comlink.TransferHandler<Thrown, object>;
   Comlink.transferHandlers.set('throw', {
     canHandle: usual.canHandle,
-    serialize: (thrown: Thrown) =>
-      thrown.value instanceof MillraceError
-        ? [{ millrace: packed(thrown.value) }, []]
-        : usual.serialize(thrown),
+    serialize(thrown: Thrown): [object, Transferable[]] {
+      const { value } = thrown;
+      if (value instanceof MillraceError) return [{ millrace: packed(value) }, []];
+      const [sent, ports] = usual.serialize(thrown) as [{ value: object }, Transferable[]];
+      const code = codeOf(value);
+      // A source of the page's own may fail with a code that counts.
+      if (value instanceof Error && code !== 'EIO') Object.assign(sent.value, { code });
+      return [sent, ports];
+    },
     deserialize(sent: object): never {
       if ('millrace' in sent) throw unpacked(sent.millrace as SentError);
       return usual.deserialize(sent) as never;

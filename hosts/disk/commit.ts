@@ -6,6 +6,7 @@
 import type { BlockFile } from '../api/block.ts';
 import type { CommitOptions, CommitReport, Disk, Extent, ImageInfo } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import { COMMIT_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
 import type { EngineDisk } from './disk.ts';
 import { identityText, openDiskWith } from './open.ts';
@@ -23,6 +24,7 @@ type Target = Pick<Disk, 'resize' | 'write' | 'writeZeroes' | 'flush' | 'close'>
 
 /** @throws MillraceError `EINVAL` when there is no such base, `EUNSUPPORTED` when it is remote, `EBUSY` when one of the two is in use. */
 export async function commitWith(runtime: Runtime, options: CommitOptions): Promise<CommitReport> {
+  mustKnowOptions('commitDisk', options, COMMIT_OPTIONS);
   const { overlay, followChain, memory, base = 1, keep = false } = options;
   const disk = await openDiskWith(runtime, {
     overlay,

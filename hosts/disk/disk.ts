@@ -13,6 +13,7 @@ import type {
   StreamOptions,
 } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import { JOB_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import { checkWith, extentsOf, imageOf } from './driver/answers.ts';
 import type { Engine } from './driver/engine.ts';
 import { Kind } from './driver/engine.ts';
@@ -158,6 +159,7 @@ export class EngineDisk extends EventTarget implements Disk {
   }
 
   async resize(size: number, options: { shrink?: boolean } = {}): Promise<void> {
+    mustKnowOptions('resize', options, { shrink: true });
     this.#mustBeWritable('resize');
     if (!Number.isSafeInteger(size) || size < 0 || size % SECTOR_BYTES)
       throw new MillraceError(
@@ -195,6 +197,7 @@ export class EngineDisk extends EventTarget implements Disk {
 
   /** `paused`: begins as one that has been paused, and touches nothing before it is resumed. */
   async stream(options: StreamOptions & { paused?: boolean } = {}): Promise<StreamInfo> {
+    mustKnowOptions('stream', options, JOB_OPTIONS);
     this.#mustBeWritable('stream');
     // A disk that is about to be smaller is not streamed as it was.
     while (this.#gate.resizing) await this.#resized();
@@ -241,6 +244,7 @@ export class EngineDisk extends EventTarget implements Disk {
     length: number = Math.max(0, this.#size - offset),
     options: { depth?: number } = {},
   ): AsyncGenerator<Extent> {
+    mustKnowOptions('map', options, { depth: true });
     this.#mustBeOpen();
     this.#mustBeInside('map', offset, length);
     yield* extentsOf(
@@ -252,6 +256,7 @@ export class EngineDisk extends EventTarget implements Disk {
   }
 
   async check(options: { repair?: 'leaks' | 'all' } = {}): Promise<CheckReport> {
+    mustKnowOptions('check', options, { repair: true });
     this.#mustBeOpen();
     if (options.repair) this.#mustBeWritable('repair');
     return checkWith(this.#engine, this.#size, options.repair);

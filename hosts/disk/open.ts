@@ -14,6 +14,7 @@ import type {
   OpenOptions,
 } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import { CHECK_OPTIONS, CREATE_OPTIONS, mustKnowOptions, OPEN_OPTIONS } from '../api/options.ts';
 import type { OverlayMode, Runtime } from '../api/runtime.ts';
 import { closeAll } from './close-all.ts';
 import { EngineDisk } from './disk.ts';
@@ -110,6 +111,7 @@ export async function createDiskWith(
   runtime: Runtime,
   options: CreateOptions,
 ): Promise<EngineDisk> {
+  mustKnowOptions('createDisk', options, CREATE_OPTIONS);
   mustBeLocation('overlay', options.overlay);
   const opening = await Opening.start(runtime, options.memory);
   try {
@@ -141,6 +143,7 @@ export async function createDiskWith(
 
 /** Opens an existing overlay with its chain. */
 export async function openDiskWith(runtime: Runtime, options: OpenOptions): Promise<EngineDisk> {
+  mustKnowOptions('openDisk', options, OPEN_OPTIONS);
   const { readOnly = false, followChain = false } = options;
   mustBeLocation('overlay', options.overlay);
   const opening = await Opening.start(runtime, options.memory);
@@ -172,8 +175,10 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
  */
 export async function checkDiskWith(
   runtime: Runtime,
-  { overlay, repair, memory }: CheckOptions,
+  options: CheckOptions,
 ): Promise<CheckReport | undefined> {
+  mustKnowOptions('checkDisk', options, CHECK_OPTIONS);
+  const { overlay, repair, memory } = options;
   mustBeLocation('overlay', overlay);
   const opening = await Opening.start(runtime, memory);
   try {

@@ -4,6 +4,7 @@
  */
 import type { Disk, ImageFormat, ImageInfo, RebaseOptions, RebaseReport } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import { mustKnowOptions, REBASE_OPTIONS } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { identityText, notFollowed, openDiskWith, recordedName } from './open.ts';
 import { checkedRecord } from './options.ts';
@@ -18,6 +19,7 @@ const WORD_BYTES = 4;
  * or stands on it; and as openDisk does.
  */
 export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Promise<RebaseReport> {
+  mustKnowOptions('rebaseDisk', options, REBASE_OPTIONS);
   const { overlay, base, unsafe = false, followChain, memory } = options;
   if (base !== null && typeof base !== 'string' && !(base instanceof URL))
     throw new MillraceError(

@@ -14,6 +14,8 @@
  * ```
  */
 import type { CheckOptions, CheckReport, CreateOptions, Disk, OpenOptions } from '../api/disk.ts';
+import type { OptionNames } from '../api/options.ts';
+import { CHECK_OPTIONS, CREATE_OPTIONS, mustKnowOptions, OPEN_OPTIONS } from '../api/options.ts';
 import { checkDiskWith, createDiskWith, openDiskWith } from '../disk/open.ts';
 import type { EdgePlaces } from './runtime.ts';
 import { edgeRuntime, inLittleMemory } from './runtime.ts';
@@ -27,25 +29,27 @@ export type { EdgePlaces } from './runtime.ts';
 export type { ObjectState, ServeDisksOptions, ServedDisks } from './serve.ts';
 export { serveDisks } from './serve.ts';
 
+const PLACES: OptionNames<EdgePlaces> = { storage: true, bucket: true };
+
 /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
-export function createDisk({
-  storage,
-  bucket,
-  ...options
-}: CreateOptions & EdgePlaces): Promise<Disk> {
+export async function createDisk(made: CreateOptions & EdgePlaces): Promise<Disk> {
+  mustKnowOptions('createDisk', made, { ...CREATE_OPTIONS, ...PLACES });
+  const { storage, bucket, ...options } = made;
   return createDiskWith(edgeRuntime({ storage, bucket }), inLittleMemory(options));
 }
 
 /** Opens an overlay; its base is the recorded one unless another is given. */
-export function openDisk({ storage, bucket, ...options }: OpenOptions & EdgePlaces): Promise<Disk> {
+export async function openDisk(opened: OpenOptions & EdgePlaces): Promise<Disk> {
+  mustKnowOptions('openDisk', opened, { ...OPEN_OPTIONS, ...PLACES });
+  const { storage, bucket, ...options } = opened;
   return openDiskWith(edgeRuntime({ storage, bucket }), inLittleMemory(options));
 }
 
 /** Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw image, which has nothing to check. */
-export function checkDisk({
-  storage,
-  bucket,
-  ...options
-}: CheckOptions & EdgePlaces): Promise<CheckReport | undefined> {
+export async function checkDisk(
+  checked: CheckOptions & EdgePlaces,
+): Promise<CheckReport | undefined> {
+  mustKnowOptions('checkDisk', checked, { ...CHECK_OPTIONS, ...PLACES });
+  const { storage, bucket, ...options } = checked;
   return checkDiskWith(edgeRuntime({ storage, bucket }), inLittleMemory(options));
 }

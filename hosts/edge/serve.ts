@@ -6,10 +6,12 @@
 import type { CreateOptions, Disk, OpenOptions, StreamInfo, StreamOptions } from '../api/disk.ts';
 import { JobStatus } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { OptionNames } from '../api/options.ts';
+import { CREATE_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { createDiskWith, openDiskWith } from '../disk/open.ts';
 import type { HandlerOptions } from '../faces/http/handler.ts';
-import { createHandler, placeOf } from '../faces/http/handler.ts';
+import { createHandler, HANDLER_OPTIONS, placeOf } from '../faces/http/handler.ts';
 import { Contents } from './contents.ts';
 import type { Bucket, ObjectStorage } from './platform.ts';
 import { edgeRuntime, inLittleMemory } from './runtime.ts';
@@ -46,6 +48,9 @@ export interface ServeDisksOptions extends Omit<HandlerOptions, 'disks' | 'ident
   bucket?: Bucket;
 }
 
+const { identity: _, ...HANDLED } = HANDLER_OPTIONS;
+const SERVE_OPTIONS: OptionNames<ServeDisksOptions> = { ...HANDLED, bucket: true };
+
 /** What a Durable Object hands its requests and alarms to. */
 export interface ServedDisks {
   /** The object's own `fetch`. */
@@ -63,6 +68,10 @@ interface KeptJob {
 
 /** Serves disks from a Durable Object; jobs go on by its alarms. */
 export function serveDisks(state: ObjectState, options: ServeDisksOptions): ServedDisks {
+  mustKnowOptions('serveDisks', options, SERVE_OPTIONS);
+  for (const [device, made] of Object.entries(options.disks))
+    mustKnowOptions(`the disk '${device}' of serveDisks`, made, CREATE_OPTIONS);
+  const { bucket: _, ...handled } = options;
   const disks = new DiskTable(state.storage, options);
   // Whoever is let in has a disk looked for. A status does not tell: it may be that of a base that lets nobody in.
   const entered = new WeakSet<Request>();
@@ -71,7 +80,7 @@ export function serveDisks(state: ObjectState, options: ServeDisksOptions): Serv
     return disks.get(device);
   };
   const handler = createHandler({
-    ...options,
+    ...handled,
     disks: find,
     identity: (device) => disks.contents.idOf(device),
   });

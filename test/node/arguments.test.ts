@@ -2,9 +2,11 @@
 import { expect, it } from 'vitest';
 import type { BlockFile, BlockSource } from '../../hosts/api/block.ts';
 import type { ImageFormat, OnError } from '../../hosts/api/disk.ts';
+import { openHttp } from '../../hosts/bases/http/http.ts';
 import { commitWith } from '../../hosts/disk/commit.ts';
 import { checkDiskWith } from '../../hosts/disk/open.ts';
 import { rebaseWith } from '../../hosts/disk/rebase.ts';
+import { createHandler } from '../../hosts/faces/http/handler.ts';
 import { Bench, MIB } from '../job/bench.ts';
 import { MemoryFile } from '../support/memory-file.ts';
 
@@ -279,4 +281,97 @@ it("a file of the caller's own may return what it has at hand, or promises that 
     await disk.stream();
     await disk.close();
   }
+});
+
+it('options that do not exist are refused, with what was probably meant', async () => {
+  const { runtime } = await newBench();
+  const refused = (message: RegExp) => ({
+    code: 'EINVAL',
+    message: expect.stringMatching(message),
+  });
+  const wrong = (options: object): never => options as never;
+  const overlay = 'overlay.qcow2';
+  await expect(
+    runtime.create(wrong({ overlay: 'new.qcow2', bas: 'base.raw', size: MIB })),
+  ).rejects.toMatchObject(refused(/^createDisk has no option 'bas': did you mean 'base'\?$/));
+  expect(runtime.files.has('new.qcow2')).toBe(false);
+  await expect(runtime.open(wrong({ overlay, readonly: true }))).rejects.toMatchObject(
+    refused(/^openDisk has no option 'readonly': did you mean 'readOnly'\?$/),
+  );
+  await expect(checkDiskWith(runtime, wrong({ overlay, fix: 'all' }))).rejects.toMatchObject(
+    refused(/^checkDisk has no option 'fix': it has overlay, repair/),
+  );
+  await expect(commitWith(runtime, wrong({ overlay, keeep: true }))).rejects.toMatchObject(
+    refused(/^commitDisk has no option 'keeep': did you mean 'keep'\?$/),
+  );
+  await expect(
+    rebaseWith(runtime, wrong({ overlay, base: null, unsave: 1 })),
+  ).rejects.toMatchObject(refused(/^rebaseDisk has no option 'unsave': did you mean 'unsafe'\?$/));
+  for (const options of [undefined, null, 'overlay.qcow2']) {
+    await expect(runtime.open(options as never)).rejects.toMatchObject(
+      refused(/^openDisk takes an object of options$/),
+    );
+  }
+  const disk = await runtime.open({ overlay });
+  await expect(disk.stream(wrong({ onerror: 'stop' }))).rejects.toMatchObject(
+    refused(/^stream has no option 'onerror': did you mean 'onError'\?$/),
+  );
+  await expect(disk.resize(MIB / 2, wrong({ shrnk: true }))).rejects.toMatchObject(
+    refused(/did you mean 'shrink'/),
+  );
+  await expect(disk.check(wrong({ [INHERITED]: 'all' }))).rejects.toMatchObject(refused(/^check/));
+  // What is undefined is left out, as wrappers have it that hand on what they were given.
+  expect(await disk.stream(wrong({ another: undefined }))).toMatchObject({ remaining: 0 });
+  await disk.close();
+  await expect(openHttp('http://127.0.0.1:9/', wrong({ retrys: 0 }))).rejects.toMatchObject(
+    refused(/^openHttp has no option 'retrys': did you mean 'retries'\?$/),
+  );
+  expect(() => createHandler(wrong({ disks: {}, tokn: 'a' }))).toThrow(
+    "createHandler has no option 'tokn': did you mean 'token'?",
+  );
+});
+
+it('a failure with a code that is known counts as that code', async () => {
+  const quota = new DOMException('no room', 'QuotaExceededError');
+  const failures: [unknown, string][] = [
+    [Object.assign(new Error('write: no space'), { code: 'ENOSPC' }), 'ENOSPC'],
+    [Object.assign(new Error('quota'), { code: 'EDQUOT' }), 'ENOSPC'],
+    [quota, 'ENOSPC'],
+    [{ code: 'EACCES' }, 'EACCES'],
+    [Object.assign(new Error('refused'), { code: 'EPERM' }), 'EACCES'],
+    [Object.assign(new Error('odd'), { code: 'ENOTHING' }), 'EIO'],
+    // Only the disk itself can know these.
+    [Object.assign(new Error('lie'), { code: 'ABORTED' }), 'EIO'],
+    [new Error('plain'), 'EIO'],
+  ];
+  for (const [thrown, code] of failures) {
+    const bench = new Bench();
+    bench.addBase(MIB);
+    const disk = await bench.create();
+    bench.fails = ({ kind, file }) =>
+      kind === 'write' && file === 'overlay.qcow2' ? (thrown as Error) : undefined;
+    const error = await disk.stream().catch((error) => error);
+    expect(error, String(thrown)).toMatchObject({ code });
+    if (thrown instanceof Error) expect(error.message).toContain(thrown.message);
+    bench.fails = () => undefined;
+    await disk.close().catch(() => {});
+  }
+});
+
+it("onError: 'enospc' pauses when a file of the caller's own is full", async () => {
+  const bench = new Bench();
+  bench.addBase(MIB);
+  const disk = await bench.create();
+  bench.fails = ({ kind, file }) =>
+    kind === 'write' && file === 'overlay.qcow2'
+      ? new DOMException('no room', 'QuotaExceededError')
+      : undefined;
+  await disk.stream({ onError: 'enospc', nonblock: true });
+  await bench.settle();
+  expect(await disk.info()).toMatchObject({ status: 1, paused: true, error: { code: 'ENOSPC' } });
+  bench.fails = () => undefined;
+  await disk.resume();
+  await bench.settle();
+  expect(await disk.info()).toMatchObject({ status: 0, remaining: 0 });
+  await disk.close();
 });

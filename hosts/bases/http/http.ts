@@ -4,6 +4,8 @@
  */
 import type { BlockSource, ReadHint } from '../../api/block.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { OptionNames } from '../../api/options.ts';
+import { mustKnowOptions } from '../../api/options.ts';
 import type { HeaderSource, UrlSource } from './address.ts';
 import { Address } from './address.ts';
 import { Elevator, REQUEST_BYTES_MIN } from './elevator.ts';
@@ -30,6 +32,15 @@ const TIMEOUT_DEFAULT_MS = 15_000;
 const TIMEOUT_MAX_MS = 2 ** 31 - 1;
 const RETRIES_DEFAULT = 6;
 const RETRIES_MAX = 100;
+
+const HTTP_OPTIONS: OptionNames<HttpOptions> = {
+  headers: true,
+  fetch: true,
+  depth: true,
+  timeout: true,
+  retries: true,
+  onTrouble: true,
+};
 
 /** How a base is asked for over HTTP. */
 export interface HttpOptions {
@@ -75,6 +86,7 @@ export interface HttpSource extends BlockSource {
  *   `EACCES` (401, 403), `ETIMEDOUT`, `EIO`. Reads throw these, and `ECHANGED` when the object is no longer the one opened.
  */
 export async function openHttp(url: UrlSource, options: HttpOptions = {}): Promise<HttpSource> {
+  mustKnowOptions('openHttp', options, HTTP_OPTIONS);
   const { headers = {}, fetch = globalThis.fetch, onTrouble } = options;
   const depth = within('depth', options.depth ?? DEPTH_DEFAULT, DEPTH_MIN, DEPTH_MAX);
   const timeout = within('timeout', options.timeout ?? TIMEOUT_DEFAULT_MS, 1, TIMEOUT_MAX_MS);

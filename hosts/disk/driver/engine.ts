@@ -6,7 +6,7 @@ import type { BlockFile, BlockSource } from '../../api/block.ts';
 import type { Clock } from '../../api/clock.ts';
 import { systemClock } from '../../api/clock.ts';
 import type { Codec } from '../../api/codec.ts';
-import { MillraceError } from '../../api/errors.ts';
+import { codeOf, MillraceError } from '../../api/errors.ts';
 import { mapHoles } from './holes.ts';
 import { ENGINE_CODES, ENGINE_REASONS } from './reasons.ts';
 import { ImageField, JobField } from './reports.ts';
@@ -458,10 +458,7 @@ export class Engine {
 
   /** Whatever it failed with, be it nothing at all: a file of the caller's own may reject without a reason. */
   #fail(tag: number, error: unknown): void {
-    const code =
-      error instanceof MillraceError
-        ? ENGINE_CODES.indexOf(error.code, 1)
-        : ENGINE_CODES.indexOf('EIO', 1);
+    const code = ENGINE_CODES.indexOf(codeOf(error), 1);
     const detail = this.#nextError++;
     this.#errors.set(detail, error);
     this.#forget(detail - ERRORS_KEPT_MAX);

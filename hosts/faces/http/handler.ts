@@ -14,6 +14,8 @@ import type { Disk, Extent, StreamOptions } from '../../api/disk.ts';
 import { JobStatus } from '../../api/disk.ts';
 import type { ErrorCode } from '../../api/errors.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { OptionNames } from '../../api/options.ts';
+import { mustKnowOptions } from '../../api/options.ts';
 import { answerData } from './data.ts';
 import { answerEvents } from './events.ts';
 
@@ -35,6 +37,14 @@ export interface HandlerOptions {
   /** What tells a disk's content from that of other times, across restarts; without it, its ETag is a new one for every handler. */
   identity?: (device: string) => string | undefined;
 }
+
+export const HANDLER_OPTIONS: OptionNames<HandlerOptions> = {
+  disks: true,
+  token: true,
+  authorize: true,
+  origins: true,
+  identity: true,
+};
 
 /** Far more than the options of a job take. */
 const BODY_BYTES_MAX = 64 * 1024;
@@ -103,6 +113,7 @@ const ROUTES: Readonly<Record<string, Readonly<Record<string, Answer>>>> = {
 
 /** Makes the handler. It holds no state but the disks': several may serve the same ones. @throws MillraceError `EINVAL` for an origin that is none. */
 export function createHandler(options: HandlerOptions): Handler {
+  mustKnowOptions('createHandler', options, HANDLER_OPTIONS);
   const wrong = options.origins?.find((origin) => !isOrigin(origin));
   if (wrong !== undefined)
     throw new MillraceError(

@@ -1,5 +1,5 @@
 /** Overlays over time: made once, opened again, kept from a second writer, closed. */
-import type { Disk } from '../../../hosts/api/disk.ts';
+import type { Disk, OpenOptions, StreamOptions } from '../../../hosts/api/disk.ts';
 import type { Case } from '../adapter.ts';
 import { equal, rejects } from '../assert.ts';
 import { BASE_SIZE, baseContent, guestData, KIB, MIB } from '../content.ts';
@@ -127,6 +127,21 @@ export const lifecycleCases: readonly Case[] = [
         /too long/,
       );
       await rejects(host.openDisk({ overlay }), 'ENOENT');
+    },
+  },
+  {
+    name: 'an option that does not exist is refused, with the one that was meant',
+    async run(host) {
+      const overlay = newOverlay(host);
+      const wrong = { overlay, size: MIB, bas: `${host.server}/base.raw` };
+      await rejects(host.createDisk(wrong), 'EINVAL', /no option 'bas'.*'base'/);
+      await rejects(host.openDisk({ overlay }), 'ENOENT');
+      await using(host.createDisk({ overlay, size: MIB }), async (disk) => {
+        const job = { onerror: 'stop' } as StreamOptions;
+        await rejects(disk.stream(job), 'EINVAL', /no option 'onerror'.*'onError'/);
+      });
+      const open = { overlay, readonly: true } as OpenOptions;
+      await rejects(host.openDisk(open), 'EINVAL', /no option 'readonly'.*'readOnly'/);
     },
   },
   {

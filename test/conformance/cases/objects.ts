@@ -2,6 +2,7 @@
 
 import type { BlockFile, BlockSource } from '../../../hosts/api/block.ts';
 import { JobStatus } from '../../../hosts/api/disk.ts';
+import type { ErrorCode } from '../../../hosts/api/errors.ts';
 import { MillraceError } from '../../../hosts/api/errors.ts';
 import type { Case } from '../adapter.ts';
 import { equal, ok, rejects, sameBytes } from '../assert.ts';
@@ -182,6 +183,29 @@ export const objectCases: readonly Case[] = [
         await standsAlone(disk);
         await reads(disk, baseContent());
       });
+    },
+  },
+  {
+    name: 'a failure of a file of the caller counts as its code, also one of the system or the browser',
+    async run(host) {
+      const failures: [Error, ErrorCode][] = [
+        [Object.assign(new Error('no space'), { code: 'ENOSPC' }), 'ENOSPC'],
+        [new DOMException('no room', 'QuotaExceededError'), 'ENOSPC'],
+        [Object.assign(new Error('keep out'), { code: 'EACCES' }), 'EACCES'],
+        [Object.assign(new Error('odd'), { code: 'ENOTHING' }), 'EIO'],
+      ];
+      for (const [error, code] of failures) {
+        const base = sourceOf(baseContent(), {
+          read: async (offset, into) => {
+            if (offset + into.length > MIB) throw error;
+            into.set(baseContent().subarray(offset, offset + into.length));
+          },
+        });
+        await using(
+          host.createDisk({ overlay: newOverlay(host), base, copyOnRead: false }),
+          (disk) => rejects(disk.read(1500 * KIB, 100), code, new RegExp(error.message)),
+        );
+      }
     },
   },
   {

@@ -1,0 +1,139 @@
+/**
+ * Refusing options that do not exist: a caller without types who misspells one (`bas` for `base`) would get an empty disk without a
+ * word. The types hold the lists against the interfaces: a new option does not compile before it stands here, too.
+ */
+import type {
+  CheckOptions,
+  CommitOptions,
+  CreateOptions,
+  OpenOptions,
+  RebaseOptions,
+  StreamOptions,
+} from './disk.ts';
+import { MillraceError } from './errors.ts';
+
+/** Every name that the options of a call have. */
+export type OptionNames<Options> = Readonly<Record<keyof Options, true>>;
+
+export const CREATE_OPTIONS: OptionNames<CreateOptions> = {
+  overlay: true,
+  base: true,
+  baseFormat: true,
+  size: true,
+  clusterSize: true,
+  refcountBits: true,
+  extendedL2: true,
+  followChain: true,
+  recordBase: true,
+  copyOnRead: true,
+  cache: true,
+  memory: true,
+};
+
+export const OPEN_OPTIONS: OptionNames<OpenOptions> = {
+  overlay: true,
+  format: true,
+  base: true,
+  baseFormat: true,
+  followChain: true,
+  readOnly: true,
+  copyOnRead: true,
+  cache: true,
+  memory: true,
+};
+
+export const CHECK_OPTIONS: OptionNames<CheckOptions> = {
+  overlay: true,
+  repair: true,
+  memory: true,
+};
+
+export const COMMIT_OPTIONS: OptionNames<CommitOptions> = {
+  overlay: true,
+  base: true,
+  keep: true,
+  followChain: true,
+  memory: true,
+};
+
+export const REBASE_OPTIONS: OptionNames<RebaseOptions> = {
+  overlay: true,
+  base: true,
+  baseFormat: true,
+  unsafe: true,
+  followChain: true,
+  recordBase: true,
+  memory: true,
+};
+
+const STREAM_OPTIONS: OptionNames<StreamOptions> = {
+  offset: true,
+  length: true,
+  nonblock: true,
+  speed: true,
+  onError: true,
+  base: true,
+  keepBase: true,
+  allocate: true,
+  order: true,
+  signal: true,
+};
+
+/** A host that takes a job up again may begin it paused, which is no option of the public call. */
+export const JOB_OPTIONS: OptionNames<StreamOptions & { paused?: boolean }> = {
+  ...STREAM_OPTIONS,
+  paused: true,
+};
+
+/** A name that differs in more letters than this is another word. */
+const LETTERS_WRONG_MAX = 2;
+/** A longer name is no slip of the pen, and is not printed whole. */
+const NAME_CHARACTERS_MAX = 64;
+
+/**
+ * Refuses what `call` has no option for. One that is undefined counts as left out, however it is spelled.
+ * @throws MillraceError `EINVAL`, with the name that was probably meant.
+ */
+export function mustKnowOptions(
+  call: string,
+  options: object,
+  known: Readonly<Record<string, true>>,
+): void {
+  if (typeof options !== 'object' || options === null)
+    throw new MillraceError('EINVAL', `${call} takes an object of options`);
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined || Object.hasOwn(known, name)) continue;
+    const names = Object.keys(known);
+    const meant = similar(name, names);
+    const advice = meant ? `did you mean '${meant}'?` : `it has ${names.join(', ')}`;
+    throw new MillraceError(
+      'EINVAL',
+      `${call} has no option '${name.slice(0, NAME_CHARACTERS_MAX)}': ${advice}`,
+    );
+  }
+}
+
+/** The known name that is nearest to a wrong one, if any is near: by few letters. */
+function similar(wrong: string, names: readonly string[]): string | undefined {
+  if (wrong.length > NAME_CHARACTERS_MAX) return undefined;
+  const lower = wrong.toLowerCase();
+  const near = names
+    .map((name) => ({ name, letters: distance(lower, name.toLowerCase()) }))
+    .filter(({ name, letters }) => letters <= Math.min(LETTERS_WRONG_MAX, name.length / 2))
+    .sort((one, other) => one.letters - other.letters);
+  return near[0]?.name;
+}
+
+/** How many letters have to be put in, taken out or changed to make one word of the other (Levenshtein). */
+function distance(one: string, other: string): number {
+  let row = Array.from({ length: other.length + 1 }, (_, column) => column);
+  for (let line = 1; line <= one.length; line++) {
+    const next = [line];
+    for (let column = 1; column <= other.length; column++) {
+      const changed = row[column - 1] + (one[line - 1] === other[column - 1] ? 0 : 1);
+      next[column] = Math.min(changed, row[column] + 1, next[column - 1] + 1);
+    }
+    row = next;
+  }
+  return row[other.length];
+}
