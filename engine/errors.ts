@@ -65,3 +65,5 @@ export const R_SHARED_PLACE: i32 = 43;
 export const R_OTHER_FORMAT: i32 = 44;
 export const R_REPAIR: i32 = 45;
 export const R_DAMAGED: i32 = 46;
+export const R_UNREAD: i32 = 47;
+export const R_FOREIGN: i32 = 48;

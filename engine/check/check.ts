@@ -30,6 +30,7 @@ import {
   R_DAMAGED,
   R_MAGIC,
   R_SHARED_PLACE,
+  R_UNREAD,
 } from '../errors';
 import { AT_INCOMPATIBLE, get64, INCOMPATIBLE_CORRUPT, put64 } from '../format/header';
 import { CHECK_REPAIRS_MAX, CHECK_WINDOW_BYTES_MIN, SECTOR_BYTES } from '../limits';
@@ -163,12 +164,13 @@ function look(t: Task, c: Check, image: Image): i32 {
 
 /** Whether to repair, and how. */
 function decide(t: Task, c: Check, image: Image): i32 {
+  const leaks = image.foreign ? 0 : c.leaks;
   const fixable =
     t.argument != REPAIR_LEAKS
-      ? corruptions(c) - c.wrongEntries + c.leaks + c.looseZeroes
+      ? corruptions(c) - c.wrongEntries + leaks + c.looseZeroes
       : moreIsWrong(c)
-        ? c.leaks
-        : c.leaks + c.wrongFlags;
+        ? leaks
+        : leaks + c.wrongFlags;
   t.settles = 0;
   const wrongBlocks = c.wrongBlocks + c.sharedBlocks;
   if (t.argument == REPAIR_CRASH && c.wrongEntries + wrongBlocks + c.shared)
@@ -179,11 +181,13 @@ function decide(t: Task, c: Check, image: Image): i32 {
     t.state = t.argument == REPAIR_CRASH ? BEHIND_END : MARK;
     return DONE;
   }
+  // What cannot be followed may lead to any cluster that nothing else refers to.
+  if (c.unread) return failed(t, ECORRUPT, R_UNREAD, c.unreadAt);
   // A block that something else refers to as well, or that is not where blocks can be, must not be written to.
   if (t.argument == REPAIR_LEAKS && wrongBlocks) return failed(t, ECORRUPT, R_DAMAGED, 0);
   c.repairs++;
   const rebuilds = t.argument != REPAIR_LEAKS && wrongBlocks + c.missing != 0;
-  if (rebuilds && !planRebuild(t, c, image)) return WAIT;
+  if (rebuilds && !planRebuild(t, c, image, t.argument == REPAIR_CRASH)) return WAIT;
   if (!rebuilds) c.round = REPAIR;
   startWindows(c, image);
   t.state = REPAIRING;

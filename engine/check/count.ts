@@ -27,7 +27,16 @@ import {
 } from '../format/l2';
 import { OFFSET_MAX, PAGE_BYTES, PAGE_MASK, SCAN_ENTRIES_MAX } from '../limits';
 import { BLOCK_OFFSET_MASK } from '../tables/refcounts';
-import { Check, COUNT_BYTES, LOOK, REFERENCES, telling, WHOLE, wrongEntry } from './state';
+import {
+  Check,
+  COUNT_BYTES,
+  LOOK,
+  REFERENCES,
+  telling,
+  unreadAt,
+  WHOLE,
+  wrongEntry,
+} from './state';
 
 /** Counts one reference to each cluster that a range touches; `whole` says that no other may refer to them. */
 export function refer(c: Check, image: Image, offset: u64, bytes: u64, whole: bool): void {
@@ -36,6 +45,7 @@ export function refer(c: Check, image: Image, offset: u64, bytes: u64, whole: bo
   if (offset > OFFSET_MAX || offset + bytes >= image.fileSize + clusterBytes(image)) {
     if (!telling(c)) return;
     wrongEntry(c, R_CLUSTER_OUTSIDE);
+    unreadAt(c, c.entryAt);
     c.outside++;
     return;
   }
@@ -83,8 +93,10 @@ export function entriesOfPage(offset: u64): u64 {
 export function enterTable(c: Check, image: Image, entry: u64): void {
   const table = entry & OFFSET_MASK;
   if (telling(c)) {
+    const unaligned = (table & (clusterBytes(image) - 1)) != 0;
     if (entry & L1_RESERVED) wrongEntry(c, R_L1_ENTRY);
-    if (table & (clusterBytes(image) - 1)) wrongEntry(c, R_CLUSTER_UNALIGNED);
+    if (unaligned) wrongEntry(c, R_CLUSTER_UNALIGNED);
+    if (unaligned || entry & L1_RESERVED) unreadAt(c, c.entryAt);
   }
   refer(c, image, table, clusterBytes(image), true);
   c.entered = true;
@@ -128,17 +140,24 @@ export function countEntries(
 
 /** What is wrong with a standard or extended entry by itself. */
 function tellEntry(c: Check, image: Image, entry: u64, bitmap: u64): void {
-  if (entry & L2_RESERVED) wrongEntry(c, R_L2_ENTRY);
+  if (entry & L2_RESERVED) {
+    wrongEntry(c, R_L2_ENTRY);
+    unreadAt(c, c.entryAt);
+  }
   const offset = entry & OFFSET_MASK;
   if (offset == 0) {
     // The zero bit comes first, where there are no subclusters: what it says needs no place.
-    if (bitmap & ALL_ALLOCATED) wrongEntry(c, R_SUBCLUSTERS);
+    if (bitmap & ALL_ALLOCATED) {
+      wrongEntry(c, R_SUBCLUSTERS);
+      unreadAt(c, c.entryAt);
+    }
     return;
   }
   if ((bitmap >> 32) & bitmap) wrongEntry(c, R_SUBCLUSTERS);
   if (offset & (clusterBytes(image) - 1)) {
     wrongEntry(c, R_CLUSTER_UNALIGNED);
     if (showsNoData(image, entry, bitmap)) c.looseZeroes++;
+    else unreadAt(c, c.entryAt);
   }
 }
 
@@ -151,6 +170,7 @@ function countCompressed(c: Check, image: Image, entry: u64, bitmap: u64, statis
   if (telling(c) && entry & COPIED) wrongEntry(c, R_COMPRESSED);
   if (bitmap) {
     if (telling(c)) wrongEntry(c, R_SUBCLUSTERS);
+    unreadAt(c, c.entryAt);
     return;
   }
   refer(c, image, compressedOffset(image, entry), compressedBytes(image, entry), false);

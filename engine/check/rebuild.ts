@@ -4,7 +4,7 @@
 import { clusterBytes, Image, OVERLAY } from '../core/image';
 import { pageChanged, pageGet, STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/pages';
 import { AGAIN, DONE, fail, Task, WAIT } from '../core/task';
-import { ECORRUPT, ENOSPC, R_REPAIR, R_TOO_LARGE } from '../errors';
+import { ECORRUPT, ENOSPC, EUNSUPPORTED, R_FOREIGN, R_REPAIR, R_TOO_LARGE } from '../errors';
 import {
   AT_REFCOUNT_TABLE_CLUSTERS,
   AT_REFCOUNT_TABLE_OFFSET,
@@ -22,11 +22,13 @@ import { settle } from '../tables/writeback';
 import { referencesTo } from './count';
 import { Check, REBUILD, REFERENCES } from './state';
 
-/** Settles where the new blocks and the new table will stand; false if that cannot be. */
-export function planRebuild(t: Task, c: Check, image: Image): bool {
+/** Settles where the new blocks and the new table will stand; false if that cannot be. `opening` says that a crash is made good. */
+export function planRebuild(t: Task, c: Check, image: Image, opening: bool): bool {
   // What points behind the end of the file would point to the new blocks; and what was not counted cannot be written.
   if (c.outside || (c.uncounted && c.refcountMax > REFERENCES))
     return refuse(t, ECORRUPT, R_REPAIR);
+  // At opening, the dirty bit has said that refcounts were left unwritten: an overlay without some of them could not be used at all.
+  if (image.foreign && !opening) return refuse(t, EUNSUPPORTED, R_FOREIGN);
   const perBlock = refcountsPerBlock(image);
   const perTableCluster = clusterBytes(image) >> 3;
   c.newFirst = c.clusters;

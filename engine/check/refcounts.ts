@@ -52,7 +52,7 @@ function refcountInPart(image: Image, cluster: u64): u64 {
     : 0;
 }
 
-/** Compares the refcounts of the clusters in the window, and in a repair sets them: downwards, or also upwards if `raises`. */
+/** Compares the refcounts of the clusters in the window, and in a repair sets them: downwards, or also upwards if `raises`. What may be in use by what is not known is not freed. */
 export function compareWindow(t: Task, c: Check, image: Image, raises: bool): i32 {
   const end = min(c.clusters, c.windowFirst + c.windowClusters);
   let scanned: u32 = 0;
@@ -65,7 +65,7 @@ export function compareWindow(t: Task, c: Check, image: Image, raises: bool): i3
       if (++scanned > SCAN_ENTRIES_MAX) return AGAIN;
       const refcount = refcountInPart(image, c.cursor);
       if (c.round == LOOK) compareOne(c, image, refcount);
-      else if (!repairOne(t, c, refcount, raises)) return WAIT;
+      else if (!repairOne(t, c, refcount, raises, !image.foreign)) return WAIT;
     }
   }
   return DONE;
@@ -90,11 +90,11 @@ function uncountable(c: Check, references: u64): bool {
   return references == REFERENCES && c.refcountMax > references;
 }
 
-function repairOne(t: Task, c: Check, refcount: u64, raises: bool): bool {
+function repairOne(t: Task, c: Check, refcount: u64, raises: bool, frees: bool): bool {
   const references = referencesTo(c, c.cursor);
   if (refcount == references || uncountable(c, references)) return true;
   const lowers = refcount > references;
-  if (!lowers && !raises) return true;
+  if (lowers ? !frees : !raises) return true;
   if (!setRefcount(t, c.cursor, references)) return false;
   if (lowers) c.leaksFixed++;
   else c.corruptionsFixed++;
@@ -106,6 +106,7 @@ function repairOne(t: Task, c: Check, refcount: u64, raises: bool): bool {
  * not see those, but they would be leaks as soon as the file grows over them.
  */
 export function freeBehindEnd(t: Task, c: Check, image: Image): i32 {
+  if (image.foreign) return DONE;
   const perBlock = refcountsPerBlock(image);
   const end = (<u64>image.refcountTableBytes >> 3) * perBlock;
   let scanned: u32 = 0;

@@ -8,7 +8,7 @@ import { get64 } from '../format/header';
 import { OFFSET_MASK } from '../format/l2';
 import { BITMAP_ENTRIES_MAX, L1_BYTES_MAX, SCAN_ENTRIES_MAX } from '../limits';
 import { entriesOfPage, refer } from './count';
-import { beginTable, Check, telling } from './state';
+import { beginTable, Check, telling, unreadAt } from './state';
 import { COUNT, walkTables } from './walk';
 
 /** An entry of the snapshot table: where the words stand that tell of its L1 table and its lengths. */
@@ -76,8 +76,11 @@ function readSnapshot(t: Task, c: Check, image: Image): bool {
   c.itemTable = table;
   c.itemEntries = entries;
   c.itemRead = true;
+  // No L1 table stands over the header, and none has been written only in part: its entry or the file has been spoiled.
+  if (table == 0 || table + (entries << 3) > image.fileSize) unreadAt(c, at);
   const wrong = (table & (clusterBytes(image) - 1)) != 0 || entries << 3 > L1_BYTES_MAX;
   if (wrong && telling(c)) c.wrongEntries++;
+  if (wrong) unreadAt(c, at);
   if (wrong || table >= image.fileSize) c.itemEntries = 0;
   if (!wrong) refer(c, image, table, entries << 3, true);
   return true;
@@ -86,6 +89,7 @@ function readSnapshot(t: Task, c: Check, image: Image): bool {
 /** The list cannot be followed any further. */
 function skipList(c: Check, items: u64): bool {
   if (telling(c)) c.wrongEntries++;
+  unreadAt(c, c.itemAt);
   c.item = items;
   return true;
 }

@@ -58,6 +58,9 @@ export class Check {
   entryAt: u64;
   /** Of the wrong entries: zero clusters with a wrong place (it is not needed). */
   looseZeroes: u64;
+  /** What cannot be followed, so that it is not known what it uses; and where the first of it stands. */
+  unread: u64;
+  unreadAt: u64;
   /** References to what the file does not have. */
   outside: u64;
   /** Entries of the refcount table that are wrong, and those whose block something else refers to as well. */
@@ -104,6 +107,11 @@ export function wrongEntry(c: Check, reason: i32): void {
   c.reasonAt = c.entryAt;
 }
 
+/** Takes note of what cannot be followed: see `unread`. */
+export function unreadAt(c: Check, at: u64): void {
+  if (telling(c) && c.unread++ == 0) c.unreadAt = at;
+}
+
 /** The first window of a look also tells what is wrong with the entries themselves; the others see the same entries again. */
 export function telling(c: Check): bool {
   return c.round == LOOK && c.windowFirst == 0;
@@ -115,6 +123,7 @@ export function beginLook(c: Check, image: Image): void {
   c.wrongEntries = 0;
   c.reason = 0;
   c.looseZeroes = 0;
+  c.unread = 0;
   c.outside = 0;
   c.wrongBlocks = 0;
   c.sharedBlocks = 0;

@@ -8,7 +8,7 @@ import { OFFSET_MASK } from '../format/l2';
 import { SCAN_ENTRIES_MAX } from '../limits';
 import { countEntries, enterTable, entriesOfPage } from './count';
 import { enterFlags, flagsOfPage } from './refcounts';
-import { Check, telling } from './state';
+import { Check, telling, unreadAt } from './state';
 
 /** What for: to count what a snapshot's tables refer to, or the disk's own; to compare the flags of the disk's own, or set them right. */
 export const COUNT: u32 = 0;
@@ -41,7 +41,11 @@ export function walkTables(
       if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
       const offset = (entry & OFFSET_MASK) + (c.l2 << image.l2EntryBits);
       // Behind the end of the file there are no entries. An L1 table with more L2 tables than the file has clusters is not followed on.
-      if (offset >= image.fileSize || c.tables > c.clusters) break;
+      if (offset >= image.fileSize) break;
+      if (c.tables > c.clusters) {
+        unreadAt(c, c.entryAt);
+        break;
+      }
       const l2 = pageGet(t, image.index, offset);
       if (!l2) return WAIT;
       const count = min(l2Entries - c.l2, entriesOfPage(offset) >> (image.l2EntryBits - 3));

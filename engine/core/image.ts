@@ -38,6 +38,8 @@ export class Image {
   /** The dirty bit is being taken out for good: nothing sets it again. */
   cleaning: bool;
   corrupt: bool;
+  /** Has header extensions or autoclear bits that are not known: clusters that nothing refers to may be theirs. */
+  foreign: bool;
   lazyRefcounts: bool;
   snapshots: u32;
   snapshotsOffset: u64;

@@ -69,6 +69,8 @@ const INCOMPATIBLE_KNOWN: u64 = 31;
 export const COMPATIBLE_LAZY_REFCOUNTS: u64 = 1;
 /** The bitmaps extension tells of the disk as it is. */
 const AUTOCLEAR_BITMAPS: u64 = 1;
+/** That, and that an external data file is raw. */
+const AUTOCLEAR_KNOWN: u64 = 3;
 
 export const EXTENSION_END: u32 = 0;
 export const EXTENSION_BACKING_FORMAT: u32 = 0xe2792aca;
@@ -238,6 +240,7 @@ function parseExtensions(at: usize, image: Image): i32 {
   let voidBytes: u32 = 0;
   image.bitmaps = false;
   image.bitmapCount = 0;
+  image.foreign = image.version > 2 && (get64(at + AT_AUTOCLEAR) & ~AUTOCLEAR_KNOWN) != 0;
   let from = image.headerLength;
   while (from + 8 <= end) {
     const type = get32(at + from);
@@ -261,15 +264,16 @@ function parseExtensions(at: usize, image: Image): i32 {
       return R_EXTERNAL_DATA;
     } else if (type == EXTENSION_BITMAPS) {
       image.bitmaps = true;
-      if (
-        bytes >= BITMAPS_BYTES &&
-        image.version > 2 &&
-        get64(at + AT_AUTOCLEAR) & AUTOCLEAR_BITMAPS
-      ) {
+      // QEMU refuses one of another length or without bitmaps, whether or not what it tells still holds.
+      if (bytes != BITMAPS_BYTES) return R_EXTENSION;
+      if (image.version > 2 && get64(at + AT_AUTOCLEAR) & AUTOCLEAR_BITMAPS) {
         image.bitmapCount = get32(at + from + 8);
+        if (!image.bitmapCount) return R_EXTENSION;
         image.bitmapsBytes = get64(at + from + 16);
         image.bitmapsOffset = get64(at + from + 24);
       }
+    } else {
+      image.foreign = true;
     }
     from += 8 + ((bytes + 7) & ~7);
   }

@@ -195,7 +195,10 @@ export interface CreateOptions {
 export interface CheckOptions {
   /** A path or name; or an opened file, of which a source is enough where nothing is repaired. */
   overlay: string | BlockFile | BlockSource;
-  /** `leaks` gives back space that nothing uses; `all` also mends what is wrong, as far as that can be done. */
+  /**
+   * `leaks` gives back space that nothing uses; `all` also mends what is wrong, as far as that can be done. Nothing is changed
+   * (`ECORRUPT`) while part of the metadata cannot be followed; beside unknown header extensions leaks stay.
+   */
   repair?: 'leaks' | 'all';
   /** Bytes of WebAssembly memory, 8 MiB to 1 GiB; default 32 MiB. */
   memory?: number;

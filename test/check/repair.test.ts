@@ -176,6 +176,87 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
     await (await openDisk({ overlay: path })).close();
   });
 
+  /** An image of which two snapshots hold most of the clusters, and a leak beside them. */
+  async function withSnapshots(name: string, compat: string): Promise<string> {
+    const path = join(images.dir, name);
+    await createImage(path, { size: MIB, with: { compat } });
+    for (const snapshot of ['a', 'b']) {
+      await qemuIo(path, ['write -q -P 1 0 1M']);
+      await qemuImg(['snapshot', '-c', snapshot, path]);
+    }
+    await qemuIo(path, ['write -q -P 2 0 1M']);
+    await spoil(path, damages['a leaked cluster'], new Random(1));
+    return path;
+  }
+
+  const UNREADABLE_SNAPSHOTS: Record<string, (patient: Patient) => Promise<void>> = {
+    'more extra data than is taken': (patient) =>
+      patient.put32(patient.snapshotsOffset + 36, 65536),
+    'an L1 table behind the end of the file': (patient) =>
+      patient.put64(patient.snapshotsOffset, 1n << 40n),
+    'an L1 table at the end of the file': (patient) =>
+      patient.put64(patient.snapshotsOffset, BigInt((patient.clusters + 1) * patient.cluster)),
+    'an L1 table between two clusters': (patient) =>
+      patient.put64(patient.snapshotsOffset, BigInt(patient.l1Offset + 512)),
+    'an L1 table that is too large': (patient) =>
+      patient.put32(patient.snapshotsOffset + 8, 0x7fffffff),
+    'nothing but zeros': (patient) =>
+      patient.file.write(Buffer.alloc(40), 0, 40, patient.snapshotsOffset).then(() => {}),
+    'an L1 entry that leads nowhere': async (patient) => {
+      const offset = Buffer.alloc(8);
+      await patient.file.read(offset, 0, 8, patient.snapshotsOffset);
+      await patient.put64(Number(offset.readBigUInt64BE()), 1n << 40n);
+    },
+  };
+
+  for (const compat of ['0.10', '1.1'])
+    for (const [name, damage] of Object.entries(UNREADABLE_SNAPSHOTS))
+      it(`gives nothing back beside a snapshot with ${name}, of compat ${compat}`, async () => {
+        const path = await withSnapshots('snapshots.qcow2', compat);
+        await spoil(path, damage, new Random(1));
+        const before = await digest(path);
+        for (const repair of ['leaks', 'all'] as const)
+          await expect(checkDisk({ overlay: path, repair })).rejects.toMatchObject({
+            code: 'ECORRUPT',
+            message: expect.stringMatching(/cannot be followed.*nothing was freed or rewritten/),
+          });
+        expect(await digest(path)).toBe(before);
+      });
+
+  it('gives nothing back that a header extension or autoclear bit may use which is not known', async () => {
+    const marks: ((patient: Patient) => Promise<void>)[] = [
+      (patient) => patient.put64(88, 1n << 40n),
+      // In front of the extension that QEMU wrote there stands its end marker's room: the table of feature names is renamed.
+      (patient) => patient.put32(112, 0x41424344),
+    ];
+    for (const mark of marks)
+      for (const repair of ['leaks', 'all', 'open'] as const) {
+        const path = join(images.dir, 'foreign.qcow2');
+        await createImage(path, { size: MIB });
+        await spoil(path, damages['a leaked cluster'], new Random(1));
+        await spoil(path, mark, new Random(1));
+        if (repair === 'open') await (await openDisk({ overlay: path })).close();
+        else
+          expect(await checkDisk({ overlay: path, repair })).toMatchObject({
+            corruptions: 0,
+            leaks: 1,
+            leaksFixed: 0,
+          });
+        expect((await check(path)).report).toMatchObject({ leaks: 1 });
+      }
+  });
+
+  it('does not call an image sound whose bitmaps extension QEMU refuses', async () => {
+    const path = join(images.dir, 'extension.qcow2');
+    await createImage(path, { size: MIB });
+    await qemuImg(['bitmap', '--add', '-f', 'qcow2', path, 'changes']);
+    const header = await readFile(path);
+    const at = header.indexOf(Buffer.from('23852875', 'hex'));
+    await spoil(path, (patient: Patient) => patient.put32(at + 8, 0), new Random(1));
+    expect((await check(path)).exitCode).toBe(1);
+    await expect(checkDisk({ overlay: path })).rejects.toMatchObject({ code: 'ECORRUPT' });
+  });
+
   it('leaves persistent bitmaps alone', async () => {
     const path = join(images.dir, 'bitmaps.qcow2');
     await createImage(path, { size: 4 * MIB });

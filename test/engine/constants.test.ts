@@ -97,6 +97,8 @@ const ABOUT: Record<string, RegExp> = {
   R_REPAIR: /repaired/,
   R_SHARED_PLACE: /share one place/,
   R_DAMAGED: /refcount table or blocks/,
+  R_UNREAD: /cannot be followed/,
+  R_FOREIGN: /not known/,
 };
 
 it.each(Object.entries(ABOUT))('says of %s what it is about', async (name, word) => {

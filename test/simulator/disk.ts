@@ -139,6 +139,13 @@ export class SimulatedDisk {
     return this.#foreign && this.plan.overlay.odd.includes('dirty');
   }
 
+  /** Leaks that it may keep: what nothing refers to may be in use by what is not known of its header. */
+  get leaksKept(): number {
+    const { created, overlay } = this.plan;
+    const unknown = overlay.odd.some((kind) => kind.startsWith('unknown '));
+    return !created && unknown ? this.#leaked : 0;
+  }
+
   get machine(): Machine {
     return this.#machine!;
   }
@@ -497,7 +504,7 @@ export class SimulatedDisk {
 
   #expectSound(): void {
     const { leaks } = this.#check();
-    must(leaks === 0, `a closed image has no leaks, not ${leaks}`);
+    must(leaks <= this.leaksKept, `a closed image has no leaks, not ${leaks}`);
   }
 
   *#until(reached: () => boolean, what: string): Step<void> {

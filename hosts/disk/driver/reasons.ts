@@ -71,4 +71,6 @@ export const ENGINE_REASONS: readonly string[] = [
   'the image has a format that is not supported (neither raw nor qcow2)',
   'it cannot be repaired without losing data: entries point behind the end of the file, which may have been cut off; copy what can still be read into a new image',
   "its refcount table or blocks are damaged: repair it with 'millrace check --repair all'",
+  "part of its metadata cannot be followed, so what that uses is not known, and nothing was freed or rewritten: copy what can still be read into a new image with 'millrace convert'",
+  'its refcounts cannot be rebuilt: a header extension or an autoclear bit that is not known may use clusters of the file',
 ];
