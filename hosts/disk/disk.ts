@@ -290,15 +290,15 @@ export class EngineDisk extends EventTarget implements Disk {
   /** What the header says that identifies the base, as `refer` takes it. */
   recordedIdentity(): string {
     const image = this.#engine.imageReport(0);
-    return this.#engine
-      .headerText(0, image[ImageField.identityAt], image[ImageField.identityBytes])
+    return this.#engine.texts
+      .text(0, image[ImageField.identityAt], image[ImageField.identityBytes])
       .replace(/\0+$/, '');
   }
 
   /** Refuses what `refer` could not record, before work is put into it. */
   mustHaveRoom(name: string, format: ImageFormat | '', identity: string): void {
     this.#mustBeWritable('record another base');
-    if (!this.#engine.setBacking(name, format, identity))
+    if (!this.#engine.texts.setBacking(name, format, identity))
       throw new MillraceError(
         'EINVAL',
         `the name of the base is too long to be recorded: '${name}'`,
@@ -311,7 +311,7 @@ export class EngineDisk extends EventTarget implements Disk {
   async refer(name: string, format: ImageFormat | '', identity: string): Promise<void> {
     this.mustHaveRoom(name, format, identity);
     await this.#engine.request(Kind.refer);
-    this.#engine.keepTexts(0);
+    this.#engine.texts.keep(0);
   }
 
   /** Ends a job, writes everything, and closes the files. A second call waits for the first. */
@@ -323,7 +323,7 @@ export class EngineDisk extends EventTarget implements Disk {
     let giveUp = (): void => {};
     try {
       giveUp = this.#engine.clock.after(CLOSE_WAITS_MS, () =>
-        this.#engine.leaveBases(new MillraceError('ECLOSED', 'the disk is being closed')),
+        this.#engine.bases.leave(new MillraceError('ECLOSED', 'the disk is being closed')),
       );
       await this.#job.end();
       await this.#engine.request(Kind.close, 0, 0, this.#readOnly ? CLOSE_READ_ONLY : 0);

@@ -5,8 +5,9 @@
 import type { DiskEvent, StreamInfo, StreamOptions } from '../api/disk.ts';
 import { JobStatus } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
-import type { Engine, Failure } from './driver/engine.ts';
+import type { Engine } from './driver/engine.ts';
 import { Kind } from './driver/engine.ts';
+import type { Failure } from './driver/errors.ts';
 import { ENGINE_REASONS } from './driver/reasons.ts';
 import { JobField } from './driver/reports.ts';
 
@@ -200,7 +201,7 @@ export class DiskJob {
 
   #cancel(): void {
     if (!this.#engine.exports.abort()) return;
-    this.#engine.cancelBackground();
+    this.#engine.bases.cancelJobs();
     this.#engine.pump();
   }
 
@@ -208,7 +209,7 @@ export class DiskJob {
   async #ended(): Promise<StreamInfo> {
     const info = this.#report();
     this.#last = info;
-    this.#engine.keepTexts(0);
+    this.#engine.texts.keep(0);
     this.#jobIsOver();
     await this.#closeDetached();
     this.#emit(info.status === JobStatus.COMPLETED ? 'completed' : 'failed', info);

@@ -133,7 +133,7 @@ export async function createDiskWith(
       );
     const bytes = size ?? Math.ceil(opening.virtualSize(1) / SECTOR_BYTES) * SECTOR_BYTES;
     await opening.engine.request(Kind.create, 0, bytes, shape);
-    opening.engine.keepTexts(0);
+    opening.engine.texts.keep(0);
     return opening.finish(false, options.copyOnRead ?? true);
   } catch (error) {
     await opening.undo(true);
@@ -246,7 +246,7 @@ class Opening {
       formatNumber(as),
       readOnly ? 0 : OPEN_WRITABLE,
     );
-    this.engine.keepTexts(0);
+    this.engine.texts.keep(0);
     if (!readOnly && FORMATS[format] !== 'qcow2') {
       throw new MillraceError(
         'EUNSUPPORTED',
@@ -346,15 +346,15 @@ class Opening {
     if (recorded) checkIdentity(this.engine.name(0), recorded, found, source.name);
     this.#identities[image] = found;
     await this.engine.request(Kind.open, image, asked);
-    this.engine.keepTexts(image);
+    this.engine.texts.keep(image);
   }
 
   /** What an image records as its base, if it has one. */
   backingOf(image: number): Backing | undefined {
     const n = this.engine.imageReport(image);
-    const name = this.engine.headerText(image, n[ImageField.nameAt], n[ImageField.nameBytes]);
+    const name = this.engine.texts.text(image, n[ImageField.nameAt], n[ImageField.nameBytes]);
     if (FORMATS[n[ImageField.format]] !== 'qcow2' || !name) return undefined;
-    const format = this.engine.headerText(image, n[ImageField.formatAt], n[ImageField.formatBytes]);
+    const format = this.engine.texts.text(image, n[ImageField.formatAt], n[ImageField.formatBytes]);
     if (format && !Object.hasOwn(FORMAT_NUMBERS, format))
       throw new MillraceError(
         'EUNSUPPORTED',
@@ -364,7 +364,7 @@ class Opening {
       name,
       format: (format || undefined) as ImageFormat | undefined,
       identity: parseIdentity(
-        this.engine.headerText(image, n[ImageField.identityAt], n[ImageField.identityBytes]),
+        this.engine.texts.text(image, n[ImageField.identityAt], n[ImageField.identityBytes]),
         name,
       ),
     };
@@ -383,7 +383,7 @@ class Opening {
   recordBase(image: number, place?: string, as?: string): void {
     const name = checkedRecord(as) ?? this.#recordedName(place ?? this.engine.file(image)!.name);
     const format = FORMATS[this.engine.imageReport(image)[ImageField.format]] ?? 'raw';
-    if (!this.engine.setBacking(name, format, textOf(this.#identities[image], name)))
+    if (!this.engine.texts.setBacking(name, format, textOf(this.#identities[image], name)))
       throw new MillraceError(
         'EINVAL',
         `the name of the base is too long to be recorded: '${name}'`,

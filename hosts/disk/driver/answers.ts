@@ -34,9 +34,9 @@ export function imageOf(engine: Engine, index: number): ImageInfo {
     corrupt: image[ImageField.corrupt] !== 0,
     dirty: image[ImageField.dirty] !== 0,
     backingFile:
-      engine.headerText(index, image[ImageField.nameAt], image[ImageField.nameBytes]) || undefined,
+      engine.texts.text(index, image[ImageField.nameAt], image[ImageField.nameBytes]) || undefined,
     backingFormat:
-      engine.headerText(index, image[ImageField.formatAt], image[ImageField.formatBytes]) ||
+      engine.texts.text(index, image[ImageField.formatAt], image[ImageField.formatBytes]) ||
       undefined,
   };
 }

@@ -7,12 +7,16 @@ import type { Clock } from '../../api/clock.ts';
 import { systemClock } from '../../api/clock.ts';
 import type { Codec } from '../../api/codec.ts';
 import { codeOf, MillraceError } from '../../api/errors.ts';
+import { BaseReads, FLAG_BACKGROUND, isPromise } from './base-reads.ts';
+import type { Failure } from './errors.ts';
+import { ErrorLedger, messageOf } from './errors.ts';
 import { mapHoles } from './holes.ts';
-import { ENGINE_CODES, ENGINE_REASONS } from './reasons.ts';
-import { ImageField, JobField } from './reports.ts';
+import { ENGINE_CODES } from './reasons.ts';
+import { JobField } from './reports.ts';
+import { HeaderTexts } from './texts.ts';
 
 /** What the engine exports; engine/README.md documents each. */
-interface Exports {
+export interface Exports {
   version(): number;
   init(bytes: number): number;
   submissions(): number;
@@ -86,20 +90,11 @@ const Op = {
   done: 9,
   holes: 10,
 } as const;
-const FLAG_BACKGROUND = 1;
-const FLAG_JOBS = 2;
 const SUBMISSION_WORDS = 12;
 const COMPLETION_WORDS = 4;
 const TWO_TO_32 = 4294967296;
-/** Errors kept for the requests that fail of them; older ones have been told or will not be. */
-const ERRORS_KEPT_MAX = 512;
 /** Steps in a row before others in this thread get a turn. */
 const STEPS_MAX = 64;
-/** Where an image's report tells the place of what its header says of its base. */
-const TEXTS = [
-  [ImageField.nameAt, ImageField.nameBytes],
-  [ImageField.formatAt, ImageField.formatBytes],
-] as const;
 const COMPRESSIONS = ['zlib', 'zstd'] as const;
 
 /** A request in flight, or waiting for a place in the engine's table. */
@@ -116,15 +111,6 @@ interface Pending {
   reject(error: unknown): void;
 }
 
-/** Why a job or a request failed, as the engine tells it. */
-export interface Failure {
-  code: number;
-  reason: number;
-  image: number;
-  offset: number;
-  detail: number;
-}
-
 export class Engine {
   /** Called after every round of steps: the disk looks at its job then. */
   onstep: () => void = () => {};
@@ -133,22 +119,16 @@ export class Engine {
   readonly #words: Uint32Array;
   readonly #files: (BlockSource | BlockFile | undefined)[] = [];
   readonly #names: string[] = [];
+  readonly #errors: ErrorLedger;
+  /** What headers say of bases. */
+  readonly texts: HeaderTexts;
+  readonly bases: BaseReads = new BaseReads();
   readonly #codec: Codec;
   readonly clock: Clock;
   readonly #pending = new Map<number, Pending>();
   readonly #waiting: Pending[] = [];
   readonly #completed: { tag: number; result: number; detail: number }[] = [];
-  readonly #errors = new Map<number, unknown>();
-  /** The one among them that is older than its place allows. */
-  #spared = 0;
-  /** Texts of header pages, by image, position and length. */
-  readonly #texts = new Map<string, string>();
-  /** The reads of bases under way: one signal for all of them would gather a listener from each. */
-  readonly #baseReads = new Map<AbortController, { isJobs: boolean }>();
-  /** Why bases are read no more. */
-  #basesLeft: MillraceError | undefined;
   #nextTag = 1;
-  #nextError = 1;
   #stepping = false;
   #scheduled = false;
   #cancelTimer: () => void = () => {};
@@ -179,6 +159,11 @@ export class Engine {
     this.#words = new Uint32Array(this.#memory);
     this.#codec = codec;
     this.clock = clock;
+    this.texts = new HeaderTexts(this.#exports, this.#memory, (image) => this.imageReport(image));
+    this.#errors = new ErrorLedger(
+      (image) => this.name(image),
+      () => this.jobReport()[JobField.detail],
+    );
   }
 
   get exports(): Exports {
@@ -228,18 +213,6 @@ export class Engine {
     });
   }
 
-  /** Cancels the reads of bases that are the job's. */
-  cancelBackground(): void {
-    for (const [controller, { isJobs }] of this.#baseReads)
-      if (isJobs) controller.abort(new MillraceError('ABORTED', 'the job was aborted'));
-  }
-
-  /** Cancels all reads of bases, those to come as well: a server that does not answer holds up nobody then. */
-  leaveBases(error: MillraceError): void {
-    this.#basesLeft = error;
-    for (const controller of this.#baseReads.keys()) controller.abort(error);
-  }
-
   /** The engine's report on the job, by JobField; good until the engine is asked for another. */
   jobReport(): Float64Array {
     return this.#report(this.#exports.info());
@@ -250,52 +223,9 @@ export class Engine {
     return this.#report(this.#exports.image(image)).slice();
   }
 
-  /** Text at a place of an image's header page; as it was last told, where that page is not in the cache now. */
-  headerText(image: number, at: number, bytes: number): string {
-    if (!bytes) return '';
-    const page = this.#exports.headerPage(image);
-    const place = `${image} ${at} ${bytes}`;
-    if (page)
-      this.#texts.set(
-        place,
-        new TextDecoder().decode(new Uint8Array(this.#memory, page + at, bytes)),
-      );
-    return this.#texts.get(place) ?? '';
-  }
-
-  /** Called when an image has been opened, or its header has changed, and the page is in the cache: its texts are known from then on. */
-  keepTexts(image: number): void {
-    const report = this.imageReport(image);
-    for (const [at, bytes] of TEXTS) this.headerText(image, report[at], report[bytes]);
-  }
-
-  /** Hands over what is to be recorded as the base; false if it is too long. */
-  setBacking(name: string, format: string, identity: string): boolean {
-    const texts = [name, format, identity].map((text) => new TextEncoder().encode(text));
-    const [nameBytes, formatBytes, identityBytes] = texts.map((bytes) => bytes.length);
-    if (nameBytes + formatBytes + identityBytes > TEXT_BYTES) return false;
-    let at = this.#exports.text();
-    for (const bytes of texts) {
-      new Uint8Array(this.#memory, at, bytes.length).set(bytes);
-      at += bytes.length;
-    }
-    return this.#exports.setBacking(nameBytes, formatBytes, identityBytes) !== 0;
-  }
-
   /** The error that a failure is told as: the host's own where there is one, else what the engine found. */
   errorOf(failure: Failure, action: string): MillraceError {
-    const cause = this.#errors.get(failure.detail);
-    // A codec does not know whose data it was given.
-    if (cause instanceof MillraceError && cause.code !== 'ECORRUPT') return cause;
-    const code = ENGINE_CODES[failure.code] ?? 'EIO';
-    const where = `${this.name(failure.image)}: `;
-    const reason =
-      cause === undefined ? (ENGINE_REASONS[failure.reason] ?? 'unknown reason') : messageOf(cause);
-    const at = failure.offset || code === 'ECORRUPT' ? ` (at offset ${failure.offset})` : '';
-    return new MillraceError(code, `cannot ${action}: ${where}${reason}${at}`, {
-      cause,
-      offset: failure.offset,
-    });
+    return this.#errors.errorOf(failure, action);
   }
 
   /** Lets the engine go on; called when something was asked of it or its clock has come. */
@@ -426,30 +356,13 @@ export class Engine {
       const into = bytes.subarray(0, present);
       return file === this.#files[OVERLAY]
         ? file.read(offset, into, { background: (flags & FLAG_BACKGROUND) !== 0 })
-        : this.#readBase(file, offset, into, flags);
+        : this.bases.read(file, offset, into, flags);
     }
     const target = file as BlockFile;
     if (op === Op.write) return target.write(offset, bytes);
     if (op === Op.flush) return target.flush();
     if (op === Op.truncate) return target.truncate(offset);
     return target.discard?.(offset, length);
-  }
-
-  #readBase(
-    file: BlockSource,
-    offset: number,
-    into: Uint8Array,
-    flags: number,
-  ): void | Promise<void> {
-    if (this.#basesLeft) throw this.#basesLeft;
-    const controller = new AbortController();
-    const reading = file.read(offset, into, {
-      signal: controller.signal,
-      background: (flags & FLAG_BACKGROUND) !== 0,
-    });
-    if (!isPromise(reading)) return undefined;
-    this.#baseReads.set(controller, { isJobs: (flags & FLAG_JOBS) !== 0 });
-    return Promise.resolve(reading).finally(() => this.#baseReads.delete(controller));
   }
 
   #succeed(tag: number): void {
@@ -459,19 +372,7 @@ export class Engine {
   /** Whatever it failed with, be it nothing at all: a file of the caller's own may reject without a reason. */
   #fail(tag: number, error: unknown): void {
     const code = ENGINE_CODES.indexOf(codeOf(error), 1);
-    const detail = this.#nextError++;
-    this.#errors.set(detail, error);
-    this.#forget(detail - ERRORS_KEPT_MAX);
-    this.#completed.push({ tag, result: -Math.max(code, 1), detail });
-  }
-
-  /** A job's first error is told at its end, however many have come since: it is kept until there is another job's. */
-  #forget(detail: number): void {
-    if (!this.#errors.has(detail)) return;
-    const first = this.jobReport()[JobField.detail];
-    if (this.#spared !== first) this.#errors.delete(this.#spared);
-    if (detail === first) this.#spared = detail;
-    else this.#errors.delete(detail);
+    this.#completed.push({ tag, result: -Math.max(code, 1), detail: this.#errors.add(error) });
   }
 
   #later(complete: () => void): void {
@@ -493,7 +394,7 @@ export class Engine {
     const pending = this.#pending.get(request);
     this.#pending.delete(request);
     if (!pending) return;
-    if (failure.code) pending.reject(this.errorOf(failure, actionOf(pending)));
+    if (failure.code) pending.reject(this.#errors.errorOf(failure, actionOf(pending)));
     else pending.resolve(failure.offset);
   }
 
@@ -526,8 +427,6 @@ export class Engine {
 
 /** Numbers in a report. */
 const REPORT_NUMBERS = 32;
-/** Bytes of the area where texts are exchanged. */
-const TEXT_BYTES = 4096;
 
 const ACTIONS: Record<number, string> = {
   [Kind.open]: 'open the image',
@@ -552,13 +451,4 @@ function actionOf(pending: Pending): string {
   const action = ACTIONS[pending.kind] ?? 'do that';
   const ranged = pending.kind === Kind.read || pending.kind === Kind.write;
   return ranged ? `${action} ${pending.length} bytes at ${pending.offset}` : action;
-}
-
-/** What a file of the caller's own returns need not be a promise of this realm, nor nothing where it is none. */
-function isPromise(result: unknown): result is PromiseLike<void> {
-  return typeof (result as PromiseLike<void> | null | undefined)?.then === 'function';
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

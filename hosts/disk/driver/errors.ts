@@ -1,0 +1,67 @@
+/** Errors of the host's own, kept while the engine may tell of them, and what a failure that the engine tells of is called. */
+import { MillraceError } from '../../api/errors.ts';
+import { ENGINE_CODES, ENGINE_REASONS } from './reasons.ts';
+
+/** Errors kept for the requests that fail of them; older ones have been told or will not be. */
+const ERRORS_KEPT_MAX = 512;
+
+/** Why a job or a request failed, as the engine tells it. */
+export interface Failure {
+  code: number;
+  reason: number;
+  image: number;
+  offset: number;
+  detail: number;
+}
+
+export class ErrorLedger {
+  readonly #errors = new Map<number, unknown>();
+  readonly #nameOf: (image: number) => string;
+  readonly #jobsFirst: () => number;
+  #next = 1;
+  /** The one among them that is older than its place allows. */
+  #spared = 0;
+
+  /** `nameOf` gives an image's name; `jobsFirst` the number of the job's first error. */
+  constructor(nameOf: (image: number) => string, jobsFirst: () => number) {
+    this.#nameOf = nameOf;
+    this.#jobsFirst = jobsFirst;
+  }
+
+  /** Keeps an error, and returns the number by which the engine tells of it. */
+  add(error: unknown): number {
+    const detail = this.#next++;
+    this.#errors.set(detail, error);
+    this.#forget(detail - ERRORS_KEPT_MAX);
+    return detail;
+  }
+
+  /** The error that a failure is told as: the host's own where there is one, else what the engine found. */
+  errorOf(failure: Failure, action: string): MillraceError {
+    const cause = this.#errors.get(failure.detail);
+    // A codec does not know whose data it was given.
+    if (cause instanceof MillraceError && cause.code !== 'ECORRUPT') return cause;
+    const code = ENGINE_CODES[failure.code] ?? 'EIO';
+    const where = `${this.#nameOf(failure.image)}: `;
+    const reason =
+      cause === undefined ? (ENGINE_REASONS[failure.reason] ?? 'unknown reason') : messageOf(cause);
+    const at = failure.offset || code === 'ECORRUPT' ? ` (at offset ${failure.offset})` : '';
+    return new MillraceError(code, `cannot ${action}: ${where}${reason}${at}`, {
+      cause,
+      offset: failure.offset,
+    });
+  }
+
+  /** A job's first error is told at its end, however many have come since: it is kept until there is another job's. */
+  #forget(detail: number): void {
+    if (!this.#errors.has(detail)) return;
+    const first = this.#jobsFirst();
+    if (this.#spared !== first) this.#errors.delete(this.#spared);
+    if (detail === first) this.#spared = detail;
+    else this.#errors.delete(detail);
+  }
+}
+
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

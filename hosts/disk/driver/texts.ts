@@ -1,0 +1,58 @@
+/** Texts that the engine and its host exchange: what an image's header says of its base, and what it is to say. */
+import type { Exports } from './engine.ts';
+import { ImageField } from './reports.ts';
+
+/** Where an image's report tells the place of what its header says of its base. */
+const TEXTS = [
+  [ImageField.nameAt, ImageField.nameBytes],
+  [ImageField.formatAt, ImageField.formatBytes],
+] as const;
+/** Bytes of the area where texts are exchanged. */
+const TEXT_BYTES = 4096;
+
+export class HeaderTexts {
+  readonly #exports: Exports;
+  readonly #memory: ArrayBuffer;
+  readonly #reportOf: (image: number) => Float64Array;
+  /** By image, position and length. */
+  readonly #texts = new Map<string, string>();
+
+  /** `reportOf` gives the engine's report on an image. */
+  constructor(exports: Exports, memory: ArrayBuffer, reportOf: (image: number) => Float64Array) {
+    this.#exports = exports;
+    this.#memory = memory;
+    this.#reportOf = reportOf;
+  }
+
+  /** Text at a place of an image's header page; as it was last told, where that page is not in the cache now. */
+  text(image: number, at: number, bytes: number): string {
+    if (!bytes) return '';
+    const page = this.#exports.headerPage(image);
+    const place = `${image} ${at} ${bytes}`;
+    if (page)
+      this.#texts.set(
+        place,
+        new TextDecoder().decode(new Uint8Array(this.#memory, page + at, bytes)),
+      );
+    return this.#texts.get(place) ?? '';
+  }
+
+  /** Called when an image has been opened, or its header has changed, and the page is in the cache: its texts are known from then on. */
+  keep(image: number): void {
+    const report = this.#reportOf(image);
+    for (const [at, bytes] of TEXTS) this.text(image, report[at], report[bytes]);
+  }
+
+  /** Hands over what is to be recorded as the base; false if it is too long. */
+  setBacking(name: string, format: string, identity: string): boolean {
+    const texts = [name, format, identity].map((text) => new TextEncoder().encode(text));
+    const [nameBytes, formatBytes, identityBytes] = texts.map((bytes) => bytes.length);
+    if (nameBytes + formatBytes + identityBytes > TEXT_BYTES) return false;
+    let at = this.#exports.text();
+    for (const bytes of texts) {
+      new Uint8Array(this.#memory, at, bytes.length).set(bytes);
+      at += bytes.length;
+    }
+    return this.#exports.setBacking(nameBytes, formatBytes, identityBytes) !== 0;
+  }
+}
