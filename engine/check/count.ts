@@ -105,12 +105,12 @@ export function enterTable(c: Check, image: Image, entry: u64): void {
   c.tables++;
 }
 
-/** Counts what `count` neighbouring L2 entries refer to, which are at an address, and in the file at `offset`; `statistics` says to also count clusters by kind. */
+/** Counts what `count` neighbouring L2 entries refer to, which are at an address, and in the file at `place`; `statistics` says to also count clusters by kind. */
 export function countEntries(
   c: Check,
   image: Image,
   at: usize,
-  offset: u64,
+  place: u64,
   count: u32,
   statistics: bool,
 ): void {
@@ -121,7 +121,7 @@ export function countEntries(
     const entry = get64(at);
     const bitmap = image.extendedL2 ? get64(at + 8) : 0;
     if ((entry | bitmap) == 0) continue;
-    c.entryAt = offset + (at - first);
+    c.entryAt = place + (at - first);
     if (entry & COMPRESSED) {
       countCompressed(c, image, entry, bitmap, statistics);
       continue;

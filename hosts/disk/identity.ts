@@ -4,8 +4,8 @@
  * the host: a browser does not see an ETag that the server hides by CORS, and a base read from a file on one host may come by HTTP on
  * another. Any other text is the caller's own.
  */
-const HTTP = /^etag ([^]*?)(?: modified (.+) at ([0-9a-f]{8}))?$/;
-const DATED = /^modified ([^]+?)(?: size \d+)?$/;
+const HTTP = /^etag ([\s\S]*?)(?: modified (.+) at ([0-9a-f]{8}))?$/;
+const DATED = /^modified ([\s\S]+?)(?: size \d+)?$/;
 const FILE = /^\d+--?\d+$/;
 /** What tells mirrors of one object by, and what an ETag alone may do without. */
 const MIRROR_PART = / modified [^"]+ at [0-9a-f]{8}$/;

@@ -6,7 +6,7 @@
 import * as http from 'node:http';
 import * as https from 'node:https';
 import { ORIGIN_HEADERS } from '../bases/http/mirrors.ts';
-import type { Proxy } from '../bases/http/proxy.ts';
+import type { ProxyServer } from '../bases/http/proxy.ts';
 import { proxyFor, throughProxy } from '../bases/http/proxy.ts';
 import type { FetchInit } from '../bases/http/request.ts';
 import type { Answer, AnswerBody, PieceReader } from '../bases/http/response.ts';
@@ -74,7 +74,7 @@ interface Asked {
   method: 'GET' | 'HEAD';
   headers: Headers;
   signal: AbortSignal;
-  proxy: Proxy | undefined;
+  proxy: ProxyServer | undefined;
 }
 
 /**
@@ -122,7 +122,7 @@ function open({ url, method, headers, signal, proxy }: Asked, agent?: false): ht
 /** By the proxy's URL: the environment of a process has one for https:, or changes it hardly ever. */
 const tunnels = new Map<string, TunnelAgent>();
 
-function tunnelThrough(proxy: Proxy): TunnelAgent {
+function tunnelThrough(proxy: ProxyServer): TunnelAgent {
   const { href } = proxy.url;
   let tunnel = tunnels.get(href);
   if (tunnel === undefined) {

@@ -3,21 +3,21 @@ import * as http from 'node:http';
 import * as https from 'node:https';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import type { Proxy } from '../bases/http/proxy.ts';
+import type { ProxyServer } from '../bases/http/proxy.ts';
 import { Failure } from '../bases/http/retry.ts';
 
 /** A proxy that has not answered a CONNECT by then does not. */
 const CONNECT_MS_MAX = 15_000;
 
 /** The headers that a proxy itself is sent. */
-export function proxyHeaders({ url }: Proxy): Record<string, string> {
+export function proxyHeaders({ url }: ProxyServer): Record<string, string> {
   if (url.username === '' && url.password === '') return {};
   const user = `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`;
   return { 'Proxy-Authorization': `Basic ${Buffer.from(user).toString('base64')}` };
 }
 
 /** Host and port as node:http takes them. */
-export function proxyPlace({ url }: Proxy): { hostname: string; port: number } {
+export function proxyPlace({ url }: ProxyServer): { hostname: string; port: number } {
   const { hostname, port, protocol } = url;
   return {
     hostname: hostname.replace(/^\[(.*)\]$/, '$1'),
@@ -31,9 +31,9 @@ type WithConnection = { createConnection(options: object, connected: Connected):
 
 /** Connections to https: servers through one proxy. */
 export class TunnelAgent extends https.Agent {
-  readonly #proxy: Proxy;
+  readonly #proxy: ProxyServer;
 
-  constructor(proxy: Proxy, options: http.AgentOptions) {
+  constructor(proxy: ProxyServer, options: http.AgentOptions) {
     super(options);
     this.#proxy = proxy;
   }
@@ -75,7 +75,7 @@ export class TunnelAgent extends https.Agent {
   }
 }
 
-function refusal(status: number, authority: string, { name }: Proxy): Failure {
+function refusal(status: number, authority: string, { name }: ProxyServer): Failure {
   if (status === 407)
     return new Failure(
       'EACCES',

@@ -74,7 +74,7 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
     it(`of ${name} tells truly what is left, or changes nothing`, async () => {
       for await (const { path, label } of images.spoiledBy(name, 1)) {
         const before = await digest(path);
-        let found;
+        let found: Awaited<ReturnType<typeof checkDisk>>;
         try {
           found = await checkDisk({ overlay: path, repair: 'all' });
         } catch (error) {

@@ -50,7 +50,7 @@ it('shows bytes, rate and time left in one line', async () => {
   const lines = drawn(output.written);
   expect(lines[0]).toBe(`[${'#'.repeat(10)}${'-'.repeat(30)}]  25%  16 MiB of 64 MiB`);
   expect(lines.at(-1)).toMatch(
-    /^\[#{20}-{20}\]  50%  32 MiB of 64 MiB, [\d.]+ [GM]iB\/s, 0:0\d left$/,
+    /^\[#{20}-{20}\] {2}50% {2}32 MiB of 64 MiB, [\d.]+ [GM]iB\/s, 0:0\d left$/,
   );
   expect(output.written.join('')).toMatch(/\x1b\[\?25h/);
 });

@@ -1,7 +1,7 @@
 /** How commands get at bases on servers: --from, --header, --token-file; what they say of a server that does not answer, or not us. */
 import { readFile, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { Ask, ObjectServer } from '../http/object-server.ts';

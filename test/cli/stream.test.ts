@@ -47,7 +47,7 @@ it('has given the terminal back when it is asked to stop, and may end at any mom
   expect(written.stderr).toMatch(/\x1b\[\?25l/);
   handlers[0]();
   expect(written.stderr.slice(written.stderr.lastIndexOf('\x1b[?25l'))).toMatch(
-    /\x1b\[\?25h[^]*\x1b\[\?7h/,
+    /\x1b\[\?25h[\s\S]*\x1b\[\?7h/,
   );
   expect(await streaming).toBe(130);
   expect(written.stderr.slice(written.stderr.lastIndexOf('\x1b[?7h'))).not.toContain('%');

@@ -188,7 +188,7 @@ describeWithPeer(['qemu-img'], 'the header', () => {
     const old = toldBy(header);
     const told = new Set<string>();
     const random = seeded(7);
-    let waiting: { offset: number; bytes: Uint8Array }[] = [];
+    const waiting: { offset: number; bytes: Uint8Array }[] = [];
     runtime.plan = ({ kind, file: name, offset, length }, perform) => {
       perform();
       if (name !== at('overlay') || kind === 'read' || offset >= HEADER_BYTES) return;

@@ -152,7 +152,7 @@ describe('merging', () => {
     const sorted = ranges().toSorted(([a], [b]) => a - b);
     expect(sorted[0][0]).toBe(0);
     expect(sorted.at(-1)![1]).toBe(20 * MIB);
-    sorted.slice(1).forEach(([start], n) => expect(start).toBe(sorted[n][1]));
+    for (const [n, [start]] of sorted.slice(1).entries()) expect(start).toBe(sorted[n][1]);
   });
 
   test('runs smaller than a MiB are filled up to more than one', async () => {

@@ -60,7 +60,9 @@ export async function serveObject(
   const ranges: string[] = [];
   const watchers = new Set<() => void>();
   let cancelled = 0;
-  const notify = (): void => watchers.forEach((watcher) => watcher());
+  const notify = (): void => {
+    for (const watcher of watchers) watcher();
+  };
   const until = (reached: () => boolean): Promise<void> =>
     new Promise((resolve) => {
       const watcher = (): void => {

@@ -270,6 +270,7 @@ it("a file of the caller's own may return what it has at hand, or promises that 
   const ways = {
     bytes: fill,
     nothing: (into: Uint8Array) => (fill(into), null),
+    // biome-ignore lint/suspicious/noThenProperty: a file of the caller's own may answer with one
     thenable: (into: Uint8Array) => ({ then: (done: () => void) => (fill(into), done()) }),
   };
   for (const [way, answer] of Object.entries(ways)) {

@@ -108,7 +108,8 @@ describe.skipIf(!built)('the package', () => {
 
   it('does what the README shows of it', async () => {
     const readme = await readFile(installed('README.md'), 'utf8');
-    const [, example] = /<summary>Node and Bun<\/summary>\n\n```ts\n([^]*?)```/.exec(readme) ?? [];
+    const [, example] =
+      /<summary>Node and Bun<\/summary>\n\n```ts\n([\s\S]*?)```/.exec(readme) ?? [];
     await writeFile(join(project, 'base.raw'), makeContent('random', 1, 32 * 1024 * 1024));
     const server = await serveFile(join(project, 'base.raw'));
     try {

@@ -135,17 +135,16 @@ export class Layout {
   /** The file, all of whose refcounts are written now. */
   file(): Uint8Array {
     const dirty = this.#odd.is('dirty');
-    this.counts.forEach((count, index) =>
+    for (const [index, count] of this.counts.entries())
       this.#setCount(
         index,
         dirty && this.#odd.random.between(0, 3) === 0
           ? this.#odd.random.between(0, Math.min(2, this.#countMax))
           : count,
-      ),
-    );
+      );
     if (dirty && this.#odd.random.between(0, 3) === 0) this.#loseBlock();
     const file = new Uint8Array(this.#clusters.length * this.cluster);
-    this.#clusters.forEach((bytes, index) => file.set(bytes, index * this.cluster));
+    for (const [index, bytes] of this.#clusters.entries()) file.set(bytes, index * this.cluster);
     return file;
   }
 

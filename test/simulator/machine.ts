@@ -242,9 +242,8 @@ export class Machine {
     this.#inflate = options.inflate;
     must(this.exports.init(options.memory) !== 0, 'the engine takes its memory');
     this.exports.setFile(0, options.overlay.size, false);
-    options.bases.forEach((base, index) =>
-      this.exports.setFile(index + 1, base.bytes.length, options.tellsHoles),
-    );
+    for (const [index, base] of options.bases.entries())
+      this.exports.setFile(index + 1, base.bytes.length, options.tellsHoles);
   }
 
   /** Requests that have not ended. */

@@ -174,8 +174,8 @@ export const MUTATIONS: Mutation[] = [
   {
     name: 'a hole reaches over the data behind it',
     path: 'engine/tables/lookup.ts',
-    from: '(<u64>(holeEnd - block) << HOLE_BLOCK_BITS) - within',
-    to: '(<u64>(holeEnd - block + 1) << HOLE_BLOCK_BITS) - within',
+    from: '((<u64>(holeEnd - block)) << HOLE_BLOCK_BITS) - within',
+    to: '((<u64>(holeEnd - block + 1)) << HOLE_BLOCK_BITS) - within',
   },
   {
     name: 'changed tables leave no room for those that are read',

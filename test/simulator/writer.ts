@@ -105,7 +105,8 @@ class Writer {
     l1 ||= layout.take(l1Clusters);
     layout.refcounts(this.#last ? 1 : 0);
     this.#placeLast();
-    tables.forEach((table, index) => table && this.#writeTable(table, l1 + index * 8));
+    for (const [index, table] of tables.entries())
+      if (table) this.#writeTable(table, l1 + index * 8);
     this.#writeHeader(l1, l1Size);
     return this.#end(layout.file());
   }
@@ -133,9 +134,8 @@ class Writer {
         at: this.#odd.now('tables behind data', 2) ? 0 : this.#layout.take(1),
         entries: new BigUint64Array(this.#cluster / 8),
       };
-      part.forEach((fill, index) =>
-        this.#entry(table, index * this.#words, i * perTable + index, fill),
-      );
+      for (const [index, fill] of part.entries())
+        this.#entry(table, index * this.#words, i * perTable + index, fill);
       table.at ||= this.#layout.take(1);
       return table;
     });

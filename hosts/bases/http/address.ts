@@ -27,8 +27,8 @@ export function redactUrl(url: string | URL): string {
   const parsed = URL.canParse(text) ? new URL(text) : undefined;
   const bare = parsed?.pathname.startsWith('/')
     ? withoutUserinfo(parsed)
-    : text.replace(/^([a-z][a-z0-9+.-]*:\/\/)?[^]*@/i, '$1');
-  return bare.replace(/#[^]*$/, '').replace(/\?[^]*$/, '?…');
+    : text.replace(/^([a-z][a-z0-9+.-]*:\/\/)?[\s\S]*@/i, '$1');
+  return bare.replace(/#[\s\S]*$/, '').replace(/\?[\s\S]*$/, '?…');
 }
 
 /** The text with every web address in it redacted: some runtimes put the whole URL into their errors. */
@@ -120,7 +120,7 @@ function parse(given: string | URL): URL {
 }
 
 function toTarget(url: URL): Target {
-  const href = withoutUserinfo(url).replace(/#[^]*$/, '');
+  const href = withoutUserinfo(url).replace(/#[\s\S]*$/, '');
   if (url.username === '' && url.password === '') return { href };
   // RFC 7617, section 2: user-id, colon, password, in UTF-8, as Base64.
   const userinfo = new TextEncoder().encode(`${decode(url.username)}:${decode(url.password)}`);

@@ -10,7 +10,7 @@ import type { Answer } from './response.ts';
 /** Reads an environment variable; undefined for one that is not set, or may not be read. */
 export type Environment = (name: string) => string | undefined;
 
-export interface Proxy {
+export interface ProxyServer {
   /** `http:` or `https:`, host and port; with the user and password, if any. */
   readonly url: URL;
   /** As messages may show it. */
@@ -21,7 +21,7 @@ export interface Proxy {
  * The proxy for a URL; undefined for none.
  * @throws MillraceError `EINVAL` for what is no URL, `EUNSUPPORTED` for a proxy that does not speak HTTP (SOCKS).
  */
-export function proxyFor(href: string, environment: Environment): Proxy | undefined {
+export function proxyFor(href: string, environment: Environment): ProxyServer | undefined {
   const url = new URL(href);
   const kind = url.protocol === 'https:' ? 'https_proxy' : 'http_proxy';
   const text = variable(kind, environment) ?? variable('all_proxy', environment);
@@ -36,7 +36,7 @@ function variable(name: string, environment: Environment): string | undefined {
   return text === undefined || text.trim() === '' ? undefined : text.trim();
 }
 
-function parseProxy(text: string): Proxy {
+function parseProxy(text: string): ProxyServer {
   const full = /^[a-z][a-z0-9+.-]*:\/\//i.test(text) ? text : `http://${text}`;
   if (!URL.canParse(full))
     throw new MillraceError('EINVAL', `the proxy ${redactUrl(full)} is not a URL`);
@@ -99,7 +99,7 @@ function bitsOf(host: string): string | undefined {
 }
 
 /** An error that a proxy stands in the way of says so; the words of the runtime alone seem to be of the server. */
-export function throughProxy(error: unknown, { name }: Proxy): unknown {
+export function throughProxy(error: unknown, { name }: ProxyServer): unknown {
   let inner = error;
   while (inner instanceof Error && inner.cause instanceof Error) inner = inner.cause;
   if (!(inner instanceof Error) || inner.name === 'NotCapable') return error;

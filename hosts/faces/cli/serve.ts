@@ -16,9 +16,9 @@ import type { Ended } from './options.ts';
 import { addExample, baseFormat, listed } from './options.ts';
 import type { Listening, Platform } from './platform.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, LOOPBACK, tell } from './platform.ts';
+import { baseAt } from './reach.ts';
 import type { NbdServing } from './serve-nbd.ts';
 import { nbdAddress, startNbd, streamBehind } from './serve-nbd.ts';
-import { baseAt } from './reach.ts';
 import { readToken } from './token.ts';
 
 export interface ServeOptions {

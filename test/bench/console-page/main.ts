@@ -29,7 +29,7 @@ const CHUNK_BYTES = 1024 * 1024;
 const MEMORY_BYTES = 128 * 1024 * 1024;
 const PROMPT = /guest:[^\n]*# $/;
 
-async function boot(kind: DiskKind, url: string, size: number): Promise<BootFigures> {
+async function bootMachine(kind: DiskKind, url: string, size: number): Promise<BootFigures> {
   const loadFrom = performance.now();
   const hda = await diskOf(kind, url, size);
   const loadMs = kind === 'memory' ? performance.now() - loadFrom : 0;
@@ -80,4 +80,4 @@ function promptOf(emulator: V86): Promise<number> {
 declare global {
   var boot: (kind: DiskKind, url: string, size: number) => Promise<BootFigures>;
 }
-globalThis.boot = boot;
+globalThis.boot = bootMachine;
