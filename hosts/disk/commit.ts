@@ -9,7 +9,8 @@ import { MillraceError } from '../api/errors.ts';
 import { COMMIT_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
 import type { EngineDisk } from './disk.ts';
-import { identityText, openDiskWith } from './open.ts';
+import { openDiskWith } from './open.ts';
+import { identityText } from './recorded.ts';
 
 /** Bytes of one read and write, and how many go on at once. */
 const PIECE_BYTES = 4 * 1024 * 1024;

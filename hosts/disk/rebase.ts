@@ -6,8 +6,10 @@ import type { Disk, ImageFormat, ImageInfo, RebaseOptions, RebaseReport } from '
 import { MillraceError } from '../api/errors.ts';
 import { mustKnowOptions, REBASE_OPTIONS } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
-import { identityText, notFollowed, openDiskWith, recordedName } from './open.ts';
+import { openDiskWith } from './open.ts';
+import { notFollowed } from './opening.ts';
 import { checkedRecord } from './options.ts';
+import { identityText, recordedName } from './recorded.ts';
 
 /** Bytes that are compared at once. */
 const PIECE_BYTES = 4 * 1024 * 1024;

@@ -1,0 +1,338 @@
+/** A disk on its way to being open: its engine, its chain of images, and what undoes it all if it does not get there. */
+import type { BlockFile, BlockSource } from '../api/block.ts';
+import type { BaseLocation, CacheMode, ImageFormat } from '../api/disk.ts';
+import { MillraceError } from '../api/errors.ts';
+import type { OverlayMode, Runtime } from '../api/runtime.ts';
+import { closeAll } from './close-all.ts';
+import { EngineDisk } from './disk.ts';
+import { Engine, Kind, REPAIR_CRASH } from './driver/engine.ts';
+import { ImageField } from './driver/reports.ts';
+import {
+  checkedMemory,
+  checkedRecord,
+  FORMAT_NUMBERS,
+  formatNumber,
+  mustBeLocation,
+  mustBeWritable,
+  overlayName,
+} from './options.ts';
+import type { RecordedIdentity } from './recorded.ts';
+import { checkIdentity, parseIdentity, recordedName, recordOf, textOf } from './recorded.ts';
+
+const OPEN_WRITABLE = 1;
+const CHAIN_IMAGES_MAX = 32;
+/** What the HTTP bases say of a 401 or 403. */
+const LACKS_CREDENTIALS = /^https?:.*the server answered 40[13]\b/;
+const FORMATS: readonly (ImageFormat | undefined)[] = [undefined, 'raw', 'qcow2'];
+
+/** What the header of an image says of its base. */
+interface Backing {
+  name: string;
+  format?: ImageFormat;
+  identity?: RecordedIdentity;
+}
+
+/** A disk on its way to being open; what has been opened is closed again if it does not get there. */
+export class Opening {
+  readonly engine: Engine;
+  readonly #runtime: Runtime;
+  #overlay: BlockFile | BlockSource | undefined;
+  #created: string | undefined;
+  /** What would be recorded of each base, kept for when a job makes it the overlay's own. */
+  readonly #identities: RecordedIdentity[] = [];
+  #count = 0;
+
+  static async start(runtime: Runtime, memory?: number): Promise<Opening> {
+    const bytes = checkedMemory(memory);
+    return new Opening(
+      runtime,
+      new Engine(await runtime.engine(), bytes, runtime.codec, runtime.clock),
+    );
+  }
+
+  private constructor(runtime: Runtime, engine: Engine) {
+    this.#runtime = runtime;
+    this.engine = engine;
+  }
+
+  /** Keeps number 0 for an overlay that is made after its base has been opened. */
+  reserve(name: string): void {
+    this.engine.attach(0, nowhere, name);
+    this.#count = 1;
+  }
+
+  async createOverlay(overlay: string | BlockFile, cache?: CacheMode): Promise<void> {
+    const given = typeof overlay !== 'string';
+    this.#overlay = given
+      ? overlay
+      : await this.#runtime.openOverlay(overlay, { create: true, cache });
+    if (!given) this.#created = overlay;
+    if (this.#overlay.size)
+      throw new MillraceError('EEXIST', `cannot create ${overlayName(overlay)}: it is not empty`);
+    this.engine.attach(0, this.#overlay, overlayName(overlay));
+  }
+
+  async openOverlay(
+    overlay: string | BlockFile | BlockSource,
+    mode: OverlayMode,
+    as?: ImageFormat,
+  ): Promise<void> {
+    const { readOnly = false } = mode;
+    mustBeWritable(overlay, !readOnly);
+    await this.#attachOverlay(overlay, mode);
+    const format = await this.engine.request(
+      Kind.open,
+      0,
+      formatNumber(as),
+      readOnly ? 0 : OPEN_WRITABLE,
+    );
+    this.engine.texts.keep(0);
+    if (!readOnly && FORMATS[format] !== 'qcow2') {
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        `${overlayName(overlay)}: an overlay is a qcow2 image, and this is ${FORMATS[format]} data; open it read-only, or create an overlay over it`,
+      );
+    }
+  }
+
+  /** Opens an image for nothing but a check: one that is marked corrupt, or has snapshots, as well. False for a raw one. */
+  async openToCheck(
+    overlay: string | BlockFile | BlockSource,
+    writable: boolean,
+  ): Promise<boolean> {
+    mustBeWritable(overlay, writable);
+    await this.#attachOverlay(overlay, { readOnly: !writable });
+    return FORMATS[await this.engine.request(Kind.open)] === 'qcow2';
+  }
+
+  async #attachOverlay(
+    overlay: string | BlockFile | BlockSource,
+    mode: OverlayMode,
+  ): Promise<void> {
+    this.#overlay =
+      typeof overlay === 'string' ? await this.#runtime.openOverlay(overlay, mode) : overlay;
+    this.engine.attach(0, this.#overlay, overlayName(overlay));
+    this.#count = 1;
+  }
+
+  /** Opens the images below, from the nearest down, which must be the one that was `recorded`. A base's own base is followed only if the caller said so. */
+  async openChain(
+    bases: BaseLocation[],
+    formats: (ImageFormat | undefined)[],
+    follow: boolean,
+    recorded?: RecordedIdentity,
+  ): Promise<void> {
+    for (let i = 0; i < bases.length; i++)
+      await this.#openBase(bases[i], formats[i], i === 0 ? recorded : undefined);
+    for (;;) {
+      const last = this.#count - 1;
+      const below = this.backingOf(last);
+      if (!below) return;
+      if (!follow) throw notFollowed(this.engine.name(last), below.name);
+      if (this.#count >= CHAIN_IMAGES_MAX)
+        throw new MillraceError(
+          'EUNSUPPORTED',
+          `${this.engine.name(0)}: the chain has more than ${CHAIN_IMAGES_MAX} images, or goes round in a circle`,
+        );
+      await this.#asRecorded(() => this.#openBase(this.resolve(below, last), below.format));
+    }
+  }
+
+  /** Opens the chain that starts with the base which an image records. */
+  async openRecorded(
+    recorded: Backing,
+    image: number,
+    format: ImageFormat | undefined,
+    follow: boolean,
+  ): Promise<void> {
+    const base = this.resolve(recorded, image);
+    await this.#asRecorded(() =>
+      this.#openBase(base, format ?? recorded.format, recorded.identity),
+    );
+    await this.openChain([], [], follow);
+  }
+
+  /** A server that wants credentials was given none: a record holds no user, password or query of a URL. */
+  async #asRecorded(open: () => Promise<void>): Promise<void> {
+    try {
+      await open();
+    } catch (error) {
+      if (!(error instanceof MillraceError) || !LACKS_CREDENTIALS.test(error.message)) throw error;
+      throw new MillraceError(
+        error.code,
+        `${error.message}; an overlay records its base's URL without user, password and query: give the URL whole (base, --from), or a header (--header, --token-file)`,
+        { cause: error.cause, offset: error.offset },
+      );
+    }
+  }
+
+  async #openBase(
+    location: BaseLocation,
+    format?: ImageFormat,
+    recorded?: RecordedIdentity,
+  ): Promise<void> {
+    const asked = formatNumber(format);
+    const isPlace = typeof location === 'string' || location instanceof URL;
+    if (!isPlace) mustBeLocation('base', location);
+    const source = isPlace ? await this.#runtime.openSource(location, 'base') : location;
+    const image = this.#count++;
+    this.engine.attach(
+      image,
+      source,
+      source.name ?? (isPlace ? String(location) : `base ${image}`),
+    );
+    // Before it is looked into: another base is to be called that, whatever is wrong with it besides.
+    const found = await recordOf(source);
+    if (recorded) checkIdentity(this.engine.name(0), recorded, found, source.name);
+    this.#identities[image] = found;
+    await this.engine.request(Kind.open, image, asked);
+    this.engine.texts.keep(image);
+  }
+
+  /** What an image records as its base, if it has one. */
+  backingOf(image: number): Backing | undefined {
+    const n = this.engine.imageReport(image);
+    const name = this.engine.texts.text(image, n[ImageField.nameAt], n[ImageField.nameBytes]);
+    if (FORMATS[n[ImageField.format]] !== 'qcow2' || !name) return undefined;
+    const format = this.engine.texts.text(image, n[ImageField.formatAt], n[ImageField.formatBytes]);
+    if (format && !Object.hasOwn(FORMAT_NUMBERS, format))
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        `${this.engine.name(image)}: its backing file has the format '${format}', which is not supported`,
+      );
+    return {
+      name,
+      format: (format || undefined) as ImageFormat | undefined,
+      identity: parseIdentity(
+        this.engine.texts.text(image, n[ImageField.identityAt], n[ImageField.identityBytes]),
+        name,
+      ),
+    };
+  }
+
+  resolve(backing: Backing, from: number): string {
+    if (backing.name.startsWith('json:'))
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        `${this.engine.name(from)}: its backing file is given as 'json:…', which is not supported; name the base explicitly`,
+      );
+    return this.#runtime.resolve(backing.name, this.engine.name(from));
+  }
+
+  /** Hands over what the overlay's header is to say of its base, which was opened from `place`, or is to be named `as`. */
+  recordBase(image: number, place?: string, as?: string): void {
+    const name = checkedRecord(as) ?? this.#recordedName(place ?? this.engine.file(image)!.name);
+    const format = FORMATS[this.engine.imageReport(image)[ImageField.format]] ?? 'raw';
+    if (!this.engine.texts.setBacking(name, format, textOf(this.#identities[image], name)))
+      throw new MillraceError(
+        'EINVAL',
+        `the name of the base is too long to be recorded: '${name}'`,
+      );
+  }
+
+  #recordedName(place: string | undefined): string {
+    if (!place)
+      throw new MillraceError(
+        'EINVAL',
+        'the base has no name to be recorded: give one by recordBase',
+      );
+    return recordedName(this.#runtime, place, this.engine.name(0));
+  }
+
+  virtualSize(image: number): number {
+    return this.engine.imageReport(image)[ImageField.size];
+  }
+
+  /**
+   * Looks through the overlay's tables before anything is written by them. What a crash left behind is put right: space that nothing
+   * uses, and refcounts that had not been written. It takes about a millisecond for each GiB that the overlay holds in
+   * clusters of 64 KiB; the tables of smaller clusters are many, and lie all over the file.
+   * @throws MillraceError `ECORRUPT` when more than that is wrong; nothing has been changed then.
+   */
+  async recover(): Promise<void> {
+    try {
+      await this.engine.request(Kind.check, 0, 0, REPAIR_CRASH);
+    } catch (error) {
+      if (!(error instanceof MillraceError) || error.code !== 'ECORRUPT') throw error;
+      throw new MillraceError(
+        'ECORRUPT',
+        `${error.message}; nothing was written, look at it with 'millrace check'`,
+        { cause: error, offset: error.offset },
+      );
+    }
+  }
+
+  finish(readOnly: boolean, copyOnRead: boolean): EngineDisk {
+    const remote = this.engine.file(1)?.preferred !== undefined;
+    this.#setUse(copyOnRead && !readOnly && this.#count > 1, remote && !readOnly && copyOnRead);
+    return this.#disk(readOnly, false);
+  }
+
+  /** In the base's place stands one as large as the disk that cannot be read: nothing absent is ever taken for zeros. */
+  async finishWithoutBase(readOnly: boolean): Promise<EngineDisk> {
+    const overlay = this.engine.imageReport(0);
+    if (overlay[ImageField.nameBytes] > 0) {
+      const name = `the base of ${this.engine.name(0)}`;
+      this.engine.attach(1, unopened(name, overlay[ImageField.size]), name);
+      this.#count = 2;
+      await this.engine.request(Kind.open, 1, FORMAT_NUMBERS.raw);
+    }
+    if (!readOnly) await this.recover();
+    this.#setUse(false, false);
+    return this.#disk(readOnly, true);
+  }
+
+  #disk(readOnly: boolean, baseless: boolean): EngineDisk {
+    return new EngineDisk(this.engine, {
+      readOnly,
+      baseless,
+      release: () => this.#closeFiles(),
+      recordBase: (image) => this.recordBase(image),
+    });
+  }
+
+  #setUse(copyOnRead: boolean, readAhead: boolean): void {
+    const { discard, flushIsDear = false } = this.#overlay as Partial<BlockFile>;
+    this.engine.exports.setUse(copyOnRead, readAhead, discard !== undefined, flushIsDear);
+  }
+
+  async undo(remove: boolean): Promise<void> {
+    this.engine.close(new MillraceError('ECLOSED', 'the disk was not opened'));
+    await this.#closeFiles().catch(() => {});
+    if (remove && this.#created !== undefined)
+      await this.#runtime.remove(this.#created).catch(() => {});
+  }
+
+  async #closeFiles(): Promise<void> {
+    await closeAll(Array.from({ length: this.#count }, (_, image) => this.engine.detach(image)));
+  }
+}
+
+/** Stands for an overlay that has not been made yet. */
+const nowhere: BlockSource = {
+  size: 0,
+  read() {
+    throw new MillraceError('EIO', 'the overlay has not been created yet');
+  },
+  close() {},
+};
+
+/** Stands for a base that is not to be opened. */
+function unopened(name: string, size: number): BlockSource {
+  return {
+    name,
+    size,
+    read() {
+      throw new MillraceError('ENOENT', `cannot read from ${name}: the disk was opened without it`);
+    },
+    close() {},
+  };
+}
+
+/** An image from elsewhere must not make us open what its author chose. */
+export function notFollowed(base: string, below: string): MillraceError {
+  return new MillraceError(
+    'EUNSUPPORTED',
+    `${base} has a backing file of its own, '${below}', which is followed only when asked for (followChain, --follow-chain)`,
+  );
+}

@@ -1,0 +1,93 @@
+/** What an overlay records of its base, and whether the base that is found is that one. */
+import type { BlockSource } from '../api/block.ts';
+import { MillraceError } from '../api/errors.ts';
+import type { Runtime } from '../api/runtime.ts';
+import { mayBeSame, shortIdentity } from './identity.ts';
+
+/** Bytes of a base's identity that a header takes. */
+const IDENTITY_BYTES_MAX = 256;
+
+/** What an overlay records of its base beside name and format, so that another base is noticed. */
+export interface RecordedIdentity {
+  size: number;
+  identity?: string;
+  /** A checksum of the base's name: what another program has given another base, which leaves this as it is, tells of that one no more. */
+  of?: string;
+}
+
+/** The text that stands for the identity of a base, which is recorded by this name, in an overlay's header. */
+export async function identityText(source: BlockSource, name: string): Promise<string> {
+  return textOf(await recordOf(source), name);
+}
+
+export function textOf(record: RecordedIdentity, name: string): string {
+  const text = JSON.stringify({ ...record, of: checksum(name) });
+  return new TextEncoder().encode(text).length <= IDENTITY_BYTES_MAX
+    ? text
+    : JSON.stringify(record);
+}
+
+/** FNV-1a, of 32 bits. */
+function checksum(text: string): string {
+  let sum = 0x811c9dc5;
+  for (const byte of new TextEncoder().encode(text)) sum = Math.imul(sum ^ byte, 0x01000193) >>> 0;
+  return sum.toString(16).padStart(8, '0');
+}
+
+/** An identity whose text is longer than a header takes would not be recorded at all: a digest stands for it, behind the word of its kind. */
+export async function recordOf({
+  size,
+  identity,
+}: Pick<BlockSource, 'size' | 'identity'>): Promise<RecordedIdentity> {
+  const whole = { size, identity };
+  const encoder = new TextEncoder();
+  if (identity === undefined || encoder.encode(JSON.stringify(whole)).length <= IDENTITY_BYTES_MAX)
+    return whole;
+  const short = shortIdentity(identity);
+  if (short !== identity) return recordOf({ size, identity: short });
+  // A page without a secure context has no digests; nor has it storage in which an overlay could last.
+  if (crypto.subtle === undefined) return { size };
+  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', encoder.encode(identity)));
+  const [kind] = /^(etag |modified )?/.exec(identity)!;
+  return {
+    size,
+    identity: `${kind}sha-256:${Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('')}`,
+  };
+}
+
+/** How a base at `place` is recorded in an overlay: a URL without user, password and query, which may hold credentials. */
+export function recordedName(runtime: Runtime, place: string, overlay: string): string {
+  if (!/^https?:/i.test(place)) return runtime.record(place, overlay);
+  const url = new URL(place);
+  return `${url.origin}${url.pathname}`;
+}
+
+export function parseIdentity(text: string, name: string): RecordedIdentity | undefined {
+  if (!text) return undefined;
+  try {
+    const value = JSON.parse(text.replace(/\0+$/, '')) as RecordedIdentity;
+    return typeof value.size === 'number' && (value.of === undefined || value.of === checksum(name))
+      ? value
+      : undefined;
+  } catch {
+    // Not written by us, or by a version that knew another form: nothing to compare with.
+    return undefined;
+  }
+}
+
+export function checkIdentity(
+  overlay: string,
+  recorded: RecordedIdentity,
+  found: RecordedIdentity,
+  base = 'the base',
+): void {
+  const sameSize = recorded.size === found.size;
+  if (sameSize && mayBeSame(recorded.identity, found.identity)) return;
+  const detail = sameSize
+    ? `it was ${recorded.identity}, and is ${found.identity}`
+    : `it had ${recorded.size} bytes, and has ${found.size}`;
+  throw new MillraceError(
+    'ECHANGED',
+    `${base} is not the base that ${overlay} was made on (${detail}): give the right base, or rebase the overlay`,
+  );
+}
