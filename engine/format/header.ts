@@ -188,10 +188,11 @@ function parseTables(at: usize, image: Image): i32 {
   image.l1Offset = get64(at + AT_L1_OFFSET);
   if (image.l1Size && misplaced(image, image.l1Offset, l1Bytes, mask)) return R_L1_OFFSET;
   const refcountBytes = (<u64>get32(at + AT_REFCOUNT_TABLE_CLUSTERS)) << image.clusterBits;
-  if (refcountBytes == 0 || refcountBytes > REFCOUNT_TABLE_BYTES_MAX) return R_REFCOUNT_TABLE;
+  if (refcountBytes > REFCOUNT_TABLE_BYTES_MAX) return R_REFCOUNT_TABLE;
   image.refcountTableOffset = get64(at + AT_REFCOUNT_TABLE_OFFSET);
-  // The table's own last cluster may not be written to its end, so only its start must lie in the file.
-  if (misplaced(image, image.refcountTableOffset, 1, mask)) return R_REFCOUNT_TABLE;
+  // The table's own last cluster may not be written to its end, so only its start must lie in the file. Where there is none, see open.ts.
+  if (refcountBytes && misplaced(image, image.refcountTableOffset, 1, mask))
+    return R_REFCOUNT_TABLE;
   image.refcountTableBytes = <u32>refcountBytes;
   image.snapshots = get32(at + AT_SNAPSHOT_COUNT);
   image.snapshotsOffset = get64(at + AT_SNAPSHOTS_OFFSET);

@@ -24,6 +24,7 @@ import {
   R_MARKED_CORRUPT,
   R_MEMORY,
   R_OTHER_FORMAT,
+  R_REFCOUNT_TABLE,
   R_SIZE,
   R_SNAPSHOTS,
   R_VERSION,
@@ -33,6 +34,8 @@ import { BLOCK_BYTES, CHUNK_BYTES } from '../limits';
 
 /** Arguments of an open: the overlay is going to be written. */
 export const OPEN_WRITABLE: u64 = 1;
+/** The image is only going to be checked: one without refcounts is taken, for a repair makes them anew. */
+const OPEN_TO_CHECK: u64 = 2;
 
 /** `offset` is the number of the image, `length` the format asked for; `value` becomes the format found. */
 export function runOpen(t: Task): i32 {
@@ -49,6 +52,8 @@ export function runOpen(t: Task): i32 {
   }
   const reason = parseHeader(header, image);
   if (reason) return refuse(t, isUnsupported(reason) ? EUNSUPPORTED : ECORRUPT, reason, image);
+  if (image.refcountTableBytes == 0 && !(t.argument & OPEN_TO_CHECK))
+    return refuse(t, ECORRUPT, R_REFCOUNT_TABLE, image);
   image.format = FORMAT_QCOW2;
   if (image.index == OVERLAY && t.argument & OPEN_WRITABLE) {
     if (image.corrupt) return refuse(t, ECORRUPT, R_MARKED_CORRUPT, image);

@@ -20,6 +20,7 @@ import type { RecordedIdentity } from './recorded.ts';
 import { checkIdentity, parseIdentity, recordedName, recordOf, textOf } from './recorded.ts';
 
 const OPEN_WRITABLE = 1;
+const OPEN_TO_CHECK = 2;
 const CHAIN_IMAGES_MAX = 32;
 /** What the HTTP bases say of a 401 or 403. */
 const LACKS_CREDENTIALS = /^https?:.*the server answered 40[13]\b/;
@@ -102,7 +103,7 @@ export class Opening {
   ): Promise<boolean> {
     mustBeWritable(overlay, writable);
     await this.#attachOverlay(overlay, { readOnly: !writable });
-    return FORMATS[await this.engine.request(Kind.open)] === 'qcow2';
+    return FORMATS[await this.engine.request(Kind.open, 0, 0, OPEN_TO_CHECK)] === 'qcow2';
   }
 
   async #attachOverlay(

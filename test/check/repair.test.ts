@@ -7,7 +7,7 @@ import { Random } from '../fixtures/content.ts';
 import { baseKind } from '../fixtures/images.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { check, compare, createImage, info, qemuImg, qemuIo } from '../support/qemu.ts';
-import { ourNumbers, qemuNumbers } from './compare.ts';
+import { expectSameAsQemu, ourNumbers, qemuNumbers } from './compare.ts';
 import { damages, Patient, spoil } from './damage.ts';
 import { makeLarge, SpoiledImages } from './spoiled.ts';
 
@@ -255,6 +255,26 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
     await spoil(path, (patient: Patient) => patient.put32(at + 8, 0), new Random(1));
     expect((await check(path)).exitCode).toBe(1);
     await expect(checkDisk({ overlay: path })).rejects.toMatchObject({ code: 'ECORRUPT' });
+  });
+
+  it('makes the refcounts anew of an image without a refcount table', async () => {
+    for (const placed of [true, false])
+      for (const compat of ['0.10', '1.1']) {
+        const path = join(images.dir, 'no-table.qcow2');
+        await createImage(path, { size: 4 * MIB, with: { compat } });
+        await qemuIo(path, ['write -q -P 5 0 1M']);
+        await spoil(path, (patient: Patient) => patient.put32(56, 0), new Random(1));
+        if (!placed) await spoil(path, (patient: Patient) => patient.put64(48, 0n), new Random(1));
+        await expectSameAsQemu(path);
+        await expect(openDisk({ overlay: path, readOnly: true })).rejects.toThrow(/refcount table/);
+        await checkDisk({ overlay: path, repair: 'leaks' }).catch(() => {});
+        expect(await checkDisk({ overlay: path, repair: 'all' })).toMatchObject({
+          corruptions: 0,
+          leaks: 0,
+        });
+        expect((await check(path)).exitCode).toBe(0);
+        await qemuIo(path, ['read -q -P 5 0 1M', 'read -q -P 0 1M 3M'], { readOnly: true });
+      }
   });
 
   it('leaves persistent bitmaps alone', async () => {
