@@ -20,6 +20,7 @@ import { MillraceError } from '../api/errors.ts';
 import type { OptionNames } from '../api/options.ts';
 import { CREATE_OPTIONS, mustKnowOptions, OPEN_OPTIONS } from '../api/options.ts';
 import { openBuffer } from '../bases/blob.ts';
+import { jobWithin } from '../disk/job-range.ts';
 import type { BrowserBase, BrowserCreateOptions, BrowserDisk, BrowserOpenOptions } from './api.ts';
 import { recallDisk } from './catalog.ts';
 import { thisPage, WorkerLink } from './link.ts';
@@ -76,8 +77,9 @@ export async function openDisk(options: BrowserOpenOptions): Promise<BrowserDisk
     wait: whenBusy === 'wait',
     signal,
   });
-  const job =
+  const remembered =
     resumeJob && typeof overlay === 'string' ? (await recallDisk(overlay))?.job : undefined;
+  const job = remembered && jobWithin(remembered, disk.size);
   try {
     if (job) await disk.stream({ ...job, nonblock: true });
     return disk;

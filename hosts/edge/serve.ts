@@ -3,12 +3,14 @@
  * request, and the object itself: what was asked is kept in the storage, and alarms take it up again until it has ended. One that has
  * paused itself waits for `resume` as long as the object lives, and is started again after that.
  */
+
 import type { CreateOptions, Disk, OpenOptions, StreamInfo, StreamOptions } from '../api/disk.ts';
 import { JobStatus } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { OptionNames } from '../api/options.ts';
 import { CREATE_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
+import { jobWithin } from '../disk/job-range.ts';
 import { createDiskWith, openDiskWith } from '../disk/open.ts';
 import type { HandlerOptions } from '../faces/http/handler.ts';
 import { createHandler, HANDLER_OPTIONS, placeOf } from '../faces/http/handler.ts';
@@ -147,7 +149,9 @@ class DiskTable {
       .exec('SELECT options FROM millrace_jobs WHERE device = ?', device)
       .toArray() as { options: string }[];
     if (!job || (await infoOf(disk)) !== undefined) return;
-    await disk.stream({ ...(JSON.parse(job.options || '{}') as StreamOptions), nonblock: true });
+    const options = jobWithin(JSON.parse(job.options || '{}') as StreamOptions, disk.size);
+    if (!options) return;
+    await disk.stream({ ...options, nonblock: true });
     await this.lookAfter(device);
   }
 
