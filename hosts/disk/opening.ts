@@ -16,6 +16,7 @@ import {
   mustBeWritable,
   overlayName,
 } from './options.ts';
+import { otherFormat, otherTrailer, PROBE_BYTES, TRAILER_BYTES } from './other-formats.ts';
 import type { RecordedIdentity } from './recorded.ts';
 import { checkIdentity, parseIdentity, recordedName, recordOf, textOf } from './recorded.ts';
 
@@ -81,12 +82,7 @@ export class Opening {
     const { readOnly = false } = mode;
     mustBeWritable(overlay, !readOnly);
     await this.#attachOverlay(overlay, mode);
-    const format = await this.engine.request(
-      Kind.open,
-      0,
-      formatNumber(as),
-      readOnly ? 0 : OPEN_WRITABLE,
-    );
+    const format = await this.#openImage(0, formatNumber(as), readOnly ? 0 : OPEN_WRITABLE);
     this.engine.texts.keep(0);
     if (!readOnly && FORMATS[format] !== 'qcow2') {
       throw new MillraceError(
@@ -103,7 +99,7 @@ export class Opening {
   ): Promise<boolean> {
     mustBeWritable(overlay, writable);
     await this.#attachOverlay(overlay, { readOnly: !writable });
-    return FORMATS[await this.engine.request(Kind.open, 0, 0, OPEN_TO_CHECK)] === 'qcow2';
+    return FORMATS[await this.#openImage(0, 0, OPEN_TO_CHECK)] === 'qcow2';
   }
 
   async #attachOverlay(
@@ -167,6 +163,36 @@ export class Opening {
     }
   }
 
+  /** Gives the format found. Where none was asked for, what begins like a container or a page is not taken for raw data. */
+  async #openImage(image: number, asked: number, argument = 0): Promise<number> {
+    const opening = this.engine.request(Kind.open, image, asked, argument);
+    if (asked) return opening;
+    const failed = await opening.then(
+      () => undefined,
+      (error) => error,
+    );
+    const isRaw = failed === undefined && FORMATS[await opening] === 'raw';
+    const isUnknown = failed instanceof MillraceError && failed.code === 'EUNSUPPORTED';
+    const found = isRaw || isUnknown ? await this.#otherFormat(image, isRaw) : undefined;
+    if (found === undefined) return opening;
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      `cannot open ${this.engine.name(image)}: ${found}; or give it the format raw, if its bytes as they are are the disk (baseFormat, --base-format)`,
+      { cause: failed },
+    );
+  }
+
+  /** The end is looked at only where a name says what may be there, as QEMU does: of a remote image it costs a request. */
+  async #otherFormat(image: number, isRaw: boolean): Promise<string | undefined> {
+    const found = otherFormat(this.engine.firstBytes(image, PROBE_BYTES));
+    const file = this.engine.file(image);
+    if (found || !isRaw || !file || file.size < TRAILER_BYTES) return found;
+    if (!/\.dmg$/i.test(this.engine.name(image))) return undefined;
+    const end = new Uint8Array(TRAILER_BYTES);
+    await file.read(file.size - TRAILER_BYTES, end);
+    return otherTrailer(end);
+  }
+
   async #openBase(
     location: BaseLocation,
     format?: ImageFormat,
@@ -186,7 +212,7 @@ export class Opening {
     const found = await recordOf(source);
     if (recorded) checkIdentity(this.engine.name(0), recorded, found, source.name);
     this.#identities[image] = found;
-    await this.engine.request(Kind.open, image, asked);
+    await this.#openImage(image, asked);
     this.engine.texts.keep(image);
   }
 

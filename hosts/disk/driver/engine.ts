@@ -223,6 +223,13 @@ export class Engine {
     return this.#report(this.#exports.image(image)).slice();
   }
 
+  /** A copy of an image's first bytes, as it was opened by them; none where they are not in the cache any more. */
+  firstBytes(image: number, length: number): Uint8Array {
+    const page = this.#exports.headerPage(image);
+    const bytes = page ? Math.min(length, this.#files[image]?.size ?? 0) : 0;
+    return new Uint8Array(this.#memory, page, bytes).slice();
+  }
+
   /** The error that a failure is told as: the host's own where there is one, else what the engine found. */
   errorOf(failure: Failure, action: string): MillraceError {
     return this.#errors.errorOf(failure, action);

@@ -1,0 +1,85 @@
+/** Images that are neither raw nor qcow2 are refused by name wherever a format is told by the first bytes. */
+import { deflateRawSync, gzipSync } from 'node:zlib';
+import { expect, it } from 'vitest';
+import { MemoryRuntime } from '../support/memory-runtime.ts';
+
+const BYTES = 4096;
+
+function padded(...parts: (string | number[])[]): Uint8Array {
+  const start = Buffer.concat(
+    parts.map((part) =>
+      typeof part === 'string' ? Buffer.from(part, 'latin1') : Buffer.from(part),
+    ),
+  );
+  return new Uint8Array(Buffer.concat([start, deflateRawSync(start)], BYTES));
+}
+
+function tar(): Uint8Array {
+  const header = Buffer.alloc(512);
+  header.write('disk.raw\0');
+  header.write('0000644\0', 100);
+  header.write('        ', 148);
+  header.write('0', 156);
+  header.write('ustar\x0000', 257);
+  const sum = header.reduce((sum, byte) => sum + byte, 0);
+  header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148);
+  return new Uint8Array(Buffer.concat([header], BYTES));
+}
+
+function dmg(): Uint8Array {
+  const bytes = Buffer.alloc(BYTES, 7);
+  bytes.write('koly', BYTES - 512);
+  return new Uint8Array(bytes);
+}
+
+const OTHERS: [name: string, bytes: Uint8Array, told: RegExp][] = [
+  ['a.xz', padded('\xfd7zXZ\0'), /it is xz, a format.*decompress/],
+  ['a.gz', new Uint8Array(gzipSync(Buffer.alloc(BYTES, 1))), /it is gzip, a format.*decompress/],
+  ['a.bz2', padded('BZh91AY&SY'), /it is bzip2, a format.*decompress/],
+  ['a.zst', padded('\x28\xb5\x2f\xfd'), /it is zstd, a format.*decompress/],
+  ['a.lz4', padded('\x04\x22\x4d\x18'), /it is lz4, a format.*decompress/],
+  ['a.zip', padded('PK\x03\x04'), /it is zip, a format.*unpack/],
+  ['a.tar', tar(), /it is tar, a format.*unpack/],
+  ['a.html', padded('\n <!DOCTYPE html><html>'), /page of HTML/],
+  ['short.html', new TextEncoder().encode('<html>Sign in</html>'), /page of HTML/],
+  ['a.json', new TextEncoder().encode('{"error": "not found"}'), /JSON.*no image/],
+  ['flat.vmdk', padded('# Disk DescriptorFile\nversion=1\n'), /it is VMDK, a format.*qemu-img/],
+  ['sparse.vmdk', padded('KDMV'), /it is VMDK, a format/],
+  ['a.vhdx', padded('vhdxfile'), /it is VHDX, a format/],
+  ['a.bochs', padded('Bochs Virtual HD Image\0'), /it is Bochs, a format/],
+  ['a.cloop', padded('#!/bin/sh\n#V2.0 Format\nmodprobe cloop'), /it is cloop, a format/],
+  ['a.dmg', dmg(), /it is DMG, a format/],
+];
+
+it.each(OTHERS)(
+  '%s is refused by its name, and taken as raw when that is said',
+  async (name, bytes, told) => {
+    const runtime = new MemoryRuntime();
+    runtime.add(name, bytes);
+    const refused = { code: 'EUNSUPPORTED', message: expect.stringMatching(told) };
+    const overlay = 'new.qcow2';
+    await expect(runtime.create({ overlay, base: name })).rejects.toMatchObject(refused);
+    expect(runtime.files.has(overlay)).toBe(false);
+    await expect(runtime.open({ overlay: name, readOnly: true })).rejects.toMatchObject(refused);
+    const raw = await runtime.create({ overlay, base: name, baseFormat: 'raw' });
+    expect((await raw.read(0, 16)).slice(0, 16)).toEqual(bytes.slice(0, 16));
+    await raw.close();
+    // What is recorded as raw is raw.
+    await (await runtime.open({ overlay })).close();
+  },
+);
+
+it('a disk with a boot sector is a disk, whatever else stands in it; so is one of text', async () => {
+  for (const start of ['<html>', '{"a": 1}']) {
+    const bytes = padded(start);
+    bytes.set([0x55, 0xaa], 510);
+    const runtime = new MemoryRuntime();
+    runtime.add('disk.raw', bytes);
+    await (await runtime.create({ overlay: 'new.qcow2', base: 'disk.raw' })).close();
+  }
+  for (const start of ['plain text\n', '{\0', '\x1f\x8b\0', 'PK', 'BZh9 is a name', '']) {
+    const runtime = new MemoryRuntime();
+    runtime.add('disk.raw', padded(start));
+    await (await runtime.create({ overlay: 'new.qcow2', base: 'disk.raw' })).close();
+  }
+});
