@@ -124,14 +124,17 @@ it('numbers the operations of the ring alike', async () => {
 it('knows the same flags, versions, formats, policies and sizes', async () => {
   const host = await constants('hosts/disk/driver/engine.ts', /./);
   const disk = await constants('hosts/disk/disk.ts', /./);
-  const open = await constants('hosts/disk/open.ts', /./);
+  const opening = await constants('hosts/disk/opening.ts', /./);
+  const flags = await constants('hosts/disk/driver/base-reads.ts', /^FLAG_/);
   const limits = await constants('engine/limits.ts', /./);
   for (const [flag, value] of await constants('engine/core/ring.ts', /^FLAG_/))
-    expect(host.get(flag), flag).toBe(value);
+    expect(flags.get(flag), flag).toBe(value);
   expect(host.get('INTERFACE_VERSION')).toBe(
     (await constants('engine/index.ts', /VERSION/)).get('INTERFACE_VERSION'),
   );
-  expect(host.get('TEXT_BYTES')).toBe(limits.get('TEXT_BYTES'));
+  expect((await constants('hosts/disk/driver/texts.ts', /./)).get('TEXT_BYTES')).toBe(
+    limits.get('TEXT_BYTES'),
+  );
   expect((await constants('hosts/disk/driver/answers.ts', /./)).get('EXTENTS_BLOCK_BYTES')).toBe(
     limits.get('BLOCK_BYTES'),
   );
@@ -141,17 +144,17 @@ it('knows the same flags, versions, formats, policies and sizes', async () => {
   expect(disk.get('WRITE_ZEROES')).toBe(
     (await constants('engine/requests/write.ts', /WRITE/)).get('WRITE_ZEROES'),
   );
-  expect(open.get('OPEN_WRITABLE')).toBe(
+  expect(opening.get('OPEN_WRITABLE')).toBe(
     (await constants('engine/requests/open.ts', /OPEN/)).get('OPEN_WRITABLE'),
   );
-  expect(open.get('IDENTITY_BYTES_MAX')).toBe(
+  expect((await constants('hosts/disk/recorded.ts', /./)).get('IDENTITY_BYTES_MAX')).toBe(
     (await constants('engine/tables/backing.ts', /BYTES_MAX/)).get('IDENTITY_BYTES_MAX'),
   );
-  expect(disk.get('STATUS_NONE')).toBe(
+  expect((await constants('hosts/disk/job.ts', /./)).get('STATUS_NONE')).toBe(
     (await constants('engine/core/job.ts', /STATUS/)).get('STATUS_NONE'),
   );
   const policies = withoutPrefix(await constants('engine/core/job.ts', /^ON_ERROR_/), 'ON_ERROR_');
-  expect(await members('hosts/disk/disk.ts', 'ON_ERROR')).toEqual(policies);
+  expect(await members('hosts/disk/job.ts', 'ON_ERROR')).toEqual(policies);
   const formats = withoutPrefix(
     await constants('engine/core/image.ts', /^FORMAT_(?!PROBE)/),
     'FORMAT_',
