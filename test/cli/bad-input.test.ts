@@ -212,7 +212,7 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a damaged image', () => {
             ['map', 'bad.qcow2'],
           ];
           const base = [
-            ['convert', 'bad.qcow2', 'new'],
+            ['convert', 'bad.qcow2', 'new', '-O', 'qcow2'],
             ['convert', 'bad.qcow2', 'new', '-O', 'raw'],
           ];
           await isRefused(cwd, await readFile(join(cwd, 'damaged')), message, { overlay, base });
@@ -274,7 +274,9 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a damaged image', () => {
           base: [],
         });
         // As the message says.
-        expect(await millrace(['convert', 'bad.qcow2', 'copy.qcow2'], { cwd })).toMatchObject({
+        expect(
+          await millrace(['convert', 'bad.qcow2', 'copy.qcow2', '-O', 'qcow2'], { cwd }),
+        ).toMatchObject({
           exitCode: 0,
         });
         expect(await compare(path, join(cwd, 'copy.qcow2'))).toMatchObject({ identical: true });
@@ -312,7 +314,7 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'compressed data', () => {
           expect(
             JSON.parse((await millrace(['info', `${type}-o.qcow2`, '--json'], { cwd })).stdout),
           ).toMatchObject({ 'backing-filename': `${type}.qcow2` });
-          await fails(cwd, ['convert', `${type}.qcow2`, 'new'], /./);
+          await fails(cwd, ['convert', `${type}.qcow2`, 'new', '-O', 'qcow2'], /./);
           await fails(cwd, ['convert', `${type}.qcow2`, 'new', '-O', 'raw'], /./);
           expect(existsSync(join(cwd, 'new'))).toBe(false);
         }

@@ -300,7 +300,9 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'the commands', () => {
           stderr: '',
         });
         expect(
-          await millrace(['convert', 'o.qcow2', 'flat.qcow2', '--cache', 'unsafe'], { cwd }),
+          await millrace(['convert', 'o.qcow2', 'flat.qcow2', '-O', 'qcow2', '--cache', 'unsafe'], {
+            cwd,
+          }),
         ).toMatchObject({ exitCode: 0, stderr: '' });
         expect(
           await millrace(['convert', 'o.qcow2', 'flat.raw', '-O', 'raw', '--cache', 'unsafe'], {
@@ -390,13 +392,25 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'the commands', () => {
         await millrace(['create', 'o.qcow2', '--base', 'base.raw', '--size', '6M'], { cwd });
         await qemuIo(join(cwd, 'o.qcow2'), ['write -P 9 5M 1000', 'write -z 0 64K']);
         const before = await readFile(join(cwd, 'o.qcow2'));
+        expect(await millrace(['convert', 'o.qcow2', 'flat.raw'], { cwd })).toMatchObject({
+          exitCode: 0,
+          stderr: '',
+        });
+        const told = await millrace(['convert', 'o.qcow2', 'told.raw', '-p'], { cwd });
+        expect(told).toMatchObject({
+          exitCode: 0,
+          stderr: expect.stringMatching(/^( {4}\(\d+\.00\/100%\)\r)+ {4}\(100\.00\/100%\)\n$/),
+        });
+        expect(await readFile(join(cwd, 'told.raw'))).toEqual(
+          await readFile(join(cwd, 'flat.raw')),
+        );
         expect(
-          await millrace(['convert', 'o.qcow2', 'flat.raw', '-O', 'raw'], { cwd }),
-        ).toMatchObject({ exitCode: 0, stderr: '' });
-        expect(
-          await millrace(['convert', 'o.qcow2', 'flat.qcow2', '--cluster-size', '4K', '--json'], {
-            cwd,
-          }),
+          await millrace(
+            ['convert', 'o.qcow2', 'flat.qcow2', '-O', 'qcow2', '--cluster-size', '4K', '--json'],
+            {
+              cwd,
+            },
+          ),
         ).toMatchObject({ exitCode: 0, stderr: '' });
         for (const [name, format] of [
           ['flat.raw', 'raw'],
@@ -442,7 +456,7 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'the commands', () => {
     () =>
       withFolder(async (cwd) => {
         await makeBase(cwd);
-        await millrace(['convert', 'base.raw', 'base.qcow2'], { cwd });
+        await millrace(['convert', 'base.raw', 'base.qcow2', '-O', 'qcow2'], { cwd });
         const server = await serveFile(join(cwd, 'base.qcow2'));
         const url = `http://127.0.0.1:${server.port}/base.qcow2`;
         try {
@@ -619,7 +633,7 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'the commands', () => {
       for (const args of [
         ['check', path],
         ['convert', path, join(cwd, 'copy'), '-O', 'raw'],
-        ['convert', path, join(cwd, 'copy')],
+        ['convert', path, join(cwd, 'copy'), '-O', 'qcow2'],
       ]) {
         const { platform, written: told } = platformOver(written);
         expect({ args, exitCode: await runCommandLine(platform, args) }).toEqual({

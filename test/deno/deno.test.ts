@@ -117,6 +117,8 @@ describe('the command line under Deno', () => {
       'convert',
       `${folder}${'/.'.repeat(600)}/base.raw`,
       'copy',
+      '-O',
+      'qcow2',
     ]);
     expect(failed).toMatchObject({
       exitCode: 1,

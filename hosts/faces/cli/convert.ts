@@ -28,6 +28,8 @@ const HOLE_BYTES = 65536;
 export interface ConvertCommandOptions {
   outputFormat: ImageFormat;
   clusterSize?: number;
+  /** Tell how far it is where there is no terminal for a bar. */
+  progress?: boolean;
   followChain?: boolean;
   cache?: CacheMode;
   json?: boolean;
@@ -45,9 +47,8 @@ export function declareConvert(program: Command, platform: Platform, ended: Ende
     )
     .argument('<source>', 'a path or URL')
     .argument('<target>', 'the file to make; it must not be there yet')
-    .addOption(
-      new Option('-O, --output-format <format>').choices(['raw', 'qcow2']).default('qcow2'),
-    )
+    .addOption(new Option('-O, --output-format <format>').choices(['raw', 'qcow2']).default('raw'))
+    .option('-p, --progress', 'tell how far it is, also where that is no terminal')
     .option('--cluster-size <size>', 'of a qcow2 target, from 512 to 2M (default: 64K)', size)
     .addOption(cacheMode())
     .option('--follow-chain', 'follow the backing files that the base records')
@@ -81,6 +82,7 @@ export async function convert(
     bar =
       platform.stderr.isTTY && !stop.signal.aborted ? new ProgressBar(platform.stderr) : undefined;
     bar?.start(asInfo(0, total));
+    if (options.progress && !platform.stderr.isTTY) return percents(platform, total);
     return (done) => {
       if (!stop.signal.aborted) bar?.update(asInfo(done, total));
     };
@@ -91,6 +93,8 @@ export async function convert(
     );
     const size = await unlessStopped(copying, stop.signal);
     bar?.stop();
+    if (options.progress && !platform.stderr.isTTY)
+      await platform.stderr.write('    (100.00/100%)\n');
     const seconds = (performance.now() - before) / 1000;
     await platform.stdout.write(
       options.json
@@ -110,6 +114,17 @@ export async function convert(
   } finally {
     release();
   }
+}
+
+/** Tells each whole percent once, as `qemu-img convert -p` does: no bar, which only a terminal can draw over. */
+function percents(platform: Platform, total: number): OnProgress {
+  let told = -1;
+  return (done) => {
+    const percent = total > 0 ? Math.floor((done / total) * 100) : 100;
+    if (percent <= told) return;
+    told = percent;
+    void platform.stderr.write(`    (${percent.toFixed(2)}/100%)\r`);
+  };
 }
 
 /** Does not wait for the end of work that is stopped: it may be one of a server that does not answer, and the process ends anyway. */
