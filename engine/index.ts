@@ -148,7 +148,7 @@ export function backingHasRoom(): bool {
 /**
  * Reports on an image, as 64-bit floats: format, size, file size, version, cluster size, compression type, refcount bits, then as 0 or
  * 1: lazy refcounts, extended L2, corrupt, dirty; then position and length in the header page of: backing file name, backing format,
- * identity; then the number of internal snapshots.
+ * identity; then the number of internal snapshots, and of persistent bitmaps.
  */
 export function image(index: u32): u32 {
   const i = imageOf(index);
@@ -170,6 +170,7 @@ export function image(index: u32): u32 {
   put(15, i.identityAt);
   put(16, i.identityBytes);
   put(17, i.snapshots);
+  put(18, i.bitmapCount);
   return <u32>reportAt;
 }
 

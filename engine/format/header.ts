@@ -95,6 +95,8 @@ const CLUSTER_BITS_MAX: u32 = 21;
 const CLUSTER_BITS_EXTENDED_MIN: u32 = 14;
 const REFCOUNT_ORDER_MAX: u32 = 6;
 const SNAPSHOTS_MAX: u32 = 65536;
+/** As in QEMU. */
+const BITMAPS_MAX: u32 = 65535;
 
 export function get32(at: usize): u32 {
   return bswap<u32>(load<u32>(at));
@@ -269,7 +271,7 @@ function parseExtensions(at: usize, image: Image): i32 {
       if (bytes != BITMAPS_BYTES) return R_EXTENSION;
       if (image.version > 2 && get64(at + AT_AUTOCLEAR) & AUTOCLEAR_BITMAPS) {
         image.bitmapCount = get32(at + from + 8);
-        if (!image.bitmapCount) return R_EXTENSION;
+        if (image.bitmapCount == 0 || image.bitmapCount > BITMAPS_MAX) return R_EXTENSION;
         image.bitmapsBytes = get64(at + from + 16);
         image.bitmapsOffset = get64(at + from + 24);
       }

@@ -1,11 +1,11 @@
 // snapshots: tells of the internal snapshots of image 0 (QEMU's docs/interop/qcow2.txt, "Snapshots"), one a request: what they are
-// called, and when they were made. What they hold is not shown.
+// called, and when they were made; or of its persistent bitmaps ("Bitmaps extension"). What they hold is not shown.
 
 import { Image, OVERLAY, overlay } from '../core/image';
 import { pageGet } from '../core/pages';
 import { OP_GIVE, tell } from '../core/ring';
 import { DONE, fail, Task, takeMemory, WAIT } from '../core/task';
-import { ECORRUPT, R_SNAPSHOT_TABLE } from '../errors';
+import { ECORRUPT, R_SNAPSHOT_TABLE, R_UNREAD } from '../errors';
 import { get32, get64 } from '../format/header';
 import { PAGE_BYTES, PAGE_MASK } from '../limits';
 
@@ -29,6 +29,15 @@ const ANSWER_BYTES: u32 = NUMBERS_BYTES + 2 * 65535;
 const FIXED: u32 = 0;
 const TEXTS: u32 = 1;
 
+/** Argument of a request for a bitmap. */
+const OF_BITMAPS: u64 = 1;
+/** An entry of the bitmap directory: its fixed part. */
+const BITMAP_BYTES: u64 = 24;
+const AT_BITMAP_FLAGS: u32 = 12;
+const AT_GRANULARITY_BITS: u32 = 17;
+const AT_BITMAP_NAME_BYTES: u32 = 18;
+const AT_BITMAP_EXTRA_BYTES: u32 = 20;
+
 /**
  * `offset` is where the entry stands in the file, 0 for the first. Gives eight 64-bit floats: date in seconds and nanoseconds, the guest's
  * clock in seconds and nanoseconds, bytes of the VM's state, instructions counted (-1: not told), bytes of the id, bytes of the name; then id
@@ -36,6 +45,7 @@ const TEXTS: u32 = 1;
  */
 export function runSnapshots(t: Task): i32 {
   const image = overlay();
+  if (t.argument == OF_BITMAPS) return runBitmap(t, image);
   const at = t.offset ? t.offset : image.snapshotsOffset;
   if (!image.snapshots || at & 7 || at + FIXED_BYTES > image.fileSize) return refuse(t, at);
   if (!takeMemory(t, ANSWER_BYTES, 0)) return WAIT;
@@ -56,8 +66,39 @@ export function runSnapshots(t: Task): i32 {
   return DONE;
 }
 
+/** Gives eight 64-bit floats, of which the first three are used: flags, granularity as a power of two, bytes of the name; then the name. */
+function runBitmap(t: Task, image: Image): i32 {
+  const at = t.offset ? t.offset : image.bitmapsOffset;
+  const end = min(image.bitmapsOffset + image.bitmapsBytes, image.fileSize);
+  if (!image.bitmapCount || at & 7 || at + BITMAP_BYTES > end) return refuseBitmap(t, at);
+  if (!takeMemory(t, ANSWER_BYTES, 0)) return WAIT;
+  const texts = t.buffer + NUMBERS_BYTES;
+  if (t.state == FIXED) {
+    if (!copy(t, image, at, BITMAP_BYTES, texts)) return WAIT;
+    put(t, 0, get32(texts + AT_BITMAP_FLAGS));
+    put(t, 1, load<u8>(texts + AT_GRANULARITY_BITS));
+    t.count = get32(texts + AT_BITMAP_NAME_BYTES) >> 16;
+    put(t, 2, <f64>t.count);
+    t.value = at + BITMAP_BYTES + get32(texts + AT_BITMAP_EXTRA_BYTES);
+    if (t.value + t.count > end) return refuseBitmap(t, at);
+    t.cursor = 0;
+    t.state = TEXTS;
+  }
+  if (!copy(t, image, t.value, t.count, texts)) return WAIT;
+  const give = tell(OP_GIVE, t.request);
+  give.address = <u32>t.buffer;
+  give.length = NUMBERS_BYTES + <u32>t.count;
+  t.value = (t.value + t.count + 7) & ~7;
+  return DONE;
+}
+
 function refuse(t: Task, at: u64): i32 {
   fail(t, ECORRUPT, R_SNAPSHOT_TABLE, OVERLAY, at);
+  return WAIT;
+}
+
+function refuseBitmap(t: Task, at: u64): i32 {
+  fail(t, ECORRUPT, R_UNREAD, OVERLAY, at);
   return WAIT;
 }
 

@@ -138,6 +138,17 @@ export interface ImageInfo {
   backingFormat?: string;
   /** Internal snapshots, if there are any; told of the first image of the chain only. */
   snapshots?: SnapshotInfo[];
+  /** Persistent bitmaps that still hold, if there are any; told of the first image of the chain only. */
+  bitmaps?: BitmapInfo[];
+}
+
+/** A persistent bitmap of a qcow2 image: what of the disk has changed, for backups. */
+export interface BitmapInfo {
+  name: string;
+  /** Bytes of the disk that a bit stands for. */
+  granularity: number;
+  /** `in-use`: it was not stored to its end, and does not hold; `auto`: it is to be kept up from the start. */
+  flags: ('in-use' | 'auto')[];
 }
 
 /** An internal snapshot of a qcow2 image. What it holds cannot be shown. */
@@ -295,7 +306,7 @@ export interface Disk extends EventTarget {
   write(offset: number, data: Uint8Array): Promise<void>;
   /** As a write of zeros, at any byte; whole clusters take no space. */
   writeZeroes(offset: number, length: number): Promise<void>;
-  /** Whole clusters of the range read as zeros afterwards, and their space is given back; parts of clusters stay as they are. */
+  /** Whole clusters of the range read as zeros afterwards, and their space is given back; parts of clusters stay as they are. An overlay of version 2 cannot tell that: it stays as it is. */
   discard(offset: number, length: number): Promise<void>;
   /** Returns when everything written before survives a power cut. */
   flush(): Promise<void>;

@@ -19,7 +19,7 @@ import type { Engine } from './driver/engine.ts';
 import { Kind } from './driver/engine.ts';
 import { ENGINE_REASONS } from './driver/reasons.ts';
 import { ImageField } from './driver/reports.ts';
-import { snapshotsOf } from './driver/snapshots.ts';
+import { bitmapsOf, snapshotsOf } from './driver/snapshots.ts';
 import { DiskJob } from './job.ts';
 import { inPieces } from './pieces.ts';
 import { ResizeGate } from './resize-gate.ts';
@@ -267,8 +267,11 @@ export class EngineDisk extends EventTarget implements Disk {
     const images = [imageOf(this.#engine, 0)];
     for (let depth = 1; !this.#baseless && this.#engine.exports.imageAtDepth(depth) >= 0; depth++)
       images.push(imageOf(this.#engine, this.#engine.exports.imageAtDepth(depth)));
-    const snapshots = this.#engine.imageReport(0)[ImageField.snapshots];
+    const report = this.#engine.imageReport(0);
+    const snapshots = report[ImageField.snapshots];
     if (snapshots) images[0].snapshots = await snapshotsOf(this.#engine, snapshots);
+    const bitmaps = report[ImageField.bitmaps];
+    if (bitmaps) images[0].bitmaps = await bitmapsOf(this.#engine, bitmaps);
     return images;
   }
 

@@ -35,6 +35,18 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'agreement with qemu-img', () => {
       await agrees(path);
     });
   }
+  it('persistent bitmaps', async () => {
+    const path = join(folder, 'bitmaps.qcow2');
+    await createImage(path, { size: 1024 * 1024 });
+    await qemuImg(['bitmap', '--add', path, 'kept up']);
+    await qemuImg(['bitmap', '--add', '--disable', '-g', '512', path, 'at rest']);
+    await agrees(path);
+    const { stdout } = await millraceHere('info', path);
+    expect(stdout).toContain(
+      (await qemuImg(['info', path])).split('Format specific information:')[1].trimEnd(),
+    );
+  });
+
   it('disk of no bytes', async () => {
     const [raw, qcow2, over] = ['empty.raw', 'empty.qcow2', 'over-empty.qcow2'].map((name) =>
       join(folder, name),

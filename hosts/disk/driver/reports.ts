@@ -38,4 +38,5 @@ export const ImageField = {
   identityAt: 15,
   identityBytes: 16,
   snapshots: 17,
+  bitmaps: 18,
 } as const;

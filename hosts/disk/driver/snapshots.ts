@@ -1,5 +1,5 @@
-/** The internal snapshots of an open image, as the engine tells them. */
-import type { SnapshotInfo } from '../../api/disk.ts';
+/** The internal snapshots and persistent bitmaps of an open image, as the engine tells them. */
+import type { BitmapInfo, SnapshotInfo } from '../../api/disk.ts';
 import type { Engine } from './engine.ts';
 import { Kind } from './engine.ts';
 
@@ -37,4 +37,25 @@ export async function snapshotsOf(engine: Engine, count: number): Promise<Snapsh
     });
   }
   return snapshots;
+}
+
+/** Argument of a request for a bitmap; see engine/requests/snapshots.ts. */
+const OF_BITMAPS = 1;
+/** The flags that QEMU names, by their bits. */
+const BITMAP_FLAGS = ['in-use', 'auto'] as const;
+
+/** The `count` persistent bitmaps of image 0. */
+export async function bitmapsOf(engine: Engine, count: number): Promise<BitmapInfo[]> {
+  const bitmaps: BitmapInfo[] = [];
+  const into = new Uint8Array(ANSWER_BYTES);
+  for (let at = 0; bitmaps.length < count; ) {
+    at = await engine.request(Kind.snapshots, at, 0, OF_BITMAPS, { into });
+    const [flags, granularityBits, nameBytes] = new Float64Array(into.buffer, 0, NUMBERS);
+    bitmaps.push({
+      name: new TextDecoder().decode(into.subarray(NUMBERS * 8, NUMBERS * 8 + nameBytes)),
+      granularity: 2 ** granularityBits,
+      flags: BITMAP_FLAGS.filter((_, bit) => flags & (1 << bit)),
+    });
+  }
+  return bitmaps;
 }

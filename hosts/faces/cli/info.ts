@@ -3,7 +3,7 @@
  * opened: it may be out of reach.
  */
 import type { Command } from 'commander';
-import type { ImageInfo, SnapshotInfo } from '../../api/disk.ts';
+import type { BitmapInfo, ImageInfo, SnapshotInfo } from '../../api/disk.ts';
 import { isUrl, lookBesideWriters, openImage, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
 import { addExample, outputFormat, wantsJson } from './options.ts';
@@ -23,7 +23,7 @@ interface InfoReport {
   'actual-size'?: number;
   'format-specific'?: {
     type: 'qcow2';
-    data: Record<string, string | number | boolean | undefined>;
+    data: Record<string, string | number | boolean | BitmapInfo[] | undefined>;
   };
   'backing-filename'?: string;
   'full-backing-filename'?: string;
@@ -94,7 +94,9 @@ function reportOf(
 }
 
 /** Version 2 has no feature bits to tell of. */
-function qcow2Data(image: ImageInfo): Record<string, string | number | boolean | undefined> {
+function qcow2Data(
+  image: ImageInfo,
+): Record<string, string | number | boolean | BitmapInfo[] | undefined> {
   const { compressionType, refcountBits, lazyRefcounts, corrupt, extendedL2 } = image;
   if (image.version === 2)
     return { compat: '0.10', 'compression-type': compressionType, 'refcount-bits': refcountBits };
@@ -102,6 +104,7 @@ function qcow2Data(image: ImageInfo): Record<string, string | number | boolean |
     compat: '1.1',
     'compression-type': compressionType,
     'lazy-refcounts': lazyRefcounts,
+    bitmaps: image.bitmaps,
     'refcount-bits': refcountBits,
     corrupt,
     'extended-l2': extendedL2,
@@ -141,9 +144,23 @@ function humanInfo(report: InfoReport, snapshots: SnapshotInfo[] = []): string {
   if (report['format-specific'] !== undefined) {
     lines.push('Format specific information:');
     for (const [name, value] of Object.entries(report['format-specific'].data))
-      lines.push(`    ${name.replaceAll('-', ' ')}: ${value}`);
+      if (Array.isArray(value)) lines.push(...humanBitmaps(value));
+      else if (value !== undefined) lines.push(`    ${name.replaceAll('-', ' ')}: ${value}`);
   }
   return `${lines.map(printable).join('\n')}\n`;
+}
+
+function humanBitmaps(bitmaps: BitmapInfo[]): string[] {
+  return [
+    '    bitmaps:',
+    ...bitmaps.flatMap(({ flags, name, granularity }, index) => [
+      `        [${index}]:`,
+      '            flags:',
+      ...flags.map((flag, at) => `                [${at}]: ${flag}`),
+      `            name: ${name}`,
+      `            granularity: ${granularity}`,
+    ]),
+  ];
 }
 
 function jsonSnapshot(snapshot: SnapshotInfo): Record<string, string | number | undefined> {
