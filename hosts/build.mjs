@@ -1,9 +1,11 @@
 /**
- * Builds `dist` for the package: one bundle an entry, and the declarations of all of them in `dist/types`.
+ * Builds `dist` for the package: one bundle an entry, and the declarations of all of them in
+ * `dist/types`.
  *
- * Bundles, not a file each: a program starts sooner, and what stands in `engine/` can be imported without moving every path. Entries
- * that are used together are built together, so that both see the same class `MillraceError`. A bundle and its pieces lie in one folder,
- * a level below `engine.wasm`: modules look for that at `../engine.wasm`, wherever they end up.
+ * Bundles, not a file each: a program starts sooner, and what stands in `engine/` can be imported
+ * without moving every path. Entries that are used together are built together, so that both see
+ * the same class `MillraceError`. A bundle and its pieces lie in one folder, a level below
+ * `engine.wasm`: modules look for that at `../engine.wasm`, wherever they end up.
  */
 import { spawnSync } from 'node:child_process';
 import { copyFile, mkdir, rm } from 'node:fs/promises';
@@ -15,7 +17,10 @@ import { build } from 'esbuild';
 const HOSTS = fileURLToPath(new URL('.', import.meta.url));
 const DIST = fileURLToPath(new URL('../dist/', import.meta.url));
 
-/** Copied as they are: each runtime has its own way to the engine, which no bundler may take for its own. */
+/**
+ * Copied as they are: each runtime has its own way to the engine, which no bundler may take for its
+ * own.
+ */
 const COPIES = [
   'engine.wasm',
   'deno/engine.js',

@@ -1,4 +1,6 @@
-/** How the tests run: one process a file, one file at a time, and a closing line that counts them. */
+/**
+ * How the tests run: one process a file, one file at a time, and a closing line that counts them.
+ */
 import { fileURLToPath } from 'node:url';
 import type { ViteUserConfig } from 'vitest/config';
 import { defineConfig } from 'vitest/config';
@@ -9,7 +11,8 @@ const config: ViteUserConfig = defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
     pool: 'forks',
-    // One file at a time: browsers, guests and servers of one test take both cores of a small machine.
+    // One file at a time: browsers, guests and servers of one test take both cores of a small
+    // machine.
     maxWorkers: 1,
     testTimeout: 180_000,
     hookTimeout: 180_000,

@@ -1,4 +1,6 @@
-/** Everything the page shows of a disk at work: its map, its figures, its job and the job's buttons. */
+/**
+ * Everything the page shows of a disk at work: its map, its figures, its job and the job's buttons.
+ */
 import type { BrowserDisk, Extent, StreamInfo } from '../hosts/browser/index.ts';
 import { JobStatus, MillraceError } from '../hosts/browser/index.ts';
 import type { GuestAccess, V86Disk } from '../hosts/faces/v86/index.ts';
@@ -72,7 +74,10 @@ export class Gauge {
     return this.#disk.stream({ nonblock: true, onError: 'stop', speed: this.#speed });
   }
 
-  /** The guest's requests succeed again: what is left is the trouble of the job, which does not go on by itself. */
+  /**
+   * The guest's requests succeed again: what is left is the trouble of the job, which does not go
+   * on by itself.
+   */
   recovered(): void {
     if (this.#job?.paused) this.#tellError(this.#job);
   }

@@ -1,4 +1,7 @@
-/** The virtual machine: v86 with its screen and keyboard, and its first serial port in a terminal. It knows nothing of disks. */
+/**
+ * The virtual machine: v86 with its screen and keyboard, and its first serial port in a terminal.
+ * It knows nothing of disks.
+ */
 import { Terminal } from '@xterm/xterm';
 import '@xterm/xterm/css/xterm.css';
 import biosUrl from 'seabios/bios.bin?url';
@@ -24,7 +27,9 @@ export interface MachineParts {
   memory: number;
   screen: HTMLElement;
   serial: HTMLElement;
-  /** Whether what comes on the serial console is put where screen readers find it, which costs time. */
+  /**
+   * Whether what comes on the serial console is put where screen readers find it, which costs time.
+   */
   spoken: HTMLInputElement;
 }
 

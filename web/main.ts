@@ -1,4 +1,7 @@
-/** The console: goes between the list of disks and a machine at work, and takes what the user asks for. */
+/**
+ * The console: goes between the list of disks and a machine at work, and takes what the user asks
+ * for.
+ */
 import './style.css';
 import { listDisks, MillraceError, persistDisks } from '../hosts/browser/index.ts';
 import { announce, chooseFile, make, part } from './dom.ts';
@@ -22,14 +25,20 @@ interface Sample {
 }
 
 const MEBIBYTE = 1024 * 1024;
-/** Of a name that the page chooses, with its characters as they count in names of disks: less than one may have, for a number behind it. */
+/**
+ * Of a name that the page chooses, with its characters as they count in names of disks: less than
+ * one may have, for a number behind it.
+ */
 const NAME_BYTES_MAX = 200;
 const PANES = ['serial-pane', 'screen-pane', 'disk-pane'];
 
 let session: Session | undefined;
 /** Gives up the disk that is being opened. */
 let opening: AbortController | undefined;
-/** Until then the disk of the machine that was switched off last is in use, and so is the place where it was shown. */
+/**
+ * Until then the disk of the machine that was switched off last is in use, and so is the place
+ * where it was shown.
+ */
 let ended: Promise<void> = Promise.resolve();
 
 async function boot(wanted: Boot): Promise<void> {
@@ -235,7 +244,10 @@ function wireDrop(): void {
   });
 }
 
-/** F6 goes from pane to pane: out of the terminal and the screen, which take every other key for the machine. */
+/**
+ * F6 goes from pane to pane: out of the terminal and the screen, which take every other key for the
+ * machine.
+ */
 function wirePanes(): void {
   addEventListener(
     'keydown',

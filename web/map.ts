@@ -1,6 +1,7 @@
 /**
- * The map of a disk: a cell for each segment of it, coloured by what is there, with the guest's reads as flashes. Drawing is frugal,
- * because the machine runs in the same thread: only what has changed is drawn.
+ * The map of a disk: a cell for each segment of it, coloured by what is there, with the guest's
+ * reads as flashes. Drawing is frugal, because the machine runs in the same thread: only what has
+ * changed is drawn.
  */
 import type { Extent } from '../hosts/api/disk.ts';
 import { bytes, percent } from './format.ts';
@@ -120,7 +121,10 @@ export class DiskMap {
     for (let i = 0; i < this.#count; i++) this.#draw(i, 0);
   };
 
-  /** Cells as large as the room that the style gives allows; what is left of it at the bottom is given up. */
+  /**
+   * Cells as large as the room that the style gives allows; what is left of it at the bottom is
+   * given up.
+   */
   #layOut(): void {
     const ratio = devicePixelRatio;
     this.#canvas.style.height = '';

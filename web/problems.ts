@@ -1,4 +1,7 @@
-/** Errors as a person can act on them: what happened in a sentence, what to do about it, and the exact words of the error below. */
+/**
+ * Errors as a person can act on them: what happened in a sentence, what to do about it, and the
+ * exact words of the error below.
+ */
 import type { ErrorCode } from '../hosts/browser/index.ts';
 import { MillraceError } from '../hosts/browser/index.ts';
 import { make, part } from './dom.ts';

@@ -1,4 +1,7 @@
-/** A machine at work: its disk, the disk's connection to v86, the machine itself and what the page shows of them. */
+/**
+ * A machine at work: its disk, the disk's connection to v86, the machine itself and what the page
+ * shows of them.
+ */
 import type { BrowserDisk, MillraceError } from '../hosts/browser/index.ts';
 import { createDisk, deleteDisk, openDisk } from '../hosts/browser/index.ts';
 import type { Emulator, V86Disk } from '../hosts/faces/v86/index.ts';
@@ -30,7 +33,8 @@ export class Session {
 
   /**
    * `signal` gives it up.
-   * @throws MillraceError; NotAnImage when a new disk would not boot. Nothing is left of a new disk then.
+   * @throws MillraceError; NotAnImage when a new disk would not boot. Nothing is left of a new disk
+   *   then.
    */
   static async start(boot: Boot, signal: AbortSignal): Promise<Session> {
     const disk = await open(boot, signal);
@@ -41,7 +45,8 @@ export class Session {
       const lacking = (await disk.remaining()) > 0;
       signal.throwIfAborted();
       const session = new Session(boot.name, disk, hda);
-      // A new disk begins to stream at once; what was under way on another has been taken up by opening it.
+      // A new disk begins to stream at once; what was under way on another has been taken up by
+      // opening it.
       if (boot.create && lacking) session.#gauge.start().catch(showProblem);
       return session;
     } catch (error) {
@@ -107,7 +112,9 @@ export class Session {
     this.#machine.restart();
   }
 
-  /** Switches the machine off and closes its disk; a job that is under way goes on at the next boot. */
+  /**
+   * Switches the machine off and closes its disk; a job that is under way goes on at the next boot.
+   */
   async end(): Promise<void> {
     this.#gauge.end();
     this.#hda.pace(undefined);

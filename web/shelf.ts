@@ -42,7 +42,10 @@ function focusedPlace(): { row: number; button: number } | undefined {
       };
 }
 
-/** The list is made anew after each action; who uses it by keyboard stays in place, or as near as can be. */
+/**
+ * The list is made anew after each action; who uses it by keyboard stays in place, or as near as
+ * can be.
+ */
 function focusPlace({ row, button }: { row: number; button: number }): void {
   const rows = part('disks').children;
   const item = rows[Math.min(row, rows.length - 1)];

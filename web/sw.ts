@@ -1,6 +1,7 @@
 /**
- * The service worker: keeps the files of the page, so that it opens without a network. It never touches disk images, and a page never
- * gets files of two builds: a new build's worker takes over when no page of the old one is open any more.
+ * The service worker: keeps the files of the page, so that it opens without a network. It never
+ * touches disk images, and a page never gets files of two builds: a new build's worker takes over
+ * when no page of the old one is open any more.
  */
 interface Lifetime extends Event {
   waitUntil(promise: Promise<unknown>): void;
@@ -45,7 +46,8 @@ scope.addEventListener('fetch', (event) => {
 async function keep(cache: Cache, url: URL): Promise<void> {
   const response = await fetch(url, { cache: 'reload' });
   if (!response.ok) throw new Error(`${url.href} answered ${response.status}`);
-  // Some servers send a page on to its address without '.html', and browsers show no kept page that was sent on.
+  // Some servers send a page on to its address without '.html', and browsers show no kept page that
+  // was sent on.
   await cache.put(url, response.redirected ? new Response(response.body, response) : response);
 }
 

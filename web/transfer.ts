@@ -1,4 +1,7 @@
-/** Ways out of the browser for a disk, and in: with progress that can be cancelled, one transfer at a time. */
+/**
+ * Ways out of the browser for a disk, and in: with progress that can be cancelled, one transfer at
+ * a time.
+ */
 import type { BrowserDisk, CopyOptions } from '../hosts/browser/index.ts';
 import { exportDisk, importDisk, MillraceError, openDisk } from '../hosts/browser/index.ts';
 import { announce, chooseFile, make, part } from './dom.ts';
@@ -14,7 +17,10 @@ type Format = 'qcow2' | 'raw';
 
 let running: AbortController | undefined;
 
-/** Saves a disk as a file: `open` is the disk itself where it is in use by this page, `base` the file it began with. Problems are shown. */
+/**
+ * Saves a disk as a file: `open` is the disk itself where it is in use by this page, `base` the
+ * file it began with. Problems are shown.
+ */
 export async function saveDisk(
   name: string,
   format: Format,
@@ -58,7 +64,10 @@ export async function takeDisk(name: string, file: File): Promise<void> {
   );
 }
 
-/** Of the file of a closed disk. The file itself would not do: a download goes on when the disk is at work again, and Firefox mixes the two. */
+/**
+ * Of the file of a closed disk. The file itself would not do: a download goes on when the disk is
+ * at work again, and Firefox mixes the two.
+ */
 async function copyOf(
   name: string,
   progress: (done: number) => void,

@@ -1,6 +1,7 @@
 /**
- * Builds the console into build/web: static files with relative addresses, for any server and any folder of it. The virtual machine's
- * BIOS comes from Debian's package `seabios`, and is copied into the build.
+ * Builds the console into build/web: static files with relative addresses, for any server and any
+ * folder of it. The virtual machine's BIOS comes from Debian's package `seabios`, and is copied
+ * into the build.
  */
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
@@ -16,7 +17,10 @@ if (!existsSync(SEABIOS))
 
 const here = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
 
-/** Tells the service worker which files it is to keep, and so makes it a new one whenever they change. */
+/**
+ * Tells the service worker which files it is to keep, and so makes it a new one whenever they
+ * change.
+ */
 function offline(): Plugin {
   return {
     name: 'offline',

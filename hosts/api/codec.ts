@@ -1,14 +1,19 @@
 /** What a runtime brings to inflate compressed clusters. */
 
-/** How an image compresses: `zlib` is a raw deflate stream (RFC 1951), `zstd` is zstd frames (RFC 8878). */
+/**
+ * How an image compresses: `zlib` is a raw deflate stream (RFC 1951), `zstd` is zstd frames (RFC
+ * 8878).
+ */
 export type Compression = 'zlib' | 'zstd';
 
 export interface Codec {
   /**
-   * Inflates the stream at the start of `from`, behind which there may be foreign bytes, into exactly `into`. Both belong to the codec
-   * until it is done. Calls may be concurrent and end in any order.
-   * @throws MillraceError `ECORRUPT` when the stream is damaged, is cut off, or gives another number of bytes (`into` is then
-   *   undefined); `EUNSUPPORTED` when the runtime cannot load a decoder.
+   * Inflates the stream at the start of `from`, behind which there may be foreign bytes, into
+   * exactly `into`. Both belong to the codec until it is done. Calls may be concurrent and end in
+   * any order.
+   * @throws MillraceError `ECORRUPT` when the stream is damaged, is cut off, or gives another
+   *   number of bytes (`into` is then undefined); `EUNSUPPORTED` when the runtime cannot load a
+   *   decoder.
    */
   inflate(method: Compression, from: Uint8Array, into: Uint8Array): void | Promise<void>;
 }

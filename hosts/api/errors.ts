@@ -1,9 +1,12 @@
 /**
- * The one error class, and the codes it carries. A message says what was being done, to which image, at which offset, and what to
- * do about it: the command line prints it as it is, on one line.
+ * The one error class, and the codes it carries. A message says what was being done, to which
+ * image, at which offset, and what to do about it: the command line prints it as it is, on one
+ * line.
  */
 
-/** Why something failed, in the manner of errno. The numbers in the engine are kept equal by a test. */
+/**
+ * Why something failed, in the manner of errno. The numbers in the engine are kept equal by a test.
+ */
 export type ErrorCode =
   /** An argument, option or range that cannot be: nothing was changed. */
   | 'EINVAL'
@@ -40,7 +43,10 @@ export class MillraceError extends Error {
   override readonly name = 'MillraceError';
   /** What kind of failure it is: stable, for programs. */
   readonly code: ErrorCode;
-  /** Position in the disk (or, for a source's own errors, in the source) in bytes, where there is one. */
+  /**
+   * Position in the disk (or, for a source's own errors, in the source) in bytes, where there is
+   * one.
+   */
   readonly offset?: number;
 
   /** `offset` is in bytes, of what the message is about. */
@@ -56,8 +62,9 @@ export class MillraceError extends Error {
 }
 
 /**
- * What a caller's own source or file may throw, by the names that systems and browsers have for it. What only Millrace itself can know
- * (that a disk is closed, a job aborted, an image corrupt) is not believed of others.
+ * What a caller's own source or file may throw, by the names that systems and browsers have for it.
+ * What only Millrace itself can know (that a disk is closed, a job aborted, an image corrupt) is
+ * not believed of others.
  */
 const SYSTEM_CODES: Readonly<Record<string, ErrorCode>> = {
   ENOSPC: 'ENOSPC',

@@ -1,6 +1,7 @@
 /**
- * Refusing options that do not exist: a caller without types who misspells one (`bas` for `base`) would get an empty disk without a
- * word. The types hold the lists against the interfaces: a new option does not compile before it stands here, too.
+ * Refusing options that do not exist: a caller without types who misspells one (`bas` for `base`)
+ * would get an empty disk without a word. The types hold the lists against the interfaces: a new
+ * option does not compile before it stands here, too.
  */
 import type {
   CheckOptions,
@@ -91,7 +92,8 @@ const LETTERS_WRONG_MAX = 2;
 const NAME_CHARACTERS_MAX = 64;
 
 /**
- * Refuses what `call` has no option for. One that is undefined counts as left out, however it is spelled.
+ * Refuses what `call` has no option for. One that is undefined counts as left out, however it is
+ * spelled.
  * @throws MillraceError `EINVAL`, with the name that was probably meant.
  */
 export function mustKnowOptions(
@@ -124,7 +126,10 @@ function similar(wrong: string, names: readonly string[]): string | undefined {
   return near[0]?.name;
 }
 
-/** How many letters have to be put in, taken out or changed to make one word of the other (Levenshtein). */
+/**
+ * How many letters have to be put in, taken out or changed to make one word of the other
+ * (Levenshtein).
+ */
 function distance(one: string, other: string): number {
   let row = Array.from({ length: other.length + 1 }, (_, column) => column);
   for (let line = 1; line <= one.length; line++) {

@@ -1,6 +1,7 @@
 /**
- * Files, blobs and buffers as bases. A blob is read slice by slice where the browser keeps it: it is never in memory as a whole, and
- * a `File` that changes on disk after the user chose it is noticed by the browser and refused.
+ * Files, blobs and buffers as bases. A blob is read slice by slice where the browser keeps it: it
+ * is never in memory as a whole, and a `File` that changes on disk after the user chose it is
+ * noticed by the browser and refused.
  */
 import type { BlockSource } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
@@ -8,7 +9,10 @@ import { MillraceError } from '../api/errors.ts';
 /** A slice costs the browser a message between processes: large ones, a few at once. */
 const PREFERRED = { chunk: 1024 * 1024, depth: 4 } as const;
 
-/** A base over a `Blob` or `File`. `name` is what messages call it and the overlay records; a file has one of its own. */
+/**
+ * A base over a `Blob` or `File`. `name` is what messages call it and the overlay records; a file
+ * has one of its own.
+ */
 export function openBlob(blob: Blob, name: string = nameOf(blob)): BlockSource {
   return {
     size: blob.size,
@@ -26,7 +30,10 @@ export function openBlob(blob: Blob, name: string = nameOf(blob)): BlockSource {
   };
 }
 
-/** A base over bytes in memory, which are not copied: they must stay as they are while a disk uses them. */
+/**
+ * A base over bytes in memory, which are not copied: they must stay as they are while a disk uses
+ * them.
+ */
 export function openBuffer(buffer: ArrayBuffer | Uint8Array, name = 'buffer'): BlockSource {
   const bytes = buffer instanceof Uint8Array ? buffer : new Uint8Array(buffer);
   return {

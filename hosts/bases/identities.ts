@@ -1,4 +1,7 @@
-/** What the images below a served disk are: an overlay may know them by name only, and the disk's ETag must not outlive them. */
+/**
+ * What the images below a served disk are: an overlay may know them by name only, and the disk's
+ * ETag must not outlive them.
+ */
 import type { BlockSource } from '../api/block.ts';
 import type { Runtime } from '../api/runtime.ts';
 

@@ -1,4 +1,6 @@
-/** Disks over the same base share one source of it: one set of connections, one look at what it is. */
+/**
+ * Disks over the same base share one source of it: one set of connections, one look at what it is.
+ */
 import type { BlockSource } from '../api/block.ts';
 import type { Runtime } from '../api/runtime.ts';
 
@@ -8,7 +10,10 @@ interface Shared {
   users: number;
 }
 
-/** Opens as the runtime does, but each base only once, by its location as it was given; the last one who closes it closes it. */
+/**
+ * Opens as the runtime does, but each base only once, by its location as it was given; the last one
+ * who closes it closes it.
+ */
 export function sharingBases(runtime: Runtime): Runtime {
   const shared = new Map<string, Shared>();
   return {

@@ -1,13 +1,14 @@
 /**
- * What a browser adds to the public types: bases that only a page has (files, blobs, buffers), disks by name in the browser's own
- * storage, and the ways in and out of it.
+ * What a browser adds to the public types: bases that only a page has (files, blobs, buffers),
+ * disks by name in the browser's own storage, and the ways in and out of it.
  */
 import type { BaseLocation, CreateOptions, Disk, OpenOptions } from '../api/disk.ts';
 import type { HttpStats } from '../bases/http/http.ts';
 
 /**
- * A base: a URL (relative ones, which begin with `/`, `./` or `../`, are resolved against the page), the name of another disk in this
- * browser, a `File` or `Blob` (read in place, never copied as a whole), the bytes themselves, or an opened source.
+ * A base: a URL (relative ones, which begin with `/`, `./` or `../`, are resolved against the
+ * page), the name of another disk in this browser, a `File` or `Blob` (read in place, never copied
+ * as a whole), the bytes themselves, or an opened source.
  */
 export type BrowserBase = BaseLocation | Blob | ArrayBuffer | Uint8Array;
 
@@ -17,17 +18,23 @@ export interface BrowserCreateOptions extends Omit<CreateOptions, 'base'> {
   base?: BrowserBase;
 }
 
-/** `overlay` is the name of the disk. A disk made on a file, blob or buffer needs that base given again. */
+/**
+ * `overlay` is the name of the disk. A disk made on a file, blob or buffer needs that base given
+ * again.
+ */
 export interface BrowserOpenOptions extends Omit<OpenOptions, 'base'> {
   /** The base, or the images below the overlay from the nearest down; `null` leaves it unopened. */
   base?: BrowserBase | BrowserBase[] | null;
-  /** When another tab has the disk: fail with `EBUSY` (default), or wait and take over when it closes. */
+  /**
+   * When another tab has the disk: fail with `EBUSY` (default), or wait and take over when it
+   * closes.
+   */
   whenBusy?: 'fail' | 'wait';
   /** Ends the waiting. */
   signal?: AbortSignal;
   /**
-   * Start the job again, as if with `nonblock`, that was under way when the page was left: at the speed it was last given, and paused if it
-   * had been told to pause.
+   * Start the job again, as if with `nonblock`, that was under way when the page was left: at the
+   * speed it was last given, and paused if it had been told to pause.
    */
   resumeJob?: boolean;
 }
@@ -42,18 +49,22 @@ export interface CopyOptions {
 
 /** A disk whose engine runs in a worker of its own; closing it ends the worker. */
 export interface BrowserDisk extends Disk {
-  /** False where the browser gives the page no storage (a private window, say): the overlay is in memory and goes with the page. */
+  /**
+   * False where the browser gives the page no storage (a private window, say): the overlay is in
+   * memory and goes with the page.
+   */
   readonly persistent: boolean;
   /** What has gone over the network for the bases since the disk was opened. */
   traffic(): Promise<HttpStats>;
   /**
-   * The overlay as a file, exactly as a closed one: flushed, and sound by itself at this moment. The guest's writes wait while it is
-   * copied. It refers to its base until a stream has made it complete.
+   * The overlay as a file, exactly as a closed one: flushed, and sound by itself at this moment.
+   * The guest's writes wait while it is copied. It refers to its base until a stream has made it
+   * complete.
    */
   exportQcow2(options?: CopyOptions): Promise<Blob>;
   /**
-   * The disk's bytes from start to end, read as the stream is pulled: through the base where the overlay lacks them. What is written
-   * meanwhile may or may not be in it.
+   * The disk's bytes from start to end, read as the stream is pulled: through the base where the
+   * overlay lacks them. What is written meanwhile may or may not be in it.
    */
   exportRaw(): ReadableStream<Uint8Array>;
 }

@@ -1,7 +1,8 @@
 /**
- * Gathers small writes in front of a file whose every call is dear (an OPFS write takes as long as ten reads), and writes neighbours
- * back as one. Reads see what is gathered. A flush writes everything back first, so the order that barriers promise stays: it must
- * never let a write from after a barrier reach the file before one from before it.
+ * Gathers small writes in front of a file whose every call is dear (an OPFS write takes as long as
+ * ten reads), and writes neighbours back as one. Reads see what is gathered. A flush writes
+ * everything back first, so the order that barriers promise stays: it must never let a write from
+ * after a barrier reach the file before one from before it.
  */
 import type { BlockFile } from '../api/block.ts';
 
@@ -25,8 +26,9 @@ const BLOCKS_MAX = 512;
 /** Neighbouring blocks are written back together up to this size. */
 const RUN_BYTES_MAX = 1024 * 1024;
 /**
- * A gathered write past the end of the file makes the file longer first, in these steps, so that one that was accepted can never
- * fail for want of room. What was taken too much is given back on close.
+ * A gathered write past the end of the file makes the file longer first, in these steps, so that
+ * one that was accepted can never fail for want of room. What was taken too much is given back on
+ * close.
  */
 const GROWTH_BYTES = 1024 * 1024;
 
@@ -108,7 +110,10 @@ export class BatchedFile implements BlockFile {
     }
   }
 
-  /** Runs `action` while nothing changes in the file: all that was written is in it, and later writes and flushes wait. */
+  /**
+   * Runs `action` while nothing changes in the file: all that was written is in it, and later
+   * writes and flushes wait.
+   */
   async unchanged<T>(action: (file: SyncFile) => Promise<T>): Promise<T> {
     while (this.#hold) await this.#hold;
     let release = (): void => {};
@@ -161,7 +166,8 @@ export class BatchedFile implements BlockFile {
       block = { bytes: this.#spare.pop() ?? new Uint8Array(BLOCK_BYTES), from: at, to: at };
       this.#blocks.set(index, block);
     }
-    // A gap between what is gathered and what comes is filled from the file: a read is far cheaper than another write.
+    // A gap between what is gathered and what comes is filled from the file: a read is far cheaper
+    // than another write.
     if (at > block.to)
       this.#file.read(index * BLOCK_BYTES + block.to, block.bytes.subarray(block.to, at));
     if (to < block.from)
@@ -171,7 +177,9 @@ export class BatchedFile implements BlockFile {
     block.to = Math.max(block.to, to);
   }
 
-  /** Writes a large piece at once; what was gathered in its range before is older, and goes first. */
+  /**
+   * Writes a large piece at once; what was gathered in its range before is older, and goes first.
+   */
   #through(offset: number, from: Uint8Array): void {
     if (
       this.#blocks.size > 0 &&
@@ -181,7 +189,9 @@ export class BatchedFile implements BlockFile {
     this.#file.write(offset, from);
   }
 
-  /** Writes all that is gathered, in order of position. What could not be written stays gathered. */
+  /**
+   * Writes all that is gathered, in order of position. What could not be written stays gathered.
+   */
   #writeBack(): void {
     const indexes = [...this.#blocks.keys()].sort((a, b) => a - b);
     for (let i = 0; i < indexes.length; ) {

@@ -1,6 +1,7 @@
 /**
- * What is remembered of each disk in IndexedDB, so that a page can list disks without opening them and take up a job after a reload.
- * The disks themselves are files (opfs.ts): a record that is lost costs nothing but what it says, and never makes a disk fail.
+ * What is remembered of each disk in IndexedDB, so that a page can list disks without opening them
+ * and take up a job after a reload. The disks themselves are files (opfs.ts): a record that is lost
+ * costs nothing but what it says, and never makes a disk fail.
  */
 
 import type { UseStore } from 'idb-keyval';
@@ -13,13 +14,19 @@ export interface RememberedJob extends Omit<StreamOptions, 'signal' | 'nonblock'
   paused?: boolean;
 }
 
-/** A disk in this browser. What is not known of one whose record was lost is missing until it is opened again. */
+/**
+ * A disk in this browser. What is not known of one whose record was lost is missing until it is
+ * opened again.
+ */
 export interface DiskRecord {
   /** The name it is opened by. */
   name: string;
   /** Bytes of the disk, as the guest sees it. */
   size?: number;
-  /** The base: its URL or name, and its identity when the disk was last opened. Missing when the disk stands alone. */
+  /**
+   * The base: its URL or name, and its identity when the disk was last opened. Missing when the
+   * disk stands alone.
+   */
   base?: { name: string; identity?: string };
   /** Bytes that are not populated yet. */
   remaining?: number;
@@ -51,7 +58,10 @@ export async function forgetDisk(name: string): Promise<void> {
   await attempt(() => del(name, records()));
 }
 
-/** The catalogue is a convenience: where the browser refuses it, that is said once, and the disks work without. */
+/**
+ * The catalogue is a convenience: where the browser refuses it, that is said once, and the disks
+ * work without.
+ */
 async function attempt<T>(action: () => Promise<T>): Promise<T | undefined> {
   try {
     return await action();

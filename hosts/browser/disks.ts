@@ -1,4 +1,7 @@
-/** The disks in this browser, by name, while they are closed: list, check, rename, delete, and the ways in and out as files. */
+/**
+ * The disks in this browser, by name, while they are closed: list, check, rename, delete, and the
+ * ways in and out as files.
+ */
 import { transfer } from 'comlink';
 import type { CheckOptions, CheckReport, ImageFormat } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
@@ -37,7 +40,8 @@ async function removeParts(): Promise<void> {
 
 /**
  * Gives a disk another name. Overlays that are based on it by its old name do not follow.
- * @throws MillraceError `EBUSY` while it is open, `ENOENT`, `EEXIST` when the new name is taken, `EINVAL`.
+ * @throws MillraceError `EBUSY` while it is open, `ENOENT`, `EEXIST` when the new name is taken,
+ *   `EINVAL`.
  */
 export async function renameDisk(name: string, to: string): Promise<void> {
   fileNameOf(to);
@@ -70,8 +74,9 @@ export async function deleteDisk(name: string): Promise<void> {
 }
 
 /**
- * The file of a disk that is not open, as `NAME.qcow2`, without copying it: it can be read until the disk is opened for writing again.
- * After that Chromium fails to read it, and Firefox reads old and new bytes. For a disk that is open, see `BrowserDisk.exportQcow2`.
+ * The file of a disk that is not open, as `NAME.qcow2`, without copying it: it can be read until
+ * the disk is opened for writing again. After that Chromium fails to read it, and Firefox reads old
+ * and new bytes. For a disk that is open, see `BrowserDisk.exportQcow2`.
  * @throws MillraceError `EBUSY` while it is open, `ENOENT`.
  */
 export async function exportDisk(name: string): Promise<File> {
@@ -85,9 +90,11 @@ export async function exportDisk(name: string): Promise<File> {
 }
 
 /**
- * Takes a user's file in as a new disk: a qcow2 image as it is, with the base it refers to, if any, to be named when it is opened;
- * raw data copied into an overlay that stands alone. The format is told by the file's contents unless it is given.
- * @throws MillraceError `EEXIST`, `EBUSY`, `ENOSPC`, `ECORRUPT`, `EUNSUPPORTED`, `ABORTED`; nothing is left of the disk then.
+ * Takes a user's file in as a new disk: a qcow2 image as it is, with the base it refers to, if any,
+ * to be named when it is opened; raw data copied into an overlay that stands alone. The format is
+ * told by the file's contents unless it is given.
+ * @throws MillraceError `EEXIST`, `EBUSY`, `ENOSPC`, `ECORRUPT`, `EUNSUPPORTED`, `ABORTED`; nothing
+ *   is left of the disk then.
  */
 export async function importDisk(
   name: string,
@@ -108,9 +115,10 @@ export async function importDisk(
 }
 
 /**
- * Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw image, which has nothing to check.
- * `overlay` is the name of a disk that is not open.
- * @throws MillraceError `EBUSY` while it is open, `ENOENT`; where the header cannot be read, or (`ECORRUPT`) a repair could lose data.
+ * Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw
+ * image, which has nothing to check. `overlay` is the name of a disk that is not open.
+ * @throws MillraceError `EBUSY` while it is open, `ENOENT`; where the header cannot be read, or
+ *   (`ECORRUPT`) a repair could lose data.
  */
 export async function checkDisk(checked: CheckOptions): Promise<CheckReport | undefined> {
   mustKnowOptions('checkDisk', checked, CHECK_OPTIONS);

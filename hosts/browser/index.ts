@@ -1,6 +1,6 @@
 /**
- * Millrace for browsers: disks in the browser's own storage, over bases by HTTP, files, blobs and buffers. Each open disk has a
- * worker of its own, so that the page stays quick.
+ * Millrace for browsers: disks in the browser's own storage, over bases by HTTP, files, blobs and
+ * buffers. Each open disk has a worker of its own, so that the page stays quick.
  *
  * ```ts
  * import { createDisk, openDisk, listDisks } from 'millrace/browser';
@@ -11,8 +11,9 @@
  * const again = await openDisk({ overlay: 'vm', resumeJob: true });
  * ```
  *
- * The server of a base on another origin must allow this page by CORS: `Access-Control-Allow-Origin`, `Access-Control-Allow-Headers:
- * Range`, and `Access-Control-Expose-Headers: Content-Range, ETag`. A missing one is named in the error.
+ * The server of a base on another origin must allow this page by CORS:
+ * `Access-Control-Allow-Origin`, `Access-Control-Allow-Headers: Range`, and
+ * `Access-Control-Expose-Headers: Content-Range, ETag`. A missing one is named in the error.
  */
 
 import { transfer } from 'comlink';

@@ -1,6 +1,7 @@
 /**
- * The page's line to one worker: calls by Comlink, and the certainty that each call ends. A worker tells nobody when it dies; it
- * holds a lock as long as it lives, which the page waits for, and then rejects what is pending.
+ * The page's line to one worker: calls by Comlink, and the certainty that each call ends. A worker
+ * tells nobody when it dies; it holds a lock as long as it lives, which the page waits for, and
+ * then rejects what is pending.
  */
 import * as Comlink from 'comlink';
 import { MillraceError } from '../api/errors.ts';
@@ -61,7 +62,10 @@ export class WorkerLink {
     died.catch(() => {});
   }
 
-  /** The worker's lock is free. Clearing a site's data frees locks too, so only one that does not answer either is dead. */
+  /**
+   * The worker's lock is free. Clearing a site's data frees locks too, so only one that does not
+   * answer either is dead.
+   */
   async #confirm(): Promise<void> {
     const silent = new Promise<boolean>((resolve) => setTimeout(resolve, ANSWER_MS_MAX, true));
     if (!(await Promise.race([silent, this.#service.answer().then(() => false)]))) return;

@@ -1,6 +1,7 @@
 /**
- * Keeps two tabs from writing one disk, by Web Locks: the browser itself gives a lock back when the page or worker that holds it
- * ends, however it ends. Who holds a disk is told by a second lock, whose name says it, so that it can never be out of date.
+ * Keeps two tabs from writing one disk, by Web Locks: the browser itself gives a lock back when the
+ * page or worker that holds it ends, however it ends. Who holds a disk is told by a second lock,
+ * whose name says it, so that it can never be out of date.
  */
 import { MillraceError } from '../api/errors.ts';
 
@@ -23,7 +24,10 @@ export interface LockOptions {
   holder: Holder;
 }
 
-/** A page that has just been reloaded or closed gives its locks back a moment later: so long every taker waits. */
+/**
+ * A page that has just been reloaded or closed gives its locks back a moment later: so long every
+ * taker waits.
+ */
 export const GRACE_MS = 1000;
 
 /** @throws MillraceError `EBUSY`, with the page that has the disk. */

@@ -1,6 +1,7 @@
 /**
- * An overlay in memory, for pages that the browser gives no storage. It is sparse, so that a large disk takes only what was written,
- * and it ends with the worker: it must never be mistaken for one that lasts.
+ * An overlay in memory, for pages that the browser gives no storage. It is sparse, so that a large
+ * disk takes only what was written, and it ends with the worker: it must never be mistaken for one
+ * that lasts.
  */
 import type { BlockFile } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';

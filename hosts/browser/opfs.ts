@@ -1,6 +1,7 @@
 /**
- * Overlays in the origin private file system: one file a disk, under the disk's name, in one folder. Files are written through
- * synchronous access handles, which exist in dedicated workers only; everything else here works in pages too.
+ * Overlays in the origin private file system: one file a disk, under the disk's name, in one
+ * folder. Files are written through synchronous access handles, which exist in dedicated workers
+ * only; everything else here works in pages too.
  */
 import type { CacheMode } from '../api/disk.ts';
 import type { ErrorCode } from '../api/errors.ts';
@@ -36,9 +37,13 @@ interface OpfsFileHandle extends FileSystemFileHandle {
   move(name: string): Promise<void>;
 }
 
-/** The folder of the disks, looked up each time because it may be cleared; undefined where the browser gives this page no storage. */
+/**
+ * The folder of the disks, looked up each time because it may be cleared; undefined where the
+ * browser gives this page no storage.
+ */
 export async function disksFolder(): Promise<FileSystemDirectoryHandle | undefined> {
-  // Pages without a secure context have no `storage`; private windows of some browsers refuse the folder.
+  // Pages without a secure context have no `storage`; private windows of some browsers refuse the
+  // folder.
   if (typeof navigator.storage?.getDirectory !== 'function') return undefined;
   try {
     return await (await navigator.storage.getDirectory()).getDirectoryHandle(FOLDER, {
@@ -97,8 +102,9 @@ async function filesWith(suffix: string): Promise<string[]> {
 }
 
 /**
- * The mark of this site's storage as it is now, made if need be; undefined where it cannot be. It goes when the storage is cleared: then
- * what was opened before is not what is there by the same name afterwards.
+ * The mark of this site's storage as it is now, made if need be; undefined where it cannot be. It
+ * goes when the storage is cleared: then what was opened before is not what is there by the same
+ * name afterwards.
  */
 export async function storageMark(): Promise<string | undefined> {
   try {
@@ -128,7 +134,11 @@ export async function removePart(name: string): Promise<void> {
     .catch((error) => Promise.reject(fileError(error, 'delete', name)));
 }
 
-/** The file of a disk as it is now. Once the disk is written to, the `File` fails to be read, or in Firefox has what was written. @throws `ENOENT` */
+/**
+ * The file of a disk as it is now. Once the disk is written to, the `File` fails to be read, or in
+ * Firefox has what was written.
+ * @throws `ENOENT`
+ */
 export async function diskFile(name: string): Promise<File> {
   return (await fileHandle(name))
     .getFile()
@@ -161,8 +171,9 @@ export async function moveDisk(name: string, to: string): Promise<void> {
 }
 
 /**
- * Makes a disk of the whole of `blob`, at once: of a page that is left halfway no disk is left. `copied` is called now and then with the
- * bytes so far, and ends the copy when it rejects. The caller holds the disk's lock, and there is no disk of that name.
+ * Makes a disk of the whole of `blob`, at once: of a page that is left halfway no disk is left.
+ * `copied` is called now and then with the bytes so far, and ends the copy when it rejects. The
+ * caller holds the disk's lock, and there is no disk of that name.
  */
 export async function writeDisk(
   name: string,
@@ -218,7 +229,10 @@ async function fileHandle(name: string, create = false): Promise<OpfsFileHandle>
   }
 }
 
-/** Opens a disk's file for writing, in a worker. The caller holds the disk's lock. @throws `ENOENT`, `EEXIST` with `create`, `EBUSY` */
+/**
+ * Opens a disk's file for writing, in a worker. The caller holds the disk's lock.
+ * @throws `ENOENT`, `EEXIST` with `create`, `EBUSY`
+ */
 export async function openDiskFile(
   name: string,
   { create, cache }: { create: boolean; cache: CacheMode },
@@ -230,7 +244,8 @@ export async function openDiskFile(
     try {
       return new OpfsFile(name, await handle.createSyncAccessHandle(), cache);
     } catch (error) {
-      // The lock is ours, so whoever still has the file is a worker that is ending, or a program that knows no locks.
+      // The lock is ours, so whoever still has the file is a worker that is ending, or a program
+      // that knows no locks.
       if ((error as Error).name !== 'NoModificationAllowedError' || waited >= GRACE_MS)
         throw fileError(error, 'open', name);
       await new Promise((resolve) => setTimeout(resolve, HANDLE_POLL_MS));
@@ -275,7 +290,10 @@ export class OpfsFile implements SyncFile {
     this.#size = Math.max(this.#size, offset + from.length);
   }
 
-  /** After a failure every later one fails too: what it could not write may be lost, and the next would not know of it. */
+  /**
+   * After a failure every later one fails too: what it could not write may be lost, and the next
+   * would not know of it.
+   */
   flush(): void {
     if (this.#cache === 'unsafe') return;
     if (this.#flushFailure) throw this.#flushFailure;

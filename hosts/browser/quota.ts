@@ -2,8 +2,8 @@
 import { MillraceError } from '../api/errors.ts';
 
 /**
- * Asks the browser not to clear this site's disks when it runs short of room; true if it has agreed. Some browsers ask the user,
- * so call it on a click.
+ * Asks the browser not to clear this site's disks when it runs short of room; true if it has
+ * agreed. Some browsers ask the user, so call it on a click.
  */
 export async function persistDisks(): Promise<boolean> {
   const { storage } = navigator;
@@ -11,15 +11,19 @@ export async function persistDisks(): Promise<boolean> {
   return (await storage.persisted()) || (await storage.persist());
 }
 
-/** Bytes in use by this site, and the bytes it may use in all. Browsers tell both a little vaguely, on purpose. */
+/**
+ * Bytes in use by this site, and the bytes it may use in all. Browsers tell both a little vaguely,
+ * on purpose.
+ */
 export async function storageRoom(): Promise<{ used: number; quota: number }> {
   const { usage = 0, quota = 0 } = (await navigator.storage?.estimate?.()) ?? {};
   return { used: usage, quota };
 }
 
 /**
- * Adds to an `ENOSPC` how much this site uses, how much is free where the browser tells the truth of it (some name a quota that has
- * little to do with the real one), and how much more is needed: `missing` is what the running job still has to store, in bytes.
+ * Adds to an `ENOSPC` how much this site uses, how much is free where the browser tells the truth
+ * of it (some name a quota that has little to do with the real one), and how much more is needed:
+ * `missing` is what the running job still has to store, in bytes.
  */
 export async function explainNoRoom(error: unknown, missing: number): Promise<Error> {
   if (!(error instanceof MillraceError) || error.code !== 'ENOSPC') return error as Error;

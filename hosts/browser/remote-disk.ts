@@ -1,6 +1,6 @@
 /**
- * A disk as the page sees it: the same calls and events, each of them a message to the worker that has the engine. It keeps no data
- * and knows no format.
+ * A disk as the page sees it: the same calls and events, each of them a message to the worker that
+ * has the engine. It keeps no data and knows no format.
  */
 import type { CheckReport, Extent, ImageInfo, StreamInfo, StreamOptions } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
@@ -91,7 +91,8 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
     signal?.addEventListener('abort', cancel);
     const done = (): void => signal?.removeEventListener('abort', cancel);
     const started = this.#call((service) => service.stream(rest, number));
-    // A job that goes on in the background is cancelled by the signal until it ends; then there is nothing left to cancel.
+    // A job that goes on in the background is cancelled by the signal until it ends; then there is
+    // nothing left to cancel.
     started.then(rest.nonblock ? () => {} : done, done);
     return started;
   }

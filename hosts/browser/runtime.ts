@@ -1,4 +1,7 @@
-/** A worker's way to open things: overlays by name in the browser's storage, bases by http: or https: URL or by the name of a disk. */
+/**
+ * A worker's way to open things: overlays by name in the browser's storage, bases by http: or
+ * https: URL or by the name of a disk.
+ */
 
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import type { Codec } from '../api/codec.ts';
@@ -17,8 +20,9 @@ import { diskFile, disksFolder, openDiskFile, removeDisk } from './opfs.ts';
 import { explainNoRoom } from './quota.ts';
 
 /**
- * Requests in flight, one of them kept for the guest. Each answer takes its way through several processes of the browser: the fewer and
- * larger they are, the quicker Chromium streams, and two lanes still fill 200 Mbit/s over 100 ms.
+ * Requests in flight, one of them kept for the guest. Each answer takes its way through several
+ * processes of the browser: the fewer and larger they are, the quicker Chromium streams, and two
+ * lanes still fill 200 Mbit/s over 100 ms.
  */
 const HTTP_DEPTH = 3;
 const SCHEME = /^([a-z][a-z0-9+.-]+):/i;

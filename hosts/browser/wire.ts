@@ -1,6 +1,6 @@
 /**
- * What crosses between a page and its worker: orders, errors with their codes, and sources and files that stay on the page while the
- * worker reads them. Data goes by transfer, never by copy.
+ * What crosses between a page and its worker: orders, errors with their codes, and sources and
+ * files that stay on the page while the worker reads them. Data goes by transfer, never by copy.
  */
 import * as Comlink from 'comlink';
 import type { BlockFile, BlockSource } from '../api/block.ts';
@@ -42,7 +42,10 @@ export interface DiskShape {
   persistent: boolean;
 }
 
-/** An event of the disk. It goes by the same port as the answers, so that it keeps its place among them. */
+/**
+ * An event of the disk. It goes by the same port as the answers, so that it keeps its place among
+ * them.
+ */
 export interface SentEvent {
   millraceEvent: DiskEvent;
   detail: StreamInfo;
@@ -62,7 +65,10 @@ interface Thrown {
   value: unknown;
 }
 
-/** Comlink sends of an error its message only: teaches it to send ours whole, and of others the code. It is called on both sides. */
+/**
+ * Comlink sends of an error its message only: teaches it to send ours whole, and of others the
+ * code. It is called on both sides.
+ */
 export function sendErrorsWhole(): void {
   const usual = Comlink.transferHandlers.get('throw') as Comlink.TransferHandler<Thrown, object>;
   Comlink.transferHandlers.set('throw', {
@@ -104,7 +110,10 @@ export function handOver(bytes: Uint8Array): Uint8Array {
   return Comlink.transfer(bytes, [bytes.buffer as ArrayBuffer]);
 }
 
-/** How the worker tells the page which part of a copy is done; it rejects when the copy is to be given up. */
+/**
+ * How the worker tells the page which part of a copy is done; it rejects when the copy is to be
+ * given up.
+ */
 export type Report = (done: number) => Promise<void>;
 
 export function reportTo({ progress, signal }: CopyOptions): Report {

@@ -1,6 +1,7 @@
 /**
- * The worker of one disk: opens it with the engine, does what the page asks by Comlink, and keeps the disk's record in the catalogue.
- * It brings what the guest has written to storage by itself soon after, because pages end without a word.
+ * The worker of one disk: opens it with the engine, does what the page asks by Comlink, and keeps
+ * the disk's record in the catalogue. It brings what the guest has written to storage by itself
+ * soon after, because pages end without a word.
  */
 
 import * as Comlink from 'comlink';
@@ -150,8 +151,8 @@ export class DiskService {
   }
 
   /**
-   * `options` as in Disk.stream; the page's signal is `cancelStream` with the same number. The catalogue knows of the job as long as it is
-   * not done.
+   * `options` as in Disk.stream; the page's signal is `cancelStream` with the same number. The
+   * catalogue knows of the job as long as it is not done.
    */
   async stream(options: StreamOptions & RememberedJob, number: number): Promise<StreamInfo> {
     const before = this.#job;
@@ -228,9 +229,11 @@ export class DiskService {
     const disk = this.#open;
     this.#closing = true;
     clearTimeout(this.#timer);
-    // What remains can only be asked before; a job that closing ends is still the one to be taken up again.
+    // What remains can only be asked before; a job that closing ends is still the one to be taken
+    // up again.
     await this.#remember().catch(() => {});
-    // Chromium never comes back from closing a file that it has thrown away; the page ends the worker, and with it the file.
+    // Chromium never comes back from closing a file that it has thrown away; the page ends the
+    // worker, and with it the file.
     await this.#checkStored();
     await disk.close();
   }
@@ -263,7 +266,10 @@ export class DiskService {
     });
   }
 
-  /** Takes a file in as a disk: a qcow2 image as it is, raw data into a new overlay that stands alone. */
+  /**
+   * Takes a file in as a disk: a qcow2 image as it is, raw data into a new overlay that stands
+   * alone.
+   */
   async importFile(
     name: string,
     file: Blob,
@@ -363,7 +369,10 @@ export class DiskService {
     }, WRITE_BACK_MS);
   }
 
-  /** When a site's data are cleared, Chromium lets an open file be written on, and throws it away when it is closed; Firefox does so at once. */
+  /**
+   * When a site's data are cleared, Chromium lets an open file be written on, and throws it away
+   * when it is closed; Firefox does so at once.
+   */
   async #checkStored(): Promise<void> {
     if (!this.#name) return;
     if (

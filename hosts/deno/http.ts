@@ -1,4 +1,7 @@
-/** HTTP bases under Deno: its `fetch` heeds the variables of proxies by itself, and asks for no permission for that. */
+/**
+ * HTTP bases under Deno: its `fetch` heeds the variables of proxies by itself, and asks for no
+ * permission for that.
+ */
 import type { HttpOptions, HttpSource, UrlSource } from '../bases/http/http.ts';
 import { openHttp as openHttpWith } from '../bases/http/http.ts';
 import { namingProxies } from '../bases/http/proxy.ts';

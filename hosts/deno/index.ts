@@ -1,6 +1,6 @@
 /**
- * Millrace for Deno: disks over local files and HTTP bases. A disk needs `--allow-read` and `--allow-write` of its folder and
- * `--allow-net` of its base's host.
+ * Millrace for Deno: disks over local files and HTTP bases. A disk needs `--allow-read` and
+ * `--allow-write` of its folder and `--allow-net` of its base's host.
  *
  * ```ts
  * import { createDisk } from 'millrace/deno';
@@ -43,7 +43,10 @@ export function openDisk(options: OpenOptions): Promise<Disk> {
   return openDiskWith(denoRuntime, options);
 }
 
-/** Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw image, which has nothing to check. */
+/**
+ * Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw
+ * image, which has nothing to check.
+ */
 export function checkDisk(options: CheckOptions): Promise<CheckReport | undefined> {
   return checkDiskWith(denoRuntime, options);
 }

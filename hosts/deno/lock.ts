@@ -1,7 +1,8 @@
 /**
- * Locks of images under Deno, by the protocol that Node follows too. Whether another process lives cannot be asked without permission
- * for everything, so a holder keeps its record locked by flock(2): the kernel frees it however the process ends. Node does not
- * judge such records and leaves them alone, as Deno does with Node's.
+ * Locks of images under Deno, by the protocol that Node follows too. Whether another process lives
+ * cannot be asked without permission for everything, so a holder keeps its record locked by
+ * flock(2): the kernel frees it however the process ends. Node does not judge such records and
+ * leaves them alone, as Deno does with Node's.
  */
 
 import type { Lock, LockHolder, LockHost } from '../files/lock.ts';
@@ -18,7 +19,8 @@ const held: Set<Lock> = new Set();
 
 /**
  * Locks the image at `path`, which has no symbolic links in it, for writing.
- * @throws MillraceError `EBUSY` that names the holder; errors of Deno where the lock cannot be made.
+ * @throws MillraceError `EBUSY` that names the holder; errors of Deno where the lock cannot be
+ *   made.
  */
 export function lockImage(path: string): Lock {
   const taken = takeLock(path, denoLockHost);

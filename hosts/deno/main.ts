@@ -1,6 +1,7 @@
 /**
- * The program `millrace` under Deno: what the shared command line needs of this runtime. A command needs the permissions of the files
- * and hosts it uses (`--allow-read`, `--allow-write`, `--allow-net`), and none besides.
+ * The program `millrace` under Deno: what the shared command line needs of this runtime. A command
+ * needs the permissions of the files and hosts it uses (`--allow-read`, `--allow-write`,
+ * `--allow-net`), and none besides.
  */
 import manifest from '../../deno.json' with { type: 'json' };
 import { MillraceError } from '../api/errors.ts';

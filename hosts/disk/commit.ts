@@ -1,6 +1,7 @@
 /**
- * commit: writes what an overlay holds down into a base of its chain, as `qemu-img commit` does: for those who keep the base and want
- * the overlay's changes in it. The base is written in place: other overlays over it show the changes too, or break.
+ * commit: writes what an overlay holds down into a base of its chain, as `qemu-img commit` does:
+ * for those who keep the base and want the overlay's changes in it. The base is written in place:
+ * other overlays over it show the changes too, or break.
  */
 
 import type { BlockFile } from '../api/block.ts';
@@ -17,13 +18,19 @@ const PIECE_BYTES = 4 * 1024 * 1024;
 const LANES = 3;
 const URL_SCHEME = /^[a-z][a-z0-9+.-]+:\/\//i;
 
-/** Stands for the identity of a base that is being written: it is taken as it is, so that a commit that was interrupted can be run again. */
+/**
+ * Stands for the identity of a base that is being written: it is taken as it is, so that a commit
+ * that was interrupted can be run again.
+ */
 const BEING_WRITTEN = '{}';
 
 /** Where the data goes. */
 type Target = Pick<Disk, 'resize' | 'write' | 'writeZeroes' | 'flush' | 'close'>;
 
-/** @throws MillraceError `EINVAL` when there is no such base, `EUNSUPPORTED` when it is remote, `EBUSY` when one of the two is in use. */
+/**
+ * @throws MillraceError `EINVAL` when there is no such base, `EUNSUPPORTED` when it is remote,
+ *   `EBUSY` when one of the two is in use.
+ */
 export async function commitWith(runtime: Runtime, options: CommitOptions): Promise<CommitReport> {
   mustKnowOptions('commitDisk', options, COMMIT_OPTIONS);
   const { overlay, followChain, memory, base = 1, keep = false } = options;
@@ -54,7 +61,8 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
     const identity = disk.recordedIdentity();
     if (depth === 1) await disk.refer(recorded, format, BEING_WRITTEN);
     let target: Target;
-    // A base that cannot be opened has not been written: it is to be noticed when it changes, as before.
+    // A base that cannot be opened has not been written: it is to be noticed when it changes, as
+    // before.
     try {
       target = await openTarget(runtime, images[depth], options);
     } catch (error) {
@@ -73,7 +81,10 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
   }
 }
 
-/** Writes everything that stands above `depth` into the target, which shows `size` bytes, and closes it; gives how many bytes that were. */
+/**
+ * Writes everything that stands above `depth` into the target, which shows `size` bytes, and closes
+ * it; gives how many bytes that were.
+ */
 async function writeDown(disk: Disk, target: Target, depth: number, size: number): Promise<number> {
   let bytes: number;
   try {

@@ -1,4 +1,7 @@
-/** A domain: the disks of one virtual machine under their aliases (`vda`, `vdb`), with the three calls by device. */
+/**
+ * A domain: the disks of one virtual machine under their aliases (`vda`, `vdb`), with the three
+ * calls by device.
+ */
 
 import type { Disk, StreamInfo, StreamOptions } from '../api/disk.ts';
 import { JobStatus } from '../api/disk.ts';
@@ -41,7 +44,8 @@ export class Domain extends EventTarget {
       const detail: DomainEventDetail = { device, ...(event as CustomEvent<StreamInfo>).detail };
       this.dispatchEvent(new CustomEvent(event.type, { detail }));
       if (event.type === 'completed' || event.type === 'failed') member.job = undefined;
-      // A job may have been started at the disk itself: its progress is the first that is heard of it.
+      // A job may have been started at the disk itself: its progress is the first that is heard of
+      // it.
       else if (event.type === 'progress' && member.job) return;
       void this.#share();
     };
@@ -71,7 +75,10 @@ export class Domain extends EventTarget {
     return this.#entry(device).disk;
   }
 
-  /** Populates [offset, offset + length) of a disk, without a length to its end; both 0 mean all of it. See Disk.stream. */
+  /**
+   * Populates [offset, offset + length) of a disk, without a length to its end; both 0 mean all of
+   * it. See Disk.stream.
+   */
   async stream(
     device: string,
     offset = 0,
@@ -115,8 +122,9 @@ export class Domain extends EventTarget {
   }
 
   /**
-   * Bytes a second that all jobs of the domain have together: shared evenly among those that run, but none gets more than it was started
-   * with, and what it leaves is the others'. 0 leaves each job the speed it was started with.
+   * Bytes a second that all jobs of the domain have together: shared evenly among those that run,
+   * but none gets more than it was started with, and what it leaves is the others'. 0 leaves each
+   * job the speed it was started with.
    */
   async setSpeed(bytesPerSecond: number): Promise<void> {
     if (!Number.isFinite(bytesPerSecond) || bytesPerSecond < 0)
@@ -164,7 +172,10 @@ export class Domain extends EventTarget {
   }
 }
 
-/** The lower one of two speeds, of which 0 is unlimited. What is no speed stays so, for the disk to refuse. */
+/**
+ * The lower one of two speeds, of which 0 is unlimited. What is no speed stays so, for the disk to
+ * refuse.
+ */
 function slower(a: number, b: number): number {
   if (a === 0) return b;
   return b === 0 ? a : Math.min(a, b);

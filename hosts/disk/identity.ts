@@ -1,8 +1,9 @@
 /**
- * Whether what an overlay records of its base and what the base tells now may be of the same bytes. Kinds of identity, as the sources of
- * ours tell them: an ETag, a time of last change told by a server, or by a file system. Which of them a source can tell depends on
- * the host: a browser does not see an ETag that the server hides by CORS, and a base read from a file on one host may come by HTTP on
- * another. Any other text is the caller's own.
+ * Whether what an overlay records of its base and what the base tells now may be of the same bytes.
+ * Kinds of identity, as the sources of ours tell them: an ETag, a time of last change told by a
+ * server, or by a file system. Which of them a source can tell depends on the host: a browser does
+ * not see an ETag that the server hides by CORS, and a base read from a file on one host may come
+ * by HTTP on another. Any other text is the caller's own.
  */
 const HTTP = /^etag ([\s\S]*?)(?: modified (.+) at ([0-9a-f]{8}))?$/;
 const DATED = /^modified ([\s\S]+?)(?: size \d+)?$/;
@@ -23,8 +24,8 @@ export function shortIdentity(identity: string): string {
 }
 
 /**
- * Two identities tell the same or another content where both are of one kind; else only the size, which is known to both. Each server
- * makes its own ETags: between two of them, the dates decide.
+ * Two identities tell the same or another content where both are of one kind; else only the size,
+ * which is known to both. Each server makes its own ETags: between two of them, the dates decide.
  */
 export function mayBeSame(recorded: string | undefined, found: string | undefined): boolean {
   if (!recorded || !found || recorded === found) return true;

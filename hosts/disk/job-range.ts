@@ -2,8 +2,8 @@
 import type { StreamOptions } from '../api/disk.ts';
 
 /**
- * The job on what of its range lies in a disk of `size` bytes; undefined for one that lies behind the end altogether, of which
- * nothing is left to do.
+ * The job on what of its range lies in a disk of `size` bytes; undefined for one that lies behind
+ * the end altogether, of which nothing is left to do.
  */
 export function jobWithin<Job extends Pick<StreamOptions, 'offset' | 'length'>>(
   job: Job,

@@ -1,6 +1,7 @@
 /**
- * Opening and creating disks, the same way on every runtime: files are opened by the runtime, images by the engine, and the chain is
- * put together from what the caller gave or what the overlay records.
+ * Opening and creating disks, the same way on every runtime: files are opened by the runtime,
+ * images by the engine, and the chain is put together from what the caller gave or what the overlay
+ * records.
  */
 
 import type { CheckOptions, CheckReport, CreateOptions, OpenOptions } from '../api/disk.ts';
@@ -83,9 +84,10 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
 }
 
 /**
- * Checks an image by itself, whatever state it is in: its base is not needed, and nothing is changed but what `repair` says. Undefined
- * for a raw image, which has nothing to check.
- * @throws MillraceError where the header cannot be read, or (`ECORRUPT`) a repair could lose data; nothing has been changed then.
+ * Checks an image by itself, whatever state it is in: its base is not needed, and nothing is
+ * changed but what `repair` says. Undefined for a raw image, which has nothing to check.
+ * @throws MillraceError where the header cannot be read, or (`ECORRUPT`) a repair could lose data;
+ *   nothing has been changed then.
  */
 export async function checkDiskWith(
   runtime: Runtime,

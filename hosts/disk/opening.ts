@@ -1,4 +1,7 @@
-/** A disk on its way to being open: its engine, its chain of images, and what undoes it all if it does not get there. */
+/**
+ * A disk on its way to being open: its engine, its chain of images, and what undoes it all if it
+ * does not get there.
+ */
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import type { BaseLocation, CacheMode, ImageFormat } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
@@ -34,7 +37,9 @@ interface Backing {
   identity?: RecordedIdentity;
 }
 
-/** A disk on its way to being open; what has been opened is closed again if it does not get there. */
+/**
+ * A disk on its way to being open; what has been opened is closed again if it does not get there.
+ */
 export class Opening {
   readonly engine: Engine;
   readonly #runtime: Runtime;
@@ -92,7 +97,10 @@ export class Opening {
     }
   }
 
-  /** Opens an image for nothing but a check: one that is marked corrupt, or has snapshots, as well. False for a raw one. */
+  /**
+   * Opens an image for nothing but a check: one that is marked corrupt, or has snapshots, as well.
+   * False for a raw one.
+   */
   async openToCheck(
     overlay: string | BlockFile | BlockSource,
     writable: boolean,
@@ -112,7 +120,10 @@ export class Opening {
     this.#count = 1;
   }
 
-  /** Opens the images below, from the nearest down, which must be the one that was `recorded`. A base's own base is followed only if the caller said so. */
+  /**
+   * Opens the images below, from the nearest down, which must be the one that was `recorded`. A
+   * base's own base is followed only if the caller said so.
+   */
   async openChain(
     bases: BaseLocation[],
     formats: (ImageFormat | undefined)[],
@@ -149,7 +160,10 @@ export class Opening {
     await this.openChain([], [], follow);
   }
 
-  /** A server that wants credentials was given none: a record holds no user, password or query of a URL. */
+  /**
+   * A server that wants credentials was given none: a record holds no user, password or query of a
+   * URL.
+   */
   async #asRecorded(open: () => Promise<void>): Promise<void> {
     try {
       await open();
@@ -163,7 +177,10 @@ export class Opening {
     }
   }
 
-  /** Gives the format found. Where none was asked for, what begins like a container or a page is not taken for raw data. */
+  /**
+   * Gives the format found. Where none was asked for, what begins like a container or a page is not
+   * taken for raw data.
+   */
   async #openImage(image: number, asked: number, argument = 0): Promise<number> {
     const opening = this.engine.request(Kind.open, image, asked, argument);
     if (asked) return opening;
@@ -182,7 +199,10 @@ export class Opening {
     );
   }
 
-  /** The end is looked at only where a name says what may be there, as QEMU does: of a remote image it costs a request. */
+  /**
+   * The end is looked at only where a name says what may be there, as QEMU does: of a remote image
+   * it costs a request.
+   */
   async #otherFormat(image: number, isRaw: boolean): Promise<string | undefined> {
     const found = otherFormat(this.engine.firstBytes(image, PROBE_BYTES));
     const file = this.engine.file(image);
@@ -208,7 +228,8 @@ export class Opening {
       source,
       source.name ?? (isPlace ? String(location) : `base ${image}`),
     );
-    // Before it is looked into: another base is to be called that, whatever is wrong with it besides.
+    // Before it is looked into: another base is to be called that, whatever is wrong with it
+    // besides.
     const found = await recordOf(source);
     if (recorded) checkIdentity(this.engine.name(0), recorded, found, source.name);
     this.#identities[image] = found;
@@ -246,7 +267,10 @@ export class Opening {
     return this.#runtime.resolve(backing.name, this.engine.name(from));
   }
 
-  /** Hands over what the overlay's header is to say of its base, which was opened from `place`, or is to be named `as`. */
+  /**
+   * Hands over what the overlay's header is to say of its base, which was opened from `place`, or
+   * is to be named `as`.
+   */
   recordBase(image: number, place?: string, as?: string): void {
     const name = checkedRecord(as) ?? this.#recordedName(place ?? this.engine.file(image)!.name);
     const format = FORMATS[this.engine.imageReport(image)[ImageField.format]] ?? 'raw';
@@ -271,9 +295,10 @@ export class Opening {
   }
 
   /**
-   * Looks through the overlay's tables before anything is written by them. What a crash left behind is put right: space that nothing
-   * uses, and refcounts that had not been written. It takes about a millisecond for each GiB that the overlay holds in
-   * clusters of 64 KiB; the tables of smaller clusters are many, and lie all over the file.
+   * Looks through the overlay's tables before anything is written by them. What a crash left behind
+   * is put right: space that nothing uses, and refcounts that had not been written. It takes about
+   * a millisecond for each GiB that the overlay holds in clusters of 64 KiB; the tables of smaller
+   * clusters are many, and lie all over the file.
    * @throws MillraceError `ECORRUPT` when more than that is wrong; nothing has been changed then.
    */
   async recover(): Promise<void> {
@@ -295,7 +320,10 @@ export class Opening {
     return this.#disk(readOnly, false);
   }
 
-  /** In the base's place stands one as large as the disk that cannot be read: nothing absent is ever taken for zeros. */
+  /**
+   * In the base's place stands one as large as the disk that cannot be read: nothing absent is ever
+   * taken for zeros.
+   */
   async finishWithoutBase(readOnly: boolean): Promise<EngineDisk> {
     const overlay = this.engine.imageReport(0);
     if (overlay[ImageField.nameBytes] > 0) {

@@ -1,4 +1,7 @@
-/** The options that disks are opened and made with: each is checked before anything is opened, and handed on as the engine takes it. */
+/**
+ * The options that disks are opened and made with: each is checked before anything is opened, and
+ * handed on as the engine takes it.
+ */
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import type { CacheMode, CreateOptions, ImageFormat, OpenOptions } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
@@ -19,7 +22,10 @@ export function checkedMemory(memory: number = MEMORY_BYTES_DEFAULT): number {
   return memory;
 }
 
-/** Before anything is opened or made: a file of the caller's own that lacks something would be noticed when it is needed, or never. */
+/**
+ * Before anything is opened or made: a file of the caller's own that lacks something would be
+ * noticed when it is needed, or never.
+ */
 export function mustBeLocation(what: 'overlay' | 'base', location: string | BlockSource): void {
   if (typeof location === 'string' || isSource(location)) return;
   const places = what === 'overlay' ? 'a path or name' : 'a path or a URL';

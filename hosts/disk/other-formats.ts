@@ -1,6 +1,7 @@
 /**
- * Formats that are neither raw nor qcow2, by their first bytes. An image whose format is not given and that begins like one of these
- * is refused by its name: as raw data it would be a disk of the container's bytes, without a word.
+ * Formats that are neither raw nor qcow2, by their first bytes. An image whose format is not given
+ * and that begins like one of these is refused by its name: as raw data it would be a disk of the
+ * container's bytes, without a word.
  */
 
 interface OtherFormat {
@@ -55,7 +56,10 @@ const TAR_SUM_BYTES = 8;
 export const TRAILER_BYTES = 512;
 const TRAILER_MAGIC = 'koly';
 
-/** What is wrong with taking an image for raw data: `start` is its first bytes, PROBE_BYTES of them or all. Undefined for nothing. */
+/**
+ * What is wrong with taking an image for raw data: `start` is its first bytes, PROBE_BYTES of them
+ * or all. Undefined for nothing.
+ */
 export function otherFormat(start: Uint8Array): string | undefined {
   const text = charactersOf(start.subarray(0, PROBE_BYTES));
   const found = FORMATS.find(({ magic, at = 0 }) => text.startsWith(magic, at));

@@ -28,8 +28,8 @@ export async function inPieces(
       await request(from, at - from);
     }
   };
-  // After a failure no further piece begins, and the caller hears of it when those under way have ended: none of a write's pieces may
-  // come after what the caller does next.
+  // After a failure no further piece begins, and the caller hears of it when those under way have
+  // ended: none of a write's pieces may come after what the caller does next.
   const stopping = (): Promise<void> =>
     lane().catch((error) => {
       at = end;

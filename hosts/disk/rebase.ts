@@ -1,6 +1,7 @@
 /**
- * rebase: gives an overlay another base, as `qemu-img rebase` does. The disk shows the same before and after: where the two bases
- * differ, the overlay takes over what the old one shows. With `unsafe` only the reference changes, for a base that was moved.
+ * rebase: gives an overlay another base, as `qemu-img rebase` does. The disk shows the same before
+ * and after: where the two bases differ, the overlay takes over what the old one shows. With
+ * `unsafe` only the reference changes, for a base that was moved.
  */
 import type { Disk, ImageFormat, ImageInfo, RebaseOptions, RebaseReport } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
@@ -17,8 +18,8 @@ const PIECE_BYTES = 4 * 1024 * 1024;
 const WORD_BYTES = 4;
 
 /**
- * @throws MillraceError `EUNSUPPORTED` when the overlay's header has no room for the new base's name, `EINVAL` when the new base is the overlay itself
- * or stands on it; and as openDisk does.
+ * @throws MillraceError `EUNSUPPORTED` when the overlay's header has no room for the new base's
+ * name, `EINVAL` when the new base is the overlay itself or stands on it; and as openDisk does.
  */
 export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Promise<RebaseReport> {
   mustKnowOptions('rebaseDisk', options, REBASE_OPTIONS);
@@ -109,7 +110,10 @@ async function mustNotHold(runtime: Runtime, images: ImageInfo[], overlay: strin
   }
 }
 
-/** Writes into the overlay what its old base shows and its new one does not; gives how many bytes that were. */
+/**
+ * Writes into the overlay what its old base shows and its new one does not; gives how many bytes
+ * that were.
+ */
 async function takeOver(disk: Disk, next: Disk | undefined): Promise<number> {
   let bytes = 0;
   for await (const { offset, length, state } of disk.map(0, disk.size, { depth: 1 })) {

@@ -11,11 +11,17 @@ const IDENTITY_BYTES_MAX = 256;
 export interface RecordedIdentity {
   size: number;
   identity?: string;
-  /** A checksum of the base's name: what another program has given another base, which leaves this as it is, tells of that one no more. */
+  /**
+   * A checksum of the base's name: what another program has given another base, which leaves this
+   * as it is, tells of that one no more.
+   */
   of?: string;
 }
 
-/** The text that stands for the identity of a base, which is recorded by this name, in an overlay's header. */
+/**
+ * The text that stands for the identity of a base, which is recorded by this name, in an overlay's
+ * header.
+ */
 export async function identityText(source: BlockSource, name: string): Promise<string> {
   return textOf(await recordOf(source), name);
 }
@@ -34,7 +40,10 @@ function checksum(text: string): string {
   return sum.toString(16).padStart(8, '0');
 }
 
-/** An identity whose text is longer than a header takes would not be recorded at all: a digest stands for it, behind the word of its kind. */
+/**
+ * An identity whose text is longer than a header takes would not be recorded at all: a digest
+ * stands for it, behind the word of its kind.
+ */
 export async function recordOf({
   size,
   identity,
@@ -45,7 +54,8 @@ export async function recordOf({
     return whole;
   const short = shortIdentity(identity);
   if (short !== identity) return recordOf({ size, identity: short });
-  // A page without a secure context has no digests; nor has it storage in which an overlay could last.
+  // A page without a secure context has no digests; nor has it storage in which an overlay could
+  // last.
   if (crypto.subtle === undefined) return { size };
   const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', encoder.encode(identity)));
   const [kind] = /^(etag |modified )?/.exec(identity)!;
@@ -55,7 +65,10 @@ export async function recordOf({
   };
 }
 
-/** How a base at `place` is recorded in an overlay: a URL without user, password and query, which may hold credentials. */
+/**
+ * How a base at `place` is recorded in an overlay: a URL without user, password and query, which
+ * may hold credentials.
+ */
 export function recordedName(runtime: Runtime, place: string, overlay: string): string {
   if (!/^https?:/i.test(place)) return runtime.record(place, overlay);
   const url = new URL(place);

@@ -1,12 +1,14 @@
 /**
- * Keeps a resize apart from what means the disk's end by whole clusters (zeroes, discards, a job that begins): these must know where
- * that end is.
+ * Keeps a resize apart from what means the disk's end by whole clusters (zeroes, discards, a job
+ * that begins): these must know where that end is.
  */
 export class ResizeGate {
   #resizing: Promise<void> | undefined;
   readonly #wides = new Set<Promise<void>>();
 
-  /** The resize under way. Whoever has waited for it looks again: others go on at that moment, too. */
+  /**
+   * The resize under way. Whoever has waited for it looks again: others go on at that moment, too.
+   */
   get resizing(): Promise<void> | undefined {
     return this.#resizing;
   }

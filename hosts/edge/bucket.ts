@@ -1,7 +1,8 @@
 /**
- * Images in an R2 bucket: a base is an object read by ranges; an overlay is a set of objects, `NAME/00000000` and so on, each a part of
- * 1 MiB, and `NAME/manifest`, which tells the size and whose it is. Parts are kept in memory until a flush stores them: a manifest
- * that somebody else has written meanwhile is noticed before that.
+ * Images in an R2 bucket: a base is an object read by ranges; an overlay is a set of objects,
+ * `NAME/00000000` and so on, each a part of 1 MiB, and `NAME/manifest`, which tells the size and
+ * whose it is. Parts are kept in memory until a flush stores them: a manifest that somebody else
+ * has written meanwhile is noticed before that.
  */
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
@@ -11,18 +12,27 @@ import type { Written } from './writers.ts';
 import { enterWriter } from './writers.ts';
 
 const PART_BYTES = 1024 * 1024;
-/** Parts in memory, changed or not, those on their way counted: as much as the engine has of an edge's 128 MiB. */
+/**
+ * Parts in memory, changed or not, those on their way counted: as much as the engine has of an
+ * edge's 128 MiB.
+ */
 const PARTS_MAX = 16;
 const LOADS_IN_FLIGHT = 4;
 const PUTS_IN_FLIGHT = 4;
 /** As many keys as a bucket deletes at once. */
 const DELETED_MAX = 1000;
-/** Repetitions of what the bucket has refused: it takes one write a second to a key, and says so by an error; others pass as well. */
+/**
+ * Repetitions of what the bucket has refused: it takes one write a second to a key, and says so by
+ * an error; others pass as well.
+ */
 const RETRIES = 6;
 /** As many connections as an edge has, less one for the guest. */
 const PREFERRED = { chunk: PART_BYTES, depth: 5 } as const;
 
-/** Opens an object as a base. Its ETag is its identity, and every read is held to it. @throws MillraceError `ENOENT`, `EIO`; reads also `ECHANGED`. */
+/**
+ * Opens an object as a base. Its ETag is its identity, and every read is held to it.
+ * @throws MillraceError `ENOENT`, `EIO`; reads also `ECHANGED`.
+ */
 export async function openBucketSource(bucket: Bucket, key: string): Promise<BlockSource> {
   const object = await patiently(`open 'r2:${key}'`, () => bucket.head(key));
   if (object === null)
@@ -89,9 +99,11 @@ interface Part {
 }
 
 /**
- * Opens an overlay, or makes it. Another worker that opens it for writing takes it over, and the first one's next flush is `EBUSY`:
- * overlays in a bucket belong into the hands of one Durable Object.
- * @throws MillraceError `EBUSY` when this worker has it open for writing already, `ENOENT`, `EEXIST`, `EIO`.
+ * Opens an overlay, or makes it. Another worker that opens it for writing takes it over, and the
+ * first one's next flush is `EBUSY`: overlays in a bucket belong into the hands of one Durable
+ * Object.
+ * @throws MillraceError `EBUSY` when this worker has it open for writing already, `ENOENT`,
+ *   `EEXIST`, `EIO`.
  */
 export async function openBucketFile(
   bucket: Bucket,
@@ -245,7 +257,8 @@ class BucketFile implements BlockFile, Written {
     const lane = async (): Promise<void> => {
       for (let next = changed.shift(); next; next = changed.shift()) await this.#store(...next);
     };
-    // All of them, also when one fails: of two writes of one part, by this flush and the next, the older could be done last.
+    // All of them, also when one fails: of two writes of one part, by this flush and the next, the
+    // older could be done last.
     const lanes = await Promise.allSettled(Array.from({ length: PUTS_IN_FLIGHT }, lane));
     for (const ended of lanes) if (ended.status === 'rejected') throw ended.reason;
   }
@@ -350,7 +363,10 @@ class BucketFile implements BlockFile, Written {
     return whole;
   }
 
-  /** Forgets parts that have not been used for long, as many as the loads under way need room for; first stores what has changed of them. */
+  /**
+   * Forgets parts that have not been used for long, as many as the loads under way need room for;
+   * first stores what has changed of them.
+   */
   async #makeRoom(): Promise<void> {
     while (this.#parts.size + this.#loads > PARTS_MAX) {
       const old = [...this.#parts].slice(0, PARTS_MAX / 2).find(([, part]) => !isChanged(part));
@@ -374,7 +390,10 @@ function keyOf(place: string, number: number): string {
   return `${place}/${String(number).padStart(8, '0')}`;
 }
 
-/** The key that a relative path leads to from an object. As it stands: a key may hold what a URL would encode or cut off. */
+/**
+ * The key that a relative path leads to from an object. As it stands: a key may hold what a URL
+ * would encode or cut off.
+ */
 export function keyBeside(key: string, path: string): string {
   const parts = path.startsWith('/') ? [] : key.split('/').slice(0, -1);
   for (const part of path.split('/')) {
@@ -388,7 +407,10 @@ function isChanged(part: Part): boolean {
   return part.changes > part.stored;
 }
 
-/** Does it again after a failure that may pass. @throws MillraceError `EIO` when it does not, or the signal's reason. */
+/**
+ * Does it again after a failure that may pass.
+ * @throws MillraceError `EIO` when it does not, or the signal's reason.
+ */
 async function patiently<T>(
   what: string,
   operation: () => Promise<T>,

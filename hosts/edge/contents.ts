@@ -1,6 +1,7 @@
 /**
- * What tells the content of a served disk from that of other times, though the object is lost now and then and opens it again: an id that
- * is kept as long as nobody but the object's own handler, which writes to no disk, has had the overlay open for writing.
+ * What tells the content of a served disk from that of other times, though the object is lost now
+ * and then and opens it again: an id that is kept as long as nobody but the object's own handler,
+ * which writes to no disk, has had the overlay open for writing.
  */
 import type { BaseLocation } from '../api/disk.ts';
 import type { Runtime } from '../api/runtime.ts';
@@ -35,7 +36,10 @@ export class Contents {
     return this.#ids.get(device);
   }
 
-  /** Opens a disk, whose base may be given as an opened source, by a runtime that notes what is opened for it. */
+  /**
+   * Opens a disk, whose base may be given as an opened source, by a runtime that notes what is
+   * opened for it.
+   */
   async open<T>(
     device: string,
     runtime: Runtime,
@@ -50,7 +54,8 @@ export class Contents {
         const file = await runtime.openOverlay(name, mode);
         if (mode.readOnly) return file;
         writer = this.#taken(device, file as Written);
-        // A new one is made when its bases are open; another is opened before them, and perhaps more than once.
+        // A new one is made when its bases are open; another is opened before them, and perhaps
+        // more than once.
         if (!mode.create) bases = [];
         return file;
       },
@@ -94,7 +99,9 @@ export class Contents {
   }
 }
 
-/** A job makes an image further down the base, or leaves none at all: the content stays the same. */
+/**
+ * A job makes an image further down the base, or leaves none at all: the content stays the same.
+ */
 function endsWith(bases: readonly string[], rest: readonly string[]): boolean {
   return (
     rest.length <= bases.length &&

@@ -1,6 +1,7 @@
 /**
- * Overlays in the storage of a Durable Object: each is a row that tells its size, and blobs of 64 KiB, as many as have ever been
- * written to. The platform runs one instance of an object at a time, so a lock inside it keeps two writers apart.
+ * Overlays in the storage of a Durable Object: each is a row that tells its size, and blobs of 64
+ * KiB, as many as have ever been written to. The platform runs one instance of an object at a time,
+ * so a lock inside it keeps two writers apart.
  */
 import type { BlockFile } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
@@ -8,7 +9,10 @@ import type { ObjectStorage } from './platform.ts';
 import type { Written } from './writers.ts';
 import { enterWriter } from './writers.ts';
 
-/** The size of a cluster, which is what the engine writes: a blob is then written whole, without being read before. */
+/**
+ * The size of a cluster, which is what the engine writes: a blob is then written whole, without
+ * being read before.
+ */
 const BLOB_BYTES = 64 * 1024;
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS millrace_files (name TEXT PRIMARY KEY, size INTEGER NOT NULL);
@@ -18,7 +22,8 @@ const SCHEMA = `
 
 /**
  * Opens an overlay by its name, or makes it.
- * @throws MillraceError `EBUSY` when it is open for writing in this object already, `ENOENT`, `EEXIST`.
+ * @throws MillraceError `EBUSY` when it is open for writing in this object already, `ENOENT`,
+ *   `EEXIST`.
  */
 export function openDurable(
   storage: ObjectStorage,
@@ -236,7 +241,10 @@ class DurableFile implements BlockFile, Written {
   }
 }
 
-/** The parts of a range by blob: `length` bytes from `from` on in the blob, which are at `at` in the range. */
+/**
+ * The parts of a range by blob: `length` bytes from `from` on in the blob, which are at `at` in the
+ * range.
+ */
 function* blobsOf(
   offset: number,
   length: number,

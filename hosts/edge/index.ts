@@ -1,7 +1,7 @@
 /**
- * Millrace for edge runtimes (workerd and its like): overlays in a Durable Object's storage or in an R2 bucket, bases over HTTP or in
- * the bucket. No file, no compilation at run time; a disk takes 16 MiB of memory unless `memory` says otherwise, its overlay in a bucket
- * up to 16 MiB more.
+ * Millrace for edge runtimes (workerd and its like): overlays in a Durable Object's storage or in
+ * an R2 bucket, bases over HTTP or in the bucket. No file, no compilation at run time; a disk takes
+ * 16 MiB of memory unless `memory` says otherwise, its overlay in a bucket up to 16 MiB more.
  *
  * ```ts
  * import { DurableObject } from 'cloudflare:workers';
@@ -45,7 +45,10 @@ export async function openDisk(opened: OpenOptions & EdgePlaces): Promise<Disk> 
   return openDiskWith(edgeRuntime({ storage, bucket }), inLittleMemory(options));
 }
 
-/** Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw image, which has nothing to check. */
+/**
+ * Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw
+ * image, which has nothing to check.
+ */
 export async function checkDisk(
   checked: CheckOptions & EdgePlaces,
 ): Promise<CheckReport | undefined> {

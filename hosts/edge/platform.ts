@@ -1,4 +1,7 @@
-/** What Millrace uses of an edge platform, in the shapes that Cloudflare gives them: its own types come with the platform's package. */
+/**
+ * What Millrace uses of an edge platform, in the shapes that Cloudflare gives them: its own types
+ * come with the platform's package.
+ */
 
 /** The part of a Durable Object's storage that is used (backed by SQLite). */
 export interface ObjectStorage {

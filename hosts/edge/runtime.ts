@@ -1,4 +1,7 @@
-/** An edge's way to open things: overlays by name in a Durable Object or, as `r2:NAME`, in a bucket; bases by URL or, as `r2:KEY`, in the bucket. */
+/**
+ * An edge's way to open things: overlays by name in a Durable Object or, as `r2:NAME`, in a bucket;
+ * bases by URL or, as `r2:KEY`, in the bucket.
+ */
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { Runtime } from '../api/runtime.ts';
@@ -20,7 +23,10 @@ export interface EdgePlaces {
 }
 
 const BUCKET_NAME = /^r2:/;
-/** Default for a disk here: an edge has 128 MiB for everything, and an object may have several disks. */
+/**
+ * Default for a disk here: an edge has 128 MiB for everything, and an object may have several
+ * disks.
+ */
 const MEMORY_BYTES = 16 * 1024 * 1024;
 
 /** A disk's options with this host's own default of memory. */
@@ -36,7 +42,8 @@ export function edgeRuntime({ storage, bucket }: EdgePlaces): Runtime {
     engine: () => Promise.resolve(engine),
     codec,
     openOverlay: async (name, mode): Promise<BlockFile> => {
-      // An object may end at any moment, and with it what a bucket's overlay has in memory until it is flushed.
+      // An object may end at any moment, and with it what a bucket's overlay has in memory until it
+      // is flushed.
       if (mode.cache === 'unsafe')
         throw new MillraceError(
           'EUNSUPPORTED',
@@ -75,7 +82,10 @@ function missing(option: string, what: string): never {
   throw new MillraceError('EINVAL', `${what}: give it as '${option}'`);
 }
 
-/** node:zlib where the platform has it (in workerd by `nodejs_compat`). Without it, zstd cannot be had: its decoder is wasm that would have to be compiled now. */
+/**
+ * node:zlib where the platform has it (in workerd by `nodejs_compat`). Without it, zstd cannot be
+ * had: its decoder is wasm that would have to be compiled now.
+ */
 const codec = codecOf({
   zlib: () => platformDecoder('inflateRawSync', portableDecoders.zlib),
   zstd: () =>

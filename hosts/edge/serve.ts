@@ -1,7 +1,8 @@
 /**
- * The handler inside a Durable Object: its disks are opened when they are first asked for, and a job started with nonblock outlives the
- * request, and the object itself: what was asked is kept in the storage, and alarms take it up again until it has ended. One that has
- * paused itself waits for `resume` as long as the object lives, and is started again after that.
+ * The handler inside a Durable Object: its disks are opened when they are first asked for, and a
+ * job started with nonblock outlives the request, and the object itself: what was asked is kept in
+ * the storage, and alarms take it up again until it has ended. One that has paused itself waits for
+ * `resume` as long as the object lives, and is started again after that.
  */
 
 import type { CreateOptions, Disk, OpenOptions, StreamInfo, StreamOptions } from '../api/disk.ts';
@@ -23,11 +24,20 @@ import { untilStill } from './still.ts';
 const ALARM_MS = 60_000;
 /** From a job's start, or the end of an alarm, to the next one. */
 const PAUSE_MS = 1000;
-/** To the next look at a job that has paused itself, which waits for `resume`: one that was lost with the object is then started again. */
+/**
+ * To the next look at a job that has paused itself, which waits for `resume`: one that was lost
+ * with the object is then started again.
+ */
 const PAUSED_LOOK_MS = 3_600_000;
-/** A job whose disk cannot be opened (its base is out of reach, say) is tried again after a pause that doubles each time: most of a day in all. */
+/**
+ * A job whose disk cannot be opened (its base is out of reach, say) is tried again after a pause
+ * that doubles each time: most of a day in all.
+ */
 const TRIES_MAX = 17;
-/** Jobs that go on, what became of the last ones, and disks whose overlay is being made: it is no image before all of it is there. */
+/**
+ * Jobs that go on, what became of the last ones, and disks whose overlay is being made: it is no
+ * image before all of it is there.
+ */
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS millrace_jobs (device TEXT PRIMARY KEY, options TEXT NOT NULL, tries INTEGER NOT NULL);
   CREATE TABLE IF NOT EXISTS millrace_ends (device TEXT PRIMARY KEY, info TEXT NOT NULL);
@@ -44,7 +54,10 @@ export interface ObjectState {
 
 /** Which disks are served, and to whom. */
 export interface ServeDisksOptions extends Omit<HandlerOptions, 'disks' | 'identity'> {
-  /** By device: what each disk is made of when its overlay is not there yet, and opened with when it is. */
+  /**
+   * By device: what each disk is made of when its overlay is not there yet, and opened with when it
+   * is.
+   */
   disks: Readonly<Record<string, CreateOptions & { overlay: string }>>;
   /** An R2 bucket to keep overlays in, instead of the storage. */
   bucket?: Bucket;
@@ -75,7 +88,8 @@ export function serveDisks(state: ObjectState, options: ServeDisksOptions): Serv
     mustKnowOptions(`the disk '${device}' of serveDisks`, made, CREATE_OPTIONS);
   const { bucket: _, ...handled } = options;
   const disks = new DiskTable(state.storage, options);
-  // Whoever is let in has a disk looked for. A status does not tell: it may be that of a base that lets nobody in.
+  // Whoever is let in has a disk looked for. A status does not tell: it may be that of a base that
+  // lets nobody in.
   const entered = new WeakSet<Request>();
   const find = (device: string, request: Request): Promise<Disk> | undefined => {
     entered.add(request);
@@ -131,7 +145,10 @@ class DiskTable {
     return opening;
   }
 
-  /** With the job that it had when the object was lost: `info` tells of it again, and `abort` ends it. */
+  /**
+   * With the job that it had when the object was lost: `info` tells of it again, and `abort` ends
+   * it.
+   */
   async #opened(device: string): Promise<Disk> {
     const options = this.#options.disks[device];
     const runtime = edgeRuntime({ storage: this.#storage, bucket: this.#options.bucket });
@@ -205,7 +222,9 @@ class DiskTable {
     await this.#storage.sync();
   }
 
-  /** The overlay may be there, and its base not. One that cannot be looked at is taken to be there. */
+  /**
+   * The overlay may be there, and its base not. One that cannot be looked at is taken to be there.
+   */
   async #exists(overlay: string): Promise<boolean> {
     try {
       await (
@@ -262,7 +281,10 @@ class DiskTable {
     return end?.info;
   }
 
-  /** Stays with the jobs for a while, starts again those that were lost with the object, and comes back for what is left, or has come meanwhile. */
+  /**
+   * Stays with the jobs for a while, starts again those that were lost with the object, and comes
+   * back for what is left, or has come meanwhile.
+   */
   async goOn(): Promise<void> {
     const due = this.#kept().filter(
       ({ device }) => (this.#pausedUntil.get(device) ?? 0) <= Date.now(),
@@ -280,7 +302,10 @@ class DiskTable {
       .toArray() as unknown as KeptJob[];
   }
 
-  /** Forgets the job when it has ended, however it did: `info` tells. Otherwise notes when to look after it again. */
+  /**
+   * Forgets the job when it has ended, however it did: `info` tells. Otherwise notes when to look
+   * after it again.
+   */
   async #stayWith({ device, tries }: KeptJob): Promise<void> {
     const enough = new AbortController();
     const timer = setTimeout(() => enough.abort(), ALARM_MS);
@@ -322,8 +347,9 @@ class DiskTable {
 }
 
 /**
- * Opens a disk whose overlay is there. As long as that records a base, the base comes from where the options say, as it did at first:
- * what is recorded of a URL has no user, password or query, which may be what opens it.
+ * Opens a disk whose overlay is there. As long as that records a base, the base comes from where
+ * the options say, as it did at first: what is recorded of a URL has no user, password or query,
+ * which may be what opens it.
  */
 async function openAgain(
   runtime: Runtime,
@@ -337,7 +363,8 @@ async function openAgain(
     return await openDiskWith(runtime, { ...asRecorded, base, baseFormat });
   } catch (error) {
     if (!(error instanceof MillraceError) || error.code !== 'ECHANGED') throw error;
-    // A job may have made an image further down the chain the base: then only what is recorded leads there.
+    // A job may have made an image further down the chain the base: then only what is recorded
+    // leads there.
     return openDiskWith(runtime, asRecorded).catch(() => {
       throw error;
     });

@@ -4,7 +4,10 @@ import { JobStatus } from '../api/disk.ts';
 
 const STILL = ['completed', 'failed', 'paused'];
 
-/** Resolves when no job of the disk is running (it has ended, or pauses), or by `enough` at the latest; and leaves no listener behind. */
+/**
+ * Resolves when no job of the disk is running (it has ended, or pauses), or by `enough` at the
+ * latest; and leaves no listener behind.
+ */
 export async function untilStill(disk: Disk, enough: AbortSignal): Promise<void> {
   const leave = new AbortController();
   const still = new Promise<void>((resolve) => {

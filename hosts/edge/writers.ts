@@ -1,7 +1,13 @@
-/** Which overlays are open for writing in this instance of a worker: the platform runs one instance of a Durable Object at a time. */
+/**
+ * Which overlays are open for writing in this instance of a worker: the platform runs one instance
+ * of a Durable Object at a time.
+ */
 import { MillraceError } from '../api/errors.ts';
 
-/** An overlay that is open for writing tells its opener's mark, and that of the one before: nobody else has changed it in between. */
+/**
+ * An overlay that is open for writing tells its opener's mark, and that of the one before: nobody
+ * else has changed it in between.
+ */
 export interface Written {
   readonly writer?: string;
   readonly writerBefore?: string;
@@ -9,7 +15,10 @@ export interface Written {
 
 const writers = new WeakMap<object, Set<string>>();
 
-/** Notes a writer of an overlay in a storage or bucket; gives what takes the note back. @throws MillraceError `EBUSY` when there is one. */
+/**
+ * Notes a writer of an overlay in a storage or bucket; gives what takes the note back.
+ * @throws MillraceError `EBUSY` when there is one.
+ */
 export function enterWriter(place: object, name: string): () => void {
   const names = writers.get(place) ?? new Set();
   writers.set(place, names);

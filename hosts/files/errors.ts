@@ -47,8 +47,8 @@ interface SystemError {
 }
 
 /**
- * An error of the system, by its name there (`ENOENT`) and its reason in words; `action` completes "cannot …". What has no code of ours
- * is `EIO`.
+ * An error of the system, by its name there (`ENOENT`) and its reason in words; `action` completes
+ * "cannot …". What has no code of ours is `EIO`.
  */
 export function systemError(action: string, place: string, error: SystemError): MillraceError {
   const { code, reason, cause, offset } = error;
@@ -59,7 +59,10 @@ export function systemError(action: string, place: string, error: SystemError): 
   );
 }
 
-/** Why no lock can be made beside an image that `exists`, or is to be made: who did not ask for one hears what it is for. */
+/**
+ * Why no lock can be made beside an image that `exists`, or is to be made: who did not ask for one
+ * hears what it is for.
+ */
 export function lockError(path: string, exists: boolean, error: SystemError): MillraceError {
   const { code, message } = systemError('make the lock', placeOf(`${path}.lock`), error);
   const isFolder = FOLDER_IS_NOT_WRITABLE.includes(error.code);
@@ -67,7 +70,10 @@ export function lockError(path: string, exists: boolean, error: SystemError): Mi
   return new MillraceError(code, isFolder ? message + advice : message, { cause: error.cause });
 }
 
-/** Only what has bytes at offsets can be an image. @throws MillraceError `EINVAL`; `EUNSUPPORTED` for a block device that is to be written. */
+/**
+ * Only what has bytes at offsets can be an image.
+ * @throws MillraceError `EINVAL`; `EUNSUPPORTED` for a block device that is to be written.
+ */
 export function refuseKind(path: string, kind: FileKind, readOnly: boolean): void {
   if (kind === 'file' || (kind === 'block device' && readOnly)) return;
   if (kind === 'block device')

@@ -1,6 +1,7 @@
 /**
- * What a location names on hosts that have files: a path, a file: URL, or an http: or https: URL; and how one is told relative to
- * another. It opens nothing, and asks where the process stands only where that matters.
+ * What a location names on hosts that have files: a path, a file: URL, or an http: or https: URL;
+ * and how one is told relative to another. It opens nothing, and asks where the process stands only
+ * where that matters.
  */
 import { MillraceError } from '../api/errors.ts';
 import { redactUrl } from '../bases/http/address.ts';
@@ -26,8 +27,10 @@ export function isHttpUrl(text: string): boolean {
 }
 
 /**
- * A path as it is, or of a file: URL (which QEMU also writes without slashes), where an http: URL cannot be.
- * @throws MillraceError `EUNSUPPORTED` for other schemes, `EINVAL` for a file: URL that is no path here.
+ * A path as it is, or of a file: URL (which QEMU also writes without slashes), where an http: URL
+ * cannot be.
+ * @throws MillraceError `EUNSUPPORTED` for other schemes, `EINVAL` for a file: URL that is no path
+ *   here.
  */
 export function pathOf(text: string, paths: Paths): string {
   const scheme = SCHEME.exec(text)?.[1].toLowerCase();
@@ -55,8 +58,9 @@ export function pathOf(text: string, paths: Paths): string {
 }
 
 /**
- * Where a backing file's name leads that is recorded in the image `from`. A relative one is relative to the folder that the image is
- * really in, as the system takes it and QEMU does: behind a symbolic link, `..` is not what the letters of the path say.
+ * Where a backing file's name leads that is recorded in the image `from`. A relative one is
+ * relative to the folder that the image is really in, as the system takes it and QEMU does: behind
+ * a symbolic link, `..` is not what the letters of the path say.
  */
 export function resolveBacking(name: string, from: string, paths: Paths): string {
   if (SCHEME.test(name) || paths.isAbsolute(name)) return name;
@@ -66,8 +70,9 @@ export function resolveBacking(name: string, from: string, paths: Paths): string
 }
 
 /**
- * How a base at a path given by the user is recorded in an overlay: a relative one is relative to the overlay, that of a file: URL is a
- * path as well (QEMU takes what follows the scheme as it is, `%20` and all).
+ * How a base at a path given by the user is recorded in an overlay: a relative one is relative to
+ * the overlay, that of a file: URL is a path as well (QEMU takes what follows the scheme as it is,
+ * `%20` and all).
  */
 export function recordedBase(location: string, overlay: string, paths: Paths): string {
   const [base, path] = [location, overlay].map((text) =>
@@ -85,7 +90,8 @@ export function recordedBase(location: string, overlay: string, paths: Paths): s
 /** The base as seen from the overlay's folder, if no symbolic link leads elsewhere. */
 function byLetters(base: string, overlay: string, paths: Paths): string {
   const [from, to] = [paths.join(paths.dirname(overlay)), paths.join(base)];
-  // Below the place where the process stands, wherever that is: it need not be asked, which could need a permission.
+  // Below the place where the process stands, wherever that is: it need not be asked, which could
+  // need a permission.
   const isBelow = !paths.isAbsolute(from) && ![from, to].some((path) => path.startsWith('..'));
   return asPath(
     isBelow
@@ -95,7 +101,9 @@ function byLetters(base: string, overlay: string, paths: Paths): string {
   );
 }
 
-/** `name` as the system follows it from `folder`: `..` leads to what really holds the folder so far. */
+/**
+ * `name` as the system follows it from `folder`: `..` leads to what really holds the folder so far.
+ */
 function follow(folder: string, name: string, paths: Paths): string {
   let at = folder;
   for (const part of name.split('/')) at = part === '..' ? above(at, paths) : paths.join(at, part);
@@ -117,7 +125,10 @@ function realPlace(path: string, paths: Paths): string | undefined {
   return folder === undefined ? undefined : paths.join(folder, paths.basename(path));
 }
 
-/** A relative path whose first part has a colon would be taken for a URL, by QEMU whatever stands before the colon. */
+/**
+ * A relative path whose first part has a colon would be taken for a URL, by QEMU whatever stands
+ * before the colon.
+ */
 function asPath(path: string, paths: Paths): string {
   return /^[^/]*:/.test(path) && !paths.isAbsolute(path) ? `./${path}` : path;
 }

@@ -1,12 +1,14 @@
 /**
- * The lock that keeps two programs from writing one image at a time, as a protocol over a few file operations that each runtime
- * brings. It only ever removes the records of holders that are certainly gone; whoever cannot be judged keeps the lock.
+ * The lock that keeps two programs from writing one image at a time, as a protocol over a few file
+ * operations that each runtime brings. It only ever removes the records of holders that are
+ * certainly gone; whoever cannot be judged keeps the lock.
  *
- * A lock is a folder beside the image, `disk.qcow2.lock/`, with one file in it: the record of who holds it, under a name that was
- * never used before. It is prepared under another name and put in place by renaming, which fails while the place is taken by a
- * folder that is not empty, so a record is never seen half written, and of many takers one wins. A record left by a crash is removed
- * by its name: two takers that remove it at the same time cannot hit the record of a third. (With a plain file, the second
- * of two takers would remove the lock that the first has just made.)
+ * A lock is a folder beside the image, `disk.qcow2.lock/`, with one file in it: the record of who
+ * holds it, under a name that was never used before. It is prepared under another name and put in
+ * place by renaming, which fails while the place is taken by a folder that is not empty, so a
+ * record is never seen half written, and of many takers one wins. A record left by a crash is
+ * removed by its name: two takers that remove it at the same time cannot hit the record of a third.
+ * (With a plain file, the second of two takers would remove the lock that the first has just made.)
  */
 import { MillraceError } from '../api/errors.ts';
 
@@ -14,11 +16,20 @@ import { MillraceError } from '../api/errors.ts';
 export interface LockHolder {
   /** Process id. */
   pid: number;
-  /** When the process started, in the kernel's own count: the same pid with another start is another process. */
+  /**
+   * When the process started, in the kernel's own count: the same pid with another start is another
+   * process.
+   */
   started?: string;
-  /** The thread of the process, with its own start, where it is not the main one: it may end before the process does. */
+  /**
+   * The thread of the process, with its own start, where it is not the main one: it may end before
+   * the process does.
+   */
   thread?: { id: number; started?: string };
-  /** The boot of the machine that the process belongs to: after a restart of the machine, it is gone. */
+  /**
+   * The boot of the machine that the process belongs to: after a restart of the machine, it is
+   * gone.
+   */
   boot?: string;
   /** The pid namespace: a pid says nothing in another container. */
   namespace?: string;
@@ -28,18 +39,24 @@ export interface LockHolder {
   program: string;
   /** When the lock was taken: ISO 8601. */
   since: string;
-  /** The holder keeps its record locked by flock(2) as long as it lives: for runtimes that may not look at other processes. */
+  /**
+   * The holder keeps its record locked by flock(2) as long as it lives: for runtimes that may not
+   * look at other processes.
+   */
   flock?: boolean;
 }
 
 /**
- * What a runtime brings. All of it is synchronous, so that a lock can be given back while the process exits. File operations throw
- * errors whose `code` is the name of the errno.
+ * What a runtime brings. All of it is synchronous, so that a lock can be given back while the
+ * process exits. File operations throw errors whose `code` is the name of the errno.
  */
 export interface LockHost {
   /** The record of this process. */
   self(): LockHolder;
-  /** Whether the holder, whose record is the file `path`, still runs; `unknown` where this process cannot tell. */
+  /**
+   * Whether the holder, whose record is the file `path`, still runs; `unknown` where this process
+   * cannot tell.
+   */
   stateOf(holder: LockHolder, path: string): 'alive' | 'gone' | 'unknown';
   makeFolder(path: string): void;
   /** Names, not paths. */
@@ -54,18 +71,26 @@ export interface LockHost {
 }
 
 export interface Lock {
-  /** Gives the lock back; a second call does nothing. Never throws: what cannot be removed is taken over by the next holder. */
+  /**
+   * Gives the lock back; a second call does nothing. Never throws: what cannot be removed is taken
+   * over by the next holder.
+   */
   release(): void;
 }
 
-/** Each round but the last lost its place to a taker who has released it since: more than a few mean that something else is wrong. */
+/**
+ * Each round but the last lost its place to a taker who has released it since: more than a few mean
+ * that something else is wrong.
+ */
 const ROUNDS_MAX = 100;
 /** What renaming onto a lock in use fails with; EPERM is Windows' way to say it. */
 const TAKEN: ReadonlySet<string | undefined> = new Set(['ENOTEMPTY', 'EEXIST', 'EPERM']);
 
 /**
- * Takes the lock of the image at `image`, a path without symbolic links in it (another hard link to the same file is not noticed).
- * @throws MillraceError `EBUSY` that names the holder, be it this process; the host's own errors where the lock cannot be made.
+ * Takes the lock of the image at `image`, a path without symbolic links in it (another hard link to
+ * the same file is not noticed).
+ * @throws MillraceError `EBUSY` that names the holder, be it this process; the host's own errors
+ *   where the lock cannot be made.
  */
 export function takeLock(image: string, host: LockHost): Lock {
   const place = `${image}.lock`;
@@ -118,7 +143,10 @@ function removeGone(folder: string, host: LockHost): LockRecord | undefined {
   return undefined;
 }
 
-/** Removes what takers left that were killed before they had put their lock in place. An empty record may still be in the making. */
+/**
+ * Removes what takers left that were killed before they had put their lock in place. An empty
+ * record may still be in the making.
+ */
 function sweepStaging(place: string, host: LockHost): void {
   const at = Math.max(place.lastIndexOf('/'), place.lastIndexOf('\\')) + 1;
   const parent = place.slice(0, at);
@@ -132,7 +160,8 @@ function sweepStaging(place: string, host: LockHost): void {
 
 function removeRecord(path: string, folder: string, host: LockHost): void {
   unlessMissing(() => host.removeFile(path));
-  // Another taker may have renamed its own onto the empty one by now; where that cannot be done (Windows), the empty one has to go.
+  // Another taker may have renamed its own onto the empty one by now; where that cannot be done
+  // (Windows), the empty one has to go.
   quietly(() => host.removeFolder(folder));
 }
 
@@ -151,7 +180,10 @@ function records(folder: string, host: LockHost): LockRecord[] {
   });
 }
 
-/** A record is complete when it appears; one without content has lost it in a power cut, and its holder with it. */
+/**
+ * A record is complete when it appears; one without content has lost it in a power cut, and its
+ * holder with it.
+ */
 function parse(text: string): LockHolder | 'empty' | 'unreadable' {
   if (/^[\0\s]*$/.test(text)) return 'empty';
   try {

@@ -2,8 +2,8 @@
 import type { BlockSource } from '../api/block.ts';
 
 /**
- * A source's `nextData`: `next` gives where data or a hole is at or behind an offset, undefined if there is none (ENXIO), NaN
- * if that cannot be told. Undefined where the file system does not tell.
+ * A source's `nextData`: `next` gives where data or a hole is at or behind an offset, undefined if
+ * there is none (ENXIO), NaN if that cannot be told. Undefined where the file system does not tell.
  */
 export function nextDataBy(
   next: (what: 'data' | 'hole', offset: number) => number | undefined,

@@ -1,10 +1,11 @@
 /**
- * Compressed clusters under Node: many at once are decoded by a small pool of threads, few by the calling thread itself. The pool
- * is shared by all disks of the process and never keeps it alive by itself.
+ * Compressed clusters under Node: many at once are decoded by a small pool of threads, few by the
+ * calling thread itself. The pool is shared by all disks of the process and never keeps it alive by
+ * itself.
  *
- * Threads of our own, because the asynchronous functions of node:zlib cost the main thread almost as much time as they save it: with
- * clusters of 64 KiB on two cores they gave 430 to 510 MB/s, the main thread alone 440, two threads 590 with batches of 8 clusters,
- * 650 of 16, 700 of 32.
+ * Threads of our own, because the asynchronous functions of node:zlib cost the main thread almost
+ * as much time as they save it: with clusters of 64 KiB on two cores they gave 430 to 510 MB/s, the
+ * main thread alone 440, two threads 590 with batches of 8 clusters, 650 of 16, 700 of 32.
  */
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
@@ -23,9 +24,15 @@ import { zstdFrame } from '../disk/codecs/zstd.ts';
 import type { Batch, BatchDone, WorkerSetup } from './codec-worker.ts';
 import { codecWorkerProgram } from './codec-worker.ts';
 
-/** As many as QEMU gives one image to decompress (QCOW2_MAX_THREADS); each takes about 15 MB, a few more where it needs zstd in wasm. */
+/**
+ * As many as QEMU gives one image to decompress (QCOW2_MAX_THREADS); each takes about 15 MB, a few
+ * more where it needs zstd in wasm.
+ */
 const THREADS_MAX = 4;
-/** They hold hardly anything but buffers: with less room for young objects, each takes 5 to 12 MB less and is as quick. */
+/**
+ * They hold hardly anything but buffers: with less room for young objects, each takes 5 to 12 MB
+ * less and is as quick.
+ */
 const YOUNG_GENERATION_MB = 2;
 /** One in work and one that waits, so that a thread never waits for the main one. */
 const BATCHES_PER_THREAD = 2;
@@ -47,7 +54,10 @@ export function inlineCodec(): Codec {
   });
 }
 
-/** Twice as quick as what runs everywhere, which has to do in a bundle: this comes with a file that bundlers do not know what to do with. */
+/**
+ * Twice as quick as what runs everywhere, which has to do in a bundle: this comes with a file that
+ * bundlers do not know what to do with.
+ */
 async function wasmZstd(): Promise<Decoder> {
   try {
     const { decompress, isLoaded } = createRequire(import.meta.url)(
@@ -87,7 +97,10 @@ interface Slot {
   jobs: Job[];
 }
 
-/** The pool. Without threads (on one core, or where they cannot be started) it decodes in the calling thread. */
+/**
+ * The pool. Without threads (on one core, or where they cannot be started) it decodes in the
+ * calling thread.
+ */
 export class ThreadedCodec implements Codec {
   private readonly here: Codec = inlineCodec();
   /** 0 when there are to be none. */
@@ -116,7 +129,10 @@ export class ThreadedCodec implements Codec {
     });
   }
 
-  /** Ends the threads. What they had is decoded by the calling thread; later calls may start them again. */
+  /**
+   * Ends the threads. What they had is decoded by the calling thread; later calls may start them
+   * again.
+   */
   async close(): Promise<void> {
     const threads = this.threads;
     this.threads = [];
@@ -266,13 +282,18 @@ function settle(job: Job, result: number | string, out: Uint8Array): void {
   }
 }
 
-/** The frame without what follows it; undefined when it does not say that it is the whole cluster, and more may have to follow. */
+/**
+ * The frame without what follows it; undefined when it does not say that it is the whole cluster,
+ * and more may have to follow.
+ */
 function soleFrame(from: Uint8Array, size: number): Uint8Array | undefined {
   const frame = zstdFrame(from, size);
   return frame.contentSize === size ? from.subarray(0, frame.length) : undefined;
 }
 
-/** Pages that nobody writes to take no memory: a batch's usual size is as good as what is needed. */
+/**
+ * Pages that nobody writes to take no memory: a batch's usual size is as good as what is needed.
+ */
 function withRoom(buffer: ArrayBuffer, bytes: number): ArrayBuffer {
   return buffer.byteLength >= bytes ? buffer : new ArrayBuffer(Math.max(bytes, BATCH_BYTES));
 }
@@ -299,7 +320,8 @@ function wasmZstdPath(): string {
   try {
     return createRequire(import.meta.url).resolve('@foxglove/wasm-zstd');
   } catch {
-    // In a bundle it is not to be found by name; a thread that needs it ends, and the main thread decodes.
+    // In a bundle it is not to be found by name; a thread that needs it ends, and the main thread
+    // decodes.
     return '';
   }
 }

@@ -1,6 +1,7 @@
 /**
- * What reading a base needs of `fetch`, over node:http and node:https: a request by GET or HEAD, its proxy, its redirects, and a body piece by piece. Node's
- * own `fetch` hands every piece through two kinds of streams: at 1 Gbit/s that took half of the main thread's time, and opened new
+ * What reading a base needs of `fetch`, over node:http and node:https: a request by GET or HEAD,
+ * its proxy, its redirects, and a body piece by piece. Node's own `fetch` hands every piece through
+ * two kinds of streams: at 1 Gbit/s that took half of the main thread's time, and opened new
  * connections for requests that follow one another.
  */
 import * as http from 'node:http';
@@ -33,13 +34,19 @@ const USER_AGENT = 'millrace';
 const UNREAD_BYTES_MAX = 1024 * 1024;
 /** And no more pieces than this: each takes room of its own, however small it is. */
 const UNREAD_PIECES_MAX = 1024;
-/** An idle connection is kept no longer: most servers close theirs later, and one that the network has forgotten costs a timeout. */
+/**
+ * An idle connection is kept no longer: most servers close theirs later, and one that the network
+ * has forgotten costs a timeout.
+ */
 const IDLE_MS_MAX = 15_000;
 
 const kept: http.AgentOptions = { keepAlive: true, timeout: IDLE_MS_MAX };
 const agents = { 'http:': new http.Agent(kept), 'https:': new https.Agent(kept) } as const;
 
-/** @throws what node:http throws; the reason of the signal once that is aborted; Failure for a redirect that cannot be followed. */
+/**
+ * @throws what node:http throws; the reason of the signal once that is aborted; Failure for a
+ *   redirect that cannot be followed.
+ */
 export async function nodeFetch(
   href: string,
   { headers, signal, method = 'GET' }: FetchInit,
@@ -78,8 +85,8 @@ interface Asked {
 }
 
 /**
- * The server may have closed a kept connection while the request was on its way: the request then goes over one of its own (`agent`
- * false), at once, and no third time.
+ * The server may have closed a kept connection while the request was on its way: the request then
+ * goes over one of its own (`agent` false), at once, and no third time.
  */
 async function get(asked: Asked, agent?: false): Promise<Received> {
   const { signal, proxy } = asked;
@@ -119,7 +126,9 @@ function open({ url, method, headers, signal, proxy }: Asked, agent?: false): ht
   });
 }
 
-/** By the proxy's URL: the environment of a process has one for https:, or changes it hardly ever. */
+/**
+ * By the proxy's URL: the environment of a process has one for https:, or changes it hardly ever.
+ */
 const tunnels = new Map<string, TunnelAgent>();
 
 function tunnelThrough(proxy: ProxyServer): TunnelAgent {
@@ -132,7 +141,10 @@ function tunnelThrough(proxy: ProxyServer): TunnelAgent {
   return tunnel;
 }
 
-/** The listeners are there before anything can happen, and stay: an 'error' that nobody hears would end the process. */
+/**
+ * The listeners are there before anything can happen, and stay: an 'error' that nobody hears would
+ * end the process.
+ */
 function received(request: http.ClientRequest, signal: AbortSignal): Promise<Received> {
   return new Promise((resolve, reject) => {
     let body: Body | undefined;
@@ -150,7 +162,10 @@ function received(request: http.ClientRequest, signal: AbortSignal): Promise<Rec
   });
 }
 
-/** A body that came together with its head is let through, so that the connection can be used again; no other is waited for. */
+/**
+ * A body that came together with its head is let through, so that the connection can be used again;
+ * no other is waited for.
+ */
 function passOver(response: http.IncomingMessage): Promise<void> {
   if (response.complete) response.resume();
   else response.destroy();
@@ -187,7 +202,10 @@ function answerOf(response: http.IncomingMessage, body: Body): Answer {
   return { status: statusCode, statusText: statusMessage, type: 'default', headers: { get }, body };
 }
 
-/** The pieces as the parser gives them: reading from the stream would join them, at the cost of a copy. */
+/**
+ * The pieces as the parser gives them: reading from the stream would join them, at the cost of a
+ * copy.
+ */
 class Body implements AnswerBody {
   readonly #response: http.IncomingMessage;
   readonly #signal: AbortSignal;

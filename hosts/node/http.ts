@@ -1,4 +1,7 @@
-/** HTTP bases under Node: over node:http, which is quicker there than `fetch`; Bun's `fetch` is quicker than its node:http. */
+/**
+ * HTTP bases under Node: over node:http, which is quicker there than `fetch`; Bun's `fetch` is
+ * quicker than its node:http.
+ */
 
 import type { Fetch, HttpOptions, HttpSource, UrlSource } from '../bases/http/http.ts';
 import { openHttp as openHttpWith } from '../bases/http/http.ts';

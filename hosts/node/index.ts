@@ -42,7 +42,10 @@ export function openDisk(options: OpenOptions): Promise<Disk> {
   return openDiskWith(nodeRuntime, options);
 }
 
-/** Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw image, which has nothing to check. */
+/**
+ * Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw
+ * image, which has nothing to check.
+ */
 export function checkDisk(options: CheckOptions): Promise<CheckReport | undefined> {
   return checkDiskWith(nodeRuntime, options);
 }

@@ -1,6 +1,7 @@
 /**
- * Locks of images under Node: the shared protocol over node:fs, with /proc to tell a process that ended from one that only has
- * the same pid. Held locks are given back when the process exits; one that was killed leaves its lock to the next taker.
+ * Locks of images under Node: the shared protocol over node:fs, with /proc to tell a process that
+ * ended from one that only has the same pid. Held locks are given back when the process exits; one
+ * that was killed leaves its lock to the next taker.
  */
 import {
   mkdirSync,
@@ -17,7 +18,10 @@ import { basename } from 'node:path';
 import type { Lock, LockHolder, LockHost } from '../files/lock.ts';
 import { takeLock } from '../files/lock.ts';
 
-/** Fields of /proc/PID/stat after the command's name in parentheses (proc(5)): `state` is the third field, `flags` the 9th, `starttime` the 22nd. */
+/**
+ * Fields of /proc/PID/stat after the command's name in parentheses (proc(5)): `state` is the third
+ * field, `flags` the 9th, `starttime` the 22nd.
+ */
 const STAT_STATE = 0;
 const STAT_FLAGS = 6;
 const STAT_STARTED = 19;
@@ -28,7 +32,8 @@ const held: Set<Lock> = new Set();
 
 /**
  * Locks the image at `path`, which has no symbolic links in it, for writing.
- * @throws MillraceError `EBUSY` that names the holder; errors of node:fs where the lock cannot be made.
+ * @throws MillraceError `EBUSY` that names the holder; errors of node:fs where the lock cannot be
+ *   made.
  */
 export function lockImage(path: string): Lock {
   const taken = takeLock(path, nodeLockHost);
@@ -85,16 +90,20 @@ function isRunning({ pid, started, thread }: LockHolder): boolean {
     if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false;
   }
   const stat = statOf(pid);
-  // Not to be seen (other systems than Linux, /proc mounted with hidepid): the signal's word stands.
+  // Not to be seen (other systems than Linux, /proc mounted with hidepid): the signal's word
+  // stands.
   if (stat === undefined) return true;
   // A zombie has ended; only its parent has not asked for its exit code yet.
   if (stat[STAT_STATE] === 'Z' || stat[STAT_STATE] === 'X') return false;
   if (started !== undefined && startOf(stat) !== started) return false;
-  // From without, the end of a thread looks the same as that of its process, of which other threads may still write what this one began.
+  // From without, the end of a thread looks the same as that of its process, of which other threads
+  // may still write what this one began.
   return thread === undefined || pid !== process.pid || isThreadRunning(thread);
 }
 
-/** A worker that was terminated has given nothing back; Node has waited for what it had in flight. */
+/**
+ * A worker that was terminated has given nothing back; Node has waited for what it had in flight.
+ */
 function isThreadRunning({ id, started }: NonNullable<LockHolder['thread']>): boolean {
   const stat = statOf(process.pid, id);
   return (

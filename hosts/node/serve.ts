@@ -11,13 +11,17 @@ import type { Listening } from '../faces/cli/platform.ts';
 import type { Handler } from '../faces/http/handler.ts';
 import { fileError } from './file.ts';
 
-/** Listens; port 0 takes a free one. @throws MillraceError `EBUSY` when another program has the port. */
+/**
+ * Listens; port 0 takes a free one.
+ * @throws MillraceError `EBUSY` when another program has the port.
+ */
 export async function serve(
   handler: Handler,
   { hostname, port }: { hostname: string; port: number },
 ): Promise<Listening> {
   const server = createServer((request, response) => {
-    // The client has gone, or its answer was cut off because it could not be ended rightly: there is nobody left to tell.
+    // The client has gone, or its answer was cut off because it could not be ended rightly: there
+    // is nobody left to tell.
     answer(handler, request, response).catch(() => response.destroy());
   });
   server.listen(port, hostname);
@@ -59,7 +63,10 @@ async function answer(
   );
 }
 
-/** Not a request that a handler could be given: of a forbidden method (`TRACE`), or with a Host that cannot be one. */
+/**
+ * Not a request that a handler could be given: of a forbidden method (`TRACE`), or with a Host that
+ * cannot be one.
+ */
 function refuse(outgoing: ServerResponse): void {
   const told = {
     code: 'EINVAL',
@@ -89,7 +96,10 @@ function requestOf(incoming: IncomingMessage, signal: AbortSignal): Request | un
   }
 }
 
-/** The body, as far as it is read. The rest is let through: with it, the next request of the connection would be kept back. */
+/**
+ * The body, as far as it is read. The rest is let through: with it, the next request of the
+ * connection would be kept back.
+ */
 function bodyOf(incoming: IncomingMessage): ReadableStream<Uint8Array> {
   const pieces = incoming.iterator({ destroyOnReturn: false });
   return new ReadableStream(

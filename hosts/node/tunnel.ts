@@ -1,4 +1,7 @@
-/** How node:http and node:https get through a proxy: http: URLs are asked for whole (RFC 9112, section 3.2.2), https: ones by CONNECT. */
+/**
+ * How node:http and node:https get through a proxy: http: URLs are asked for whole (RFC 9112,
+ * section 3.2.2), https: ones by CONNECT.
+ */
 import * as http from 'node:http';
 import * as https from 'node:https';
 import type { Socket } from 'node:net';

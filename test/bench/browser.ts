@@ -1,6 +1,7 @@
 /**
- * Streaming into a browser's own storage, in Chromium and in Firefox, beside the plainest loop that does the same work in the same page:
- * fetch the image and write each piece to a file as it comes. The loop makes no overlay and could not be taken up again.
+ * Streaming into a browser's own storage, in Chromium and in Firefox, beside the plainest loop that
+ * does the same work in the same page: fetch the image and write each piece to a file as it comes.
+ * The loop makes no overlay and could not be taken up again.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';

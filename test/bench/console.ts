@@ -1,4 +1,7 @@
-/** The console's benchmark: how long a Linux guest takes to its prompt in Chromium, from disks of different kinds over one link. */
+/**
+ * The console's benchmark: how long a Linux guest takes to its prompt in Chromium, from disks of
+ * different kinds over one link.
+ */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -19,7 +22,10 @@ const PAGE = fileURLToPath(new URL('console-page/', import.meta.url));
 const ROUND_TRIP_MS = 50;
 const BITS_PER_SECOND = 200e6;
 const MIB = 1024 * 1024;
-/** Of each kind the quickest boot counts; the kinds take turns, so that what else the machine does meets all of them. */
+/**
+ * Of each kind the quickest boot counts; the kinds take turns, so that what else the machine does
+ * meets all of them.
+ */
 const RUNS = 3;
 const KINDS: readonly DiskKind[] = ['memory', 'first', 'second', 'async', 'chunks'];
 /** Takes twice as long as the others, and no goal hangs on it: it boots once. */
@@ -28,7 +34,9 @@ const BOOT_MS_MAX = 180_000;
 /** How much longer than from memory a boot may take: on the first visit, and on the second. */
 const FIRST_MAX = 1.15;
 const SECOND_MAX = 1.05;
-/** Of what v86's reader by the MiB lets the guest wait, ours is to let it wait less than this part. */
+/**
+ * Of what v86's reader by the MiB lets the guest wait, ours is to let it wait less than this part.
+ */
 const WAIT_MAX = 0.5;
 
 interface Figures extends BootFigures {

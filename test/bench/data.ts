@@ -1,6 +1,6 @@
 /**
- * The images that the benchmarks read, made once and kept in the fixtures folder: the same bytes on every machine, but for the
- * real binaries, which are what Debian's packages hold that day.
+ * The images that the benchmarks read, made once and kept in the fixtures folder: the same bytes on
+ * every machine, but for the real binaries, which are what Debian's packages hold that day.
  */
 import { createCipheriv } from 'node:crypto';
 import { existsSync } from 'node:fs';
@@ -25,7 +25,10 @@ const BINARIES_BYTES = 512 * MIB;
 const BLOCK_BYTES = 4 * KIB;
 const PIECE_BYTES = 1 * MIB;
 
-/** A raw base of 2 GiB, 56% of it data that does not compress, in runs and holes as a file system in use has them; holes take no space. */
+/**
+ * A raw base of 2 GiB, 56% of it data that does not compress, in runs and holes as a file system in
+ * use has them; holes take no space.
+ */
 export function localRaw(): Promise<string> {
   return made('local.raw', async (path) => {
     await writeRuns(path, LOCAL_BYTES, fileSystemRuns(LOCAL_BYTES));
@@ -39,7 +42,10 @@ export function linkRaw(): Promise<string> {
   );
 }
 
-/** 512 MiB of real programs, libraries and their data: the allocated blocks of the real base, side by side. */
+/**
+ * 512 MiB of real programs, libraries and their data: the allocated blocks of the real base, side
+ * by side.
+ */
 export function binariesRaw(): Promise<string> {
   return made('binaries.raw', async (path) =>
     packBlocks((await makeRealBase()).raw.path, path, BINARIES_BYTES),
@@ -57,7 +63,10 @@ export function binariesCompressed(compression: 'zlib' | 'zstd'): Promise<string
   });
 }
 
-/** The path of a file of this name, which `make` makes when it is not there. It appears when it is complete. */
+/**
+ * The path of a file of this name, which `make` makes when it is not there. It appears when it is
+ * complete.
+ */
 async function made(name: string, make: (path: string) => Promise<void>): Promise<string> {
   const path = join(fixturesFolder(), `bench-${VERSION}-${name}`);
   if (existsSync(path)) return path;
@@ -78,7 +87,10 @@ const HOLE_BLOCKS_MAX = (12 * MIB) / BLOCK_BYTES;
 /** It happens to give 56% of data in `LOCAL_BYTES`. */
 const RUNS_SEED = 2;
 
-/** Runs of data of one block and more, the short ones as frequent as the long ones (by magnitude), and holes alike but shorter. */
+/**
+ * Runs of data of one block and more, the short ones as frequent as the long ones (by magnitude),
+ * and holes alike but shorter.
+ */
 function* fileSystemRuns(size: number): Iterable<Run> {
   const random = new Random(RUNS_SEED);
   const anyLength = (blocksMax: number): number =>
@@ -90,7 +102,10 @@ function* fileSystemRuns(size: number): Iterable<Run> {
   }
 }
 
-/** Writes a sparse file with the key stream of AES in counter mode in its runs: repeatable, incompressible, and quick to make. */
+/**
+ * Writes a sparse file with the key stream of AES in counter mode in its runs: repeatable,
+ * incompressible, and quick to make.
+ */
 async function writeRuns(path: string, size: number, runs: Iterable<Run>): Promise<void> {
   const stream = createCipheriv('aes-128-ctr', Buffer.alloc(16, 'millrace'), Buffer.alloc(16));
   const zeros = Buffer.alloc(PIECE_BYTES);
@@ -109,7 +124,9 @@ async function writeRuns(path: string, size: number, runs: Iterable<Run>): Promi
   });
 }
 
-/** Copies the blocks that are not all zeros, one after another, until the target has `size` bytes. */
+/**
+ * Copies the blocks that are not all zeros, one after another, until the target has `size` bytes.
+ */
 async function packBlocks(source: string, target: string, size: number): Promise<void> {
   const zeros = Buffer.alloc(BLOCK_BYTES);
   const piece = Buffer.alloc(PIECE_BYTES);

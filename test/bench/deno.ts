@@ -1,6 +1,6 @@
 /**
- * Deno beside Node: the built package streams the same images in a process of each, best of several runs in turn. What a process
- * takes to start is not counted: the program times itself.
+ * Deno beside Node: the built package streams the same images in a process of each, best of several
+ * runs in turn. What a process takes to start is not counted: the program times itself.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

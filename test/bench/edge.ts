@@ -1,4 +1,7 @@
-/** What the first read of a disk through the edge's handler costs its base: a machine of the edge's tests in workerd, its object new. */
+/**
+ * What the first read of a disk through the edge's handler costs its base: a machine of the edge's
+ * tests in workerd, its object new.
+ */
 import { startWorker } from '../edge/worker.ts';
 import { serveObject } from '../http/object-server.ts';
 import type { BenchRow } from './table.ts';

@@ -1,4 +1,7 @@
-/** Guest requests beside the job: how much longer the slow ones among random 4 KiB reads and writes take while the base streams. */
+/**
+ * Guest requests beside the job: how much longer the slow ones among random 4 KiB reads and writes
+ * take while the base streams.
+ */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -15,7 +18,10 @@ export interface Latency {
   p99Ms: number;
 }
 
-/** Half reads, half writes, spread over a fresh overlay on `base`; with `streaming`, while its whole base is streamed. */
+/**
+ * Half reads, half writes, spread over a fresh overlay on `base`; with `streaming`, while its whole
+ * base is streamed.
+ */
 export async function guestLatency(base: string, streaming: boolean): Promise<Latency> {
   const { createDisk } = await library();
   const dir = await mkdtemp(join(tmpdir(), 'millrace-bench-'));

@@ -1,6 +1,7 @@
 /**
- * `npm run bench`: Millrace beside its peers on the same images in one run, as ratios. Arguments name the cases to run (default: all
- * of them). What is measured lies in the folder for temporary files: with TMPDIR on a memory file system the disk is left out.
+ * `npm run bench`: Millrace beside its peers on the same images in one run, as ratios. Arguments
+ * name the cases to run (default: all of them). What is measured lies in the folder for temporary
+ * files: with TMPDIR on a memory file system the disk is left out.
  */
 import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -248,7 +249,10 @@ async function overLink(
   }
 }
 
-/** Random 4 KiB requests of a guest while the base streams over a link, beside the same without the stream. */
+/**
+ * Random 4 KiB requests of a guest while the base streams over a link, beside the same without the
+ * stream.
+ */
 async function guest(): Promise<BenchRow[]> {
   const rows: BenchRow[] = [];
   await linkRaw();

@@ -16,7 +16,10 @@ export async function library(): Promise<typeof Millrace> {
 
 /** What one stream took. */
 export interface StreamFigures {
-  /** From creating the overlay to the end of the job, everything flushed unless the cache mode is `unsafe`. */
+  /**
+   * From creating the overlay to the end of the job, everything flushed unless the cache mode is
+   * `unsafe`.
+   */
   seconds: number;
   requests: number;
   bytes: number;
@@ -40,7 +43,9 @@ export async function timeStream(base: string, cache?: CacheMode): Promise<Strea
   });
 }
 
-/** Opens an overlay over a base and reads its first bytes at a place in the middle: what that costs. */
+/**
+ * Opens an overlay over a base and reads its first bytes at a place in the middle: what that costs.
+ */
 export async function firstRead(base: string): Promise<StreamFigures> {
   const { createDisk, openDisk, openHttp } = await library();
   return inScratchFolder(async (dir) => {
@@ -69,7 +74,10 @@ export async function peakMemory(base: string): Promise<number> {
   });
 }
 
-/** Prints, as a process ends, the most memory that it had. Linux starts getrusage's figure at what its parent had when it was made. */
+/**
+ * Prints, as a process ends, the most memory that it had. Linux starts getrusage's figure at what
+ * its parent had when it was made.
+ */
 const TELL_MEMORY = `data:text/javascript,${encodeURIComponent(String.raw`
   import { readFileSync } from 'node:fs';
   const peak = process.platform === 'linux' ? () => /VmHWM:\s*(\d+)/.exec(readFileSync('/proc/self/status'))[1] : () => process.resourceUsage().maxRSS;

@@ -1,6 +1,7 @@
 /**
- * The peers' side of the benchmarks: how long others take for the same work on the same images. Each function does the work once, in
- * a folder of its own that it removes, and gives seconds of wall time. None of them syncs its result to the disk unless it says so.
+ * The peers' side of the benchmarks: how long others take for the same work on the same images.
+ * Each function does the work once, in a folder of its own that it removes, and gives seconds of
+ * wall time. None of them syncs its result to the disk unless it says so.
  */
 
 import type { FileHandle } from 'node:fs/promises';
@@ -20,7 +21,10 @@ export interface BenchBase {
 
 const MIB = 1024 * 1024;
 
-/** QEMU's block-stream job, on a fresh overlay with clusters of 64 KiB. `secondsWithClose` has the flush to disk in it. */
+/**
+ * QEMU's block-stream job, on a fresh overlay with clusters of 64 KiB. `secondsWithClose` has the
+ * flush to disk in it.
+ */
 export function timeBlockStream(base: BenchBase): Promise<BlockStreamResult> {
   return inScratchFolder(async (dir) => {
     const overlay = join(dir, 'overlay.qcow2');
@@ -29,11 +33,18 @@ export function timeBlockStream(base: BenchBase): Promise<BlockStreamResult> {
   });
 }
 
-/** Parallel requests of QEMU 7.2's HTTP driver sometimes wait for each other for ever: a run that takes so long is begun again. */
+/**
+ * Parallel requests of QEMU 7.2's HTTP driver sometimes wait for each other for ever: a run that
+ * takes so long is begun again.
+ */
 const CONVERT_MS_MAX = 90_000;
 const CONVERT_TRIES = 4;
 
-/** `qemu-img convert -W -m <coroutines>` into a qcow2, which it leaves to the page cache unless it is to flush. @throws when it hung each time. */
+/**
+ * `qemu-img convert -W -m <coroutines>` into a qcow2, which it leaves to the page cache unless it
+ * is to flush.
+ * @throws when it hung each time.
+ */
 export function timeConvert(base: BenchBase, coroutines: number, flush = false): Promise<number> {
   const options = {
     from: base.format,
@@ -78,7 +89,10 @@ const COPY_BYTES = 2 * MIB;
 /** Zeros are left out by this much, the cluster size of the others. */
 const ZERO_BYTES = 64 * 1024;
 
-/** The plain copy loop of Node: reads and writes of a file in flight side by side, zeros left out, no image format; flushed at its end. */
+/**
+ * The plain copy loop of Node: reads and writes of a file in flight side by side, zeros left out,
+ * no image format; flushed at its end.
+ */
 export function timeCopyLoop(path: string): Promise<number> {
   return inScratchFolder((dir) =>
     seconds(async () => {
@@ -129,12 +143,18 @@ export async function seconds(work: () => Promise<unknown>): Promise<number> {
   return (performance.now() - startMs) / 1000;
 }
 
-/** The least of so many runs: what the work takes when nothing else disturbs it. What earlier runs left unwritten is written first. */
+/**
+ * The least of so many runs: what the work takes when nothing else disturbs it. What earlier runs
+ * left unwritten is written first.
+ */
 export async function bestOf(runs: number, time: () => Promise<number>): Promise<number> {
   return (await bestInTurn(runs, [time]))[0];
 }
 
-/** The same of several works that take turns: a virtual machine's memory and disk are not as quick at one time as at another. */
+/**
+ * The same of several works that take turns: a virtual machine's memory and disk are not as quick
+ * at one time as at another.
+ */
 export async function bestInTurn(
   runs: number,
   times: (() => Promise<number>)[],

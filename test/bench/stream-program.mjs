@@ -1,4 +1,7 @@
-/** Streams a base with one build of the library and prints the seconds: `stream-program.mjs LIBRARY OVERLAY BASE`, under Node or Deno. */
+/**
+ * Streams a base with one build of the library and prints the seconds: `stream-program.mjs LIBRARY
+ * OVERLAY BASE`, under Node or Deno.
+ */
 import process from 'node:process';
 import { pathToFileURL } from 'node:url';
 

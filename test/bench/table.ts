@@ -1,4 +1,7 @@
-/** The benchmarks' results as one plain table: each figure beside its peer's, the ratio of the two, and what is aimed at. */
+/**
+ * The benchmarks' results as one plain table: each figure beside its peer's, the ratio of the two,
+ * and what is aimed at.
+ */
 
 /** A time of ours against a peer's for the same work. */
 export interface Comparison {
@@ -6,7 +9,9 @@ export interface Comparison {
   ourSeconds: number;
   peer: string;
   peerSeconds: number;
-  /** The least that the peer's time divided by ours is to be; left out where nothing is promised. */
+  /**
+   * The least that the peer's time divided by ours is to be; left out where nothing is promised.
+   */
   goalRatio?: number;
 }
 

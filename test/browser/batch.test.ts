@@ -1,4 +1,7 @@
-/** Gathered writes: fewer calls, the same bytes, and never a write of later before one of earlier across a flush. */
+/**
+ * Gathered writes: fewer calls, the same bytes, and never a write of later before one of earlier
+ * across a flush.
+ */
 import * as fc from 'fast-check';
 import { describe, expect, it, vi } from 'vitest';
 import { MillraceError } from '../../hosts/api/errors.ts';

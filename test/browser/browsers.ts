@@ -1,6 +1,7 @@
 /**
- * Real browsers for tests: Debian's Chromium by playwright-core and its Firefox by puppeteer-core, behind one small face. Each has a
- * profile of its own on disk (OPFS is many times slower in a private one), removed afterwards.
+ * Real browsers for tests: Debian's Chromium by playwright-core and its Firefox by puppeteer-core,
+ * behind one small face. Each has a profile of its own on disk (OPFS is many times slower in a
+ * private one), removed afterwards.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -12,7 +13,10 @@ import puppeteer from 'puppeteer-core';
 import { peerPath } from '../support/peer.ts';
 import type { Tools } from './page/main.ts';
 
-/** A tab. Functions run in the page, by their text: they see nothing of the test but `tools` and their argument, which is JSON. */
+/**
+ * A tab. Functions run in the page, by their text: they see nothing of the test but `tools` and
+ * their argument, which is JSON.
+ */
 export interface Tab {
   run<A, R>(script: (tools: Tools, argument: A) => Promise<R> | R, argument?: A): Promise<R>;
   /** Opens the test page anew, and waits until its script has run. */

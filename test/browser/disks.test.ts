@@ -1,4 +1,7 @@
-/** Disks in a browser's own storage: streamed, exported and judged by qemu-img, listed and taken in, over every kind of base. */
+/**
+ * Disks in a browser's own storage: streamed, exported and judged by qemu-img, listed and taken in,
+ * over every kind of base.
+ */
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
@@ -517,7 +520,8 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
       const open = await tools.refusal(tools.checkDisk({ overlay: 'judged' }));
       await disk.close();
       const sound = await tools.checkDisk({ overlay: 'judged' });
-      // A cluster at the end that has a refcount, and nothing that refers to it: the entry of the first free one, in big-endian 16 bits.
+      // A cluster at the end that has a refcount, and nothing that refers to it: the entry of the
+      // first free one, in big-endian 16 bits.
       const bytes = new Uint8Array(await (await tools.exportDisk('judged')).arrayBuffer());
       const view = new DataView(bytes.buffer);
       const block = Number(view.getBigUint64(Number(view.getBigUint64(48))));

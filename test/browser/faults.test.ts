@@ -1,4 +1,7 @@
-/** What goes wrong in browsers, in real ones: each fault has an error with a name, and nothing that was flushed is lost. */
+/**
+ * What goes wrong in browsers, in real ones: each fault has an error with a name, and nothing that
+ * was flushed is lost.
+ */
 
 import { once } from 'node:events';
 import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises';
@@ -83,7 +86,8 @@ describeWithPeer(['chromium', 'qemu-img'], 'faults in Chromium', () => {
         await tools.leave('made-here.qcow2', await tools.exportDisk('made here'));
       }, base);
       await (await openDisk({ overlay: left('made-here.qcow2') })).close();
-      // What both hosts can tell still counts: the ETag for the one that sees it, the size for the other.
+      // What both hosts can tell still counts: the ETag for the one that sees it, the size for the
+      // other.
       shown.etag = '"two"';
       await expect(openDisk({ overlay: there })).rejects.toMatchObject({
         code: 'ECHANGED',

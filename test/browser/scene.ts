@@ -1,4 +1,7 @@
-/** What every browser test needs: the built page, a site that serves it, a browser, and tabs that are closed after each test. */
+/**
+ * What every browser test needs: the built page, a site that serves it, a browser, and tabs that
+ * are closed after each test.
+ */
 import { rm } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll } from 'vitest';

@@ -1,6 +1,7 @@
 /**
- * A site on loopback for browser tests: a page built by Vite (or any folder of files), images beside it under `/images/` by ranges, and a
- * place to leave what a page made, which is how overlays get out to be checked by qemu-img.
+ * A site on loopback for browser tests: a page built by Vite (or any folder of files), images
+ * beside it under `/images/` by ranges, and a place to leave what a page made, which is how
+ * overlays get out to be checked by qemu-img.
  */
 
 import { once } from 'node:events';

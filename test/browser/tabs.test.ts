@@ -1,4 +1,7 @@
-/** Pages that come and go: two tabs and one disk, a reload in the middle of a job, a tab closed while it writes. */
+/**
+ * Pages that come and go: two tabs and one disk, a reload in the middle of a job, a tab closed
+ * while it writes.
+ */
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, expect, it } from 'vitest';

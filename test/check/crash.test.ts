@@ -25,7 +25,10 @@ async function markDirty(patient: Patient): Promise<void> {
   await patient.put64(AT_INCOMPATIBLE, DIRTY);
 }
 
-/** Streams `base` into `overlay` in a process of its own, which is killed at the job's n-th event of progress. */
+/**
+ * Streams `base` into `overlay` in a process of its own, which is killed at the job's n-th event of
+ * progress.
+ */
 async function streamAndKill(overlay: string, base: string, n: number): Promise<void> {
   const child = spawn(
     process.execPath,

@@ -1,6 +1,7 @@
 /**
- * A qcow2 file's metadata under the knife: finds the tables of an image as QEMU's docs/interop/qcow2.txt lays them out, and spoils
- * them in every way that a check has to notice. It trusts the image, so it is run on sound ones.
+ * A qcow2 file's metadata under the knife: finds the tables of an image as QEMU's
+ * docs/interop/qcow2.txt lays them out, and spoils them in every way that a check has to notice. It
+ * trusts the image, so it is run on sound ones.
  */
 
 import type { FileHandle } from 'node:fs/promises';
@@ -164,7 +165,9 @@ export async function spoil(path: string, damage: Damage, random: Random): Promi
   }
 }
 
-/** One way to spoil an image. Undefined where the image has nothing that could be spoiled like that. */
+/**
+ * One way to spoil an image. Undefined where the image has nothing that could be spoiled like that.
+ */
 export type Damage = (patient: Patient, random: Random) => Promise<void> | undefined;
 
 function one<T>(random: Random, items: readonly T[]): T {

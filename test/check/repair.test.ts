@@ -13,7 +13,10 @@ import { makeLarge, SpoiledImages } from './spoiled.ts';
 
 const MIB = 1024 * 1024;
 
-/** Damages that touch no entry that leads to data: a repair undoes them, and the disk shows what it showed before. */
+/**
+ * Damages that touch no entry that leads to data: a repair undoes them, and the disk shows what it
+ * showed before.
+ */
 const HARMLESS = [
   'a refcount too high',
   'a refcount of 0',
@@ -138,7 +141,8 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
           (error: MillraceError) => error,
         );
         if (repair === 'all') expect(found).toMatchObject({ corruptions: 0, leaks: 0 });
-        // Leaks cannot be given back before the refcount table is mended; without any, there is nothing to do.
+        // Leaks cannot be given back before the refcount table is mended; without any, there is
+        // nothing to do.
         else if (found instanceof Error) expect(found).toMatchObject({ code: 'ECORRUPT' });
         else expect(found).toMatchObject({ leaks: 0, leaksFixed: 0 });
         expect(await compare(sound, path, { formatA: 'qcow2', formatB: 'qcow2' })).toMatchObject({
@@ -226,7 +230,8 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
   it('gives nothing back that a header extension or autoclear bit may use which is not known', async () => {
     const marks: ((patient: Patient) => Promise<void>)[] = [
       (patient) => patient.put64(88, 1n << 40n),
-      // In front of the extension that QEMU wrote there stands its end marker's room: the table of feature names is renamed.
+      // In front of the extension that QEMU wrote there stands its end marker's room: the table of
+      // feature names is renamed.
       (patient) => patient.put32(112, 0x41424344),
     ];
     for (const mark of marks)

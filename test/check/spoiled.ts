@@ -7,7 +7,9 @@ import { baseKind } from '../fixtures/images.ts';
 import { createImage, qemuIo } from '../support/qemu.ts';
 import { damages, spoil } from './damage.ts';
 
-/** Small tables and large, narrow refcounts and wide, compressed clusters, subclusters, snapshots. */
+/**
+ * Small tables and large, narrow refcounts and wide, compressed clusters, subclusters, snapshots.
+ */
 const KINDS = [
   'qcow2-v3-64k',
   'qcow2-v2-4k',
@@ -23,12 +25,16 @@ const KINDS = [
 ];
 const GIB = 1024 ** 3;
 const LARGE_BYTES = 8 * GIB;
-/** Where the large image's entry leads: more clusters from the start than a check with little memory counts at once. */
+/**
+ * Where the large image's entry leads: more clusters from the start than a check with little memory
+ * counts at once.
+ */
 const FAR_BYTES = 5 * GIB;
 
 /**
- * Makes an image of more clusters than a check with little memory counts at once, most of them holes: its first MiB is 0x41, and one
- * cluster behind that has its place far back in the file, where there are no refcounts.
+ * Makes an image of more clusters than a check with little memory counts at once, most of them
+ * holes: its first MiB is 0x41, and one cluster behind that has its place far back in the file,
+ * where there are no refcounts.
  */
 export async function makeLarge(path: string): Promise<void> {
   await createImage(path, { size: 16 * 1024 * 1024, with: { cluster_size: 4096 } });
@@ -64,8 +70,8 @@ export class SpoiledImages {
   }
 
   /**
-   * Copies of `count` images that can be damaged in this way, one at a time: other ones for each damage, so that each image suffers
-   * many of them.
+   * Copies of `count` images that can be damaged in this way, one at a time: other ones for each
+   * damage, so that each image suffers many of them.
    */
   async *spoiledBy(name: string, count: number): AsyncGenerator<Spoiled> {
     const index = Object.keys(damages).indexOf(name);

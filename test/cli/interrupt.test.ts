@@ -13,7 +13,9 @@ import { millrace, startMillrace, withFolder } from './program.ts';
 
 const MIB = 1024 * 1024;
 const SIZE = 64 * MIB;
-/** So slow that the job cannot end before it is stopped, and so quick that it has copied something. */
+/**
+ * So slow that the job cannot end before it is stopped, and so quick that it has copied something.
+ */
 const SPEED = '1M';
 
 async function makeOverlay(cwd: string): Promise<void> {

@@ -1,6 +1,6 @@
 /**
- * The program under test: run as a user runs it, in a process of its own, or inside the test's process where many runs are needed and
- * what is looked at is only what it says.
+ * The program under test: run as a user runs it, in a process of its own, or inside the test's
+ * process where many runs are needed and what is looked at is only what it says.
  */
 
 import type { ChildProcess } from 'node:child_process';
@@ -24,7 +24,10 @@ import { run } from '../support/run.ts';
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const ANY_EXIT_CODE = Array.from({ length: 256 }, (_, code) => code);
 
-/** Arguments of `node` that start the program: as it was built, or from its sources if these are newer. */
+/**
+ * Arguments of `node` that start the program: as it was built, or from its sources if these are
+ * newer.
+ */
 const PROGRAM: readonly string[] = programArguments();
 
 function programArguments(): string[] {
@@ -66,8 +69,9 @@ export interface Started {
 }
 
 /**
- * Starts `millrace`, for what has to happen while it runs. `stdout` is a file descriptor that it writes to instead; `under` is a
- * program, with its arguments, that is handed the command line to run.
+ * Starts `millrace`, for what has to happen while it runs. `stdout` is a file descriptor that it
+ * writes to instead; `under` is a program, with its arguments, that is handed the command line to
+ * run.
  */
 export function startMillrace(
   args: readonly string[],

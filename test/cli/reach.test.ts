@@ -1,4 +1,7 @@
-/** How commands get at bases on servers: --from, --header, --token-file; what they say of a server that does not answer, or not us. */
+/**
+ * How commands get at bases on servers: --from, --header, --token-file; what they say of a server
+ * that does not answer, or not us.
+ */
 import { readFile, writeFile } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
 import { createServer } from 'node:net';

@@ -1,4 +1,7 @@
-/** The compressed clusters of a real qcow2 image, by the specification's plainest reading: for tests of what decodes them. */
+/**
+ * The compressed clusters of a real qcow2 image, by the specification's plainest reading: for tests
+ * of what decodes them.
+ */
 import { readFileSync } from 'node:fs';
 
 /** Offsets in the header. */

@@ -1,4 +1,7 @@
-/** Every codec against what qemu-img compresses, and against streams that are damaged, cut off, too long or too short. */
+/**
+ * Every codec against what qemu-img compresses, and against streams that are damaged, cut off, too
+ * long or too short.
+ */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

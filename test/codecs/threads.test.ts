@@ -1,4 +1,7 @@
-/** The pool of decoding threads: when it starts them, that none is lost when they end, and that it keeps no process alive. */
+/**
+ * The pool of decoding threads: when it starts them, that none is lost when they end, and that it
+ * keeps no process alive.
+ */
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -132,7 +135,10 @@ describe('a pool of threads', () => {
 });
 
 describe('a process', () => {
-  /** Of programs that run in `cwd`: `codec`, and `decode(count)`, true if all of that many clusters are right. */
+  /**
+   * Of programs that run in `cwd`: `codec`, and `decode(count)`, true if all of that many clusters
+   * are right.
+   */
   const prelude = `
     import { deflateRawSync } from 'node:zlib';
     import { ThreadedCodec } from '../../hosts/node/codecs.ts';

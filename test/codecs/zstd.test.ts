@@ -1,4 +1,6 @@
-/** Frames of zstd put together by hand: where they end, and which of their claims are not believed. */
+/**
+ * Frames of zstd put together by hand: where they end, and which of their claims are not believed.
+ */
 import { describe, expect, it } from 'vitest';
 import { zstdFrame } from '../../hosts/disk/codecs/zstd.ts';
 
@@ -26,7 +28,8 @@ describe('a frame', () => {
       length: 12,
       contentSize: 3,
     });
-    // A raw block of one byte, a repeated byte (whose size is that of what it gives), a compressed block of two, and the last.
+    // A raw block of one byte, a repeated byte (whose size is that of what it gives), a compressed
+    // block of two, and the last.
     const blocks = [0x08, 0, 0, 7, 0x82, 0x00, 0, 7, 0x14, 0, 0, 7, 7];
     expect(walk(...MAGIC, 0x00, 0x58, ...blocks, ...LAST_RAW, ...behind)).toEqual({
       length: 25,

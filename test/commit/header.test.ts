@@ -1,6 +1,7 @@
 /**
- * What an overlay's header says of its base, whoever made the header: each change of the base is told whole, with what lets another base
- * be noticed, and QEMU reads it. Where it is cut short, the header tells of the old base or of the new one.
+ * What an overlay's header says of its base, whoever made the header: each change of the base is
+ * told whole, with what lets another base be noticed, and QEMU reads it. Where it is cut short, the
+ * header tells of the old base or of the new one.
  */
 import { mkdtemp, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -30,7 +31,10 @@ afterEach(async () => {
   await rm(dir, { recursive: true });
 });
 
-/** What qemu-img puts before the base's name differs with version and cluster size: the names of features reach over the first sector. */
+/**
+ * What qemu-img puts before the base's name differs with version and cluster size: the names of
+ * features reach over the first sector.
+ */
 const SHAPES: { name: string; with: Record<string, string | number> }[] = [
   { name: 'version 3', with: {} },
   { name: 'version 2', with: { compat: '0.10' } },
@@ -73,7 +77,9 @@ async function openAndClose(): Promise<void> {
   await (await openDisk({ overlay: at('overlay') })).close();
 }
 
-/** The overlay stands on this base, for QEMU and for us, and on no other that is called the same. */
+/**
+ * The overlay stands on this base, for QEMU and for us, and on no other that is called the same.
+ */
 async function standsOn(base: string, format: ImageFormat): Promise<void> {
   expect(await info(at('overlay'))).toMatchObject({
     'backing-filename': at(base),
@@ -177,7 +183,10 @@ describeWithPeer(['qemu-img'], 'the header', () => {
     },
   );
 
-  /** Rebases the overlay onto raw data in memory, and looks at the header after every part of what was written and not flushed. */
+  /**
+   * Rebases the overlay onto raw data in memory, and looks at the header after every part of what
+   * was written and not flushed.
+   */
   async function everyCut(): Promise<void> {
     const runtime = Object.assign(new MemoryRuntime(), { clock: systemClock });
     const before = await readFile(at('overlay'));

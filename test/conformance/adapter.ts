@@ -1,6 +1,7 @@
 /**
- * What a host brings to the conformance suite, and what a case is. Everything in this folder but the runners (`*.test.ts`) and the
- * server of the fixtures uses web-standard globals only: the same cases run in Node, Deno, Bun, browsers and workerd.
+ * What a host brings to the conformance suite, and what a case is. Everything in this folder but
+ * the runners (`*.test.ts`) and the server of the fixtures uses web-standard globals only: the same
+ * cases run in Node, Deno, Bun, browsers and workerd.
  */
 import type { CreateOptions, Disk, OpenOptions } from '../../hosts/api/disk.ts';
 import type { Domain } from '../../hosts/disk/domain.ts';
@@ -12,13 +13,19 @@ export interface Adapter {
   createDisk(options: CreateOptions): Promise<Disk>;
   openDisk(options: OpenOptions): Promise<Disk>;
   readonly Domain: new () => Domain;
-  /** Where an overlay of this name is kept, as `createDisk` and `openDisk` take it: nothing is there yet, and what is made there stays. */
+  /**
+   * Where an overlay of this name is kept, as `createDisk` and `openDisk` take it: nothing is there
+   * yet, and what is made there stays.
+   */
   overlay(name: string): string;
   /** Origin of the server of the fixtures (server.ts), without a slash at its end. */
   readonly server: string;
 }
 
-/** One statement of the contract, shown on a host: `run` resolves when it holds there and throws when it does not. */
+/**
+ * One statement of the contract, shown on a host: `run` resolves when it holds there and throws
+ * when it does not.
+ */
 export interface Case {
   readonly name: string;
   run(host: Adapter): Promise<void>;

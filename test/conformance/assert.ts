@@ -1,4 +1,7 @@
-/** Assertions of the conformance suite, for every runtime: each throws an Error that says what was expected and what came. */
+/**
+ * Assertions of the conformance suite, for every runtime: each throws an Error that says what was
+ * expected and what came.
+ */
 
 /** Both are the same value, compared as JSON where they are objects. */
 export function equal(actual: unknown, expected: unknown, what: string): void {
@@ -19,7 +22,10 @@ export function sameBytes(actual: Uint8Array, expected: Uint8Array, what: string
   }
 }
 
-/** What an error tells: `code` of a MillraceError, by its name, since it may have come from another thread. */
+/**
+ * What an error tells: `code` of a MillraceError, by its name, since it may have come from another
+ * thread.
+ */
 export interface Told {
   code: string;
   message: string;

@@ -1,6 +1,6 @@
 /**
- * What the fixtures hold, so that a case can tell what a disk over them has to read as. `base` is one disk in several formats; `upper`
- * is a second image with changes over it.
+ * What the fixtures hold, so that a case can tell what a disk over them has to read as. `base` is
+ * one disk in several formats; `upper` is a second image with changes over it.
  */
 import type { ContentKind } from '../fixtures/content.ts';
 import { makeContent } from '../fixtures/content.ts';

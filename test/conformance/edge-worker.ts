@@ -1,4 +1,7 @@
-/** The conformance suite on the edge host, inside a Durable Object: the answer to a request is a line of JSON for each case. */
+/**
+ * The conformance suite on the edge host, inside a Durable Object: the answer to a request is a
+ * line of JSON for each case.
+ */
 
 import type { Bucket, ObjectState } from '../../hosts/edge/index.ts';
 import { createDisk, Domain, openDisk } from '../../hosts/edge/index.ts';

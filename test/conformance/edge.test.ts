@@ -1,4 +1,7 @@
-/** The conformance suite in workerd, by Miniflare: with overlays in a Durable Object's storage, and with overlays in a bucket. */
+/**
+ * The conformance suite in workerd, by Miniflare: with overlays in a Durable Object's storage, and
+ * with overlays in a bucket.
+ */
 import { createInterface } from 'node:readline';
 import { Readable } from 'node:stream';
 import type { Miniflare } from 'miniflare';

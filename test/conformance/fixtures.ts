@@ -1,17 +1,26 @@
-/** Makes the fixtures that the suite's server gives, with qemu-img: one disk in each format that a base comes in, and faulty ones. */
+/**
+ * Makes the fixtures that the suite's server gives, with qemu-img: one disk in each format that a
+ * base comes in, and faulty ones.
+ */
 import { copyFile, open, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeQcow2, writeRaw } from '../fixtures/layout.ts';
 import { convertImage, createImage } from '../support/qemu.ts';
 import { BASE_RUNS, BASE_SIZE, CLUSTER, tailContent, UPPER_RUNS } from './content.ts';
 
-/** qcow2 header (qcow2 specification, "Header"): the table that says where the clusters are, and what a reader must understand. */
+/**
+ * qcow2 header (qcow2 specification, "Header"): the table that says where the clusters are, and
+ * what a reader must understand.
+ */
 const HEADER_L1_OFFSET = 40;
 const HEADER_INCOMPATIBLE = 72;
 /** No version of the format has given this bit a meaning. */
 const UNKNOWN_FEATURE = 1n << 40n;
 
-/** Writes base.raw, base.qcow2, base-zlib.qcow2, base-zstd.qcow2, base-extended.qcow2, upper.qcow2, tail.raw, corrupt.qcow2, unknown.qcow2. */
+/**
+ * Writes base.raw, base.qcow2, base-zlib.qcow2, base-zstd.qcow2, base-extended.qcow2, upper.qcow2,
+ * tail.raw, corrupt.qcow2, unknown.qcow2.
+ */
 export async function makeFixtures(folder: string): Promise<void> {
   const path = (name: string): string => join(folder, name);
   const raw = path('base.raw');

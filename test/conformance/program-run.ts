@@ -1,4 +1,7 @@
-/** Runs the suite's program (program.ts) in another runtime and reports each of its cases as a test of its own. */
+/**
+ * Runs the suite's program (program.ts) in another runtime and reports each of its cases as a test
+ * of its own.
+ */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, realpath, rm } from 'node:fs/promises';
@@ -18,7 +21,10 @@ export const ROOT: string = fileURLToPath(new URL('../..', import.meta.url));
 /** The whole suite takes some fifteen seconds; a case that hangs holds up those behind it. */
 const SUITE_MS_MAX = 120_000;
 
-/** How to start the suite on a runtime: program and arguments, for the fixtures' server and a folder for overlays. */
+/**
+ * How to start the suite on a runtime: program and arguments, for the fixtures' server and a folder
+ * for overlays.
+ */
 export type Start = (server: URL, folder: string) => readonly [program: string, ...args: string[]];
 
 /** Tests that the contract holds on a runtime which runs as a program. */

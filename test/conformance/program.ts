@@ -1,4 +1,7 @@
-/** Runs the suite as a program: a line of JSON for each case on standard output, read by program-run.ts. */
+/**
+ * Runs the suite as a program: a line of JSON for each case on standard output, read by
+ * program-run.ts.
+ */
 import type { Adapter } from './adapter.ts';
 import { cases } from './suite.ts';
 

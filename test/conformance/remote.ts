@@ -1,4 +1,7 @@
-/** A case's own view of a fixture on the server, whose behaviour it sets: the client's side of server.ts. */
+/**
+ * A case's own view of a fixture on the server, whose behaviour it sets: the client's side of
+ * server.ts.
+ */
 import type { Adapter } from './adapter.ts';
 
 /** How a view answers; nothing set is the plain fixture. */

@@ -1,6 +1,7 @@
 /**
- * The server of the fixtures, in Node: gives ranges as RFC 9110 wants, with the CORS headers that a page needs. A case can have a view
- * of a fixture of its own, and tell the server to hold, refuse or change it: so every host meets the same faults, over real HTTP.
+ * The server of the fixtures, in Node: gives ranges as RFC 9110 wants, with the CORS headers that a
+ * page needs. A case can have a view of a fixture of its own, and tell the server to hold, refuse
+ * or change it: so every host meets the same faults, over real HTTP.
  *
  *   GET  /NAME            a fixture
  *   GET  /own/ID/NAME     the same, as the view ID has it

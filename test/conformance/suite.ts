@@ -1,4 +1,7 @@
-/** All cases of the conformance suite. A runner gives each of them an adapter of its host; a case takes well under a second. */
+/**
+ * All cases of the conformance suite. A runner gives each of them an adapter of its host; a case
+ * takes well under a second.
+ */
 import type { Case } from './adapter.ts';
 import { baseCases } from './cases/bases.ts';
 import { dataCases } from './cases/data.ts';

@@ -1,6 +1,6 @@
 /**
- * The demo's base: a disk as a fresh installation leaves it, half of it never written, the rest programs (which do not compress) and
- * texts (which do). The same bytes every time.
+ * The demo's base: a disk as a fresh installation leaves it, half of it never written, the rest
+ * programs (which do not compress) and texts (which do). The same bytes every time.
  */
 import { createHash } from 'node:crypto';
 import { open } from 'node:fs/promises';
@@ -19,7 +19,10 @@ export interface SampleBase {
   hash: string;
 }
 
-/** Makes the base in `folder`: as a compressed qcow2, as cloud images are, where qemu-img is installed; else raw. */
+/**
+ * Makes the base in `folder`: as a compressed qcow2, as cloud images are, where qemu-img is
+ * installed; else raw.
+ */
 export async function makeSampleBase(folder: string): Promise<SampleBase> {
   const raw = join(folder, 'base.raw');
   const hash = createHash('sha256');

@@ -1,7 +1,7 @@
 /**
- * What `npm start` runs: the whole of the main job on a sample base, on this machine alone. It makes the base, serves it over HTTP
- * through an emulated slow link, starts on an empty overlay as a guest would, streams the rest, and proves the result. It leaves
- * nothing behind.
+ * What `npm start` runs: the whole of the main job on a sample base, on this machine alone. It
+ * makes the base, serves it over HTTP through an emulated slow link, starts on an empty overlay as
+ * a guest would, streams the rest, and proves the result. It leaves nothing behind.
  */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -34,7 +34,8 @@ const PROGRAM = fileURLToPath(new URL('../../dist/node/main.js', import.meta.url
 const folder = await mkdtemp(join(tmpdir(), 'millrace-demo-'));
 let child: ReturnType<typeof spawn> | undefined;
 process.on('SIGINT', () => {
-  // Ctrl-C reaches the program that streams, too: it stops cleanly, and the demo then ends by itself.
+  // Ctrl-C reaches the program that streams, too: it stops cleanly, and the demo then ends by
+  // itself.
   if (child) return;
   rmSync(folder, { recursive: true, force: true });
   process.exit(130);

@@ -1,4 +1,7 @@
-/** Serves one file over HTTP on loopback, by ranges (RFC 9110, section 14): what any web server or object store does with an image. */
+/**
+ * Serves one file over HTTP on loopback, by ranges (RFC 9110, section 14): what any web server or
+ * object store does with an image.
+ */
 
 import { once } from 'node:events';
 import { createReadStream, statSync } from 'node:fs';

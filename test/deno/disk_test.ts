@@ -1,4 +1,7 @@
-/** The Deno host in Deno's own test runner, which grants each test its permissions: `deno task test`, also run by deno.test.ts. */
+/**
+ * The Deno host in Deno's own test runner, which grants each test its permissions: `deno task
+ * test`, also run by deno.test.ts.
+ */
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from '@std/assert';
 import { join } from '@std/path';
 import type { BlockFile } from '../../hosts/deno/index.ts';

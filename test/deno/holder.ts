@@ -1,6 +1,6 @@
 /**
- * A Deno program that has a disk open for writing until it is ended: `deno run … holder.ts OVERLAY`; or a worker, to which the overlay's
- * path is posted.
+ * A Deno program that has a disk open for writing until it is ended: `deno run … holder.ts
+ * OVERLAY`; or a worker, to which the overlay's path is posted.
  */
 import { openDisk } from '../../hosts/deno/index.ts';
 

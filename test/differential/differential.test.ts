@@ -1,4 +1,7 @@
-/** Seeds that every change has to pass: two of every kind of overlay. More of them: `npm run differential -- --seed N --count N`. */
+/**
+ * Seeds that every change has to pass: two of every kind of overlay. More of them: `npm run
+ * differential -- --seed N --count N`.
+ */
 import { it } from 'vitest';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { shapes } from './images.ts';

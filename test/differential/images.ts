@@ -1,4 +1,7 @@
-/** The overlays and chains of the differential test: made by qemu-img, so that kinds come in that `createDisk` does not make. */
+/**
+ * The overlays and chains of the differential test: made by qemu-img, so that kinds come in that
+ * `createDisk` does not make.
+ */
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -44,7 +47,10 @@ export interface Chain {
   depth: number;
 }
 
-/** Makes an overlay of a shape over a chain of one to three images, and puts all of them into the runtime. */
+/**
+ * Makes an overlay of a shape over a chain of one to three images, and puts all of them into the
+ * runtime.
+ */
 export async function makeChain(
   runtime: MemoryRuntime,
   shape: Shape,

@@ -1,13 +1,17 @@
 /**
- * The plain model that disks are held against: for every sector, the contents it may have. Requests that overlap in time may have been
- * done in any order, a failed one may have been done or not, and after a crash a sector may show anything since the last flush; within
- * these bounds the model takes no excuse.
+ * The plain model that disks are held against: for every sector, the contents it may have. Requests
+ * that overlap in time may have been done in any order, a failed one may have been done or not, and
+ * after a crash a sector may show anything since the last flush; within these bounds the model
+ * takes no excuse.
  */
 
 export const SECTOR = 512;
 const ZEROS = Buffer.alloc(SECTOR);
 
-/** Requests that one sector is asked to take before they have all ended: their orders are counted out. */
+/**
+ * Requests that one sector is asked to take before they have all ended: their orders are counted
+ * out.
+ */
 const OVERLAPS_MAX = 4;
 
 /** A change that was asked for: bytes, or zeros. */
@@ -38,7 +42,10 @@ interface Past {
 interface Sector {
   /** What it may hold, before `changes`. */
   now: Buffer[];
-  /** Asked for since, and not all ended (or a read is under way that may have seen less than all of them). */
+  /**
+   * Asked for since, and not all ended (or a read is under way that may have seen less than all of
+   * them).
+   */
   changes: Change[];
   readers: number;
   past: Past[];
@@ -89,7 +96,10 @@ export class Model {
     return { offset, length, begun: ++this.#time };
   }
 
-  /** Checks what a read has found. Without `found` it failed. @throws when a sector has none of the contents that it may have. */
+  /**
+   * Checks what a read has found. Without `found` it failed.
+   * @throws when a sector has none of the contents that it may have.
+   */
   found(reading: Reading, found?: Uint8Array): void {
     this.#time++;
     for (const [index, sector] of this.#known(reading.offset, reading.length)) {
@@ -122,7 +132,10 @@ export class Model {
     this.size = size;
   }
 
-  /** After a crash: checks that every sector shows something it has held since the last flush, and goes on from what is there. */
+  /**
+   * After a crash: checks that every sector shows something it has held since the last flush, and
+   * goes on from what is there.
+   */
   recover(found: Uint8Array): void {
     for (const [index, sector] of this.#sectors) {
       if (index * SECTOR >= found.length) continue;
@@ -179,7 +192,10 @@ export class Model {
     }
   }
 
-  /** All contents that the changes may have led to by now; those that had been done before `since` are certain. */
+  /**
+   * All contents that the changes may have led to by now; those that had been done before `since`
+   * are certain.
+   */
   #reachable(index: number, sector: Sector, since: number): Buffer[] {
     const { changes } = sector;
     if (changes.length === 0) return sector.now;
@@ -219,7 +235,10 @@ export class Model {
     return [...results.values()];
   }
 
-  /** When all changes have ended and nobody reads, what they may have led to is what the sector may hold. */
+  /**
+   * When all changes have ended and nobody reads, what they may have led to is what the sector may
+   * hold.
+   */
   #settle(index: number, sector: Sector): void {
     if (
       sector.readers ||
@@ -278,7 +297,10 @@ function* indices(offset: number, length: number): Generator<number> {
     yield index;
 }
 
-/** The part of a sector that was found by a read from `offset` on, and where in the sector it begins. */
+/**
+ * The part of a sector that was found by a read from `offset` on, and where in the sector it
+ * begins.
+ */
 function sectorOf(
   found: Uint8Array,
   offset: number,

@@ -1,6 +1,7 @@
 /**
- * One differential run: from a seed, a guest, a job, bad weather in the storage and reopenings, in an order that only the seed decides,
- * held against the model at every read and at the end; the image that is left is held against qemu-img.
+ * One differential run: from a seed, a guest, a job, bad weather in the storage and reopenings, in
+ * an order that only the seed decides, held against the model at every read and at the end; the
+ * image that is left is held against qemu-img.
  */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -110,7 +111,8 @@ class Run {
   }
 
   async prepare(): Promise<void> {
-    // Reading and compiling it takes longer, on a busy machine, than a disk may be without anything to do.
+    // Reading and compiling it takes longer, on a busy machine, than a disk may be without anything
+    // to do.
     await this.#runtime.engine();
     if (this.#one(2)) this.#runtime.remote = { chunk: 64 * KIB, depth: 8 };
     this.#chain = await makeChain(this.#runtime, this.#shape, this.#random);
@@ -240,7 +242,8 @@ class Run {
   }
 
   #discard(offset: number, length: number): void {
-    // Which cluster is the disk's last, and whole though it is cut, depends on which of the two comes first.
+    // Which cluster is the disk's last, and whole though it is cut, depends on which of the two
+    // comes first.
     if (this.#resizing) return;
     const cluster = this.#disk.clusterSize;
     const from = Math.ceil(offset / cluster) * cluster;
@@ -405,7 +408,8 @@ class Run {
     }
     if (info.status === JobStatus.COMPLETED && info.remaining)
       this.#fails(`a job is complete and ${info.remaining} bytes remain`);
-    // What the job tells at its end is what the disk tells, but for what guests have brought in since.
+    // What the job tells at its end is what the disk tells, but for what guests have brought in
+    // since.
     const { offset, length } = info;
     if (
       job.options.base !== undefined ||

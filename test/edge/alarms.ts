@@ -1,6 +1,6 @@
 /**
- * A worker of the tests whose alarms come when the test says so: `/alarm` is one, and tells how long after it the next was asked for;
- * `/next` tells that without one.
+ * A worker of the tests whose alarms come when the test says so: `/alarm` is one, and tells how
+ * long after it the next was asked for; `/next` tells that without one.
  */
 
 import type { ObjectState, ServedDisks } from '../../hosts/edge/index.ts';

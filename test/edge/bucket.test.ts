@@ -1,4 +1,7 @@
-/** Images in a bucket that is slow, busy or failing: a bucket in memory, which answers when and how each case says. */
+/**
+ * Images in a bucket that is slow, busy or failing: a bucket in memory, which answers when and how
+ * each case says.
+ */
 import { afterEach, expect, it, vi } from 'vitest';
 import {
   keyBeside,

@@ -1,4 +1,7 @@
-/** Disks served by a Durable Object in workerd: what a first read costs, jobs that outlive their request, bases in a bucket. */
+/**
+ * Disks served by a Durable Object in workerd: what a first read costs, jobs that outlive their
+ * request, bases in a bucket.
+ */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -29,7 +32,10 @@ const ask = (
     headers: { Authorization: `Bearer ${TOKEN}`, ...init.headers },
   });
 
-/** The part of Miniflare's view of the bucket that is used here: its own types need those of the platform. */
+/**
+ * The part of Miniflare's view of the bucket that is used here: its own types need those of the
+ * platform.
+ */
 interface TestBucket {
   put(key: string, value: Uint8Array): Promise<unknown>;
   list(options: { prefix: string }): Promise<{ objects: { key: string }[] }>;
@@ -230,7 +236,10 @@ describe('a job whose object is gone, asked for before any alarm', () => {
   );
 });
 
-/** A worker whose alarms come when `tell` says so, over a base that gives its first page, and of the rest what it does not refuse. */
+/**
+ * A worker whose alarms come when `tell` says so, over a base that gives its first page, and of the
+ * rest what it does not refuse.
+ */
 async function withAlarms(
   act: (
     tell: (path: string, body?: string) => Promise<Told>,

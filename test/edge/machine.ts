@@ -1,6 +1,6 @@
 /**
- * A worker of the tests: one Durable Object that serves disks over a base elsewhere, and over one in the bucket. `/write/OVERLAY` writes to
- * an overlay past the disks that it serves.
+ * A worker of the tests: one Durable Object that serves disks over a base elsewhere, and over one
+ * in the bucket. `/write/OVERLAY` writes to an overlay past the disks that it serves.
  */
 
 import type { Bucket, EdgePlaces, ObjectState, ServedDisks } from '../../hosts/edge/index.ts';

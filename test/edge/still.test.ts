@@ -1,4 +1,7 @@
-/** What waits for a job leaves nothing behind at its disk, however often it does: an alarm a minute, for days. */
+/**
+ * What waits for a job leaves nothing behind at its disk, however often it does: an alarm a minute,
+ * for days.
+ */
 import { getEventListeners } from 'node:events';
 import { expect, it } from 'vitest';
 import type { Disk } from '../../hosts/api/disk.ts';

@@ -1,4 +1,7 @@
-/** Runs a worker of the tests in workerd, by Miniflare: bundled as a deployment does it, with the engine as a compiled module. */
+/**
+ * Runs a worker of the tests in workerd, by Miniflare: bundled as a deployment does it, with the
+ * engine as a compiled module.
+ */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -15,7 +18,10 @@ export interface WorkerOptions {
   persist?: string;
 }
 
-/** Starts the module at `entry`, with one class of Durable Objects (over SQLite) and a bucket, BUCKET. */
+/**
+ * Starts the module at `entry`, with one class of Durable Objects (over SQLite) and a bucket,
+ * BUCKET.
+ */
 export async function startWorker(
   entry: URL,
   { object, bindings, persist }: WorkerOptions,

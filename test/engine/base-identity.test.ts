@@ -1,4 +1,7 @@
-/** What an overlay records of its base so that another one is noticed, where that is longer than a header takes. */
+/**
+ * What an overlay records of its base so that another one is noticed, where that is longer than a
+ * header takes.
+ */
 import { expect, it } from 'vitest';
 import { commitWith } from '../../hosts/disk/commit.ts';
 import { rebaseWith } from '../../hosts/disk/rebase.ts';

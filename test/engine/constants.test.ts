@@ -1,4 +1,7 @@
-/** What engine and hosts both know, each in its own file, held against each other: the engine's sources are read as text. */
+/**
+ * What engine and hosts both know, each in its own file, held against each other: the engine's
+ * sources are read as text.
+ */
 import { readFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
 import { ENGINE_CODES, ENGINE_REASONS } from '../../hosts/disk/driver/reasons.ts';
@@ -7,7 +10,10 @@ async function source(path: string): Promise<string> {
   return readFile(new URL(`../../${path}`, import.meta.url), 'utf8');
 }
 
-/** Number constants of a TypeScript or AssemblyScript file whose names match, in the order of the file: `const NAME[: type] = number`. */
+/**
+ * Number constants of a TypeScript or AssemblyScript file whose names match, in the order of the
+ * file: `const NAME[: type] = number`.
+ */
 async function constants(path: string, name: RegExp): Promise<Map<string, number>> {
   const text = await source(path);
   const found = [
@@ -23,7 +29,9 @@ function evaluate(text: string): number {
   return value * 2 ** (shift ?? 0);
 }
 
-/** The members of `const NAME = { a: 1, … }`, with the engine's way of writing names: `aB` is `A_B`. */
+/**
+ * The members of `const NAME = { a: 1, … }`, with the engine's way of writing names: `aB` is `A_B`.
+ */
 async function members(path: string, name: string): Promise<Map<string, number>> {
   const body = new RegExp(`const ${name} = \\{([^}]*)\\}`).exec(await source(path))?.[1];
   if (body === undefined) throw new Error(`${path} has no object ${name}`);
@@ -52,7 +60,10 @@ it('has a sentence for each of the reasons', async () => {
   expect(ENGINE_REASONS.filter((reason) => reason.trim() === '')).toEqual([]);
 });
 
-/** A word that says what a reason is about has to be in its sentence, so that no two have changed places. */
+/**
+ * A word that says what a reason is about has to be in its sentence, so that no two have changed
+ * places.
+ */
 const ABOUT: Record<string, RegExp> = {
   R_MAGIC: /magic/,
   R_VERSION: /version/,

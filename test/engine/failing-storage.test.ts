@@ -1,4 +1,7 @@
-/** Storage that fails while much is to be written: every request ends, and the image goes on telling the truth about itself. */
+/**
+ * Storage that fails while much is to be written: every request ends, and the image goes on telling
+ * the truth about itself.
+ */
 import { expect, it } from 'vitest';
 import { MillraceError } from '../../hosts/api/errors.ts';
 import type { EngineDisk } from '../../hosts/disk/disk.ts';

@@ -21,7 +21,8 @@ it('keeps what a read gave until the host has copied it, though other reads wait
     await file.close();
     const disk = await createDisk({ overlay: join(dir, 'overlay.qcow2'), base, memory: 16 * MIB });
     await disk.stream();
-    // Every other piece is zeros, which the engine fills in itself in the step in which it has got the memory.
+    // Every other piece is zeros, which the engine fills in itself in the step in which it has got
+    // the memory.
     const read = await Promise.all(
       Array.from({ length: PIECES }, (_, piece) => disk.read(piece * PIECE, PIECE)),
     );

@@ -1,4 +1,7 @@
-/** The order on disk where the header is one sector, and says where the refcount table is as well as what the base is called. */
+/**
+ * The order on disk where the header is one sector, and says where the refcount table is as well as
+ * what the base is called.
+ */
 import { mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -12,7 +15,10 @@ import { createImage } from '../support/qemu.ts';
 const KIB = 1024;
 const MIB = 1024 * KIB;
 const SECTOR = 512;
-/** What a table of one cluster of 512 bytes counts, with refcounts of 64 bits: a disk that holds more moves it. */
+/**
+ * What a table of one cluster of 512 bytes counts, with refcounts of 64 bits: a disk that holds
+ * more moves it.
+ */
 const COUNTED = 2 * MIB;
 const BEFORE = COUNTED - 148 * KIB;
 const AT_REFCOUNT_TABLE = 48;
@@ -35,8 +41,9 @@ async function makeOverlay(): Promise<Uint8Array> {
 }
 
 /**
- * Writes until the refcount table moves, and gives the overlay another base at the operation `at`. Gives how many operations there were,
- * whether the table moved, and how often a cut would have left a header that tells of a table which is not there.
+ * Writes until the refcount table moves, and gives the overlay another base at the operation `at`.
+ * Gives how many operations there were, whether the table moved, and how often a cut would have
+ * left a header that tells of a table which is not there.
  */
 async function run(
   image: Uint8Array,

@@ -1,4 +1,7 @@
-/** Disks that become larger and smaller: what their tables show then, when it fails, and beside reads. */
+/**
+ * Disks that become larger and smaller: what their tables show then, when it fails, and beside
+ * reads.
+ */
 import { expect, it } from 'vitest';
 import { systemClock } from '../../hosts/api/clock.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
@@ -121,7 +124,10 @@ it('a disk becomes smaller while what is read ahead waits behind its end', async
   for (let seed = 40; seed < 60; seed++) await shrinkBesideReads(seed);
 }, 60_000);
 
-/** The base answers after so many turns as the seed says; in one of these, a read-ahead came to a disk that ends where it begins. */
+/**
+ * The base answers after so many turns as the seed says; in one of these, a read-ahead came to a
+ * disk that ends where it begins.
+ */
 async function shrinkBesideReads(seed: number): Promise<void> {
   const runtime = Object.assign(new MemoryRuntime(), { clock: systemClock });
   runtime.add('b', new Uint8Array(16 * MIB).fill(5));

@@ -1,6 +1,7 @@
 /**
- * One case: a hostile image as overlay or as base of a real engine, through all that can be asked of it. Whatever is wrong with the image,
- * the engine answers every request, in bounded work, inside its memory, and writes nothing to an overlay that it refused to open.
+ * One case: a hostile image as overlay or as base of a real engine, through all that can be asked
+ * of it. Whatever is wrong with the image, the engine answers every request, in bounded work,
+ * inside its memory, and writes nothing to an overlay that it refused to open.
  */
 import { inflateRawSync } from 'node:zlib';
 import { Random } from '../fixtures/content.ts';
@@ -18,7 +19,10 @@ const MEMORY_BYTES = 8 << 20;
 const RAW = 1;
 const QCOW2 = 2;
 const WRITABLE = 1;
-/** Operations that one request on images this small may lead to: every sector of them by itself, and tables between. */
+/**
+ * Operations that one request on images this small may lead to: every sector of them by itself, and
+ * tables between.
+ */
 const OPERATIONS_MAX = 20_000;
 /** Of a disk that claims to be larger, only pieces are read and streamed. */
 const PIECE_BYTES = 256 << 10;

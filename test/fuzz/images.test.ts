@@ -1,6 +1,6 @@
 /**
- * Hostile images through a real engine: a fixed set, a fresh one, and those that once brought an engine down. `npm run fuzz -- --seed N`
- * replays one.
+ * Hostile images through a real engine: a fixed set, a fresh one, and those that once brought an
+ * engine down. `npm run fuzz -- --seed N` replays one.
  */
 import { expect, it } from 'vitest';
 import { loadEngine } from '../simulator/simulate.ts';

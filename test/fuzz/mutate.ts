@@ -1,6 +1,7 @@
 /**
- * Hostile images: a sound one, written in any shape, in which a few things are made wrong where it hurts (fields of the header, table
- * entries, refcounts, descriptors of compressed clusters, subcluster bitmaps, extensions, the file's length). All from one seed.
+ * Hostile images: a sound one, written in any shape, in which a few things are made wrong where it
+ * hurts (fields of the header, table entries, refcounts, descriptors of compressed clusters,
+ * subcluster bitmaps, extensions, the file's length). All from one seed.
  */
 import { Random } from '../fixtures/content.ts';
 import { makeImage } from '../simulator/images.ts';

@@ -1,7 +1,8 @@
 /**
- * One case: a disk over an unruly server, read, written and streamed with short timeouts. Whatever the server does, each call gives the
- * right bytes or an error by name, in the end; the overlay is sound; and once the server behaves, the stream completes and the disk
- * shows its base with what the guest wrote.
+ * One case: a disk over an unruly server, read, written and streamed with short timeouts. Whatever
+ * the server does, each call gives the right bytes or an error by name, in the end; the overlay is
+ * sound; and once the server behaves, the stream completes and the disk shows its base with what
+ * the guest wrote.
  */
 
 import type { HttpOptions, HttpSource } from '../../hosts/bases/http/http.ts';
@@ -32,11 +33,16 @@ const CLUSTER_BITS_MAX = 18;
 const ACTIONS_MAX = 8;
 const RANGE_BYTES_MAX = 700 * KIB;
 const RESUMES_MAX = 2;
-/** Decides only that something hangs: all timeouts, waits and repetitions of one call take seconds. */
+/**
+ * Decides only that something hangs: all timeouts, waits and repetitions of one call take seconds.
+ */
 const HANG_MS = 120_000;
 /** In the URL's credentials, and never in a message. */
 const SECRET = 'hush-hush';
-/** What a server can bring about. Nothing that it does makes the metadata of a sound base look corrupt. */
+/**
+ * What a server can bring about. Nothing that it does makes the metadata of a sound base look
+ * corrupt.
+ */
 const CODES: readonly ErrorCode[] = [
   'EIO',
   'ETIMEDOUT',
@@ -102,7 +108,10 @@ class ServerCase {
   readonly #server: UnrulyServer;
   readonly #url: string;
   readonly #overlay = new MemoryFile('overlay.qcow2');
-  /** What the disk shows; but where a write failed, it is not known whether the old bytes or the new ones are there. */
+  /**
+   * What the disk shows; but where a write failed, it is not known whether the old bytes or the new
+   * ones are there.
+   */
   readonly #truth: Uint8Array;
   readonly #unsure: Range[] = [];
   /** The overlay needs its base no more. */

@@ -1,4 +1,7 @@
-/** Disks over servers that misbehave by seed: a fixed set of seeds, and fresh ones. `npm run fuzz -- --servers --seed N` replays one. */
+/**
+ * Disks over servers that misbehave by seed: a fixed set of seeds, and fresh ones. `npm run fuzz --
+ * --servers --seed N` replays one.
+ */
 import { expect, it } from 'vitest';
 import { runServerCases } from './server-case.ts';
 

@@ -1,7 +1,8 @@
 /**
- * Unruly HTTP servers: each has one object, and answers requests wrongly, in part, late or not at all, as its seed says. What a request
- * gets depends on the seed and the request's number alone. A lie can always be found out: no server here sends other bytes under the
- * headers of the right ones, which nobody could notice.
+ * Unruly HTTP servers: each has one object, and answers requests wrongly, in part, late or not at
+ * all, as its seed says. What a request gets depends on the seed and the request's number alone. A
+ * lie can always be found out: no server here sends other bytes under the headers of the right
+ * ones, which nobody could notice.
  */
 
 import type { OutgoingHttpHeaders } from 'node:http';
@@ -26,7 +27,10 @@ interface Scene extends Ask {
   readonly object: Uint8Array;
   /** For what varies within a deed. */
   readonly random: Random;
-  /** Whether all other versions must differ in size: this server does not always tell its validators. */
+  /**
+   * Whether all other versions must differ in size: this server does not always tell its
+   * validators.
+   */
   readonly shy: boolean;
 }
 
@@ -181,7 +185,10 @@ const DEEDS: Record<string, Deed> = {
   'claims to be empty': (s) => void s.response.writeHead(200, { 'Content-Length': 0 }).end(),
 };
 
-/** These deny that the object is what it was when it was first opened: before that, they would be believed. */
+/**
+ * These deny that the object is what it was when it was first opened: before that, they would be
+ * believed.
+ */
 const CHANGES = new Set([
   'has changed',
   'has grown or shrunk',

@@ -1,7 +1,7 @@
 /**
- * The Linux guest that boots in v86 and in QEMU: a raw disk of 160 MiB with a shell on the first serial port. It is made once, by
- * build.sh beside this file, and kept in the folder of fixtures, which may be deleted at any time. Run as a program, it prints where
- * the image is.
+ * The Linux guest that boots in v86 and in QEMU: a raw disk of 160 MiB with a shell on the first
+ * serial port. It is made once, by build.sh beside this file, and kept in the folder of fixtures,
+ * which may be deleted at any time. Run as a program, it prints where the image is.
  */
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
@@ -34,8 +34,8 @@ const SCRIPT = fileURLToPath(new URL('build.sh', import.meta.url));
 const MEBIBYTE = 1024 * 1024;
 
 /**
- * Gives the guest, and makes it first when it is not there: half a minute, some 90 MiB of packages. Processes that ask at once wait
- * for the one that makes it.
+ * Gives the guest, and makes it first when it is not there: half a minute, some 90 MiB of packages.
+ * Processes that ask at once wait for the one that makes it.
  */
 export async function makeGuest(): Promise<Guest> {
   // A changed recipe is another guest.

@@ -1,4 +1,7 @@
-/** A machine in v86 under Node, with its serial console as a shell that answers. Screen, keyboard and sound are left out. */
+/**
+ * A machine in v86 under Node, with its serial console as a shell that answers. Screen, keyboard
+ * and sound are left out.
+ */
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';

@@ -1,4 +1,7 @@
-/** Puts the guest beside the console's page as its sample: `npm run web:sample`, then `npm run web:dev` or `npm run web:build`. */
+/**
+ * Puts the guest beside the console's page as its sample: `npm run web:sample`, then `npm run
+ * web:dev` or `npm run web:build`.
+ */
 import { copyFile, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';

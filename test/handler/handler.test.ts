@@ -1,4 +1,7 @@
-/** The handler over real HTTP: a served disk is a good base, its job is controlled from afar, and bad requests are refused by name. */
+/**
+ * The handler over real HTTP: a served disk is a good base, its job is controlled from afar, and
+ * bad requests are refused by name.
+ */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { Agent, request } from 'node:http';
 import { tmpdir } from 'node:os';

@@ -118,7 +118,8 @@ describe('millrace serve', () => {
           }
           await base.asked;
           server.child.kill('SIGINT');
-          // The disk waits for what is being read. Again and again, as two signals that come together are one.
+          // The disk waits for what is being read. Again and again, as two signals that come
+          // together are one.
           const again = setInterval(() => server.child.kill('SIGINT'), 100);
           expect(await server.ended).toMatchObject({
             exitCode: 130,

@@ -1,4 +1,7 @@
-/** The rooms of the hosts: a module imports from its own room and from those below it, never the other way round. */
+/**
+ * The rooms of the hosts: a module imports from its own room and from those below it, never the
+ * other way round.
+ */
 import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -6,7 +9,9 @@ import { describe, expect, it } from 'vitest';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
-/** A room's floor: it may import from lower floors only. Rooms of one floor do not know one another. */
+/**
+ * A room's floor: it may import from lower floors only. Rooms of one floor do not know one another.
+ */
 const FLOORS: Record<string, number> = {
   'hosts/api': 0,
   'engine/protocol.ts': 1,
@@ -24,7 +29,10 @@ const FLOORS: Record<string, number> = {
 /** What no compiler makes a module of: anyone may have it. */
 const DATA = ['hosts/engine.wasm', 'deno.json'];
 
-/** What `hosts/` holds besides rooms: nothing that is part of a program, but the engine that is built there. */
+/**
+ * What `hosts/` holds besides rooms: nothing that is part of a program, but the engine that is
+ * built there.
+ */
 const LOOSE_FILES = ['README.md', 'build.mjs', 'engine.wasm', 'tsconfig.build.json'];
 
 const IMPORT =

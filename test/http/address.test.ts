@@ -8,7 +8,10 @@ import { eachTransport } from './transports.ts';
 
 const object = pattern(FIRST_PAGE_BYTES + 1_000_000);
 const FIRST_PAGE = `0-${FIRST_PAGE_BYTES - 1}`;
-/** Where the tests read: behind the first page, so far from each other that no request takes two of them. */
+/**
+ * Where the tests read: behind the first page, so far from each other that no request takes two of
+ * them.
+ */
 const PLACES = [1, 2, 3, 4].map((n) => FIRST_PAGE_BYTES + n * 200_000);
 const [AT, LATER] = PLACES;
 const into = new Uint8Array(1000);

@@ -31,7 +31,10 @@ function error(code: string, message: RegExp | string): unknown {
 }
 
 eachTransport((openHttp) => {
-  /** The error of a read for which the server answers as `script` says, after a right answer at open. */
+  /**
+   * The error of a read for which the server answers as `script` says, after a right answer at
+   * open.
+   */
   async function readError(
     script: (ask: Ask) => void,
     atOpen: (ask: Ask) => void = (ask) => ask.answer(),
@@ -491,7 +494,10 @@ eachTransport((openHttp) => {
 });
 
 describe('in a page, from another origin', () => {
-  /** A fetch whose answers look as a page sees them: marked `cors`, and only the exposed headers there. */
+  /**
+   * A fetch whose answers look as a page sees them: marked `cors`, and only the exposed headers
+   * there.
+   */
   const corsFetch =
     (...exposed: string[]): typeof fetch =>
     async (input, init) => {

@@ -1,4 +1,6 @@
-/** How reads become requests: the elevator alone, with transfers that move when the test says so. */
+/**
+ * How reads become requests: the elevator alone, with transfers that move when the test says so.
+ */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { MillraceError } from '../../hosts/api/errors.ts';

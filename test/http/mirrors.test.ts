@@ -1,4 +1,7 @@
-/** One URL that leads to several servers: which of their answers are taken for one object, and how often the way is asked for. */
+/**
+ * One URL that leads to several servers: which of their answers are taken for one object, and how
+ * often the way is asked for.
+ */
 import { once } from 'node:events';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer } from 'node:http';
@@ -17,7 +20,10 @@ const SIZE = FIRST_PAGE_BYTES + 3_000_000;
 const object = pattern(SIZE);
 const LENGTH = 5000;
 
-/** Bytes of which the last that is known before a change of servers, and those behind it, are others. */
+/**
+ * Bytes of which the last that is known before a change of servers, and those behind it, are
+ * others.
+ */
 const otherwise = object.map((byte, at) => (at < FIRST_PAGE_BYTES ? byte : byte ^ 1));
 
 interface Front {

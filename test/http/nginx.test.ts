@@ -1,4 +1,7 @@
-/** A base on a real server: what is asked, what arrives, and what happens when the file or its access changes. */
+/**
+ * A base on a real server: what is asked, what arrives, and what happens when the file or its
+ * access changes.
+ */
 import { appendFile, mkdir, mkdtemp, rename, rm, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -144,7 +147,8 @@ eachTransport((openHttp) => {
         expect(source.stats.bytes).toBe(object.length);
         await source.close();
       });
-      // Two a lane: Node's fetch opens another one when a request comes in the moment in which the last one's is not free yet.
+      // Two a lane: Node's fetch opens another one when a request comes in the moment in which the
+      // last one's is not free yet.
       expect(new Set(log.map((line) => line.connection)).size).toBeLessThanOrEqual(4);
       expect(Math.max(...log.map((line) => line.bytes))).toBeLessThanOrEqual(REQUEST_BYTES_MAX);
       expect(log.length).toBeLessThanOrEqual(25);

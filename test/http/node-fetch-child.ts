@@ -1,4 +1,7 @@
-/** Reads each base whole and prints the sum of its bytes, or the error; closes nothing: `node --import tsx node-fetch-child.ts URL…` */
+/**
+ * Reads each base whole and prints the sum of its bytes, or the error; closes nothing: `node
+ * --import tsx node-fetch-child.ts URL…`
+ */
 import { openHttp } from '../../hosts/node/http.ts';
 
 for (const url of process.argv.slice(2)) {

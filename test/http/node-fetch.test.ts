@@ -1,4 +1,7 @@
-/** node:http as a base's way: what can happen on a connection, below the answers. An 'error' that nobody hears fails the whole file. */
+/**
+ * node:http as a base's way: what can happen on a connection, below the answers. An 'error' that
+ * nobody hears fails the whole file.
+ */
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { createServer } from 'node:https';

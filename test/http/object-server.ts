@@ -1,6 +1,7 @@
 /**
- * An HTTP server for one object that answers ranges as RFC 9110 wants, except where a test's script has it do something else: the
- * place of the wrong answers, the lost connections and the stalls that no real server gives when asked to.
+ * An HTTP server for one object that answers ranges as RFC 9110 wants, except where a test's script
+ * has it do something else: the place of the wrong answers, the lost connections and the stalls
+ * that no real server gives when asked to.
  */
 
 import { once } from 'node:events';

@@ -1,4 +1,7 @@
-/** Proxies, by the variables of the environment that curl heeds: in Node, Deno and Bun, for http: and https:. */
+/**
+ * Proxies, by the variables of the environment that curl heeds: in Node, Deno and Bun, for http:
+ * and https:.
+ */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
@@ -79,7 +82,10 @@ describe('which proxy', () => {
   });
 });
 
-/** A proxy that knows one name, `images.test`, for which it asks the servers of this test; and what it was asked. */
+/**
+ * A proxy that knows one name, `images.test`, for which it asks the servers of this test; and what
+ * it was asked.
+ */
 async function startProxy(plain: number, secure: number) {
   const asked: string[] = [];
   const seen = ({ method, url, headers }: IncomingMessage): boolean => {

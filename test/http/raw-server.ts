@@ -1,4 +1,7 @@
-/** A TCP server whose every byte a test decides: the place of the answers that are no HTTP, and of connections that end anyhow. */
+/**
+ * A TCP server whose every byte a test decides: the place of the answers that are no HTTP, and of
+ * connections that end anyhow.
+ */
 import { once } from 'node:events';
 import type { AddressInfo, Socket } from 'node:net';
 import { createServer } from 'node:net';

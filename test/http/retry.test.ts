@@ -21,7 +21,10 @@ const object = pattern(SIZE);
 const AT = 1_000_000;
 const LENGTH = 300_000;
 const RANGE = `${AT}-${AT + LENGTH - 1}`;
-/** Short enough to wait for, and all the same much longer than a busy machine keeps a sound answer back. */
+/**
+ * Short enough to wait for, and all the same much longer than a busy machine keeps a sound answer
+ * back.
+ */
 const STALL_MS = 3000;
 
 /** Sends the right headers and the first bytes, then does something else. */
@@ -35,7 +38,10 @@ function cutAt(bytes: number, then: (ask: Ask) => void): (ask: Ask) => void {
 const hangUp = (ask: Ask): void => void ask.response.destroy();
 
 eachTransport((openHttp) => {
-  /** Reads one range; `script` answers its first requests (numbered from 1), the server rightly all later ones. */
+  /**
+   * Reads one range; `script` answers its first requests (numbered from 1), the server rightly all
+   * later ones.
+   */
   async function reading(script: ((ask: Ask) => void)[], options: HttpOptions = {}) {
     const server = await serveObject(object, (ask) =>
       (script[ask.number - 1] ?? ((right: Ask) => right.answer()))(ask),

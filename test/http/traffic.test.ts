@@ -1,4 +1,7 @@
-/** What of the reads' order, sharing and ends a server sees: requests held back until the test lets them go. */
+/**
+ * What of the reads' order, sharing and ends a server sees: requests held back until the test lets
+ * them go.
+ */
 import { describe, expect, test } from 'vitest';
 import type { HttpOptions } from '../../hosts/bases/http/http.ts';
 import { FIRST_PAGE_BYTES } from '../../hosts/bases/http/http.ts';
@@ -16,7 +19,9 @@ function cutAtBadBlock(ask: Ask): void {
 }
 
 eachTransport((openHttp) => {
-  /** An open source whose requests after the first one wait in `held` for the test to answer them. */
+  /**
+   * An open source whose requests after the first one wait in `held` for the test to answer them.
+   */
   async function holding(options: HttpOptions = {}) {
     const held: Ask[] = [];
     const server = await serveObject(object, (ask) =>

@@ -1,4 +1,7 @@
-/** The two ways on which requests travel: the global fetch, as in Deno, browsers and at the edge, and node:http, as under Node. */
+/**
+ * The two ways on which requests travel: the global fetch, as in Deno, browsers and at the edge,
+ * and node:http, as under Node.
+ */
 import { describe } from 'vitest';
 import { openHttp as overFetch } from '../../hosts/bases/http/http.ts';
 import { openHttp as overNode } from '../../hosts/node/http.ts';

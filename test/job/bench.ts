@@ -1,6 +1,6 @@
 /**
- * What the tests of jobs share: a disk in memory over a base in memory, whose every operation can be held, counted or failed, and a
- * clock that only the test moves.
+ * What the tests of jobs share: a disk in memory over a base in memory, whose every operation can
+ * be held, counted or failed, and a clock that only the test moves.
  */
 import type { CreateOptions, Disk, DiskEvent, StreamInfo } from '../../hosts/api/disk.ts';
 import { makeContent } from '../fixtures/content.ts';
@@ -99,7 +99,10 @@ export class Bench {
     }
   }
 
-  /** What a job would still have to fetch, had the process been killed now: what has been written to the files stays. */
+  /**
+   * What a job would still have to fetch, had the process been killed now: what has been written to
+   * the files stays.
+   */
   async missingAfterKill(): Promise<number> {
     const after = new MemoryRuntime();
     for (const [name, file] of this.runtime.files) after.add(name, file.bytes);
@@ -109,7 +112,10 @@ export class Bench {
     return missing;
   }
 
-  /** Bytes of the base file that were read more than once, apart from its first sectors, which tell its format. */
+  /**
+   * Bytes of the base file that were read more than once, apart from its first sectors, which tell
+   * its format.
+   */
   readTwice(file: string, size: number): number {
     const times = new Uint8Array(Math.ceil(size / 512));
     for (const { offset, length } of this.of('read', file)) {

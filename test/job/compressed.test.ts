@@ -1,4 +1,7 @@
-/** Jobs over bases with compressed clusters: their streams are fetched before there is a buffer for what they inflate to. */
+/**
+ * Jobs over bases with compressed clusters: their streams are fetched before there is a buffer for
+ * what they inflate to.
+ */
 import { deflateRawSync } from 'node:zlib';
 import { expect, it } from 'vitest';
 import { makeContent } from '../fixtures/content.ts';
@@ -14,7 +17,10 @@ const OFFSET_MASK = 0x00fffffffffffe00n;
 /** Of a disk in clusters of 4 KiB, what one L2 table maps. */
 const SPAN = 512 * SMALL;
 
-/** An image of one L2 table with compressed clusters in its first half and none in its second; the streams stand every 8 KiB. */
+/**
+ * An image of one L2 table with compressed clusters in its first half and none in its second; the
+ * streams stand every 8 KiB.
+ */
 function scattered(content: Uint8Array): Uint8Array {
   const image = writeImage({
     ...SHAPE,
@@ -72,7 +78,8 @@ it('a job stores zeros for the holes below compressed clusters, though the file 
   );
   for (let at = 0; at < MIB; at += SMALL)
     if (fillOf(at) === 'absent') content.fill(0, at, at + SMALL);
-  // As of a file whose blocks were reserved and not written: they are holes until somebody has read them.
+  // As of a file whose blocks were reserved and not written: they are holes until somebody has read
+  // them.
   let isRead = false;
   Object.assign(bench.runtime.add('lowest.raw', new Uint8Array(MIB)), {
     nextData: (offset: number) => (isRead ? { start: offset, end: MIB } : undefined),
@@ -83,7 +90,8 @@ it('a job stores zeros for the holes below compressed clusters, though the file 
   const job = disk.stream({ offset: 0, length: MIB });
   await bench.settle();
   expect(bench.held.length).toBeGreaterThan(0);
-  // The streams are on their way. The map of holes leaves the cache, and the memory fills with something else than zeros.
+  // The streams are on their way. The map of holes leaves the cache, and the memory fills with
+  // something else than zeros.
   for (let table = 1; table < TABLES; table++) await disk.read(table * SPAN, DATA);
   isRead = true;
   bench.holds = () => false;

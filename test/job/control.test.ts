@@ -1,4 +1,7 @@
-/** The job under its controls: pause, speed, abort, signals, progress. No test here depends on how fast the machine is. */
+/**
+ * The job under its controls: pause, speed, abort, signals, progress. No test here depends on how
+ * fast the machine is.
+ */
 import { describe, expect, it } from 'vitest';
 import type { Disk } from '../../hosts/api/disk.ts';
 import { JobStatus } from '../../hosts/api/disk.ts';

@@ -27,13 +27,17 @@ it('reads the end of a disk that ends inside a larger, compressed cluster of its
     baseFormat: 'qcow2',
     clusterSize: 4 * KIB,
   });
-  // The first read shows that there are compressed clusters; the second populates the rest of one, up to the disk's end.
+  // The first read shows that there are compressed clusters; the second populates the rest of one,
+  // up to the disk's end.
   for (const offset of [70_000, 98_000])
     expect(await disk.read(offset, 10)).toEqual(content.slice(offset, offset + 10));
   await disk.close();
 });
 
-/** The job's range is the first of two clusters; a guest fills the second while one of the job's flushes is under way. */
+/**
+ * The job's range is the first of two clusters; a guest fills the second while one of the job's
+ * flushes is under way.
+ */
 it.each([1, 2, 3, 4, 5, 6])(
   'lets go of the base only when all that was filled beside it is there after a power cut (flush %i)',
   async (when) => {

@@ -1,4 +1,7 @@
-/** The job without disturbance: what it copies, where it ends, and what it tells. After the scenarios of QEMU's iotest 030. */
+/**
+ * The job without disturbance: what it copies, where it ends, and what it tells. After the
+ * scenarios of QEMU's iotest 030.
+ */
 import { describe, expect, it } from 'vitest';
 import { JobStatus } from '../../hosts/api/disk.ts';
 import { Domain } from '../../hosts/disk/domain.ts';

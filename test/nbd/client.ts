@@ -1,6 +1,6 @@
 /**
- * A client of our own, from the specification: what today's programs do not speak (extended headers), what only old ones do, and what
- * none would send. It shares no code with the server.
+ * A client of our own, from the specification: what today's programs do not speak (extended
+ * headers), what only old ones do, and what none would send. It shares no code with the server.
  */
 
 import type { NbdConnection } from '../../hosts/faces/nbd/server.ts';

@@ -1,6 +1,6 @@
 /**
- * The whole of it: a machine boots from a disk whose base is far away, while the disk streams; the server is killed and started again; the
- * machine is handed over to the file; and nothing is lost.
+ * The whole of it: a machine boots from a disk whose base is far away, while the disk streams; the
+ * server is killed and started again; the machine is handed over to the file; and nothing is lost.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';

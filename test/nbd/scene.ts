@@ -83,7 +83,10 @@ export function client(
   return run(peerPath(name), args, { msMax: CLIENT_MS_MAX });
 }
 
-/** Runs a script for libnbd; `h` is a handle that is not connected, `uri` where the disk is. What it prints is handed back. */
+/**
+ * Runs a script for libnbd; `h` is a handle that is not connected, `uri` where the disk is. What it
+ * prints is handed back.
+ */
 export async function nbdsh(uri: string, script: string): Promise<string> {
   const program = `import nbd, errno\nuri = ${JSON.stringify(uri)}\nh = nbd.NBD()\n${script}`;
   const { stdout } = await run(peerPath('nbdsh'), ['-c', program], { msMax: CLIENT_MS_MAX });

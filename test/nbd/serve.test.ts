@@ -199,7 +199,10 @@ describeWithPeer(['nbdinfo', 'nbdsh', 'openssl', 'qemu-img'], 'NBD with TLS', ()
     }));
 });
 
-/** An authority with a certificate for a server and one for a client, under the names that libnbd looks for. */
+/**
+ * An authority with a certificate for a server and one for a client, under the names that libnbd
+ * looks for.
+ */
 async function certificates(folder: string): Promise<void> {
   await mkdir(folder);
   const openssl = (...args: string[]) => run(peerPath('openssl'), args, { cwd: folder });

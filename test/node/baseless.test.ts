@@ -1,4 +1,7 @@
-/** An overlay opened without its base: looked at, checked and written, but nothing absent is ever taken for zeros. */
+/**
+ * An overlay opened without its base: looked at, checked and written, but nothing absent is ever
+ * taken for zeros.
+ */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

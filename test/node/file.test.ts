@@ -206,7 +206,8 @@ describe('the identity of a base', () => {
     expect(await identity()).toBe(before);
     const { mtime } = fs.statSync(path);
     fs.writeFileSync(path, 'CONTENT');
-    // Times are set as seconds in floating point, and cut to what the file system keeps: a second is sure to show.
+    // Times are set as seconds in floating point, and cut to what the file system keeps: a second
+    // is sure to show.
     fs.utimesSync(path, mtime, new Date(mtime.getTime() + 1000));
     expect(await identity()).not.toBe(before);
   });

@@ -1,4 +1,7 @@
-/** A process of its own that opens images for writing as it is told: `open`, `close`, one message each, each answered by one. */
+/**
+ * A process of its own that opens images for writing as it is told: `open`, `close`, one message
+ * each, each answered by one.
+ */
 
 import type { BlockFile } from '../../hosts/api/block.ts';
 import { openFile } from '../../hosts/node/file.ts';

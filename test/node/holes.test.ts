@@ -1,5 +1,6 @@
 /**
- * Holes of raw files: what is told of them is what QEMU sees, no job reads them, and a source that tells nonsense, or nothing, is read.
+ * Holes of raw files: what is told of them is what QEMU sees, no job reads them, and a source that
+ * tells nonsense, or nothing, is read.
  */
 import { mkdtemp, open, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -49,7 +50,10 @@ async function sparse(
   return path;
 }
 
-/** Runs at both sides of, and over, the borders of what is asked for at once (2 GiB), and at the ends of a disk that ends in the middle of a block. */
+/**
+ * Runs at both sides of, and over, the borders of what is asked for at once (2 GiB), and at the
+ * ends of a disk that ends in the middle of a block.
+ */
 const SIZE = 3 * TIB + 5 * KIB;
 const RUNS: Run[] = [
   [0, BLOCK],
@@ -130,7 +134,8 @@ describeWithPeer(['koffi'], 'holes of a local file', () => {
       for await (const { offset, length, state } of disk.map())
         extents.push([offset, offset + length, state === 'data']);
       await disk.close();
-      // QEMU counts in sectors, and what its sector has past the end of the file as a row of its own.
+      // QEMU counts in sectors, and what its sector has past the end of the file as a row of its
+      // own.
       const theirs = (await map(path, { format: 'raw' })).filter(({ start }) => start < size);
       expect(extents).toEqual(
         theirs.map(({ start, length, data }) => [start, Math.min(size, start + length), data]),

@@ -1,4 +1,7 @@
-/** Names of images: what a base is recorded by, so that QEMU finds it as well, and which names are refused. */
+/**
+ * Names of images: what a base is recorded by, so that QEMU finds it as well, and which names are
+ * refused.
+ */
 import {
   mkdirSync,
   mkdtempSync,

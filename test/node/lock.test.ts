@@ -1,4 +1,7 @@
-/** Locks of images: between real processes (killed ones, racing ones), and every interleaving of two takers. */
+/**
+ * Locks of images: between real processes (killed ones, racing ones), and every interleaving of two
+ * takers.
+ */
 
 import type { ChildProcess } from 'node:child_process';
 import { fork, spawn } from 'node:child_process';
@@ -209,7 +212,8 @@ describe('a lock that somebody left', () => {
   });
 
   it('of a process that has ended but that its parent has not noticed is taken over', async () => {
-    // The child outlives the shell, which would take notice of its end; the program that replaces the shell never does.
+    // The child outlives the shell, which would take notice of its end; the program that replaces
+    // the shell never does.
     const parent = spawn('sh', ['-c', 'sleep 1 & echo $!; exec sleep 60']);
     children.push(parent);
     const zombie = Number((await once(parent.stdout, 'data'))[0]);

@@ -1,4 +1,7 @@
-/** Images that are neither raw nor qcow2 are refused by name wherever a format is told by the first bytes. */
+/**
+ * Images that are neither raw nor qcow2 are refused by name wherever a format is told by the first
+ * bytes.
+ */
 import { deflateRawSync, gzipSync } from 'node:zlib';
 import { expect, it } from 'vitest';
 import { MemoryRuntime } from '../support/memory-runtime.ts';

@@ -1,4 +1,7 @@
-/** A disk that is settled: its overlay's file is as a closed one's while the disk goes on, so that the file can be copied. */
+/**
+ * A disk that is settled: its overlay's file is as a closed one's while the disk goes on, so that
+ * the file can be copied.
+ */
 import { copyFile, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -42,7 +45,8 @@ describeWithPeer(['qemu-img'], 'a settled disk', () => {
     await disk.stream({ nonblock: true, speed: 4 * MIB });
     await disk.discard(2 * MIB, 65536);
     await disk.settle();
-    // With copies of the job allowed to go on at once, the file may be marked again by now; a host holds its writes back.
+    // With copies of the job allowed to go on at once, the file may be marked again by now; a host
+    // holds its writes back.
     await disk.pause();
     await disk.settle();
     expect(await copyAndCheck('first.qcow2')).toEqual({ exitCode: 0, dirty: false });

@@ -1,6 +1,6 @@
 /**
- * The package as npm would publish it, in a project of its own: what is in it, which of its entries a bundler takes, and that a strict
- * TypeScript accepts its types.
+ * The package as npm would publish it, in a project of its own: what is in it, which of its entries
+ * a bundler takes, and that a strict TypeScript accepts its types.
  */
 import { existsSync } from 'node:fs';
 import {

@@ -4,7 +4,10 @@ import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 
-/** Bundles `entry`, a file beside this one, into `dir`; the engine lies where the bundle looks for it. Returns the bundle's path. */
+/**
+ * Bundles `entry`, a file beside this one, into `dir`; the engine lies where the bundle looks for
+ * it. Returns the bundle's path.
+ */
 export async function bundle(entry: string, dir: string): Promise<string> {
   const folder = join(dir, 'program', basename(entry, '.ts'));
   const outfile = join(folder, 'main.mjs');

@@ -1,6 +1,7 @@
 /**
- * A stream that is killed (SIGKILL) at seeded moments, reopened and resumed, over and over: the image is never corrupt, what was
- * flushed is there, nothing leaks once it has been reopened, and only what was in flight is fetched twice. `MILLRACE_KILLS` sets how often.
+ * A stream that is killed (SIGKILL) at seeded moments, reopened and resumed, over and over: the
+ * image is never corrupt, what was flushed is there, nothing leaks once it has been reopened, and
+ * only what was in flight is fetched twice. `MILLRACE_KILLS` sets how often.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -78,7 +79,10 @@ describeWithPeer(['qemu-img', 'nginx'], 'a stream that is killed', () => {
     TIMEOUT_MS,
   );
 
-  /** Creates an overlay and streams it with kills in between, `most` of them; returns how many there were. */
+  /**
+   * Creates an overlay and streams it with kills in between, `most` of them; returns how many there
+   * were.
+   */
   async function untilComplete(
     { base, shape, cache }: Setting,
     random: Random,
@@ -164,12 +168,16 @@ describeWithPeer(['qemu-img', 'nginx'], 'a stream that is killed', () => {
     const sent = (await nginx.log())
       .filter(({ uri }) => uri === '/large.raw')
       .reduce((sum, { bytes }) => sum + bytes, 0);
-    // In flight, that is being fetched, being written, or waiting for a flush: at most what the disk has memory for.
+    // In flight, that is being fetched, being written, or waiting for a flush: at most what the
+    // disk has memory for.
     expect(sent).toBeLessThan(size + kills * 32 * MIB);
     await expectSound(overlay);
   }, 120_000);
 
-  /** Runs a streamer; the first line for which `life` gives a number of milliseconds is its sentence. Returns the lines it said. */
+  /**
+   * Runs a streamer; the first line for which `life` gives a number of milliseconds is its
+   * sentence. Returns the lines it said.
+   */
   async function streamUntilKilled(
     order: StreamerOrder,
     life: (line: string) => number | undefined,

@@ -1,6 +1,7 @@
 /**
- * Every kind of base into every kind of overlay, held against QEMU at each stage: not the full product, but each base meets an
- * overlay of ours and one of QEMU's, each overlay meets several bases, and the ways of use go round among them.
+ * Every kind of base into every kind of overlay, held against QEMU at each stage: not the full
+ * product, but each base meets an overlay of ours and one of QEMU's, each overlay meets several
+ * bases, and the ways of use go round among them.
  */
 import { mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -113,7 +114,10 @@ async function streamed(
   await model.close();
 }
 
-/** A first session: a guest that reads and writes, and a stream of a part that is aligned to nothing. */
+/**
+ * A first session: a guest that reads and writes, and a stream of a part that is aligned to
+ * nothing.
+ */
 async function partly(
   overlay: MadeImage,
   model: Model,
@@ -162,7 +166,9 @@ async function wholly(
   await disk.close();
 }
 
-/** Our map says of every range what QEMU's says: which image has data there, and where in its file. */
+/**
+ * Our map says of every range what QEMU's says: which image has data there, and where in its file.
+ */
 async function expectMap(disk: Disk, theirs: readonly QemuExtent[]): Promise<void> {
   const chain = await disk.images();
   const found: Placed[] = [];
@@ -178,7 +184,10 @@ async function expectMap(disk: Disk, theirs: readonly QemuExtent[]): Promise<voi
   expect(joined(found.filter(inQcow2))).toEqual(joined(wanted.filter(inQcow2)));
 }
 
-/** A run of data: its place in the disk, its image, its place in that image's file (none for compressed data). */
+/**
+ * A run of data: its place in the disk, its image, its place in that image's file (none for
+ * compressed data).
+ */
 interface Placed {
   start: number;
   length: number;
@@ -186,7 +195,10 @@ interface Placed {
   offset?: number;
 }
 
-/** Makes one of neighbours that QEMU tells apart because some of their bytes lie in a hole of the file. */
+/**
+ * Makes one of neighbours that QEMU tells apart because some of their bytes lie in a hole of the
+ * file.
+ */
 function joined(runs: readonly Placed[]): Placed[] {
   const result: Placed[] = [];
   for (const run of runs) {

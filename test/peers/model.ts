@@ -1,6 +1,7 @@
 /**
- * What a disk under test has to show, kept as a raw file that QEMU made from the chain and that every guest write is repeated on:
- * the truth that reads are held against, here and by `qemu-img compare`.
+ * What a disk under test has to show, kept as a raw file that QEMU made from the chain and that
+ * every guest write is repeated on: the truth that reads are held against, here and by `qemu-img
+ * compare`.
  */
 
 import type { FileHandle } from 'node:fs/promises';
@@ -21,7 +22,10 @@ export class Model {
   readonly size: number;
   readonly #file: FileHandle;
 
-  /** Has QEMU flatten what the image at `source` shows, with all that is beneath it, into the new raw file `path`. */
+  /**
+   * Has QEMU flatten what the image at `source` shows, with all that is beneath it, into the new
+   * raw file `path`.
+   */
   static async of(source: string, path: string): Promise<Model> {
     await convertImage(source, path, { from: 'qcow2', to: 'raw' });
     const file = await open(path, 'r+');
@@ -92,7 +96,9 @@ export async function expectReads(
   );
 }
 
-/** What a guest does: writes, zeroes and discards over borders of every kind, repeated on the model. */
+/**
+ * What a guest does: writes, zeroes and discards over borders of every kind, repeated on the model.
+ */
 export async function guestWrites(
   disk: Disk,
   model: Model,
@@ -111,7 +117,10 @@ export async function guestWrites(
   await discards(disk, model, random);
 }
 
-/** Discards a range: its whole clusters read as zeros then, but for version 2, where nothing need happen. */
+/**
+ * Discards a range: its whole clusters read as zeros then, but for version 2, where nothing need
+ * happen.
+ */
 async function discards(disk: Disk, model: Model, random: Random): Promise<void> {
   const [offset, length] = randomRange(random, disk.size, 4 * disk.clusterSize + 1000);
   await disk.discard(offset, length);
@@ -141,7 +150,10 @@ export async function expectSound(path: string): Promise<void> {
   expect(exitCode, `qemu-img check ${path}: ${messages}`).toBe(0);
 }
 
-/** `qemu-img compare` finds that the overlay (with what it still refers to) shows what the model has. */
+/**
+ * `qemu-img compare` finds that the overlay (with what it still refers to) shows what the model
+ * has.
+ */
 export async function expectShows(overlay: string, model: Model): Promise<void> {
   const { identical, message } = await compare(overlay, model.path, {
     formatA: 'qcow2',

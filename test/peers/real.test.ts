@@ -1,6 +1,6 @@
 /**
- * A real base, a Debian root file system in each of its forms, from a real server: streamed over HTTP it shows what QEMU reads from
- * it, and the wire carries its bytes once.
+ * A real base, a Debian root file system in each of its forms, from a real server: streamed over
+ * HTTP it shows what QEMU reads from it, and the wire carries its bytes once.
  */
 import { mkdtemp, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -18,7 +18,10 @@ import { expectSound } from './model.ts';
 const MIB = 1 << 20;
 /** A base's bytes may come so often: gaps between neighbours and metadata are fetched along. */
 const WIRE_SHARE_MAX = 1.03;
-/** Requests beside one a MiB of the disk, which is what a copy takes: the first page and the tables of each image. */
+/**
+ * Requests beside one a MiB of the disk, which is what a copy takes: the first page and the tables
+ * of each image.
+ */
 const REQUESTS_BESIDE_MAX = 12;
 const CASE_MS_MAX = 240_000;
 

@@ -1,6 +1,6 @@
 /**
- * Disks that are far larger than what is in them: the first byte of a base of a terabyte comes after a few requests, and one of 16
- * is streamed whole in little time, memory and space.
+ * Disks that are far larger than what is in them: the first byte of a base of a terabyte comes
+ * after a few requests, and one of 16 is streamed whole in little time, memory and space.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -34,7 +34,9 @@ describeWithPeer(['qemu-img', 'qemu-io', 'nginx'], 'large disks', () => {
     await rm(dir, { recursive: true });
   });
 
-  /** A qcow2 of `size` bytes with a MiB of data at each of `pieces` places, spread over all of it. */
+  /**
+   * A qcow2 of `size` bytes with a MiB of data at each of `pieces` places, spread over all of it.
+   */
   async function spread(name: string, size: number, pieces: number): Promise<string> {
     const path = join(dir, name);
     await createImage(path, { size });

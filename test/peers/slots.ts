@@ -1,4 +1,7 @@
-/** Where the guest of a process that is killed writes, and what: each slot once, so that what must be there afterwards is known. */
+/**
+ * Where the guest of a process that is killed writes, and what: each slot once, so that what must
+ * be there afterwards is known.
+ */
 import { makeContent } from '../fixtures/content.ts';
 
 /** No multiple of a sector, so that slots lie over borders of every kind. */

@@ -1,7 +1,8 @@
 /**
- * A process that streams an overlay and can be killed at any moment, with a guest that writes meanwhile. What it does it says on
- * stdout, a line each, written before the next thing is done: `streaming BYTES` (so many are missing), `remaining BYTES`, `writing
- * SLOT`, `flushed SLOT`, and in the end `peak BYTES` (of memory) and `complete`.
+ * A process that streams an overlay and can be killed at any moment, with a guest that writes
+ * meanwhile. What it does it says on stdout, a line each, written before the next thing is done:
+ * `streaming BYTES` (so many are missing), `remaining BYTES`, `writing SLOT`, `flushed SLOT`, and
+ * in the end `peak BYTES` (of memory) and `complete`.
  */
 import { readFileSync, writeSync } from 'node:fs';
 import type { CacheMode, Disk } from '../../hosts/node/index.ts';

@@ -1,6 +1,7 @@
 /**
- * The ways of use beside plain streaming, each held against QEMU: the base kept, streaming down to an image of the chain, images
- * passed by the caller, full allocation, read-only use, resizing over a longer base, and overlays that never had a base.
+ * The ways of use beside plain streaming, each held against QEMU: the base kept, streaming down to
+ * an image of the chain, images passed by the caller, full allocation, read-only use, resizing over
+ * a longer base, and overlays that never had a base.
  */
 import { createHash } from 'node:crypto';
 import { mkdir, mkdtemp, readFile, rename, rm, stat, symlink } from 'node:fs/promises';

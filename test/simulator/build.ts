@@ -1,4 +1,7 @@
-/** Builds the engine from its sources as they are, or as rewritten on the way to the compiler. Never touches `hosts/engine.wasm`. */
+/**
+ * Builds the engine from its sources as they are, or as rewritten on the way to the compiler. Never
+ * touches `hosts/engine.wasm`.
+ */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -7,7 +10,10 @@ import asc from 'assemblyscript/asc';
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const OUTPUT = 'engine.wasm';
 
-/** `rewrite` is given each source of the engine, by its path from the root of the project. @throws what the compiler says against it. */
+/**
+ * `rewrite` is given each source of the engine, by its path from the root of the project.
+ * @throws what the compiler says against it.
+ */
 export async function buildEngine(
   rewrite: (path: string, source: string) => string,
   options: string[] = [],

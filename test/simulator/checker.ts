@@ -1,6 +1,6 @@
 /**
- * A checker of qcow2 files that shares nothing with the engine: it reads a whole image from memory, follows every table (QEMU's
- * docs/interop/qcow2.txt), and says what is wrong. It repairs nothing.
+ * A checker of qcow2 files that shares nothing with the engine: it reads a whole image from memory,
+ * follows every table (QEMU's docs/interop/qcow2.txt), and says what is wrong. It repairs nothing.
  */
 
 import type { Header } from './qcow2.ts';
@@ -12,7 +12,10 @@ export interface Finding {
   /** Clusters that are counted as used, and are not. */
   leaks: number;
   dirty: boolean;
-  /** Bits of features that tell of the disk as it was before a program wrote to it that does not know them. */
+  /**
+   * Bits of features that tell of the disk as it was before a program wrote to it that does not
+   * know them.
+   */
   autoclear: bigint;
   /** The base that the header names. */
   backing: string;
@@ -30,7 +33,9 @@ const ZERO = 1n;
 /** Enough to tell what happened. */
 const CORRUPTIONS_TOLD = 8;
 
-/** With `lazy`, refcounts may be wrong, as in an image that says so and has not been repaired yet. */
+/**
+ * With `lazy`, refcounts may be wrong, as in an image that says so and has not been repaired yet.
+ */
 export function checkImage(file: Uint8Array, { lazy = false }: { lazy?: boolean } = {}): Finding {
   return new Check(file, lazy).run();
 }
@@ -100,7 +105,8 @@ class Check {
     for (let i = 0; i < clusters; i++) {
       const index = offset / this.#cluster + i;
       if (index >= this.#references.length) {
-        // The last clusters of a table need not have been written yet, if they are zeros; anything else must be in the file.
+        // The last clusters of a table need not have been written yet, if they are zeros; anything
+        // else must be in the file.
         this.#wrong(`${what} at ${offset} lies past the end of the file (${this.#file.length})`);
         return false;
       }
@@ -212,7 +218,10 @@ class Check {
     return refcountOrder === 5 ? this.#view.getUint32(at) : Number(this.#view.getBigUint64(at));
   }
 
-  /** Compares every count with the references, those of clusters that the file does not reach too. Returns the number of leaks. */
+  /**
+   * Compares every count with the references, those of clusters that the file does not reach too.
+   * Returns the number of leaks.
+   */
   #compare(): number {
     const perBlock = this.#perBlock();
     const blocks = Math.max(

@@ -1,6 +1,7 @@
 /**
- * Which lines of the engine runs reach: every statement is given a byte of the memory below the engine's own, and sets it. The engine
- * otherwise does what it always does, as the addresses that it lays out for itself only move.
+ * Which lines of the engine runs reach: every statement is given a byte of the memory below the
+ * engine's own, and sets it. The engine otherwise does what it always does, as the addresses that
+ * it lays out for itself only move.
  */
 import { Parser } from 'assemblyscript';
 import { buildEngine } from './build.ts';
@@ -54,7 +55,9 @@ export class Coverage {
     for (let i = 0; i < this.#statements.length; i++) this.#reached[i] |= memory[MARKS_AT + i];
   }
 
-  /** By file, those with the most missed lines first. A line is reached when all its statements are. */
+  /**
+   * By file, those with the most missed lines first. A line is reached when all its statements are.
+   */
   report(): FileCoverage[] {
     const missed = new Map<string, Set<number>>();
     const all = new Map<string, Set<number>>();

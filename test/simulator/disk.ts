@@ -1,7 +1,8 @@
 /**
- * One simulated disk: its storage, its chain, what a guest may see of it, and its life: opened, worked on under faults, cut off or
- * closed, checked, and opened again. A life is a generator: it yields wherever something has to happen before it can go on, so that
- * several disks live under one clock.
+ * One simulated disk: its storage, its chain, what a guest may see of it, and its life: opened,
+ * worked on under faults, cut off or closed, checked, and opened again. A life is a generator: it
+ * yields wherever something has to happen before it can go on, so that several disks live under one
+ * clock.
  */
 import { inflateRawSync } from 'node:zlib';
 import { Random } from '../fixtures/content.ts';
@@ -29,7 +30,10 @@ const DROPPED_EVENTS_MAX = 3000;
 const SETTLING_MS_MAX = 24 * 3600 * 1000;
 /** Of the overlay's epochs, so many of a hundred end by a cut. */
 const CUT_PER_CENT = 60;
-/** Half of the cuts come after so many writes to the overlay's file at most: in the midst of a write-back, more often than not. */
+/**
+ * Half of the cuts come after so many writes to the overlay's file at most: in the midst of a
+ * write-back, more often than not.
+ */
 const WRITES_BEFORE_CUT_MAX = 200;
 
 /** An image below the overlay. */
@@ -41,7 +45,10 @@ interface Base {
   shown: Uint8Array;
 }
 
-/** Given back to a disk that waited: whether something has happened meanwhile, of this disk or another. */
+/**
+ * Given back to a disk that waited: whether something has happened meanwhile, of this disk or
+ * another.
+ */
 export type Life = Generator<void, void, boolean>;
 type Step<T> = Generator<void, T, boolean>;
 
@@ -54,7 +61,10 @@ export interface Hooks {
   tell?: (line: string) => void;
   /** Called when the power of this disk goes: others may hang on the same. */
   onCut(): void;
-  /** Called with the overlay's file at every cut and every close, once its refcounts are right; those that were closed have no leaks. */
+  /**
+   * Called with the overlay's file at every cut and every close, once its refcounts are right;
+   * those that were closed have no leaks.
+   */
   onImage(file: Uint8Array, closed: boolean): void;
   /** Called with the memory of each engine when it works no more. */
   onMemory(memory: Uint8Array): void;
@@ -84,18 +94,30 @@ export class SimulatedDisk {
   /** Sizes that the disk may have after a cut. */
   sizes: number[] = [];
   #machine: Machine | undefined;
-  /** Clusters of the overlay's file that have been written since it was opened, and how many may have been given back since. */
+  /**
+   * Clusters of the overlay's file that have been written since it was opened, and how many may
+   * have been given back since.
+   */
   #written = new Set<number>();
   #freed = 0;
-  /** Clusters that were leaked when it was opened: that they are given back may reach the disk as late as when it is closed. */
+  /**
+   * Clusters that were leaked when it was opened: that they are given back may reach the disk as
+   * late as when it is closed.
+   */
   #leaked = 0;
-  /** L2 tables of what has been asked for since: one that is new is counted on disk before it is written. */
+  /**
+   * L2 tables of what has been asked for since: one that is new is counted on disk before it is
+   * written.
+   */
   #tables = new Set<number>();
   /** Events of this disk. */
   #happened = 0;
   /** What its header has that is not known, as it came from elsewhere. */
   readonly #unknown: Uint8Array | undefined;
-  /** It is as it came from elsewhere: the first opening that succeeds sets right what may be wrong in it. */
+  /**
+   * It is as it came from elsewhere: the first opening that succeeds sets right what may be wrong
+   * in it.
+   */
   #foreign: boolean;
   /** The overlay is being made: before that has ended it promises nothing. */
   #making = false;
@@ -139,7 +161,10 @@ export class SimulatedDisk {
     return this.#foreign && this.plan.overlay.odd.includes('dirty');
   }
 
-  /** Leaks that it may keep: what nothing refers to may be in use by what is not known of its header. */
+  /**
+   * Leaks that it may keep: what nothing refers to may be in use by what is not known of its
+   * header.
+   */
   get leaksKept(): number {
     const { created, overlay } = this.plan;
     const unknown = overlay.odd.some((kind) => kind.startsWith('unknown '));
@@ -165,7 +190,9 @@ export class SimulatedDisk {
     return this.events.now;
   }
 
-  /** Has something happen to this disk in a while; `order` decides between events of the same time. */
+  /**
+   * Has something happen to this disk in a while; `order` decides between events of the same time.
+   */
   after(delay: number, order: number, run: () => void): void {
     this.events.after(delay, order, () => {
       this.#happened++;

@@ -1,4 +1,7 @@
-/** A virtual clock: what is to happen, in the order of its time. Nothing here waits; a simulated hour takes as long as its events. */
+/**
+ * A virtual clock: what is to happen, in the order of its time. Nothing here waits; a simulated
+ * hour takes as long as its events.
+ */
 
 interface Event {
   time: number;

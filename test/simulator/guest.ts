@@ -1,6 +1,6 @@
 /**
- * A guest and its operator: requests of every kind at any moment and place, several at once, and jobs that are started, paused,
- * throttled and aborted. Every answer is held against the truth.
+ * A guest and its operator: requests of every kind at any moment and place, several at once, and
+ * jobs that are started, paused, throttled and aborted. Every answer is held against the truth.
  */
 
 import type { Random } from '../fixtures/content.ts';
@@ -259,7 +259,10 @@ export class Guest {
     });
   }
 
-  /** Grows or shrinks the disk; nothing else is asked meanwhile, no job runs, and what is under way changes nothing. */
+  /**
+   * Grows or shrinks the disk; nothing else is asked meanwhile, no job runs, and what is under way
+   * changes nothing.
+   */
   resize(): void {
     // Where the engine takes no more requests, one that resizes would be refused, perhaps halfway.
     if (this.#job || this.#changes || this.#inFlight >= REQUESTS_MAX) return this.read();

@@ -1,4 +1,7 @@
-/** The content of simulated images and requests: bytes from one pool of random ones, cut at random places, with zeros between. */
+/**
+ * The content of simulated images and requests: bytes from one pool of random ones, cut at random
+ * places, with zeros between.
+ */
 import { makeContent, Random } from '../fixtures/content.ts';
 import type { ImagePlan } from './plan.ts';
 import { writeImage } from './writer.ts';

@@ -1,7 +1,13 @@
-/** The file of an image that is being laid out: its clusters, how often each is used, and the refcounts that say so. */
+/**
+ * The file of an image that is being laid out: its clusters, how often each is used, and the
+ * refcounts that say so.
+ */
 import type { Odd } from './odd.ts';
 
-/** What a cluster holds that nothing refers to, and what lies behind the end of the disk: it must never show. */
+/**
+ * What a cluster holds that nothing refers to, and what lies behind the end of the disk: it must
+ * never show.
+ */
 export const STALE = 0xee;
 /** One in so many clusters is followed by one that is leaked, or free. */
 const GAP_ONE_IN = 8;
@@ -79,7 +85,10 @@ export class Layout {
     return this.counts[at / this.cluster];
   }
 
-  /** Lays out the refcount table and its blocks, the last of all but of `more` clusters that are taken later. */
+  /**
+   * Lays out the refcount table and its blocks, the last of all but of `more` clusters that are
+   * taken later.
+   */
   refcounts(more: number): void {
     const skips = this.#odd.is('holes in the refcount table');
     const perBlock = this.#perBlock;
@@ -115,7 +124,10 @@ export class Layout {
     this.tableClusters = tables ? tables + spare : FIRST_TABLE_CLUSTERS;
   }
 
-  /** Counts of clusters that the file does not have: in the last block, which goes on behind the file's end, and in one far behind. */
+  /**
+   * Counts of clusters that the file does not have: in the last block, which goes on behind the
+   * file's end, and in one far behind.
+   */
   #countBehindEnd(total: number): void {
     const { random } = this.#odd;
     const perBlock = this.#perBlock;

@@ -1,6 +1,7 @@
 /**
- * One engine under a virtual clock: the real WebAssembly, driven by its ring (engine/README.md). Every operation ends when, and how,
- * the faults of the seed want it to. What the engine must never do (read outside the memory, answer twice, hang) is noticed here.
+ * One engine under a virtual clock: the real WebAssembly, driven by its ring (engine/README.md).
+ * Every operation ends when, and how, the faults of the seed want it to. What the engine must never
+ * do (read outside the memory, answer twice, hang) is noticed here.
  */
 import type { Random } from '../fixtures/content.ts';
 import { identityOf } from './qcow2.ts';
@@ -64,7 +65,10 @@ const PAGE_BYTES = 65536;
 const HOLES_FAIL_TIMES = 10;
 /** What one bit of a map of holes stands for. */
 const HOLE_BLOCK_BYTES = 4096;
-/** Steps that may follow one another without anything new from outside: storage that does all at once reads a long chain's tables in them. */
+/**
+ * Steps that may follow one another without anything new from outside: storage that does all at
+ * once reads a long chain's tables in them.
+ */
 const STEPS_MAX = 100_000;
 
 export interface Exports {
@@ -119,7 +123,9 @@ export interface Faults {
   slowBase: number;
   /** Operations (of a thousand) that take a hundred times as long. */
   stalls: number;
-  /** Part of the operations (of a thousand) that are done at once, as synchronous hosts do them all. */
+  /**
+   * Part of the operations (of a thousand) that are done at once, as synchronous hosts do them all.
+   */
   immediate: number;
 }
 
@@ -310,7 +316,10 @@ export class Machine {
     );
   }
 
-  /** The job's reads in flight are cancelled, as a host does when its job is aborted: some end at once. */
+  /**
+   * The job's reads in flight are cancelled, as a host does when its job is aborted: some end at
+   * once.
+   */
   cancelBackground(): void {
     for (const [tag, io] of this.#inFlight) {
       if (!io.isJobs || io.op !== Op.read || io.file === 0 || this.#random.next() % 4 === 0)
@@ -465,7 +474,10 @@ export class Machine {
     return op === Op.flush ? flushFails : writeFails;
   }
 
-  /** Blocks of zeros are holes, but not all of them need be; behind the end of the file anything may be told. */
+  /**
+   * Blocks of zeros are holes, but not all of them need be; behind the end of the file anything may
+   * be told.
+   */
   #mapHoles({ bytes }: Source, offset: number, map: Uint8Array): void {
     map.fill(this.#random.next());
     const coarse = this.#happens(200);

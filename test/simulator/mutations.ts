@@ -1,6 +1,7 @@
 /**
- * Whether the simulator would notice: ways to break the engine, each a small change of its sources, of which every one must be found by
- * some seed. Only copies in memory are changed. `npm run simulate -- --mutations` runs them all.
+ * Whether the simulator would notice: ways to break the engine, each a small change of its sources,
+ * of which every one must be found by some seed. Only copies in memory are changed. `npm run
+ * simulate -- --mutations` runs them all.
  */
 import { buildEngine } from './build.ts';
 import { simulate } from './simulate.ts';
@@ -216,7 +217,10 @@ export interface Verdict {
   message?: string;
 }
 
-/** Breaks the engine in one way and runs seeds from 1 on until one fails. @throws when the source has changed so that nothing is broken. */
+/**
+ * Breaks the engine in one way and runs seeds from 1 on until one fails.
+ * @throws when the source has changed so that nothing is broken.
+ */
 export async function findMutation(mutation: Mutation, seeds: number): Promise<Verdict> {
   const module = await buildEngine((path, source) => {
     if (path !== mutation.path) return source;

@@ -1,6 +1,7 @@
 /**
- * What images of other writers may hold, by QEMU's docs/interop/qcow2.txt and its check, and the engine's own never do. Each is chosen
- * by a seed's plan for an image that layout.ts and writer.ts then make so.
+ * What images of other writers may hold, by QEMU's docs/interop/qcow2.txt and its check, and the
+ * engine's own never do. Each is chosen by a seed's plan for an image that layout.ts and writer.ts
+ * then make so.
  */
 import type { Random } from '../fixtures/content.ts';
 
@@ -32,7 +33,10 @@ export const ODDITIES = [
   'dirty',
 ] as const;
 
-/** Only in images that are read: what is shared is not written by the engine, and a flag that is wrong no valid overlay has. */
+/**
+ * Only in images that are read: what is shared is not written by the engine, and a flag that is
+ * wrong no valid overlay has.
+ */
 export const ODDITIES_OF_BASES = ['shared clusters', 'wrong flags'] as const;
 
 export type Oddity = (typeof ODDITIES)[number] | (typeof ODDITIES_OF_BASES)[number];

@@ -1,6 +1,6 @@
 /**
- * What one seed is about: every seed picks its own images, options, workload and faults (swarm testing), so that rare combinations
- * come up, and nothing is drowned by what happens always.
+ * What one seed is about: every seed picks its own images, options, workload and faults (swarm
+ * testing), so that rare combinations come up, and nothing is drowned by what happens always.
  */
 import { Random } from '../fixtures/content.ts';
 import type { Faults } from './machine.ts';
@@ -8,7 +8,10 @@ import type { Oddity } from './odd.ts';
 import { ODDITIES, ODDITIES_OF_BASES } from './odd.ts';
 import type { Fill } from './writer.ts';
 
-/** An image of the chain below the overlay, or the overlay itself where it is not made by the engine. */
+/**
+ * An image of the chain below the overlay, or the overlay itself where it is not made by the
+ * engine.
+ */
 export interface ImagePlan {
   format: 'raw' | 'qcow2';
   version: 2 | 3;
@@ -99,7 +102,10 @@ const SPECIAL: [perCent: number, special: (plan: Plan) => Plan][] = [
   [HOLLOW_PER_CENT, hollow],
 ];
 
-/** A chain of small clusters under large ones: where a job goes down to an image of it, a cluster is made of what several have. */
+/**
+ * A chain of small clusters under large ones: where a job goes down to an image of it, a cluster is
+ * made of what several have.
+ */
 function stacked(plan: Plan): Plan {
   const [size, small] = [
     plan.overlay.size,
@@ -146,7 +152,10 @@ function hollow(plan: Plan): Plan {
   };
 }
 
-/** Small writes and discards all over an empty overlay: places that data has left become tables, and the power goes often. */
+/**
+ * Small writes and discards all over an empty overlay: places that data has left become tables, and
+ * the power goes often.
+ */
 function sparse(plan: Plan): Plan {
   const overlay: ImagePlan = {
     ...plan.overlay,
@@ -170,7 +179,9 @@ function sparse(plan: Plan): Plan {
   };
 }
 
-/** Many requests at once, all over an image with more tables than the metadata cache has room for. */
+/**
+ * Many requests at once, all over an image with more tables than the metadata cache has room for.
+ */
 function crowded(plan: Plan): Plan {
   const smallClusters = (image: ImagePlan): ImagePlan => ({
     ...image,
@@ -270,7 +281,10 @@ function imagePlan(random: Random, size: number, isOverlay: boolean): ImagePlan 
   return { format: 'qcow2', version, clusterBits, refcountOrder, extendedL2, size, fills, odd: [] };
 }
 
-/** Gives some of the images oddities: one or several. What grows over what stands behind its end is worth seeing more often. */
+/**
+ * Gives some of the images oddities: one or several. What grows over what stands behind its end is
+ * worth seeing more often.
+ */
 function withOddities(plan: Plan, random: Random): Plan {
   const odd = (image: ImagePlan, isOverlay: boolean): ImagePlan => {
     if (random.between(1, 100) > ODD_PER_CENT) return image;

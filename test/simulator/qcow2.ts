@@ -1,6 +1,6 @@
 /**
- * qcow2 images in memory (QEMU's docs/interop/qcow2.txt): a reader of their headers and of what they show. Written apart from the engine,
- * so that neither repeats the other's mistakes.
+ * qcow2 images in memory (QEMU's docs/interop/qcow2.txt): a reader of their headers and of what
+ * they show. Written apart from the engine, so that neither repeats the other's mistakes.
  */
 import { inflateRawSync } from 'node:zlib';
 
@@ -113,7 +113,10 @@ export function unknownOf(file: Uint8Array): Uint8Array {
   return Buffer.concat([fields, extensionsOf(file).get(EXTENSION_UNKNOWN) ?? new Uint8Array(0)]);
 }
 
-/** What an image shows over `below`, past whose end there are zeros. @throws when a table points past the file. */
+/**
+ * What an image shows over `below`, past whose end there are zeros.
+ * @throws when a table points past the file.
+ */
 export function contentOf(file: Uint8Array, below: Uint8Array): Uint8Array {
   const h = readHeader(file);
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);

@@ -1,4 +1,7 @@
-/** What QEMU's own check says of the simulator's images: of one in so many, since each takes a process. */
+/**
+ * What QEMU's own check says of the simulator's images: of one in so many, since each takes a
+ * process.
+ */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -20,7 +23,10 @@ export class QemuSample {
     this.#one = one;
   }
 
-  /** An overlay's file, as it is after a cut, or after a close. @throws when qemu-img finds more wrong than a cut may leave behind. */
+  /**
+   * An overlay's file, as it is after a cut, or after a close.
+   * @throws when qemu-img finds more wrong than a cut may leave behind.
+   */
   look(file: Uint8Array, closed: boolean): void {
     if (this.#seen++ % this.#one) return;
     const path = join(this.#folder, 'overlay.qcow2');

@@ -1,4 +1,7 @@
-/** Runs seeds: one is a few simulated disks under one clock, from their making to their end, and tells the same story every time. */
+/**
+ * Runs seeds: one is a few simulated disks under one clock, from their making to their end, and
+ * tells the same story every time.
+ */
 import { readFileSync } from 'node:fs';
 import { Random } from '../fixtures/content.ts';
 import type { Counts, Hooks, Life } from './disk.ts';

@@ -1,6 +1,7 @@
 /**
- * The engine in the simulator: seeds that are always the same, and fresh ones, whose numbers a failure tells; some of the images as
- * QEMU's own check sees them; how many of the engine's lines the seeds reach; and whether they would notice an engine that is broken.
+ * The engine in the simulator: seeds that are always the same, and fresh ones, whose numbers a
+ * failure tells; some of the images as QEMU's own check sees them; how many of the engine's lines
+ * the seeds reach; and whether they would notice an engine that is broken.
  */
 import { readFileSync } from 'node:fs';
 import { expect, it } from 'vitest';
@@ -17,7 +18,10 @@ const QEMU_SEEDS = 12;
 /** One in so many images. */
 const QEMU_SAMPLE = 8;
 const COVERAGE_SEEDS = 30;
-/** What is missed is mostly what only images damaged beforehand lead to, which the fuzzer and the check's own tests reach. */
+/**
+ * What is missed is mostly what only images damaged beforehand lead to, which the fuzzer and the
+ * check's own tests reach.
+ */
 const COVERAGE_PER_CENT_MIN = 75;
 /** Broken engines are run until some seed finds them; these are found early. */
 const MUTATION_NAMES = [

@@ -1,6 +1,7 @@
 /**
- * A file on a disk that can lose power. What was written but not flushed may, after a cut, be there, be lost, or be there in part, one
- * sector of 512 bytes at a time and in any order. It never loses what a flush has covered.
+ * A file on a disk that can lose power. What was written but not flushed may, after a cut, be
+ * there, be lost, or be there in part, one sector of 512 bytes at a time and in any order. It never
+ * loses what a flush has covered.
  */
 import type { Random } from '../fixtures/content.ts';
 
@@ -62,7 +63,10 @@ export class Storage {
     for (const change of done) this.#durably(change);
   }
 
-  /** The power goes, while `inFlight` writes are on their way: each of their sectors may be there or not. */
+  /**
+   * The power goes, while `inFlight` writes are on their way: each of their sectors may be there or
+   * not.
+   */
   cut(cut: Cut, inFlight: { offset: number; data: Uint8Array }[], random: Random): void {
     for (const change of this.#changes) this.#keep(change, cut, random);
     for (const { offset, data } of inFlight) {

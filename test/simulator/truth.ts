@@ -1,7 +1,8 @@
 /**
- * What a guest may see. Requests that overlap are done in the order in which they were started, so that the disk's content is that of
- * all changes so far; a failed change may or may not have been made, byte by byte; a change that no flush has covered may be gone
- * after a power cut, sector by sector.
+ * What a guest may see. Requests that overlap are done in the order in which they were started, so
+ * that the disk's content is that of all changes so far; a failed change may or may not have been
+ * made, byte by byte; a change that no flush has covered may be gone after a power cut, sector by
+ * sector.
  */
 
 /** Unit of comparing: the sector that storage writes whole. */
@@ -72,7 +73,10 @@ export class Truth {
     );
   }
 
-  /** After a cut: what is there must be what was flushed, or something written since. What is there now is there for good. */
+  /**
+   * After a cut: what is there must be what was flushed, or something written since. What is there
+   * now is there for good.
+   */
   recovered(found: Uint8Array): void {
     const before = this.#flushed;
     const length = Math.min(found.length, this.now.length);
@@ -138,7 +142,10 @@ export class Truth {
     }
   }
 
-  /** The quick way: whether the bytes [at, end) are those of one change, or those at the start, as a whole. */
+  /**
+   * The quick way: whether the bytes [at, end) are those of one change, or those at the start, as a
+   * whole.
+   */
   #isWhole(
     shown: Buffer,
     at: number,

@@ -1,4 +1,7 @@
-/** The writer of images: whatever it makes of oddities is a valid image, by the simulator's own checker and by QEMU's. */
+/**
+ * The writer of images: whatever it makes of oddities is a valid image, by the simulator's own
+ * checker and by QEMU's.
+ */
 import { expect, it } from 'vitest';
 import { Random } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
@@ -11,7 +14,10 @@ import { QemuSample } from './qemu.ts';
 const SEEDS = 400;
 const QEMU_ONE_IN = 10;
 
-/** The overlays of plans that are not made by the engine and have oddities, except refcounts that are wrong. */
+/**
+ * The overlays of plans that are not made by the engine and have oddities, except refcounts that
+ * are wrong.
+ */
 function* oddOverlays(): Generator<[seed: number, plan: ImagePlan, file: Uint8Array]> {
   for (let seed = 1; seed <= SEEDS; seed++) {
     const { overlay } = planOf(seed);

@@ -1,4 +1,7 @@
-/** A writer of qcow2 images that lays out any mix of data, zero, compressed and absent clusters, also as other programs may do it. */
+/**
+ * A writer of qcow2 images that lays out any mix of data, zero, compressed and absent clusters,
+ * also as other programs may do it.
+ */
 import { deflateRawSync } from 'node:zlib';
 import { Random } from '../fixtures/content.ts';
 import { Layout, STALE } from './layout.ts';
@@ -44,7 +47,10 @@ export interface Recipe {
   clusterBits: number;
   refcountOrder: number;
   extendedL2: boolean;
-  /** What the disk shows where the image has something of its own; where a cluster is absent it does not matter. */
+  /**
+   * What the disk shows where the image has something of its own; where a cluster is absent it does
+   * not matter.
+   */
   content: Uint8Array;
   /** What each cluster is. */
   fills: Fill[];
@@ -55,7 +61,10 @@ export interface Recipe {
   seed?: number;
 }
 
-/** Lays out an image; where it shows zeros, or what another cluster has, `content` is changed to that. */
+/**
+ * Lays out an image; where it shows zeros, or what another cluster has, `content` is changed to
+ * that.
+ */
 export function writeImage(recipe: Recipe): Uint8Array {
   return new Writer(recipe).run();
 }
@@ -77,7 +86,10 @@ class Writer {
   /** Compressed streams are packed: where the next one may begin. */
   #packed = 0;
   #packedEnd = 0;
-  /** What others may share: the last stream, the last cluster of data, and which clusters of the disk these are. */
+  /**
+   * What others may share: the last stream, the last cluster of data, and which clusters of the
+   * disk these are.
+   */
   #lastStream: { entry: bigint; index: number; hosts: number[] } | undefined;
   #lastData: { host: number; index: number } | undefined;
   /** The entry of the cluster that comes last in the file. */
@@ -111,7 +123,10 @@ class Writer {
     return this.#end(layout.file());
   }
 
-  /** Of what stands behind the disk's end, some is mapped by the table of its last cluster, some by others. */
+  /**
+   * Of what stands behind the disk's end, some is mapped by the table of its last cluster, some by
+   * others.
+   */
   #fillBehindEnd(): void {
     const { version, refcountOrder, extendedL2 } = this.#recipe;
     const { random } = this.#odd;
@@ -184,7 +199,9 @@ class Writer {
       table.entries[word] |= BigInt(this.#place(bytes, fill === 'data' ? shown : undefined, index));
   }
 
-  /** A cluster's place; whole data may be where that of another cluster is, and shows the same then. */
+  /**
+   * A cluster's place; whole data may be where that of another cluster is, and shows the same then.
+   */
   #place(bytes: Uint8Array, shown: Uint8Array | undefined, index: number): number {
     const layout = this.#layout;
     const last = this.#lastData;
@@ -225,7 +242,10 @@ class Writer {
     table.entries[word] = BigInt(host);
   }
 
-  /** Makes the subclusters of what is shown data, zeros or absent, alone or in runs. Returns the bitmap. */
+  /**
+   * Makes the subclusters of what is shown data, zeros or absent, alone or in runs. Returns the
+   * bitmap.
+   */
   #subclusters(shown: Uint8Array): bigint {
     const { random } = this.#odd;
     const bytes = this.#cluster / SUBCLUSTERS;
@@ -280,7 +300,10 @@ class Writer {
     return entry;
   }
 
-  /** Puts a stream behind the last one, or where that has no room for all the sectors that it touches, into new clusters. */
+  /**
+   * Puts a stream behind the last one, or where that has no room for all the sectors that it
+   * touches, into new clusters.
+   */
   #pack(stream: Uint8Array): number {
     const layout = this.#layout;
     let from = this.#packed;

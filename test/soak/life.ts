@@ -1,6 +1,7 @@
 /**
- * One life of a disk on real files: made over a base, worked on by a guest while jobs run, are throttled, paused and aborted, closed and
- * opened again, streamed to its end, compared as a whole, checked, and thrown away.
+ * One life of a disk on real files: made over a base, worked on by a guest while jobs run, are
+ * throttled, paused and aborted, closed and opened again, streamed to its end, compared as a whole,
+ * checked, and thrown away.
  */
 import { rm } from 'node:fs/promises';
 import type { CreateOptions, Disk } from '../../hosts/node/index.ts';
@@ -130,7 +131,8 @@ async function act(disk: Disk, truth: Buffer, random: Random, counts: Counts): P
   } else if (kind === 12) {
     truth.fill(0, offset, offset + length);
     await disk.discard(offset, length);
-    // What a discard leaves of clusters that it covers in part is the disk's own affair: zeros make it known.
+    // What a discard leaves of clusters that it covers in part is the disk's own affair: zeros make
+    // it known.
     await disk.writeZeroes(offset, length);
   } else if (kind === 13) await disk.flush();
   else if (kind === 14)

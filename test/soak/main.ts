@@ -1,6 +1,7 @@
 /**
- * `npm run soak`: disks live one life after another, several at once in this process, on real files over a real
- * HTTP server. What memory and files the process holds at its lowest must be the same late as early.
+ * `npm run soak`: disks live one life after another, several at once in this process, on real files
+ * over a real HTTP server. What memory and files the process holds at its lowest must be the same
+ * late as early.
  */
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -21,7 +22,10 @@ const SAMPLE_MS = 5_000;
 const RSS_SLACK_BYTES = 32 * MIB;
 const HEAP_SLACK_BYTES = 4 * MIB;
 const FILES_SLACK = 4;
-/** The first part of the run warms up; the lowest of the next is held against the lowest of the last. */
+/**
+ * The first part of the run warms up; the lowest of the next is held against the lowest of the
+ * last.
+ */
 const PARTS = 5;
 
 interface Sample {

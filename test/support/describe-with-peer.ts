@@ -1,6 +1,7 @@
 /**
- * Tests that need real programs. Where one is missing they are skipped, with a line that says what was skipped and how to get it;
- * in CI (`CI` is set) a missing one fails them, so that nothing is left out unnoticed.
+ * Tests that need real programs. Where one is missing they are skipped, with a line that says what
+ * was skipped and how to get it; in CI (`CI` is set) a missing one fails them, so that nothing is
+ * left out unnoticed.
  */
 import { describe, it } from 'vitest';
 import type { PeerName } from './peer.ts';

@@ -1,6 +1,7 @@
 /**
- * Storage that misbehaves on order: a wrapper that hands every operation to a plan, which lets it through, delays it, fails it, or
- * reorders it with others. It implements the same interfaces as what it wraps; a source stays a source.
+ * Storage that misbehaves on order: a wrapper that hands every operation to a plan, which lets it
+ * through, delays it, fails it, or reorders it with others. It implements the same interfaces as
+ * what it wraps; a source stays a source.
  */
 import type { BlockFile, BlockSource, ReadHint } from '../../hosts/api/block.ts';
 
@@ -19,7 +20,10 @@ export interface Operation {
 /** Performs an operation: all of it, or, for a write that is cut off, only its first bytes. */
 export type Perform = (bytes?: number) => void | Promise<void>;
 
-/** What becomes of an operation: the plan calls `perform` when (and if) it shall happen, and settles as the operation is to settle. */
+/**
+ * What becomes of an operation: the plan calls `perform` when (and if) it shall happen, and settles
+ * as the operation is to settle.
+ */
 export type Plan = (operation: Operation, perform: Perform) => void | Promise<void>;
 
 export class FaultySource implements BlockSource {
@@ -101,7 +105,10 @@ export interface Held {
   fail(error: Error, bytes?: number): Promise<void>;
 }
 
-/** A plan that holds everything until a test lets it go, in whatever order. A held read whose signal is aborted leaves at once. */
+/**
+ * A plan that holds everything until a test lets it go, in whatever order. A held read whose signal
+ * is aborted leaves at once.
+ */
 export class Holding {
   readonly held: Held[] = [];
 

@@ -1,10 +1,13 @@
 /**
- * A file in memory: an overlay or base that answers at once, for tests that make thousands of them. It keeps everything that was
- * written to it; losing what was not flushed is the simulator's work.
+ * A file in memory: an overlay or base that answers at once, for tests that make thousands of them.
+ * It keeps everything that was written to it; losing what was not flushed is the simulator's work.
  */
 import type { BlockFile } from '../../hosts/api/block.ts';
 
-/** Least room that is taken at once; a file that grows on doubles it, so that it is not copied with each write. */
+/**
+ * Least room that is taken at once; a file that grows on doubles it, so that it is not copied with
+ * each write.
+ */
 const GROWTH_BYTES = 1 << 20;
 
 export class MemoryFile implements BlockFile {

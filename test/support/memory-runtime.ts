@@ -1,6 +1,6 @@
 /**
- * A runtime whose files are in memory and whose clock stands still until it is moved: with it, what a disk does is decided by the test
- * alone.
+ * A runtime whose files are in memory and whose clock stands still until it is moved: with it, what
+ * a disk does is decided by the test alone.
  */
 import { readFile } from 'node:fs/promises';
 import type { BlockFile, BlockSource } from '../../hosts/api/block.ts';

@@ -1,6 +1,7 @@
 /**
- * A real nginx of its own for a test: a private configuration in a temporary folder, a free loopback port, one folder served. It
- * touches nothing of an nginx that the machine runs, and leaves nothing behind after `stop`.
+ * A real nginx of its own for a test: a private configuration in a temporary folder, a free
+ * loopback port, one folder served. It touches nothing of an nginx that the machine runs, and
+ * leaves nothing behind after `stop`.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -97,7 +98,8 @@ async function start(folder: string, options: NginxOptions): Promise<NginxServer
 }
 
 async function readLog(url: string, log: string): Promise<LoggedRequest[]> {
-  // A client can have its last byte before nginx has written the line. Its one worker writes it before it takes another request.
+  // A client can have its last byte before nginx has written the line. Its one worker writes it
+  // before it takes another request.
   await ping(url);
   return (await readFile(log, 'utf8')).split('\n').filter(Boolean).map(parseLine);
 }

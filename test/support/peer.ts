@@ -52,7 +52,9 @@ export interface Peer {
 const QEMU_MODULES = ['x86_64-linux-gnu', 'aarch64-linux-gnu'].map(
   (arch) => `/usr/lib/${arch}/qemu/block-curl.so`,
 );
-/** Debian's own Python, which has the modules of Debian's packages; another one in the PATH has not. */
+/**
+ * Debian's own Python, which has the modules of Debian's packages; another one in the PATH has not.
+ */
 const NBD_PYTHON = ['/usr/bin/python3', '/usr/lib/python3/dist-packages/nbd.py'];
 const SEABIOS = '/usr/share/seabios/bios.bin';
 /** Servers and file system tools are here, which not every user's PATH has. */
@@ -71,7 +73,10 @@ export function peerPath(name: PeerName): string {
   return path;
 }
 
-/** What to say of the missing ones among these peers, and how to get them; undefined when all are here. */
+/**
+ * What to say of the missing ones among these peers, and how to get them; undefined when all are
+ * here.
+ */
 export function missingPeers(names: readonly PeerName[]): string | undefined {
   const missing = names.filter((name) => peer(name).path === undefined);
   if (missing.length === 0) return undefined;

@@ -1,6 +1,7 @@
 /**
- * QEMU's own programs as functions: qemu-img and qemu-io to make, write, check and compare images, and the `block-stream` job of
- * qemu-storage-daemon to measure against. Nothing here knows an image format: what it says is what QEMU says.
+ * QEMU's own programs as functions: qemu-img and qemu-io to make, write, check and compare images,
+ * and the `block-stream` job of qemu-storage-daemon to measure against. Nothing here knows an image
+ * format: what it says is what QEMU says.
  */
 import { spawn } from 'node:child_process';
 import { performance } from 'node:perf_hooks';
@@ -47,7 +48,10 @@ export interface ConvertOptions {
   compress?: boolean;
   /** Coroutines that work at once; with it, writes go out of order (`-W`). */
   coroutines?: number;
-  /** Ends when all has reached the disk (`-t writeback`); without it, some of it may only be in the page cache. */
+  /**
+   * Ends when all has reached the disk (`-t writeback`); without it, some of it may only be in the
+   * page cache.
+   */
   flush?: boolean;
   with?: Record<string, string | number>;
   /** Milliseconds after which it is ended, and fails. */
@@ -114,7 +118,10 @@ export async function check(
   return { exitCode, report, messages: stdout.slice(0, Math.max(start, 0)) + stderr };
 }
 
-/** `qemu-img compare`: whether two disks show the same bytes (the longer one zeros past the shorter one's end). */
+/**
+ * `qemu-img compare`: whether two disks show the same bytes (the longer one zeros past the shorter
+ * one's end).
+ */
 export async function compare(
   a: string,
   b: string,
@@ -169,7 +176,10 @@ export async function info(path: string, options: { format?: QemuFormat } = {}):
   return JSON.parse(await qemuImg(['info', '--output=json', ...format, path])) as QemuInfo;
 }
 
-/** Runs qemu-io commands on one image, in order. @throws when one of them fails (a `read -P` that finds other bytes, for one). */
+/**
+ * Runs qemu-io commands on one image, in order.
+ * @throws when one of them fails (a `read -P` that finds other bytes, for one).
+ */
 export async function qemuIo(
   path: string,
   commands: readonly string[],
@@ -200,7 +210,9 @@ export interface BlockStreamResult {
   secondsWithClose: number;
 }
 
-/** Runs QEMU's block-stream job on an overlay, in a qemu-storage-daemon of its own, and times it. */
+/**
+ * Runs QEMU's block-stream job on an overlay, in a qemu-storage-daemon of its own, and times it.
+ */
 export async function blockStreamJob(options: BlockStreamOptions): Promise<BlockStreamResult> {
   const daemon = spawn(
     'qemu-storage-daemon',
@@ -261,7 +273,10 @@ interface QmpMessage {
   data?: unknown;
 }
 
-/** QEMU's monitor protocol (docs/interop/qmp-spec.txt) over a pair of pipes: one command at a time, and events by name. */
+/**
+ * QEMU's monitor protocol (docs/interop/qmp-spec.txt) over a pair of pipes: one command at a time,
+ * and events by name.
+ */
 class QmpClient {
   private readonly input: Writable;
   private answer: { resolve(message: QmpMessage): void; reject(error: Error): void } | undefined;

@@ -1,4 +1,6 @@
-/** Runs other programs to their end and hands back what they said. It never goes through a shell. */
+/**
+ * Runs other programs to their end and hands back what they said. It never goes through a shell.
+ */
 import { spawn } from 'node:child_process';
 
 /** No program that tests run takes so long: one that does hangs, and is ended. */
@@ -20,7 +22,10 @@ export interface RunOptions {
   msMax?: number;
 }
 
-/** Runs a program, its messages in English. @throws with what it wrote to stderr, when it ends with another exit code or by a signal. */
+/**
+ * Runs a program, its messages in English.
+ * @throws with what it wrote to stderr, when it ends with another exit code or by a signal.
+ */
 export async function run(
   program: string,
   args: readonly string[],

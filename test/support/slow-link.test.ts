@@ -38,7 +38,9 @@ function dial(port: number): Socket {
   return socket;
 }
 
-/** Everything up to the other side's end. It leaves our own side open, which `for await` would not. */
+/**
+ * Everything up to the other side's end. It leaves our own side open, which `for await` would not.
+ */
 async function readAll(socket: Socket): Promise<Buffer> {
   const parts: Buffer[] = [];
   socket.on('data', (part: Buffer) => parts.push(part));
@@ -129,7 +131,8 @@ describe('slow link', () => {
   });
 
   it('holds a bounded amount for a client that does not read, and goes on when it does', async () => {
-    // More than all the kernel's socket buffers on the way together, so that a link without a bound would take much more of it.
+    // More than all the kernel's socket buffers on the way together, so that a link without a bound
+    // would take much more of it.
     const payload = randomBytes(192 * MIB);
     const link = await linkTo((socket) => socket.end(payload), { bitsPerSecond: 4e9 });
     const socket = dial(link.port);

@@ -1,13 +1,16 @@
 /**
- * A slow link: a TCP proxy on loopback with the delay and the bit rate of a long line, for tests, benchmarks and the demo. It
- * never changes, drops or reorders a byte of a connection, and never holds more than a bounded amount of them.
+ * A slow link: a TCP proxy on loopback with the delay and the bit rate of a long line, for tests,
+ * benchmarks and the demo. It never changes, drops or reorders a byte of a connection, and never
+ * holds more than a bounded amount of them.
  *
- * What it models: each way has one bit rate, shared by all connections in turns of a small piece, and half the round trip as
- * delay; a connection is open to its client one round trip after it was accepted, so a first request is answered after two round
- * trips and a further one after one, as over a real line. Ends and resets travel with the same delay, behind the bytes before
- * them; what a sender had under way when its peer reset still takes its share of the line. What it does not model: loss, the
- * slow start of TCP (a connection may use the whole rate at once), and packet headers (the rate is that of payload bytes). The
- * kernel completes a client's `connect` at once, so that call alone looks quicker than it would; its first bytes pay for it.
+ * What it models: each way has one bit rate, shared by all connections in turns of a small piece,
+ * and half the round trip as delay; a connection is open to its client one round trip after it was
+ * accepted, so a first request is answered after two round trips and a further one after one, as
+ * over a real line. Ends and resets travel with the same delay, behind the bytes before them; what
+ * a sender had under way when its peer reset still takes its share of the line. What it does not
+ * model: loss, the slow start of TCP (a connection may use the whole rate at once), and packet
+ * headers (the rate is that of payload bytes). The kernel completes a client's `connect` at once,
+ * so that call alone looks quicker than it would; its first bytes pay for it.
  */
 
 import type { ChildProcess } from 'node:child_process';
@@ -30,7 +33,10 @@ export interface SlowLinkOptions {
 
 /** What has gone over a link since it started. */
 export interface LinkTraffic {
-  /** Payload bytes sent over the line: `up` from clients to the target, `down` from the target to clients. */
+  /**
+   * Payload bytes sent over the line: `up` from clients to the target, `down` from the target to
+   * clients.
+   */
   bytes: { up: number; down: number };
   /** Connections accepted. */
   connections: number;
@@ -54,16 +60,25 @@ export interface SlowLinkProcess extends LinkAddress {
   traffic(): Promise<LinkTraffic>;
 }
 
-/** Bytes that a connection may send before it is another one's turn: a millisecond of the line, within these bounds. */
+/**
+ * Bytes that a connection may send before it is another one's turn: a millisecond of the line,
+ * within these bounds.
+ */
 const TURN_BYTES_MIN = 1024;
 const TURN_BYTES_MAX = 16 * 1024;
-/** Pieces are put on the line this long before it is free: timers are no finer than a millisecond, and often late. */
+/**
+ * Pieces are put on the line this long before it is free: timers are no finer than a millisecond,
+ * and often late.
+ */
 const AHEAD_MS = 4;
-/** What is due within this time is delivered now: half a timer's grain, so that the error is as often early as late. */
+/**
+ * What is due within this time is delivered now: half a timer's grain, so that the error is as
+ * often early as late.
+ */
 const EARLY_MS = 0.5;
 /**
- * A sender is paused when so much of its bytes waits for the line (or for their receiver), and resumed at half of it: enough to
- * ride out a late turn of the event loop.
+ * A sender is paused when so much of its bytes waits for the line (or for their receiver), and
+ * resumed at half of it: enough to ride out a late turn of the event loop.
  */
 const WAITING_MS = 30;
 const WAITING_BYTES_MIN = 256 * 1024;
@@ -87,7 +102,8 @@ export async function startSlowLink(options: SlowLinkOptions): Promise<SlowLink>
   const server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (client) => {
     connections++;
     track(client);
-    // An error before the connection stands has no one to be told to yet; the lanes notice the closed socket later.
+    // An error before the connection stands has no one to be told to yet; the lanes notice the
+    // closed socket later.
     client.on('error', () => {});
     const toTarget = new Lane(up, client);
     toTarget.control(() => {
@@ -138,7 +154,10 @@ interface Flying {
   dueMs: number;
 }
 
-/** One direction of the link: whose turn it is, and what is under way. All connections share its rate. */
+/**
+ * One direction of the link: whose turn it is, and what is under way. All connections share its
+ * rate.
+ */
 class Line {
   /** Bytes put on the line so far. */
   bytes = 0;
@@ -166,7 +185,8 @@ class Line {
   wake(lane: Lane): void {
     if (lane.inTurn) return;
     lane.inTurn = true;
-    // The line was idle until this moment; after a busy one, `freeAtMs` stays what it was, so that a late timer costs no throughput.
+    // The line was idle until this moment; after a busy one, `freeAtMs` stays what it was, so that
+    // a late timer costs no throughput.
     if (this.turns.length === 0) this.freeAtMs = Math.max(this.freeAtMs, performance.now());
     this.turns.push(lane);
     this.send(performance.now());
@@ -188,7 +208,10 @@ class Line {
     this.arm();
   }
 
-  /** Gives the line what it can take until shortly after `nowMs`, one piece of each waiting lane in turn. */
+  /**
+   * Gives the line what it can take until shortly after `nowMs`, one piece of each waiting lane in
+   * turn.
+   */
   private send(nowMs: number): void {
     while (this.turns.length > 0 && this.freeAtMs <= nowMs + AHEAD_MS) {
       const lane = this.turns.shift();
@@ -229,7 +252,10 @@ class Line {
   }
 }
 
-/** One direction of one connection: reads its sender, queues for the line, writes what arrives to its receiver. */
+/**
+ * One direction of one connection: reads its sender, queues for the line, writes what arrives to
+ * its receiver.
+ */
 class Lane {
   /** Whether the line has it among its turns. */
   inTurn = false;
@@ -273,7 +299,10 @@ class Lane {
     this.enqueue(happen);
   }
 
-  /** The sender is gone: its receiver learns it behind the bytes under way, and until then its own bytes keep coming. */
+  /**
+   * The sender is gone: its receiver learns it behind the bytes under way, and until then its own
+   * bytes keep coming.
+   */
   reset(): void {
     if (this.isReset) return;
     this.isReset = true;
@@ -309,7 +338,9 @@ class Lane {
     this.line.wake(this);
   }
 
-  /** Reads on only while few bytes wait: for the line, or for a receiver that does not take them. */
+  /**
+   * Reads on only while few bytes wait: for the line, or for a receiver that does not take them.
+   */
   private throttle(): void {
     if (!this.started) return;
     const held = this.waitingBytes + (this.receiver?.writableLength ?? 0);
@@ -362,7 +393,10 @@ class Queue<T> {
   }
 }
 
-/** Starts a link in a process of its own, so that it takes no time from the event loop of the program under measurement. It ends with this process. */
+/**
+ * Starts a link in a process of its own, so that it takes no time from the event loop of the
+ * program under measurement. It ends with this process.
+ */
 export async function startSlowLinkProcess(options: SlowLinkOptions): Promise<SlowLinkProcess> {
   const file = fileURLToPath(import.meta.url);
   const loader = file.endsWith('.ts')

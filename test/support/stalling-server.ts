@@ -9,7 +9,10 @@ export interface StallingServer {
   stop(): void;
 }
 
-/** Serves a few ranges of `content` that begin before `until`, and leaves every other request without an answer. */
+/**
+ * Serves a few ranges of `content` that begin before `until`, and leaves every other request
+ * without an answer.
+ */
 export async function serveAndStall(
   content: Uint8Array,
   answers: number,

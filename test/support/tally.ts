@@ -1,4 +1,6 @@
-/** A reporter that ends a run with one plain line: how many tests passed, failed and were skipped. */
+/**
+ * A reporter that ends a run with one plain line: how many tests passed, failed and were skipped.
+ */
 import type { Reporter, TestModule } from 'vitest/node';
 
 export class Tally implements Reporter {

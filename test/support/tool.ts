@@ -1,4 +1,7 @@
-/** Command lines of the tools that are run by hand, as the simulator: each tells its options by `-h`, and mistakes on one line. */
+/**
+ * Command lines of the tools that are run by hand, as the simulator: each tells its options by
+ * `-h`, and mistakes on one line.
+ */
 import { Command, InvalidArgumentError } from 'commander';
 
 /** The tool that `npm run NAME` starts; without further words it takes options only. */

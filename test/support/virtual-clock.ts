@@ -27,7 +27,10 @@ export class VirtualClock implements Clock {
     return next;
   }
 
-  /** Moves on by `ms` milliseconds and rings what has come due, the earliest first, each at its own time. */
+  /**
+   * Moves on by `ms` milliseconds and rings what has come due, the earliest first, each at its own
+   * time.
+   */
   advance(ms: number): void {
     const end = this.#now + ms;
     for (;;) {

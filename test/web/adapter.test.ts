@@ -1,4 +1,7 @@
-/** A Millrace disk as v86's hard disk, without a page: the order of requests, failures, saved states, and a real guest. */
+/**
+ * A Millrace disk as v86's hard disk, without a page: the order of requests, failures, saved
+ * states, and a real guest.
+ */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -1,7 +1,8 @@
 /**
- * The console in a real Chromium, as its users meet it: a Linux guest boots from a base behind a slow link, writes, lives through a
- * reload in the middle of the stream, then without any server, and leaves as a file. With MILLRACE_SCREENSHOTS set to a folder, each
- * state is drawn there at the width of a desktop and of a phone, and in light colours.
+ * The console in a real Chromium, as its users meet it: a Linux guest boots from a base behind a
+ * slow link, writes, lives through a reload in the middle of the stream, then without any server,
+ * and leaves as a file. With MILLRACE_SCREENSHOTS set to a folder, each state is drawn there at the
+ * width of a desktop and of a phone, and in light colours.
  */
 import { createHash } from 'node:crypto';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
@@ -169,7 +170,8 @@ describeWithPeer(
         await job(page, 'Abort', 'reason: "aborted"');
         await shoot(page, 'aborted');
         await job(page, 'Start streaming', 'status: 1 (ACTIVE)');
-        // The keyboard stays with the job, and comes to the machine's screen and back to its serial console.
+        // The keyboard stays with the job, and comes to the machine's screen and back to its serial
+        // console.
         expect(await focus(page)).toBe('job-pause');
         await page.keyboard.press('F6');
         expect(await focus(page)).toBe('serial');
@@ -328,7 +330,10 @@ async function prompt(page: Page): Promise<void> {
 
 let commands = 0;
 
-/** Types a command into the serial console, and waits for the next prompt; what the command says is to hold `expected`. */
+/**
+ * Types a command into the serial console, and waits for the next prompt; what the command says is
+ * to hold `expected`.
+ */
 async function shell(page: Page, command: string, expected: string | RegExp = ''): Promise<void> {
   await page.locator('#serial textarea').focus();
   const number = ++commands;

@@ -1,4 +1,7 @@
-/** The console in Firefox: boots while the image streams, and again after a reload in the middle, with what the guest wrote. */
+/**
+ * The console in Firefox: boots while the image streams, and again after a reload in the middle,
+ * with what the guest wrote.
+ */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

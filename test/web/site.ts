@@ -1,4 +1,7 @@
-/** What the console's tests and its bench share: the built page, the guest behind a slow link, and a browser with a profile. */
+/**
+ * What the console's tests and its bench share: the built page, the guest behind a slow link, and a
+ * browser with a profile.
+ */
 import { mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -70,7 +73,10 @@ export async function serveGuest(
   };
 }
 
-/** The console as it is deployed in `folder`, with this image as its sample, and the guest's image beside the page where that is wanted. */
+/**
+ * The console as it is deployed in `folder`, with this image as its sample, and the guest's image
+ * beside the page where that is wanted.
+ */
 export async function serveConsole({
   sample,
   beside,

@@ -1,4 +1,6 @@
-/** The console where things go wrong around it, in a real Chromium with machines that run no system. */
+/**
+ * The console where things go wrong around it, in a real Chromium with machines that run no system.
+ */
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { cp, readdir, readFile, writeFile } from 'node:fs/promises';
@@ -13,7 +15,10 @@ import type { Browser } from './site.ts';
 import { boot, disks, HALTED_BYTES, haltedImage, serveConsole, startBrowser } from './site.ts';
 
 const START_MS_MAX = 120_000;
-/** Waits for a key, and then writes a sector in each of 24 cylinders, which are farther from one another than clusters are long. */
+/**
+ * Waits for a key, and then writes a sector in each of 24 cylinders, which are farther from one
+ * another than clusters are long.
+ */
 const WRITER = [
   0xb4,
   0x00,

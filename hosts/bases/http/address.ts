@@ -1,26 +1,36 @@
 /**
- * Where an HTTP base is and what is sent to get it: the URL (checked, its credentials taken out), the caller's headers, and a fresh
- * URL when a signed one has expired. Nothing here may put a credential into a message.
+ * Where an HTTP base is and what is sent to get it: the URL (checked, its credentials taken out),
+ * the caller's headers, and a fresh URL when a signed one has expired. Nothing here may put a
+ * credential into a message.
  */
 import { MillraceError } from '../../api/errors.ts';
 
-/** A URL, or a function that returns a fresh one: it is asked at open, and again when the server answers 400, 401 or 403. */
+/**
+ * A URL, or a function that returns a fresh one: it is asked at open, and again when the server
+ * answers 400, 401 or 403.
+ */
 export type UrlSource = string | URL | (() => string | URL | Promise<string | URL>);
 
-/** Headers to send with every request, or a function that returns them, asked before each request. */
+/**
+ * Headers to send with every request, or a function that returns them, asked before each request.
+ */
 export type HeaderSource =
   | Record<string, string>
   | (() => Record<string, string> | Promise<Record<string, string>>);
 
-/** A URL as `fetch` takes it, with what its userinfo said as a header: `fetch` refuses URLs that hold credentials. */
+/**
+ * A URL as `fetch` takes it, with what its userinfo said as a header: `fetch` refuses URLs that
+ * hold credentials.
+ */
 export interface Target {
   readonly href: string;
   readonly authorization?: string;
 }
 
 /**
- * The URL as messages may show it: without userinfo and fragment, and with `?…` in place of a query, which may hold a signature.
- * What cannot be parsed loses everything before its last `@`, so that a mistyped URL does not show a password either.
+ * The URL as messages may show it: without userinfo and fragment, and with `?…` in place of a
+ * query, which may hold a signature. What cannot be parsed loses everything before its last `@`, so
+ * that a mistyped URL does not show a password either.
  */
 export function redactUrl(url: string | URL): string {
   const text = String(url);
@@ -31,7 +41,10 @@ export function redactUrl(url: string | URL): string {
   return bare.replace(/#[\s\S]*$/, '').replace(/\?[\s\S]*$/, '?…');
 }
 
-/** The text with every web address in it redacted: some runtimes put the whole URL into their errors. */
+/**
+ * The text with every web address in it redacted: some runtimes put the whole URL into their
+ * errors.
+ */
 export function redactText(text: string): string {
   return text.replace(/\bhttps?:\/\/[^\s"'<>]+/gi, (url) => redactUrl(url));
 }
@@ -51,17 +64,26 @@ export class Address {
     this.#name = typeof source === 'function' ? 'the base' : redactUrl(parse(source));
   }
 
-  /** What messages call the base: its URL, redacted; before a URL function's first answer, `the base`. */
+  /**
+   * What messages call the base: its URL, redacted; before a URL function's first answer, `the
+   * base`.
+   */
   get name(): string {
     return this.#name;
   }
 
-  /** Whether asking again may help against a 400, 401 or 403: the URL or the headers come from a function. */
+  /**
+   * Whether asking again may help against a 400, 401 or 403: the URL or the headers come from a
+   * function.
+   */
   get renewable(): boolean {
     return typeof this.#source === 'function' || typeof this.#headers === 'function';
   }
 
-  /** @throws MillraceError `EINVAL` for what is no URL, `EUNSUPPORTED` for a scheme other than http and https. */
+  /**
+   * @throws MillraceError `EINVAL` for what is no URL, `EUNSUPPORTED` for a scheme other than http
+   *   and https.
+   */
   async target(): Promise<Target> {
     const asked = (this.#asked ??= this.#resolve());
     try {
@@ -72,14 +94,20 @@ export class Address {
     }
   }
 
-  /** Has the next `target()` ask for a fresh URL, unless that has happened since `refused` was handed out. */
+  /**
+   * Has the next `target()` ask for a fresh URL, unless that has happened since `refused` was
+   * handed out.
+   */
   renew(refused: Target): void {
     if (typeof this.#source !== 'function' || this.#target !== refused) return;
     this.#target = undefined;
     this.#asked = undefined;
   }
 
-  /** The caller's headers for one request, with the URL's credentials unless the caller brings an Authorization of its own. */
+  /**
+   * The caller's headers for one request, with the URL's credentials unless the caller brings an
+   * Authorization of its own.
+   */
   async headers(target: Target): Promise<Headers> {
     const given = typeof this.#headers === 'function' ? await this.#headers() : this.#headers;
     let headers: Headers;
@@ -105,7 +133,8 @@ export class Address {
 }
 
 function parse(given: string | URL): URL {
-  // In a page or worker a relative URL means what it means to fetch; elsewhere there is nothing to resolve it against.
+  // In a page or worker a relative URL means what it means to fetch; elsewhere there is nothing to
+  // resolve it against.
   const base = (globalThis as { location?: { href: string } }).location?.href;
   if (!URL.canParse(String(given), base))
     throw new MillraceError('EINVAL', `not a URL: ${redactUrl(given)}`);

@@ -1,15 +1,18 @@
 /**
- * The body of an answer piece by piece, as it arrives, into buffers used again and again: with a new one for each piece, Chromium took a
- * third longer for a base, most of it to give them back.
+ * The body of an answer piece by piece, as it arrives, into buffers used again and again: with a
+ * new one for each piece, Chromium took a third longer for a base, most of it to give them back.
  */
 import type { AnswerBody, PieceReader } from './response.ts';
 
-/** The largest piece: with smaller ones browsers take more time for the same bytes, with larger ones no less. */
+/**
+ * The largest piece: with smaller ones browsers take more time for the same bytes, with larger ones
+ * no less.
+ */
 const PIECE_BYTES_MAX = 512 * 1024;
 
 /**
- * Reads a body of so many bytes, 1 at least. A piece is good until the one after the next is asked for. What is no byte stream (Streams
- * standard, section 4.2) brings buffers of its own.
+ * Reads a body of so many bytes, 1 at least. A piece is good until the one after the next is asked
+ * for. What is no byte stream (Streams standard, section 4.2) brings buffers of its own.
  */
 export function piecesOf(body: AnswerBody, bytes: number): PieceReader {
   const reader = byteReader(body);

@@ -1,22 +1,30 @@
 /**
- * The queue in front of an HTTP base: reads wait here for a lane, neighbours leave together as one larger request, and each read is
- * done as soon as its own bytes are there. Bytes that are on their way are never asked for again, unless a shared request fails: each
- * read is then tried once more by itself. It sends nothing itself, and never touches a read's buffer after that read has settled.
+ * The queue in front of an HTTP base: reads wait here for a lane, neighbours leave together as one
+ * larger request, and each read is done as soon as its own bytes are there. Bytes that are on their
+ * way are never asked for again, unless a shared request fails: each read is then tried once more
+ * by itself. It sends nothing itself, and never touches a read's buffer after that read has
+ * settled.
  */
 import type { ReadHint } from '../../api/block.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { Transfer } from './request.ts';
 
-/** A request is filled up with neighbours to at least this size, so that a gigabyte costs about a thousand requests. */
+/**
+ * A request is filled up with neighbours to at least this size, so that a gigabyte costs about a
+ * thousand requests.
+ */
 export const REQUEST_BYTES_MIN: number = 1024 * 1024;
 /**
- * And to this at most: a read at its end waits for all before it. Beside a guest it never grows so large, as the job has only a few copies
- * in flight then.
+ * And to this at most: a read at its end waits for all before it. Beside a guest it never grows so
+ * large, as the job has only a few copies in flight then.
  */
 export const REQUEST_BYTES_MAX: number = 16 * 1024 * 1024;
 /** So many requests of the background under way keep the line busy. */
 const FLIGHTS_BUSY = 3;
-/** Two neighbours may leave a gap between them when all gaps together are at most this share of the request: bytes for nothing. */
+/**
+ * Two neighbours may leave a gap between them when all gaps together are at most this share of the
+ * request: bytes for nothing.
+ */
 const GAP_SHARE_MAX = 1 / 64;
 
 /** One caller's read. */
@@ -57,7 +65,10 @@ class Read {
   }
 }
 
-/** A piece `[start, end)` of a read: waiting, or on a request. Reads are cut where a part of them is on its way already. */
+/**
+ * A piece `[start, end)` of a read: waiting, or on a request. Reads are cut where a part of them is
+ * on its way already.
+ */
 interface Part {
   readonly read: Read;
   readonly start: number;
@@ -150,12 +161,18 @@ class Flight implements Transfer {
   }
 }
 
-/** Schedules reads onto at most `lanes` transfers at a time, one of which the background may not use. */
+/**
+ * Schedules reads onto at most `lanes` transfers at a time, one of which the background may not
+ * use.
+ */
 export class Elevator {
   readonly #lanes: number;
   readonly #transfer: (transfer: Transfer, cancelled: AbortSignal) => Promise<void>;
   readonly #flights = new Set<Flight>();
-  /** The unsettled reads of each signal. One listener a signal: a job has one for all its reads, and Node warns of more than ten. */
+  /**
+   * The unsettled reads of each signal. One listener a signal: a job has one for all its reads, and
+   * Node warns of more than ten.
+   */
   readonly #watched = new Map<AbortSignal, Set<Read>>();
   /** In order of arrival. */
   #waiting: Part[] = [];
@@ -172,7 +189,10 @@ export class Elevator {
     this.#transfer = transfer;
   }
 
-  /** Fills `into`, which is not empty, from `offset` on; rejects with the transfer's error, or with the hint's or close's reason. */
+  /**
+   * Fills `into`, which is not empty, from `offset` on; rejects with the transfer's error, or with
+   * the hint's or close's reason.
+   */
   read(offset: number, into: Uint8Array, hint: ReadHint): Promise<void> {
     return new Promise((resolve, reject) => {
       hint.signal?.throwIfAborted();
@@ -228,7 +248,10 @@ export class Elevator {
     for (const flight of this.#flights) flight.drop(read);
   }
 
-  /** Reads that are issued together should leave together, so lanes are filled only when the caller's turn has ended. */
+  /**
+   * Reads that are issued together should leave together, so lanes are filled only when the
+   * caller's turn has ended.
+   */
   #schedule(): void {
     if (this.#scheduled) return;
     this.#scheduled = true;
@@ -249,7 +272,10 @@ export class Elevator {
     }
   }
 
-  /** What the next request asks for: the foreground in order of arrival, the background upwards through the object, then from its start. */
+  /**
+   * What the next request asks for: the foreground in order of arrival, the background upwards
+   * through the object, then from its start.
+   */
   #nextRange(parts: Part[], background: boolean, flights: number): Range {
     const sorted = parts.toSorted((a, b) => a.start - b.start);
     const above = sorted.findIndex((part) => part.start >= this.#head);
@@ -262,8 +288,9 @@ export class Elevator {
   }
 
   /**
-   * A share of what waits for each lane, so that no lane is left without work by one that took it all; the less is under way, the smaller:
-   * requests of one size that start together would end together, again and again, and leave the line idle for a round trip each time.
+   * A share of what waits for each lane, so that no lane is left without work by one that took it
+   * all; the less is under way, the smaller: requests of one size that start together would end
+   * together, again and again, and leave the line idle for a round trip each time.
    */
   #requestBytes(parts: Part[], flights: number): number {
     const share = Math.ceil((6 * (flights + 1) * sumBytes(parts)) / (this.#lanes * this.#lanes));
@@ -281,7 +308,10 @@ export class Elevator {
       });
   }
 
-  /** A block of the object that cannot be read fails the whole request: of the reads that shared it, each is tried once more by itself. */
+  /**
+   * A block of the object that cannot be read fails the whole request: of the reads that shared it,
+   * each is tried once more by itself.
+   */
   #failed(flight: Flight, error: unknown): void {
     const apart = isOfTheRange(error) ? flight.apart() : [];
     if (apart.length > 0) this.#waiting.unshift(...apart);
@@ -298,14 +328,18 @@ function sumBytes(parts: Part[]): number {
   return parts.reduce((sum, part) => sum + part.end - part.start, 0);
 }
 
-/** While enough is under way to keep the line busy, small reads of the background wait for neighbours to share a request with. */
+/**
+ * While enough is under way to keep the line busy, small reads of the background wait for
+ * neighbours to share a request with.
+ */
 function isTooLittle(parts: Part[], flights: number): boolean {
   return flights >= FLIGHTS_BUSY && sumBytes(parts) < REQUEST_BYTES_MIN;
 }
 
 /**
- * The range of the seed, widened by whole neighbours until it is as large as wanted: what touches or overlaps it, or leaves a small
- * gap. A part larger than that is cut, and its rest waits for another lane.
+ * The range of the seed, widened by whole neighbours until it is as large as wanted: what touches
+ * or overlaps it, or leaves a small gap. A part larger than that is cut, and its rest waits for
+ * another lane.
  */
 function grow(sorted: Part[], seed: number, wanted: number): Range {
   let { start, end } = sorted[seed];

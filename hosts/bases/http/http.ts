@@ -1,6 +1,7 @@
 /**
- * A base by HTTP range requests: any server with byte ranges (RFC 9110, section 14). Uses web-standard globals only, so that it runs
- * unchanged in Node, Deno, browsers and edge runtimes. It never returns bytes of another version of the object than the one it opened.
+ * A base by HTTP range requests: any server with byte ranges (RFC 9110, section 14). Uses
+ * web-standard globals only, so that it runs unchanged in Node, Deno, browsers and edge runtimes.
+ * It never returns bytes of another version of the object than the one it opened.
  */
 import type { BlockSource, ReadHint } from '../../api/block.ts';
 import { MillraceError } from '../../api/errors.ts';
@@ -19,8 +20,8 @@ export type { Fetch, FetchInit, HttpStats } from './request.ts';
 export type { Answer, AnswerBody, PieceReader } from './response.ts';
 
 /**
- * What the first request asks for, and keeps: of a qcow2 image as `qemu-img` makes it, the header, the L1 table and the first L2 table,
- * so that none of them costs a round trip of its own.
+ * What the first request asks for, and keeps: of a qcow2 image as `qemu-img` makes it, the header,
+ * the L1 table and the first L2 table, so that none of them costs a round trip of its own.
  */
 export const FIRST_PAGE_BYTES: number = 320 * 1024;
 
@@ -44,23 +45,33 @@ const HTTP_OPTIONS: OptionNames<HttpOptions> = {
 
 /** How a base is asked for over HTTP. */
 export interface HttpOptions {
-  /** Sent with every request; a function is asked before each. Range, If-Range and Accept-Encoding are set by the reader. */
+  /**
+   * Sent with every request; a function is asked before each. Range, If-Range and Accept-Encoding
+   * are set by the reader.
+   */
   headers?: HeaderSource;
   /** Used in place of the runtime's own. */
   fetch?: Fetch;
   /**
-   * Requests in flight, 2 to 64; default 6, as many as a browser opens to one server, and 8 under Node. One is kept free for reads in the
-   * foreground.
+   * Requests in flight, 2 to 64; default 6, as many as a browser opens to one server, and 8 under
+   * Node. One is kept free for reads in the foreground.
    */
   depth?: number;
-  /** Milliseconds in which a request must bring 1 KiB, or come to its end, or else is abandoned and asked again; default 15000. */
+  /**
+   * Milliseconds in which a request must bring 1 KiB, or come to its end, or else is abandoned and
+   * asked again; default 15000.
+   */
   timeout?: number;
   /**
-   * How often a request that failed in a way that may pass is repeated, 0 to 100; default 6. One that a server is too busy for (429, 503)
-   * while it serves others of ours is not counted, for ten minutes.
+   * How often a request that failed in a way that may pass is repeated, 0 to 100; default 6. One
+   * that a server is too busy for (429, 503) while it serves others of ours is not counted, for ten
+   * minutes.
    */
   retries?: number;
-  /** Told, in words for the user, of each time in which the server brings nothing for two seconds, while it is asked again. */
+  /**
+   * Told, in words for the user, of each time in which the server brings nothing for two seconds,
+   * while it is asked again.
+   */
   onTrouble?: (message: string) => void;
 }
 
@@ -79,11 +90,14 @@ export interface HttpSource extends BlockSource {
 }
 
 /**
- * Opens the object at an http: or https: URL. One request learns its size and validator and fetches its first 320 KiB, which stay
- * in memory; a server without byte ranges sends the whole object, which is kept if it has 16 MiB at most. A user and password in the URL are sent as Basic authorization. A server that sends neither ETag nor Last-Modified can
- * change the object unnoticed as long as its size stays the same.
- * @throws MillraceError `EINVAL` (URL or option), `EUNSUPPORTED` (scheme; a server without byte ranges for a larger object), `ENOENT` (404, 410),
- *   `EACCES` (401, 403), `ETIMEDOUT`, `EIO`. Reads throw these, and `ECHANGED` when the object is no longer the one opened.
+ * Opens the object at an http: or https: URL. One request learns its size and validator and fetches
+ * its first 320 KiB, which stay in memory; a server without byte ranges sends the whole object,
+ * which is kept if it has 16 MiB at most. A user and password in the URL are sent as Basic
+ * authorization. A server that sends neither ETag nor Last-Modified can change the object unnoticed
+ * as long as its size stays the same.
+ * @throws MillraceError `EINVAL` (URL or option), `EUNSUPPORTED` (scheme; a server without byte
+ *   ranges for a larger object), `ENOENT` (404, 410), `EACCES` (401, 403), `ETIMEDOUT`, `EIO`.
+ *   Reads throw these, and `ECHANGED` when the object is no longer the one opened.
  */
 export async function openHttp(url: UrlSource, options: HttpOptions = {}): Promise<HttpSource> {
   mustKnowOptions('openHttp', options, HTTP_OPTIONS);

@@ -1,15 +1,25 @@
 /**
- * One URL may lead to several servers: a mirror manager redirects each request where it likes. What is kept here is where it led to,
- * for a while, and what each of the servers said of the object; a server that nothing is known of is told by its date, or by bytes.
+ * One URL may lead to several servers: a mirror manager redirects each request where it likes. What
+ * is kept here is where it led to, for a while, and what each of the servers said of the object; a
+ * server that nothing is known of is told by its date, or by bytes.
  */
 import type { Target } from './address.ts';
 import type { Version } from './response.ts';
 
-/** A redirect is followed anew after this time: mirrors come and go. One that has stopped working is asked for at once. */
+/**
+ * A redirect is followed anew after this time: mirrors come and go. One that has stopped working is
+ * asked for at once.
+ */
 export const REDIRECT_KEPT_MS: number = 5 * 60_000;
-/** So many servers of one object are remembered; the one that has been known longest is forgotten first. */
+/**
+ * So many servers of one object are remembered; the one that has been known longest is forgotten
+ * first.
+ */
 const SERVERS_MAX = 32;
-/** Pieces of the object that a new server is compared by, beside the object's first bytes, and their size. */
+/**
+ * Pieces of the object that a new server is compared by, beside the object's first bytes, and their
+ * size.
+ */
 const SAMPLES_MAX = 8;
 const SAMPLE_BYTES = 4096;
 /** As much as a first page has. */
@@ -65,7 +75,10 @@ export class Mirrors {
     if (this.#redirect === redirect) this.#redirect = undefined;
   }
 
-  /** What the server that a request to `href` reaches has said of the object; undefined too where a redirect may lead elsewhere. */
+  /**
+   * What the server that a request to `href` reaches has said of the object; undefined too where a
+   * redirect may lead elsewhere.
+   */
   versionAt(href: string, isDirect: boolean): Version | undefined {
     return this.#redirects && !isDirect ? undefined : this.#versions.get(serverOf(href));
   }
@@ -81,7 +94,9 @@ export class Mirrors {
     this.#versions.set(server, version);
   }
 
-  /** Keeps the end of a piece that has arrived, unless it holds nothing to tell objects apart by. */
+  /**
+   * Keeps the end of a piece that has arrived, unless it holds nothing to tell objects apart by.
+   */
   keep(offset: number, bytes: Uint8Array): void {
     if (offset === 0) {
       this.#first ??= { offset, bytes: bytes.slice(0, FIRST_SAMPLE_BYTES) };

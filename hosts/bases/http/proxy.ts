@@ -1,6 +1,7 @@
 /**
- * Which proxy a URL is asked for through, by the environment variables that curl and most other programs heed: `http_proxy`,
- * `https_proxy` and `all_proxy`, and where none is wanted, `no_proxy`; in capitals too, where the small ones are not set.
+ * Which proxy a URL is asked for through, by the environment variables that curl and most other
+ * programs heed: `http_proxy`, `https_proxy` and `all_proxy`, and where none is wanted, `no_proxy`;
+ * in capitals too, where the small ones are not set.
  */
 import { MillraceError } from '../../api/errors.ts';
 import { redactUrl } from './address.ts';
@@ -19,7 +20,8 @@ export interface ProxyServer {
 
 /**
  * The proxy for a URL; undefined for none.
- * @throws MillraceError `EINVAL` for what is no URL, `EUNSUPPORTED` for a proxy that does not speak HTTP (SOCKS).
+ * @throws MillraceError `EINVAL` for what is no URL, `EUNSUPPORTED` for a proxy that does not speak
+ *   HTTP (SOCKS).
  */
 export function proxyFor(href: string, environment: Environment): ProxyServer | undefined {
   const url = new URL(href);
@@ -50,7 +52,10 @@ function parseProxy(text: string): ProxyServer {
   return { url, name };
 }
 
-/** Names stand for themselves and all below them, with or without a dot in front; addresses for themselves or, with a mask, for a network. */
+/**
+ * Names stand for themselves and all below them, with or without a dot in front; addresses for
+ * themselves or, with a mask, for a network.
+ */
 function isExempt({ hostname, port, protocol }: URL, list: string): boolean {
   const host = hostname.replace(/^\[(.*)\]$/, '$1').replace(/\.$/, '');
   const at = port || (protocol === 'https:' ? '443' : '80');
@@ -98,7 +103,10 @@ function bitsOf(host: string): string | undefined {
   return words.map((word) => binary(word, 16, 16)).join('');
 }
 
-/** An error that a proxy stands in the way of says so; the words of the runtime alone seem to be of the server. */
+/**
+ * An error that a proxy stands in the way of says so; the words of the runtime alone seem to be of
+ * the server.
+ */
 export function throughProxy(error: unknown, { name }: ProxyServer): unknown {
   let inner = error;
   while (inner instanceof Error && inner.cause instanceof Error) inner = inner.cause;
@@ -107,7 +115,10 @@ export function throughProxy(error: unknown, { name }: ProxyServer): unknown {
   return new Error(`${inner.message || code || inner.name}, by way of the proxy ${name}`);
 }
 
-/** A `fetch` that heeds these variables by itself, as Deno's and Bun's do, with the proxy named in what goes wrong. */
+/**
+ * A `fetch` that heeds these variables by itself, as Deno's and Bun's do, with the proxy named in
+ * what goes wrong.
+ */
 export function namingProxies(fetch: Fetch, environment: Environment): Fetch {
   return async (href, init) => {
     const proxy = proxyFor(href, environment);

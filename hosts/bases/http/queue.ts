@@ -1,6 +1,7 @@
 /**
- * Requests that a server refused because it has enough of them under way: many allow one client a few connections only, fewer than a
- * base likes to have. Each time one ends, one of those that were refused is sent again, what a guest waits for first.
+ * Requests that a server refused because it has enough of them under way: many allow one client a
+ * few connections only, fewer than a base likes to have. Each time one ends, one of those that were
+ * refused is sent again, what a guest waits for first.
  */
 import { sleep } from './retry.ts';
 
@@ -12,7 +13,10 @@ interface Turn {
 export class Queue {
   readonly #waiting: Turn[] = [];
 
-  /** Resolves when its turn has come, after `ms` at the latest; rejects with the signal's reason. What is not urgent may become so. */
+  /**
+   * Resolves when its turn has come, after `ms` at the latest; rejects with the signal's reason.
+   * What is not urgent may become so.
+   */
   async wait(ms: number, isUrgent: () => boolean, signal: AbortSignal): Promise<void> {
     const turn: Turn = { isUrgent, go: () => {} };
     this.#waiting.push(turn);

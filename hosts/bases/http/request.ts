@@ -1,6 +1,7 @@
 /**
- * Gets one range of an object, however many requests that takes: sends, checks the answer, hands the bytes on as they arrive, and
- * after a failure that may pass asks again from the first missing byte. It keeps no bytes and knows nothing of who reads them.
+ * Gets one range of an object, however many requests that takes: sends, checks the answer, hands
+ * the bytes on as they arrive, and after a failure that may pass asks again from the first missing
+ * byte. It keeps no bytes and knows nothing of who reads them.
  */
 import { MillraceError } from '../../api/errors.ts';
 import type { Address, Target } from './address.ts';
@@ -20,10 +21,16 @@ import {
 } from './retry.ts';
 import { Trouble } from './trouble.ts';
 
-/** Less than this within the timeout is no progress: a server that sends a byte now and then would hold up its readers for ever. */
+/**
+ * Less than this within the timeout is no progress: a server that sends a byte now and then would
+ * hold up its readers for ever.
+ */
 const TIMEOUT_BYTES_MIN = 1024;
 
-/** A range on its way: `deliver` gets the bytes from `position` on, and moves `position` behind them. */
+/**
+ * A range on its way: `deliver` gets the bytes from `position` on, and moves `position` behind
+ * them.
+ */
 export interface Transfer {
   position: number;
   /** Lowered to the object's size by the first answer, which is when it is learnt. */
@@ -33,7 +40,10 @@ export interface Transfer {
   /** Whether somebody waits for it who shall not wait for others. */
   readonly urgent?: boolean;
   deliver(bytes: Uint8Array): void;
-  /** Makes room for the whole object, of so many bytes, which a server sends in place of the range; only the first request's has it. */
+  /**
+   * Makes room for the whole object, of so many bytes, which a server sends in place of the range;
+   * only the first request's has it.
+   */
   takeWhole?(size: number): void;
 }
 
@@ -105,7 +115,8 @@ export class HttpObject {
 
   /**
    * Fills `transfer` from its position to its end.
-   * @throws MillraceError naming the object, the range, and after retries their number; or the reason of `cancelled`.
+   * @throws MillraceError naming the object, the range, and after retries their number; or the
+   *   reason of `cancelled`.
    */
   async fetch(transfer: Transfer, cancelled: AbortSignal): Promise<void> {
     this.#trouble?.begin();
@@ -184,8 +195,9 @@ export class HttpObject {
   async #try(attempt: Attempt, transfer: Transfer): Promise<void> {
     const response = await attempt.guard(this.#send(attempt, transfer));
     attempt.progress();
-    // Another origin's answer to a page: If-Range would have to be allowed there by a preflight. And a server may answer 200 since it
-    // takes If-Range amiss. The answers alone are compared then.
+    // Another origin's answer to a page: If-Range would have to be allowed there by a preflight.
+    // And a server may answer 200 since it takes If-Range amiss. The answers alone are compared
+    // then.
     if (response.type === 'cors' || response.status === 200) this.#sendsIfRange = false;
     const href = response.url || attempt.href!;
     const server = serverOf(href);
@@ -210,7 +222,10 @@ export class HttpObject {
     }
   }
 
-  /** Of a server that has told nothing of the object before, the answer is held to what the first one told. */
+  /**
+   * Of a server that has told nothing of the object before, the answer is held to what the first
+   * one told.
+   */
   async #check(
     attempt: Attempt,
     response: Answer,
@@ -227,7 +242,10 @@ export class HttpObject {
     return checkResponse(response, asked, { version, elsewhere, size });
   }
 
-  /** The object's size, which a server does not tell in its ranges (Content-Range: bytes 0-99 of `*`). */
+  /**
+   * The object's size, which a server does not tell in its ranges (Content-Range: bytes 0-99 of
+   * `*`).
+   */
   async #sizeByHead(attempt: Attempt, part: Answer): Promise<number | undefined> {
     const { headers } = await this.#destination();
     const href = part.url || attempt.href!;
@@ -238,8 +256,9 @@ export class HttpObject {
   }
 
   /**
-   * Compares what is known of the object with what a server has that tells it neither by ETag nor by date. It is asked directly, as the
-   * next redirect may lead elsewhere. @throws Failure `ECHANGED` where it differs.
+   * Compares what is known of the object with what a server has that tells it neither by ETag nor
+   * by date. It is asked directly, as the next redirect may lead elsewhere. @throws Failure
+   * `ECHANGED` where it differs.
    */
   async #compare(attempt: Attempt, href: string): Promise<void> {
     for (const sample of this.#mirrors.samples()) {
@@ -289,7 +308,10 @@ export class HttpObject {
     return this.#ask(attempt, href, headers);
   }
 
-  /** One request to the URL itself, or to where it has led: what is meant for its origin stays there. */
+  /**
+   * One request to the URL itself, or to where it has led: what is meant for its origin stays
+   * there.
+   */
   #ask(attempt: Attempt, href: string, headers: Headers, method?: 'HEAD'): Promise<Answer> {
     attempt.href = href;
     headers.set('Accept-Encoding', 'identity');
@@ -298,12 +320,16 @@ export class HttpObject {
     attempt.signal.throwIfAborted();
     this.stats.requests++;
     const init = { ...pastTheCache(), headers, signal: attempt.signal };
-    // Not as a method: workers and pages refuse their own `fetch` on any other object than the global one.
+    // Not as a method: workers and pages refuse their own `fetch` on any other object than the
+    // global one.
     const { fetch } = this.#options;
     return fetch(href, method === undefined ? init : { ...init, method });
   }
 
-  /** Whether the server answers, and only this page may not know what: asked when no answer has been seen yet. */
+  /**
+   * Whether the server answers, and only this page may not know what: asked when no answer has been
+   * seen yet.
+   */
   async #isHidden(target: Target | undefined): Promise<boolean> {
     if (this.#version !== undefined || target === undefined || !isElsewhere(target)) return false;
     return globalThis
@@ -323,7 +349,10 @@ export class HttpObject {
     }
   }
 
-  /** The bytes that end the answer are kept back until the body ends there: only then is it known to be neither short nor long. */
+  /**
+   * The bytes that end the answer are kept back until the body ends there: only then is it known to
+   * be neither short nor long.
+   */
   async #receive(
     attempt: Attempt,
     response: Answer,
@@ -417,7 +446,10 @@ class Attempt {
     this.#bytes = 0;
   }
 
-  /** The answer, or a rejection as soon as the attempt is over, even when a caller's own `fetch` does not heed the signal. */
+  /**
+   * The answer, or a rejection as soon as the attempt is over, even when a caller's own `fetch`
+   * does not heed the signal.
+   */
   guard(answer: Promise<Answer>): Promise<Answer> {
     return new Promise((resolve, reject) => {
       const over = (): void => reject(this.signal.reason);
@@ -431,7 +463,10 @@ class Attempt {
     });
   }
 
-  /** The body, which should be of so many bytes, piece by piece; a piece is good until the one after the next is asked for. */
+  /**
+   * The body, which should be of so many bytes, piece by piece; a piece is good until the one after
+   * the next is asked for.
+   */
   async *pieces(response: Answer, bytes: number): AsyncGenerator<Uint8Array> {
     if (response.body === null) return;
     const reader = piecesOf(response.body, bytes);
@@ -460,8 +495,8 @@ class Attempt {
   }
 
   /**
-   * The reason behind an error of this attempt: the caller's cancellation, the timeout, or what the error says. `reached`: the server has
-   * answered before.
+   * The reason behind an error of this attempt: the caller's cancellation, the timeout, or what the
+   * error says. `reached`: the server has answered before.
    */
   explain(error: unknown, reached: boolean): unknown {
     if (this.#cancelled.aborted) return this.#cancelled.reason;
@@ -499,8 +534,9 @@ function ignore(): void {}
 let cacheInit: { cache?: 'no-store' } | undefined;
 
 /**
- * `cache: 'no-store'` where the runtime knows it: Chromium serialises the requests for one URL behind its cache. Some edge runtimes
- * throw on a field they do not implement, so it is tried once, on a Request that goes nowhere.
+ * `cache: 'no-store'` where the runtime knows it: Chromium serialises the requests for one URL
+ * behind its cache. Some edge runtimes throw on a field they do not implement, so it is tried once,
+ * on a Request that goes nowhere.
  */
 function pastTheCache(): { cache?: 'no-store' } {
   if (cacheInit === undefined) {

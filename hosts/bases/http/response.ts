@@ -1,6 +1,7 @@
 /**
- * Whether an answer is the one that was asked for: RFC 9110 sections 14 (ranges), 8.8 (validators) and 15 (status codes), each
- * field checked before anything depends on it. It reads headers only, never the body, and refuses by name what does not fit.
+ * Whether an answer is the one that was asked for: RFC 9110 sections 14 (ranges), 8.8 (validators)
+ * and 15 (status codes), each field checked before anything depends on it. It reads headers only,
+ * never the body, and refuses by name what does not fit.
  */
 import { Failure, isTransientStatus, parseRetryAfter } from './retry.ts';
 
@@ -8,7 +9,10 @@ import { Failure, isTransientStatus, parseRetryAfter } from './retry.ts';
 export type Answer = Pick<Response, 'status' | 'statusText' | 'type'> & {
   headers: Pick<Headers, 'get'>;
   body: AnswerBody | null;
-  /** Where it came from in the end, after redirects; empty or left out where the transport does not tell. */
+  /**
+   * Where it came from in the end, after redirects; empty or left out where the transport does not
+   * tell.
+   */
   url?: string;
   /** The proxy that it came through, as messages may show it. */
   via?: string;
@@ -36,14 +40,20 @@ export interface Version {
   readonly size: number;
   readonly etag?: string;
   readonly lastModified?: string;
-  /** Whether the Last-Modified is a strong validator: a minute older, at least, than the answer (RFC 9110, section 8.8.2.2). */
+  /**
+   * Whether the Last-Modified is a strong validator: a minute older, at least, than the answer (RFC
+   * 9110, section 8.8.2.2).
+   */
   readonly settled?: boolean;
   /** The server that told it: what ETags are compared within. */
   readonly server?: string;
 }
 
 const SETTLED_MS = 60_000;
-/** An object that a server without byte ranges sends whole is kept in memory, if it is no larger than this. */
+/**
+ * An object that a server without byte ranges sends whole is kept in memory, if it is no larger
+ * than this.
+ */
 export const WHOLE_BYTES_MAX: number = 16 * 1024 * 1024;
 
 /** `[first, end)` of the object, in bytes. */
@@ -52,15 +62,19 @@ export interface ByteRange {
   readonly end: number;
 }
 
-/** A strong validator (RFC 9110, section 8.8.1): equal means equal byte for byte, which is what If-Range needs. */
+/**
+ * A strong validator (RFC 9110, section 8.8.1): equal means equal byte for byte, which is what
+ * If-Range needs.
+ */
 export function strongEtag(version: Version): string | undefined {
   return version.etag?.startsWith('"') ? version.etag : undefined;
 }
 
 /**
- * One string that tells whether the object is still the same (compared in hosts/disk/identity.ts): the strong ETag, with the
- * modification time and a checksum of the server that told both, if that time tells mirrors of the object by; else the
- * modification time and size; else a weak ETag and the size. Undefined when the server sends none of them.
+ * One string that tells whether the object is still the same (compared in hosts/disk/identity.ts):
+ * the strong ETag, with the modification time and a checksum of the server that told both, if that
+ * time tells mirrors of the object by; else the modification time and size; else a weak ETag and
+ * the size. Undefined when the server sends none of them.
  */
 export function identityOf(version: Version): string | undefined {
   const strong = strongEtag(version);
@@ -84,7 +98,10 @@ function checksum(text: string): string {
 export interface Checked {
   readonly version: Version;
   readonly end: number;
-  /** Neither ETag nor date tell whether it is of the known version, which another server has told: its bytes have to. */
+  /**
+   * Neither ETag nor date tell whether it is of the known version, which another server has told:
+   * its bytes have to.
+   */
   readonly unsure?: boolean;
 }
 
@@ -98,8 +115,9 @@ export interface Known {
 }
 
 /**
- * Checks the answer to a request for `asked`. With a known version it must be of the same version. Without, the object may
- * end before `asked` does, and an empty object, which has no range at all, gives size 0.
+ * Checks the answer to a request for `asked`. With a known version it must be of the same version.
+ * Without, the object may end before `asked` does, and an empty object, which has no range at all,
+ * gives size 0.
  * @throws Failure saying what is wrong with it; transient where another try may help.
  */
 export function checkResponse(
@@ -162,7 +180,10 @@ export function hidesSize({ status, headers }: Answer): boolean {
   return status === 206 && /\/\*\s*$/.test(headers.get('Content-Range') ?? '');
 }
 
-/** The size that the answer to a HEAD tells for the object of which `part` is; undefined where it does not. */
+/**
+ * The size that the answer to a HEAD tells for the object of which `part` is; undefined where it
+ * does not.
+ */
 export function sizeOfHead(head: Answer, part: Answer): number | undefined {
   const length = head.headers.get('Content-Length');
   if (head.status !== 200 || length === null || !/^\d+$/.test(length)) return undefined;
@@ -215,8 +236,8 @@ function versionOf(headers: Answer['headers'], size: number): Version {
 }
 
 /**
- * Whether what another server tells is the known version: by an equal strong ETag, or by size and Last-Modified. False where neither
- * decides. @throws Failure `ECHANGED` where it is another one.
+ * Whether what another server tells is the known version: by an equal strong ETag, or by size and
+ * Last-Modified. False where neither decides. @throws Failure `ECHANGED` where it is another one.
  */
 function isSameElsewhere(version: Version, known: Version): boolean {
   if (version.size !== known.size) throw changed(sizeDifference(version.size, known.size));
@@ -234,7 +255,10 @@ function sizeDifference(size: number, known: number): string {
   return `its size was ${known} bytes and is ${size}`;
 }
 
-/** Holds an answer to the version at open. A server that never sent a validator is held to the size only. */
+/**
+ * Holds an answer to the version at open. A server that never sent a validator is held to the size
+ * only.
+ */
 function checkVersion(version: Version, known: Version): void {
   const difference = differenceBetween(version, known);
   if (difference !== undefined) throw changed(difference);
@@ -247,7 +271,10 @@ function checkVersion(version: Version, known: Version): void {
   }
 }
 
-/** What decides whether two answers are of one version: a strong ETag alone; otherwise a weak one and the date, as far as sent. */
+/**
+ * What decides whether two answers are of one version: a strong ETag alone; otherwise a weak one
+ * and the date, as far as sent.
+ */
 function validatorsOf(known: Version): ('etag' | 'lastModified')[] {
   if (strongEtag(known) !== undefined) return ['etag'];
   return (['etag', 'lastModified'] as const).filter((field) => known[field] !== undefined);
@@ -259,11 +286,15 @@ function differenceBetween(version: Version, known: Version): string | undefined
     (field) => version[field] !== undefined && version[field] !== known[field],
   );
   if (field === undefined) return undefined;
-  // Of a mirror, or a node behind a balancer, that has the same bytes, too: that cannot be told from a change.
+  // Of a mirror, or a node behind a balancer, that has the same bytes, too: that cannot be told
+  // from a change.
   return `its ${field === 'etag' ? 'ETag' : 'Last-Modified'} was ${known[field]} and is ${version[field]}, or another server answers here: then give the URL of one`;
 }
 
-/** 200 is the whole object: a server that ignores Range, or one that saw by If-Range that the object changed. Or there are no bytes. */
+/**
+ * 200 is the whole object: a server that ignores Range, or one that saw by If-Range that the object
+ * changed. Or there are no bytes.
+ */
 function checkWhole(response: Answer, known: Version | undefined, elsewhere: boolean): Version {
   checkEncoding(response.headers);
   const length = response.headers.get('Content-Length');
@@ -287,8 +318,9 @@ function checkWhole(response: Answer, known: Version | undefined, elsewhere: boo
 }
 
 /**
- * The size of an object that comes whole (200) in answer to the first request, if it is small enough to be kept in memory; undefined
- * for any other answer. A page for people, such as a login form, is no object: many sites answer any URL with one.
+ * The size of an object that comes whole (200) in answer to the first request, if it is small
+ * enough to be kept in memory; undefined for any other answer. A page for people, such as a login
+ * form, is no object: many sites answer any URL with one.
  * @throws Failure where the body is not the object's own bytes.
  */
 export function smallWhole({ status, headers }: Answer): Version | undefined {
@@ -306,7 +338,10 @@ export function smallWhole({ status, headers }: Answer): Version | undefined {
   return versionOf(headers, size);
 }
 
-/** 416 tells the size as `bytes * / size`. For an empty object it is the right answer: no range of it exists. */
+/**
+ * 416 tells the size as `bytes * / size`. For an empty object it is the right answer: no range of
+ * it exists.
+ */
 function checkUnsatisfiable(response: Answer, known: Version | undefined): Version {
   const size = /^bytes +\*\/(\d+)$/i.exec(response.headers.get('Content-Range') ?? '')?.[1];
   if (known === undefined && Number(size) === 0) return versionOf(response.headers, 0);

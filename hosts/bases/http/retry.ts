@@ -1,13 +1,14 @@
 /**
- * What can go wrong with one request, and whether and when it is asked again: exponential backoff, half of it by chance, limited in count
- * and in time. It sends nothing itself.
+ * What can go wrong with one request, and whether and when it is asked again: exponential backoff,
+ * half of it by chance, limited in count and in time. It sends nothing itself.
  */
 import type { ErrorCode } from '../../api/errors.ts';
 import { redactText } from './address.ts';
 
 /**
- * The longest wait before the first repetition; each further one doubles it up to the maximum. No wait is shorter than half of that: a
- * server that is away for seven seconds is outlasted by six repetitions, of each of the requests that it has cut off.
+ * The longest wait before the first repetition; each further one doubles it up to the maximum. No
+ * wait is shorter than half of that: a server that is away for seven seconds is outlasted by six
+ * repetitions, of each of the requests that it has cut off.
  */
 const BACKOFF_FIRST_MS = 250;
 const BACKOFF_MAX_MS = 16_000;
@@ -15,14 +16,26 @@ const BACKOFF_MAX_MS = 16_000;
 const RETRY_AFTER_MAX_MS = 60_000;
 /** No repetition starts later than this after the last progress. */
 const RETRY_TIME_MAX_MS = 120_000;
-/** Nor later than this while the server gives others of our requests what they want, and has too many of them to take this one. */
+/**
+ * Nor later than this while the server gives others of our requests what they want, and has too
+ * many of them to take this one.
+ */
 const CROWDED_TIME_MAX_MS = 600_000;
-/** While nobody has answered yet, a lost connection is not tried again later than this: it is the URL that is wrong, most likely. */
+/**
+ * While nobody has answered yet, a lost connection is not tried again later than this: it is the
+ * URL that is wrong, most likely.
+ */
 const FIRST_CONTACT_MS_MAX = 1500;
-/** An attempt that brought this much was no failure of the server: count and time start anew. Less would let a trickle go on for ever. */
+/**
+ * An attempt that brought this much was no failure of the server: count and time start anew. Less
+ * would let a trickle go on for ever.
+ */
 export const PROGRESS_BYTES_MIN: number = 64 * 1024;
 
-/** One request's failure, still without the name of its base; `transient` ones are worth another try. */
+/**
+ * One request's failure, still without the name of its base; `transient` ones are worth another
+ * try.
+ */
 export class Failure extends Error {
   readonly code: ErrorCode;
   readonly transient: boolean;
@@ -57,14 +70,18 @@ export class Failure extends Error {
   }
 }
 
-/** 408 Request Timeout, 425 Too Early, 429 Too Many Requests and all server errors: what may pass by itself. */
+/**
+ * 408 Request Timeout, 425 Too Early, 429 Too Many Requests and all server errors: what may pass by
+ * itself.
+ */
 export function isTransientStatus(status: number): boolean {
   return status === 408 || status === 425 || status === 429 || status >= 500;
 }
 
 /**
- * Milliseconds from `nowMs` (since the epoch) that a Retry-After header asks for, RFC 9110 section 10.2.3: seconds or an HTTP-date;
- * undefined for no header or one that is neither. Capped at a minute.
+ * Milliseconds from `nowMs` (since the epoch) that a Retry-After header asks for, RFC 9110 section
+ * 10.2.3: seconds or an HTTP-date; undefined for no header or one that is neither. Capped at a
+ * minute.
  */
 export function parseRetryAfter(header: string | null, nowMs: number): number | undefined {
   if (header === null) return undefined;
@@ -99,8 +116,9 @@ export class RetryBudget {
   }
 
   /**
-   * Milliseconds to wait after a failed attempt that brought `progressBytes`; undefined when it was the last. `servedBytes` came to others
-   * meanwhile: a server that is busy with them has not failed.
+   * Milliseconds to wait after a failed attempt that brought `progressBytes`; undefined when it was
+   * the last. `servedBytes` came to others meanwhile: a server that is busy with them has not
+   * failed.
    */
   next(failure: Failure, progressBytes: number, servedBytes = 0): number | undefined {
     if (progressBytes >= PROGRESS_BYTES_MIN) {
@@ -121,7 +139,10 @@ export class RetryBudget {
   }
 }
 
-/** Resolves after `ms`, or when the function that `early` is handed is called; rejects with the signal's reason when it is aborted before. */
+/**
+ * Resolves after `ms`, or when the function that `early` is handed is called; rejects with the
+ * signal's reason when it is aborted before.
+ */
 export function sleep(
   ms: number,
   signal: AbortSignal,
@@ -157,7 +178,10 @@ function trustHint(): string {
     : `; ${variable} names a file with the certificate of a private authority, in PEM`;
 }
 
-/** What asking again would not change, in the words of Node, Deno, Bun and workerd, and what it means; browsers do not tell. */
+/**
+ * What asking again would not change, in the words of Node, Deno, Bun and workerd, and what it
+ * means; browsers do not tell.
+ */
 const HOPELESS: readonly [RegExp, string][] = [
   [
     /redirect.* (exceeded|reached|too many)|too many redirects/i,
@@ -173,8 +197,9 @@ const ADDRESSES = /https?:\/\/\S+/gi;
 const UNKNOWN_HOST = /ENOTFOUND|name or service not known/i;
 
 /**
- * What `fetch` or a body threw, as a failure; `hint` is added to its message. A lost connection is worth another try, unless nobody
- * has been there before (`reached`) and the host's name does not exist.
+ * What `fetch` or a body threw, as a failure; `hint` is added to its message. A lost connection is
+ * worth another try, unless nobody has been there before (`reached`) and the host's name does not
+ * exist.
  */
 export function transportFailure(error: unknown, hint: string, reached: boolean): Failure {
   const said = innermostMessage(error);
@@ -203,7 +228,10 @@ export function callerFailure(error: unknown): Failure {
   return new Failure('EIO', `${what} (${innermostMessage(error)})`, { cause: scrubbed(error) });
 }
 
-/** Runtimes wrap the reason ("fetch failed") around the cause that says it ("connect ECONNREFUSED …"). */
+/**
+ * Runtimes wrap the reason ("fetch failed") around the cause that says it ("connect ECONNREFUSED
+ * …").
+ */
 function innermostMessage(error: unknown): string {
   let inner = error;
   while (inner instanceof Error && inner.cause instanceof Error) inner = inner.cause;
@@ -213,7 +241,10 @@ function innermostMessage(error: unknown): string {
   return redactText(said);
 }
 
-/** The error as it may be kept as a cause: as it is, unless some message in it holds an address that has to be redacted. */
+/**
+ * The error as it may be kept as a cause: as it is, unless some message in it holds an address that
+ * has to be redacted.
+ */
 function scrubbed(error: unknown): unknown {
   for (let inner = error; inner instanceof Error; inner = inner.cause) {
     if (redactText(inner.message) !== inner.message) return new Error(innermostMessage(error));

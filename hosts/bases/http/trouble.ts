@@ -13,7 +13,10 @@ export class Trouble {
   #told = false;
   #reason: string | undefined;
 
-  /** `received` gives the bytes that have come so far; `tell` is called once for each time in which none come. */
+  /**
+   * `received` gives the bytes that have come so far; `tell` is called once for each time in which
+   * none come.
+   */
   constructor(tell: (message: string) => void, received: () => number) {
     this.#tell = tell;
     this.#received = received;

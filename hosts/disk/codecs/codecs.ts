@@ -1,15 +1,17 @@
 /**
- * Compressed clusters (qcow2 specification, "Compressed Clusters Descriptor"): one stream back into the bytes of its cluster, all of
- * them and nothing more. Each runtime brings its quickest decoders; those that run everywhere are here. No stream, whatever it claims,
- * makes them allocate more than a few times the cluster.
+ * Compressed clusters (qcow2 specification, "Compressed Clusters Descriptor"): one stream back into
+ * the bytes of its cluster, all of them and nothing more. Each runtime brings its quickest
+ * decoders; those that run everywhere are here. No stream, whatever it claims, makes them allocate
+ * more than a few times the cluster.
  */
 import type { Codec, Compression } from '../../api/codec.ts';
 import { MillraceError } from '../../api/errors.ts';
 import { zstdFrame } from './zstd.ts';
 
 /**
- * Decodes the stream at the start of `from` into `into` and returns how many bytes it gave: another number than the right one, or an
- * exception, when the stream is bad or gives more than `into` holds. A stream of zstd is one frame with nothing behind it.
+ * Decodes the stream at the start of `from` into `into` and returns how many bytes it gave: another
+ * number than the right one, or an exception, when the stream is bad or gives more than `into`
+ * holds. A stream of zstd is one frame with nothing behind it.
  */
 export type Decoder = (from: Uint8Array, into: Uint8Array) => number;
 
@@ -90,11 +92,15 @@ function reasonOf(cause: unknown): string {
   return cause instanceof Error ? cause.message : String(cause);
 }
 
-/** The decoders that run everywhere but where WebAssembly cannot be compiled at run time: there, zstd needs `zlibDecoder`. */
+/**
+ * The decoders that run everywhere but where WebAssembly cannot be compiled at run time: there,
+ * zstd needs `zlibDecoder`.
+ */
 export const portableDecoders: Decoders = {
   async zlib() {
     const { inflateSync } = await import('fflate');
-    // One byte more than the cluster has tells a stream that gives too much from one that gives just enough.
+    // One byte more than the cluster has tells a stream that gives too much from one that gives
+    // just enough.
     let scratch = new Uint8Array(0);
     return (from, into) => {
       if (scratch.length !== into.length + 1) scratch = new Uint8Array(into.length + 1);
@@ -115,13 +121,17 @@ export const portableDecoders: Decoders = {
   },
 };
 
-/** `inflateRawSync` or `zstdDecompressSync` of node:zlib, which Node, Deno, Bun and workerd have. */
+/**
+ * `inflateRawSync` or `zstdDecompressSync` of node:zlib, which Node, Deno, Bun and workerd have.
+ */
 export type ZlibFunction = (
   from: Uint8Array,
   options: { chunkSize: number; maxOutputLength: number },
 ) => Uint8Array;
 
-/** With room for more than the cluster, node:zlib knows after one pass that the stream has ended. */
+/**
+ * With room for more than the cluster, node:zlib knows after one pass that the stream has ended.
+ */
 const SPARE_BYTES = 64;
 
 /** A decoder over node:zlib. */
@@ -144,8 +154,9 @@ export function zlibDecoder(decompress: ZlibFunction): Decoder {
 }
 
 /**
- * Gives the memory of a decoded cluster back now: the garbage collector lets 100 MB of them pile up. Where a runtime cannot
- * (`transfer` is ECMAScript 2024), it is left to it; so are pieces of a larger buffer that others use too.
+ * Gives the memory of a decoded cluster back now: the garbage collector lets 100 MB of them pile
+ * up. Where a runtime cannot (`transfer` is ECMAScript 2024), it is left to it; so are pieces of a
+ * larger buffer that others use too.
  */
 function free(out: Uint8Array): void {
   const buffer = out.buffer as ArrayBuffer & { transfer?: (length: number) => ArrayBuffer };

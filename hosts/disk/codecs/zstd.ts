@@ -1,6 +1,7 @@
 /**
- * Where a zstd frame ends and what it claims, after RFC 8878, section 3.1.1: compressed clusters are followed by foreign bytes,
- * which decoders refuse. It decodes nothing, and believes no claim that would make a decoder allocate more than the cluster needs.
+ * Where a zstd frame ends and what it claims, after RFC 8878, section 3.1.1: compressed clusters
+ * are followed by foreign bytes, which decoders refuse. It decodes nothing, and believes no claim
+ * that would make a decoder allocate more than the cluster needs.
  */
 import { MillraceError } from '../../api/errors.ts';
 
@@ -17,7 +18,10 @@ const BLOCK_RLE = 1;
 const BLOCK_RESERVED = 3;
 /** The window is 2^(10 + exponent) bytes and some eighths of it. */
 const WINDOW_LOG_MIN = 10;
-/** What the RFC asks every decoder to take, and advises encoders not to exceed: a decoder may have to allocate that much. */
+/**
+ * What the RFC asks every decoder to take, and advises encoders not to exceed: a decoder may have
+ * to allocate that much.
+ */
 const WINDOW_BYTES_MAX = 8 * 1024 * 1024;
 
 export interface ZstdFrame {
@@ -29,8 +33,8 @@ export interface ZstdFrame {
 
 /**
  * Finds the end of the frame at the start of `from`.
- * @throws MillraceError `ECORRUPT` when there is none, it is cut off, it needs a dictionary or a window above 8 MiB, or claims to
- *   decode to more than `limit` bytes.
+ * @throws MillraceError `ECORRUPT` when there is none, it is cut off, it needs a dictionary or a
+ *   window above 8 MiB, or claims to decode to more than `limit` bytes.
  */
 export function zstdFrame(from: Uint8Array, limit: number): ZstdFrame {
   const view = new DataView(from.buffer, from.byteOffset, from.byteLength);
@@ -85,7 +89,10 @@ function readContentSize(view: DataView, at: number, bytes: number): number {
   }
 }
 
-/** Where the blocks that start at `at` end. Each is 3 bytes or more, so that there are no more of them than the view holds. */
+/**
+ * Where the blocks that start at `at` end. Each is 3 bytes or more, so that there are no more of
+ * them than the view holds.
+ */
 function skipBlocks(view: DataView, at: number): number {
   while (true) {
     const header = view.getUint16(at, true) | (view.getUint8(at + 2) << 16);

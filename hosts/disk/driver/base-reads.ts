@@ -17,7 +17,10 @@ export class BaseReads {
       if (isJobs) controller.abort(new MillraceError('ABORTED', 'the job was aborted'));
   }
 
-  /** Cancels all reads of bases, those to come as well: a server that does not answer holds up nobody then. */
+  /**
+   * Cancels all reads of bases, those to come as well: a server that does not answer holds up
+   * nobody then.
+   */
   leave(error: MillraceError): void {
     this.#left = error;
     for (const controller of this.#underWay.keys()) controller.abort(error);
@@ -37,7 +40,10 @@ export class BaseReads {
   }
 }
 
-/** What a file of the caller's own returns need not be a promise of this realm, nor nothing where it is none. */
+/**
+ * What a file of the caller's own returns need not be a promise of this realm, nor nothing where it
+ * is none.
+ */
 export function isPromise(result: unknown): result is PromiseLike<void> {
   return typeof (result as PromiseLike<void> | null | undefined)?.then === 'function';
 }

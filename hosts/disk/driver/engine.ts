@@ -1,6 +1,6 @@
 /**
- * Drives one engine instance: starts requests, performs the I/O it asks for on the images' files, and hands the completions back. It
- * knows the ring (engine/README.md) and no image format.
+ * Drives one engine instance: starts requests, performs the I/O it asks for on the images' files,
+ * and hands the completions back. It knows the ring (engine/README.md) and no image format.
  */
 import type { BlockFile, BlockSource } from '../../api/block.ts';
 import type { Clock } from '../../api/clock.ts';
@@ -75,7 +75,10 @@ export const Kind = {
   snapshots: 15,
 } as const;
 
-/** Argument of a check that is part of opening: repair what a crash leaves behind, and refuse what it cannot have left. */
+/**
+ * Argument of a check that is part of opening: repair what a crash leaves behind, and refuse what
+ * it cannot have left.
+ */
 export const REPAIR_CRASH = 3;
 
 const Op = {
@@ -223,14 +226,20 @@ export class Engine {
     return this.#report(this.#exports.image(image)).slice();
   }
 
-  /** A copy of an image's first bytes, as it was opened by them; none where they are not in the cache any more. */
+  /**
+   * A copy of an image's first bytes, as it was opened by them; none where they are not in the
+   * cache any more.
+   */
   firstBytes(image: number, length: number): Uint8Array {
     const page = this.#exports.headerPage(image);
     const bytes = page ? Math.min(length, this.#files[image]?.size ?? 0) : 0;
     return new Uint8Array(this.#memory, page, bytes).slice();
   }
 
-  /** The error that a failure is told as: the host's own where there is one, else what the engine found. */
+  /**
+   * The error that a failure is told as: the host's own where there is one, else what the engine
+   * found.
+   */
   errorOf(failure: Failure, action: string): MillraceError {
     return this.#errors.errorOf(failure, action);
   }
@@ -263,7 +272,10 @@ export class Engine {
     this.#rejectAll();
   }
 
-  /** One round: start what waits, hand over what has completed, perform what is submitted. True if there is more to do at once. */
+  /**
+   * One round: start what waits, hand over what has completed, perform what is submitted. True if
+   * there is more to do at once.
+   */
   #step(): boolean {
     this.#startWaiting();
     const count = this.#completed.length;
@@ -356,7 +368,8 @@ export class Engine {
     if (!file) throw new MillraceError('ECLOSED', 'the image has been closed');
     if (op === Op.holes) return mapHoles(file, offset, bytes, this.clock);
     if (op === Op.read) {
-      // Metadata that exists only in the engine's cache so far may lie past the end of the file: there are zeros.
+      // Metadata that exists only in the engine's cache so far may lie past the end of the file:
+      // there are zeros.
       const present = Math.max(0, Math.min(bytes.length, file.size - offset));
       if (present < bytes.length) bytes.fill(0, present);
       if (present === 0) return;
@@ -376,7 +389,10 @@ export class Engine {
     this.#completed.push({ tag, result: 0, detail: 0 });
   }
 
-  /** Whatever it failed with, be it nothing at all: a file of the caller's own may reject without a reason. */
+  /**
+   * Whatever it failed with, be it nothing at all: a file of the caller's own may reject without a
+   * reason.
+   */
   #fail(tag: number, error: unknown): void {
     const code = ENGINE_CODES.indexOf(codeOf(error), 1);
     this.#completed.push({ tag, result: -Math.max(code, 1), detail: this.#errors.add(error) });
@@ -417,7 +433,10 @@ export class Engine {
     });
   }
 
-  /** An assertion of the engine failed, or a host's operation threw where it must not: the disk is used no more. */
+  /**
+   * An assertion of the engine failed, or a host's operation threw where it must not: the disk is
+   * used no more.
+   */
   #break(cause: unknown): void {
     this.#broken ??= new MillraceError('EIO', `the engine failed: ${messageOf(cause)}`, { cause });
     this.#rejectAll();

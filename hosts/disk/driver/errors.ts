@@ -1,4 +1,7 @@
-/** Errors of the host's own, kept while the engine may tell of them, and what a failure that the engine tells of is called. */
+/**
+ * Errors of the host's own, kept while the engine may tell of them, and what a failure that the
+ * engine tells of is called.
+ */
 import { MillraceError } from '../../api/errors.ts';
 import { ENGINE_CODES, ENGINE_REASONS } from './reasons.ts';
 
@@ -36,7 +39,10 @@ export class ErrorLedger {
     return detail;
   }
 
-  /** The error that a failure is told as: the host's own where there is one, else what the engine found. */
+  /**
+   * The error that a failure is told as: the host's own where there is one, else what the engine
+   * found.
+   */
   errorOf(failure: Failure, action: string): MillraceError {
     const cause = this.#errors.get(failure.detail);
     // A codec does not know whose data it was given.
@@ -52,7 +58,10 @@ export class ErrorLedger {
     });
   }
 
-  /** A job's first error is told at its end, however many have come since: it is kept until there is another job's. */
+  /**
+   * A job's first error is told at its end, however many have come since: it is kept until there is
+   * another job's.
+   */
   #forget(detail: number): void {
     if (!this.#errors.has(detail)) return;
     const first = this.#jobsFirst();

@@ -4,12 +4,21 @@ import type { Clock } from '../../api/clock.ts';
 
 /** What one bit of the engine's map stands for. */
 const BLOCK_BYTES = 4096;
-/** Runs of data that are asked for to fill one map, which is of 2 GiB: in a file of more pieces, the rest of it counts as data. */
+/**
+ * Runs of data that are asked for to fill one map, which is of 2 GiB: in a file of more pieces, the
+ * rest of it counts as data.
+ */
 const RUNS_MAX = 4096;
-/** How long that holds up all else: on a file system on the network, each question may take a round trip. */
+/**
+ * How long that holds up all else: on a file system on the network, each question may take a round
+ * trip.
+ */
 const SLICE_MS = 5;
 
-/** Fills `map` with a bit for each block of the file from `offset` on, lowest first: set where data may stand. */
+/**
+ * Fills `map` with a bit for each block of the file from `offset` on, lowest first: set where data
+ * may stand.
+ */
 export async function mapHoles(
   file: BlockSource,
   offset: number,

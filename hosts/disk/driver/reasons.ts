@@ -1,5 +1,6 @@
 /**
- * What the engine's reasons mean, in words. The engine tells numbers (engine/errors.ts); a test holds both lists against each other.
+ * What the engine's reasons mean, in words. The engine tells numbers (engine/errors.ts); a test
+ * holds both lists against each other.
  */
 import type { ErrorCode } from '../../api/errors.ts';
 
@@ -22,7 +23,10 @@ export const ENGINE_CODES: readonly ErrorCode[] = [
   'ECLOSED',
 ];
 
-/** The engine's reasons, by number: what is wrong, and what to do about it where something can be done. */
+/**
+ * The engine's reasons, by number: what is wrong, and what to do about it where something can be
+ * done.
+ */
 export const ENGINE_REASONS: readonly string[] = [
   'an operation failed',
   'not a qcow2 image: the magic is missing',

@@ -1,4 +1,7 @@
-/** Texts that the engine and its host exchange: what an image's header says of its base, and what it is to say. */
+/**
+ * Texts that the engine and its host exchange: what an image's header says of its base, and what it
+ * is to say.
+ */
 import type { Exports } from './engine.ts';
 import { ImageField } from './reports.ts';
 
@@ -24,7 +27,10 @@ export class HeaderTexts {
     this.#reportOf = reportOf;
   }
 
-  /** Text at a place of an image's header page; as it was last told, where that page is not in the cache now. */
+  /**
+   * Text at a place of an image's header page; as it was last told, where that page is not in the
+   * cache now.
+   */
   text(image: number, at: number, bytes: number): string {
     if (!bytes) return '';
     const page = this.#exports.headerPage(image);
@@ -37,7 +43,10 @@ export class HeaderTexts {
     return this.#texts.get(place) ?? '';
   }
 
-  /** Called when an image has been opened, or its header has changed, and the page is in the cache: its texts are known from then on. */
+  /**
+   * Called when an image has been opened, or its header has changed, and the page is in the cache:
+   * its texts are known from then on.
+   */
   keep(image: number): void {
     const report = this.#reportOf(image);
     for (const [at, bytes] of TEXTS) this.text(image, report[at], report[bytes]);

@@ -1,4 +1,7 @@
-/** `millrace check`: looks for errors and leaks in an image's metadata, and repairs them if asked to. It needs no base. */
+/**
+ * `millrace check`: looks for errors and leaks in an image's metadata, and repairs them if asked
+ * to. It needs no base.
+ */
 import type { Command } from 'commander';
 import { Option } from 'commander';
 import type { CheckReport } from '../../api/disk.ts';

@@ -1,4 +1,7 @@
-/** `millrace commit`: writes what an overlay holds down into a local base, as `qemu-img commit` does. */
+/**
+ * `millrace commit`: writes what an overlay holds down into a local base, as `qemu-img commit`
+ * does.
+ */
 import type { Command } from 'commander';
 import { commitWith } from '../../disk/commit.ts';
 import type { Ended } from './options.ts';

@@ -12,8 +12,9 @@ export function isUrl(location: string): boolean {
 }
 
 /**
- * Opens an image only to look at it: a path or a URL. The base that a local image records is opened too, unless `base` is null; the
- * one that a remote image records only with `followChain`: an image from elsewhere must not make us open what its author chose.
+ * Opens an image only to look at it: a path or a URL. The base that a local image records is opened
+ * too, unless `base` is null; the one that a remote image records only with `followChain`: an image
+ * from elsewhere must not make us open what its author chose.
  */
 export async function openImage(
   platform: Platform,
@@ -35,8 +36,9 @@ export async function openImage(
 }
 
 /**
- * Reads an image that must stay as it is until all of it has been read: what is copied from it would be of several moments, and what is
- * looked for in its tables might be found though it never was. No lock is asked: the writer may be QEMU, whose locks we do not see.
+ * Reads an image that must stay as it is until all of it has been read: what is copied from it
+ * would be of several moments, and what is looked for in its tables might be found though it never
+ * was. No lock is asked: the writer may be QEMU, whose locks we do not see.
  */
 export async function whileUnchanged<T>(
   platform: Platform,
@@ -51,8 +53,8 @@ export async function whileUnchanged<T>(
 }
 
 /**
- * Looks at an image that another program may write meanwhile, and again if it did so at the wrong moment: a file that was shorter when it
- * was opened than when its tables were read looks cut off.
+ * Looks at an image that another program may write meanwhile, and again if it did so at the wrong
+ * moment: a file that was shorter when it was opened than when its tables were read looks cut off.
  */
 export async function lookBesideWriters<T>(
   platform: Platform,
@@ -101,7 +103,10 @@ async function identityOf(platform: Platform, location: string): Promise<string 
   return source.identity;
 }
 
-/** Closes the disk after its use. What the use failed of is told rather than what the closing then failed of. */
+/**
+ * Closes the disk after its use. What the use failed of is told rather than what the closing then
+ * failed of.
+ */
 export async function withDisk<T>(disk: Disk, use: (disk: Disk) => Promise<T>): Promise<T> {
   let result: T;
   try {

@@ -1,6 +1,7 @@
 /**
- * `millrace map`: where each part of a disk is, in the words and fields of `qemu-img map`. Where the runtime does not tell the holes of a
- * raw file, they are found by reading it, if it takes less space than it is long; those in a qcow2 file are not told.
+ * `millrace map`: where each part of a disk is, in the words and fields of `qemu-img map`. Where
+ * the runtime does not tell the holes of a raw file, they are found by reading it, if it takes less
+ * space than it is long; those in a qcow2 file are not told.
  */
 import type { Command } from 'commander';
 import type { Disk, Extent, ImageInfo } from '../../api/disk.ts';
@@ -88,7 +89,10 @@ async function writeJson(platform: Platform, rows: AsyncIterable<MapRow>): Promi
   await platform.stdout.write(']\n');
 }
 
-/** Only what takes data from a file, as `qemu-img map` does it; compressed parts have no place that could be told. */
+/**
+ * Only what takes data from a file, as `qemu-img map` does it; compressed parts have no place that
+ * could be told.
+ */
 async function writeTable(
   platform: Platform,
   rows: AsyncIterable<MapRow>,
@@ -186,7 +190,10 @@ async function* readRowsOf(
   }
 }
 
-/** QEMU sees whole sectors of a raw file; past them it is the image above that is said to have nothing. */
+/**
+ * QEMU sees whole sectors of a raw file; past them it is the image above that is said to have
+ * nothing.
+ */
 function* rowsPastEnd(
   { depth }: Extent,
   start: number,

@@ -1,4 +1,7 @@
-/** What the declarations of commands share: options that mean the same everywhere, and how their values are read. */
+/**
+ * What the declarations of commands share: options that mean the same everywhere, and how their
+ * values are read.
+ */
 import type { Command } from 'commander';
 import { InvalidArgumentError, Option } from 'commander';
 import { parseSize } from './sizes.ts';
@@ -50,7 +53,10 @@ export function size(text: string): number {
   return bytes;
 }
 
-/** Of an option that may be given more than once; one that took several values would take the arguments behind it, too. */
+/**
+ * Of an option that may be given more than once; one that took several values would take the
+ * arguments behind it, too.
+ */
 export function listed(text: string, before: readonly string[] = []): string[] {
   return [...before, text];
 }

@@ -1,6 +1,7 @@
 /**
- * What a runtime (Node, Deno) brings to the command line. The commands know no other way to reach the terminal, the process and the
- * files, so that they run unchanged wherever a runtime's entry point fills this in.
+ * What a runtime (Node, Deno) brings to the command line. The commands know no other way to reach
+ * the terminal, the process and the files, so that they run unchanged wherever a runtime's entry
+ * point fills this in.
  */
 
 import type { Runtime } from '../../api/runtime.ts';
@@ -25,7 +26,10 @@ export interface Platform {
   readonly version: string;
   readonly stdout: Output;
   readonly stderr: Output;
-  /** Calls `handler` each time the user asks the program to stop (SIGINT, SIGTERM) until the returned function is called. */
+  /**
+   * Calls `handler` each time the user asks the program to stop (SIGINT, SIGTERM) until the
+   * returned function is called.
+   */
   onInterrupt(handler: () => void): () => void;
   /** Ends the process at once. */
   exit(code: number): never;
@@ -33,7 +37,10 @@ export interface Platform {
   allocatedBytes(path: string): Promise<number | undefined>;
   /** Answers HTTP requests at an address until it is closed; port 0 takes a free one. */
   serve(handler: Handler, address: { hostname: string; port: number }): Promise<Listening>;
-  /** Serves NBD at an address, `systemd` for the socket that the process was given; undefined where that cannot be done. */
+  /**
+   * Serves NBD at an address, `systemd` for the socket that the process was given; undefined where
+   * that cannot be done.
+   */
   listenNbd?(
     server: NbdServer,
     address: NbdAddress | 'systemd',
@@ -44,7 +51,10 @@ export interface Platform {
 /** Where NBD is served: a Unix socket, or a port of an address. */
 export type NbdAddress = { path: string } | { hostname: string; port: number };
 
-/** PEM texts: the server's certificate and key; with `ca`, clients must have a certificate that it has signed. */
+/**
+ * PEM texts: the server's certificate and key; with `ca`, clients must have a certificate that it
+ * has signed.
+ */
 export interface NbdTls {
   /** The server's certificate. */
   cert: string | Uint8Array;
@@ -73,13 +83,16 @@ export interface Listening {
   close(): Promise<void>;
 }
 
-/** Exit codes of every command: what `qemu-img` has, and what a shell has for a program ended by Ctrl-C (128 + SIGINT). */
+/**
+ * Exit codes of every command: what `qemu-img` has, and what a shell has for a program ended by
+ * Ctrl-C (128 + SIGINT).
+ */
 export const EXIT_OK = 0;
 export const EXIT_FAILED = 1;
 export const EXIT_INTERRUPTED = 130;
 /**
- * Nobody reads any more what is written (`millrace map … | head`): nothing to complain about, but the command has not done all of its
- * work. As a shell has it for a program ended by SIGPIPE.
+ * Nobody reads any more what is written (`millrace map … | head`): nothing to complain about, but
+ * the command has not done all of its work. As a shell has it for a program ended by SIGPIPE.
  */
 export const EXIT_READER_GONE = 141;
 
@@ -88,7 +101,10 @@ export function tell(platform: Platform, message: string): void | Promise<void> 
   return platform.stderr.write(`millrace: ${printable(message.replace(/\s*\n\s*/g, ' '))}\n`);
 }
 
-/** A line without control characters: names that stand in an image are its author's choice, and a terminal may act on them. */
+/**
+ * A line without control characters: names that stand in an image are its author's choice, and a
+ * terminal may act on them.
+ */
 export function printable(line: string): string {
   return line.replace(/\p{Cc}/gu, '?');
 }

@@ -1,6 +1,6 @@
 /**
- * The command line: which commands there are, and how errors come out: on one line, without a stack trace. What a command is and does
- * stands in the file named after it.
+ * The command line: which commands there are, and how errors come out: on one line, without a stack
+ * trace. What a command is and does stands in the file named after it.
  */
 import { Command, CommanderError } from 'commander';
 import { MillraceError } from '../../api/errors.ts';
@@ -33,7 +33,10 @@ const COMMANDS = [
   declareAbort,
 ];
 
-/** Runs one command line (the arguments after the program's name) and gives the exit code. It never throws. */
+/**
+ * Runs one command line (the arguments after the program's name) and gives the exit code. It never
+ * throws.
+ */
 export async function runCommandLine(platform: Platform, args: readonly string[]): Promise<number> {
   let exitCode: number = EXIT_OK;
   const { interruptible, release } = exitingOnInterrupt(platform);
@@ -57,8 +60,8 @@ export async function runCommandLine(platform: Platform, args: readonly string[]
 }
 
 /**
- * Ends the program when the user asks for it, while no command has a handler of its own: a signal that nobody handles ends the process
- * without giving its locks back.
+ * Ends the program when the user asks for it, while no command has a handler of its own: a signal
+ * that nobody handles ends the process without giving its locks back.
  */
 function exitingOnInterrupt(platform: Platform): { interruptible: Platform; release: () => void } {
   let handlers = 0;

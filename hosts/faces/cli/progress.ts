@@ -68,7 +68,8 @@ export class ProgressBar {
 
   /** Writes a line of its own above the bar. */
   note(text: string): void {
-    // The bar goes back to where it began, which the new line may scroll away: it begins again below.
+    // The bar goes back to where it began, which the new line may scroll away: it begins again
+    // below.
     this.#bar.stop();
     void this.#output.write(`${text}\n`);
     this.#bar.start(this.#total, this.#value);
@@ -94,7 +95,8 @@ export class ProgressBar {
     // One column stays free: some terminals wrap as soon as the last one is written.
     const room = (this.#output.columns ?? COLUMNS_DEFAULT) - text.length - 3;
     if (room < BAR_COLUMNS_MIN) return text.trimStart().slice(0, this.#output.columns);
-    // A bar that gets shorter stays so: one that changes its length with the numbers beside it is hard to read.
+    // A bar that gets shorter stays so: one that changes its length with the numbers beside it is
+    // hard to read.
     const barsize = (this.#columns = Math.min(room, this.#columns));
     const bars = {
       barCompleteString: '#'.repeat(barsize),

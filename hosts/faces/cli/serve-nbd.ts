@@ -1,4 +1,7 @@
-/** What `millrace serve --nbd` adds: where to listen, with which certificates, and the lines that hypervisors take. */
+/**
+ * What `millrace serve --nbd` adds: where to listen, with which certificates, and the lines that
+ * hypervisors take.
+ */
 import type { Disk, StreamInfo } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import { NbdServer } from '../nbd/server.ts';
@@ -21,7 +24,10 @@ export interface NbdServing {
   close(): Promise<void>;
 }
 
-/** `unix:PATH`, PORT, HOST:PORT, or `systemd` for the socket that systemd has opened. @throws MillraceError `EINVAL` */
+/**
+ * `unix:PATH`, PORT, HOST:PORT, or `systemd` for the socket that systemd has opened.
+ * @throws MillraceError `EINVAL`
+ */
 export function nbdAddress(text: string): NbdAddress | 'systemd' {
   if (text === 'systemd') return text;
   const path = /^unix:(.+)$/s.exec(text)?.[1];
@@ -45,7 +51,10 @@ export function nbdAddress(text: string): NbdAddress | 'systemd' {
   };
 }
 
-/** Listens before anything is told. @throws MillraceError `EACCES` for an address that others reach, without TLS. */
+/**
+ * Listens before anything is told.
+ * @throws MillraceError `EACCES` for an address that others reach, without TLS.
+ */
 export async function startNbd(
   platform: Platform,
   disks: Readonly<Record<string, Disk>>,
@@ -117,7 +126,10 @@ async function contentOf(platform: Platform, path: string): Promise<Uint8Array> 
   }
 }
 
-/** Starts a job for each disk, which goes on by itself when an error has paused it, and tells how it ends. */
+/**
+ * Starts a job for each disk, which goes on by itself when an error has paused it, and tells how it
+ * ends.
+ */
 export async function streamBehind(
   platform: Platform,
   served: ReadonlyMap<string, ServedImage>,

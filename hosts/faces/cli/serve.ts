@@ -1,6 +1,6 @@
 /**
- * `millrace serve`: disks over HTTP by the shared handler, or over NBD, until the user stops it. Without a token, only this machine is
- * listened to, and only requests that name it.
+ * `millrace serve`: disks over HTTP by the shared handler, or over NBD, until the user stops it.
+ * Without a token, only this machine is listened to, and only requests that name it.
  */
 import type { Command } from 'commander';
 import { InvalidArgumentError } from 'commander';
@@ -185,7 +185,10 @@ function privateAddress(
   return address;
 }
 
-/** Opens the disks, which share their bases; what has been opened is in `served` even when one fails. */
+/**
+ * Opens the disks, which share their bases; what has been opened is in `served` even when one
+ * fails.
+ */
 async function openAll(
   platform: Platform,
   images: readonly [device: string, image: string][],
@@ -233,7 +236,10 @@ function startHttp(
   return platform.serve(handler, address);
 }
 
-/** Resolves when the user stops the server; asked again, the program does not wait for its disks to be closed. */
+/**
+ * Resolves when the user stops the server; asked again, the program does not wait for its disks to
+ * be closed.
+ */
 function interrupted(platform: Platform): Promise<void> {
   let asked = false;
   return new Promise((resolve) => {
@@ -245,7 +251,10 @@ function interrupted(platform: Platform): Promise<void> {
   });
 }
 
-/** A page on the web can make a name of its own lead to this machine: such a request still has that name. */
+/**
+ * A page on the web can make a name of its own lead to this machine: such a request still has that
+ * name.
+ */
 function namesThisMachine(request: Request): boolean {
   return LOOPBACK.test(new URL(request.url).hostname);
 }
@@ -298,7 +307,10 @@ function named(images: readonly string[]): [device: string, image: string][] {
   return pairs;
 }
 
-/** What the file is now: one that is served again, unchanged, keeps its ETag. One that reads or a job have populated since gets another. */
+/**
+ * What the file is now: one that is served again, unchanged, keeps its ETag. One that reads or a
+ * job have populated since gets another.
+ */
 async function identityOfFile(platform: Platform, image: string): Promise<string> {
   const source = await platform.runtime.openSource(image);
   await source.close();

@@ -1,10 +1,13 @@
-/** Sizes as `qemu-img` reads and writes them: powers of 1024, fractions, three significant digits. */
+/**
+ * Sizes as `qemu-img` reads and writes them: powers of 1024, fractions, three significant digits.
+ */
 
 const UNITS = ['', 'K', 'M', 'G', 'T', 'P', 'E'];
 
 /**
- * Bytes of a size such as `512`, `64K`, `1.5G` or `2t`: a number, a fraction if it likes, and a unit (none and `B` are bytes). A part of
- * a byte is dropped. Undefined for what is no size, or above 2^53 - 1.
+ * Bytes of a size such as `512`, `64K`, `1.5G` or `2t`: a number, a fraction if it likes, and a
+ * unit (none and `B` are bytes). A part of a byte is dropped. Undefined for what is no size, or
+ * above 2^53 - 1.
  */
 export function parseSize(text: string): number | undefined {
   const match = /^(\d+(?:\.\d*)?|\.\d+)([bkmgtpe]?)$/i.exec(text);

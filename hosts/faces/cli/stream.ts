@@ -1,4 +1,7 @@
-/** `millrace stream`: runs a job to its end, shows how it stands, and stops it cleanly when the user asks for it. */
+/**
+ * `millrace stream`: runs a job to its end, shows how it stands, and stops it cleanly when the user
+ * asks for it.
+ */
 import type { Command } from 'commander';
 import { Option } from 'commander';
 import type { CacheMode, Disk, ImageFormat, StreamInfo, StreamOptions } from '../../api/disk.ts';
@@ -97,7 +100,8 @@ export async function stream(
       });
     } catch (error) {
       if (outcome?.info.reason !== 'error') throw error;
-      // What the job failed of has kept the disk from being closed as well: only the file tells now how much it has.
+      // What the job failed of has kept the disk from being closed as well: only the file tells now
+      // how much it has.
       outcome.info.remaining = await missingOnDisk(platform, overlay, outcome.info);
     }
     return await report(platform, overlay, outcome!, json);
@@ -155,7 +159,8 @@ async function missingFrom(
   const bytes = length === 0 && offset === 0 ? disk.size : Math.max(0, length);
   if (offset + bytes > disk.size) return 0;
   if (base === undefined) return disk.remaining(offset, bytes);
-  // What the images between the overlay and its new base have; what shows of those below is not copied.
+  // What the images between the overlay and its new base have; what shows of those below is not
+  // copied.
   const bottom = (await disk.images()).findIndex(({ name }, depth) => depth > 0 && name === base);
   let missing = 0;
   for await (const extent of disk.map(offset, bytes)) {
@@ -176,7 +181,10 @@ async function missingOnDisk(
   );
 }
 
-/** A job paused by an error goes on by itself, should its cause have passed; the user hears of each pause. */
+/**
+ * A job paused by an error goes on by itself, should its cause have passed; the user hears of each
+ * pause.
+ */
 function retryPauses(disk: Disk, watcher: Watcher): { stop(): void } {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const retry = ({ error }: StreamInfo): void => {
@@ -206,7 +214,10 @@ interface Watcher {
   stop(): void;
 }
 
-/** A bar, if there is a terminal to draw it on, until the user stops the job: the process may end at any moment then. */
+/**
+ * A bar, if there is a terminal to draw it on, until the user stops the job: the process may end at
+ * any moment then.
+ */
 class TerminalWatcher implements Watcher {
   readonly #platform: Platform;
   readonly #disk: Disk;

@@ -1,4 +1,7 @@
-/** Tokens of requests, which stand in files: on a command line, every user of the machine could read them. */
+/**
+ * Tokens of requests, which stand in files: on a command line, every user of the machine could read
+ * them.
+ */
 import { MillraceError } from '../../api/errors.ts';
 import type { Platform } from './platform.ts';
 

@@ -7,7 +7,10 @@ export interface Run {
   zero: boolean;
 }
 
-/** The bytes as runs of zero and other blocks, each run as long as can be. `blockBytes` is a multiple of 4, and so is where they lie. */
+/**
+ * The bytes as runs of zero and other blocks, each run as long as can be. `blockBytes` is a
+ * multiple of 4, and so is where they lie.
+ */
 export function* runsOf(bytes: Uint8Array, blockBytes: number): Generator<Run> {
   let run: Run | undefined;
   for (let start = 0; start < bytes.length; start += blockBytes) {

@@ -1,6 +1,7 @@
 /**
- * The flat disk by HTTP: ranges and conditions as in RFC 9110 (sections 13 and 14), so that any client can use a served disk as a raw
- * base. A body never mixes two contents: where the disk is changed under it, it is cut off.
+ * The flat disk by HTTP: ranges and conditions as in RFC 9110 (sections 13 and 14), so that any
+ * client can use a served disk as a raw base. A body never mixes two contents: where the disk is
+ * changed under it, it is cut off.
  */
 import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
@@ -87,7 +88,10 @@ async function give(
   });
 }
 
-/** workerd sends a length of its own accord with a body only that is known to have it, and in chunks what is not. */
+/**
+ * workerd sends a length of its own accord with a body only that is known to have it, and in chunks
+ * what is not.
+ */
 function sized(body: ReadableStream<Uint8Array>, length: number): ReadableStream<Uint8Array> {
   const { FixedLengthStream } = globalThis as {
     FixedLengthStream?: new (length: number) => TransformStream<Uint8Array, Uint8Array>;
@@ -123,12 +127,18 @@ async function piece(disk: Disk, { first, end }: ByteRange, changes: number): Pr
   return bytes;
 }
 
-/** A disk that can tell counts the changes of its content; one that cannot must not be changed while it is served. */
+/**
+ * A disk that can tell counts the changes of its content; one that cannot must not be changed while
+ * it is served.
+ */
 function changesOf(disk: Disk): number {
   return (disk as Disk & { readonly changes?: number }).changes ?? 0;
 }
 
-/** A strong validator (RFC 9110, section 8.8.1). A digest, since an identity may hold characters that a header does not. */
+/**
+ * A strong validator (RFC 9110, section 8.8.1). A digest, since an identity may hold characters
+ * that a header does not.
+ */
 async function etagOf(disk: Disk, identity: string): Promise<string> {
   const text = JSON.stringify([identity, disk.size, changesOf(disk)]);
   const digest = new Uint8Array(
@@ -151,7 +161,10 @@ function hasStrongly(header: string, etag: string): boolean {
   return header.trim() === '*' || header.split(',').some((tag) => tag.trim() === etag);
 }
 
-/** The range that counts: none of a HEAD, none of a unit other than bytes (section 14.2), and none when If-Range (section 13.1.5) names another content. */
+/**
+ * The range that counts: none of a HEAD, none of a unit other than bytes (section 14.2), and none
+ * when If-Range (section 13.1.5) names another content.
+ */
 function rangeAsked(request: Request, etag: string): string | undefined {
   const range = request.headers.get('Range');
   const condition = request.headers.get('If-Range');
@@ -160,8 +173,9 @@ function rangeAsked(request: Request, etag: string): string | undefined {
 }
 
 /**
- * `bytes=FIRST-LAST`, `bytes=FIRST-` or `bytes=-LENGTH` (section 14.1.2); undefined when the disk has nothing of it, or when it is
- * more than one range, which would have to be answered as multipart.
+ * `bytes=FIRST-LAST`, `bytes=FIRST-` or `bytes=-LENGTH` (section 14.1.2); undefined when the disk
+ * has nothing of it, or when it is more than one range, which would have to be answered as
+ * multipart.
  * @throws MillraceError `EINVAL` when it is none.
  */
 function rangeOf(text: string, size: number): ByteRange | undefined {

@@ -1,6 +1,7 @@
 /**
- * A disk's events as server-sent events (HTML standard, "Server-sent events"): first `info`, how the job stands, then each event as it
- * comes, with its StreamInfo as JSON. Who connects again after a loss has missed nothing that counts.
+ * A disk's events as server-sent events (HTML standard, "Server-sent events"): first `info`, how
+ * the job stands, then each event as it comes, with its StreamInfo as JSON. Who connects again
+ * after a loss has missed nothing that counts.
  */
 
 import type { Disk, StreamInfo } from '../../api/disk.ts';
@@ -8,7 +9,10 @@ import { DISK_EVENTS } from '../../api/disk-events.ts';
 
 /** Proxies end connections that say nothing for half a minute or more. */
 const KEEP_ALIVE_MS = 15_000;
-/** Events that a client has not taken yet: one that is so far behind is cut off, and told how the job stands when it comes again. */
+/**
+ * Events that a client has not taken yet: one that is so far behind is cut off, and told how the
+ * job stands when it comes again.
+ */
 const WAITING_MAX = 256;
 
 /** The answer lasts until the client goes away. */

@@ -1,6 +1,7 @@
 /**
- * The contract over HTTP: a fetch handler that serves disks and controls their jobs, for every runtime with web-standard Request and
- * Response. Access is closed unless the caller opens it; every refusal is JSON with a `code` and a `message`. It never writes to a disk.
+ * The contract over HTTP: a fetch handler that serves disks and controls their jobs, for every
+ * runtime with web-standard Request and Response. Access is closed unless the caller opens it;
+ * every refusal is JSON with a `code` and a `message`. It never writes to a disk.
  *
  *   GET, HEAD /disks/DEVICE/data     the flat disk, whatever formats lie below, by ranges (handler-data.ts)
  *   POST /disks/DEVICE/stream        starts a job: StreamOptions as JSON, or nothing; gives its StreamInfo
@@ -32,9 +33,15 @@ export interface HandlerOptions {
   token?: string;
   /** A check of the caller's own, instead of a token. */
   authorize?: (request: Request) => boolean | Promise<boolean>;
-  /** Origins whose pages may use the handler (CORS), as browsers write them; a page of any other is refused. Default none but the handler's own. */
+  /**
+   * Origins whose pages may use the handler (CORS), as browsers write them; a page of any other is
+   * refused. Default none but the handler's own.
+   */
   origins?: readonly string[];
-  /** What tells a disk's content from that of other times, across restarts; without it, its ETag is a new one for every handler. */
+  /**
+   * What tells a disk's content from that of other times, across restarts; without it, its ETag is
+   * a new one for every handler.
+   */
   identity?: (device: string) => string | undefined;
 }
 
@@ -111,7 +118,10 @@ const ROUTES: Readonly<Record<string, Readonly<Record<string, Answer>>>> = {
   events: { GET: ({ request, disk }) => answerEvents(request, disk) },
 };
 
-/** Makes the handler. It holds no state but the disks': several may serve the same ones. @throws MillraceError `EINVAL` for an origin that is none. */
+/**
+ * Makes the handler. It holds no state but the disks': several may serve the same ones.
+ * @throws MillraceError `EINVAL` for an origin that is none.
+ */
 export function createHandler(options: HandlerOptions): Handler {
   mustKnowOptions('createHandler', options, HANDLER_OPTIONS);
   const wrong = options.origins?.find((origin) => !isOrigin(origin));
@@ -171,13 +181,18 @@ async function answer(
   });
 }
 
-/** What a URL asks for: the device, still encoded, and what is to be done with it; nothing where it leads to no disk. */
+/**
+ * What a URL asks for: the device, still encoded, and what is to be done with it; nothing where it
+ * leads to no disk.
+ */
 export function placeOf({ pathname }: URL): { device?: string; call?: string } {
   const [, device, call] = /^\/disks\/([^/]+)\/([^/]+)$/.exec(pathname) ?? [];
   return { device, call };
 }
 
-/** The name in it is the client's to choose (its Host header), and servers hand on whatever it is. */
+/**
+ * The name in it is the client's to choose (its Host header), and servers hand on whatever it is.
+ */
 function urlOf(request: Request): URL {
   if (!URL.canParse(request.url))
     throw new MillraceError(
@@ -225,7 +240,10 @@ async function mayEnter(request: Request, { token, authorize }: HandlerOptions):
   throw new Refusal(401, 'EACCES', what, { 'WWW-Authenticate': 'Bearer' });
 }
 
-/** Compares digests, all bytes of them: the time it takes tells nothing of where two texts differ, or how long they are. */
+/**
+ * Compares digests, all bytes of them: the time it takes tells nothing of where two texts differ,
+ * or how long they are.
+ */
 async function sameText(one: string, other: string): Promise<boolean> {
   const digest = async (text: string): Promise<Uint8Array> =>
     new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text)));
@@ -235,14 +253,20 @@ async function sameText(one: string, other: string): Promise<boolean> {
   return difference === 0;
 }
 
-/** A browser sends on behalf of any page, with whatever lets its user in: only pages that are meant to may ask. */
+/**
+ * A browser sends on behalf of any page, with whatever lets its user in: only pages that are meant
+ * to may ask.
+ */
 function refuseForeignPages(request: Request, url: URL, origins: readonly string[]): void {
   const origin = request.headers.get('Origin');
   if (origin === null || origin === url.origin || origins.includes(origin)) return;
   throw new Refusal(403, 'EACCES', `pages of ${origin} are not allowed here`);
 }
 
-/** No other would ever be found equal to what a browser sends. Schemes that are not the web's are the browser's own affair. */
+/**
+ * No other would ever be found equal to what a browser sends. Schemes that are not the web's are
+ * the browser's own affair.
+ */
 function isOrigin(text: string): boolean {
   return /^https?:/i.test(text)
     ? URL.canParse(text) && new URL(text).origin === text

@@ -50,7 +50,9 @@ const ERRORS: Readonly<Partial<Record<ErrorCode, number>>> = {
 
 const ZEROES = new Uint8Array(PIECE_BYTES);
 
-/** "Command flags" beside FUA, which goes with each of them, and the flag that tells of a payload. */
+/**
+ * "Command flags" beside FUA, which goes with each of them, and the flag that tells of a payload.
+ */
 const FLAGS: ReadonlyMap<number, number> = new Map<number, number>([
   [Command.read, CommandFlag.df],
   [Command.write, 0],
@@ -242,7 +244,10 @@ function write(task: Task): Promise<Uint8Array[]> {
   return changed(task, 'write', () => target.disk.write(request.offset, payload!));
 }
 
-/** NBD_CMD_FLUSH: all connections' writes that were answered before. A flush that failed is not tried again: what it lost is lost. */
+/**
+ * NBD_CMD_FLUSH: all connections' writes that were answered before. A flush that failed is not
+ * tried again: what it lost is lost.
+ */
 async function flush(task: Task): Promise<Uint8Array[]> {
   await task.target.disk.flush();
   return success(task);
@@ -255,8 +260,8 @@ function trim(task: Task): Promise<Uint8Array[]> {
 }
 
 /**
- * NBD_CMD_WRITE_ZEROES. Whole clusters are zeroed by their entries in the tables, and are fast; parts of clusters and zeros that must take
- * space (NBD_CMD_FLAG_NO_HOLE) are written.
+ * NBD_CMD_WRITE_ZEROES. Whole clusters are zeroed by their entries in the tables, and are fast;
+ * parts of clusters and zeros that must take space (NBD_CMD_FLAG_NO_HOLE) are written.
  */
 function writeZeroes(task: Task): Promise<Uint8Array[]> {
   const { target, request } = task;
@@ -386,7 +391,10 @@ function allocationOf({ state }: Extent): number {
   return state === 'zero' || state === 'absent' ? AllocationFlag.hole | AllocationFlag.zero : 0;
 }
 
-/** `qemu:allocation-depth`: 0 where no image of the chain has it, 1 in the overlay, 2 in its base, and so on. */
+/**
+ * `qemu:allocation-depth`: 0 where no image of the chain has it, 1 in the overlay, 2 in its base,
+ * and so on.
+ */
 function depthOf({ state, depth }: Extent): number {
   return state === 'absent' ? 0 : depth + 1;
 }

@@ -1,6 +1,6 @@
 /**
- * A disk under its export name. All connections to it share what stands here: writes that were answered with an error because they took
- * too long, and may still arrive.
+ * A disk under its export name. All connections to it share what stands here: writes that were
+ * answered with an error because they took too long, and may still arrive.
  */
 import type { Disk } from '../../api/disk.ts';
 import type { ErrorCode } from '../../api/errors.ts';
@@ -54,8 +54,9 @@ export class Export {
   }
 
   /**
-   * Does what changes nothing, until it succeeds: while its base fails in ways that may pass, the client waits, instead of seeing an
-   * error. When the time is up, the request has failed, even if the base still does not answer.
+   * Does what changes nothing, until it succeeds: while its base fails in ways that may pass, the
+   * client waits, instead of seeing an error. When the time is up, the request has failed, even if
+   * the base still does not answer.
    * @throws MillraceError what it failed with last, or `ETIMEDOUT`.
    */
   async look<T>(what: string, work: () => Promise<T>, stop: Stop): Promise<T> {
@@ -64,8 +65,8 @@ export class Export {
   }
 
   /**
-   * The same for what changes `[offset, offset + length)`. Where it is given up, it may still come to its end at any moment: changes of
-   * the same bytes that come later wait for that.
+   * The same for what changes `[offset, offset + length)`. Where it is given up, it may still come
+   * to its end at any moment: changes of the same bytes that come later wait for that.
    */
   async change(
     what: string,
@@ -102,7 +103,10 @@ export class Export {
     return work();
   }
 
-  /** `ended` resolves when nothing of it is under way any more; `outcome` may be an error before that. */
+  /**
+   * `ended` resolves when nothing of it is under way any more; `outcome` may be an error before
+   * that.
+   */
   #untilItPasses<T>(
     what: string,
     first: Promise<T>,

@@ -1,6 +1,6 @@
 /**
- * The handshake ("Handshake", fixed newstyle): options are answered one after another until the client has chosen an export, given up, or
- * done what it must not.
+ * The handshake ("Handshake", fixed newstyle): options are answered one after another until the
+ * client has chosen an export, given up, or done what it must not.
  */
 import type { NbdConnection } from './duplex.ts';
 import { ByteReader, ByteWriter } from './duplex.ts';
@@ -59,7 +59,10 @@ export class Handshake {
     return this.#writer;
   }
 
-  /** Undefined where no export was chosen: the connection is to be closed. @throws ConnectionEnded */
+  /**
+   * Undefined where no export was chosen: the connection is to be closed.
+   * @throws ConnectionEnded
+   */
   async run(): Promise<Agreement | undefined> {
     this.#writer.push([protocol.emitGreeting()]);
     const flags = protocol
@@ -180,7 +183,10 @@ export class Handshake {
     return this.#refuse(option, OptionReply.invalid, `option ${option} takes no data`);
   }
 
-  /** "TLS support": what was settled before counts no more, and what was sent ahead in the clear is not taken for what TLS protects. */
+  /**
+   * "TLS support": what was settled before counts no more, and what was sent ahead in the clear is
+   * not taken for what TLS protects.
+   */
   async #startTls(data: Uint8Array): Promise<Step> {
     const option = Option.startTls;
     if (data.length > 0) return this.#hasData(option);
@@ -300,7 +306,10 @@ export class Handshake {
   }
 }
 
-/** A namespace alone (`base:`) means all its contexts where they are listed, and none where they are chosen. */
+/**
+ * A namespace alone (`base:`) means all its contexts where they are listed, and none where they are
+ * chosen.
+ */
 function matches(query: string, context: string, sets: boolean): boolean {
   return query === context || (!sets && query === context.slice(0, context.indexOf(':') + 1));
 }

@@ -1,7 +1,8 @@
 /**
- * The numbers and messages of the NBD protocol (NetworkBlockDevice/nbd, doc/proto.md, and of its branch extension-ext-header what
- * concerns extended headers): each message is parsed and emitted here and nowhere else. All numbers are big-endian. Offsets and
- * lengths have 64 bits; here they are JavaScript numbers, exact up to 2^53, and larger ones lie outside every disk anyway.
+ * The numbers and messages of the NBD protocol (NetworkBlockDevice/nbd, doc/proto.md, and of its
+ * branch extension-ext-header what concerns extended headers): each message is parsed and emitted
+ * here and nowhere else. All numbers are big-endian. Offsets and lengths have 64 bits; here they
+ * are JavaScript numbers, exact up to 2^53, and larger ones lie outside every disk anyway.
  */
 
 /** "Newstyle negotiation": `NBDMAGIC`, then `IHAVEOPT`, each as two words. */
@@ -9,7 +10,10 @@ export const INIT_MAGIC: readonly [number, number] = [0x4e42444d, 0x41474943];
 export const OPTION_MAGIC: readonly [number, number] = [0x49484156, 0x454f5054];
 /** "Fixed newstyle negotiation": before each reply to an option. */
 export const OPTION_REPLY_MAGIC: readonly [number, number] = [0x0003e889, 0x045565a9];
-/** "Request message", "Simple reply message", "Structured reply chunk message", "Extended reply chunk message". */
+/**
+ * "Request message", "Simple reply message", "Structured reply chunk message", "Extended reply
+ * chunk message".
+ */
 export const REQUEST_MAGIC = 0x25609513;
 export const EXTENDED_REQUEST_MAGIC = 0x21e41c71;
 export const SIMPLE_REPLY_MAGIC = 0x67446698;
@@ -121,7 +125,9 @@ export const CLIENT_FLAGS_BYTES = 4;
 export const OPTION_HEADER_BYTES = 16;
 export const REQUEST_BYTES = 28;
 export const EXTENDED_REQUEST_BYTES = 32;
-/** Zeroes after the answer to NBD_OPT_EXPORT_NAME, for clients that did not say they can do without. */
+/**
+ * Zeroes after the answer to NBD_OPT_EXPORT_NAME, for clients that did not say they can do without.
+ */
 const RESERVED_BYTES = 124;
 const TWO_TO_32 = 2 ** 32;
 
@@ -271,7 +277,10 @@ export class OptionData {
     return this.#view.getUint32(this.#at - 4);
   }
 
-  /** A string of `length` bytes; undefined also where it is longer than a string may be, or no UTF-8. */
+  /**
+   * A string of `length` bytes; undefined also where it is longer than a string may be, or no
+   * UTF-8.
+   */
   string(length: number | undefined = this.u32()): string | undefined {
     if (length === undefined || length > STRING_BYTES_MAX) return undefined;
     if (this.#at + length > this.#bytes.length) return undefined;
@@ -297,7 +306,10 @@ export interface Request {
   /** Sent back as it came: the two halves of 64 bits. */
   cookie: readonly [number, number];
   offset: number;
-  /** Bytes of the disk; with NBD_CMD_FLAG_PAYLOAD_LEN, and in a compact write, of the payload that follows. */
+  /**
+   * Bytes of the disk; with NBD_CMD_FLAG_PAYLOAD_LEN, and in a compact write, of the payload that
+   * follows.
+   */
   length: number;
 }
 
@@ -320,7 +332,10 @@ export function emitSimpleReply(request: Request, error: number): Uint8Array {
   return new Fields(16).u32(SIMPLE_REPLY_MAGIC).u32(error).words(request.cookie).bytes;
 }
 
-/** The header of a chunk, with room for the first `inline` bytes of its payload, which are filled by the caller. */
+/**
+ * The header of a chunk, with room for the first `inline` bytes of its payload, which are filled by
+ * the caller.
+ */
 function chunk(
   request: Request,
   style: HeaderStyle,
@@ -425,7 +440,9 @@ export function parseBlockStatusPayload(
   return { length: u64At(view, 0), contexts };
 }
 
-/** A message as a string of the protocol: not longer than one may be, and no character cut in two. */
+/**
+ * A message as a string of the protocol: not longer than one may be, and no character cut in two.
+ */
 function clipped(message: string): Uint8Array {
   const bytes = encoder.encode(message);
   if (bytes.length <= STRING_BYTES_MAX) return bytes;

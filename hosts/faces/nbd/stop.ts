@@ -1,4 +1,7 @@
-/** The word that nobody waits any more: as an AbortSignal, but for any number of listeners, at the price of a set. */
+/**
+ * The word that nobody waits any more: as an AbortSignal, but for any number of listeners, at the
+ * price of a set.
+ */
 export class Stop {
   readonly #listeners = new Set<() => void>();
   #signal: AbortController | undefined;

@@ -1,7 +1,8 @@
 /**
- * What the guest has read, and what it is about to read, in memory: v86 is answered from here at once. Every other read lets the
- * guest wait for a message to the disk's worker and back, and a boot loader reads a kernel in hundreds of small pieces. It must never
- * give bytes that are older than the guest's last write.
+ * What the guest has read, and what it is about to read, in memory: v86 is answered from here at
+ * once. Every other read lets the guest wait for a message to the disk's worker and back, and a
+ * boot loader reads a kernel in hundreds of small pieces. It must never give bytes that are older
+ * than the guest's last write.
  */
 
 /** What is fetched at a time: four clusters, little beside a round trip. */
@@ -12,7 +13,10 @@ const BLOCKS_MAX = 64;
 const KEPT_BYTES_MAX = (BLOCKS_MAX / 4) * BLOCK_BYTES;
 /** A guest that reads on where it stopped finds so many blocks more. */
 const AHEAD_BLOCKS = 2;
-/** A read that starts so far behind the end of the last one still goes on from it: file systems skip. */
+/**
+ * A read that starts so far behind the end of the last one still goes on from it: file systems
+ * skip.
+ */
 const SKIP_BYTES_MAX = 64 * 1024;
 
 export class ReadCache {
@@ -24,7 +28,10 @@ export class ReadCache {
   /** Where the last read ended. */
   #expected = 0;
 
-  /** `size` is the disk's; `fetch` gets bytes of it, as they are when all writes before have been taken. */
+  /**
+   * `size` is the disk's; `fetch` gets bytes of it, as they are when all writes before have been
+   * taken.
+   */
   constructor(size: number, fetch: (offset: number, length: number) => Promise<Uint8Array>) {
     this.#size = size;
     this.#fetch = fetch;
@@ -78,7 +85,10 @@ export class ReadCache {
     }
   }
 
-  /** The guest has written: what is here changes with it, and what was asked for before is not waited for. */
+  /**
+   * The guest has written: what is here changes with it, and what was asked for before is not
+   * waited for.
+   */
   wrote(offset: number, bytes: Uint8Array): void {
     const [first, last] = blocksOf(offset, bytes.length);
     for (let index = first; index <= last; index++) {

@@ -1,8 +1,10 @@
 /**
- * A Millrace disk as a hard disk of v86, the x86 emulator: `const hda = await attachDisk(disk)`, `const machine = new V86({ hda, … })`,
- * `hda.pace(machine)`. It works with a disk of any runtime, in pages and in Node. The guest never sees an error of its disk: a request
- * that fails is told to the page and tried again until it succeeds, and the machine waits meanwhile. It must never hand on a byte that is
- * older than the guest's writes before. What others write to the disk meanwhile, the guest may not see.
+ * A Millrace disk as a hard disk of v86, the x86 emulator: `const hda = await attachDisk(disk)`,
+ * `const machine = new V86({ hda, … })`, `hda.pace(machine)`. It works with a disk of any runtime,
+ * in pages and in Node. The guest never sees an error of its disk: a request that fails is told to
+ * the page and tried again until it succeeds, and the machine waits meanwhile. It must never hand
+ * on a byte that is older than the guest's writes before. What others write to the disk meanwhile,
+ * the guest may not see.
  */
 import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
@@ -15,13 +17,19 @@ export type { Emulator } from './pace.ts';
 const SECTOR_BYTES = 512;
 /** A write is made to last when the guest has written nothing for so long ... */
 const FLUSH_QUIET_MS = 250;
-/** ... or at the latest after this, however busy it is: v86 tells no disk of the guest's own flushes. */
+/**
+ * ... or at the latest after this, however busy it is: v86 tells no disk of the guest's own
+ * flushes.
+ */
 const FLUSH_LATEST_MS = 2000;
 /** Between two attempts at a request that failed. */
 const RETRY_MS = 2000;
 /** Of writes on their way, where nothing stops the machine: no more are taken then. */
 const BACKLOG_BYTES_MAX = 256 * 1024 * 1024;
-/** What is kept for going back to a saved state; when the guest has overwritten more than this, older states cannot be restored. */
+/**
+ * What is kept for going back to a saved state; when the guest has overwritten more than this,
+ * older states cannot be restored.
+ */
 const UNDO_BYTES_MAX = 256 * 1024 * 1024;
 
 /** Detail of `read` and `write` events. */
@@ -56,9 +64,10 @@ export async function attachDisk(disk: Disk): Promise<V86Disk> {
 }
 
 /**
- * What v86 takes as `hda` or `hdb`. Its events: `read` and `write`, when a request of the guest has ended (`detail` is a
- * GuestAccess); `unsaved`, when the guest writes and everything before has been made to last; `flushed`, when all that was written has
- * been made to last; `error`, once for each request that has to be tried again, and when no more is taken (`detail` is the
+ * What v86 takes as `hda` or `hdb`. Its events: `read` and `write`, when a request of the guest has
+ * ended (`detail` is a GuestAccess); `unsaved`, when the guest writes and everything before has
+ * been made to last; `flushed`, when all that was written has been made to last; `error`, once for
+ * each request that has to be tried again, and when no more is taken (`detail` is the
  * MillraceError); `recovered`, when no request is failing any more.
  */
 export class V86Disk extends EventTarget {
@@ -108,10 +117,11 @@ export class V86Disk extends EventTarget {
   }
 
   /**
-   * Stops the machine that has this disk while the disk cannot follow, and lets it go on when it can: while more than 16 MiB of what the
-   * guest wrote is on its way, and while a request takes longer than 10 s. Without it a guest may take its disk for a broken one, and of
-   * one that writes without DMA, which v86 does not let wait, no more than 256 MiB are kept: then the disk stops, as if it were unplugged.
-   * Take it back by `undefined` before the machine is destroyed.
+   * Stops the machine that has this disk while the disk cannot follow, and lets it go on when it
+   * can: while more than 16 MiB of what the guest wrote is on its way, and while a request takes
+   * longer than 10 s. Without it a guest may take its disk for a broken one, and of one that writes
+   * without DMA, which v86 does not let wait, no more than 256 MiB are kept: then the disk stops,
+   * as if it were unplugged. Take it back by `undefined` before the machine is destroyed.
    */
   pace(emulator: Emulator | undefined): void {
     this.#pace.of(emulator);
@@ -186,15 +196,19 @@ export class V86Disk extends EventTarget {
     this.get(start, length, done, options);
   }
 
-  /** What can be had without waiting: the first sector, where v86 looks for the disk's geometry, and what else is in memory. */
+  /**
+   * What can be had without waiting: the first sector, where v86 looks for the disk's geometry, and
+   * what else is in memory.
+   */
   get_from_cache(start: number, length: number): Uint8Array | undefined {
     return this.#cache.look(start, length)?.slice();
   }
 
   /**
-   * The disk's part of a state that v86 saves: a mark, no data. Call `flush` between the emulator's `stop` and `save_state`, so that
-   * no request is on its way. While this object lives, restoring a state takes the disk back to where it was, from what writes since
-   * then have replaced (up to 256 MiB). Later, or elsewhere, a state fits only the disk as it was left when the state was saved.
+   * The disk's part of a state that v86 saves: a mark, no data. Call `flush` between the emulator's
+   * `stop` and `save_state`, so that no request is on its way. While this object lives, restoring a
+   * state takes the disk back to where it was, from what writes since then have replaced (up to 256
+   * MiB). Later, or elsewhere, a state fits only the disk as it was left when the state was saved.
    */
   get_state(): [number, string] {
     // Pages that are not secure contexts have no randomUUID.
@@ -230,7 +244,8 @@ export class V86Disk extends EventTarget {
   }
 
   /**
-   * Waits for the requests on their way, and returns when everything written so far survives a power cut.
+   * Waits for the requests on their way, and returns when everything written so far survives a
+   * power cut.
    * @throws MillraceError when it does not.
    */
   async flush(): Promise<void> {
@@ -264,8 +279,8 @@ export class V86Disk extends EventTarget {
   }
 
   /**
-   * Ends the use of the disk by a machine that has been stopped: everything written is made to last, and reads are left alone. What has
-   * failed is tried once more. The disk stays open.
+   * Ends the use of the disk by a machine that has been stopped: everything written is made to
+   * last, and reads are left alone. What has failed is tried once more. The disk stays open.
    * @throws MillraceError when something that the guest wrote could not be stored.
    */
   async close(): Promise<void> {
@@ -275,7 +290,10 @@ export class V86Disk extends EventTarget {
     await this.#save();
   }
 
-  /** What was written before is still stored, in its order: the disk is as it would be after a power cut. */
+  /**
+   * What was written before is still stored, in its order: the disk is as it would be after a power
+   * cut.
+   */
   #overrunBy(offset: number): void {
     if (this.#overrun) return;
     this.#overrun = true;
@@ -304,7 +322,9 @@ export class V86Disk extends EventTarget {
     return pending.done;
   }
 
-  /** Every later flush fails when this is given up: v86 has been told long ago that it is written. */
+  /**
+   * Every later flush fails when this is given up: v86 has been told long ago that it is written.
+   */
   #store(offset: number, bytes: Uint8Array): Promise<void> {
     return this.#untilItSucceeds(() => this.#disk.write(offset, bytes)).catch((error) => {
       this.#lost ??= asMillraceError(error);
@@ -399,7 +419,9 @@ export class V86Disk extends EventTarget {
     return undo;
   }
 
-  /** Writes back what was replaced; later requests for the range wait, as they do for every write. */
+  /**
+   * Writes back what was replaced; later requests for the range wait, as they do for every write.
+   */
   #takeBack(undo: Undo): void {
     this.#undoBytes -= undo.length;
     const { offset, length } = undo;

@@ -1,6 +1,7 @@
 /**
- * Keeps a machine from running ahead of its disk: it stands still while too much of what it wrote is on its way, and while one request
- * takes longer than guests bear. A machine that does not run sees no time-out, and its memory is not filled with what it cannot store.
+ * Keeps a machine from running ahead of its disk: it stands still while too much of what it wrote
+ * is on its way, and while one request takes longer than guests bear. A machine that does not run
+ * sees no time-out, and its memory is not filled with what it cannot store.
  */
 
 /** What v86 has to start and stop a machine. */
@@ -20,9 +21,15 @@ export interface Request {
   bytes: number;
 }
 
-/** Of writes on their way; with half of it, the machine goes on. v86 lets no guest wait that writes without DMA, as a BIOS does. */
+/**
+ * Of writes on their way; with half of it, the machine goes on. v86 lets no guest wait that writes
+ * without DMA, as a BIOS does.
+ */
 const BACKLOG_BYTES = 16 * 1024 * 1024;
-/** What a write counts for at least: it is looked through by every later request, and takes room beside its data. */
+/**
+ * What a write counts for at least: it is looked through by every later request, and takes room
+ * beside its data.
+ */
 const WRITE_BYTES_MIN = 4096;
 /** Guests take a disk for broken that does not answer, Linux and SeaBIOS after half a minute. */
 const WAIT_MS_MAX = 10_000;
@@ -90,7 +97,10 @@ export class Pace {
     }, WAIT_MS_MAX - waits);
   }
 
-  /** One step after another: a machine that is told to go on before it stands still never tells that it does. */
+  /**
+   * One step after another: a machine that is told to go on before it stands still never tells that
+   * it does.
+   */
   async #move(): Promise<void> {
     const emulator = this.#emulator;
     if (!emulator) return;

@@ -1,7 +1,10 @@
 /** The plainest way to get an image into a file: fetch it, and write each piece as it comes. */
 import type { SyncFile } from '../../../hosts/browser/batch.ts';
 
-/** The calls of a synchronous access handle that the loop needs; the types of this project know pages only. */
+/**
+ * The calls of a synchronous access handle that the loop needs; the types of this project know
+ * pages only.
+ */
 type Handle = Pick<SyncFile, 'flush' | 'close'> & {
   write(from: Uint8Array, options: { at: number }): number;
 };

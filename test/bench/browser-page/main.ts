@@ -1,6 +1,7 @@
 /**
- * The page that times streaming into a browser's storage: runs both ways by itself, in turn, and sends the best seconds of each to
- * the address in its query. It is not driven from outside: a debugger that looks on keeps a copy of every answer, and slows all down.
+ * The page that times streaming into a browser's storage: runs both ways by itself, in turn, and
+ * sends the best seconds of each to the address in its query. It is not driven from outside: a
+ * debugger that looks on keeps a copy of every answer, and slows all down.
  */
 import { createDisk, deleteDisk } from '../../../hosts/browser/index.ts';
 
@@ -21,7 +22,10 @@ async function stream(): Promise<void> {
   await disk.close();
 }
 
-/** From starting a worker to the end of its loop: what is fetched is written as it comes, flushed and closed. */
+/**
+ * From starting a worker to the end of its loop: what is fetched is written as it comes, flushed
+ * and closed.
+ */
 async function loop(): Promise<void> {
   const worker = new Worker(new URL('./loop.ts', import.meta.url), { type: 'module' });
   const ended = new Promise((resolve, reject) => {

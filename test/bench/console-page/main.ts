@@ -1,6 +1,7 @@
 /**
- * The page of the console's benchmark: boots the guest from one kind of disk, and tells how long that took. All kinds have the same
- * machine, the same page and the same serial console; only the disk differs.
+ * The page of the console's benchmark: boots the guest from one kind of disk, and tells how long
+ * that took. All kinds have the same machine, the same page and the same serial console; only the
+ * disk differs.
  */
 import biosUrl from 'seabios/bios.bin?url';
 import vgaBiosUrl from 'seabios/vgabios-stdvga.bin?url';
@@ -11,8 +12,9 @@ import { createDisk, openDisk } from '../../../hosts/browser/index.ts';
 import { attachDisk } from '../../../hosts/faces/v86/index.ts';
 
 /**
- * `memory`: the whole image in memory before the start. `first`: a new Millrace disk, with its stream behind. `second`: the same disk
- * after the page was left. `async`: v86's own reader, which asks for what the guest asks for. `chunks`: the same, a MiB at a time.
+ * `memory`: the whole image in memory before the start. `first`: a new Millrace disk, with its
+ * stream behind. `second`: the same disk after the page was left. `async`: v86's own reader, which
+ * asks for what the guest asks for. `chunks`: the same, a MiB at a time.
  */
 export type DiskKind = 'memory' | 'first' | 'second' | 'async' | 'chunks';
 

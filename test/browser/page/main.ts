@@ -1,4 +1,7 @@
-/** The page under test: puts the browser host, and what the tests need beside it, where scripts of the tests find them. */
+/**
+ * The page under test: puts the browser host, and what the tests need beside it, where scripts of
+ * the tests find them.
+ */
 import * as millrace from '../../../hosts/browser/index.ts';
 import { cases } from '../../conformance/suite.ts';
 import { makeContent } from '../../fixtures/content.ts';

@@ -315,7 +315,8 @@ export const streamCases: readonly Case[] = [
         await disk.stream({ nonblock: true });
         await remote.held();
         const places = [FIRST_PAGE_BYTES + 100, 600 * KIB, 1100 * KIB + 3, BASE_SIZE - 700];
-        // A write into part of a cluster needs the rest of it from the base, so it ends only when that has come.
+        // A write into part of a cluster needs the rest of it from the base, so it ends only when
+        // that has come.
         const writes = places.map((at) => disk.write(at, guestData(600, at)));
         for (const at of places) content.set(guestData(600, at), at);
         const completed = nextEvent(disk, 'completed');
