@@ -210,6 +210,10 @@ const WAKING = ['readable', 'end', 'close', 'error'] as const;
 
 function writableOf(socket: Socket): WritableStream<Uint8Array> {
   return new WritableStream<Uint8Array>({
+    // At once: `abort` below comes only behind a write that is under way, which a client that does not read holds up.
+    start(controller) {
+      controller.signal.addEventListener('abort', () => socket.destroy());
+    },
     write(bytes) {
       return new Promise((resolve, reject) => {
         socket.write(bytes, (error) => (error ? reject(error) : resolve()));

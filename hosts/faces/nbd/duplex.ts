@@ -71,8 +71,9 @@ export class ByteReader {
     this.#reader.releaseLock();
   }
 
-  async cancel(reason: unknown): Promise<void> {
-    await this.#reader.cancel(reason).catch(() => {});
+  /** Takes nothing more; who waits for bytes hears of it. */
+  cancel(reason: unknown): void {
+    this.#reader.cancel(reason).catch(() => {});
   }
 
   async #collect(length: number): Promise<Uint8Array> {
@@ -126,6 +127,7 @@ export class ByteWriter {
   #sent: (() => void)[] = [];
   #writing: Promise<void> | undefined;
   #failed = false;
+  #giveUp: (error: Error) => void = () => {};
 
   constructor(writable: WritableStream<Uint8Array>) {
     this.#writer = writable.getWriter();
@@ -159,8 +161,11 @@ export class ByteWriter {
     await this.#writer.close().catch(() => {});
   }
 
-  async abort(reason: unknown): Promise<void> {
-    await this.#writer.abort(reason).catch(() => {});
+  /** Ends the connection at once, whatever is under way. */
+  abort(reason: unknown): void {
+    this.#failed = true;
+    this.#giveUp(new ConnectionEnded('the connection was aborted'));
+    this.#writer.abort(reason).catch(() => {});
   }
 
   async #write(): Promise<void> {
@@ -172,13 +177,22 @@ export class ByteWriter {
       this.#parts = [];
       this.#sent = [];
       try {
-        for (const batch of batches(parts)) await this.#writer.write(batch);
+        for (const batch of batches(parts)) await this.#deliver(batch);
       } catch {
         this.#failed = true;
       }
       for (const tell of sent) tell();
       if (this.#failed) return this.#dropRest();
     }
+  }
+
+  /** A client that reads no more holds up a write for ever, and an abort behind it: it is given up here. */
+  #deliver(batch: Uint8Array): Promise<void> {
+    if (this.#failed) return Promise.reject(new ConnectionEnded('the connection was aborted'));
+    return new Promise((resolve, reject) => {
+      this.#giveUp = reject;
+      this.#writer.write(batch).then(resolve, reject);
+    });
   }
 
   #dropRest(): void {

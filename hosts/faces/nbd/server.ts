@@ -105,14 +105,14 @@ export class NbdServer {
     await within(CLOSE_GRACE_MS, answered);
     this.#stop.give();
     await within(CLOSE_MS_MAX, answered);
-    for (const handshake of this.#handshakes) void handshake.reader.cancel('the server is closing');
+    for (const handshake of this.#handshakes) handshake.reader.cancel('the server is closing');
     const flushed = await Promise.allSettled(
       [...this.#exports.values()].map(({ readOnly, disk }) =>
         readOnly ? undefined : disk.flush(),
       ),
     );
     for (const transmission of transmissions) transmission.end();
-    await Promise.all(this.#live);
+    await within(CLOSE_MS_MAX, Promise.all(this.#live));
     for (const result of flushed) if (result.status === 'rejected') throw result.reason;
   }
 
@@ -128,12 +128,12 @@ export class NbdServer {
     });
     try {
       await this.#talk(handshake);
-      await handshake.writer.close();
+      await within(CLOSE_MS_MAX, handshake.writer.close());
     } catch (error) {
       // The client has gone, or was out of step: there is nobody left to tell.
-      await handshake.writer.abort(error);
+      handshake.writer.abort(error);
     } finally {
-      await handshake.reader.cancel('the connection has ended');
+      handshake.reader.cancel('the connection has ended');
     }
   }
 
@@ -141,8 +141,8 @@ export class NbdServer {
     this.#handshakes.add(handshake);
     const late = timer(this.#handshakeMs);
     void late.passed.then(() => {
-      void handshake.reader.cancel('the handshake took too long');
-      void handshake.writer.abort('the handshake took too long');
+      handshake.reader.cancel('the handshake took too long');
+      handshake.writer.abort('the handshake took too long');
     });
     const agreement = await handshake.run().finally(() => {
       late.clear();

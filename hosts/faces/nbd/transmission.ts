@@ -80,8 +80,8 @@ export class Transmission {
 
   /** Closes the connection, whatever is under way. */
   end(): void {
-    void this.#reader.cancel('the server is closing');
-    void this.#writer.abort('the server is closing');
+    this.#reader.cancel('the server is closing');
+    this.#writer.abort('the server is closing');
   }
 
   async #accept(request: Request): Promise<void> {
