@@ -43,6 +43,13 @@ export interface BlockSource {
 
 /** A BlockSource that can be written: where an overlay lives. */
 export interface BlockFile extends BlockSource {
+  /**
+   * How other programs are kept from writing the file meanwhile: by a lock that QEMU sees (`locked`), by a look at the opening and
+   * before a job (`looked`), or not at all (`blind`). Undefined where no other program can.
+   */
+  readonly guard?: 'locked' | 'looked' | 'blind';
+  /** Asked before a job. @throws MillraceError `EBUSY` naming who writes the file. */
+  refuseOtherWriters?(): Promise<void>;
   /** Writes all of `from` at `offset`; past the end the file grows, and a gap reads as zeros. */
   write(offset: number, from: Uint8Array): void | Promise<void>;
   /**

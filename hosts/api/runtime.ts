@@ -39,6 +39,8 @@ export interface Runtime {
   record(base: string, overlay: string): string;
   /** The one name of a file that several paths may lead to; default its path. */
   realName?(location: string): Promise<string>;
+  /** Who has a local image open for writing, as far as the system tells (QEMU's locks); undefined for nobody. */
+  writerOf?(location: string): string | undefined;
   /** Removes an overlay that could not be created whole. */
   remove(location: string): Promise<void>;
 }

@@ -11,9 +11,12 @@ import { MillraceError } from '../api/errors.ts';
 import type { FileKind } from '../files/errors.ts';
 import { lockError, placeOf, refuseKind, systemError } from '../files/errors.ts';
 import type { Lock } from '../files/lock.ts';
+import type { Guard } from '../files/qemu-locks.ts';
 import type { Holes } from './holes.ts';
 import { holesOf } from './holes.ts';
 import { lockImage } from './lock.ts';
+import type { Guarded } from './qemu-locks.ts';
+import { guardOpenImage } from './qemu-locks.ts';
 
 /** From this size on, a read of a base is done by another thread. */
 const LARGE_BYTES = 256 * 1024;
@@ -116,12 +119,14 @@ async function wrap(
       : await orFileError('open', path, () => file.seek(0, Deno.SeekMode.End));
     if (!Number.isSafeInteger(size))
       throw new MillraceError('EUNSUPPORTED', `'${path}' is larger than 8 PiB`);
+    const guarded = how.readOnly ? undefined : await guardOpenImage(path, file);
     const isSource = info.isFile && how.readOnly;
     const identity = isSource ? identityOf(info) : undefined;
     const isSparse = isSource && info.blocks !== null && info.blocks * STAT_BLOCK_BYTES < size;
     return new LocalFile(path, file, size, {
       ...how,
       identity,
+      guarded,
       holes: isSparse ? await holesOf(path, file) : undefined,
     });
   } catch (error) {
@@ -177,6 +182,7 @@ interface LocalFileOptions {
   cache?: CacheMode;
   lock?: Lock;
   identity?: string;
+  guarded?: Guarded;
   lanes?: Deno.FsFile[];
   holes?: Holes;
 }
@@ -191,6 +197,7 @@ class LocalFile implements BlockFile {
   readonly #isBase: boolean;
   readonly #cache: CacheMode;
   readonly #lock?: Lock;
+  readonly #guarded?: Guarded;
   readonly #lanes: readonly Deno.FsFile[];
   /** Those of the lanes that nobody reads through, and who waits for one. */
   readonly #free: Deno.FsFile[];
@@ -208,6 +215,7 @@ class LocalFile implements BlockFile {
     this.#isBase = how.isBase ?? false;
     this.#cache = how.cache ?? 'writeback';
     this.#lock = how.lock;
+    this.#guarded = how.guarded;
     this.#lanes = how.lanes ?? [];
     this.#free = [...this.#lanes];
     this.identity = how.identity;
@@ -219,6 +227,15 @@ class LocalFile implements BlockFile {
 
   get size(): number {
     return this.#size;
+  }
+
+  get guard(): Guard | undefined {
+    return this.#guarded?.guard;
+  }
+
+  /** Only where no lock of ours keeps them out. */
+  async refuseOtherWriters(): Promise<void> {
+    if (this.guard === 'looked') (await guardOpenImage(this.name, this.#file)).release();
   }
 
   read(offset: number, into: Uint8Array, hint?: ReadHint): void | Promise<void> {
@@ -331,6 +348,7 @@ class LocalFile implements BlockFile {
     return (this.#closing ??= Promise.allSettled(this.#inFlight).then(() => {
       for (const handle of [this.#file, ...this.#lanes]) handle.close();
       this.#holes?.close();
+      this.#guarded?.release();
       this.#lock?.release();
     }));
   }

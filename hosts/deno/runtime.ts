@@ -10,6 +10,7 @@ import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../files/locati
 import engine from './engine.js';
 import { openFile, openFileSource } from './file.ts';
 import { openHttp } from './http.ts';
+import { writerAt } from './qemu-locks.ts';
 
 const paths: Paths = {
   basename,
@@ -54,6 +55,7 @@ export const denoRuntime: Runtime = {
   record: (base, overlay) => recordedBase(base, overlay, paths),
   realName: async (location) =>
     isHttpUrl(location) ? location : Deno.realPath(localPath(location)),
+  writerOf: (location) => (isHttpUrl(location) ? undefined : writerAt(localPath(location))),
   async remove(path) {
     try {
       await Deno.remove(localPath(path));

@@ -2,6 +2,7 @@
  * The stream job of a disk: starts it, hands the caller's wishes to the engine while it runs, and tells what becomes of it. The engine
  * does the work, and keeps all that is counted; only who waits, and which event was told last, is kept here.
  */
+import type { BlockFile } from '../api/block.ts';
 import type { DiskEvent, StreamInfo, StreamOptions } from '../api/disk.ts';
 import { JobStatus } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
@@ -58,6 +59,8 @@ export class DiskJob {
   /** `paused`: begins as one that has been paused, and touches nothing before it is resumed. */
   async start(options: StreamOptions & { paused?: boolean }): Promise<StreamInfo> {
     const { nonblock = false, signal } = options;
+    const overlay: Partial<BlockFile> | undefined = this.#engine.file(0);
+    if (overlay?.guard === 'looked') await overlay.refuseOtherWriters?.();
     if (this.#job) throw new MillraceError('EBUSY', `cannot stream: ${ENGINE_REASONS[32]}`);
     if (signal?.aborted)
       throw new MillraceError('ABORTED', 'cannot stream: aborted before it started', {

@@ -15,8 +15,10 @@ import { MillraceError } from '../api/errors.ts';
 import type { FileKind } from '../files/errors.ts';
 import { lockError, placeOf, refuseKind, systemError } from '../files/errors.ts';
 import type { Lock } from '../files/lock.ts';
+import type { FileId, Guard } from '../files/qemu-locks.ts';
 import { holesOf } from './holes.ts';
 import { lockImage } from './lock.ts';
+import { guardOpenImage } from './qemu-locks.ts';
 
 const open = promisify(fs.open);
 const close = promisify(fs.close);
@@ -137,11 +139,12 @@ async function wrap(
     const size = stats.isBlockDevice() ? await deviceSize(path, stats.rdev) : Number(stats.size);
     if (!Number.isSafeInteger(size))
       throw new MillraceError('EUNSUPPORTED', `'${path}' is larger than 8 PiB`);
+    const guard = how.readOnly ? undefined : await guardOpenImage(path, fd, stats);
     const isSource = stats.isFile() && how.readOnly;
     const identity = isSource ? identityOf(stats) : undefined;
     const nextData =
       isSource && Number(stats.blocks) * STAT_BLOCK_BYTES < size ? await holesOf(fd) : undefined;
-    return new LocalFile(path, fd, size, { ...how, identity, nextData });
+    return new LocalFile(path, fd, size, { ...how, identity, nextData, guard, id: stats });
   } catch (error) {
     await close(fd);
     throw error;
@@ -223,6 +226,8 @@ interface LocalFileOptions {
   lock?: Lock;
   identity?: string;
   nextData?: BlockSource['nextData'];
+  guard?: Guard;
+  id?: FileId;
 }
 
 class LocalFile implements BlockFile {
@@ -235,6 +240,8 @@ class LocalFile implements BlockFile {
   private readonly isBase: boolean;
   private readonly cache: CacheMode;
   private readonly lock?: Lock;
+  readonly guard?: Guard;
+  private readonly id?: FileId;
   private length: number;
   private inFlight = 0;
   /** Called when the last operation in flight has ended, once `close` waits for it. */
@@ -250,6 +257,8 @@ class LocalFile implements BlockFile {
     this.isBase = how.isBase ?? false;
     this.cache = how.cache ?? 'writeback';
     this.lock = how.lock;
+    this.guard = how.guard;
+    this.id = how.id;
     this.identity = how.identity;
     // Once the descriptor is another file's, it would tell of that.
     const { nextData } = how;
@@ -285,6 +294,12 @@ class LocalFile implements BlockFile {
       }
       done += count;
     }
+  }
+
+  /** Only where no lock of ours keeps them out. */
+  async refuseOtherWriters(): Promise<void> {
+    if (this.guard === 'looked' && this.id !== undefined)
+      await guardOpenImage(this.name, this.fd, this.id);
   }
 
   async write(offset: number, from: Uint8Array): Promise<void> {

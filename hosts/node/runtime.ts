@@ -10,6 +10,7 @@ import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../files/locati
 import { nodeCodec } from './codecs.ts';
 import { fileError, openFile, openFileSource } from './file.ts';
 import { openHttp } from './http.ts';
+import { writerAt } from './qemu-locks.ts';
 
 const paths: Paths = {
   basename,
@@ -63,5 +64,6 @@ export const nodeRuntime: Runtime = {
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),
   realName: async (location) => (isHttpUrl(location) ? location : realpath(localPath(location))),
+  writerOf: (location) => (isHttpUrl(location) ? undefined : writerAt(localPath(location))),
   remove: (path) => rm(localPath(path), { force: true }),
 };

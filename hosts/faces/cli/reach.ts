@@ -19,6 +19,7 @@ interface ReachOptions {
   header?: string[];
   tokenFile?: string;
   baseTokenFile?: string;
+  forceShare?: boolean;
 }
 
 /** They open no base, or say in their own file where one is. */
@@ -28,6 +29,9 @@ const SERVER = 'serve';
 /** It asks a server of ours, and opens nothing. */
 const WITHOUT_BASES = 'abort';
 
+/** They look at images that others may have open. */
+const READING: readonly string[] = ['info', 'map', 'check', 'convert'];
+
 /** Adds the options that every command has which opens an image. */
 export function declareReach(command: Command): void {
   const name = command.name();
@@ -36,6 +40,11 @@ export function declareReach(command: Command): void {
     command.option(
       '--from <url|path>',
       'where the base is now, if not where the overlay records it',
+    );
+  if (READING.includes(name))
+    command.option(
+      '-U, --force-share',
+      'do not warn of another program that has the image open for writing',
     );
   command.option(
     '--header <line>',
@@ -55,6 +64,7 @@ export function declareReach(command: Command): void {
 export async function reachingRuntime(platform: Platform, command: Command): Promise<Runtime> {
   if (command.name() === WITHOUT_BASES) return platform.runtime;
   const options: ReachOptions = command.opts();
+  const local = tellingOfWriters(platform, options.forceShare === true);
   const { from, base, header = [] } = options;
   const tokenFile = command.name() === SERVER ? options.baseTokenFile : options.tokenFile;
   const headers = headersOf(header);
@@ -66,10 +76,10 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
   );
   const onTrouble = (message: string): void => void tell(platform, message);
   const runtime: Runtime = {
-    ...platform.runtime,
+    ...local,
     async openSource(location, as) {
       const place = String(location);
-      if (!isUrl(place) || !URL.canParse(place)) return platform.runtime.openSource(location, as);
+      if (!isUrl(place) || !URL.canParse(place)) return local.openSource(location, as);
       if (origins.size === 0) origins.add(originOf(place));
       const http: HttpOptions = origins.has(originOf(place))
         ? { headers, onTrouble }
@@ -80,6 +90,42 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
   return typeof from !== 'string' || WITHOUT_FROM.includes(command.name())
     ? runtime
     : baseAt(runtime, from, { given: base || undefined, isKind: command.name() === 'commit' });
+}
+
+/** Says once of each image that another program has it open for writing, or that this could not be told of one that is written here. */
+function tellingOfWriters(platform: Platform, forceShare: boolean): Runtime {
+  const { runtime } = platform;
+  const told = new Set<string>();
+  const once = async (about: string, message: string): Promise<void> => {
+    if (told.has(about)) return;
+    told.add(about);
+    await tell(platform, message);
+  };
+  const look = async (location: string): Promise<void> => {
+    const writer = forceShare ? undefined : runtime.writerOf?.(location);
+    if (writer !== undefined)
+      await once(
+        location,
+        `'${location}' is open for writing by ${writer}: what is read of it may be of no one moment (-U leaves this warning out)`,
+      );
+  };
+  return {
+    ...runtime,
+    async openOverlay(location, mode) {
+      if (mode.readOnly) await look(location);
+      const file = await runtime.openOverlay(location, mode);
+      if (!mode.readOnly && file.guard === 'blind')
+        await once(
+          '',
+          'the locks of other programs cannot be seen here: make sure that none has the image open',
+        );
+      return file;
+    },
+    async openSource(location, as) {
+      await look(String(location));
+      return runtime.openSource(location, as);
+    },
+  };
 }
 
 /**
