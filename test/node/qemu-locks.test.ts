@@ -28,7 +28,7 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
-  qemu?.stdin!.end();
+  qemu?.stdin?.end();
   if (qemu && qemu.exitCode === null) await new Promise((resolve) => qemu!.once('exit', resolve));
   qemu = undefined;
   await rm(folder, { recursive: true });
