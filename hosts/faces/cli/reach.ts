@@ -114,7 +114,7 @@ function tellingOfWriters(platform: Platform, forceShare: boolean): Runtime {
     async openOverlay(location, mode) {
       if (mode.readOnly) await look(location);
       const file = await runtime.openOverlay(location, mode);
-      if (!mode.readOnly && file.guard === 'blind')
+      if (!mode.readOnly && !mode.create && file.guard === 'blind')
         await once(
           '',
           'the locks of other programs cannot be seen here: make sure that none has the image open',
