@@ -6,7 +6,7 @@
 import manifest from '../../deno.json' with { type: 'json' };
 import { MillraceError } from '../api/errors.ts';
 import type { Listening, Output, Platform } from '../faces/cli/platform.ts';
-import { EXIT_READER_GONE } from '../faces/cli/platform.ts';
+import { EXIT_READER_GONE, SIGNALS } from '../faces/cli/platform.ts';
 import { runCommandLine } from '../faces/cli/program.ts';
 import type { Handler } from '../faces/http/handler.ts';
 import { fileError } from './file.ts';
@@ -23,11 +23,12 @@ const platform: Platform = {
   stdout: outputTo(Deno.stdout),
   stderr: outputTo(Deno.stderr),
   onInterrupt(handler) {
-    const signals: readonly Deno.Signal[] =
-      Deno.build.os === 'windows' ? ['SIGINT'] : ['SIGINT', 'SIGTERM'];
-    for (const signal of signals) Deno.addSignalListener(signal, handler);
+    const listeners = (Object.entries(SIGNALS) as [Deno.Signal, number][])
+      .filter(([signal]) => Deno.build.os !== 'windows' || signal === 'SIGINT')
+      .map(([signal, number]) => [signal, () => handler(number)] as const);
+    for (const [signal, listener] of listeners) Deno.addSignalListener(signal, listener);
     return () => {
-      for (const signal of signals) Deno.removeSignalListener(signal, handler);
+      for (const [signal, listener] of listeners) Deno.removeSignalListener(signal, listener);
     };
   },
   exit: (code) => Deno.exit(code),

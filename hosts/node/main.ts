@@ -5,7 +5,7 @@ import { stat } from 'node:fs/promises';
 import process from 'node:process';
 import { MillraceError } from '../api/errors.ts';
 import type { Output, Platform } from '../faces/cli/platform.ts';
-import { EXIT_FAILED, EXIT_READER_GONE } from '../faces/cli/platform.ts';
+import { EXIT_FAILED, EXIT_READER_GONE, SIGNALS } from '../faces/cli/platform.ts';
 import { runCommandLine } from '../faces/cli/program.ts';
 import { fileError } from './file.ts';
 import { openHttp } from './http.ts';
@@ -27,10 +27,11 @@ const platform: Platform = {
   stdout: outputTo(process.stdout),
   stderr: outputTo(process.stderr),
   onInterrupt(handler) {
-    const signals = ['SIGINT', 'SIGTERM'] as const;
-    for (const signal of signals) process.on(signal, handler);
+    const listener = (_: NodeJS.Signals, number: number): void => handler(number);
+    const signals = Object.keys(SIGNALS) as (keyof typeof SIGNALS)[];
+    for (const signal of signals) process.on(signal, listener);
     return () => {
-      for (const signal of signals) process.removeListener(signal, handler);
+      for (const signal of signals) process.removeListener(signal, listener);
     };
   },
   exit: (code) => process.exit(code),

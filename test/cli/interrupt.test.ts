@@ -3,6 +3,7 @@ import { existsSync, readdirSync } from 'node:fs';
 import { readFile, rm, truncate, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { SIGNALS } from '../../hosts/faces/cli/platform.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { check, compare, createImage, info, qemuIo } from '../support/qemu.ts';
@@ -32,7 +33,7 @@ async function remaining(cwd: string): Promise<number> {
 }
 
 describe('a command that brings no handler of its own', () => {
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  for (const [signal, number] of Object.entries(SIGNALS) as [NodeJS.Signals, number][]) {
     it(
       `ends at ${signal}, and gives its lock back`,
       () =>
@@ -46,7 +47,11 @@ describe('a command that brings no handler of its own', () => {
             const command = startMillrace([...args, '--base', server.url], { cwd });
             await server.asked;
             command.child.kill(signal);
-            expect(await command.ended).toEqual({ exitCode: 130, stdout: '', stderr: '' });
+            expect(await command.ended).toEqual({
+              exitCode: 128 + number,
+              stdout: '',
+              stderr: '',
+            });
             expect(readdirSync(cwd)).toEqual(['o.qcow2']);
             server.stop();
           }
@@ -57,7 +62,7 @@ describe('a command that brings no handler of its own', () => {
 });
 
 describeWithPeer(['qemu-img'], 'an interrupted stream', () => {
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  for (const [signal, number] of Object.entries(SIGNALS) as [NodeJS.Signals, number][]) {
     it(
       `stops cleanly at ${signal}, and goes on when run again`,
       () =>
@@ -67,7 +72,8 @@ describeWithPeer(['qemu-img'], 'an interrupted stream', () => {
           await job.until('stdout', /"status":1/);
           job.child.kill(signal);
           const { exitCode, stdout, stderr } = await job.ended;
-          expect(exitCode).toBe(130);
+          expect(exitCode).toBe(128 + number);
+          expect(readdirSync(cwd).filter((name) => name.includes('.lock'))).toEqual([]);
           const last = JSON.parse(stdout.trim().split('\n').at(-1)!) as { remaining: number };
           expect(last).toMatchObject({ status: 2, reason: 'aborted' });
           expect(stderr).toMatch(/^millrace: stopped: [^\n]* left; run it again to go on\n$/);

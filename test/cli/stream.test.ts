@@ -25,7 +25,7 @@ it('has given the terminal back when it is asked to stop, and may end at any mom
   bench.addBase(4 * MIB);
   await (await bench.create()).close();
   const { platform, written } = platformOver(bench.runtime);
-  const handlers: (() => void)[] = [];
+  const handlers: ((signal: number) => void)[] = [];
   let drawn = (): void => {};
   const isDrawn = new Promise<void>((resolve) => {
     drawn = resolve;
@@ -45,7 +45,7 @@ it('has given the terminal back when it is asked to stop, and may end at any mom
   );
   await isDrawn;
   expect(written.stderr).toMatch(/\x1b\[\?25l/);
-  handlers[0]();
+  handlers[0](2);
   expect(written.stderr.slice(written.stderr.lastIndexOf('\x1b[?25l'))).toMatch(
     /\x1b\[\?25h[\s\S]*\x1b\[\?7h/,
   );

@@ -7,6 +7,7 @@ import type { BlockFile } from '../../hosts/api/block.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
 import type { OverlayMode } from '../../hosts/api/runtime.ts';
 import type { Platform } from '../../hosts/faces/cli/platform.ts';
+import { SIGNALS } from '../../hosts/faces/cli/platform.ts';
 import { serve } from '../../hosts/faces/cli/serve.ts';
 import { nodeRuntime } from '../../hosts/node/runtime.ts';
 import { millrace, platformOver, startMillrace, withFolder } from '../cli/program.ts';
@@ -148,7 +149,10 @@ describe('millrace serve', () => {
         return file;
       };
       const { platform } = platformOver({ ...nodeRuntime, openOverlay: broken });
-      const stopped: Platform = { ...platform, onInterrupt: (handler) => (handler(), () => {}) };
+      const stopped: Platform = {
+        ...platform,
+        onInterrupt: (handler) => (handler(SIGNALS.SIGTERM), () => {}),
+      };
       await expect(serve(stopped, images, { listen: '0' })).rejects.toMatchObject({
         message: 'the storage is gone',
       });

@@ -27,10 +27,10 @@ export interface Platform {
   readonly stdout: Output;
   readonly stderr: Output;
   /**
-   * Calls `handler` each time the user asks the program to stop (SIGINT, SIGTERM) until the
+   * Calls `handler` each time the user asks the program to stop (SIGINT, SIGTERM, SIGHUP) until the
    * returned function is called.
    */
-  onInterrupt(handler: () => void): () => void;
+  onInterrupt(handler: (signal: number) => void): () => void;
   /** Ends the process at once. */
   exit(code: number): never;
   /** Bytes that a local file takes on its storage; undefined where that cannot be told. */
@@ -90,6 +90,9 @@ export interface Listening {
 export const EXIT_OK = 0;
 export const EXIT_FAILED = 1;
 export const EXIT_INTERRUPTED = 130;
+/** Signals that ask a program to stop, by their numbers: its exit code is 128 more. */
+export const SIGNALS = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const;
+export const EXIT_BY_SIGNAL = 128;
 /**
  * Nobody reads any more what is written (`millrace map … | head`): nothing to complain about, but
  * the command has not done all of its work. As a shell has it for a program ended by SIGPIPE.

@@ -13,7 +13,7 @@ import { declareInfo } from './info.ts';
 import { declareMap } from './map.ts';
 import { addExample } from './options.ts';
 import type { Platform } from './platform.ts';
-import { EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
+import { EXIT_BY_SIGNAL, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import { declareReach, reachingRuntime } from './reach.ts';
 import { declareRebase } from './rebase.ts';
 import { declareServe } from './serve.ts';
@@ -39,13 +39,13 @@ const COMMANDS = [
  */
 export async function runCommandLine(platform: Platform, args: readonly string[]): Promise<number> {
   let exitCode: number = EXIT_OK;
-  const { interruptible, release } = exitingOnInterrupt(platform);
+  const { interruptible, exitCodeOf, release } = exitingOnInterrupt(platform);
   const program = makeProgram(interruptible, (code) => {
     exitCode = code;
   });
   try {
     await program.parseAsync(args, { from: 'user' });
-    return exitCode;
+    return exitCodeOf(exitCode);
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode;
     const message =
@@ -59,16 +59,29 @@ export async function runCommandLine(platform: Platform, args: readonly string[]
   }
 }
 
+/** A platform whose commands end with EXIT_INTERRUPTED, whatever the signal was. */
+interface Interruptible {
+  interruptible: Platform;
+  /** What the shell is told instead: 128 and the number of the first signal. */
+  exitCodeOf: (code: number) => number;
+  release: () => void;
+}
+
 /**
  * Ends the program when the user asks for it, while no command has a handler of its own: a signal
  * that nobody handles ends the process without giving its locks back.
  */
-function exitingOnInterrupt(platform: Platform): { interruptible: Platform; release: () => void } {
+function exitingOnInterrupt(platform: Platform): Interruptible {
   let handlers = 0;
-  const release = platform.onInterrupt(() => {
-    if (handlers === 0) platform.exit(EXIT_INTERRUPTED);
+  let first: number | undefined;
+  const exitCodeOf = (code: number): number =>
+    code === EXIT_INTERRUPTED && first !== undefined ? EXIT_BY_SIGNAL + first : code;
+  const exit = (code: number): never => platform.exit(exitCodeOf(code));
+  const release = platform.onInterrupt((signal) => {
+    first ??= signal;
+    if (handlers === 0) exit(EXIT_INTERRUPTED);
   });
-  const onInterrupt = (handler: () => void): (() => void) => {
+  const onInterrupt: Platform['onInterrupt'] = (handler) => {
     handlers++;
     const remove = platform.onInterrupt(handler);
     return () => {
@@ -76,7 +89,7 @@ function exitingOnInterrupt(platform: Platform): { interruptible: Platform; rele
       remove();
     };
   };
-  return { interruptible: { ...platform, onInterrupt }, release };
+  return { interruptible: { ...platform, onInterrupt, exit }, exitCodeOf, release };
 }
 
 function makeProgram(platform: Platform, ended: (exitCode: number) => void): Command {
