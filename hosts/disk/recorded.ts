@@ -88,6 +88,7 @@ export function parseIdentity(text: string, name: string): RecordedIdentity | un
   }
 }
 
+/** @throws MillraceError `ECHANGED` that says what differs, and which command helps where nothing really has. */
 export function checkIdentity(
   overlay: string,
   recorded: RecordedIdentity,
@@ -97,10 +98,28 @@ export function checkIdentity(
   const sameSize = recorded.size === found.size;
   if (sameSize && mayBeSame(recorded.identity, found.identity)) return;
   const detail = sameSize
-    ? `it was ${recorded.identity}, and is ${found.identity}`
+    ? `it was ${readable(recorded.identity)}, and is ${readable(found.identity)}`
     : `it had ${recorded.size} bytes, and has ${found.size}`;
+  const command = `millrace rebase -u ${quoted(overlay)} --base ${quoted(base)}`;
+  const help = sameSize
+    ? `give the right base; if it holds the same bytes as before (it was copied, restored or unpacked): ${command}`
+    : 'give the right base';
   throw new MillraceError(
     'ECHANGED',
-    `${base} is not the base that ${overlay} was made on (${detail}): give the right base, or rebase the overlay`,
+    `${base} is not the base that ${overlay} was made on (${detail}): ${help}`,
   );
+}
+
+/** What a file system or a server told, as people read it: a file's size is told by itself. */
+function readable(identity = 'not known'): string {
+  const [, milliseconds] = /^\d+-(-?\d+)$/.exec(identity) ?? [];
+  const date = new Date(Number(milliseconds));
+  if (milliseconds !== undefined && !Number.isNaN(date.getTime()))
+    return `last written ${date.toISOString().replace('T', ' ').replace('Z', ' UTC')}`;
+  return identity.replace(/^modified /, 'last modified ');
+}
+
+/** As a shell takes it for one word. */
+function quoted(word: string): string {
+  return /^[\w./:@%+=,-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
