@@ -12,6 +12,8 @@ import type { CacheMode } from './disk.ts';
 export interface OverlayMode {
   readOnly?: boolean;
   create?: boolean;
+  /** It is written over as it is, and keeps its size: a block device will do. */
+  fixed?: boolean;
   /** Default `writeback`. */
   cache?: CacheMode;
 }
@@ -41,6 +43,8 @@ export interface Runtime {
   realName?(location: string): Promise<string>;
   /** Who has a local image open for writing, as far as the system tells (QEMU's locks); undefined for nobody. */
   writerOf?(location: string): string | undefined;
+  /** Whether a path leads to a block device. */
+  isBlockDevice?(location: string): Promise<boolean>;
   /** Removes an overlay that could not be created whole. */
   remove(location: string): Promise<void>;
 }

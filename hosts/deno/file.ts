@@ -31,6 +31,8 @@ export interface OpenFileOptions {
   readOnly?: boolean;
   /** Make the file, which must not exist yet. */
   create?: boolean;
+  /** A block device will do: it is written over, and keeps its size. */
+  fixed?: boolean;
   /** `unsafe`: the device is never waited for. Default `writeback`. */
   cache?: CacheMode;
 }
@@ -44,13 +46,14 @@ export interface OpenFileOptions {
  */
 export async function openFile(path: string, options: OpenFileOptions = {}): Promise<BlockFile> {
   if (options.readOnly) return openForReading(path);
-  const { create = false, cache } = options;
-  const lock = await lockFor(path, create);
+  const { create = false, cache, fixed } = options;
+  // No folder can stand beside a device.
+  const lock = fixed && (await isBlockDevice(path)) ? undefined : await lockFor(path, create);
   try {
     const file = await openForWriting(path, options);
-    return await wrap(path, file, { lock, cache });
+    return await wrap(path, file, { lock, cache, fixed });
   } catch (error) {
-    lock.release();
+    lock?.release();
     throw error;
   }
 }
@@ -105,6 +108,7 @@ async function wrap(
   how: {
     readOnly?: boolean;
     isBase?: boolean;
+    fixed?: boolean;
     cache?: CacheMode;
     lock?: Lock;
     lanes?: Deno.FsFile[];
@@ -112,7 +116,7 @@ async function wrap(
 ): Promise<LocalFile> {
   try {
     const info = await orFileError('open', path, () => file.stat());
-    refuseKind(path, kindOf(info), how.readOnly ?? false);
+    refuseKind(path, kindOf(info), how.readOnly ?? how.fixed ?? false);
     // The size of a block device is where its end is.
     const size = info.isFile
       ? info.size
@@ -149,6 +153,14 @@ function kindOf(info: Deno.FileInfo): FileKind {
       : info.isSocket
         ? 'socket'
         : 'character device';
+}
+
+/** Whether a path leads to a block device. */
+export async function isBlockDevice(path: string): Promise<boolean> {
+  return Deno.stat(path).then(
+    (info) => info.isBlockDevice === true,
+    () => false,
+  );
 }
 
 /** The lock stands beside the file itself, not beside a symbolic link to it. */

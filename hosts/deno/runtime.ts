@@ -8,7 +8,7 @@ import { codecOf, zlibDecoder } from '../disk/codecs/codecs.ts';
 import type { Paths } from '../files/location.ts';
 import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
 import engine from './engine.js';
-import { openFile, openFileSource } from './file.ts';
+import { isBlockDevice, openFile, openFileSource } from './file.ts';
 import { openHttp } from './http.ts';
 import { writerAt } from './qemu-locks.ts';
 
@@ -55,6 +55,7 @@ export const denoRuntime: Runtime = {
   record: (base, overlay) => recordedBase(base, overlay, paths),
   realName: async (location) =>
     isHttpUrl(location) ? location : Deno.realPath(localPath(location)),
+  isBlockDevice: (location) => isBlockDevice(localPath(location)),
   writerOf: (location) => (isHttpUrl(location) ? undefined : writerAt(localPath(location))),
   async remove(path) {
     try {

@@ -41,6 +41,8 @@ export interface OpenFileOptions {
   create?: boolean;
   /** With `create`: fail with `EEXIST` when it exists. */
   exclusive?: boolean;
+  /** A block device will do: it is written over, and keeps its size. */
+  fixed?: boolean;
   /** `unsafe`: the device is never waited for. Default `writeback`. */
   cache?: CacheMode;
 }
@@ -53,14 +55,15 @@ export interface OpenFileOptions {
  */
 export async function openFile(path: string, options: OpenFileOptions = {}): Promise<BlockFile> {
   if (options.readOnly) return openForReading(path);
-  const { create = false, cache } = options;
-  const exists = await checkKind(path, { readOnly: false, mayBeMissing: create });
-  const lock = await lockFor(path, exists);
+  const { create = false, cache, fixed } = options;
+  const exists = await checkKind(path, { readOnly: fixed ?? false, mayBeMissing: create });
+  // No folder can stand beside a device.
+  const lock = fixed && (await isBlockDevice(path)) ? undefined : await lockFor(path, exists);
   try {
     const fd = await openForWriting(path, options);
-    return await wrap(path, fd, { lock, cache });
+    return await wrap(path, fd, { lock, cache, fixed });
   } catch (error) {
-    lock.release();
+    lock?.release();
     throw error;
   }
 }
@@ -131,11 +134,17 @@ async function syncFolder(path: string): Promise<void> {
 async function wrap(
   path: string,
   fd: number,
-  how: { readOnly?: boolean; isBase?: boolean; cache?: CacheMode; lock?: Lock },
+  how: {
+    readOnly?: boolean;
+    isBase?: boolean;
+    fixed?: boolean;
+    cache?: CacheMode;
+    lock?: Lock;
+  },
 ): Promise<LocalFile> {
   try {
     const stats = await orFileError('open', path, fstat(fd, { bigint: true }));
-    refuseKind(path, kindOf(stats), how.readOnly ?? false);
+    refuseKind(path, kindOf(stats), how.readOnly ?? how.fixed ?? false);
     const size = stats.isBlockDevice() ? await deviceSize(path, stats.rdev) : Number(stats.size);
     if (!Number.isSafeInteger(size))
       throw new MillraceError('EUNSUPPORTED', `'${path}' is larger than 8 PiB`);
@@ -199,6 +208,14 @@ async function deviceSize(path: string, rdev: bigint): Promise<number> {
       { cause },
     );
   }
+}
+
+/** Whether a path leads to a block device. */
+export async function isBlockDevice(path: string): Promise<boolean> {
+  return stat(path).then(
+    (stats) => stats.isBlockDevice(),
+    () => false,
+  );
 }
 
 /** The lock stands beside the file itself, not beside a symbolic link to it. */

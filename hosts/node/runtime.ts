@@ -8,7 +8,7 @@ import type { Runtime } from '../api/runtime.ts';
 import type { Paths } from '../files/location.ts';
 import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
 import { nodeCodec } from './codecs.ts';
-import { fileError, openFile, openFileSource } from './file.ts';
+import { fileError, isBlockDevice, openFile, openFileSource } from './file.ts';
 import { openHttp } from './http.ts';
 import { writerAt } from './qemu-locks.ts';
 
@@ -64,6 +64,7 @@ export const nodeRuntime: Runtime = {
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),
   realName: async (location) => (isHttpUrl(location) ? location : realpath(localPath(location))),
+  isBlockDevice: (location) => isBlockDevice(localPath(location)),
   writerOf: (location) => (isHttpUrl(location) ? undefined : writerAt(localPath(location))),
   remove: (path) => rm(localPath(path), { force: true }),
 };

@@ -86,11 +86,17 @@ describeWithPeer(
     );
 
     it('refuses what is not an image, and keeps nothing of it', async () => {
-      await page.goto(`${site.origin}/`);
-      await boot(page, `${site.origin}/samples.json`);
-      await page.getByRole('alert').getByText('not a disk image that boots').waitFor();
-      await shoot(page, 'problem-image');
-      expect(await disks(page)).toEqual([]);
+      // A page is told by its form; a script has none, and does not boot.
+      for (const [file, title] of [
+        ['samples.json', 'This cannot be used as it is'],
+        ['sw.js', 'not a disk image that boots'],
+      ]) {
+        await page.goto(`${site.origin}/`);
+        await boot(page, `${site.origin}/${file}`);
+        await page.getByRole('alert').getByText(title).waitFor();
+        await shoot(page, 'problem-image');
+        expect(await disks(page)).toEqual([]);
+      }
     });
 
     it(

@@ -30,6 +30,8 @@ export interface ConvertCommandOptions {
   clusterSize?: number;
   /** Tell how far it is where there is no terminal for a bar. */
   progress?: boolean;
+  /** As commander has `-n`. */
+  create?: boolean;
   followChain?: boolean;
   cache?: CacheMode;
   json?: boolean;
@@ -46,8 +48,9 @@ export function declareConvert(program: Command, platform: Platform, ended: Ende
       'Copy all that a disk shows, its base included, into a new file that stands alone.',
     )
     .argument('<source>', 'a path or URL')
-    .argument('<target>', 'the file to make; it must not be there yet')
+    .argument('<target>', 'the file to make, which must not be there yet; or a block device')
     .addOption(new Option('-O, --output-format <format>').choices(['raw', 'qcow2']).default('raw'))
+    .option('-n, --no-create', 'write over a raw file that is there, which keeps its size')
     .option('-p, --progress', 'tell how far it is, also where that is no terminal')
     .option('--cluster-size <size>', 'of a qcow2 target, from 512 to 2M (default: 64K)', size)
     .addOption(cacheMode())
@@ -70,8 +73,15 @@ export async function convert(
       'EINVAL',
       'a raw image has no clusters: --cluster-size is for -O qcow2',
     );
+  const existing =
+    options.create === false || ((await platform.runtime.isBlockDevice?.(path)) ?? false);
+  if (existing && options.outputFormat !== 'raw')
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      `${path} is written over as it is: that works for raw copies only (-O raw)`,
+    );
   const stop = new AbortController();
-  const target = new Target(platform, path, stop.signal);
+  const target = new Target(platform, path, existing, stop.signal);
   const release = platform.onInterrupt(() => {
     if (!stop.signal.aborted) stop.abort();
     else void target.remove().finally(() => platform.exit(EXIT_INTERRUPTED));
@@ -108,7 +118,11 @@ export async function convert(
     if (!stop.signal.aborted) throw error;
     await tell(
       platform,
-      removed ? `stopped: ${path} was not finished and is removed` : 'stopped: nothing was written',
+      target.existing
+        ? `stopped: ${path} was not finished`
+        : removed
+          ? `stopped: ${path} was not finished and is removed`
+          : 'stopped: nothing was written',
     );
     return EXIT_INTERRUPTED;
   } finally {
@@ -135,30 +149,43 @@ function unlessStopped<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   return Promise.race([stopped, work]);
 }
 
-/** The file that is made. One that was there before is never touched. */
+/** The file that is made. One that was there before is touched only where that was asked for, and never removed. */
 class Target {
   readonly path: string;
+  readonly existing: boolean;
   readonly #platform: Platform;
   readonly #signal: AbortSignal;
   #file: Promise<BlockFile> | undefined;
 
-  constructor(platform: Platform, path: string, signal: AbortSignal) {
+  constructor(platform: Platform, path: string, existing: boolean, signal: AbortSignal) {
     this.#platform = platform;
     this.path = path;
+    this.existing = existing;
     this.#signal = signal;
   }
 
   async make(cache: CacheMode | undefined): Promise<BlockFile> {
     this.#signal.throwIfAborted();
-    return (this.#file = this.#platform.runtime.openOverlay(this.path, { create: true, cache }));
+    const mode = this.existing ? { fixed: true, cache } : { create: true, cache };
+    return (this.#file = this.#platform.runtime.openOverlay(this.path, mode));
   }
 
   /** Removes what was made, and says whether that was anything. */
   async remove(): Promise<boolean> {
-    if ((await this.#file?.catch(() => undefined)) === undefined) return false;
+    if (this.existing || (await this.#file?.catch(() => undefined)) === undefined) return false;
     await this.#platform.runtime.remove(this.path);
     return true;
   }
+}
+
+/** What is read must not be written over. */
+async function mustBeAnother(runtime: Runtime, disk: Disk, target: string): Promise<void> {
+  const realName = async (name: string): Promise<string> =>
+    (await runtime.realName?.(name).catch(() => undefined)) ?? name;
+  const own = await realName(target);
+  for (const { name } of await disk.images())
+    if ((await realName(name)) === own)
+      throw new MillraceError('EINVAL', `${target} is an image that is to be copied from`);
 }
 
 /** Makes the copy and gives its size; `begin` is told the size first. */
@@ -173,7 +200,10 @@ async function copy(
   const { outputFormat, followChain, cache } = options;
   const disk = await openImage(platform, source, { followChain });
   if (outputFormat === 'raw')
-    return withDisk(disk, () => copyToRaw(disk, target, cache, signal, begin(disk.size)));
+    return withDisk(disk, async () => {
+      if (target.existing) await mustBeAnother(platform.runtime, disk, target.path);
+      return copyToRaw(disk, target, cache, signal, begin(disk.size));
+    });
   // What could be opened here is the chain that may be followed below, as the base of the copy.
   await disk.close();
   return copyToQcow2(platform, source, target, options, signal, begin);
@@ -220,12 +250,15 @@ async function copyToRaw(
 ): Promise<number> {
   const file = await target.make(cache);
   try {
-    await file.truncate(disk.size);
-    const pieces = piecesOf(disk.map(), disk.size);
+    if (target.existing) mustHaveRoom(target.path, file, disk.size);
+    else await file.truncate(disk.size);
+    // What was there before shows no zeros by itself.
+    const pieces = target.existing ? split(0, disk.size) : piecesOf(disk.map(), disk.size);
+    const write = target.existing ? writeAll : writeData;
     const lane = async (): Promise<void> => {
       for await (const { offset, length } of pieces) {
         signal.throwIfAborted();
-        await writeData(file, offset, await disk.read(offset, length));
+        await write(file, offset, await disk.read(offset, length));
         progress(offset + length);
       }
     };
@@ -268,6 +301,18 @@ function* split(start: number, end: number): Generator<{ offset: number; length:
 
 function nextBoundary(offset: number): number {
   return (Math.floor(offset / PIECE_BYTES) + 1) * PIECE_BYTES;
+}
+
+function mustHaveRoom(path: string, file: BlockFile, bytes: number): void {
+  if (file.size < bytes)
+    throw new MillraceError(
+      'ENOSPC',
+      `${path} has ${file.size} bytes, and the disk ${bytes}: it would not hold the copy`,
+    );
+}
+
+async function writeAll(file: BlockFile, offset: number, bytes: Uint8Array): Promise<void> {
+  await file.write(offset, bytes);
 }
 
 /** Writes what is not zero. */
