@@ -65,8 +65,10 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
   if (command.name() === WITHOUT_BASES) return platform.runtime;
   const options: ReachOptions = command.opts();
   const local = tellingOfWriters(platform, options.forceShare === true);
+  const isOwn = WITHOUT_FROM.includes(command.name());
   const { from, base, header = [] } = options;
-  const tokenFile = command.name() === SERVER ? options.baseTokenFile : options.tokenFile;
+  const tokenOption = command.name() === SERVER ? 'baseTokenFile' : 'tokenFile';
+  const tokenFile = options[tokenOption];
   const headers = headersOf(header);
   if (tokenFile !== undefined)
     headers.Authorization = `Bearer ${await readToken(platform, tokenFile)}`;
@@ -87,7 +89,10 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
       return platform.openHttp(place, http);
     },
   };
-  return typeof from !== 'string' || WITHOUT_FROM.includes(command.name())
+  // The command hands its other options on: these are done with.
+  for (const name of ['header', tokenOption, 'forceShare', ...(isOwn ? [] : ['from'])])
+    if (Object.hasOwn(options, name)) command.setOptionValue(name, undefined);
+  return typeof from !== 'string' || isOwn
     ? runtime
     : baseAt(runtime, from, { given: base || undefined, isKind: command.name() === 'commit' });
 }
