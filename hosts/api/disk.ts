@@ -33,7 +33,7 @@ export interface StreamOptions {
   speed?: number;
   /** What an I/O error does: end the job (`report`, the default), pause it (`stop`), go on (`ignore`), or pause on a full disk and end on others (`enospc`). */
   onError?: OnError;
-  /** Stream only down to this image of the chain, by its name or its depth (1 is the overlay's own base); it becomes the new base. */
+  /** Stream only down to this image of the chain, by any path or URL of it or its depth (1 is the overlay's own base); it becomes the new base. */
   base?: string | number;
   /** Leave the overlay's reference to its base when everything is populated. */
   keepBase?: boolean;
@@ -245,9 +245,9 @@ export interface OpenOptions {
 export interface CommitOptions {
   /** A path or name. */
   overlay: string;
-  /** The image to write into, by its name or its depth; default 1, the overlay's own base. With a deeper one, all images above it are committed. */
+  /** The image to write into, by any path of it or its depth; default 1, the overlay's own base. With a deeper one, all images above it are committed. */
   base?: string | number;
-  /** Leave the overlay's data where it is; it is emptied otherwise, when its own base was written. */
+  /** Leave the overlay's data where it is; default where `base` is given. Otherwise it is emptied, when its own base was written. */
   keep?: boolean;
   /** Follow the backing references of the base itself; default false. */
   followChain?: boolean;

@@ -10,6 +10,7 @@ import { MillraceError } from '../api/errors.ts';
 import { COMMIT_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
 import type { EngineDisk } from './disk.ts';
+import { findImage, listed } from './find-image.ts';
 import { openDiskWith } from './open.ts';
 import { identityText } from './recorded.ts';
 
@@ -33,7 +34,7 @@ type Target = Pick<Disk, 'resize' | 'write' | 'writeZeroes' | 'flush' | 'close'>
  */
 export async function commitWith(runtime: Runtime, options: CommitOptions): Promise<CommitReport> {
   mustKnowOptions('commitDisk', options, COMMIT_OPTIONS);
-  const { overlay, followChain, memory, base = 1, keep = false } = options;
+  const { overlay, followChain, memory, base = 1, keep = options.base !== undefined } = options;
   const disk = await openDiskWith(runtime, {
     overlay,
     followChain,
@@ -44,12 +45,11 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
     const images = await disk.images();
     if (images.length === 1)
       throw new MillraceError('EINVAL', `cannot commit ${overlay}: it has no base`);
-    const depth =
-      typeof base === 'number' ? base : images.findIndex(({ name }, at) => at > 0 && name === base);
-    if (!(depth > 0 && depth in images))
+    const depth = await findImage(runtime, images, base);
+    if (depth === undefined)
       throw new MillraceError(
         'EINVAL',
-        `cannot commit ${overlay} into '${base}': there is no such image in the chain below it`,
+        `cannot commit ${overlay} into '${base}': there is no such image in the chain below it, which has ${listed(images)}`,
       );
     const { name, format, virtualSize } = images[depth];
     if (URL_SCHEME.test(name))

@@ -20,6 +20,7 @@ import { Kind } from './driver/engine.ts';
 import { ENGINE_REASONS } from './driver/reasons.ts';
 import { ImageField } from './driver/reports.ts';
 import { bitmapsOf, snapshotsOf } from './driver/snapshots.ts';
+import type { Named } from './find-image.ts';
 import { DiskJob } from './job.ts';
 import { inPieces } from './pieces.ts';
 import { ResizeGate } from './resize-gate.ts';
@@ -40,6 +41,7 @@ export class EngineDisk extends EventTarget implements Disk {
   readonly #engine: Engine;
   readonly #readOnly: boolean;
   readonly #release: () => Promise<void>;
+  readonly #findImage: (images: readonly Named[], wanted: string) => Promise<number | undefined>;
   readonly #baseless: boolean;
   readonly #clusterSize: number;
   readonly #job: DiskJob;
@@ -49,7 +51,8 @@ export class EngineDisk extends EventTarget implements Disk {
   #closing: Promise<void> | undefined;
 
   /**
-   * `release` closes the files and gives locks back; `recordBase` hands over what the header is to say of an image as the base. All
+   * `release` closes the files and gives locks back; `recordBase` hands over what the header is to say of an image as the base; `findImage` tells the
+   * depth of the one that goes by a name. All
    * images of the engine are open; `baseless` says that what lies below the overlay only stands for a base that was left unopened.
    */
   constructor(
@@ -59,6 +62,7 @@ export class EngineDisk extends EventTarget implements Disk {
       baseless: boolean;
       release: () => Promise<void>;
       recordBase: (image: number) => void;
+      findImage: (images: readonly Named[], wanted: string) => Promise<number | undefined>;
     },
   ) {
     super();
@@ -66,6 +70,7 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#readOnly = options.readOnly;
     this.#baseless = options.baseless;
     this.#release = options.release;
+    this.#findImage = options.findImage;
     this.#size = imageOf(this.#engine, 0).virtualSize;
     this.#clusterSize = imageOf(this.#engine, 0).clusterSize ?? 65536;
     this.#job = new DiskJob(engine, {
@@ -201,7 +206,12 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#mustBeWritable('stream');
     // A disk that is about to be smaller is not streamed as it was.
     while (this.#gate.resizing) await this.#resized();
-    return this.#job.start(options);
+    const { base } = options;
+    if (typeof base !== 'string') return this.#job.start(options);
+    // What is not found is the job's to refuse.
+    const depth = await this.#findImage(this.#chain(), base);
+    this.#mustBeOpen();
+    return this.#job.start({ ...options, base: depth ?? base });
   }
 
   async abort(): Promise<void> {
@@ -264,14 +274,19 @@ export class EngineDisk extends EventTarget implements Disk {
 
   async images(): Promise<ImageInfo[]> {
     this.#mustBeOpen();
-    const images = [imageOf(this.#engine, 0)];
-    for (let depth = 1; !this.#baseless && this.#engine.exports.imageAtDepth(depth) >= 0; depth++)
-      images.push(imageOf(this.#engine, this.#engine.exports.imageAtDepth(depth)));
+    const images = this.#chain();
     const report = this.#engine.imageReport(0);
     const snapshots = report[ImageField.snapshots];
     if (snapshots) images[0].snapshots = await snapshotsOf(this.#engine, snapshots);
     const bitmaps = report[ImageField.bitmaps];
     if (bitmaps) images[0].bitmaps = await bitmapsOf(this.#engine, bitmaps);
+    return images;
+  }
+
+  #chain(): ImageInfo[] {
+    const images = [imageOf(this.#engine, 0)];
+    for (let depth = 1; !this.#baseless && this.#engine.exports.imageAtDepth(depth) >= 0; depth++)
+      images.push(imageOf(this.#engine, this.#engine.exports.imageAtDepth(depth)));
     return images;
   }
 

@@ -10,6 +10,7 @@ import { closeAll } from './close-all.ts';
 import { EngineDisk } from './disk.ts';
 import { Engine, Kind, REPAIR_CRASH } from './driver/engine.ts';
 import { ImageField } from './driver/reports.ts';
+import { findImage } from './find-image.ts';
 import {
   checkedMemory,
   checkedRecord,
@@ -343,6 +344,7 @@ export class Opening {
       baseless,
       release: () => this.#closeFiles(),
       recordBase: (image) => this.recordBase(image),
+      findImage: (images, wanted) => findImage(this.#runtime, images, wanted),
     });
   }
 

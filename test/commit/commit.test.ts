@@ -202,6 +202,60 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'commit', () => {
     expect((await check(at('base'))).exitCode).toBe(0);
   });
 
+  it('finds the base by any spelling, and keeps the overlay that was told which it is', async () => {
+    await mkdir(at('sub'));
+    await symlink('sub', at('link'));
+    const here = process.cwd();
+    process.chdir(dir);
+    try {
+      for (const base of ['base', 'sub/base', './sub/base', at('sub/base'), 'link/base', 1, '1']) {
+        await rm('sub/base', { force: true });
+        await createImage('sub/base', { size: MIB });
+        await createImage(at('sub/top'), { size: MIB, base: 'base', baseFormat: 'qcow2' });
+        await qemuIo('sub/top', ['write -P 17 0 64k']);
+        expect(await commitDisk({ overlay: 'sub/top', base })).toEqual({
+          base: 'sub/base',
+          bytes: 65536,
+          emptied: false,
+        });
+        const disk = await openDisk({ overlay: 'sub/top', base: null });
+        expect(await disk.remaining()).toBe(MIB - 65536);
+        await disk.close();
+      }
+      expect(await commitDisk({ overlay: 'sub/top', base: 'base', keep: false })).toMatchObject({
+        emptied: true,
+      });
+    } finally {
+      process.chdir(here);
+    }
+  });
+
+  it('and stream take a path from where the process stands for that file', async () => {
+    await mkdir(at('sub'));
+    const here = process.cwd();
+    process.chdir(dir);
+    try {
+      // Two images of one chain by the same name in different folders.
+      await createImage('base', { size: MIB });
+      await createImage(at('sub/base'), { size: MIB, base: '../base', baseFormat: 'qcow2' });
+      await createImage(at('sub/top'), { size: MIB, base: 'base', baseFormat: 'qcow2' });
+      await qemuIo('sub/top', ['write -P 17 0 64k']);
+      expect(
+        await commitDisk({ overlay: 'sub/top', base: 'base', followChain: true }),
+      ).toMatchObject({ base: 'base' });
+      const disk = await openDisk({ overlay: 'sub/top', followChain: true });
+      await disk.stream({ base: join('sub', '..', 'base') });
+      expect((await disk.images()).map(({ name }) => name)).toEqual(['sub/top', 'base']);
+      await expect(disk.stream({ base: 'sub/base' })).rejects.toMatchObject({
+        code: 'EINVAL',
+        message: expect.stringContaining("which has 'base'"),
+      });
+      await disk.close();
+    } finally {
+      process.chdir(here);
+    }
+  });
+
   it('is refused where there is no such base', async () => {
     await makePair(shapes[0]);
     await expect(commitDisk({ overlay: at('overlay'), base: 2 })).rejects.toMatchObject({
@@ -209,6 +263,7 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'commit', () => {
     });
     await expect(commitDisk({ overlay: at('overlay'), base: 'other' })).rejects.toMatchObject({
       code: 'EINVAL',
+      message: `cannot commit ${at('overlay')} into 'other': there is no such image in the chain below it, which has '${at('base')}'`,
     });
     await createImage(at('alone'), { size: MIB });
     await expect(commitDisk({ overlay: at('alone') })).rejects.toMatchObject({

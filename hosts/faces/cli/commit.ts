@@ -27,7 +27,7 @@ export function declareCommit(program: Command, platform: Platform, ended: Ended
     .argument('<overlay>')
     .option(
       '--base <image>',
-      'write into this image of the chain, together with all that lies between; the overlay then stays as it is',
+      'write into this image of the chain (a path, or its depth: 1 is the base), together with all that lies between; the overlay then stays as it is',
     )
     .option('--keep', "keep the overlay's data")
     .option('--follow-chain', 'follow the backing files that the base records')

@@ -7,6 +7,7 @@ import { Option } from 'commander';
 import type { CacheMode, Disk, ImageFormat, StreamInfo, StreamOptions } from '../../api/disk.ts';
 import { JobStatus } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import { findImage } from '../../disk/find-image.ts';
 import { openDiskWith } from '../../disk/open.ts';
 import { openImage, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
@@ -56,7 +57,7 @@ export function declareStream(program: Command, platform: Platform, ended: Ended
     )
     .option(
       '--base <image>',
-      'stream only down to this image of the chain, which becomes the new base',
+      'stream only down to this image of the chain (a path, a URL, or its depth: 1 is the base), which becomes the new base',
     )
     .option('--keep-base', 'keep the reference to the base when nothing is missing any more')
     .addOption(
@@ -94,7 +95,7 @@ export async function stream(
     let outcome: Outcome | undefined;
     try {
       await withDisk(disk, async () => {
-        const missing = await missingFrom(disk, job);
+        const missing = await missingFrom(platform, disk, job);
         running = true;
         outcome = await runJob(platform, disk, missing, { ...job, signal: stop.signal }, json);
       });
@@ -153,6 +154,7 @@ async function runJob(
 
 /** What the job will find missing; a range or an image that cannot be is the job's to refuse. */
 async function missingFrom(
+  platform: Platform,
   disk: Disk,
   { offset = 0, length = disk.size - offset, base }: StreamOptions,
 ): Promise<number> {
@@ -161,7 +163,7 @@ async function missingFrom(
   if (base === undefined) return disk.remaining(offset, bytes);
   // What the images between the overlay and its new base have; what shows of those below is not
   // copied.
-  const bottom = (await disk.images()).findIndex(({ name }, depth) => depth > 0 && name === base);
+  const bottom = (await findImage(platform.runtime, await disk.images(), base)) ?? 0;
   let missing = 0;
   for await (const extent of disk.map(offset, bytes)) {
     if (extent.state !== 'absent' && extent.depth > 0 && extent.depth < bottom)
