@@ -144,6 +144,7 @@ export interface ImageInfo {
 
 /** A persistent bitmap of a qcow2 image: what of the disk has changed, for backups. */
 export interface BitmapInfo {
+  /** As the user gave it. */
   name: string;
   /** Bytes of the disk that a bit stands for. */
   granularity: number;
