@@ -103,10 +103,18 @@ function byLetters(base: string, overlay: string, paths: Paths): string {
 
 /**
  * `name` as the system follows it from `folder`: `..` leads to what really holds the folder so far.
+ * Where the folder's own path has some, that is followed first: joining would take them by the letters.
  */
 function follow(folder: string, name: string, paths: Paths): string {
-  let at = folder;
-  for (const part of name.split('/')) at = part === '..' ? above(at, paths) : paths.join(at, part);
+  const parts = folder.split('/');
+  const start = paths.isAbsolute(folder) ? '/' : '.';
+  const at = parts.includes('..') ? walk(start, parts, paths) : folder;
+  return walk(at, name.split('/'), paths);
+}
+
+function walk(from: string, parts: readonly string[], paths: Paths): string {
+  let at = from;
+  for (const part of parts) at = part === '..' ? above(at, paths) : paths.join(at, part);
   return at;
 }
 

@@ -48,7 +48,7 @@ export interface FileId {
 /** fcntl(2) on the open file: 0, or -1. */
 export type Fcntl = (command: number, flock: Uint8Array) => number;
 
-/** Whether other writers are kept out by locks of our own; `false` where they are only looked for. */
+/** How other writers are kept out: by locks of our own, by a look for theirs, or not at all. */
 export type Guard = 'locked' | 'looked' | 'blind';
 
 /**

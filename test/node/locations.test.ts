@@ -151,6 +151,29 @@ describeWithPeer(['qemu-img'], 'a reference behind a symbolic link', () => {
     }
   });
 
+  it('is followed where the path to the overlay itself has .. behind a link', async () => {
+    mkdirSync(join(folder, 'pool/sub'), { recursive: true });
+    symlinkSync('pool/sub', join(folder, 'cur'));
+    fill(join(folder, 'pool/base.raw'), 0xaa);
+    fill(join(folder, 'base.raw'), 0xbb);
+    // Of the same date, so that only the place tells them apart.
+    for (const path of ['pool/base.raw', 'base.raw']) utimesSync(join(folder, path), 1e9, 1e9);
+    // Not by join, which would take the .. away.
+    const overlay = `${folder}/cur/../vm.qcow2`;
+    const base = `${folder}/pool/base.raw`;
+    await (await createDisk({ overlay, base, recordBase: 'base.raw' })).close();
+    expect(await compare(overlay, base, { formatB: 'raw' })).toMatchObject({ identical: true });
+    expect(await firstByte(overlay)).toBe(0xaa);
+    const disk = await openDisk({ overlay });
+    await disk.write(0, new Uint8Array(65536).fill(0xcc));
+    await disk.close();
+    await commitDisk({ overlay });
+    expect(readFileSync(base)[0]).toBe(0xcc);
+    expect(readFileSync(join(folder, 'base.raw'))[0]).toBe(0xbb);
+    await rebaseDisk({ overlay, base: `${folder}/cur/../base.raw`, baseFormat: 'raw' });
+    expect(await compare(overlay, base, { formatB: 'raw' })).toMatchObject({ identical: true });
+  });
+
   it('of an image that is a symbolic link itself is relative to the link, as QEMU has it', async () => {
     mkdirSync(join(folder, 'deep'));
     fill(join(folder, 'deep/base.raw'), 0xaa);

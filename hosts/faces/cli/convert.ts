@@ -1,6 +1,7 @@
 /**
- * `millrace convert`: a flat copy of what a disk shows, as a file of its own. It never writes over a file that is there, so neither
- * over its source; a copy that does not get finished is removed.
+ * `millrace convert`: a flat copy of what a disk shows, as a file of its own. It writes over what is
+ * there only where that was asked for (`-n`, a block device), and never over an image that it reads;
+ * a new file that does not get finished is removed.
  */
 
 import type { Command } from 'commander';

@@ -38,7 +38,7 @@ export async function openImage(
 /**
  * Reads an image that must stay as it is until all of it has been read: what is copied from it
  * would be of several moments, and what is looked for in its tables might be found though it never
- * was. No lock is asked: the writer may be QEMU, whose locks we do not see.
+ * was. Locks do not decide that: whoever writes may have none that can be seen here.
  */
 export async function whileUnchanged<T>(
   platform: Platform,
