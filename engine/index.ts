@@ -26,6 +26,9 @@ import {
   tasksInit,
 } from './core/task';
 import { requestBytes } from './data/populate';
+import { jobAbort } from './job/abort';
+import { readaheadInit } from './job/readahead';
+import { jobBegin, jobResume, jobSetSpeed } from './job/stream';
 import {
   BLOCK_BYTES,
   IMAGES_MAX,
@@ -37,17 +40,14 @@ import {
   TASKS_MAX,
   TEXT_BYTES,
 } from './limits';
-import { jobAbort } from './requests/abort';
+import { backingFits, backingInit, setBackingTexts } from './overlay/backing';
+import { freesBytes, freesInit } from './overlay/frees';
+import { refcountsInit } from './overlay/refcounts';
 import { setCopyOnRead } from './requests/read';
-import { readaheadInit } from './requests/readahead';
-import { jobBegin, jobResume, jobSetSpeed } from './requests/stream';
 import { step as runStep } from './step';
-import { backingFits, backingInit, setBackingTexts } from './tables/backing';
-import { freesBytes, freesInit } from './tables/frees';
-import { refcountsInit } from './tables/refcounts';
 import './core/trap';
-import { setSparing, setTrimming, writebackBytes, writebackInit } from './tables/writeback';
-import { zeroPageInit } from './tables/zeropage';
+import { setSparing, setTrimming, writebackBytes, writebackInit } from './overlay/writeback';
+import { zeroPageInit } from './overlay/zeropage';
 
 /** Version of this interface; a host refuses another. */
 const INTERFACE_VERSION: u32 = 1;

@@ -54,8 +54,11 @@ import {
 } from './core/task';
 import { unplace } from './data/place';
 import { OK } from './errors';
+import { copyEnded, runCopy } from './job/copy';
+import { runStream } from './job/stream';
 import { RUNS_PER_STEP_MAX } from './limits';
-import { copyEnded, runCopy } from './requests/copy';
+import { growEnded, runGrow } from './overlay/grow';
+import { barrierFailed, runWriteback, scheduleWriteback } from './overlay/writeback';
 import { runCreate } from './requests/create';
 import { closeEnded, runClose, runFlush } from './requests/flush';
 import { runMap } from './requests/map';
@@ -65,11 +68,8 @@ import { runRefer } from './requests/refer';
 import { runRemaining } from './requests/remaining';
 import { resizeEnded, runResize } from './requests/resize';
 import { runSnapshots } from './requests/snapshots';
-import { runStream } from './requests/stream';
 import { runWrite } from './requests/write';
 import { runZeroes } from './requests/zeroes';
-import { growEnded, runGrow } from './tables/grow';
-import { barrierFailed, runWriteback, scheduleWriteback } from './tables/writeback';
 
 /** Takes `completed` completions, runs what can run; returns whether more could be done at once. */
 export function step(completed: u32, time: f64): bool {

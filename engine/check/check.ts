@@ -32,10 +32,10 @@ import {
   R_SHARED_PLACE,
   R_UNREAD,
 } from '../errors';
-import { AT_INCOMPATIBLE, get64, INCOMPATIBLE_CORRUPT, put64 } from '../format/header';
+import { AT_INCOMPATIBLE, get64, INCOMPATIBLE_CORRUPT, put64 } from '../formats/qcow2/header';
 import { CHECK_REPAIRS_MAX, CHECK_WINDOW_BYTES_MIN, SECTOR_BYTES } from '../limits';
-import { refcountsGrowing } from '../tables/refcounts';
-import { settle, settled } from '../tables/writeback';
+import { refcountsGrowing } from '../overlay/refcounts';
+import { settle, settled } from '../overlay/writeback';
 import { countBlocks, refer } from './count';
 import { planRebuild, switchTable, writeBlocks, writeTable } from './rebuild';
 import { compareWindow, freeBehindEnd } from './refcounts';

@@ -13,7 +13,7 @@ import {
   R_SHARED_PLACE,
   R_SUBCLUSTERS,
 } from '../errors';
-import { get64 } from '../format/header';
+import { get64 } from '../formats/qcow2/header';
 import {
   ALL_ALLOCATED,
   COMPRESSED,
@@ -24,9 +24,9 @@ import {
   L2_RESERVED,
   OFFSET_MASK,
   ZERO,
-} from '../format/l2';
+} from '../formats/qcow2/l2';
 import { OFFSET_MAX, PAGE_BYTES, PAGE_MASK, SCAN_ENTRIES_MAX } from '../limits';
-import { BLOCK_OFFSET_MASK } from '../tables/refcounts';
+import { BLOCK_OFFSET_MASK } from '../overlay/refcounts';
 import {
   Check,
   COUNT_BYTES,

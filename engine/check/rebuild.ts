@@ -10,15 +10,15 @@ import {
   AT_REFCOUNT_TABLE_OFFSET,
   put32,
   put64,
-} from '../format/header';
+} from '../formats/qcow2/header';
 import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
 import {
   putRefcount,
   refcountsInit,
   refcountsPerBlock,
   refcountsPerPart,
-} from '../tables/refcounts';
-import { settle } from '../tables/writeback';
+} from '../overlay/refcounts';
+import { settle } from '../overlay/writeback';
 import { referencesTo } from './count';
 import { Check, REBUILD, REFERENCES } from './state';
 

@@ -4,8 +4,8 @@
 import { clusterBytes, Image } from '../core/image';
 import { pageChanged, pageGet, STAGE_L1, STAGE_L2 } from '../core/pages';
 import { AGAIN, DONE, Task, WAIT } from '../core/task';
-import { get64, put64 } from '../format/header';
-import { ALL_ZERO, COMPRESSED, COPIED, OFFSET_MASK, ZERO } from '../format/l2';
+import { get64, put64 } from '../formats/qcow2/header';
+import { ALL_ZERO, COMPRESSED, COPIED, OFFSET_MASK, ZERO } from '../formats/qcow2/l2';
 import { SCAN_ENTRIES_MAX } from '../limits';
 import {
   BLOCK_OFFSET_MASK,
@@ -14,7 +14,7 @@ import {
   refcountsPerBlock,
   refcountsPerPart,
   setRefcount,
-} from '../tables/refcounts';
+} from '../overlay/refcounts';
 import { claimedWhole, countedOf, referencesTo, showsNoData } from './count';
 import { Check, LOOK, REFERENCES, REPAIR } from './state';
 

@@ -4,8 +4,8 @@
 import { clusterBytes, Image } from '../core/image';
 import { pageGet } from '../core/pages';
 import { AGAIN, DONE, Task, WAIT } from '../core/task';
-import { get64 } from '../format/header';
-import { OFFSET_MASK } from '../format/l2';
+import { get64 } from '../formats/qcow2/header';
+import { OFFSET_MASK } from '../formats/qcow2/l2';
 import { BITMAP_ENTRIES_MAX, L1_BYTES_MAX, SCAN_ENTRIES_MAX } from '../limits';
 import { entriesOfPage, refer } from './count';
 import { beginTable, Check, telling, unreadAt } from './state';

@@ -3,8 +3,8 @@
 import { Image } from '../core/image';
 import { pageGet } from '../core/pages';
 import { AGAIN, DONE, Task, WAIT } from '../core/task';
-import { get64 } from '../format/header';
-import { OFFSET_MASK } from '../format/l2';
+import { get64 } from '../formats/qcow2/header';
+import { OFFSET_MASK } from '../formats/qcow2/l2';
 import { SCAN_ENTRIES_MAX } from '../limits';
 import { countEntries, enterTable, entriesOfPage } from './count';
 import { enterFlags, flagsOfPage } from './refcounts';

@@ -9,7 +9,6 @@
 import { clusterBytes, Image, imageAt, imageCount, imageOf, OVERLAY } from '../core/image';
 import { ioBegin, OP_DECOMPRESS, OP_READ, slot } from '../core/ring';
 import { ON_IO, ON_SLOT, Task, WAIT, wait } from '../core/task';
-import { GAP_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import {
   ABSENT,
   COMPRESSED_DATA,
@@ -20,7 +19,8 @@ import {
   foundState,
   lookupChain,
   ZEROES,
-} from '../tables/lookup';
+} from '../formats/qcow2/mapping';
+import { GAP_BYTES_MAX, SECTOR_BYTES } from '../limits';
 
 /** What gather returns: WAIT, or one of these. GATHERED says that all is under way; gatherFinish tells when it has come. */
 export const GATHERED: i32 = 10;

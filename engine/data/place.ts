@@ -19,7 +19,7 @@ import {
   taskAt,
   wake,
 } from '../core/task';
-import { get64, put64 } from '../format/header';
+import { get64, put64 } from '../formats/qcow2/header';
 import {
   ALL_ALLOCATED,
   ALL_ZERO,
@@ -30,18 +30,18 @@ import {
   OFFSET_MASK,
   SUBCLUSTERS,
   ZERO,
-} from '../format/l2';
+} from '../formats/qcow2/l2';
+import { isClusterSound, isTableSound, l2EntryAt } from '../formats/qcow2/mapping';
 import { CHUNK_CLUSTERS_MAX, PAGE_BYTES, TASKS_MAX } from '../limits';
-import { freeLater, freesHaveRoom } from '../tables/frees';
-import { isClusterSound, isTableSound, l2EntryAt } from '../tables/lookup';
-import { allocate, allocatedAt, allocatedCount } from '../tables/refcounts';
+import { freeLater, freesHaveRoom } from '../overlay/frees';
+import { allocate, allocatedAt, allocatedCount } from '../overlay/refcounts';
 import {
   nextWriteback,
   noteUnwritten,
   writebackStalled,
   writebackWanted,
-} from '../tables/writeback';
-import { zeroOnDisk } from '../tables/zeropage';
+} from '../overlay/writeback';
+import { zeroOnDisk } from '../overlay/zeropage';
 import { isZero } from './zero';
 
 /** What a task does with a cluster: the low bits of its map entry; the rest is the host cluster's position. */

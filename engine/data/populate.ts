@@ -14,7 +14,6 @@ import {
   Task,
   takeMemory,
 } from '../core/task';
-import { CHUNK_BYTES, CHUNK_CLUSTERS_MAX } from '../limits';
 import {
   ABSENT,
   COMPRESSED_DATA,
@@ -24,8 +23,9 @@ import {
   foundState,
   lookup,
   lookupChain,
-} from '../tables/lookup';
-import { noteFetched } from '../tables/writeback';
+} from '../formats/qcow2/mapping';
+import { CHUNK_BYTES, CHUNK_CLUSTERS_MAX } from '../limits';
+import { noteFetched } from '../overlay/writeback';
 import {
   GATHERED,
   gather,

@@ -15,7 +15,7 @@ import {
   foundLength,
   foundState,
   lookupChain,
-} from '../tables/lookup';
+} from '../formats/qcow2/mapping';
 import {
   addEntry,
   addToRun,

@@ -31,7 +31,7 @@ import {
   parseHeader,
   put32,
   put64,
-} from '../format/header';
+} from '../formats/qcow2/header';
 import { L1_BYTES_MAX, PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import {
   backingFormatAt,
@@ -42,9 +42,9 @@ import {
   backingNameBytes,
   IDENTITY_BYTES_MAX,
   putExtension,
-} from '../tables/backing';
-import { putRefcount, refcountsPerBlock } from '../tables/refcounts';
-import { flushed } from '../tables/writeback';
+} from '../overlay/backing';
+import { putRefcount, refcountsPerBlock } from '../overlay/refcounts';
+import { flushed } from '../overlay/writeback';
 
 const PLAN: u32 = 0;
 const LENGTH: u32 = 1;

@@ -3,9 +3,9 @@
 import { OVERLAY, overlay } from '../core/image';
 import { pageChanged, pageGet, STAGE_ROOTS } from '../core/pages';
 import { DONE, EXCLUSIVE, lock, Task, WAIT } from '../core/task';
-import { AT_INCOMPATIBLE, get64, INCOMPATIBLE_DIRTY, put64 } from '../format/header';
+import { AT_INCOMPATIBLE, get64, INCOMPATIBLE_DIRTY, put64 } from '../formats/qcow2/header';
 import { SECTOR_BYTES } from '../limits';
-import { flushed, settle } from '../tables/writeback';
+import { flushed, settle } from '../overlay/writeback';
 
 export function runFlush(t: Task): i32 {
   return flushed(t) ? DONE : WAIT;
@@ -17,10 +17,10 @@ const CLOSED: u32 = 2;
 
 /** `argument` of a close: there is nothing to write. */
 const READ_ONLY: u64 = 1;
-/** `argument` of a close after which the disk goes on: the overlay is brought into the state of a closed one, for a copy of its file. */
-const GOES_ON: u64 = 2;
-
-/** Writes everything, gives every freed cluster back, and takes the dirty bit out of the header. */
+/**
+ * Writes everything, gives every freed cluster back, and takes the dirty bit out of the header. The
+ * disk may go on afterwards: whatever is changed then sets the bit again.
+ */
 export function runClose(t: Task): i32 {
   // What others are halfway through ends first: it would leave clusters behind that nothing refers to yet, and I/O on closed files.
   if (!lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;

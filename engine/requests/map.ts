@@ -4,7 +4,6 @@ import { clusterBytes, imageAt, imageCount, OVERLAY, overlay } from '../core/ima
 import { OP_GIVE, tell } from '../core/ring';
 import { AGAIN, DONE, fail, Task, takeMemory, WAIT } from '../core/task';
 import { EINVAL, R_RANGE } from '../errors';
-import { BLOCK_BYTES, SCAN_ENTRIES_MAX } from '../limits';
 import {
   COMPRESSED_DATA,
   DATA,
@@ -13,7 +12,8 @@ import {
   foundLength,
   foundState,
   lookupChain,
-} from '../tables/lookup';
+} from '../formats/qcow2/mapping';
+import { BLOCK_BYTES, SCAN_ENTRIES_MAX } from '../limits';
 
 /** An extent as the requester gets it; see README.md. */
 @unmanaged

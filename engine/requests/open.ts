@@ -29,7 +29,7 @@ import {
   R_SNAPSHOTS,
   R_VERSION,
 } from '../errors';
-import { get32, get64, MAGIC, parseHeader } from '../format/header';
+import { get32, get64, MAGIC, parseHeader } from '../formats/qcow2/header';
 import { BLOCK_BYTES, CHUNK_BYTES } from '../limits';
 
 /** Arguments of an open: the overlay is going to be written. */

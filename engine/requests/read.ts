@@ -29,8 +29,8 @@ import {
 import { unplace } from '../data/place';
 import { chunkBytes, grain, populate, populateBegin, requestBytes } from '../data/populate';
 import { EINVAL, ENOSPC, R_RANGE } from '../errors';
-import { foundLength } from '../tables/lookup';
-import { noteGuestRead } from './readahead';
+import { foundLength } from '../formats/qcow2/mapping';
+import { noteGuestRead } from '../job/readahead';
 
 /** Times a read lets missing clusters be populated before it reads the base directly: others may discard them again. */
 const POPULATE_TRIES_MAX: u32 = 16;

@@ -2,8 +2,8 @@
 // seen to that, and closes the disk after it.
 
 import { DONE, EXCLUSIVE, lock, Task, WAIT } from '../core/task';
-import { referToBacking, writeBackingAhead } from '../tables/backing';
-import { flushed } from '../tables/writeback';
+import { referToBacking, writeBackingAhead } from '../overlay/backing';
+import { flushed } from '../overlay/writeback';
 
 const AHEAD: u32 = 0;
 const FLUSH: u32 = 1;

@@ -3,8 +3,8 @@
 import { imageCount, OVERLAY, overlay } from '../core/image';
 import { AGAIN, DONE, fail, Task, WAIT } from '../core/task';
 import { EINVAL, R_RANGE } from '../errors';
+import { ABSENT, foundLength, foundState, lookup } from '../formats/qcow2/mapping';
 import { SCAN_ENTRIES_MAX } from '../limits';
-import { ABSENT, foundLength, foundState, lookup } from '../tables/lookup';
 
 export function runRemaining(t: Task): i32 {
   const end = t.offset + t.length;

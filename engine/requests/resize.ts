@@ -24,14 +24,14 @@ import {
 import { ACTION, linkCluster, NEW } from '../data/place';
 import { populate, populateBegin } from '../data/populate';
 import { EUNSUPPORTED, R_TOO_LARGE } from '../errors';
-import { AT_L1_OFFSET, AT_L1_SIZE, AT_SIZE, put32, put64 } from '../format/header';
+import { AT_L1_OFFSET, AT_L1_SIZE, AT_SIZE, put32, put64 } from '../formats/qcow2/header';
+import { ABSENT, foundHost, foundLength, foundState, lookup } from '../formats/qcow2/mapping';
 import { L1_BYTES_MAX, PAGE_BYTES, SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
-import { freeLater, freesHaveRoom } from '../tables/frees';
-import { ABSENT, foundHost, foundLength, foundState, lookup } from '../tables/lookup';
-import { moveTable } from '../tables/move';
-import { allocate, allocatedAt, allocateWhole, refcountsPerBlock } from '../tables/refcounts';
-import { flushed, nextWriteback, writebackWanted } from '../tables/writeback';
-import { zeroPageAt } from '../tables/zeropage';
+import { freeLater, freesHaveRoom } from '../overlay/frees';
+import { moveTable } from '../overlay/move';
+import { allocate, allocatedAt, allocateWhole, refcountsPerBlock } from '../overlay/refcounts';
+import { flushed, nextWriteback, writebackWanted } from '../overlay/writeback';
+import { zeroPageAt } from '../overlay/zeropage';
 
 const EDGE: u32 = 0;
 const LOCK: u32 = 1;

@@ -6,7 +6,7 @@ import { pageGet } from '../core/pages';
 import { OP_GIVE, tell } from '../core/ring';
 import { DONE, fail, Task, takeMemory, WAIT } from '../core/task';
 import { ECORRUPT, R_SNAPSHOT_TABLE, R_UNREAD } from '../errors';
-import { get32, get64 } from '../format/header';
+import { get32, get64 } from '../formats/qcow2/header';
 import { PAGE_BYTES, PAGE_MASK } from '../limits';
 
 /** An entry's fixed part, and as much of its extra data as is told; QEMU takes no more extra data than this. */

@@ -38,8 +38,8 @@ import {
   foundWhole,
   lookup,
   ZEROES,
-} from '../tables/lookup';
-import { foundRefcount, refcountOf } from '../tables/refcounts';
+} from '../formats/qcow2/mapping';
+import { foundRefcount, refcountOf } from '../overlay/refcounts';
 
 /** Argument of a write: there is no data, all is zeros. */
 export const WRITE_ZEROES: u64 = 1;

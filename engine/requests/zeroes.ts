@@ -6,8 +6,15 @@ import { clusterBytes, imageCount, OVERLAY, overlay } from '../core/image';
 import { AGAIN, DONE, EXCLUSIVE, fail, KIND_DISCARD, lock, Task, WAIT } from '../core/task';
 import { linkCluster } from '../data/place';
 import { EINVAL, R_RANGE } from '../errors';
+import {
+  ABSENT,
+  foundHost,
+  foundLength,
+  foundState,
+  lookup,
+  ZEROES,
+} from '../formats/qcow2/mapping';
 import { SCAN_ENTRIES_MAX } from '../limits';
-import { ABSENT, foundHost, foundLength, foundState, lookup, ZEROES } from '../tables/lookup';
 
 /** Argument of a discard: the base holds what the overlay holds (after a commit), so the clusters become absent again. */
 const EMPTY: u64 = 1;

@@ -159,7 +159,7 @@ it('knows the same flags, versions, formats, policies and sizes', async () => {
     (await constants('engine/requests/open.ts', /OPEN/)).get('OPEN_WRITABLE'),
   );
   expect((await constants('hosts/disk/recorded.ts', /./)).get('IDENTITY_BYTES_MAX')).toBe(
-    (await constants('engine/tables/backing.ts', /BYTES_MAX/)).get('IDENTITY_BYTES_MAX'),
+    (await constants('engine/overlay/backing.ts', /BYTES_MAX/)).get('IDENTITY_BYTES_MAX'),
   );
   expect((await constants('hosts/disk/job.ts', /./)).get('STATUS_NONE')).toBe(
     (await constants('engine/core/job.ts', /STATUS/)).get('STATUS_NONE'),

@@ -18,7 +18,7 @@ export interface Mutation {
 export const MUTATIONS: Mutation[] = [
   {
     name: 'no barriers between the stages of a write-back',
-    path: 'engine/tables/writeback.ts',
+    path: 'engine/overlay/writeback.ts',
     from: 'if (!barrier(t)) return wait(t, ON_SLOT);\n      t.state = BARRIER;',
     to: 't.count = runAt(<u32>t.cursor).stage;\n      continue;',
   },
@@ -48,7 +48,7 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'freed clusters are given back to the storage while the disk still refers to them',
-    path: 'engine/tables/writeback.ts',
+    path: 'engine/overlay/writeback.ts',
     from: 'entry.shared || entry.after > t.flushCovers ||',
     to: 'entry.shared ||',
   },
@@ -66,37 +66,37 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'the mark of an image in use is not written',
-    path: 'engine/tables/writeback.ts',
+    path: 'engine/overlay/writeback.ts',
     from: 'pageChanged(header, SECTOR_BYTES, STAGE_MARK);',
     to: '',
   },
   {
     name: 'a flush writes the tables and does not flush them',
-    path: 'engine/tables/writeback.ts',
+    path: 'engine/overlay/writeback.ts',
     from: 'if (ioBegin(t, OP_FLUSH, OVERLAY, 0, 0, 0) === null) {\n      t.waits = ON_SLOT;\n      return false;\n    }\n    t.flushStep = FLUSH_BARRIER;',
     to: 't.flushStep = FLUSH_BARRIER;',
   },
   {
     name: 'a flush succeeds after one has failed',
-    path: 'engine/tables/writeback.ts',
+    path: 'engine/overlay/writeback.ts',
     from: 'lost = true;',
     to: '',
   },
   {
     name: 'a flush does not hear of a write-back that failed',
-    path: 'engine/tables/writeback.ts',
+    path: 'engine/overlay/writeback.ts',
     from: 'if (<i32>(failedLast - t.flushBegun) > 0) {',
     to: 'if (false) {',
   },
   {
     name: 'tables that could not be written are forgotten',
-    path: 'engine/tables/writeback.ts',
+    path: 'engine/overlay/writeback.ts',
     from: 'if (!isFree(run.offset + at)) pageChanged(address + at, SECTOR_BYTES, run.stage);',
     to: '',
   },
   {
     name: 'the end of a write-back wakes nobody',
-    path: 'engine/tables/writeback.ts',
+    path: 'engine/overlay/writeback.ts',
     from: 'stalled = false;\n  wake(ON_WRITEBACK);',
     to: 'stalled = false;',
   },
@@ -120,7 +120,7 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'a job lets the base go while copies are on their way',
-    path: 'engine/requests/stream.ts',
+    path: 'engine/job/stream.ts',
     from: 'if (j.copies) return wait(t, ON_JOB);\n',
     to: '',
   },
@@ -162,7 +162,7 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'the tables of a long chain push each other out of the cache',
-    path: 'engine/tables/lookup.ts',
+    path: 'engine/formats/qcow2/mapping.ts',
     from: 'if (t !== null && i > OVERLAY) notePassed(t, i + 1, offset, length);',
     to: '',
   },
@@ -174,7 +174,7 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'a hole reaches over the data behind it',
-    path: 'engine/tables/lookup.ts',
+    path: 'engine/formats/qcow2/mapping.ts',
     from: '((<u64>(holeEnd - block)) << HOLE_BLOCK_BITS) - within',
     to: '((<u64>(holeEnd - block + 1)) << HOLE_BLOCK_BITS) - within',
   },
@@ -192,13 +192,13 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'a job down to an image makes zeros of the front of a cluster',
-    path: 'engine/requests/stream.ts',
+    path: 'engine/job/stream.ts',
     from: 'if (j.cursor & (clusterBytes(overlay()) - 1)) return 0;',
     to: '',
   },
   {
     name: 'a job that could not let the base go forgets the holes it left out',
-    path: 'engine/requests/stream.ts',
+    path: 'engine/job/stream.ts',
     from: '|| (t.state > RECOUNT && j.holes != 0)',
     to: '',
   },

@@ -21,7 +21,7 @@ import {
   AT_REFCOUNT_TABLE_OFFSET,
   put32,
   put64,
-} from '../format/header';
+} from '../formats/qcow2/header';
 import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import { freeLater, freesHaveRoom } from './frees';
 import { moveTable } from './move';

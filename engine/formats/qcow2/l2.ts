@@ -1,5 +1,5 @@
 // L1 and L2 entries (QEMU's docs/interop/qcow2.txt, "Cluster mapping", "L1 table entry", "L2 table entry", "Extended L2 Entries").
-import { Image } from '../core/image';
+import { Image } from '../../core/image';
 
 /** Bits 9 to 55 of an L1 or L2 entry: where the table or the cluster is. */
 export const OFFSET_MASK: u64 = 0x00fffffffffffe00;

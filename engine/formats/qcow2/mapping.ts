@@ -10,9 +10,9 @@ import {
   inFixedMetadata,
   l2Span,
   OVERLAY,
-} from '../core/image';
-import { holesGet, pageGet } from '../core/pages';
-import { fail, KIND_MAP, KIND_STREAM, Task } from '../core/task';
+} from '../../core/image';
+import { holesGet, pageGet } from '../../core/pages';
+import { fail, KIND_MAP, KIND_STREAM, Task } from '../../core/task';
 import {
   ECORRUPT,
   R_CLUSTER_IN_METADATA,
@@ -22,8 +22,15 @@ import {
   R_L1_ENTRY,
   R_L2_ENTRY,
   R_SUBCLUSTERS,
-} from '../errors';
-import { get64 } from '../format/header';
+} from '../../errors';
+import {
+  HOLE_BLOCK_BITS,
+  HOLE_BLOCKS_MIN,
+  PAGE_BYTES,
+  PAGE_MASK,
+  SECTOR_BYTES,
+} from '../../limits';
+import { get64 } from './header';
 import {
   COMPRESSED,
   COPIED,
@@ -34,8 +41,7 @@ import {
   OFFSET_MASK,
   SUBCLUSTERS,
   ZERO,
-} from '../format/l2';
-import { HOLE_BLOCK_BITS, HOLE_BLOCKS_MIN, PAGE_BYTES, PAGE_MASK, SECTOR_BYTES } from '../limits';
+} from './l2';
 
 /** States of an extent. */
 export const ABSENT: u32 = 0;

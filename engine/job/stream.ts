@@ -39,6 +39,15 @@ import { scratchFor } from '../data/gather';
 import { chunkBytes } from '../data/populate';
 import { ABORTED, ENOSPC, R_FLUSH_LOST, R_JOB_ACTIVE, R_NOT_A_BASE, R_RANGE } from '../errors';
 import {
+  ABSENT,
+  COMPRESSED_DATA,
+  DATA,
+  foundLength,
+  foundState,
+  lookup,
+  lookupChain,
+} from '../formats/qcow2/mapping';
+import {
   BLOCK_BYTES,
   CHUNK_CLUSTERS_MAX,
   COPIES_MAX,
@@ -47,17 +56,8 @@ import {
   SCAN_ENTRIES_MAX,
   TASKS_MAX,
 } from '../limits';
-import { backingForget, referToBacking, writeBackingAhead } from '../tables/backing';
-import {
-  ABSENT,
-  COMPRESSED_DATA,
-  DATA,
-  foundLength,
-  foundState,
-  lookup,
-  lookupChain,
-} from '../tables/lookup';
-import { flushed } from '../tables/writeback';
+import { backingForget, referToBacking, writeBackingAhead } from '../overlay/backing';
+import { flushed } from '../overlay/writeback';
 
 /** How far ahead of the copies the tables of the base are asked for. */
 const TABLES_AHEAD_BYTES: u64 = 64 << 20;

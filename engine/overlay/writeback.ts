@@ -38,7 +38,13 @@ import {
   wakeFailed,
 } from '../core/task';
 import { ECORRUPT, EIO, R_FLUSH_LOST } from '../errors';
-import { AT_AUTOCLEAR, AT_INCOMPATIBLE, get64, INCOMPATIBLE_DIRTY, put64 } from '../format/header';
+import {
+  AT_AUTOCLEAR,
+  AT_INCOMPATIBLE,
+  get64,
+  INCOMPATIBLE_DIRTY,
+  put64,
+} from '../formats/qcow2/header';
 import {
   PAGE_BYTES,
   SECTOR_BITS,

@@ -1,7 +1,7 @@
 // The qcow2 header and its extensions (QEMU's docs/interop/qcow2.txt, "Header" and "Header extensions"). All numbers on disk are
 // big-endian. Here is parsed and emitted only; what is done about it is open.ts's and create.ts's.
 
-import { clusterBytes, Image } from '../core/image';
+import { clusterBytes, Image } from '../../core/image';
 import {
   OK,
   R_BACKING_NAME,
@@ -22,14 +22,14 @@ import {
   R_SNAPSHOT_TABLE,
   R_TRUNCATED,
   R_VERSION,
-} from '../errors';
+} from '../../errors';
 import {
   BACKING_NAME_BYTES_MAX,
   L1_BYTES_MAX,
   OFFSET_MAX,
   PAGE_BYTES,
   REFCOUNT_TABLE_BYTES_MAX,
-} from '../limits';
+} from '../../limits';
 
 /** "QFI\xfb" */
 export const MAGIC: u32 = 0x514649fb;

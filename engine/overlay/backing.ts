@@ -21,7 +21,7 @@ import {
   headerRoom,
   put32,
   put64,
-} from '../format/header';
+} from '../formats/qcow2/header';
 import { BACKING_NAME_BYTES_MAX, SECTOR_BYTES } from '../limits';
 
 /** Largest text of a base's identity that a header takes. */
