@@ -6,7 +6,7 @@
  */
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
-import { Failure, RetryBudget, sleep } from '../bases/http/retry.ts';
+import { Failure, RetryBudget, sleep } from '../bases/retry.ts';
 import type { Bucket, BucketBody, BucketObject } from './platform.ts';
 import type { Written } from './writers.ts';
 import { enterWriter } from './writers.ts';

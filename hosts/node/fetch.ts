@@ -11,7 +11,7 @@ import type { ProxyServer } from '../bases/http/proxy.ts';
 import { proxyFor, throughProxy } from '../bases/http/proxy.ts';
 import type { FetchInit } from '../bases/http/request.ts';
 import type { Answer, AnswerBody, PieceReader } from '../bases/http/response.ts';
-import { Failure } from '../bases/http/retry.ts';
+import { Failure } from '../bases/retry.ts';
 import { proxyHeaders, proxyPlace, TunnelAgent } from './tunnel.ts';
 
 /** As in the Fetch standard. */

@@ -17,8 +17,8 @@ import { connect, createServer } from 'node:net';
 import type { TLSSocket, TlsOptions, Server as TlsServer } from 'node:tls';
 import { createServer as createTlsServer } from 'node:tls';
 import { MillraceError } from '../api/errors.ts';
+import type { NbdConnection } from '../bases/nbd/duplex.ts';
 import type { NbdAddress, NbdListening, NbdTls } from '../faces/cli/platform.ts';
-import type { NbdConnection } from '../faces/nbd/duplex.ts';
 import type { NbdServer } from '../faces/nbd/server.ts';
 import { fileError } from './file.ts';
 

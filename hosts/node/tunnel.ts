@@ -7,7 +7,7 @@ import * as https from 'node:https';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { ProxyServer } from '../bases/http/proxy.ts';
-import { Failure } from '../bases/http/retry.ts';
+import { Failure } from '../bases/retry.ts';
 
 /** A proxy that has not answered a CONNECT by then does not. */
 const CONNECT_MS_MAX = 15_000;

@@ -5,7 +5,7 @@ import type { HttpOptions } from '../../hosts/bases/http/http.ts';
 import { FIRST_PAGE_BYTES, openHttp } from '../../hosts/bases/http/http.ts';
 import type { Version } from '../../hosts/bases/http/response.ts';
 import { checkResponse, identityOf } from '../../hosts/bases/http/response.ts';
-import type { Failure } from '../../hosts/bases/http/retry.ts';
+import type { Failure } from '../../hosts/bases/retry.ts';
 import type { Ask } from './object-server.ts';
 import { ETAG, LAST_MODIFIED, pattern, serveObject } from './object-server.ts';
 import { eachTransport } from './transports.ts';

@@ -4,8 +4,8 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { MillraceError } from '../../hosts/api/errors.ts';
-import { Elevator, REQUEST_BYTES_MAX, REQUEST_BYTES_MIN } from '../../hosts/bases/http/elevator.ts';
-import type { Transfer } from '../../hosts/bases/http/request.ts';
+import type { Transfer } from '../../hosts/bases/elevator.ts';
+import { Elevator, REQUEST_BYTES_MAX, REQUEST_BYTES_MIN } from '../../hosts/bases/elevator.ts';
 import { pattern } from './object-server.ts';
 
 const MIB = 1024 * 1024;

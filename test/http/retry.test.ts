@@ -11,7 +11,7 @@ import {
   parseRetryAfter,
   RetryBudget,
   transportFailure,
-} from '../../hosts/bases/http/retry.ts';
+} from '../../hosts/bases/retry.ts';
 import type { Ask } from './object-server.ts';
 import { pattern, serveObject } from './object-server.ts';
 import { eachTransport } from './transports.ts';

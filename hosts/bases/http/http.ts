@@ -7,10 +7,11 @@ import type { BlockSource, ReadHint } from '../../api/block.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { OptionNames } from '../../api/options.ts';
 import { mustKnowOptions } from '../../api/options.ts';
+import type { Transfer } from '../elevator.ts';
+import { Elevator, REQUEST_BYTES_MIN } from '../elevator.ts';
 import type { HeaderSource, UrlSource } from './address.ts';
 import { Address } from './address.ts';
-import { Elevator, REQUEST_BYTES_MIN } from './elevator.ts';
-import type { Fetch, HttpStats, Transfer } from './request.ts';
+import type { Fetch, HttpStats } from './request.ts';
 import { HttpObject } from './request.ts';
 import { identityOf } from './response.ts';
 

@@ -3,7 +3,7 @@
  * few connections only, fewer than a base likes to have. Each time one ends, one of those that were
  * refused is sent again, what a guest waits for first.
  */
-import { sleep } from './retry.ts';
+import { sleep } from '../retry.ts';
 
 interface Turn {
   readonly isUrgent: () => boolean;

@@ -4,13 +4,7 @@
  * byte. It keeps no bytes and knows nothing of who reads them.
  */
 import { MillraceError } from '../../api/errors.ts';
-import type { Address, Target } from './address.ts';
-import { piecesOf } from './body.ts';
-import type { Redirect, Sample } from './mirrors.ts';
-import { Mirrors, ORIGIN_HEADERS, serverOf } from './mirrors.ts';
-import { Queue } from './queue.ts';
-import type { Answer, Checked, Version } from './response.ts';
-import { checkResponse, hidesSize, sizeOfHead, smallWhole, strongEtag } from './response.ts';
+import type { Transfer } from '../elevator.ts';
 import {
   callerFailure,
   Failure,
@@ -18,34 +12,21 @@ import {
   RetryBudget,
   sleep,
   transportFailure,
-} from './retry.ts';
-import { Trouble } from './trouble.ts';
+} from '../retry.ts';
+import { Trouble } from '../trouble.ts';
+import type { Address, Target } from './address.ts';
+import { piecesOf } from './body.ts';
+import type { Redirect, Sample } from './mirrors.ts';
+import { Mirrors, ORIGIN_HEADERS, serverOf } from './mirrors.ts';
+import { Queue } from './queue.ts';
+import type { Answer, Checked, Version } from './response.ts';
+import { checkResponse, hidesSize, sizeOfHead, smallWhole, strongEtag } from './response.ts';
 
 /**
  * Less than this within the timeout is no progress: a server that sends a byte now and then would
  * hold up its readers for ever.
  */
 const TIMEOUT_BYTES_MIN = 1024;
-
-/**
- * A range on its way: `deliver` gets the bytes from `position` on, and moves `position` behind
- * them.
- */
-export interface Transfer {
-  position: number;
-  /** Lowered to the object's size by the first answer, which is when it is learnt. */
-  end: number;
-  /** Whether a failure is not to be followed by repetitions: it is one itself. */
-  readonly once?: boolean;
-  /** Whether somebody waits for it who shall not wait for others. */
-  readonly urgent?: boolean;
-  deliver(bytes: Uint8Array): void;
-  /**
-   * Makes room for the whole object, of so many bytes, which a server sends in place of the range;
-   * only the first request's has it.
-   */
-  takeWhole?(size: number): void;
-}
 
 /** What was sent and received so far. */
 export interface HttpStats {

@@ -3,7 +3,7 @@
  * and 15 (status codes), each field checked before anything depends on it. It reads headers only,
  * never the body, and refuses by name what does not fit.
  */
-import { Failure, isTransientStatus, parseRetryAfter } from './retry.ts';
+import { Failure, isTransientStatus, parseRetryAfter } from '../retry.ts';
 
 /** As much of a `Response` as is needed here; a host's own transport gives no more. */
 export type Answer = Pick<Response, 'status' | 'statusText' | 'type'> & {

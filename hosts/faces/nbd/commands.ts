@@ -2,6 +2,9 @@
 import type { Extent } from '../../api/disk.ts';
 import type { ErrorCode } from '../../api/errors.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { Descriptor, HeaderStyle, Request } from '../../bases/nbd/protocol.ts';
+import * as protocol from '../../bases/nbd/protocol.ts';
+import { AllocationFlag, Command, CommandFlag, NbdError } from '../../bases/nbd/protocol.ts';
 import type { Export } from './export.ts';
 import { codeOf } from './export.ts';
 import type { Agreement } from './handshake.ts';
@@ -14,9 +17,6 @@ import {
   PIECE_BYTES,
   READ_CHUNKS_MAX,
 } from './limits.ts';
-import type { Descriptor, HeaderStyle, Request } from './protocol.ts';
-import * as protocol from './protocol.ts';
-import { AllocationFlag, Command, CommandFlag, NbdError } from './protocol.ts';
 import type { Stop } from './stop.ts';
 
 /** One request, with all that carrying it out needs. */

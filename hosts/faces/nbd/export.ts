@@ -5,8 +5,8 @@
 import type { Disk } from '../../api/disk.ts';
 import type { ErrorCode } from '../../api/errors.ts';
 import { MillraceError } from '../../api/errors.ts';
+import { ExportFlag, type HeaderStyle } from '../../bases/nbd/protocol.ts';
 import { PAYLOAD_BYTES_MAX, RETRY_MS_FIRST, RETRY_MS_MAX } from './limits.ts';
-import { ExportFlag, type HeaderStyle } from './protocol.ts';
 import type { Stop } from './stop.ts';
 
 /** Failures of a base that may pass. A base that changed, or is not there, does not come back. */

@@ -2,12 +2,12 @@
  * The handshake ("Handshake", fixed newstyle): options are answered one after another until the
  * client has chosen an export, given up, or done what it must not.
  */
-import type { NbdConnection } from './duplex.ts';
-import { ByteReader, ByteWriter } from './duplex.ts';
+import type { NbdConnection } from '../../bases/nbd/duplex.ts';
+import { ByteReader, ByteWriter } from '../../bases/nbd/duplex.ts';
+import * as protocol from '../../bases/nbd/protocol.ts';
+import { HandshakeFlag, Info, Option, OptionReply } from '../../bases/nbd/protocol.ts';
 import type { Export } from './export.ts';
 import { OPTION_BYTES_MAX, OPTIONS_MAX, PAYLOAD_BYTES_MAX, SKIP_BYTES_MAX } from './limits.ts';
-import * as protocol from './protocol.ts';
-import { HandshakeFlag, Info, Option, OptionReply } from './protocol.ts';
 
 /** What the server offers, whoever connects. */
 export interface Offer {

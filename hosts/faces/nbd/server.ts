@@ -4,7 +4,8 @@
  */
 import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
-import type { NbdConnection } from './duplex.ts';
+import type { NbdConnection } from '../../bases/nbd/duplex.ts';
+import { STRING_BYTES_MAX } from '../../bases/nbd/protocol.ts';
 import { Export } from './export.ts';
 import { Handshake } from './handshake.ts';
 import {
@@ -14,11 +15,10 @@ import {
   HANDSHAKE_MS_MAX,
   IO_TIMEOUT_MS_DEFAULT,
 } from './limits.ts';
-import { STRING_BYTES_MAX } from './protocol.ts';
 import { Stop } from './stop.ts';
 import { Transmission } from './transmission.ts';
 
-export type { NbdConnection } from './duplex.ts';
+export type { NbdConnection } from '../../bases/nbd/duplex.ts';
 
 /** How disks are served. */
 export interface NbdOptions {

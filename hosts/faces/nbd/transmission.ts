@@ -2,17 +2,10 @@
  * The transmission ("Transmission"): requests are read one after another, carried out side by side, and answered as they end. What is in
  * flight is bounded by not reading the next request, so that a client feels it.
  */
-import { answer, refusal } from './commands.ts';
-import type { ByteReader, ByteWriter } from './duplex.ts';
-import { ConnectionEnded } from './duplex.ts';
-import type { Agreement } from './handshake.ts';
-import {
-  BYTES_IN_FLIGHT_MAX,
-  PAYLOAD_BYTES_MAX,
-  REQUESTS_IN_FLIGHT_MAX,
-  SKIP_BYTES_MAX,
-} from './limits.ts';
-import type { Request } from './protocol.ts';
+
+import type { ByteReader, ByteWriter } from '../../bases/nbd/duplex.ts';
+import { ConnectionEnded } from '../../bases/nbd/duplex.ts';
+import type { Request } from '../../bases/nbd/protocol.ts';
 import {
   Command,
   CommandFlag,
@@ -20,7 +13,15 @@ import {
   NbdError,
   parseRequest,
   REQUEST_BYTES,
-} from './protocol.ts';
+} from '../../bases/nbd/protocol.ts';
+import { answer, refusal } from './commands.ts';
+import type { Agreement } from './handshake.ts';
+import {
+  BYTES_IN_FLIGHT_MAX,
+  PAYLOAD_BYTES_MAX,
+  REQUESTS_IN_FLIGHT_MAX,
+  SKIP_BYTES_MAX,
+} from './limits.ts';
 import { Stop } from './stop.ts';
 
 export class Transmission {

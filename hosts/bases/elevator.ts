@@ -1,13 +1,12 @@
 /**
- * The queue in front of an HTTP base: reads wait here for a lane, neighbours leave together as one
+ * The queue in front of a base on a server: reads wait here for a lane, neighbours leave together as one
  * larger request, and each read is done as soon as its own bytes are there. Bytes that are on their
  * way are never asked for again, unless a shared request fails: each read is then tried once more
  * by itself. It sends nothing itself, and never touches a read's buffer after that read has
  * settled.
  */
-import type { ReadHint } from '../../api/block.ts';
-import { MillraceError } from '../../api/errors.ts';
-import type { Transfer } from './request.ts';
+import type { ReadHint } from '../api/block.ts';
+import { MillraceError } from '../api/errors.ts';
 
 /**
  * A request is filled up with neighbours to at least this size, so that a gigabyte costs about a
@@ -26,6 +25,26 @@ const FLIGHTS_BUSY = 3;
  * request: bytes for nothing.
  */
 const GAP_SHARE_MAX = 1 / 64;
+
+/**
+ * A range on its way: `deliver` gets the bytes from `position` on, and moves `position` behind
+ * them.
+ */
+export interface Transfer {
+  position: number;
+  /** Lowered to the object's size by the first answer, which is when it is learnt. */
+  end: number;
+  /** Whether a failure is not to be followed by repetitions: it is one itself. */
+  readonly once?: boolean;
+  /** Whether somebody waits for it who shall not wait for others. */
+  readonly urgent?: boolean;
+  deliver(bytes: Uint8Array): void;
+  /**
+   * Makes room for the whole object, of so many bytes, which a server sends in place of the range;
+   * only the first request's has it.
+   */
+  takeWhole?(size: number): void;
+}
 
 /** One caller's read. */
 class Read {

@@ -2,9 +2,9 @@
 
 /** Both directions of a connection, whatever carries it: a socket, a WebSocket, a pipe. */
 export interface NbdConnection {
-  /** What the client sends. */
+  /** What the other side sends. */
   readable: ReadableStream<Uint8Array>;
-  /** What the client is sent. */
+  /** What the other side is sent. */
   writable: WritableStream<Uint8Array>;
   /** Goes on with TLS on the same connection, once the client has asked for it (NBD_OPT_STARTTLS). Nothing is read or written meanwhile. */
   startTls?(): Promise<NbdConnection>;
@@ -13,7 +13,7 @@ export interface NbdConnection {
 /** Small parts of replies are put together up to so many bytes, so that each does not become a packet of its own. */
 const BATCH_BYTES = 64 * 1024;
 
-/** The client has gone in the middle of a message, or between two. */
+/** The other side has gone in the middle of a message, or between two. */
 export class ConnectionEnded extends Error {}
 
 /** Reads exact numbers of bytes; what the other side sends ahead stays where it is until it is asked for. */
@@ -113,7 +113,7 @@ export class ByteReader {
     const { done, value } = await this.#reader.read().catch((cause) => {
       throw new ConnectionEnded('the connection broke', { cause });
     });
-    if (done) throw new ConnectionEnded('the client ended the connection');
+    if (done) throw new ConnectionEnded('the other side ended the connection');
     if (value.length === 0) return;
     this.#chunks.push(value);
     this.#available += value.length;

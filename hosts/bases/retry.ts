@@ -2,8 +2,8 @@
  * What can go wrong with one request, and whether and when it is asked again: exponential backoff,
  * half of it by chance, limited in count and in time. It sends nothing itself.
  */
-import type { ErrorCode } from '../../api/errors.ts';
-import { redactText } from './address.ts';
+import type { ErrorCode } from '../api/errors.ts';
+import { redactText } from './http/address.ts';
 
 /**
  * The longest wait before the first repetition; each further one doubles it up to the maximum. No
