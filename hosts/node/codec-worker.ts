@@ -7,8 +7,19 @@
  * are given back with a result for each, the number of bytes it gave or the reason why it does not inflate.
  */
 
+/**
+ * States of a thread's gate, one number of shared memory. Node aborts the whole process when a
+ * thread is ended between two steps of the making of a zlib stream ("close before init"), so a
+ * thread is ended only while it decodes nothing, and decodes nothing once it is to be ended.
+ */
+export const FREE = 0;
+export const DECODING = 1;
+export const CLOSED = 2;
+
 /** Data of the worker at its start. */
 export interface WorkerSetup {
+  /** FREE, DECODING or CLOSED. */
+  gate: Int32Array;
   /** Path of the module `@foxglove/wasm-zstd`, for versions of Node without zstd (before 22.15). */
   zstd: string;
 }
@@ -55,7 +66,9 @@ function free(out) {
   else nobody.port1.postMessage(null, [out.buffer]);
 }
 
+const { gate } = workerData;
 function decode(decoder, from, into) {
+  if (Atomics.compareExchange(gate, 0, ${FREE}, ${DECODING}) !== ${FREE}) return 'this thread is being ended';
   try {
     const out = decoder(from, into.length);
     const count = out.length;
@@ -64,6 +77,9 @@ function decode(decoder, from, into) {
     return count;
   } catch (error) {
     return error.code === 'ERR_BUFFER_TOO_LARGE' ? into.length + 1 : error.message;
+  } finally {
+    Atomics.store(gate, 0, ${FREE});
+    Atomics.notify(gate, 0);
   }
 }
 

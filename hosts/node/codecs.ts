@@ -22,7 +22,7 @@ import {
 } from '../disk/codecs/codecs.ts';
 import { zstdFrame } from '../disk/codecs/zstd.ts';
 import type { Batch, BatchDone, WorkerSetup } from './codec-worker.ts';
-import { codecWorkerProgram } from './codec-worker.ts';
+import { CLOSED, codecWorkerProgram, DECODING, FREE } from './codec-worker.ts';
 
 /**
  * As many as QEMU gives one image to decompress (QCOW2_MAX_THREADS); each takes about 15 MB, a few
@@ -42,6 +42,8 @@ const BATCH_BYTES = 1024 * 1024;
 const FEW_BYTES = 128 * 1024;
 /** Decoded bytes that wait when the threads are started: below it is a guest, above it a stream. */
 const START_BYTES = 1024 * 1024;
+/** A cluster takes a few milliseconds at most: a thread that takes longer has died in it. */
+const CLOSE_MS_MAX = 250;
 
 /** node:zlib has zstd from version 22.15 on. */
 const { zstdDecompressSync } = zlib as { zstdDecompressSync?: ZlibFunction };
@@ -85,6 +87,7 @@ interface Job {
 
 interface Thread {
   worker: Worker;
+  gate: Int32Array;
   /** Batches that it has. */
   busy: number;
 }
@@ -139,7 +142,12 @@ export class ThreadedCodec implements Codec {
     this.idle = [];
     for (const { jobs } of this.busy.values()) for (const job of jobs) this.enqueueAgain(job);
     this.busy.clear();
-    await Promise.all(threads.map(({ worker }) => worker.terminate()));
+    await Promise.all(
+      threads.map(({ worker, gate }) => {
+        closeGate(gate);
+        return worker.terminate();
+      }),
+    );
   }
 
   private schedule(when: (run: () => void) => void): void {
@@ -183,18 +191,20 @@ export class ThreadedCodec implements Codec {
 
   private start(): void {
     while (this.threads.length < this.threadsWanted) {
+      const gate = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
       let worker: Worker;
       try {
-        worker = startWorker();
+        worker = startWorker(gate);
       } catch {
         // Not permitted (--permission without --allow-worker), or the system has no more threads.
         return this.doWithout();
       }
-      const thread: Thread = { worker, busy: 0 };
+      const thread: Thread = { worker, gate, busy: 0 };
       this.threads.push(thread);
       worker.on('online', () => this.addSlots(thread));
       worker.on('message', (done: BatchDone) => this.finish(done));
       worker.on('error', () => this.doWithout());
+      worker.on('exit', () => openGates.delete(gate));
       // After the listeners: whoever listens to a thread's messages waits for them.
       worker.unref();
     }
@@ -303,17 +313,39 @@ function defaultThreads(): number {
   return cores === 1 ? 0 : Math.min(cores, THREADS_MAX);
 }
 
-function startWorker(): Worker {
-  const workerData: WorkerSetup = { zstd: wasmZstdPath() };
+function startWorker(gate: Int32Array): Worker {
+  const workerData: WorkerSetup = { gate, zstd: wasmZstdPath() };
   const resourceLimits = { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB };
   // Without the flags of the process: its loaders are not for this program.
-  return new Worker(codecWorkerProgram, {
+  const worker = new Worker(codecWorkerProgram, {
     eval: true,
     name: 'millrace codec',
     workerData,
     resourceLimits,
     execArgv: [],
   });
+  closeGatesAtExit();
+  openGates.add(gate);
+  return worker;
+}
+
+/** Of the threads that live. */
+const openGates = new Set<Int32Array>();
+
+/** The end of the process ends its threads, too. */
+let closesGatesAtExit = false;
+function closeGatesAtExit(): void {
+  if (closesGatesAtExit) return;
+  closesGatesAtExit = true;
+  process.once('exit', () => openGates.forEach(closeGate));
+}
+
+/** Returns when the thread decodes nothing; from now on it never does. */
+function closeGate(gate: Int32Array): void {
+  const deadline = Date.now() + CLOSE_MS_MAX;
+  while (Atomics.compareExchange(gate, 0, FREE, CLOSED) === DECODING && Date.now() < deadline) {
+    Atomics.wait(gate, 0, DECODING, CLOSE_MS_MAX);
+  }
 }
 
 function wasmZstdPath(): string {
