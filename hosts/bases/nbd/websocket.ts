@@ -1,0 +1,144 @@
+/**
+ * NBD over a WebSocket: its binary messages, one behind the other, are the bytes of the connection,
+ * wherever they are cut. It uses what the standard has, so that browsers, workerd, Deno, Bun and
+ * Node fit, and knows nothing of the protocol.
+ */
+import { MillraceError } from '../../api/errors.ts';
+import type { NbdConnection } from './duplex.ts';
+import { ConnectionEnded } from './duplex.ts';
+
+/**
+ * Bytes that have come and were not read. A WebSocket cannot be told to wait: one whose other side
+ * sends more than that ahead is closed. It is as much as the server lets one connection hold.
+ */
+export const RECEIVED_BYTES_MAX: number = 96 * 1024 * 1024;
+/** Bytes that the WebSocket may hold of what was sent, where it tells. */
+const BUFFERED_BYTES_MAX = 1024 * 1024;
+/** How often it is asked whether it holds less. */
+const POLL_MS = 4;
+/** How long a server has to accept. */
+const CONNECT_MS_MAX = 15_000;
+
+/** `readyState` of a WebSocket. */
+const OPEN = 1;
+/**
+ * A normal end, data of the wrong kind, too much of it: a script may send 1000, and else from 3000
+ * on only, so that 1003 and 1009 (RFC 6455, section 7.4.1) are 4003 and 4009.
+ */
+const CloseCode = { normal: 1000, unsupported: 4003, tooBig: 4009 } as const;
+/** A normal end, that the other side goes away, and an end without a code. */
+const CLEAN_CODES: readonly number[] = [1000, 1001, 1005];
+
+/** As much of a WebSocket as is needed here: the platform's, or one like it. */
+export interface WebSocketLike {
+  readonly readyState: number;
+  binaryType: string;
+  /** Missing in workerd. */
+  readonly bufferedAmount?: number;
+  send(data: Uint8Array<ArrayBuffer>): void;
+  close(code?: number, reason?: string): void;
+  addEventListener(type: string, listener: (event: Event) => void): void;
+}
+
+/** A WebSocket that is open, as a connection. Nobody else may listen to it or send by it. */
+export function overWebSocket(socket: WebSocketLike): NbdConnection {
+  socket.binaryType = 'arraybuffer';
+  return { readable: readableOf(socket), writable: writableOf(socket) };
+}
+
+/**
+ * Connects to a ws: or wss: URL.
+ * @throws MillraceError `EIO` where nothing accepts there, `ETIMEDOUT`, `EUNSUPPORTED` where the
+ *   platform has no WebSocket; the signal's reason when it is aborted.
+ */
+export async function connectWebSocket(
+  url: string,
+  name: string,
+  signal: AbortSignal,
+): Promise<NbdConnection> {
+  signal.throwIfAborted();
+  if (globalThis.WebSocket === undefined)
+    throw new MillraceError('EUNSUPPORTED', `${name}: this runtime has no WebSocket`);
+  const socket = new WebSocket(url);
+  // Before it is open: its first message may come at once.
+  const connection = overWebSocket(socket);
+  const timeout = AbortSignal.timeout(CONNECT_MS_MAX);
+  await new Promise<void>((resolve, reject) => {
+    const fail = (error: unknown): void => {
+      socket.close();
+      reject(error);
+    };
+    const refuse = (): void =>
+      fail(new MillraceError('EIO', `${name}: no WebSocket is accepted there`));
+    const late = (): void =>
+      fail(new MillraceError('ETIMEDOUT', `${name}: no answer within ${CONNECT_MS_MAX / 1000} s`));
+    socket.addEventListener('open', () => resolve());
+    socket.addEventListener('error', refuse);
+    socket.addEventListener('close', refuse);
+    signal.addEventListener('abort', () => fail(signal.reason), { signal: timeout });
+    timeout.addEventListener('abort', late);
+  });
+  return connection;
+}
+
+function readableOf(socket: WebSocketLike): ReadableStream<Uint8Array> {
+  return new ReadableStream<Uint8Array>(
+    {
+      start(controller) {
+        let ended = false;
+        const end = (error?: Error): void => {
+          if (ended) return;
+          ended = true;
+          if (error === undefined) controller.close();
+          else controller.error(error);
+        };
+        const refuse = (code: number, message: string): void => {
+          end(new ConnectionEnded(message));
+          socket.close(code, message);
+        };
+        socket.addEventListener('message', (event) => {
+          const { data } = event as MessageEvent<unknown>;
+          if (ended) return;
+          if (!(data instanceof ArrayBuffer))
+            return refuse(CloseCode.unsupported, 'NBD goes in binary messages');
+          controller.enqueue(new Uint8Array(data));
+          if (-controller.desiredSize! > RECEIVED_BYTES_MAX)
+            refuse(CloseCode.tooBig, 'more was sent than was asked for');
+        });
+        socket.addEventListener('close', (event) => {
+          const { code } = event as CloseEvent;
+          if (CLEAN_CODES.includes(code)) end();
+          else end(new ConnectionEnded(`the WebSocket was closed (code ${code})`));
+        });
+        socket.addEventListener('error', () => end(new ConnectionEnded('the WebSocket failed')));
+      },
+      cancel() {
+        socket.close(CloseCode.normal);
+      },
+    },
+    new ByteLengthQueuingStrategy({ highWaterMark: 0 }),
+  );
+}
+
+function writableOf(socket: WebSocketLike): WritableStream<Uint8Array> {
+  return new WritableStream<Uint8Array>({
+    // At once: `abort` below comes only behind a write that waits.
+    start(controller) {
+      controller.signal.addEventListener('abort', () => socket.close());
+    },
+    async write(bytes, controller) {
+      if (socket.readyState !== OPEN) throw new ConnectionEnded('the WebSocket is closed');
+      socket.send(bytes as Uint8Array<ArrayBuffer>);
+      while (socket.readyState === OPEN && (socket.bufferedAmount ?? 0) > BUFFERED_BYTES_MAX) {
+        if (controller.signal.aborted) throw controller.signal.reason;
+        await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+      }
+    },
+    close() {
+      socket.close(CloseCode.normal);
+    },
+    abort() {
+      socket.close();
+    },
+  });
+}
