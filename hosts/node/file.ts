@@ -16,6 +16,8 @@ import type { FileKind } from '../files/errors.ts';
 import { lockError, placeOf, refuseKind, systemError } from '../files/errors.ts';
 import type { Lock } from '../files/lock.ts';
 import type { FileId, Guard } from '../files/qemu-locks.ts';
+import type { ReadCached } from './cached.ts';
+import { cachedReadsOf } from './cached.ts';
 import { holesOf } from './holes.ts';
 import { lockImage } from './lock.ts';
 import { guardOpenImage } from './qemu-locks.ts';
@@ -153,7 +155,9 @@ async function wrap(
     const identity = isSource ? identityOf(stats) : undefined;
     const nextData =
       isSource && Number(stats.blocks) * STAT_BLOCK_BYTES < size ? await holesOf(fd) : undefined;
-    return new LocalFile(path, fd, size, { ...how, identity, nextData, guard, id: stats });
+    const readCached = stats.isFile() ? await cachedReadsOf(fd) : undefined;
+    const found = { identity, nextData, guard, readCached, id: stats };
+    return new LocalFile(path, fd, size, { ...how, ...found });
   } catch (error) {
     await close(fd);
     throw error;
@@ -243,6 +247,7 @@ interface LocalFileOptions {
   lock?: Lock;
   identity?: string;
   nextData?: BlockSource['nextData'];
+  readCached?: ReadCached;
   guard?: Guard;
   id?: FileId;
 }
@@ -257,6 +262,7 @@ class LocalFile implements BlockFile {
   private readonly isBase: boolean;
   private readonly cache: CacheMode;
   private readonly lock?: Lock;
+  private readonly readCached?: ReadCached;
   readonly guard?: Guard;
   private readonly id?: FileId;
   private length: number;
@@ -274,6 +280,7 @@ class LocalFile implements BlockFile {
     this.isBase = how.isBase ?? false;
     this.cache = how.cache ?? 'writeback';
     this.lock = how.lock;
+    this.readCached = how.readCached;
     this.guard = how.guard;
     this.id = how.id;
     this.identity = how.identity;
@@ -287,13 +294,30 @@ class LocalFile implements BlockFile {
     return this.length;
   }
 
-  async read(offset: number, into: Uint8Array, hint?: ReadHint): Promise<void> {
+  /** What the page cache holds is read at once. */
+  read(offset: number, into: Uint8Array, hint?: ReadHint): void | Promise<void> {
+    try {
+      if (this.readAtOnce(offset, into, hint)) return;
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.readWaiting(offset, into);
+  }
+
+  private readAtOnce(offset: number, into: Uint8Array, hint?: ReadHint): boolean {
     if (!(offset >= 0 && offset + into.length <= this.length)) {
       const message = `cannot read ${into.length} bytes at offset ${offset} of '${this.name}': it has ${this.length}`;
       throw new MillraceError('EINVAL', message, { offset });
     }
     // Not looked at again: a read that has started writes into `into` until it ends, whoever waits for it.
     hint?.signal?.throwIfAborted();
+    this.refuseClosed('read');
+    if (!this.readCached?.(offset, into)) return false;
+    this.refuseChanged(offset);
+    return true;
+  }
+
+  private async readWaiting(offset: number, into: Uint8Array): Promise<void> {
     for (let done = 0; done < into.length; ) {
       const length = Math.min(into.length - done, TRANSFER_BYTES_MAX);
       const at = offset + done;
@@ -390,6 +414,11 @@ class LocalFile implements BlockFile {
     );
   }
 
+  private refuseClosed(action: string): void {
+    if (this.closing !== undefined)
+      throw new MillraceError('ECLOSED', `cannot ${action} '${this.name}': it has been closed`);
+  }
+
   /** `check` looks at what came of it while the descriptor is still this file's. */
   private async perform(
     action: string,
@@ -397,8 +426,7 @@ class LocalFile implements BlockFile {
     start: (settle: Settle) => void,
     check?: (count: number) => void,
   ): Promise<number> {
-    if (this.closing !== undefined)
-      throw new MillraceError('ECLOSED', `cannot ${action} '${this.name}': it has been closed`);
+    this.refuseClosed(action);
     this.inFlight++;
     try {
       const count = await new Promise<number>((resolve, reject) => {

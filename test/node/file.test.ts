@@ -8,7 +8,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { MillraceError } from '../../hosts/api/errors.ts';
+import { CACHED_READ_BYTES_MAX } from '../../hosts/node/cached.ts';
 import { fileError, openFile, openFileSource } from '../../hosts/node/file.ts';
+import { peer } from '../support/peer.ts';
 
 const MIB = 1024 * 1024;
 const isRoot = process.getuid?.() === 0;
@@ -110,6 +112,29 @@ describe('a file', () => {
     await file.flush();
     await file.close();
     expect(fs.readFileSync(path, 'utf8')).toBe('kept');
+  });
+
+  it('is read at once where the page cache has it, and waited for where not', async () => {
+    const bytes = pattern(3 * MIB, 4);
+    fs.writeFileSync(path, bytes);
+    const file = await openFile(path, { readOnly: true });
+    const read = async (offset: number, length: number): Promise<boolean> => {
+      const into = new Uint8Array(length);
+      const reading = file.read(offset, into);
+      const atOnce = reading === undefined;
+      await reading;
+      expect(Buffer.compare(into, bytes.subarray(offset, offset + length))).toBe(0);
+      return atOnce;
+    };
+    if (peer('koffi').path !== undefined && process.platform === 'linux')
+      for (const length of [1, 4096, CACHED_READ_BYTES_MAX])
+        expect(await read(12_345, length), `${length} bytes`).toBe(true);
+    expect(await read(12_345, CACHED_READ_BYTES_MAX + 1)).toBe(false);
+    // Written, and dropped from the cache where the file system can: then it waits, and is the same.
+    spawnSync('sync', [path]);
+    spawnSync('dd', [`if=${path}`, 'iflag=nocache', 'count=0']);
+    for (let offset = 0; offset < bytes.length - 5000; offset += 300_001) await read(offset, 5000);
+    await file.close();
   });
 
   it('cut by another program while it is read tells so', async () => {
