@@ -272,7 +272,7 @@ export interface RebaseOptions {
   overlay: string;
   /** A path or URL; null for none: the overlay then stands alone. */
   base: string | URL | null;
-  /** Default told by the base's first bytes. */
+  /** Default told by the base's first bytes; with `unsafe`, what the overlay records, if it does. */
   baseFormat?: ImageFormat;
   /** Change only the reference. The old base need not be there; that the new one holds the same is the caller's word. */
   unsafe?: boolean;
@@ -288,6 +288,8 @@ export interface RebaseOptions {
 export interface RebaseReport {
   /** What is recorded as the base; null for none. */
   base: string | null;
+  /** What is recorded as its format; null for no base. */
+  baseFormat: ImageFormat | null;
   /** Bytes that the overlay took over from its old base. */
   bytes: number;
 }

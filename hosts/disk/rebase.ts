@@ -37,16 +37,17 @@ export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Prom
     copyOnRead: false,
   });
   try {
-    const next = base === null ? undefined : await openNext(runtime, base, options);
+    const recorded = (await disk.images())[0].backingFormat as ImageFormat | undefined;
+    const next = base === null ? undefined : await openNext(runtime, base, options, recorded);
     let bytes = 0;
     let report: RebaseReport;
     try {
-      const recorded = [next?.name ?? '', next?.format ?? '', next?.identity ?? ''] as const;
-      disk.mustHaveRoom(...recorded);
+      const record = [next?.name ?? '', next?.format ?? '', next?.identity ?? ''] as const;
+      disk.mustHaveRoom(...record);
       if (!unsafe) bytes = await takeOver(disk, next?.disk);
       await disk.flush();
-      await disk.refer(...recorded);
-      report = { base: next?.name ?? null, bytes };
+      await disk.refer(...record);
+      report = { base: next?.name ?? null, baseFormat: next?.format ?? null, bytes };
     } finally {
       await next?.disk.close();
     }
@@ -65,10 +66,15 @@ interface Next {
   identity: string;
 }
 
+/**
+ * With `unsafe`, the caller's word is that the base is the same one as before: it has the format
+ * that was `recorded` then, whatever its first bytes look like now.
+ */
 async function openNext(
   runtime: Runtime,
   base: string | URL,
   options: RebaseOptions,
+  recorded: ImageFormat | undefined,
 ): Promise<Next> {
   const { overlay, baseFormat, followChain, recordBase, memory, unsafe } = options;
   const name = checkedRecord(recordBase) ?? recordedName(runtime, String(base), overlay);
@@ -76,13 +82,16 @@ async function openNext(
   const identity = await identityText(source, name);
   // Only what it is has to be known of a base that is not to be read.
   const follows = !unsafe && followChain;
+  const kept = unsafe && baseFormat === undefined ? recorded : undefined;
   const disk = await openDiskWith(runtime, {
     overlay: source,
-    format: baseFormat,
+    format: baseFormat ?? kept,
     readOnly: true,
     base: follows ? undefined : null,
     followChain,
     memory,
+  }).catch((error) => {
+    throw kept === undefined ? error : anotherFormat(error, kept);
   });
   try {
     const images = await disk.images();
@@ -94,6 +103,15 @@ async function openNext(
     await disk.close();
     throw error;
   }
+}
+
+function anotherFormat(error: unknown, kept: ImageFormat): unknown {
+  if (!(error instanceof MillraceError) || error.code !== 'ECORRUPT') return error;
+  return new MillraceError(
+    error.code,
+    `${error.message}; the overlay records a ${kept} base: if this one has another format, give it (baseFormat, --base-format)`,
+    { cause: error, offset: error.offset },
+  );
 }
 
 /** An overlay that is below itself shows nothing any more of what its old base held. */

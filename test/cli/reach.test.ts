@@ -116,7 +116,7 @@ describe('a base whose URL needs a query', () => {
       );
       expect(said).toMatchObject({
         exitCode: 0,
-        stdout: expect.stringMatching(/new\.raw now; 0 B taken/),
+        stdout: expect.stringMatching(/new\.raw \(raw\) now; 0 B taken/),
       });
     }));
 });

@@ -45,7 +45,7 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'the commands', () => {
         await millrace(['rebase', 'vm.qcow2', '--base', 'moved.qcow2', '--unsafe'], { cwd }),
       ).toMatchObject({
         exitCode: 0,
-        stdout: expect.stringContaining('its base is moved.qcow2 now'),
+        stdout: expect.stringContaining('its base is moved.qcow2 (qcow2) now'),
       });
       await rm(at('base.qcow2'));
       expect(

@@ -346,6 +346,25 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'rebase', () => {
     expect((await check(at('overlay'))).exitCode).toBe(0);
   });
 
+  it('keeps the format that is recorded when only the reference is changed, unless one is given', async () => {
+    await createImage(at('base'), { format: 'raw', size: SIZE });
+    await createImage(at('overlay'), { size: SIZE, base: at('base'), baseFormat: 'raw' });
+    // A guest can write anything to a raw disk, what looks like an image as well.
+    await createImage(at('moved'), { size: 64 * 1024 });
+    const unsafe = { overlay: at('overlay'), base: at('moved'), unsafe: true };
+    expect(await rebaseDisk(unsafe)).toMatchObject({ baseFormat: 'raw' });
+    expect(await info(at('overlay'))).toMatchObject({ 'backing-filename-format': 'raw' });
+    expect(await rebaseDisk({ ...unsafe, baseFormat: 'qcow2' })).toMatchObject({
+      baseFormat: 'qcow2',
+    });
+    expect(await info(at('overlay'))).toMatchObject({ 'backing-filename-format': 'qcow2' });
+    const before = await readFile(at('overlay'));
+    await expect(rebaseDisk({ ...unsafe, base: at('base') })).rejects.toMatchObject({
+      message: expect.stringMatching(/base: .*not a qcow2 image.*--base-format\)$/),
+    });
+    expect(before.equals(await readFile(at('overlay')))).toBe(true);
+  });
+
   it('onto a base with a backing file of its own opens that only when asked to', async () => {
     await makePair(shapes[0]);
     await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);

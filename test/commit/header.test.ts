@@ -211,7 +211,12 @@ describeWithPeer(['qemu-img'], 'the header', () => {
       if (kind !== 'flush') return;
       for (const { offset: from, bytes } of waiting.splice(0)) header.set(bytes, from);
     };
-    await rebaseWith(runtime, { overlay: at('overlay'), base: at('raw'), unsafe: true });
+    await rebaseWith(runtime, {
+      overlay: at('overlay'),
+      base: at('raw'),
+      baseFormat: 'raw',
+      unsafe: true,
+    });
     const end = toldBy(file.bytes);
     expect(JSON.parse(end)).toEqual({
       name: at('raw'),

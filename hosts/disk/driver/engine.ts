@@ -114,12 +114,19 @@ interface Pending {
   reject(error: unknown): void;
 }
 
+/** The engine as it runs, with its memory. */
+export interface Instance {
+  readonly exports: Exports;
+  readonly memory: ArrayBuffer;
+  /** The memory as the ring has it. */
+  readonly words: Uint32Array;
+}
+
 export class Engine {
   /** Called after every round of steps: the disk looks at its job then. */
   onstep: () => void = () => {};
-  readonly #exports: Exports;
-  readonly #memory: ArrayBuffer;
-  readonly #words: Uint32Array;
+  /** Let go when the engine is closed: whoever still holds a closed disk does not hold its memory. */
+  #instance: Instance | undefined;
   readonly #files: (BlockSource | BlockFile | undefined)[] = [];
   readonly #names: string[] = [];
   readonly #errors: ErrorLedger;
@@ -153,29 +160,38 @@ export class Engine {
       );
     };
     const instance = new WebAssembly.Instance(module, { env: { memory }, host: { trap } });
-    this.#exports = instance.exports as unknown as Exports;
-    if (this.#exports.version() !== INTERFACE_VERSION)
+    const exports = instance.exports as unknown as Exports;
+    if (exports.version() !== INTERFACE_VERSION)
       throw new MillraceError('EINVAL', 'the engine has another version than its host');
-    if (!this.#exports.init(memory.buffer.byteLength))
+    if (!exports.init(memory.buffer.byteLength))
       throw new MillraceError('EINVAL', `${memoryBytes} bytes are too little memory for a disk`);
-    this.#memory = memory.buffer;
-    this.#words = new Uint32Array(this.#memory);
+    this.#instance = { exports, memory: memory.buffer, words: new Uint32Array(memory.buffer) };
     this.#codec = codec;
     this.clock = clock;
-    this.texts = new HeaderTexts(this.#exports, this.#memory, (image) => this.imageReport(image));
+    this.texts = new HeaderTexts(
+      () => this.#running,
+      (image) => this.imageReport(image),
+    );
     this.#errors = new ErrorLedger(
       (image) => this.name(image),
       () => this.jobReport()[JobField.detail],
     );
   }
 
+  /** @throws MillraceError `ECLOSED` once the engine has been closed. */
   get exports(): Exports {
-    return this.#exports;
+    return this.#running.exports;
+  }
+
+  get #running(): Instance {
+    if (!this.#instance)
+      throw this.#broken ?? new MillraceError('ECLOSED', 'the disk has been closed');
+    return this.#instance;
   }
 
   /** Gives an image its file; image 0 is the overlay. */
   attach(image: number, file: BlockSource | BlockFile, name: string): void {
-    if (!this.#exports.setFile(image, file.size, file.nextData !== undefined))
+    if (!this.exports.setFile(image, file.size, file.nextData !== undefined))
       throw new MillraceError('EUNSUPPORTED', `${name}: the chain has too many images`);
     this.#files[image] = file;
     this.#names[image] = name;
@@ -218,12 +234,12 @@ export class Engine {
 
   /** The engine's report on the job, by JobField; good until the engine is asked for another. */
   jobReport(): Float64Array {
-    return this.#report(this.#exports.info());
+    return this.#report(this.exports.info());
   }
 
   /** The engine's report on an image, by ImageField; it stays as it is. */
   imageReport(image: number): Float64Array {
-    return this.#report(this.#exports.image(image)).slice();
+    return this.#report(this.exports.image(image)).slice();
   }
 
   /**
@@ -231,9 +247,10 @@ export class Engine {
    * cache any more.
    */
   firstBytes(image: number, length: number): Uint8Array {
-    const page = this.#exports.headerPage(image);
+    const { exports, memory } = this.#running;
+    const page = exports.headerPage(image);
     const bytes = page ? Math.min(length, this.#files[image]?.size ?? 0) : 0;
-    return new Uint8Array(this.#memory, page, bytes).slice();
+    return new Uint8Array(memory, page, bytes).slice();
   }
 
   /**
@@ -262,14 +279,17 @@ export class Engine {
   }
 
   #report(address: number): Float64Array {
-    return new Float64Array(this.#memory, address, REPORT_NUMBERS);
+    return new Float64Array(this.#running.memory, address, REPORT_NUMBERS);
   }
 
-  /** Ends every request with `error`: the engine is used no more. */
+  /** Ends every request with `error`: the engine is used no more, and its memory is let go. */
   close(error: MillraceError): void {
     this.#cancelTimer();
     this.#broken ??= error;
     this.#rejectAll();
+    this.#completed.length = 0;
+    this.#instance = undefined;
+    this.onstep = () => {};
   }
 
   /**
@@ -277,37 +297,37 @@ export class Engine {
    * there is more to do at once.
    */
   #step(): boolean {
-    this.#startWaiting();
+    const { exports, words } = this.#running;
+    this.#startWaiting(exports);
     const count = this.#completed.length;
-    const at = this.#exports.completions() >> 2;
+    const at = exports.completions() >> 2;
     for (let i = 0; i < count; i++) {
       const { tag, result, detail } = this.#completed[i];
       const entry = at + i * COMPLETION_WORDS;
-      this.#words[entry] = tag;
-      this.#words[entry + 1] = result;
-      this.#words[entry + 2] = detail;
+      words[entry] = tag;
+      words[entry + 1] = result;
+      words[entry + 2] = detail;
     }
     this.#completed.length = 0;
-    const more = this.#exports.step(count, this.clock.now()) !== 0;
-    const submitted = this.#exports.submitted();
-    const first = this.#exports.submissions() >> 2;
-    for (let i = 0; i < submitted; i++) this.#perform(first + i * SUBMISSION_WORDS);
+    const more = exports.step(count, this.clock.now()) !== 0;
+    const submitted = exports.submitted();
+    const first = exports.submissions() >> 2;
+    for (let i = 0; i < submitted; i++) this.#perform(this.#running, first + i * SUBMISSION_WORDS);
     return more || this.#completed.length > 0 || (submitted > 0 && this.#waiting.length > 0);
   }
 
-  #startWaiting(): void {
+  #startWaiting(exports: Exports): void {
     while (this.#waiting.length) {
       const next = this.#waiting[0];
       const tag = this.#nextTag;
-      if (!this.#exports.request(next.kind, tag, next.offset, next.length, next.argument)) return;
+      if (!exports.request(next.kind, tag, next.offset, next.length, next.argument)) return;
       this.#nextTag = (tag + 1) >>> 0 || 1;
       this.#pending.set(tag, next);
       this.#waiting.shift();
     }
   }
 
-  #perform(entry: number): void {
-    const words = this.#words;
+  #perform({ words, memory }: Instance, entry: number): void {
     const tag = words[entry];
     const op = words[entry + 1];
     const file = words[entry + 2];
@@ -325,7 +345,7 @@ export class Engine {
         detail: length,
       });
     const bytes = new Uint8Array(
-      this.#memory,
+      memory,
       address,
       op === Op.flush || op === Op.truncate || op === Op.discard ? 0 : length,
     );
@@ -338,7 +358,7 @@ export class Engine {
             ? this.#codec.inflate(
                 COMPRESSIONS[file],
                 bytes,
-                new Uint8Array(this.#memory, words[entry + 8], words[entry + 9]),
+                new Uint8Array(memory, words[entry + 8], words[entry + 9]),
               )
             : this.#io(op, this.#files[file], offset, length, bytes, flags);
       if (!isPromise(result)) this.#succeed(tag);
@@ -422,7 +442,7 @@ export class Engine {
   }
 
   #setTimer(): void {
-    const at = this.#exports.wakeAt();
+    const at = this.#running.exports.wakeAt();
     if (at === this.#timerAt) return;
     this.#cancelTimer();
     this.#timerAt = at;

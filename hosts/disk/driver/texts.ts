@@ -2,7 +2,7 @@
  * Texts that the engine and its host exchange: what an image's header says of its base, and what it
  * is to say.
  */
-import type { Exports } from './engine.ts';
+import type { Instance } from './engine.ts';
 import { ImageField } from './reports.ts';
 
 /** Where an image's report tells the place of what its header says of its base. */
@@ -14,16 +14,14 @@ const TEXTS = [
 const TEXT_BYTES = 4096;
 
 export class HeaderTexts {
-  readonly #exports: Exports;
-  readonly #memory: ArrayBuffer;
+  readonly #running: () => Instance;
   readonly #reportOf: (image: number) => Float64Array;
   /** By image, position and length. */
   readonly #texts = new Map<string, string>();
 
-  /** `reportOf` gives the engine's report on an image. */
-  constructor(exports: Exports, memory: ArrayBuffer, reportOf: (image: number) => Float64Array) {
-    this.#exports = exports;
-    this.#memory = memory;
+  /** `running` gives the engine, as long as there is one; `reportOf` its report on an image. */
+  constructor(running: () => Instance, reportOf: (image: number) => Float64Array) {
+    this.#running = running;
     this.#reportOf = reportOf;
   }
 
@@ -33,13 +31,11 @@ export class HeaderTexts {
    */
   text(image: number, at: number, bytes: number): string {
     if (!bytes) return '';
-    const page = this.#exports.headerPage(image);
+    const { exports, memory } = this.#running();
+    const page = exports.headerPage(image);
     const place = `${image} ${at} ${bytes}`;
     if (page)
-      this.#texts.set(
-        place,
-        new TextDecoder().decode(new Uint8Array(this.#memory, page + at, bytes)),
-      );
+      this.#texts.set(place, new TextDecoder().decode(new Uint8Array(memory, page + at, bytes)));
     return this.#texts.get(place) ?? '';
   }
 
@@ -57,11 +53,12 @@ export class HeaderTexts {
     const texts = [name, format, identity].map((text) => new TextEncoder().encode(text));
     const [nameBytes, formatBytes, identityBytes] = texts.map((bytes) => bytes.length);
     if (nameBytes + formatBytes + identityBytes > TEXT_BYTES) return false;
-    let at = this.#exports.text();
+    const { exports, memory } = this.#running();
+    let at = exports.text();
     for (const bytes of texts) {
-      new Uint8Array(this.#memory, at, bytes.length).set(bytes);
+      new Uint8Array(memory, at, bytes.length).set(bytes);
       at += bytes.length;
     }
-    return this.#exports.setBacking(nameBytes, formatBytes, identityBytes) !== 0;
+    return exports.setBacking(nameBytes, formatBytes, identityBytes) !== 0;
   }
 }

@@ -32,7 +32,7 @@ export function declareRebase(program: Command, platform: Platform, ended: Ended
     .addOption(baseFormat())
     .option(
       '-u, --unsafe',
-      'change only the reference, for a base that was moved; the old one need not be there',
+      'change only the reference, for a base that was moved; the old one need not be there, and the format stays as recorded',
     )
     .option('--follow-chain', 'follow the backing files that the bases record')
     .option(
@@ -59,7 +59,7 @@ export async function rebase(
   await platform.stdout.write(
     json
       ? `${JSON.stringify({ filename: overlay, ...report })}\n`
-      : `${overlay}: ${report.base === null ? 'has no base now' : `its base is ${report.base} now`}; ${formatSize(report.bytes)} taken over from the old one\n`,
+      : `${overlay}: ${report.base === null ? 'has no base now' : `its base is ${report.base} (${report.baseFormat}) now`}; ${formatSize(report.bytes)} taken over from the old one\n`,
   );
   return EXIT_OK;
 }
