@@ -4,13 +4,11 @@ import { arenaInit, arenaTableBytes } from './core/arena';
 import { guestInit } from './core/guest';
 import {
   clusterBytes,
-  FORMAT_QCOW2,
   imageAt,
   imageCount,
   imageOf,
   imagesBytes,
   imagesInit,
-  OVERLAY,
   overlay,
   setImageCount,
 } from './core/image';
@@ -29,30 +27,57 @@ import { requestBytes } from './data/populate';
 import { jobAbort } from './job/abort';
 import { readaheadInit } from './job/readahead';
 import { jobBegin, jobResume, jobSetSpeed } from './job/stream';
-import {
-  BLOCK_BYTES,
-  IMAGES_MAX,
-  PAGE_BYTES,
-  PAGES_MAX,
-  PAGES_MIN,
-  REPORT_NUMBERS,
-  REQUESTS_MAX,
-  TASKS_MAX,
-  TEXT_BYTES,
-} from './limits';
+import { BLOCK_BYTES, PAGE_BYTES, PAGES_MAX, PAGES_MIN, REQUESTS_MAX, TASKS_MAX } from './limits';
 import { backingFits, backingInit, setBackingTexts } from './overlay/backing';
 import { freesBytes, freesInit } from './overlay/frees';
 import { refcountsInit } from './overlay/refcounts';
+import {
+  FORMAT_QCOW2,
+  IMAGE_BITMAPS,
+  IMAGE_CLUSTER_SIZE,
+  IMAGE_COMPRESSION,
+  IMAGE_CORRUPT,
+  IMAGE_DIRTY,
+  IMAGE_EXTENDED_L2,
+  IMAGE_FILE_SIZE,
+  IMAGE_FORMAT,
+  IMAGE_FORMAT_AT,
+  IMAGE_FORMAT_BYTES,
+  IMAGE_IDENTITY_AT,
+  IMAGE_IDENTITY_BYTES,
+  IMAGE_LAZY_REFCOUNTS,
+  IMAGE_NAME_AT,
+  IMAGE_NAME_BYTES,
+  IMAGE_REFCOUNT_BITS,
+  IMAGE_SIZE,
+  IMAGE_SNAPSHOTS,
+  IMAGE_VERSION,
+  IMAGES_MAX,
+  INTERFACE_VERSION,
+  JOB_ABORTED,
+  JOB_COPIES,
+  JOB_DETAIL,
+  JOB_ERROR,
+  JOB_ERROR_IMAGE,
+  JOB_ERROR_OFFSET,
+  JOB_FROM,
+  JOB_PAUSED,
+  JOB_REASON,
+  JOB_REMAINING,
+  JOB_SPEED,
+  JOB_STATUS,
+  JOB_STOPS,
+  JOB_TO,
+  MEMORY_BYTES_MIN,
+  OVERLAY,
+  REPORT_NUMBERS,
+  TEXT_BYTES,
+} from './protocol';
 import { setCopyOnRead } from './requests/read';
 import { step as runStep } from './step';
 import './core/trap';
 import { setSparing, setTrimming, writebackBytes, writebackInit } from './overlay/writeback';
 import { zeroPageInit } from './overlay/zeropage';
-
-/** Version of this interface; a host refuses another. */
-const INTERFACE_VERSION: u32 = 1;
-/** The least memory: tables, cache and room for two chunks of the largest clusters are a host's to weigh; below this nothing works. */
-const MEMORY_BYTES_MIN: u32 = 8 << 20;
 
 let textAt: usize = 0;
 let reportAt: usize = 0;
@@ -114,7 +139,7 @@ export function completions(): u32 {
  * the host can tell the file's holes, it is asked for them.
  */
 export function setFile(image: u32, bytes: f64, tellsHoles: bool): bool {
-  if (image >= IMAGES_MAX) return false;
+  if (image >= <u32>IMAGES_MAX) return false;
   imageOf(image).fileSize = <u64>bytes;
   imageOf(image).tellsHoles = tellsHoles;
   setImageCount(max(imageCount(), image + 1));
@@ -145,32 +170,28 @@ export function backingHasRoom(): bool {
   return header == 0 || backingFits(header);
 }
 
-/**
- * Reports on an image, as 64-bit floats: format, size, file size, version, cluster size, compression type, refcount bits, then as 0 or
- * 1: lazy refcounts, extended L2, corrupt, dirty; then position and length in the header page of: backing file name, backing format,
- * identity; then the number of internal snapshots, and of persistent bitmaps.
- */
+/** Address of a report on an image: IMAGE_FORMAT and the following of protocol.ts. */
 export function image(index: u32): u32 {
   const i = imageOf(index);
-  put(0, i.format);
-  put(1, <f64>i.size);
-  put(2, <f64>i.fileSize);
-  put(3, i.version);
-  put(4, i.format == FORMAT_QCOW2 ? <f64>clusterBytes(i) : 0);
-  put(5, i.compression);
-  put(6, <f64>((<u32>1) << i.refcountOrder));
-  put(7, i.lazyRefcounts ? 1 : 0);
-  put(8, i.extendedL2 ? 1 : 0);
-  put(9, i.corrupt ? 1 : 0);
-  put(10, i.dirty ? 1 : 0);
-  put(11, i.backingNameAt);
-  put(12, i.backingNameBytes);
-  put(13, i.backingFormatAt);
-  put(14, i.backingFormatBytes);
-  put(15, i.identityAt);
-  put(16, i.identityBytes);
-  put(17, i.snapshots);
-  put(18, i.bitmapCount);
+  put(IMAGE_FORMAT, i.format);
+  put(IMAGE_SIZE, <f64>i.size);
+  put(IMAGE_FILE_SIZE, <f64>i.fileSize);
+  put(IMAGE_VERSION, i.version);
+  put(IMAGE_CLUSTER_SIZE, i.format == FORMAT_QCOW2 ? <f64>clusterBytes(i) : 0);
+  put(IMAGE_COMPRESSION, i.compression);
+  put(IMAGE_REFCOUNT_BITS, <f64>((<u32>1) << i.refcountOrder));
+  put(IMAGE_LAZY_REFCOUNTS, i.lazyRefcounts ? 1 : 0);
+  put(IMAGE_EXTENDED_L2, i.extendedL2 ? 1 : 0);
+  put(IMAGE_CORRUPT, i.corrupt ? 1 : 0);
+  put(IMAGE_DIRTY, i.dirty ? 1 : 0);
+  put(IMAGE_NAME_AT, i.backingNameAt);
+  put(IMAGE_NAME_BYTES, i.backingNameBytes);
+  put(IMAGE_FORMAT_AT, i.backingFormatAt);
+  put(IMAGE_FORMAT_BYTES, i.backingFormatBytes);
+  put(IMAGE_IDENTITY_AT, i.identityAt);
+  put(IMAGE_IDENTITY_BYTES, i.identityBytes);
+  put(IMAGE_SNAPSHOTS, i.snapshots);
+  put(IMAGE_BITMAPS, i.bitmapCount);
   return <u32>reportAt;
 }
 
@@ -240,31 +261,28 @@ export function abort(): bool {
   return jobAbort();
 }
 
-/**
- * Reports on the job, as 64-bit floats: status, paused, aborted, error, reason, image and disk offset of the error, the host's number
- * for it, how often the job paused itself, start and end of the range, bytes remaining, speed, copies in flight.
- */
+/** Address of a report on the job: JOB_STATUS and the following of protocol.ts. */
 export function info(): u32 {
   const j = theJob();
-  put(0, j.status);
-  put(1, j.paused);
-  put(2, j.aborted);
-  put(3, j.error);
-  put(4, j.reason);
-  put(5, j.errorImage);
-  put(6, <f64>j.errorOffset);
-  put(7, j.detail);
-  put(8, j.stops);
-  put(9, <f64>j.from);
-  put(10, <f64>j.to);
-  put(11, <f64>j.remaining);
-  put(12, <f64>j.speed);
-  put(13, j.copies);
+  put(JOB_STATUS, j.status);
+  put(JOB_PAUSED, j.paused);
+  put(JOB_ABORTED, j.aborted);
+  put(JOB_ERROR, j.error);
+  put(JOB_REASON, j.reason);
+  put(JOB_ERROR_IMAGE, j.errorImage);
+  put(JOB_ERROR_OFFSET, <f64>j.errorOffset);
+  put(JOB_DETAIL, j.detail);
+  put(JOB_STOPS, j.stops);
+  put(JOB_FROM, <f64>j.from);
+  put(JOB_TO, <f64>j.to);
+  put(JOB_REMAINING, <f64>j.remaining);
+  put(JOB_SPEED, <f64>j.speed);
+  put(JOB_COPIES, j.copies);
   return <u32>reportAt;
 }
 
 function put(index: u32, value: f64): void {
-  assert(index < REPORT_NUMBERS);
+  assert(index < <u32>REPORT_NUMBERS);
   store<f64>(reportAt + index * 8, value);
 }
 

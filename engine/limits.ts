@@ -3,8 +3,6 @@
 /** Unit of the metadata cache: an L2 table of 64 KiB clusters, which maps 512 MiB, comes in one read. */
 export const PAGE_BYTES: u32 = 65536;
 export const PAGE_MASK: u64 = 65535;
-/** Unit in which a host tells the holes of a raw file, as a power of two: the block of the usual file systems. */
-export const HOLE_BLOCK_BITS: u32 = 12;
 /** The least hole among data that a copy leaves out, in these. */
 export const HOLE_BLOCKS_MIN: u32 = 16;
 /** Unit in which changed metadata is written: what storage writes whole or not at all, and the smallest qcow2 cluster. */
@@ -50,9 +48,6 @@ export const CHECK_WINDOW_BYTES_MIN: u32 = 1 << 20;
 /** Repairs of one check; what was wrong after the second would stay so. */
 export const CHECK_REPAIRS_MAX: u32 = 2;
 
-/** Images in a chain. */
-export const IMAGES_MAX: u32 = 32;
-
 /** Unit of the data arena. */
 export const BLOCK_BYTES: u32 = 65536;
 /** Blocks in the largest arena (1 GiB of memory). */
@@ -86,8 +81,3 @@ export const BITMAP_ENTRIES_MAX: u64 = 8 << 20;
 export const BACKING_NAME_BYTES_MAX: u32 = 1023;
 /** The largest offset that a JavaScript number holds exactly. */
 export const OFFSET_MAX: u64 = 9007199254740991;
-
-/** Text passed between host and engine: a backing file name, format and identity. */
-export const TEXT_BYTES: u32 = 4096;
-/** Numbers in a report to the host (an image, the job). */
-export const REPORT_NUMBERS: u32 = 32;

@@ -1,45 +1,21 @@
 // The step: completions in, submissions out. Everything the engine does happens here, in a deterministic order.
+
 import { runCheck } from './check/check';
 import { setNow } from './core/clock';
 import { noteGuest } from './core/guest';
 import { alarmTime, setAlarm } from './core/job';
 import { loadsEnded, pageLoaded } from './core/pages';
-import {
-  completion,
-  ioEnd,
-  OP_DISCARD,
-  OP_DONE,
-  OP_FLUSH,
-  ringHasRoom,
-  ringTaken,
-  slot,
-  tell,
-} from './core/ring';
+import { completion, ioEnd, ringHasRoom, ringTaken, slot, tell } from './core/ring';
 import {
   AGAIN,
   anyGiven,
   anyReady,
   failOfHost,
   givenTaken,
-  KIND_CHECK,
-  KIND_CLOSE,
   KIND_COPY,
-  KIND_CREATE,
-  KIND_DISCARD,
-  KIND_FLUSH,
   KIND_GROW,
-  KIND_MAP,
-  KIND_OPEN,
-  KIND_READ,
-  KIND_REFER,
-  KIND_REMAINING,
   KIND_REQUEST_LAST,
-  KIND_RESIZE,
-  KIND_SNAPSHOTS,
-  KIND_STREAM,
-  KIND_WRITE,
   KIND_WRITEBACK,
-  KIND_ZERO,
   ON_IO,
   ON_JOB,
   ON_PAGE,
@@ -53,12 +29,32 @@ import {
   wake,
 } from './core/task';
 import { unplace } from './data/place';
-import { OK } from './errors';
 import { copyEnded, runCopy } from './job/copy';
 import { runStream } from './job/stream';
 import { RUNS_PER_STEP_MAX } from './limits';
 import { growEnded, runGrow } from './overlay/grow';
 import { barrierFailed, runWriteback, scheduleWriteback } from './overlay/writeback';
+import {
+  KIND_CHECK,
+  KIND_CLOSE,
+  KIND_CREATE,
+  KIND_DISCARD,
+  KIND_FLUSH,
+  KIND_MAP,
+  KIND_OPEN,
+  KIND_READ,
+  KIND_REFER,
+  KIND_REMAINING,
+  KIND_RESIZE,
+  KIND_SNAPSHOTS,
+  KIND_STREAM,
+  KIND_WRITE,
+  KIND_ZERO,
+  OK,
+  OP_DISCARD,
+  OP_DONE,
+  OP_FLUSH,
+} from './protocol';
 import { runCreate } from './requests/create';
 import { closeEnded, runClose, runFlush } from './requests/flush';
 import { runMap } from './requests/map';

@@ -1,16 +1,10 @@
 // check: compares what the overlay's file says is in use with what refers to it, and repairs it. It finds what `qemu-img check` finds;
 // the disk is at rest meanwhile. What is repaired is written so that a crash in between leaves nothing worse than before.
+
 import { arenaBytes } from '../core/arena';
-import {
-  clusterBytes,
-  FORMAT_QCOW2,
-  Image,
-  inFixedMetadata,
-  OVERLAY,
-  overlay,
-} from '../core/image';
+import { clusterBytes, Image, inFixedMetadata, overlay } from '../core/image';
 import { pageChanged, pageGet, STAGE_ROOTS } from '../core/pages';
-import { OP_GIVE, tell } from '../core/ring';
+import { tell } from '../core/ring';
 import {
   DONE,
   EXCLUSIVE,
@@ -22,20 +16,36 @@ import {
   WAIT,
   wait,
 } from '../core/task';
+import { AT_INCOMPATIBLE, get64, INCOMPATIBLE_CORRUPT, put64 } from '../formats/qcow2/header';
+import { CHECK_REPAIRS_MAX, CHECK_WINDOW_BYTES_MIN, SECTOR_BYTES } from '../limits';
+import { refcountsGrowing } from '../overlay/refcounts';
+import { settle, settled } from '../overlay/writeback';
 import {
+  CHECK_ALLOCATED,
+  CHECK_COMPRESSED,
+  CHECK_CORRUPTIONS,
+  CHECK_CORRUPTIONS_FIXED,
+  CHECK_END,
+  CHECK_FRAGMENTED,
+  CHECK_LEAKS,
+  CHECK_LEAKS_FIXED,
+  CHECK_NUMBERS,
   ECORRUPT,
   EUNSUPPORTED,
+  FORMAT_QCOW2,
+  OP_GIVE,
+  OVERLAY,
   R_BITMAPS,
   R_CLUSTER_IN_METADATA,
   R_DAMAGED,
   R_MAGIC,
   R_SHARED_PLACE,
   R_UNREAD,
-} from '../errors';
-import { AT_INCOMPATIBLE, get64, INCOMPATIBLE_CORRUPT, put64 } from '../formats/qcow2/header';
-import { CHECK_REPAIRS_MAX, CHECK_WINDOW_BYTES_MIN, SECTOR_BYTES } from '../limits';
-import { refcountsGrowing } from '../overlay/refcounts';
-import { settle, settled } from '../overlay/writeback';
+  REPAIR_ALL,
+  REPAIR_CRASH,
+  REPAIR_LEAKS,
+  REPAIR_NOTHING,
+} from '../protocol';
 import { countBlocks, refer } from './count';
 import { planRebuild, switchTable, writeBlocks, writeTable } from './rebuild';
 import { compareWindow, freeBehindEnd } from './refcounts';
@@ -52,15 +62,7 @@ import {
 } from './state';
 import { COMPARE_FLAGS, COUNT_ACTIVE, walkTables } from './walk';
 
-/** Arguments of a check: what it may repair. */
-const REPAIR_NOTHING: u64 = 0;
-const REPAIR_LEAKS: u64 = 1;
-const REPAIR_ALL: u64 = 2;
-/** Before writing: everything, unless something is wrong that no crash leaves behind; then nothing is changed. */
-const REPAIR_CRASH: u64 = 3;
-
-/** Numbers of the report. */
-const REPORT_BYTES: u32 = 8 * 8;
+const REPORT_BYTES: u32 = CHECK_NUMBERS * 8;
 
 const REST: u32 = 0;
 const BEGIN: u32 = 1;
@@ -79,9 +81,9 @@ const MARKED: u32 = 13;
 const END: u32 = 14;
 
 /**
- * The argument says what may be repaired. Gives eight 64-bit floats: corruptions, leaks, corruptions fixed, leaks fixed, clusters of the
- * disk that have a place, of these compressed ones, bytes up to the end of the last cluster in use, clusters that do not follow the one
- * before them.
+ * The argument says what may be repaired. Gives the numbers of CHECK_CORRUPTIONS and the following:
+ * clusters of the disk that have a place are allocated, the end is that of the last cluster in use,
+ * and clusters that do not follow the one before them are fragmented.
  */
 export function runCheck(t: Task): i32 {
   const image = overlay();
@@ -347,14 +349,14 @@ function countReferences(t: Task, c: Check, image: Image): i32 {
 }
 
 function report(t: Task, c: Check): void {
-  put(t, 0, corruptions(c));
-  put(t, 1, c.leaks);
-  put(t, 2, c.corruptionsFixed);
-  put(t, 3, c.leaksFixed);
-  put(t, 4, c.allocated);
-  put(t, 5, c.compressed);
-  put(t, 6, c.end);
-  put(t, 7, c.fragmented);
+  put(t, CHECK_CORRUPTIONS, corruptions(c));
+  put(t, CHECK_LEAKS, c.leaks);
+  put(t, CHECK_CORRUPTIONS_FIXED, c.corruptionsFixed);
+  put(t, CHECK_LEAKS_FIXED, c.leaksFixed);
+  put(t, CHECK_ALLOCATED, c.allocated);
+  put(t, CHECK_COMPRESSED, c.compressed);
+  put(t, CHECK_END, c.end);
+  put(t, CHECK_FRAGMENTED, c.fragmented);
   const give = tell(OP_GIVE, t.request);
   give.address = <u32>t.buffer;
   give.length = REPORT_BYTES;

@@ -4,15 +4,6 @@
 import { clusterBytes, Image } from '../core/image';
 import { pageGet } from '../core/pages';
 import { AGAIN, DONE, Task, WAIT } from '../core/task';
-import {
-  R_CLUSTER_OUTSIDE,
-  R_CLUSTER_UNALIGNED,
-  R_COMPRESSED,
-  R_L1_ENTRY,
-  R_L2_ENTRY,
-  R_SHARED_PLACE,
-  R_SUBCLUSTERS,
-} from '../errors';
 import { get64 } from '../formats/qcow2/header';
 import {
   ALL_ALLOCATED,
@@ -27,6 +18,15 @@ import {
 } from '../formats/qcow2/l2';
 import { OFFSET_MAX, PAGE_BYTES, PAGE_MASK, SCAN_ENTRIES_MAX } from '../limits';
 import { BLOCK_OFFSET_MASK } from '../overlay/refcounts';
+import {
+  R_CLUSTER_OUTSIDE,
+  R_CLUSTER_UNALIGNED,
+  R_COMPRESSED,
+  R_L1_ENTRY,
+  R_L2_ENTRY,
+  R_SHARED_PLACE,
+  R_SUBCLUSTERS,
+} from '../protocol';
 import {
   Check,
   COUNT_BYTES,

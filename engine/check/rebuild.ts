@@ -1,10 +1,9 @@
 // Rebuilding the refcounts: new refcount blocks and a new refcount table behind all that is in the file, filled from the references
 // found. Nothing in use is written to; one sector of the header then leaves the old ones for the new.
 
-import { clusterBytes, Image, OVERLAY } from '../core/image';
+import { clusterBytes, Image } from '../core/image';
 import { pageChanged, pageGet, STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/pages';
 import { AGAIN, DONE, fail, Task, WAIT } from '../core/task';
-import { ECORRUPT, ENOSPC, EUNSUPPORTED, R_FOREIGN, R_REPAIR, R_TOO_LARGE } from '../errors';
 import {
   AT_REFCOUNT_TABLE_CLUSTERS,
   AT_REFCOUNT_TABLE_OFFSET,
@@ -19,6 +18,15 @@ import {
   refcountsPerPart,
 } from '../overlay/refcounts';
 import { settle } from '../overlay/writeback';
+import {
+  ECORRUPT,
+  ENOSPC,
+  EUNSUPPORTED,
+  OVERLAY,
+  R_FOREIGN,
+  R_REPAIR,
+  R_TOO_LARGE,
+} from '../protocol';
 import { referencesTo } from './count';
 import { Check, REBUILD, REFERENCES } from './state';
 

@@ -1,13 +1,7 @@
 // The images of the chain: the overlay is image 0, its base 1, and so on down. An image is read through lookup.ts; only the overlay
 // is ever changed.
-import { IMAGES_MAX } from '../limits';
 
-export const OVERLAY: u32 = 0;
-
-/** Formats; `PROBE` asks for the magic to be looked at. */
-export const FORMAT_PROBE: u32 = 0;
-export const FORMAT_RAW: u32 = 1;
-export const FORMAT_QCOW2: u32 = 2;
+import { IMAGES_MAX, OVERLAY } from '../protocol';
 
 @unmanaged
 export class Image {
@@ -85,7 +79,7 @@ export function imagesInit(at: usize): void {
   order = at + IMAGES_MAX * ((offsetof<Image>() + 7) & ~7);
   imageTotal = 0;
   memory.fill(images, 0, imagesBytes());
-  for (let i: u32 = 0; i < IMAGES_MAX; i++) {
+  for (let i: u32 = 0; i < <u32>IMAGES_MAX; i++) {
     imageOf(i).index = i;
     store<u32>(order + i * 4, i);
   }

@@ -1,18 +1,7 @@
 // The job: the state of the one stream that a disk can have at a time, and the count of what it still lacks. What the job does is
 // stream.ts's; here is what others tell it and ask of it.
+import { STATUS_ACTIVE, STATUS_NONE } from '../protocol';
 import { imageCount } from './image';
-
-export const STATUS_COMPLETED: u32 = 0;
-export const STATUS_ACTIVE: u32 = 1;
-export const STATUS_FAILED: u32 = 2;
-/** Before the first job. */
-export const STATUS_NONE: u32 = 3;
-
-/** How an I/O error is taken. */
-export const ON_ERROR_REPORT: u32 = 0;
-export const ON_ERROR_STOP: u32 = 1;
-export const ON_ERROR_IGNORE: u32 = 2;
-export const ON_ERROR_ENOSPC: u32 = 3;
 
 /** The job as the engine has it; `info` in index.ts makes the host's report of it. */
 @unmanaged

@@ -4,9 +4,10 @@
 // back, since only sectors that were marked as changed are. Writing back is writeback.ts's work alone. Where the holes of a raw image
 // are is kept in pages as well, at positions that no file reaches.
 
-import { CLEAN_PAGES_MIN, HOLE_BLOCK_BITS, PAGE_BYTES, PAGE_MASK, SECTOR_BITS } from '../limits';
-import { imageOf, OVERLAY } from './image';
-import { FLAG_JOBS, ioBegin, OP_HOLES, OP_READ, slot } from './ring';
+import { CLEAN_PAGES_MIN, PAGE_BYTES, PAGE_MASK, SECTOR_BITS } from '../limits';
+import { FLAG_JOBS, HOLE_BLOCK_BITS, OP_HOLES, OP_READ, OVERLAY } from '../protocol';
+import { imageOf } from './image';
+import { ioBegin, slot } from './ring';
 import {
   isJobs,
   KIND_GROW,

@@ -1,29 +1,27 @@
 // The ring: how the engine hands I/O to the host and learns how it went. The layout is documented in README.md; hosts in any
 // language depend on it. Nothing here knows what an operation is for.
+
 import { IO_MAX, SUBMISSIONS_MAX } from '../limits';
+import {
+  COMPLETION_BYTES,
+  COMPLETION_DETAIL,
+  COMPLETION_RESULT,
+  COMPLETION_TAG,
+  FLAG_BACKGROUND,
+  FLAG_JOBS,
+  SUBMISSION_ADDRESS,
+  SUBMISSION_ADDRESS2,
+  SUBMISSION_BYTES,
+  SUBMISSION_FILE,
+  SUBMISSION_FLAGS,
+  SUBMISSION_LENGTH,
+  SUBMISSION_LENGTH2,
+  SUBMISSION_OFFSET,
+  SUBMISSION_OP,
+  SUBMISSION_REQUEST,
+  SUBMISSION_TAG,
+} from '../protocol';
 import { isJobs, Task } from './task';
-
-/** Operations of a submission. */
-export const OP_READ: u32 = 1;
-export const OP_WRITE: u32 = 2;
-export const OP_FLUSH: u32 = 3;
-export const OP_TRUNCATE: u32 = 4;
-export const OP_DISCARD: u32 = 5;
-/** Inflate `length` bytes at `address` into exactly `length2` bytes at `address2`; `file` is the method: 0 zlib (raw deflate), 1 zstd. */
-export const OP_DECOMPRESS: u32 = 6;
-/** Copy the requester's bytes from `offset` of its data on into memory (a write's data). */
-export const OP_TAKE: u32 = 7;
-/** Copy `length` bytes of memory to the requester, to `offset` of its data; done before the next step, never completed. */
-export const OP_GIVE: u32 = 8;
-/** A request has ended; never completed. */
-export const OP_DONE: u32 = 9;
-/** Tell where the file has data: a bit for each block of it from `offset` on (HOLE_BLOCK_BITS), in `length` bytes. */
-export const OP_HOLES: u32 = 10;
-
-/** Submission flag: nobody but the job waits for it. */
-export const FLAG_BACKGROUND: u32 = 1;
-/** Submission flag: it is for the job, and may be cancelled when that is aborted. Guests that have come to wait for it try again. */
-export const FLAG_JOBS: u32 = 2;
 
 /** A submission queue entry. */
 @unmanaged
@@ -81,7 +79,30 @@ export function ringBytes(): usize {
   );
 }
 
+/** The classes above lay out what hosts read and write by the numbers of the protocol. */
+function mustBeLaidOut(): void {
+  if (
+    offsetof<Submission>() != SUBMISSION_BYTES ||
+    offsetof<Submission>('tag') != SUBMISSION_TAG ||
+    offsetof<Submission>('op') != SUBMISSION_OP ||
+    offsetof<Submission>('file') != SUBMISSION_FILE ||
+    offsetof<Submission>('flags') != SUBMISSION_FLAGS ||
+    offsetof<Submission>('offset') != SUBMISSION_OFFSET ||
+    offsetof<Submission>('length') != SUBMISSION_LENGTH ||
+    offsetof<Submission>('address') != SUBMISSION_ADDRESS ||
+    offsetof<Submission>('address2') != SUBMISSION_ADDRESS2 ||
+    offsetof<Submission>('length2') != SUBMISSION_LENGTH2 ||
+    offsetof<Submission>('request') != SUBMISSION_REQUEST ||
+    offsetof<Completion>() != COMPLETION_BYTES ||
+    offsetof<Completion>('tag') != COMPLETION_TAG ||
+    offsetof<Completion>('result') != COMPLETION_RESULT ||
+    offsetof<Completion>('detail') != COMPLETION_DETAIL
+  )
+    ERROR('the entries of the ring are not laid out as protocol.ts has it');
+}
+
 export function ringInit(at: usize): void {
+  mustBeLaidOut();
   submissions = at;
   completions = submissions + SUBMISSIONS_MAX * offsetof<Submission>();
   slots = completions + IO_MAX * offsetof<Completion>();

@@ -1,8 +1,8 @@
 // Tasks: everything that the engine does over more than one step. A task is run as a straight-line function that returns when it
 // must wait, and is run again when what it waits for has come; its progress is in its fields, so that running it again is harmless.
 
-import { ABORTED, R_HOST } from '../errors';
 import { CHUNK_CLUSTERS_MAX, GUEST_MEMORY_SHARE, TASKS_MAX } from '../limits';
+import { ABORTED, KIND_STREAM, R_HOST } from '../protocol';
 import { arenaBytes, arenaFreeBytes, arenaGive, arenaTake, arenaTakeAhead } from './arena';
 
 /** What a run of a task returns. */
@@ -25,21 +25,6 @@ export const ON_TABLE: u32 = 256;
 
 /** Kinds of task. Those up to KIND_REQUEST_LAST are requests of the host. */
 export const KIND_NONE: u32 = 0;
-export const KIND_OPEN: u32 = 1;
-export const KIND_CREATE: u32 = 2;
-export const KIND_READ: u32 = 3;
-export const KIND_WRITE: u32 = 4;
-export const KIND_ZERO: u32 = 5;
-export const KIND_DISCARD: u32 = 6;
-export const KIND_FLUSH: u32 = 7;
-export const KIND_RESIZE: u32 = 8;
-export const KIND_STREAM: u32 = 9;
-export const KIND_REMAINING: u32 = 10;
-export const KIND_MAP: u32 = 11;
-export const KIND_CHECK: u32 = 12;
-export const KIND_CLOSE: u32 = 13;
-export const KIND_REFER: u32 = 14;
-export const KIND_SNAPSHOTS: u32 = 15;
 export const KIND_REQUEST_LAST: u32 = 31;
 /** The engine's own: a copy of the job, the write-back, the growth of the refcount tables. */
 export const KIND_COPY: u32 = 32;

@@ -6,21 +6,20 @@
 // Streams that lie next to each other in the file are read by one operation. A compressed cluster of which only a part is wanted is
 // inflated behind its stream in the scratch, alone, and the part is copied out. What streams.ts has fetched ahead is in the scratch
 // already, with its entries.
-import { clusterBytes, Image, imageAt, imageCount, imageOf, OVERLAY } from '../core/image';
-import { ioBegin, OP_DECOMPRESS, OP_READ, slot } from '../core/ring';
+
+import { clusterBytes, Image, imageAt, imageCount, imageOf } from '../core/image';
+import { ioBegin, slot } from '../core/ring';
 import { ON_IO, ON_SLOT, Task, WAIT, wait } from '../core/task';
 import {
-  ABSENT,
-  COMPRESSED_DATA,
   foundBytes,
   foundHost,
   foundImage,
   foundLength,
   foundState,
   lookupChain,
-  ZEROES,
 } from '../formats/qcow2/mapping';
 import { GAP_BYTES_MAX, SECTOR_BYTES } from '../limits';
+import { ABSENT, COMPRESSED_DATA, OP_DECOMPRESS, OP_READ, OVERLAY, ZEROES } from '../protocol';
 
 /** What gather returns: WAIT, or one of these. GATHERED says that all is under way; gatherFinish tells when it has come. */
 export const GATHERED: i32 = 10;

@@ -2,10 +2,10 @@
 // clusters: classify (what stands there), place (take host clusters), store (write the data), link (let the L2 table point there).
 // Nothing refers to a host cluster before its data is written, so that a failure or a crash in between only wastes space.
 
-import { clusterBytes, Image, OVERLAY, overlay } from '../core/image';
+import { clusterBytes, Image, overlay } from '../core/image';
 import { jobPopulated } from '../core/job';
 import { pageChanged, pageGet, pageMake, pagesForget, STAGE_L1, STAGE_L2 } from '../core/pages';
-import { ioBegin, OP_WRITE } from '../core/ring';
+import { ioBegin } from '../core/ring';
 import {
   COPY_AHEAD,
   clusterMap,
@@ -42,6 +42,7 @@ import {
   writebackWanted,
 } from '../overlay/writeback';
 import { zeroOnDisk } from '../overlay/zeropage';
+import { OP_WRITE, OVERLAY } from '../protocol';
 import { isZero } from './zero';
 
 /** What a task does with a cluster: the low bits of its map entry; the rest is the host cluster's position. */

@@ -6,7 +6,6 @@ import { jobAllocatesFull } from '../core/job';
 import {
   clusterMap,
   EXCLUSIVE,
-  KIND_RESIZE,
   lock,
   ON_IO,
   releaseMemory,
@@ -15,8 +14,6 @@ import {
   takeMemory,
 } from '../core/task';
 import {
-  ABSENT,
-  COMPRESSED_DATA,
   foundHoles,
   foundHost,
   foundLength,
@@ -26,6 +23,7 @@ import {
 } from '../formats/qcow2/mapping';
 import { CHUNK_BYTES, CHUNK_CLUSTERS_MAX } from '../limits';
 import { noteFetched } from '../overlay/writeback';
+import { ABSENT, COMPRESSED_DATA, KIND_RESIZE } from '../protocol';
 import {
   GATHERED,
   gather,

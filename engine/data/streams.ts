@@ -3,12 +3,11 @@
 // clusters. What does not compress stands among the streams, and comes with them. Measured first, all get a scratch (gather.ts) that
 // holds them exactly; the base never changes, so that both walks over its tables, and that of gathering, find the same. What is told of
 // a file's holes may change: these walks do without it.
+
 import { arenaAheadBytes } from '../core/arena';
-import { clusterBytes, imageCount, imageOf, OVERLAY } from '../core/image';
+import { clusterBytes, imageCount, imageOf } from '../core/image';
 import { ON_IO, Task, takeScratchAhead } from '../core/task';
 import {
-  COMPRESSED_DATA,
-  DATA,
   foundBytes,
   foundHost,
   foundImage,
@@ -16,6 +15,7 @@ import {
   foundState,
   lookupChain,
 } from '../formats/qcow2/mapping';
+import { COMPRESSED_DATA, DATA, OVERLAY } from '../protocol';
 import {
   addEntry,
   addToRun,

@@ -1,10 +1,10 @@
 // A copy: one chunk that is populated in the background, for the job or for read-ahead.
 
-import { imageCount, OVERLAY } from '../core/image';
+import { imageCount } from '../core/image';
 import { theJob } from '../core/job';
 import { COPY_AHEAD, COPY_OF_ZEROES, DONE, fail, ON_JOB, Task, WAIT, wake } from '../core/task';
 import { hasFetched, populate, populateBegin } from '../data/populate';
-import { ABORTED, R_ABORTED } from '../errors';
+import { ABORTED, OVERLAY, R_ABORTED } from '../protocol';
 import { jobCopyFailed } from './stream';
 
 export function runCopy(t: Task): i32 {

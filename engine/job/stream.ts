@@ -1,20 +1,11 @@
 // stream: the job that copies the base into the overlay. It counts what is missing, then walks the range from start to end, hands out
 // chunks as copies, several in flight, and when all is populated takes the reference to the base out of the overlay's header.
+
 import { arenaBytes, arenaFreeBytes } from '../core/arena';
 import { now } from '../core/clock';
 import { guestAtWork } from '../core/guest';
 import { basesEnd, clusterBytes, imageCount, imagesDropped, l2Span, overlay } from '../core/image';
-import {
-  Job,
-  ON_ERROR_ENOSPC,
-  ON_ERROR_IGNORE,
-  ON_ERROR_STOP,
-  STATUS_ACTIVE,
-  STATUS_COMPLETED,
-  STATUS_FAILED,
-  setAlarm,
-  theJob,
-} from '../core/job';
+import { Job, setAlarm, theJob } from '../core/job';
 import {
   AGAIN,
   COPY_OF_JOB,
@@ -22,7 +13,6 @@ import {
   DONE,
   EXCLUSIVE,
   KIND_COPY,
-  KIND_STREAM,
   lock,
   ON_IO,
   ON_JOB,
@@ -37,16 +27,7 @@ import {
 } from '../core/task';
 import { scratchFor } from '../data/gather';
 import { chunkBytes } from '../data/populate';
-import { ABORTED, ENOSPC, R_FLUSH_LOST, R_JOB_ACTIVE, R_NOT_A_BASE, R_RANGE } from '../errors';
-import {
-  ABSENT,
-  COMPRESSED_DATA,
-  DATA,
-  foundLength,
-  foundState,
-  lookup,
-  lookupChain,
-} from '../formats/qcow2/mapping';
+import { foundLength, foundState, lookup, lookupChain } from '../formats/qcow2/mapping';
 import {
   BLOCK_BYTES,
   CHUNK_CLUSTERS_MAX,
@@ -58,6 +39,24 @@ import {
 } from '../limits';
 import { backingForget, referToBacking, writeBackingAhead } from '../overlay/backing';
 import { flushed } from '../overlay/writeback';
+import {
+  ABORTED,
+  ABSENT,
+  COMPRESSED_DATA,
+  DATA,
+  ENOSPC,
+  KIND_STREAM,
+  ON_ERROR_ENOSPC,
+  ON_ERROR_IGNORE,
+  ON_ERROR_STOP,
+  R_FLUSH_LOST,
+  R_JOB_ACTIVE,
+  R_NOT_A_BASE,
+  R_RANGE,
+  STATUS_ACTIVE,
+  STATUS_COMPLETED,
+  STATUS_FAILED,
+} from '../protocol';
 
 /** How far ahead of the copies the tables of the base are asked for. */
 const TABLES_AHEAD_BYTES: u64 = 64 << 20;

@@ -2,10 +2,9 @@
 // to them stands in the header's first sector, which storage writes whole or not at all, and so do both extensions: at every moment the
 // header tells of the old base, the new one, or none.
 
-import { Image, OVERLAY, overlay } from '../core/image';
+import { Image, overlay } from '../core/image';
 import { pageChanged, pageGet, STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/pages';
 import { fail, Task } from '../core/task';
-import { EUNSUPPORTED, R_HEADER_FULL } from '../errors';
 import {
   AT_BACKING_BYTES,
   AT_BACKING_OFFSET,
@@ -23,9 +22,7 @@ import {
   put64,
 } from '../formats/qcow2/header';
 import { BACKING_NAME_BYTES_MAX, SECTOR_BYTES } from '../limits';
-
-/** Largest text of a base's identity that a header takes. */
-export const IDENTITY_BYTES_MAX: u32 = 256;
+import { EUNSUPPORTED, IDENTITY_BYTES_MAX, OVERLAY, R_HEADER_FULL } from '../protocol';
 
 /** What the host wants recorded as the base: name, format and identity, one behind the other, with their lengths. */
 let text: usize = 0;
@@ -50,7 +47,7 @@ export function setBackingTexts(name: u32, format: u32, identity: u32): bool {
   if (name > BACKING_NAME_BYTES_MAX || format > FORMAT_BYTES_MAX) return false;
   nameBytes = name;
   formatBytes = format;
-  identityBytes = identity <= IDENTITY_BYTES_MAX ? identity : 0;
+  identityBytes = identity <= <u32>IDENTITY_BYTES_MAX ? identity : 0;
   return true;
 }
 

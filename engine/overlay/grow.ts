@@ -1,7 +1,7 @@
 // Growth of the refcount tables: a refcount block for clusters that have none yet, and a larger refcount table when the old one is full.
 // One such task runs at a time; all others that look for free clusters wait for it.
 
-import { clusterBytes, OVERLAY, overlay } from '../core/image';
+import { clusterBytes, overlay } from '../core/image';
 import {
   pageAt,
   pageChanged,
@@ -15,7 +15,6 @@ import {
   sectorDirty,
 } from '../core/pages';
 import { DONE, fail, ON_WRITEBACK, Task, WAIT, wakeRefcounts } from '../core/task';
-import { ENOSPC, R_TOO_LARGE } from '../errors';
 import {
   AT_REFCOUNT_TABLE_CLUSTERS,
   AT_REFCOUNT_TABLE_OFFSET,
@@ -23,6 +22,7 @@ import {
   put64,
 } from '../formats/qcow2/header';
 import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from '../limits';
+import { ENOSPC, OVERLAY, R_TOO_LARGE } from '../protocol';
 import { freeLater, freesHaveRoom } from './frees';
 import { moveTable } from './move';
 import { grown, isFreePlace, missingBlock, putRefcount, refcountsPerBlock } from './refcounts';

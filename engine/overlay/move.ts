@@ -1,8 +1,9 @@
 // Moving a table to a larger place: what the old one holds is copied in the cache, sector by sector, with zeros behind it.
-import { OVERLAY } from '../core/image';
+
 import { pageChanged, pageGet, STAGE_REFCOUNTS } from '../core/pages';
 import { Task } from '../core/task';
 import { SECTOR_BYTES } from '../limits';
+import { OVERLAY } from '../protocol';
 
 /** Fills the `bytes` at `to` with the `oldBytes` at `from`, then zeros; `cursor` is how far it has come. False: the task waits or has failed. */
 export function moveTable(t: Task, from: u64, oldBytes: u64, to: u64, bytes: u64): bool {

@@ -4,9 +4,9 @@
 import { clusterBytes, Image, inFixedMetadata, overlay } from '../core/image';
 import { pageChanged, pageGet, STAGE_REFCOUNTS } from '../core/pages';
 import { fail, KIND_GROW, ON_REFCOUNTS, Task, taskBegin } from '../core/task';
-import { ECORRUPT, R_CLUSTER_IN_METADATA, R_REFCOUNT, R_REFCOUNT_BLOCK } from '../errors';
 import { get32, get64, put32, put64 } from '../formats/qcow2/header';
 import { PAGE_BYTES } from '../limits';
+import { ECORRUPT, R_CLUSTER_IN_METADATA, R_REFCOUNT, R_REFCOUNT_BLOCK } from '../protocol';
 
 /** Bits 9 to 63 of a refcount table's entry: where the block is. The others must be zero. */
 export const BLOCK_OFFSET_MASK: u64 = 0xfffffffffffffe00;

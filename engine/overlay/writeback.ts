@@ -3,8 +3,9 @@
 // One write-back runs at a time. It takes a snapshot of all changed sectors and writes it stage by stage (see pages.ts), with a
 // barrier (a flush) after every stage that a later one depends on; the first barrier also covers the data written before the
 // snapshot. Tasks go on changing pages meanwhile: what they change belongs to the next write-back.
+
 import { now } from '../core/clock';
-import { OVERLAY, overlay } from '../core/image';
+import { overlay } from '../core/image';
 import {
   anyDirty,
   manyDirty,
@@ -21,7 +22,7 @@ import {
   sectorsTaken,
   stageDirty,
 } from '../core/pages';
-import { ioBegin, OP_DISCARD, OP_FLUSH, OP_WRITE } from '../core/ring';
+import { ioBegin } from '../core/ring';
 import {
   DONE,
   fail,
@@ -37,7 +38,6 @@ import {
   wake,
   wakeFailed,
 } from '../core/task';
-import { ECORRUPT, EIO, R_FLUSH_LOST } from '../errors';
 import {
   AT_AUTOCLEAR,
   AT_INCOMPATIBLE,
@@ -56,6 +56,7 @@ import {
   WRITEBACK_PAUSE_MS_MAX,
   WRITEBACK_PAUSE_MS_MIN,
 } from '../limits';
+import { ECORRUPT, EIO, OP_DISCARD, OP_FLUSH, OP_WRITE, OVERLAY, R_FLUSH_LOST } from '../protocol';
 import { anyFree, clustersFreed, dropFree, freeAt, freeCount, isFree, peekFree } from './frees';
 import { release } from './refcounts';
 

@@ -1,11 +1,10 @@
 // Creating an overlay: a qcow2 version 3 image with empty tables, laid out as header, refcount table, refcount blocks, L1 table. The file
 // is empty before; until the header is written, last, it is no image at all.
 
-import { clusterBytes, FORMAT_QCOW2, Image, OVERLAY, overlay } from '../core/image';
+import { clusterBytes, Image, overlay } from '../core/image';
 import { pageChanged, pageGet, STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/pages';
-import { ioBegin, OP_TRUNCATE } from '../core/ring';
+import { ioBegin } from '../core/ring';
 import { DONE, fail, ON_IO, ON_SLOT, Task, WAIT, wait } from '../core/task';
-import { EINVAL, R_CLUSTER_BITS, R_HEADER_FULL, R_REFCOUNT_ORDER, R_TOO_LARGE } from '../errors';
 import {
   AT_BACKING_BYTES,
   AT_BACKING_OFFSET,
@@ -40,11 +39,23 @@ import {
   backingIdentityBytes,
   backingNameAt,
   backingNameBytes,
-  IDENTITY_BYTES_MAX,
   putExtension,
 } from '../overlay/backing';
 import { putRefcount, refcountsPerBlock } from '../overlay/refcounts';
 import { flushed } from '../overlay/writeback';
+import {
+  CREATE_EXTENDED_L2_SHIFT,
+  CREATE_REFCOUNT_ORDER_SHIFT,
+  EINVAL,
+  FORMAT_QCOW2,
+  IDENTITY_BYTES_MAX,
+  OP_TRUNCATE,
+  OVERLAY,
+  R_CLUSTER_BITS,
+  R_HEADER_FULL,
+  R_REFCOUNT_ORDER,
+  R_TOO_LARGE,
+} from '../protocol';
 
 const PLAN: u32 = 0;
 const LENGTH: u32 = 1;
@@ -118,8 +129,8 @@ export function runCreate(t: Task): i32 {
 function plan(t: Task, image: Image): i32 {
   image.version = 3;
   image.clusterBits = <u32>(t.argument & 255);
-  image.refcountOrder = <u32>((t.argument >> 8) & 255);
-  image.extendedL2 = t.argument >> 16 != 0;
+  image.refcountOrder = <u32>((t.argument >> CREATE_REFCOUNT_ORDER_SHIFT) & 255);
+  image.extendedL2 = t.argument >> CREATE_EXTENDED_L2_SHIFT != 0;
   image.size = t.length;
   if (image.clusterBits < 9 || image.clusterBits > 21) return R_CLUSTER_BITS;
   if (image.extendedL2 && image.clusterBits < 14) return R_CLUSTER_BITS;

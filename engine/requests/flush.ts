@@ -1,11 +1,12 @@
 // A guest's flush, and the end of a disk.
 
-import { OVERLAY, overlay } from '../core/image';
+import { overlay } from '../core/image';
 import { pageChanged, pageGet, STAGE_ROOTS } from '../core/pages';
 import { DONE, EXCLUSIVE, lock, Task, WAIT } from '../core/task';
 import { AT_INCOMPATIBLE, get64, INCOMPATIBLE_DIRTY, put64 } from '../formats/qcow2/header';
 import { SECTOR_BYTES } from '../limits';
 import { flushed, settle } from '../overlay/writeback';
+import { CLOSE_READ_ONLY, OVERLAY } from '../protocol';
 
 export function runFlush(t: Task): i32 {
   return flushed(t) ? DONE : WAIT;
@@ -15,8 +16,6 @@ const SETTLE: u32 = 0;
 const CLEAN: u32 = 1;
 const CLOSED: u32 = 2;
 
-/** `argument` of a close: there is nothing to write. */
-const READ_ONLY: u64 = 1;
 /**
  * Writes everything, gives every freed cluster back, and takes the dirty bit out of the header. The
  * disk may go on afterwards: whatever is changed then sets the bit again.
@@ -24,7 +23,7 @@ const READ_ONLY: u64 = 1;
 export function runClose(t: Task): i32 {
   // What others are halfway through ends first: it would leave clusters behind that nothing refers to yet, and I/O on closed files.
   if (!lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;
-  if (t.argument == READ_ONLY) return DONE;
+  if (t.argument == CLOSE_READ_ONLY) return DONE;
   const image = overlay();
   if (t.state == SETTLE) {
     if (!settle(t)) return WAIT;

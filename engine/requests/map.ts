@@ -1,19 +1,31 @@
 // map: the extents of a range, each with the image of the chain that decides it. Neighbours that are alike are told as one.
 
-import { clusterBytes, imageAt, imageCount, OVERLAY, overlay } from '../core/image';
-import { OP_GIVE, tell } from '../core/ring';
+import { clusterBytes, imageAt, imageCount, overlay } from '../core/image';
+import { tell } from '../core/ring';
 import { AGAIN, DONE, fail, Task, takeMemory, WAIT } from '../core/task';
-import { EINVAL, R_RANGE } from '../errors';
 import {
-  COMPRESSED_DATA,
-  DATA,
   foundDepth,
   foundHost,
   foundLength,
   foundState,
   lookupChain,
 } from '../formats/qcow2/mapping';
-import { BLOCK_BYTES, SCAN_ENTRIES_MAX } from '../limits';
+import { SCAN_ENTRIES_MAX } from '../limits';
+import {
+  COMPRESSED_DATA,
+  DATA,
+  EINVAL,
+  EXTENT_BYTES,
+  EXTENT_DEPTH,
+  EXTENT_HOST,
+  EXTENT_LENGTH,
+  EXTENT_OFFSET,
+  EXTENT_STATE,
+  MAP_BYTES,
+  OP_GIVE,
+  OVERLAY,
+  R_RANGE,
+} from '../protocol';
 
 /** An extent as the requester gets it; see README.md. */
 @unmanaged
@@ -36,9 +48,10 @@ export function runMap(t: Task): i32 {
     fail(t, EINVAL, R_RANGE, OVERLAY, t.offset);
     return WAIT;
   }
-  if (!takeMemory(t, BLOCK_BYTES, 0)) return WAIT;
+  if (!takeMemory(t, MAP_BYTES, 0)) return WAIT;
+  mustBeLaidOut();
   const bottom = t.argument ? min(<u32>t.argument, imageCount()) : imageCount();
-  const most = BLOCK_BYTES / <u32>offsetof<ExtentRecord>();
+  const most: u32 = MAP_BYTES / EXTENT_BYTES;
   for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
     const at = t.offset + t.cursor;
     if (at >= end) break;
@@ -53,7 +66,7 @@ export function runMap(t: Task): i32 {
   }
   const give = tell(OP_GIVE, t.request);
   give.address = <u32>t.buffer;
-  give.length = <u32>t.count * <u32>offsetof<ExtentRecord>();
+  give.length = <u32>t.count * <u32>EXTENT_BYTES;
   t.value = t.offset + t.cursor;
   return DONE;
 }
@@ -88,6 +101,19 @@ function place(at: u64): u64 {
   return foundHost + (at & (clusterBytes(imageAt(foundDepth)) - 1));
 }
 
+/** The class above lays out what hosts read by the numbers of the protocol. */
+function mustBeLaidOut(): void {
+  if (
+    offsetof<ExtentRecord>() != EXTENT_BYTES ||
+    offsetof<ExtentRecord>('offset') != EXTENT_OFFSET ||
+    offsetof<ExtentRecord>('length') != EXTENT_LENGTH ||
+    offsetof<ExtentRecord>('host') != EXTENT_HOST ||
+    offsetof<ExtentRecord>('state') != EXTENT_STATE ||
+    offsetof<ExtentRecord>('depth') != EXTENT_DEPTH
+  )
+    ERROR('the extents of a map are not laid out as protocol.ts has it');
+}
+
 function recordAt(t: Task, index: u32): ExtentRecord {
-  return changetype<ExtentRecord>(t.buffer + index * offsetof<ExtentRecord>());
+  return changetype<ExtentRecord>(t.buffer + index * EXTENT_BYTES);
 }

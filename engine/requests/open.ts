@@ -1,21 +1,21 @@
 // Opening an image: probing its format and reading its header. What cannot be supported is refused here, by name.
 
 import { arenaBytes } from '../core/arena';
-import {
-  clusterBytes,
-  FORMAT_PROBE,
-  FORMAT_QCOW2,
-  FORMAT_RAW,
-  Image,
-  imageOf,
-  OVERLAY,
-} from '../core/image';
+import { clusterBytes, Image, imageOf } from '../core/image';
 import { pageGet } from '../core/pages';
 import { DONE, fail, Task, WAIT } from '../core/task';
+import { get32, get64, MAGIC, parseHeader } from '../formats/qcow2/header';
+import { BLOCK_BYTES, CHUNK_BYTES } from '../limits';
 import {
   ECORRUPT,
   EINVAL,
   EUNSUPPORTED,
+  FORMAT_PROBE,
+  FORMAT_QCOW2,
+  FORMAT_RAW,
+  OPEN_TO_CHECK,
+  OPEN_WRITABLE,
+  OVERLAY,
   R_BITMAPS,
   R_ENCRYPTED,
   R_EXTENDED_L2,
@@ -28,14 +28,7 @@ import {
   R_SIZE,
   R_SNAPSHOTS,
   R_VERSION,
-} from '../errors';
-import { get32, get64, MAGIC, parseHeader } from '../formats/qcow2/header';
-import { BLOCK_BYTES, CHUNK_BYTES } from '../limits';
-
-/** Arguments of an open: the overlay is going to be written. */
-export const OPEN_WRITABLE: u64 = 1;
-/** The image is only going to be checked: one without refcounts is taken, for a repair makes them anew. */
-const OPEN_TO_CHECK: u64 = 2;
+} from '../protocol';
 
 /** `offset` is the number of the image, `length` the format asked for; `value` becomes the format found. */
 export function runOpen(t: Task): i32 {

@@ -1,8 +1,8 @@
 // A guest's read. What the overlay lacks is populated first (copy-on-read), under the lock that keeps others from fetching it too;
 // then everything is read from the overlay. Where nothing can be stored, the base is read directly.
 
-import { clusterBytes, imageCount, OVERLAY, overlay } from '../core/image';
-import { OP_GIVE, tell } from '../core/ring';
+import { clusterBytes, imageCount, overlay } from '../core/image';
+import { tell } from '../core/ring';
 import {
   DONE,
   fail,
@@ -28,9 +28,9 @@ import {
 } from '../data/gather';
 import { unplace } from '../data/place';
 import { chunkBytes, grain, populate, populateBegin, requestBytes } from '../data/populate';
-import { EINVAL, ENOSPC, R_RANGE } from '../errors';
 import { foundLength } from '../formats/qcow2/mapping';
 import { noteGuestRead } from '../job/readahead';
+import { EINVAL, ENOSPC, OP_GIVE, OVERLAY, R_RANGE } from '../protocol';
 
 /** Times a read lets missing clusters be populated before it reads the base directly: others may discard them again. */
 const POPULATE_TRIES_MAX: u32 = 16;

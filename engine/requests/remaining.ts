@@ -1,10 +1,10 @@
 // remaining: how much of a range is not populated, told by the overlay alone.
 
-import { imageCount, OVERLAY, overlay } from '../core/image';
+import { imageCount, overlay } from '../core/image';
 import { AGAIN, DONE, fail, Task, WAIT } from '../core/task';
-import { EINVAL, R_RANGE } from '../errors';
-import { ABSENT, foundLength, foundState, lookup } from '../formats/qcow2/mapping';
+import { foundLength, foundState, lookup } from '../formats/qcow2/mapping';
 import { SCAN_ENTRIES_MAX } from '../limits';
+import { ABSENT, EINVAL, OVERLAY, R_RANGE } from '../protocol';
 
 export function runRemaining(t: Task): i32 {
   const end = t.offset + t.length;

@@ -1,9 +1,9 @@
 // Resizing the disk, also while a job runs. What a larger disk gains reads as zeros, also where the base goes on further than the old
 // disk did; what a smaller one loses gives its space back.
 
-import { basesEnd, clusterBytes, Image, imageCount, OVERLAY, overlay } from '../core/image';
+import { basesEnd, clusterBytes, Image, imageCount, overlay } from '../core/image';
 import { pageChanged, pageGet, pagesForget, STAGE_ROOTS } from '../core/pages';
-import { ioBegin, OP_WRITE } from '../core/ring';
+import { ioBegin } from '../core/ring';
 import {
   AGAIN,
   clusterMap,
@@ -23,15 +23,15 @@ import {
 } from '../core/task';
 import { ACTION, linkCluster, NEW } from '../data/place';
 import { populate, populateBegin } from '../data/populate';
-import { EUNSUPPORTED, R_TOO_LARGE } from '../errors';
 import { AT_L1_OFFSET, AT_L1_SIZE, AT_SIZE, put32, put64 } from '../formats/qcow2/header';
-import { ABSENT, foundHost, foundLength, foundState, lookup } from '../formats/qcow2/mapping';
+import { foundHost, foundLength, foundState, lookup } from '../formats/qcow2/mapping';
 import { L1_BYTES_MAX, PAGE_BYTES, SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
 import { freeLater, freesHaveRoom } from '../overlay/frees';
 import { moveTable } from '../overlay/move';
 import { allocate, allocatedAt, allocateWhole, refcountsPerBlock } from '../overlay/refcounts';
 import { flushed, nextWriteback, writebackWanted } from '../overlay/writeback';
 import { zeroPageAt } from '../overlay/zeropage';
+import { ABSENT, EUNSUPPORTED, OP_WRITE, OVERLAY, R_TOO_LARGE } from '../protocol';
 
 const EDGE: u32 = 0;
 const LOCK: u32 = 1;

@@ -1,13 +1,33 @@
 // snapshots: tells of the internal snapshots of image 0 (QEMU's docs/interop/qcow2.txt, "Snapshots"), one a request: what they are
 // called, and when they were made; or of its persistent bitmaps ("Bitmaps extension"). What they hold is not shown.
 
-import { Image, OVERLAY, overlay } from '../core/image';
+import { Image, overlay } from '../core/image';
 import { pageGet } from '../core/pages';
-import { OP_GIVE, tell } from '../core/ring';
+import { tell } from '../core/ring';
 import { DONE, fail, Task, takeMemory, WAIT } from '../core/task';
-import { ECORRUPT, R_SNAPSHOT_TABLE, R_UNREAD } from '../errors';
 import { get32, get64 } from '../formats/qcow2/header';
 import { PAGE_BYTES, PAGE_MASK } from '../limits';
+import {
+  BITMAP_FLAGS,
+  BITMAP_GRANULARITY_BITS,
+  BITMAP_NAME_BYTES,
+  ECORRUPT,
+  OP_GIVE,
+  OVERLAY,
+  R_SNAPSHOT_TABLE,
+  R_UNREAD,
+  SNAPSHOT_CLOCK_NANOSECONDS,
+  SNAPSHOT_CLOCK_SECONDS,
+  SNAPSHOT_DATE_NANOSECONDS,
+  SNAPSHOT_DATE_SECONDS,
+  SNAPSHOT_ICOUNT,
+  SNAPSHOT_ID_BYTES,
+  SNAPSHOT_NAME_BYTES,
+  SNAPSHOT_NUMBERS,
+  SNAPSHOT_STATE_BYTES,
+  SNAPSHOT_TEXT_BYTES,
+  SNAPSHOTS_OF_BITMAPS,
+} from '../protocol';
 
 /** An entry's fixed part, and as much of its extra data as is told; QEMU takes no more extra data than this. */
 const FIXED_BYTES: u64 = 40;
@@ -23,14 +43,12 @@ const AT_ICOUNT: u32 = 56;
 const NANOSECONDS: u64 = 1000000000;
 
 /** Of an answer: numbers, then id and name, which are of 65,535 bytes at most each. */
-const NUMBERS_BYTES: u32 = 8 * 8;
-const ANSWER_BYTES: u32 = NUMBERS_BYTES + 2 * 65535;
+const NUMBERS_BYTES: u32 = SNAPSHOT_NUMBERS * 8;
+const ANSWER_BYTES: u32 = NUMBERS_BYTES + SNAPSHOT_TEXT_BYTES;
 
 const FIXED: u32 = 0;
 const TEXTS: u32 = 1;
 
-/** Argument of a request for a bitmap. */
-const OF_BITMAPS: u64 = 1;
 /** An entry of the bitmap directory: its fixed part. */
 const BITMAP_BYTES: u64 = 24;
 const AT_BITMAP_FLAGS: u32 = 12;
@@ -39,13 +57,13 @@ const AT_BITMAP_NAME_BYTES: u32 = 18;
 const AT_BITMAP_EXTRA_BYTES: u32 = 20;
 
 /**
- * `offset` is where the entry stands in the file, 0 for the first. Gives eight 64-bit floats: date in seconds and nanoseconds, the guest's
- * clock in seconds and nanoseconds, bytes of the VM's state, instructions counted (-1: not told), bytes of the id, bytes of the name; then id
- * and name. `value` is where the next entry would stand.
+ * `offset` is where the entry stands in the file, 0 for the first. Gives the numbers of
+ * SNAPSHOT_DATE_SECONDS and the following, then id and name. `value` is where the next entry would
+ * stand.
  */
 export function runSnapshots(t: Task): i32 {
   const image = overlay();
-  if (t.argument == OF_BITMAPS) return runBitmap(t, image);
+  if (t.argument == SNAPSHOTS_OF_BITMAPS) return runBitmap(t, image);
   const at = t.offset ? t.offset : image.snapshotsOffset;
   if (!image.snapshots || at & 7 || at + FIXED_BYTES > image.fileSize) return refuse(t, at);
   if (!takeMemory(t, ANSWER_BYTES, 0)) return WAIT;
@@ -66,7 +84,7 @@ export function runSnapshots(t: Task): i32 {
   return DONE;
 }
 
-/** Gives eight 64-bit floats, of which the first three are used: flags, granularity as a power of two, bytes of the name; then the name. */
+/** As runSnapshots, with the numbers of BITMAP_FLAGS and the following, then the name. */
 function runBitmap(t: Task, image: Image): i32 {
   const at = t.offset ? t.offset : image.bitmapsOffset;
   const end = min(image.bitmapsOffset + image.bitmapsBytes, image.fileSize);
@@ -75,10 +93,10 @@ function runBitmap(t: Task, image: Image): i32 {
   const texts = t.buffer + NUMBERS_BYTES;
   if (t.state == FIXED) {
     if (!copy(t, image, at, BITMAP_BYTES, texts)) return WAIT;
-    put(t, 0, get32(texts + AT_BITMAP_FLAGS));
-    put(t, 1, load<u8>(texts + AT_GRANULARITY_BITS));
+    put(t, BITMAP_FLAGS, get32(texts + AT_BITMAP_FLAGS));
+    put(t, BITMAP_GRANULARITY_BITS, load<u8>(texts + AT_GRANULARITY_BITS));
     t.count = get32(texts + AT_BITMAP_NAME_BYTES) >> 16;
-    put(t, 2, <f64>t.count);
+    put(t, BITMAP_NAME_BYTES, <f64>t.count);
     t.value = at + BITMAP_BYTES + get32(texts + AT_BITMAP_EXTRA_BYTES);
     if (t.value + t.count > end) return refuseBitmap(t, at);
     t.cursor = 0;
@@ -109,14 +127,18 @@ function tellNumbers(t: Task, entry: usize): u64 {
   const nameBytes = get32(entry + AT_TEXT_BYTES) & 0xffff;
   const clock = get64(entry + AT_CLOCK);
   const icount = extra >= 24 ? get64(entry + AT_ICOUNT) : u64.MAX_VALUE;
-  put(t, 0, get32(entry + AT_DATE));
-  put(t, 1, get32(entry + AT_DATE + 4));
-  put(t, 2, <f64>(clock / NANOSECONDS));
-  put(t, 3, <f64>(clock % NANOSECONDS));
-  put(t, 4, extra >= 8 ? <f64>get64(entry + AT_LONG_STATE_BYTES) : get32(entry + AT_STATE_BYTES));
-  put(t, 5, icount == u64.MAX_VALUE ? -1 : <f64>icount);
-  put(t, 6, idBytes);
-  put(t, 7, nameBytes);
+  put(t, SNAPSHOT_DATE_SECONDS, get32(entry + AT_DATE));
+  put(t, SNAPSHOT_DATE_NANOSECONDS, get32(entry + AT_DATE + 4));
+  put(t, SNAPSHOT_CLOCK_SECONDS, <f64>(clock / NANOSECONDS));
+  put(t, SNAPSHOT_CLOCK_NANOSECONDS, <f64>(clock % NANOSECONDS));
+  put(
+    t,
+    SNAPSHOT_STATE_BYTES,
+    extra >= 8 ? <f64>get64(entry + AT_LONG_STATE_BYTES) : get32(entry + AT_STATE_BYTES),
+  );
+  put(t, SNAPSHOT_ICOUNT, icount == u64.MAX_VALUE ? -1 : <f64>icount);
+  put(t, SNAPSHOT_ID_BYTES, idBytes);
+  put(t, SNAPSHOT_NAME_BYTES, nameBytes);
   t.count = idBytes + nameBytes;
   return extra;
 }

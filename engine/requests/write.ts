@@ -1,8 +1,8 @@
 // A guest's write: in place where the overlay has the whole cluster to itself, else into a new cluster that is filled up with what
 // stood around the written bytes. With the argument WRITE_ZEROES the data is zeros, for parts of clusters that cannot be zero clusters.
 
-import { clusterBytes, OVERLAY, overlay } from '../core/image';
-import { ioBegin, OP_TAKE } from '../core/ring';
+import { clusterBytes, overlay } from '../core/image';
+import { ioBegin } from '../core/ring';
 import {
   clusterMap,
   DONE,
@@ -29,20 +29,19 @@ import {
 } from '../data/gather';
 import { ACTION, FILL, IN_PLACE, KEEP, link, OWNED, place, storeClusters } from '../data/place';
 import { requestBytes } from '../data/populate';
-import { ECORRUPT, EINVAL, R_RANGE, R_SHARED_CLUSTER } from '../errors';
+import { foundCopied, foundHost, foundState, foundWhole, lookup } from '../formats/qcow2/mapping';
+import { foundRefcount, refcountOf } from '../overlay/refcounts';
 import {
   COMPRESSED_DATA,
-  foundCopied,
-  foundHost,
-  foundState,
-  foundWhole,
-  lookup,
+  ECORRUPT,
+  EINVAL,
+  OP_TAKE,
+  OVERLAY,
+  R_RANGE,
+  R_SHARED_CLUSTER,
+  WRITE_ZEROES,
   ZEROES,
-} from '../formats/qcow2/mapping';
-import { foundRefcount, refcountOf } from '../overlay/refcounts';
-
-/** Argument of a write: there is no data, all is zeros. */
-export const WRITE_ZEROES: u64 = 1;
+} from '../protocol';
 
 const LOCK: u32 = 0;
 const CLASSIFY: u32 = 1;

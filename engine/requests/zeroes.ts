@@ -2,22 +2,20 @@
 // as zeros by write.ts, or for a discard left as they are.) A discarded cluster becomes a zero cluster too, not an absent one: what
 // lies below in the base must not come to light again.
 
-import { clusterBytes, imageCount, OVERLAY, overlay } from '../core/image';
-import { AGAIN, DONE, EXCLUSIVE, fail, KIND_DISCARD, lock, Task, WAIT } from '../core/task';
+import { clusterBytes, imageCount, overlay } from '../core/image';
+import { AGAIN, DONE, EXCLUSIVE, fail, lock, Task, WAIT } from '../core/task';
 import { linkCluster } from '../data/place';
-import { EINVAL, R_RANGE } from '../errors';
+import { foundHost, foundLength, foundState, lookup } from '../formats/qcow2/mapping';
+import { SCAN_ENTRIES_MAX } from '../limits';
 import {
   ABSENT,
-  foundHost,
-  foundLength,
-  foundState,
-  lookup,
+  DISCARD_TO_BASE,
+  EINVAL,
+  KIND_DISCARD,
+  OVERLAY,
+  R_RANGE,
   ZEROES,
-} from '../formats/qcow2/mapping';
-import { SCAN_ENTRIES_MAX } from '../limits';
-
-/** Argument of a discard: the base holds what the overlay holds (after a commit), so the clusters become absent again. */
-const EMPTY: u64 = 1;
+} from '../protocol';
 
 /** KIND_ZERO and KIND_DISCARD; the range is of whole clusters, except that it may end where the disk does. */
 export function runZeroes(t: Task): i32 {
@@ -29,7 +27,7 @@ export function runZeroes(t: Task): i32 {
     return WAIT;
   }
   // Version 2 has no zero clusters: the host writes zeros instead, and a discard need not do anything.
-  const empties = t.argument == EMPTY;
+  const empties = t.argument == DISCARD_TO_BASE;
   if (image.version < 3 && !empties) {
     if (t.kind != KIND_DISCARD) fail(t, EINVAL, R_RANGE, OVERLAY, t.offset);
     return t.error ? WAIT : DONE;

@@ -3,6 +3,27 @@
  * where the files are nor what format they have.
  */
 
+import {
+  CLOSE_GOES_ON,
+  CLOSE_READ_ONLY,
+  DISCARD_TO_BASE,
+  IMAGE_BITMAPS,
+  IMAGE_IDENTITY_AT,
+  IMAGE_IDENTITY_BYTES,
+  IMAGE_SNAPSHOTS,
+  KIND_CLOSE,
+  KIND_DISCARD,
+  KIND_FLUSH,
+  KIND_READ,
+  KIND_REFER,
+  KIND_REMAINING,
+  KIND_RESIZE,
+  KIND_WRITE,
+  KIND_ZERO,
+  R_HEADER_FULL,
+  R_SHRINK,
+  WRITE_ZEROES,
+} from '../../engine/protocol.ts';
 import type {
   CheckReport,
   Disk,
@@ -16,23 +37,15 @@ import { MillraceError } from '../api/errors.ts';
 import { JOB_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import { checkWith, extentsOf, imageOf } from './driver/answers.ts';
 import type { Engine } from './driver/engine.ts';
-import { Kind } from './driver/engine.ts';
-import { ENGINE_REASONS } from './driver/reasons.ts';
-import { ImageField } from './driver/reports.ts';
+import { reasonText } from './driver/reasons.ts';
 import { bitmapsOf, snapshotsOf } from './driver/snapshots.ts';
 import type { Named } from './find-image.ts';
 import { DiskJob } from './job.ts';
 import { inPieces } from './pieces.ts';
 import { ResizeGate } from './resize-gate.ts';
 
-/** Arguments of a close request: nothing is to be written; the disk goes on afterwards. */
-const CLOSE_READ_ONLY = 1;
-const CLOSE_GOES_ON = 2;
 /** So long a disk that is being closed waits for what still needs its bases. */
 const CLOSE_WAITS_MS = 2000;
-const WRITE_ZEROES = 1;
-/** Argument of a discard: the clusters become absent. */
-const EMPTY = 1;
 const SECTOR_BYTES = 512;
 /** Pieces of zeroes or discard: bounded so that others get between. */
 const ZERO_PIECE_BYTES = 1024 ** 3;
@@ -100,7 +113,7 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#mustBeInside('read', offset, length);
     const bytes = roomFor(length);
     await this.#pieces(offset, length, (at, size) =>
-      this.#engine.request(Kind.read, at, size, 0, {
+      this.#engine.request(KIND_READ, at, size, 0, {
         into: bytes.subarray(at - offset, at - offset + size),
       }),
     );
@@ -114,7 +127,7 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#mustBeInside('write', offset, data.length);
     await this.#changing(
       this.#pieces(offset, data.length, (at, size) =>
-        this.#engine.request(Kind.write, at, size, 0, {
+        this.#engine.request(KIND_WRITE, at, size, 0, {
           data: data.subarray(at - offset, at - offset + size),
         }),
       ),
@@ -140,12 +153,12 @@ export class EngineDisk extends EventTarget implements Disk {
   async #writeZeroes(offset: number, length: number): Promise<void> {
     const [from, to] = this.#wholeClusters(offset, length);
     const zeroes = (at: number, size: number) =>
-      this.#engine.request(Kind.write, at, size, WRITE_ZEROES);
+      this.#engine.request(KIND_WRITE, at, size, WRITE_ZEROES);
     // Version 2 has no zero clusters.
     if (from >= to || imageOf(this.#engine, 0).version === 2)
       return this.#pieces(offset, length, zeroes);
     await this.#pieces(offset, from - offset, zeroes);
-    await this.#wide(Kind.zero, from, to);
+    await this.#wide(KIND_ZERO, from, to);
     await this.#pieces(to, offset + length - to, zeroes);
   }
 
@@ -155,12 +168,12 @@ export class EngineDisk extends EventTarget implements Disk {
     while (this.#gate.resizing) await this.#resized();
     this.#mustBeInside('discard', offset, length);
     const [from, to] = this.#wholeClusters(offset, length);
-    if (from < to) await this.#changing(this.#gate.asWide(this.#wide(Kind.discard, from, to)));
+    if (from < to) await this.#changing(this.#gate.asWide(this.#wide(KIND_DISCARD, from, to)));
   }
 
   async flush(): Promise<void> {
     this.#mustBeOpen();
-    if (!this.#readOnly) await this.#engine.request(Kind.flush);
+    if (!this.#readOnly) await this.#engine.request(KIND_FLUSH);
   }
 
   async resize(size: number, options: { shrink?: boolean } = {}): Promise<void> {
@@ -180,7 +193,7 @@ export class EngineDisk extends EventTarget implements Disk {
       if (!options.shrink)
         throw new MillraceError(
           'EINVAL',
-          `cannot shrink the disk from ${this.#size} to ${size} bytes: ${ENGINE_REASONS[42]}`,
+          `cannot shrink the disk from ${this.#size} to ${size} bytes: ${reasonText(R_SHRINK)}`,
         );
       if (this.#job.isActive)
         throw new MillraceError(
@@ -194,7 +207,7 @@ export class EngineDisk extends EventTarget implements Disk {
       await this.#writeZeroes(size, clusterEnd - size);
     }
     try {
-      await this.#engine.request(Kind.resize, 0, size);
+      await this.#engine.request(KIND_RESIZE, 0, size);
     } finally {
       this.#size = imageOf(this.#engine, 0).virtualSize;
     }
@@ -246,7 +259,7 @@ export class EngineDisk extends EventTarget implements Disk {
   ): Promise<number> {
     this.#mustBeOpen();
     this.#mustBeInside('count what remains', offset, length);
-    return this.#engine.request(Kind.remaining, offset, length);
+    return this.#engine.request(KIND_REMAINING, offset, length);
   }
 
   async *map(
@@ -276,9 +289,9 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#mustBeOpen();
     const images = this.#chain();
     const report = this.#engine.imageReport(0);
-    const snapshots = report[ImageField.snapshots];
+    const snapshots = report[IMAGE_SNAPSHOTS];
     if (snapshots) images[0].snapshots = await snapshotsOf(this.#engine, snapshots);
-    const bitmaps = report[ImageField.bitmaps];
+    const bitmaps = report[IMAGE_BITMAPS];
     if (bitmaps) images[0].bitmaps = await bitmapsOf(this.#engine, bitmaps);
     return images;
   }
@@ -296,20 +309,20 @@ export class EngineDisk extends EventTarget implements Disk {
    */
   async settle(): Promise<void> {
     this.#mustBeOpen();
-    if (!this.#readOnly) await this.#engine.request(Kind.close, 0, 0, CLOSE_GOES_ON);
+    if (!this.#readOnly) await this.#engine.request(KIND_CLOSE, 0, 0, CLOSE_GOES_ON);
   }
 
   /** Gives up all that the overlay holds, so that its base shows: the last step of a commit, when the base holds it too. */
   async empty(): Promise<void> {
     this.#mustBeWritable('empty');
-    await this.#wide(Kind.discard, 0, this.#size, EMPTY);
+    await this.#wide(KIND_DISCARD, 0, this.#size, DISCARD_TO_BASE);
   }
 
   /** What the header says that identifies the base, as `refer` takes it. */
   recordedIdentity(): string {
     const image = this.#engine.imageReport(0);
     return this.#engine.texts
-      .text(0, image[ImageField.identityAt], image[ImageField.identityBytes])
+      .text(0, image[IMAGE_IDENTITY_AT], image[IMAGE_IDENTITY_BYTES])
       .replace(/\0+$/, '');
   }
 
@@ -322,13 +335,16 @@ export class EngineDisk extends EventTarget implements Disk {
         `the name of the base is too long to be recorded: '${name}'`,
       );
     if (!this.#engine.exports.backingHasRoom())
-      throw new MillraceError('EUNSUPPORTED', `${this.#engine.name(0)}: ${ENGINE_REASONS[36]}`);
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        `${this.#engine.name(0)}: ${reasonText(R_HEADER_FULL)}`,
+      );
   }
 
   /** Records another base, or none by an empty name. The images of this disk stay as they are: close it, and open it anew. */
   async refer(name: string, format: ImageFormat | '', identity: string): Promise<void> {
     this.mustHaveRoom(name, format, identity);
-    await this.#engine.request(Kind.refer);
+    await this.#engine.request(KIND_REFER);
     this.#engine.texts.keep(0);
   }
 
@@ -344,7 +360,7 @@ export class EngineDisk extends EventTarget implements Disk {
         this.#engine.bases.leave(new MillraceError('ECLOSED', 'the disk is being closed')),
       );
       await this.#job.end();
-      await this.#engine.request(Kind.close, 0, 0, this.#readOnly ? CLOSE_READ_ONLY : 0);
+      await this.#engine.request(KIND_CLOSE, 0, 0, this.#readOnly ? CLOSE_READ_ONLY : 0);
     } finally {
       giveUp();
       this.#engine.close(new MillraceError('ECLOSED', 'the disk has been closed'));

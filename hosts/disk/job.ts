@@ -2,19 +2,45 @@
  * The stream job of a disk: starts it, hands the caller's wishes to the engine while it runs, and tells what becomes of it. The engine
  * does the work, and keeps all that is counted; only who waits, and which event was told last, is kept here.
  */
+import {
+  JOB_ABORTED,
+  JOB_COPIES,
+  JOB_DETAIL,
+  JOB_ERROR,
+  JOB_ERROR_IMAGE,
+  JOB_ERROR_OFFSET,
+  JOB_FROM,
+  JOB_PAUSED,
+  JOB_REASON,
+  JOB_REMAINING,
+  JOB_SPEED,
+  JOB_STATUS,
+  JOB_STOPS,
+  JOB_TO,
+  KIND_STREAM,
+  ON_ERROR_ENOSPC,
+  ON_ERROR_IGNORE,
+  ON_ERROR_REPORT,
+  ON_ERROR_STOP,
+  R_HEADER_FULL,
+  R_JOB_ACTIVE,
+  R_NOT_A_BASE,
+  STATUS_NONE,
+} from '../../engine/protocol.ts';
 import type { BlockFile } from '../api/block.ts';
 import type { DiskEvent, StreamInfo, StreamOptions } from '../api/disk.ts';
 import { JobStatus } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { Engine } from './driver/engine.ts';
-import { Kind } from './driver/engine.ts';
 import type { Failure } from './driver/errors.ts';
-import { ENGINE_REASONS } from './driver/reasons.ts';
-import { JobField } from './driver/reports.ts';
+import { reasonText } from './driver/reasons.ts';
 
-const ON_ERROR = { report: 0, stop: 1, ignore: 2, enospc: 3 } as const;
-/** `status` before the first job, in the engine's numbers. */
-const STATUS_NONE = 3;
+const ON_ERROR = {
+  report: ON_ERROR_REPORT,
+  stop: ON_ERROR_STOP,
+  ignore: ON_ERROR_IGNORE,
+  enospc: ON_ERROR_ENOSPC,
+} as const;
 /** At most ten progress events a second. */
 const PROGRESS_INTERVAL_MS = 100;
 
@@ -61,7 +87,7 @@ export class DiskJob {
     const { nonblock = false, signal } = options;
     const overlay: Partial<BlockFile> | undefined = this.#engine.file(0);
     if (overlay?.guard === 'looked') await overlay.refuseOtherWriters?.();
-    if (this.#job) throw new MillraceError('EBUSY', `cannot stream: ${ENGINE_REASONS[32]}`);
+    if (this.#job) throw new MillraceError('EBUSY', `cannot stream: ${reasonText(R_JOB_ACTIVE)}`);
     if (signal?.aborted)
       throw new MillraceError('ABORTED', 'cannot stream: aborted before it started', {
         cause: signal.reason,
@@ -70,7 +96,7 @@ export class DiskJob {
     if (options.paused) this.#engine.exports.pause();
     const cancel = (): void => this.#cancel();
     signal?.addEventListener('abort', cancel);
-    const settled = this.#engine.request(Kind.stream).then(
+    const settled = this.#engine.request(KIND_STREAM).then(
       () => this.#ended(),
       (error) => this.#broke(error),
     );
@@ -136,14 +162,14 @@ export class DiskJob {
   watch(): void {
     if (!this.#job) return;
     const job = this.#engine.jobReport();
-    if (job[JobField.stops] !== this.#stops) {
-      this.#stops = job[JobField.stops];
+    if (job[JOB_STOPS] !== this.#stops) {
+      this.#stops = job[JOB_STOPS];
       this.#emit('paused');
     }
-    if (!job[JobField.paused] || !job[JobField.copies])
+    if (!job[JOB_PAUSED] || !job[JOB_COPIES])
       for (const resolve of this.#job?.quiet.splice(0) ?? []) resolve();
     const now = this.#engine.clock.now();
-    const remaining = job[JobField.remaining];
+    const remaining = job[JOB_REMAINING];
     if (now - this.#progressAt < PROGRESS_INTERVAL_MS || remaining === this.#progressRemaining)
       return;
     this.#progressAt = now;
@@ -172,7 +198,7 @@ export class DiskJob {
     if (reason)
       throw new MillraceError(
         'EINVAL',
-        `cannot stream ${length} bytes at ${offset}: ${ENGINE_REASONS[reason]} (the disk has ${size} bytes)`,
+        `cannot stream ${length} bytes at ${offset}: ${reasonText(reason)} (the disk has ${size} bytes)`,
       );
     this.#stops = 0;
     this.#progressAt = 0;
@@ -191,13 +217,13 @@ export class DiskJob {
     if (index < 0)
       throw new MillraceError(
         'EINVAL',
-        `cannot stream down to '${base}': ${ENGINE_REASONS[39]}, which has ${names.join(', ') || 'none'}`,
+        `cannot stream down to '${base}': ${reasonText(R_NOT_A_BASE)}, which has ${names.join(', ') || 'none'}`,
       );
     this.#owner.recordBase(index);
     if (!keepBase && depth > 1 && !this.#engine.exports.backingHasRoom())
       throw new MillraceError(
         'EUNSUPPORTED',
-        `cannot stream down to '${base}': ${ENGINE_REASONS[36]}`,
+        `cannot stream down to '${base}': ${reasonText(R_HEADER_FULL)}`,
       );
     return depth;
   }
@@ -263,33 +289,33 @@ export class DiskJob {
 
   #report(): StreamInfo {
     const job = this.#engine.jobReport();
-    const status = job[JobField.status];
+    const status = job[JOB_STATUS];
     const info: StreamInfo = {
       status: (status === STATUS_NONE ? JobStatus.FAILED : status) as StreamInfo['status'],
-      remaining: job[JobField.remaining],
-      offset: job[JobField.from],
-      length: job[JobField.to] - job[JobField.from],
-      speed: job[JobField.speed],
+      remaining: job[JOB_REMAINING],
+      offset: job[JOB_FROM],
+      length: job[JOB_TO] - job[JOB_FROM],
+      speed: job[JOB_SPEED],
       // The engine keeps the word of a job that was aborted while it was paused.
-      paused: status === JobStatus.ACTIVE && job[JobField.paused] !== 0,
+      paused: status === JobStatus.ACTIVE && job[JOB_PAUSED] !== 0,
     };
-    if (info.status === JobStatus.FAILED) info.reason = job[JobField.aborted] ? 'aborted' : 'error';
+    if (info.status === JobStatus.FAILED) info.reason = job[JOB_ABORTED] ? 'aborted' : 'error';
     const error = this.#failure();
     if (error)
-      info.error = { code: error.code, message: error.message, offset: job[JobField.errorOffset] };
+      info.error = { code: error.code, message: error.message, offset: job[JOB_ERROR_OFFSET] };
     return info;
   }
 
   /** The first error of the job, if there was one. */
   #failure(): MillraceError | undefined {
     const job = this.#engine.jobReport();
-    if (!job[JobField.error]) return undefined;
+    if (!job[JOB_ERROR]) return undefined;
     const failure: Failure = {
-      code: job[JobField.error],
-      reason: job[JobField.reason],
-      image: job[JobField.errorImage],
-      offset: job[JobField.errorOffset],
-      detail: job[JobField.detail],
+      code: job[JOB_ERROR],
+      reason: job[JOB_REASON],
+      image: job[JOB_ERROR_IMAGE],
+      offset: job[JOB_ERROR_OFFSET],
+      detail: job[JOB_DETAIL],
     };
     return this.#engine.errorOf(failure, 'stream');
   }

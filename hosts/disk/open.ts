@@ -4,13 +4,13 @@
  * records.
  */
 
+import { KIND_CLOSE, KIND_CREATE } from '../../engine/protocol.ts';
 import type { CheckOptions, CheckReport, CreateOptions, OpenOptions } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import { CHECK_OPTIONS, CREATE_OPTIONS, mustKnowOptions, OPEN_OPTIONS } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
 import type { EngineDisk } from './disk.ts';
 import { checkWith } from './driver/answers.ts';
-import { Kind } from './driver/engine.ts';
 import { Opening } from './opening.ts';
 import {
   checkedCache,
@@ -47,7 +47,7 @@ export async function createDiskWith(
         recordBase,
       );
     const bytes = size ?? Math.ceil(opening.virtualSize(1) / SECTOR_BYTES) * SECTOR_BYTES;
-    await opening.engine.request(Kind.create, 0, bytes, shape);
+    await opening.engine.request(KIND_CREATE, 0, bytes, shape);
     opening.engine.texts.keep(0);
     return opening.finish(false, options.copyOnRead ?? true);
   } catch (error) {
@@ -101,7 +101,7 @@ export async function checkDiskWith(
     if (!(await opening.openToCheck(overlay, repair !== undefined))) return undefined;
     const report = await checkWith(opening.engine, opening.virtualSize(0), repair);
     // An image that is still wrong is not marked as sound.
-    if (repair && !report.corruptions) await opening.engine.request(Kind.close);
+    if (repair && !report.corruptions) await opening.engine.request(KIND_CLOSE);
     return report;
   } finally {
     await opening.undo(false);

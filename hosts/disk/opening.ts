@@ -2,20 +2,38 @@
  * A disk on its way to being open: its engine, its chain of images, and what undoes it all if it
  * does not get there.
  */
+import {
+  FORMAT_PROBE,
+  FORMAT_QCOW2,
+  FORMAT_RAW,
+  IMAGE_FORMAT,
+  IMAGE_FORMAT_AT,
+  IMAGE_FORMAT_BYTES,
+  IMAGE_IDENTITY_AT,
+  IMAGE_IDENTITY_BYTES,
+  IMAGE_NAME_AT,
+  IMAGE_NAME_BYTES,
+  IMAGE_SIZE,
+  IMAGES_MAX,
+  KIND_CHECK,
+  KIND_OPEN,
+  OPEN_TO_CHECK,
+  OPEN_WRITABLE,
+  REPAIR_CRASH,
+} from '../../engine/protocol.ts';
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import type { BaseLocation, CacheMode, ImageFormat } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { OverlayMode, Runtime } from '../api/runtime.ts';
 import { closeAll } from './close-all.ts';
 import { EngineDisk } from './disk.ts';
-import { Engine, Kind, REPAIR_CRASH } from './driver/engine.ts';
-import { ImageField } from './driver/reports.ts';
+import { Engine } from './driver/engine.ts';
+import { formatName, isFormat } from './driver/formats.ts';
 import { findImage } from './find-image.ts';
 import {
+  checkedFormat,
   checkedMemory,
   checkedRecord,
-  FORMAT_NUMBERS,
-  formatNumber,
   mustBeLocation,
   mustBeWritable,
   overlayName,
@@ -24,12 +42,8 @@ import { otherFormat, otherTrailer, PROBE_BYTES, TRAILER_BYTES } from './other-f
 import type { RecordedIdentity } from './recorded.ts';
 import { checkIdentity, parseIdentity, recordedName, recordOf, textOf } from './recorded.ts';
 
-const OPEN_WRITABLE = 1;
-const OPEN_TO_CHECK = 2;
-const CHAIN_IMAGES_MAX = 32;
 /** What the HTTP bases say of a 401 or 403. */
 const LACKS_CREDENTIALS = /^https?:.*the server answered 40[13]\b/;
-const FORMATS: readonly (ImageFormat | undefined)[] = [undefined, 'raw', 'qcow2'];
 
 /** What the header of an image says of its base. */
 interface Backing {
@@ -88,12 +102,12 @@ export class Opening {
     const { readOnly = false } = mode;
     mustBeWritable(overlay, !readOnly);
     await this.#attachOverlay(overlay, mode);
-    const format = await this.#openImage(0, formatNumber(as), readOnly ? 0 : OPEN_WRITABLE);
+    const format = await this.#openImage(0, checkedFormat(as), readOnly ? 0 : OPEN_WRITABLE);
     this.engine.texts.keep(0);
-    if (!readOnly && FORMATS[format] !== 'qcow2') {
+    if (!readOnly && format !== FORMAT_QCOW2) {
       throw new MillraceError(
         'EUNSUPPORTED',
-        `${overlayName(overlay)}: an overlay is a qcow2 image, and this is ${FORMATS[format]} data; open it read-only, or create an overlay over it`,
+        `${overlayName(overlay)}: an overlay is a qcow2 image, and this is ${formatName(format)} data; open it read-only, or create an overlay over it`,
       );
     }
   }
@@ -108,7 +122,7 @@ export class Opening {
   ): Promise<boolean> {
     mustBeWritable(overlay, writable);
     await this.#attachOverlay(overlay, { readOnly: !writable });
-    return FORMATS[await this.#openImage(0, 0, OPEN_TO_CHECK)] === 'qcow2';
+    return (await this.#openImage(0, FORMAT_PROBE, OPEN_TO_CHECK)) === FORMAT_QCOW2;
   }
 
   async #attachOverlay(
@@ -138,10 +152,10 @@ export class Opening {
       const below = this.backingOf(last);
       if (!below) return;
       if (!follow) throw notFollowed(this.engine.name(last), below.name);
-      if (this.#count >= CHAIN_IMAGES_MAX)
+      if (this.#count >= IMAGES_MAX)
         throw new MillraceError(
           'EUNSUPPORTED',
-          `${this.engine.name(0)}: the chain has more than ${CHAIN_IMAGES_MAX} images, or goes round in a circle`,
+          `${this.engine.name(0)}: the chain has more than ${IMAGES_MAX} images, or goes round in a circle`,
         );
       await this.#asRecorded(() => this.#openBase(this.resolve(below, last), below.format));
     }
@@ -183,13 +197,13 @@ export class Opening {
    * taken for raw data.
    */
   async #openImage(image: number, asked: number, argument = 0): Promise<number> {
-    const opening = this.engine.request(Kind.open, image, asked, argument);
+    const opening = this.engine.request(KIND_OPEN, image, asked, argument);
     if (asked) return opening;
     const failed = await opening.then(
       () => undefined,
       (error) => error,
     );
-    const isRaw = failed === undefined && FORMATS[await opening] === 'raw';
+    const isRaw = failed === undefined && (await opening) === FORMAT_RAW;
     const isUnknown = failed instanceof MillraceError && failed.code === 'EUNSUPPORTED';
     const found = isRaw || isUnknown ? await this.#otherFormat(image, isRaw) : undefined;
     if (found === undefined) return opening;
@@ -219,7 +233,7 @@ export class Opening {
     format?: ImageFormat,
     recorded?: RecordedIdentity,
   ): Promise<void> {
-    const asked = formatNumber(format);
+    const asked = checkedFormat(format);
     const isPlace = typeof location === 'string' || location instanceof URL;
     if (!isPlace) mustBeLocation('base', location);
     const source = isPlace ? await this.#runtime.openSource(location, 'base') : location;
@@ -241,10 +255,10 @@ export class Opening {
   /** What an image records as its base, if it has one. */
   backingOf(image: number): Backing | undefined {
     const n = this.engine.imageReport(image);
-    const name = this.engine.texts.text(image, n[ImageField.nameAt], n[ImageField.nameBytes]);
-    if (FORMATS[n[ImageField.format]] !== 'qcow2' || !name) return undefined;
-    const format = this.engine.texts.text(image, n[ImageField.formatAt], n[ImageField.formatBytes]);
-    if (format && !Object.hasOwn(FORMAT_NUMBERS, format))
+    const name = this.engine.texts.text(image, n[IMAGE_NAME_AT], n[IMAGE_NAME_BYTES]);
+    if (n[IMAGE_FORMAT] !== FORMAT_QCOW2 || !name) return undefined;
+    const format = this.engine.texts.text(image, n[IMAGE_FORMAT_AT], n[IMAGE_FORMAT_BYTES]);
+    if (format && !isFormat(format))
       throw new MillraceError(
         'EUNSUPPORTED',
         `${this.engine.name(image)}: its backing file has the format '${format}', which is not supported`,
@@ -253,7 +267,7 @@ export class Opening {
       name,
       format: (format || undefined) as ImageFormat | undefined,
       identity: parseIdentity(
-        this.engine.texts.text(image, n[ImageField.identityAt], n[ImageField.identityBytes]),
+        this.engine.texts.text(image, n[IMAGE_IDENTITY_AT], n[IMAGE_IDENTITY_BYTES]),
         name,
       ),
     };
@@ -274,7 +288,7 @@ export class Opening {
    */
   recordBase(image: number, place?: string, as?: string): void {
     const name = checkedRecord(as) ?? this.#recordedName(place ?? this.engine.file(image)!.name);
-    const format = FORMATS[this.engine.imageReport(image)[ImageField.format]] ?? 'raw';
+    const format = formatName(this.engine.imageReport(image)[IMAGE_FORMAT]) ?? 'raw';
     if (!this.engine.texts.setBacking(name, format, textOf(this.#identities[image], name)))
       throw new MillraceError(
         'EINVAL',
@@ -292,7 +306,7 @@ export class Opening {
   }
 
   virtualSize(image: number): number {
-    return this.engine.imageReport(image)[ImageField.size];
+    return this.engine.imageReport(image)[IMAGE_SIZE];
   }
 
   /**
@@ -304,7 +318,7 @@ export class Opening {
    */
   async recover(): Promise<void> {
     try {
-      await this.engine.request(Kind.check, 0, 0, REPAIR_CRASH);
+      await this.engine.request(KIND_CHECK, 0, 0, REPAIR_CRASH);
     } catch (error) {
       if (!(error instanceof MillraceError) || error.code !== 'ECORRUPT') throw error;
       throw new MillraceError(
@@ -327,11 +341,11 @@ export class Opening {
    */
   async finishWithoutBase(readOnly: boolean): Promise<EngineDisk> {
     const overlay = this.engine.imageReport(0);
-    if (overlay[ImageField.nameBytes] > 0) {
+    if (overlay[IMAGE_NAME_BYTES] > 0) {
       const name = `the base of ${this.engine.name(0)}`;
-      this.engine.attach(1, unopened(name, overlay[ImageField.size]), name);
+      this.engine.attach(1, unopened(name, overlay[IMAGE_SIZE]), name);
       this.#count = 2;
-      await this.engine.request(Kind.open, 1, FORMAT_NUMBERS.raw);
+      await this.engine.request(KIND_OPEN, 1, FORMAT_RAW);
     }
     if (!readOnly) await this.recover();
     this.#setUse(false, false);

@@ -2,18 +2,22 @@
  * The options that disks are opened and made with: each is checked before anything is opened, and
  * handed on as the engine takes it.
  */
+import {
+  CREATE_EXTENDED_L2_SHIFT,
+  CREATE_REFCOUNT_ORDER_SHIFT,
+  MEMORY_BYTES_MAX,
+  MEMORY_BYTES_MIN,
+} from '../../engine/protocol.ts';
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import type { CacheMode, CreateOptions, ImageFormat, OpenOptions } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import { formatNumber, isFormat } from './driver/formats.ts';
 
 const MEMORY_BYTES_DEFAULT = 32 * 1024 * 1024;
-const MEMORY_BYTES_MIN = 8 * 1024 * 1024;
-const MEMORY_BYTES_MAX = 1024 * 1024 * 1024;
 const CLUSTER_BYTES_DEFAULT = 65536;
 const REFCOUNT_BITS_DEFAULT = 16;
 export const SECTOR_BYTES = 512;
 const CACHE_MODES: readonly CacheMode[] = ['writeback', 'unsafe'];
-export const FORMAT_NUMBERS: Readonly<Record<ImageFormat, number>> = { raw: 1, qcow2: 2 };
 
 /** Bytes of memory for one disk. */
 export function checkedMemory(memory: number = MEMORY_BYTES_DEFAULT): number {
@@ -56,15 +60,14 @@ export function overlayName(overlay: string | BlockSource): string {
   return typeof overlay === 'string' ? overlay : (overlay.name ?? 'the overlay');
 }
 
-/** As the engine has it; 0 for one that is to be told by the first bytes. */
-export function formatNumber(format: ImageFormat | undefined): number {
-  if (format === undefined) return 0;
-  if (!Object.hasOwn(FORMAT_NUMBERS, format))
+/** The engine's number of a format; without a name, it is to be told by the first bytes. */
+export function checkedFormat(format: ImageFormat | undefined): number {
+  if (format !== undefined && !isFormat(format))
     throw new MillraceError(
       'EUNSUPPORTED',
       `the format '${format}' is not supported: raw or qcow2`,
     );
-  return FORMAT_NUMBERS[format];
+  return formatNumber(format);
 }
 
 /** A file that the caller brings flushes as it likes. */
@@ -118,7 +121,11 @@ export function checkedShape(options: CreateOptions): number {
   );
   if (options.extendedL2 && clusterBits < 14)
     throw new MillraceError('EINVAL', 'extended L2 entries need clusters of 16 KiB or more');
-  return clusterBits + refcountOrder * 256 + (options.extendedL2 ? 65536 : 0);
+  return (
+    clusterBits +
+    (refcountOrder << CREATE_REFCOUNT_ORDER_SHIFT) +
+    (Number(options.extendedL2 ?? false) << CREATE_EXTENDED_L2_SHIFT)
+  );
 }
 
 function powerOfTwo(what: string, value: number, least: number, most: number): number {

@@ -1,11 +1,9 @@
 /** What an overlay records of its base, and whether the base that is found is that one. */
+import { IDENTITY_BYTES_MAX } from '../../engine/protocol.ts';
 import type { BlockSource } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { mayBeSame, shortIdentity } from './identity.ts';
-
-/** Bytes of a base's identity that a header takes. */
-const IDENTITY_BYTES_MAX = 256;
 
 /** What an overlay records of its base beside name and format, so that another base is noticed. */
 export interface RecordedIdentity {

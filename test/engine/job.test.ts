@@ -1,8 +1,10 @@
 /** The job as hosts of any language find it: by the engine's exports alone. */
+
 import { expect, it } from 'vitest';
+import { KIND_CREATE, KIND_OPEN, KIND_STREAM } from '../../engine/protocol.ts';
 import { Random } from '../fixtures/content.ts';
 import { Events } from '../simulator/events.ts';
-import { Kind, Machine, NO_FAULTS } from '../simulator/machine.ts';
+import { Machine, NO_FAULTS } from '../simulator/machine.ts';
 import { loadEngine } from '../simulator/simulate.ts';
 import { Storage } from '../simulator/storage.ts';
 
@@ -35,13 +37,13 @@ it('one that runs is not overwritten by another', () => {
     expect(code).toBe(0);
   };
   const make = (length: number): number => machine.exports.stream(0, length, 0, 0, false, false, 0);
-  run(Kind.open, 1, RAW, 0);
-  run(Kind.create, 0, 4 * MIB, 16 + 4 * 256);
+  run(KIND_OPEN, 1, RAW, 0);
+  run(KIND_CREATE, 0, 4 * MIB, 16 + 4 * 256);
   expect(make(MIB)).toBe(0);
   // It was not run: this one takes its place.
   expect(make(0)).toBe(0);
   code = undefined;
-  ask(Kind.stream, 0, 0, 0);
+  ask(KIND_STREAM, 0, 0, 0);
   for (let i = 0; i < 20; i++) events.next();
   expect([code, make(MIB)]).toEqual([undefined, REASON_JOB_ACTIVE]);
   while (code === undefined && events.next());

@@ -3,12 +3,29 @@
  * of it. Whatever is wrong with the image, the engine answers every request, in bounded work,
  * inside its memory, and writes nothing to an overlay that it refused to open.
  */
+
 import { inflateRawSync } from 'node:zlib';
+import {
+  KIND_CHECK,
+  KIND_CLOSE,
+  KIND_CREATE,
+  KIND_DISCARD,
+  KIND_FLUSH,
+  KIND_MAP,
+  KIND_OPEN,
+  KIND_READ,
+  KIND_REMAINING,
+  KIND_RESIZE,
+  KIND_SNAPSHOTS,
+  KIND_STREAM,
+  KIND_WRITE,
+  KIND_ZERO,
+} from '../../engine/protocol.ts';
 import { Random } from '../fixtures/content.ts';
 import { checkImage } from '../simulator/checker.ts';
 import { Events } from '../simulator/events.ts';
 import type { Answer, Faults } from '../simulator/machine.ts';
-import { Kind, Machine, must, NO_FAULTS } from '../simulator/machine.ts';
+import { Machine, must, NO_FAULTS } from '../simulator/machine.ts';
 import { contentOf } from '../simulator/qcow2.ts';
 import { Storage } from '../simulator/storage.ts';
 import { hostileImage } from './mutate.ts';
@@ -101,16 +118,16 @@ class Case {
     const storage = new Storage(this.#file);
     const bases = this.#random.next() & 1 ? [{ bytes: this.#base }] : [];
     this.#machine = this.#newMachine(storage, bases);
-    const { code } = this.#call(Kind.open, 0, this.#pick(0, QCOW2), writable ? WRITABLE : 0);
+    const { code } = this.#call(KIND_OPEN, 0, this.#pick(0, QCOW2), writable ? WRITABLE : 0);
     if (code !== 0) {
       must(storage.mark() === 0, 'nothing is written to an overlay that cannot be opened');
       return false;
     }
-    if (bases.length) this.#call(Kind.open, 1, RAW, 0);
+    if (bases.length) this.#call(KIND_OPEN, 1, RAW, 0);
     this.#size = this.#machine.report(this.#machine.exports.image(0))[1];
     // A host that forgets to check before it writes must harm nothing but the image.
     if (writable && this.#random.between(0, 1))
-      this.#call(Kind.check, 0, 0, this.#pick(1, 3), new Uint8Array(64));
+      this.#call(KIND_CHECK, 0, 0, this.#pick(1, 3), new Uint8Array(64));
     this.#machine.exports.setUse(
       writable && bases.length > 0,
       false,
@@ -118,7 +135,7 @@ class Case {
       this.#random.between(0, 1) > 0,
     );
     this.#call(
-      Kind.snapshots,
+      KIND_SNAPSHOTS,
       this.#pick(0, 8, 65536, 1 << 30),
       0,
       0,
@@ -126,20 +143,20 @@ class Case {
     );
     this.#readAll(storage.mark() === 0 ? (bases[0]?.bytes ?? new Uint8Array(0)) : undefined);
     for (let i = 0; i < 6; i++) this.#act(writable);
-    this.#call(Kind.close, 0, 0, writable ? 0 : 1);
+    this.#call(KIND_CLOSE, 0, 0, writable ? 0 : 1);
     if (!writable) must(storage.mark() === 0, 'nothing is written to an overlay that is only read');
     return true;
   }
 
   #asBase(): boolean {
     this.#machine = this.#newMachine(new Storage(), [{ bytes: this.#file }]);
-    const opened = this.#call(Kind.open, 1, this.#pick(0, QCOW2), 0).code === 0;
+    const opened = this.#call(KIND_OPEN, 1, this.#pick(0, QCOW2), 0).code === 0;
     if (!opened) return false;
     this.#size =
       Math.ceil(
         Math.min(this.#machine.report(this.#machine.exports.image(1))[1], 4 * PIECE_BYTES) / 512,
       ) * 512;
-    if (this.#call(Kind.create, 0, this.#size, this.#pick(9, 12, 16) + 256 * 4).code !== 0)
+    if (this.#call(KIND_CREATE, 0, this.#size, this.#pick(9, 12, 16) + 256 * 4).code !== 0)
       return true;
     this.#machine.exports.setUse(
       this.#random.between(0, 3) > 0,
@@ -149,7 +166,7 @@ class Case {
     );
     for (let i = 0; i < 5; i++) this.#act(true);
     this.#stream();
-    this.#call(Kind.close, 0, 0, 0);
+    this.#call(KIND_CLOSE, 0, 0, 0);
     return true;
   }
 
@@ -174,7 +191,7 @@ class Case {
     const most = Math.min(this.#machine.exports.requestBytesMax(), PIECE_BYTES);
     for (let at = 0, pieces = 0; at < this.#size && pieces < 4; at += most, pieces++) {
       const into = new Uint8Array(Math.min(most, this.#size - at));
-      const { code, reason } = this.#call(Kind.read, at, into.length, 0, into);
+      const { code, reason } = this.#call(KIND_READ, at, into.length, 0, into);
       if (!expected) continue;
       must(code === 0, `a sound image can be read (code ${code}, reason ${reason})`);
       must(
@@ -199,29 +216,29 @@ class Case {
     const first = offset - (offset % cluster);
     const whole = Math.min(size - first, cluster * this.#random.between(1, 4));
     const reads = [
-      () => this.#call(Kind.read, offset, length, 0, new Uint8Array(length)),
+      () => this.#call(KIND_READ, offset, length, 0, new Uint8Array(length)),
       () =>
         this.#call(
-          Kind.map,
+          KIND_MAP,
           offset,
           Math.min(size - offset, PIECE_BYTES),
           0,
           new Uint8Array(65536),
         ),
-      () => this.#call(Kind.remaining, offset, Math.min(size - offset, PIECE_BYTES), 0),
+      () => this.#call(KIND_REMAINING, offset, Math.min(size - offset, PIECE_BYTES), 0),
       () =>
-        this.#call(Kind.check, 0, 0, writable ? this.#random.between(0, 3) : 0, new Uint8Array(64)),
+        this.#call(KIND_CHECK, 0, 0, writable ? this.#random.between(0, 3) : 0, new Uint8Array(64)),
     ];
     const writes = [
-      () => this.#call(Kind.write, offset, length, this.#random.next() & 1),
-      () => this.#call(Kind.zero, first, whole, 0),
-      () => this.#call(Kind.discard, first, whole, 0),
-      () => this.#call(Kind.flush, 0, 0, 0),
+      () => this.#call(KIND_WRITE, offset, length, this.#random.next() & 1),
+      () => this.#call(KIND_ZERO, first, whole, 0),
+      () => this.#call(KIND_DISCARD, first, whole, 0),
+      () => this.#call(KIND_FLUSH, 0, 0, 0),
       () => this.#stream(),
       () =>
         void (
           this.#call(
-            Kind.resize,
+            KIND_RESIZE,
             0,
             Math.ceil(size / 512) * 512 + this.#pick(512, 65536, 1 << 20),
             0,
@@ -245,14 +262,14 @@ class Case {
       false,
       0,
     );
-    if (refused === 0) this.#call(Kind.stream, 0, 0, 0);
+    if (refused === 0) this.#call(KIND_STREAM, 0, 0, 0);
   }
 
   /** Runs a request to its end. */
   #call(kind: number, offset: number, length: number, argument: number, into?: Uint8Array): Answer {
     let answer: Answer | undefined;
     const before = this.#machine.operations;
-    const data = kind === Kind.write ? new Uint8Array(length).fill(0x77) : undefined;
+    const data = kind === KIND_WRITE ? new Uint8Array(length).fill(0x77) : undefined;
     must(
       this.#machine.request(kind, offset, length, argument, {
         into,

@@ -4,14 +4,23 @@
  * yields wherever something has to happen before it can go on, so that several disks live under one
  * clock.
  */
+
 import { inflateRawSync } from 'node:zlib';
+import {
+  KIND_CHECK,
+  KIND_CLOSE,
+  KIND_CREATE,
+  KIND_FLUSH,
+  KIND_OPEN,
+  KIND_READ,
+} from '../../engine/protocol.ts';
 import { Random } from '../fixtures/content.ts';
 import { checkImage } from './checker.ts';
 import type { Events } from './events.ts';
 import { Guest } from './guest.ts';
 import { makeImage } from './images.ts';
 import type { Answer, Faults } from './machine.ts';
-import { Kind, Machine, must, NO_FAULTS } from './machine.ts';
+import { Machine, must, NO_FAULTS } from './machine.ts';
 import type { Plan } from './plan.ts';
 import { contentOf, identityOf, readHeader, unknownOf } from './qcow2.ts';
 import type { Cut } from './storage.ts';
@@ -281,10 +290,10 @@ export class SimulatedDisk {
     this.#machine = this.#newMachine({ ...this.plan.faults, ...NO_FAULTS });
     const { clusterBits, refcountOrder, extendedL2, size } = this.plan.overlay;
     for (let i = 1; i <= this.#chain.length; i++)
-      yield* this.#call(Kind.open, i, FORMAT[this.#chain[i - 1].format], 0);
+      yield* this.#call(KIND_OPEN, i, FORMAT[this.#chain[i - 1].format], 0);
     if (this.#chain.length) this.machine.setBacking('base-1', this.#chain[0].format);
     const answer = yield* this.#call(
-      Kind.create,
+      KIND_CREATE,
       0,
       size,
       clusterBits + refcountOrder * 256 + (extendedL2 ? 65536 : 0),
@@ -363,10 +372,10 @@ export class SimulatedDisk {
   }
 
   *#openAll(): Step<boolean> {
-    if (!(yield* this.#opens(Kind.open, 0, FORMAT.qcow2, WRITABLE))) return false;
+    if (!(yield* this.#opens(KIND_OPEN, 0, FORMAT.qcow2, WRITABLE))) return false;
     for (let i = 1; i <= this.#bases.length; i++)
-      if (!(yield* this.#opens(Kind.open, i, FORMAT[this.#bases[i - 1].format], 0))) return false;
-    if (!(yield* this.#opens(Kind.check, 0, 0, REPAIR_CRASH, new Uint8Array(64)))) return false;
+      if (!(yield* this.#opens(KIND_OPEN, i, FORMAT[this.#bases[i - 1].format], 0))) return false;
+    if (!(yield* this.#opens(KIND_CHECK, 0, 0, REPAIR_CRASH, new Uint8Array(64)))) return false;
     this.#foreign = false;
     return true;
   }
@@ -421,13 +430,13 @@ export class SimulatedDisk {
     if (this.machine.flushesFailed === 0) {
       const begun = this.truth.mark();
       must(
-        (yield* this.#call(Kind.flush, 0, 0, 0)).code === 0,
+        (yield* this.#call(KIND_FLUSH, 0, 0, 0)).code === 0,
         'a flush succeeds once the faults have stopped',
       );
       this.truth.flushed(begun);
     }
     yield* this.#expectContent();
-    const { code } = yield* this.#call(Kind.close, 0, 0, 0);
+    const { code } = yield* this.#call(KIND_CLOSE, 0, 0, 0);
     if (this.machine.flushesFailed) {
       must(code !== 0, 'nothing is said to be safe after a flush has failed');
       return this.#cut();
@@ -490,7 +499,7 @@ export class SimulatedDisk {
     for (let at = 0; at < this.truth.size; at += most) {
       const into = new Uint8Array(Math.min(most, this.truth.size - at));
       const begun = this.truth.mark();
-      const { code, reason } = yield* this.#call(Kind.read, at, into.length, 0, into);
+      const { code, reason } = yield* this.#call(KIND_READ, at, into.length, 0, into);
       must(
         code === 0,
         `a read succeeds once the faults have stopped (code ${code}, reason ${reason})`,

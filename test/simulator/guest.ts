@@ -3,17 +3,33 @@
  * jobs that are started, paused, throttled and aborted. Every answer is held against the truth.
  */
 
+import {
+  ABORTED,
+  EIO,
+  ENOSPC,
+  KIND_CHECK,
+  KIND_DISCARD,
+  KIND_FLUSH,
+  KIND_MAP,
+  KIND_READ,
+  KIND_REMAINING,
+  KIND_RESIZE,
+  KIND_STREAM,
+  KIND_WRITE,
+  KIND_ZERO,
+  OK,
+  WRITE_ZEROES,
+} from '../../engine/protocol.ts';
 import type { Random } from '../fixtures/content.ts';
 import type { SimulatedDisk } from './disk.ts';
 import { poolBytes } from './images.ts';
 import type { Answer, Machine } from './machine.ts';
-import { Code, Kind, must } from './machine.ts';
+import { must } from './machine.ts';
 import type { Weights } from './plan.ts';
 import type { Truth } from './truth.ts';
 
 /** Requests that the engine takes at once. */
 const REQUESTS_MAX = 64;
-const WRITE_ZEROES = 1;
 const STATUS = { completed: 0, active: 1, failed: 2 } as const;
 const EXTENT_BYTES = 32;
 const MAP_BYTES = 65536;
@@ -136,14 +152,14 @@ export class Guest {
         this.answered++;
         if (this.#inFlight === this.#disk.plan.depth - 1) this.#soon();
         // Behind the end of a disk that has become smaller since, nothing is promised.
-        if (kind !== Kind.resize && offset + length > this.#truth.size) return;
+        if (kind !== KIND_RESIZE && offset + length > this.#truth.size) return;
         this.#expectReason(kind, answer);
         ended(answer);
       },
     });
     this.#refused = !started;
     if (!started) return false;
-    if (kind !== Kind.flush) this.#disk.mayMap(offset, length);
+    if (kind !== KIND_FLUSH) this.#disk.mayMap(offset, length);
     this.#inFlight++;
     this.asked++;
     this.#disk.counts.requests++;
@@ -151,10 +167,9 @@ export class Guest {
   }
 
   #expectReason(kind: number, { code, reason, image }: Answer): void {
-    if (code === Code.ok) return;
+    if (code === OK) return;
     const injected =
-      this.#machine.injected > 0 &&
-      (code === Code.io || code === Code.noSpace || code === Code.aborted);
+      this.#machine.injected > 0 && (code === EIO || code === ENOSPC || code === ABORTED);
     must(
       injected,
       `a request of kind ${kind} succeeds or fails of a fault (code ${code}, reason ${reason}, image ${image})`,
@@ -182,22 +197,22 @@ export class Guest {
     const [offset, length] = this.#range();
     const into = new Uint8Array(length);
     const begun = this.#truth.mark();
-    this.#ask(Kind.read, offset, length, 0, { into }, ({ code }) => {
-      if (code === Code.ok) this.#truth.check(into, offset, begun);
+    this.#ask(KIND_READ, offset, length, 0, { into }, ({ code }) => {
+      if (code === OK) this.#truth.check(into, offset, begun);
     });
   }
 
   write(): void {
     const [offset, length] = this.#range();
     if (this.#random.between(0, 9) === 0)
-      return this.#change(Kind.write, offset, length, WRITE_ZEROES);
+      return this.#change(KIND_WRITE, offset, length, WRITE_ZEROES);
     let data: Uint8Array = poolBytes(this.#random, length);
     if (this.#random.between(0, 3) === 0) {
       data = data.slice();
       const from = this.#random.between(0, length);
       data.fill(0, from, this.#random.between(from, length));
     }
-    this.#change(Kind.write, offset, length, 0, data);
+    this.#change(KIND_WRITE, offset, length, 0, data);
   }
 
   zero(): void {
@@ -205,12 +220,12 @@ export class Guest {
     if (from >= to) return this.read();
     if (this.#version === 2)
       return this.#change(
-        Kind.write,
+        KIND_WRITE,
         from,
         Math.min(to - from, this.#machine.exports.requestBytesMax()),
         WRITE_ZEROES,
       );
-    this.#change(Kind.zero, from, to - from, 0);
+    this.#change(KIND_ZERO, from, to - from, 0);
   }
 
   discard(): void {
@@ -218,9 +233,9 @@ export class Guest {
     if (from >= to) return this.read();
     if (this.#version === 2) {
       this.#disk.mayFree(from, to - from);
-      return void this.#ask(Kind.discard, from, to - from, 0, {}, () => {});
+      return void this.#ask(KIND_DISCARD, from, to - from, 0, {}, () => {});
     }
-    this.#change(Kind.discard, from, to - from, 0);
+    this.#change(KIND_DISCARD, from, to - from, 0);
   }
 
   get #version(): number {
@@ -241,7 +256,7 @@ export class Guest {
     const holder: { change?: ReturnType<Truth['change']> } = {};
     const started = this.#ask(kind, offset, length, argument, { data }, ({ code }) => {
       this.#changes--;
-      this.#truth.ended(holder.change!, code !== Code.ok);
+      this.#truth.ended(holder.change!, code !== OK);
     });
     if (!started) return;
     this.#changes++;
@@ -251,8 +266,8 @@ export class Guest {
 
   flush(): void {
     const begun = this.#truth.mark();
-    this.#ask(Kind.flush, 0, 0, 0, {}, ({ code, flushesFailed }) => {
-      if (code !== Code.ok) return;
+    this.#ask(KIND_FLUSH, 0, 0, 0, {}, ({ code, flushesFailed }) => {
+      if (code !== OK) return;
       must(flushesFailed === 0, 'no flush succeeds after one has failed');
       this.#truth.flushed(begun);
       if (this.#changes === 0) this.#truth.settle();
@@ -277,12 +292,12 @@ export class Guest {
     const whole = Math.min(old, Math.ceil(size / cluster) * cluster);
     // As hosts do it: what goes is zeroed first, so that it is gone when the disk grows again.
     const steps: [number, number, number][] = [];
-    if (whole > size) steps.push([Kind.write, size, whole - size]);
-    if (whole < old && this.#version === 3) steps.push([Kind.zero, whole, old - whole]);
+    if (whole > size) steps.push([KIND_WRITE, size, whole - size]);
+    if (whole < old && this.#version === 3) steps.push([KIND_ZERO, whole, old - whole]);
     const most = this.#machine.exports.requestBytesMax();
     if (this.#version === 2)
       for (let at = whole; at < old; at += most)
-        steps.push([Kind.write, at, Math.min(most, old - at)]);
+        steps.push([KIND_WRITE, at, Math.min(most, old - at)]);
     this.#shrink(steps, size);
   }
 
@@ -292,9 +307,9 @@ export class Guest {
     const [kind, offset, length] = next;
     const change = this.#truth.change(offset, length);
     this.#disk.mayFree(offset, length);
-    this.#ask(kind, offset, length, kind === Kind.write ? WRITE_ZEROES : 0, {}, ({ code }) => {
-      this.#truth.ended(change, code !== Code.ok);
-      if (code === Code.ok) this.#shrink(steps, size);
+    this.#ask(kind, offset, length, kind === KIND_WRITE ? WRITE_ZEROES : 0, {}, ({ code }) => {
+      this.#truth.ended(change, code !== OK);
+      if (code === OK) this.#shrink(steps, size);
       else this.#resizing = false;
     });
   }
@@ -304,11 +319,11 @@ export class Guest {
     this.#disk.sizes.push(old, size);
     // What a crash left behind the end of a disk that had become smaller.
     if (size > old) this.#disk.mayFree(old, size - old);
-    this.#ask(Kind.resize, 0, size, 0, {}, ({ code }) => {
+    this.#ask(KIND_RESIZE, 0, size, 0, {}, ({ code }) => {
       this.#resizing = false;
       const now = this.#machine.report(this.#machine.exports.image(0))[1];
       must(
-        now === size || (code !== Code.ok && now === old),
+        now === size || (code !== OK && now === old),
         `the disk has the size that was asked for, not ${now}`,
       );
       if (now !== old) this.#truth.resized(now);
@@ -320,24 +335,24 @@ export class Guest {
     if (this.#random.between(0, 9) === 0) return this.#check();
     const [offset, length] = this.#range(this.#truth.size);
     if (this.#random.next() & 1) {
-      this.#ask(Kind.remaining, offset, length, 0, {}, ({ code, value }) =>
-        must(code !== Code.ok || value <= length, 'no more remains than there is'),
+      this.#ask(KIND_REMAINING, offset, length, 0, {}, ({ code, value }) =>
+        must(code !== OK || value <= length, 'no more remains than there is'),
       );
       return;
     }
     const into = new Uint8Array(MAP_BYTES);
-    this.#ask(Kind.map, offset, length, 0, { into }, ({ code, value }) => {
-      if (code === Code.ok) expectExtents(into, offset, value);
+    this.#ask(KIND_MAP, offset, length, 0, { into }, ({ code, value }) => {
+      if (code === OK) expectExtents(into, offset, value);
     });
   }
 
   /** The engine's own check, in the midst of all the rest. */
   #check(): void {
     const into = new Uint8Array(CHECK_BYTES);
-    this.#ask(Kind.check, 0, 0, 0, { into }, ({ code }) => {
+    this.#ask(KIND_CHECK, 0, 0, 0, { into }, ({ code }) => {
       const [corruptions, leaks] = new Float64Array(into.buffer);
       must(
-        code !== Code.ok || (corruptions === 0 && leaks <= this.#disk.leaksKept),
+        code !== OK || (corruptions === 0 && leaks <= this.#disk.leaksKept),
         `a check finds nothing wrong, not ${corruptions} corruptions and ${leaks} leaks`,
       );
     });
@@ -372,7 +387,7 @@ export class Guest {
       aborted: false,
       remaining: Infinity,
     };
-    if (!this.#ask(Kind.stream, 0, 0, 0, {}, ({ code }) => this.#jobEnded(run, code))) {
+    if (!this.#ask(KIND_STREAM, 0, 0, 0, {}, ({ code }) => this.#jobEnded(run, code))) {
       // No room for the request now: the job that was made is done away with by the next.
       return;
     }
@@ -385,7 +400,7 @@ export class Guest {
 
   #jobEnded(run: JobRun, code: number): void {
     this.#job = undefined;
-    must(code === Code.ok, 'the request of a job ends well however the job ended');
+    must(code === OK, 'the request of a job ends well however the job ended');
     const [status, , aborted, error, , image, , , , from, to, remaining] = this.#machine.report(
       this.#machine.exports.info(),
     );
@@ -420,8 +435,8 @@ export class Guest {
   /** What the job says remains is what the overlay says, if nobody changes it meanwhile. */
   #compareRemaining(from: number, to: number, remaining: number): void {
     const asked = this.asked;
-    this.#ask(Kind.remaining, from, to - from, 0, {}, ({ code, value }) => {
-      const undisturbed = this.asked === asked + 1 && code === Code.ok && this.#job === undefined;
+    this.#ask(KIND_REMAINING, from, to - from, 0, {}, ({ code, value }) => {
+      const undisturbed = this.asked === asked + 1 && code === OK && this.#job === undefined;
       if (undisturbed && !this.#disk.plan.readAhead)
         must(value === remaining, `as much remains as the job says: ${remaining}, not ${value}`);
     });

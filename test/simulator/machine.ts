@@ -3,68 +3,50 @@
  * Every operation ends when, and how, the faults of the seed want it to. What the engine must never
  * do (read outside the memory, answer twice, hang) is noticed here.
  */
+
+import * as protocol from '../../engine/protocol.ts';
+import {
+  ABORTED,
+  ECORRUPT,
+  EIO,
+  ENOSPC,
+  FLAG_JOBS,
+  HOLE_BLOCK_BITS,
+  KIND_READ,
+  OK,
+  OP_DECOMPRESS,
+  OP_DISCARD,
+  OP_DONE,
+  OP_FLUSH,
+  OP_GIVE,
+  OP_HOLES,
+  OP_READ,
+  OP_TAKE,
+  OP_TRUNCATE,
+  OP_WRITE,
+  REPORT_NUMBERS,
+} from '../../engine/protocol.ts';
 import type { Random } from '../fixtures/content.ts';
 import { identityOf } from './qcow2.ts';
 import type { Cut, Storage } from './storage.ts';
 
-export const Kind = {
-  open: 1,
-  create: 2,
-  read: 3,
-  write: 4,
-  zero: 5,
-  discard: 6,
-  flush: 7,
-  resize: 8,
-  stream: 9,
-  remaining: 10,
-  map: 11,
-  check: 12,
-  close: 13,
-  snapshots: 15,
-} as const;
-const KIND_NAMES = Object.fromEntries(Object.entries(Kind).map(([name, kind]) => [kind, name]));
-const Op = {
-  read: 1,
-  write: 2,
-  flush: 3,
-  truncate: 4,
-  discard: 5,
-  decompress: 6,
-  take: 7,
-  give: 8,
-  done: 9,
-  holes: 10,
-} as const;
-const OP_NAMES = [
-  '',
-  'READ',
-  'WRITE',
-  'FLUSH',
-  'TRUNCATE',
-  'DISCARD',
-  'DECOMPRESS',
-  'TAKE',
-  'GIVE',
-  'DONE',
-  'HOLES',
-];
-export const Code = {
-  ok: 0,
-  invalid: 1,
-  noSpace: 3,
-  io: 4,
-  corrupt: 7,
-  unsupported: 8,
-  aborted: 12,
-} as const;
+/** The names of numbers of the protocol that begin alike. */
+function namesOf(prefix: string): Record<number, string> {
+  return Object.fromEntries(
+    Object.entries(protocol)
+      .filter(([name]) => name.startsWith(prefix))
+      .map(([name, number]) => [number, name.slice(prefix.length)]),
+  );
+}
 
-const FLAG_JOBS = 2;
+const KIND_NAMES = namesOf('KIND_');
+const OP_NAMES = namesOf('OP_');
+
 const PAGE_BYTES = 65536;
 /** Maps of holes are read once, and so fail more often than what is read often. */
 const HOLES_FAIL_TIMES = 10;
 /** What one bit of a map of holes stands for. */
-const HOLE_BLOCK_BYTES = 4096;
+const HOLE_BLOCK_BYTES = 2 ** HOLE_BLOCK_BITS;
 /**
  * Steps that may follow one another without anything new from outside: storage that does all at
  * once reads a long chain's tables in them.
@@ -302,7 +284,7 @@ export class Machine {
 
   /** The numbers of a report. */
   report(address: number): Float64Array {
-    return new Float64Array(this.#buffer, address, 32).slice();
+    return new Float64Array(this.#buffer, address, REPORT_NUMBERS).slice();
   }
 
   /** Puts the texts of a base where the engine looks for them. */
@@ -322,12 +304,12 @@ export class Machine {
    */
   cancelBackground(): void {
     for (const [tag, io] of this.#inFlight) {
-      if (!io.isJobs || io.op !== Op.read || io.file === 0 || this.#random.next() % 4 === 0)
+      if (!io.isJobs || io.op !== OP_READ || io.file === 0 || this.#random.next() % 4 === 0)
         continue;
       this.#inFlight.delete(tag);
       this.injected++;
       io.data.fill(0xcc);
-      this.#complete(tag, -Code.aborted);
+      this.#complete(tag, -ABORTED);
     }
     this.wake();
   }
@@ -335,7 +317,7 @@ export class Machine {
   /** The power goes, or the process is killed: nothing ends any more. */
   cut(cut: Cut): void {
     this.stop();
-    const writes = [...this.#inFlight.values()].filter(({ op }) => op === Op.write);
+    const writes = [...this.#inFlight.values()].filter(({ op }) => op === OP_WRITE);
     this.#note(() => `= cut: ${cut}, ${writes.length} writes in flight`);
     this.#overlay.cut(cut, writes, this.#random);
   }
@@ -392,9 +374,9 @@ export class Machine {
     this.operations++;
     this.#note(
       () =>
-        `  ${OP_NAMES[op]} ${op === Op.done ? `${request}: ${tag} ${flags} (image ${file}, ${offset})` : `${file}@${offset}+${length}${request ? ` #${request}` : ''}`}`,
+        `  ${OP_NAMES[op]} ${op === OP_DONE ? `${request}: ${tag} ${flags} (image ${file}, ${offset})` : `${file}@${offset}+${length}${request ? ` #${request}` : ''}`}`,
     );
-    if (op === Op.done)
+    if (op === OP_DONE)
       return void answers.push(
         this.#ended(request, {
           code: tag,
@@ -404,26 +386,26 @@ export class Machine {
           flushesFailed: this.flushesFailed,
         }),
       );
-    const carries = op !== Op.flush && op !== Op.truncate && op !== Op.discard;
+    const carries = op !== OP_FLUSH && op !== OP_TRUNCATE && op !== OP_DISCARD;
     must(
       !carries || address + length <= this.#buffer.byteLength,
       'an operation stays inside the memory',
     );
     const data = new Uint8Array(this.#buffer, carries ? address : 0, carries ? length : 0);
-    if (op === Op.give) return this.#give(request, offset, data);
+    if (op === OP_GIVE) return this.#give(request, offset, data);
     must(!this.#inFlight.has(tag), 'a tag is used once at a time');
     must(
-      op === Op.read || op === Op.decompress || op === Op.take || op === Op.holes || file === 0,
+      op === OP_READ || op === OP_DECOMPRESS || op === OP_TAKE || op === OP_HOLES || file === 0,
       'only the overlay is changed',
     );
     this.#inFlight.set(tag, { op, file, offset, data, isJobs: (flags & FLAG_JOBS) !== 0 });
-    if (op === Op.write) this.onWrite(offset, length);
+    if (op === OP_WRITE) this.onWrite(offset, length);
     const mark = this.#overlay.mark();
-    if (op === Op.take) return this.#ends(tag, 0, () => this.#take(request, offset, data));
-    if (op === Op.decompress) {
+    if (op === OP_TAKE) return this.#ends(tag, 0, () => this.#take(request, offset, data));
+    if (op === OP_DECOMPRESS) {
       const into = new Uint8Array(this.#buffer, w[entry + 8], w[entry + 9]);
       return this.#ends(tag, this.#delay(0), () =>
-        this.#inflate(file, data, into) ? Code.ok : Code.corrupt,
+        this.#inflate(file, data, into) ? OK : ECORRUPT,
       );
     }
     const name = OP_NAMES[op];
@@ -443,12 +425,12 @@ export class Machine {
     mark: number,
   ): number {
     if (this.#happens(this.#failing(op))) return this.#fail(op, offset, data);
-    const grows = op === Op.write || op === Op.truncate ? offset + data.length : 0;
+    const grows = op === OP_WRITE || op === OP_TRUNCATE ? offset + data.length : 0;
     if (grows > this.#sizeAtStart + this.faults.space) {
       this.injected++;
-      return Code.noSpace;
+      return ENOSPC;
     }
-    if (op === Op.read && file > 0) {
+    if (op === OP_READ && file > 0) {
       const base = this.#bases[file - 1];
       must(base !== undefined, 'a base is read that is open');
       must(
@@ -456,22 +438,22 @@ export class Machine {
         `a read stays inside its base (${offset} + ${data.length})`,
       );
       data.set(base.bytes.subarray(offset, offset + data.length));
-    } else if (op === Op.read) this.#overlay.read(offset, data);
-    else if (op === Op.holes) this.#mapHoles(this.#bases[file - 1], offset, data);
-    else if (op === Op.write) this.#overlay.write(offset, data);
-    else if (op === Op.truncate) this.#overlay.truncate(offset);
-    else if (op === Op.flush) this.#overlay.flushed(mark);
+    } else if (op === OP_READ) this.#overlay.read(offset, data);
+    else if (op === OP_HOLES) this.#mapHoles(this.#bases[file - 1], offset, data);
+    else if (op === OP_WRITE) this.#overlay.write(offset, data);
+    else if (op === OP_TRUNCATE) this.#overlay.truncate(offset);
+    else if (op === OP_FLUSH) this.#overlay.flushed(mark);
     else if (offset + length <= this.#overlay.size)
       this.#overlay.write(offset, this.#discarded(length));
-    return Code.ok;
+    return OK;
   }
 
   /** How many of a thousand operations of this kind fail. */
   #failing(op: number): number {
     const { readFails, writeFails, flushFails } = this.faults;
-    if (op === Op.holes) return HOLES_FAIL_TIMES * readFails;
-    if (op === Op.read) return readFails;
-    return op === Op.flush ? flushFails : writeFails;
+    if (op === OP_HOLES) return HOLES_FAIL_TIMES * readFails;
+    if (op === OP_READ) return readFails;
+    return op === OP_FLUSH ? flushFails : writeFails;
   }
 
   /**
@@ -493,12 +475,12 @@ export class Machine {
 
   #fail(op: number, offset: number, data: Uint8Array): number {
     this.injected++;
-    if (op === Op.read) data.fill(0xcc);
+    if (op === OP_READ) data.fill(0xcc);
     // The worst that can be left there: no data.
-    if (op === Op.holes) data.fill(0);
-    if (op === Op.flush) this.flushesFailed++;
-    if (op === Op.write && this.faults.tears) this.#overlay.writeSome(offset, data, this.#random);
-    return this.faults.noSpace && (op === Op.write || op === Op.truncate) ? Code.noSpace : Code.io;
+    if (op === OP_HOLES) data.fill(0);
+    if (op === OP_FLUSH) this.flushesFailed++;
+    if (op === OP_WRITE && this.faults.tears) this.#overlay.writeSome(offset, data, this.#random);
+    return this.faults.noSpace && (op === OP_WRITE || op === OP_TRUNCATE) ? ENOSPC : EIO;
   }
 
   /** What was given back may read as anything: nobody may look at it. */
@@ -510,7 +492,7 @@ export class Machine {
     const pending = this.#pending.get(request);
     must(pending?.data !== undefined, 'data is taken of a request that is under way');
     into.set(pending!.data!.subarray(offset, offset + into.length));
-    return Code.ok;
+    return OK;
   }
 
   #give(request: number, offset: number, data: Uint8Array): void {
@@ -525,7 +507,7 @@ export class Machine {
     must(pending !== undefined, 'a request ends once');
     this.#pending.delete(request);
     must(
-      !(pending!.kind === Kind.read && answer.code === 0) || pending!.given,
+      !(pending!.kind === KIND_READ && answer.code === 0) || pending!.given,
       'a read that ends well has given its data',
     );
     return () => pending!.done(answer);

@@ -163,7 +163,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: 'the tables of a long chain push each other out of the cache',
     path: 'engine/formats/qcow2/mapping.ts',
-    from: 'if (t !== null && i > OVERLAY) notePassed(t, i + 1, offset, length);',
+    from: 'if (t !== null && i > <u32>OVERLAY) notePassed(t, i + 1, offset, length);',
     to: '',
   },
   {

@@ -3,6 +3,13 @@
 
 import { clusterBytes, Image } from '../../core/image';
 import {
+  BACKING_NAME_BYTES_MAX,
+  L1_BYTES_MAX,
+  OFFSET_MAX,
+  PAGE_BYTES,
+  REFCOUNT_TABLE_BYTES_MAX,
+} from '../../limits';
+import {
   OK,
   R_BACKING_NAME,
   R_CLUSTER_BITS,
@@ -22,14 +29,7 @@ import {
   R_SNAPSHOT_TABLE,
   R_TRUNCATED,
   R_VERSION,
-} from '../../errors';
-import {
-  BACKING_NAME_BYTES_MAX,
-  L1_BYTES_MAX,
-  OFFSET_MAX,
-  PAGE_BYTES,
-  REFCOUNT_TABLE_BYTES_MAX,
-} from '../../limits';
+} from '../../protocol';
 
 /** "QFI\xfb" */
 export const MAGIC: u32 = 0x514649fb;

@@ -3,18 +3,25 @@
 
 import {
   clusterBytes,
-  FORMAT_RAW,
   Image,
   imageAt,
   imageCount,
   inFixedMetadata,
   l2Span,
-  OVERLAY,
 } from '../../core/image';
 import { holesGet, pageGet } from '../../core/pages';
-import { fail, KIND_MAP, KIND_STREAM, Task } from '../../core/task';
+import { fail, Task } from '../../core/task';
+import { HOLE_BLOCKS_MIN, PAGE_BYTES, PAGE_MASK, SECTOR_BYTES } from '../../limits';
 import {
+  ABSENT,
+  COMPRESSED_DATA,
+  DATA,
   ECORRUPT,
+  FORMAT_RAW,
+  HOLE_BLOCK_BITS,
+  KIND_MAP,
+  KIND_STREAM,
+  OVERLAY,
   R_CLUSTER_IN_METADATA,
   R_CLUSTER_OUTSIDE,
   R_CLUSTER_UNALIGNED,
@@ -22,14 +29,8 @@ import {
   R_L1_ENTRY,
   R_L2_ENTRY,
   R_SUBCLUSTERS,
-} from '../../errors';
-import {
-  HOLE_BLOCK_BITS,
-  HOLE_BLOCKS_MIN,
-  PAGE_BYTES,
-  PAGE_MASK,
-  SECTOR_BYTES,
-} from '../../limits';
+  ZEROES,
+} from '../../protocol';
 import { get64 } from './header';
 import {
   COMPRESSED,
@@ -42,12 +43,6 @@ import {
   SUBCLUSTERS,
   ZERO,
 } from './l2';
-
-/** States of an extent. */
-export const ABSENT: u32 = 0;
-export const DATA: u32 = 1;
-export const ZEROES: u32 = 2;
-export const COMPRESSED_DATA: u32 = 3;
 
 /** The answer of the last lookup. */
 export let foundState: u32 = ABSENT;
@@ -131,7 +126,7 @@ export function lookupChain(
   for (let i = depth; i < bottom; i++) {
     if (
       t !== null &&
-      i > OVERLAY &&
+      i > <u32>OVERLAY &&
       i < t.passedTo &&
       t.passedAt == offset &&
       t.passedOf == imageCount()
@@ -143,7 +138,7 @@ export function lookupChain(
     length = foundLength;
     foundDepth = i;
     if (foundState != ABSENT) return true;
-    if (t !== null && i > OVERLAY) notePassed(t, i + 1, offset, length);
+    if (t !== null && i > <u32>OVERLAY) notePassed(t, i + 1, offset, length);
   }
   foundState = ABSENT;
   foundLength = length;

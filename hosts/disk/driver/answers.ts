@@ -1,43 +1,83 @@
 /** What the engine answers on images, extents and checks, in the words of the public calls. */
-import type { CheckReport, Extent, ImageFormat, ImageInfo } from '../../api/disk.ts';
+import {
+  ABSENT,
+  CHECK_ALLOCATED,
+  CHECK_COMPRESSED,
+  CHECK_CORRUPTIONS,
+  CHECK_CORRUPTIONS_FIXED,
+  CHECK_END,
+  CHECK_FRAGMENTED,
+  CHECK_LEAKS,
+  CHECK_LEAKS_FIXED,
+  CHECK_NUMBERS,
+  COMPRESSED_DATA,
+  DATA,
+  EXTENT_BYTES,
+  EXTENT_DEPTH,
+  EXTENT_HOST,
+  EXTENT_LENGTH,
+  EXTENT_OFFSET,
+  EXTENT_STATE,
+  IMAGE_CLUSTER_SIZE,
+  IMAGE_COMPRESSION,
+  IMAGE_CORRUPT,
+  IMAGE_DIRTY,
+  IMAGE_EXTENDED_L2,
+  IMAGE_FILE_SIZE,
+  IMAGE_FORMAT,
+  IMAGE_FORMAT_AT,
+  IMAGE_FORMAT_BYTES,
+  IMAGE_LAZY_REFCOUNTS,
+  IMAGE_NAME_AT,
+  IMAGE_NAME_BYTES,
+  IMAGE_REFCOUNT_BITS,
+  IMAGE_SIZE,
+  IMAGE_VERSION,
+  KIND_CHECK,
+  KIND_MAP,
+  MAP_BYTES,
+  REPAIR_ALL,
+  REPAIR_LEAKS,
+  REPAIR_NOTHING,
+  ZEROES,
+} from '../../../engine/protocol.ts';
+import type { CheckReport, Extent, ImageInfo } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { Engine } from './engine.ts';
-import { Kind } from './engine.ts';
-import { ImageField } from './reports.ts';
+import { formatName } from './formats.ts';
 
-const FORMATS: readonly (ImageFormat | undefined)[] = [undefined, 'raw', 'qcow2'];
-const STATES = ['absent', 'data', 'zero', 'compressed'] as const;
-/** Arguments of a check request, and the bytes of its answer: eight 64-bit floats. */
-const REPAIRS = { leaks: 1, all: 2 } as const;
-const CHECK_REPORT_BYTES = 64;
-const EXTENT_BYTES = 32;
-const EXTENTS_BLOCK_BYTES = 65536;
+const STATES: Readonly<Record<number, Extent['state']>> = {
+  [ABSENT]: 'absent',
+  [DATA]: 'data',
+  [ZEROES]: 'zero',
+  [COMPRESSED_DATA]: 'compressed',
+};
+const REPAIRS = { leaks: REPAIR_LEAKS, all: REPAIR_ALL } as const;
 
 /** An image of the chain, by its number in the engine. */
 export function imageOf(engine: Engine, index: number): ImageInfo {
   const image = engine.imageReport(index);
   const info: ImageInfo = {
     name: engine.name(index),
-    format: FORMATS[image[ImageField.format]] ?? 'raw',
-    virtualSize: image[ImageField.size],
-    fileSize: image[ImageField.fileSize],
+    format: formatName(image[IMAGE_FORMAT]) ?? 'raw',
+    virtualSize: image[IMAGE_SIZE],
+    fileSize: image[IMAGE_FILE_SIZE],
   };
   if (info.format === 'raw') return info;
   return {
     ...info,
-    version: image[ImageField.version],
-    clusterSize: image[ImageField.clusterSize],
-    compressionType: image[ImageField.compression] ? 'zstd' : 'zlib',
-    refcountBits: image[ImageField.refcountBits],
-    lazyRefcounts: image[ImageField.lazyRefcounts] !== 0,
-    extendedL2: image[ImageField.extendedL2] !== 0,
-    corrupt: image[ImageField.corrupt] !== 0,
-    dirty: image[ImageField.dirty] !== 0,
+    version: image[IMAGE_VERSION],
+    clusterSize: image[IMAGE_CLUSTER_SIZE],
+    compressionType: image[IMAGE_COMPRESSION] ? 'zstd' : 'zlib',
+    refcountBits: image[IMAGE_REFCOUNT_BITS],
+    lazyRefcounts: image[IMAGE_LAZY_REFCOUNTS] !== 0,
+    extendedL2: image[IMAGE_EXTENDED_L2] !== 0,
+    corrupt: image[IMAGE_CORRUPT] !== 0,
+    dirty: image[IMAGE_DIRTY] !== 0,
     backingFile:
-      engine.texts.text(index, image[ImageField.nameAt], image[ImageField.nameBytes]) || undefined,
+      engine.texts.text(index, image[IMAGE_NAME_AT], image[IMAGE_NAME_BYTES]) || undefined,
     backingFormat:
-      engine.texts.text(index, image[ImageField.formatAt], image[ImageField.formatBytes]) ||
-      undefined,
+      engine.texts.text(index, image[IMAGE_FORMAT_AT], image[IMAGE_FORMAT_BYTES]) || undefined,
   };
 }
 
@@ -49,20 +89,22 @@ export async function checkWith(
 ): Promise<CheckReport> {
   if (repair !== undefined && !Object.hasOwn(REPAIRS, repair))
     throw new MillraceError('EINVAL', `cannot repair '${repair}': it is leaks or all`);
-  const numbers = new Uint8Array(CHECK_REPORT_BYTES);
-  await engine.request(Kind.check, 0, 0, repair ? REPAIRS[repair] : 0, { into: numbers });
+  const numbers = new Uint8Array(CHECK_NUMBERS * 8);
+  await engine.request(KIND_CHECK, 0, 0, repair ? REPAIRS[repair] : REPAIR_NOTHING, {
+    into: numbers,
+  });
   const view = new DataView(numbers.buffer);
   const number = (index: number) => view.getFloat64(index * 8, true);
   return {
-    corruptions: number(0),
-    leaks: number(1),
-    corruptionsFixed: number(2),
-    leaksFixed: number(3),
-    allocatedClusters: number(4),
+    corruptions: number(CHECK_CORRUPTIONS),
+    leaks: number(CHECK_LEAKS),
+    corruptionsFixed: number(CHECK_CORRUPTIONS_FIXED),
+    leaksFixed: number(CHECK_LEAKS_FIXED),
+    allocatedClusters: number(CHECK_ALLOCATED),
     totalClusters: Math.ceil(size / engine.exports.clusterSize()),
-    compressedClusters: number(5),
-    fragmentedClusters: number(7),
-    imageEndOffset: number(6),
+    compressedClusters: number(CHECK_COMPRESSED),
+    fragmentedClusters: number(CHECK_FRAGMENTED),
+    imageEndOffset: number(CHECK_END),
   };
 }
 
@@ -75,8 +117,8 @@ export async function* extentsOf(
 ): AsyncGenerator<Extent> {
   let held: Extent | undefined;
   for (let at = offset; at < end; ) {
-    const block = new Uint8Array(EXTENTS_BLOCK_BYTES);
-    at = await engine.request(Kind.map, at, end - at, depth, { into: block });
+    const block = new Uint8Array(MAP_BYTES);
+    at = await engine.request(KIND_MAP, at, end - at, depth, { into: block });
     for (const extent of extentsIn(block, at)) {
       if (held && goesOn(held, extent)) held.length += extent.length;
       else {
@@ -95,13 +137,13 @@ function* extentsIn(block: Uint8Array, end: number): Generator<Extent> {
     view.getUint32(at, true) + view.getUint32(at + 4, true) * 4294967296;
   for (let at = 0, reached = 0; reached < end && at < block.length; at += EXTENT_BYTES) {
     const extent: Extent = {
-      offset: number(at),
-      length: number(at + 8),
-      state: STATES[view.getUint32(at + 24, true)],
-      depth: view.getUint32(at + 28, true),
+      offset: number(at + EXTENT_OFFSET),
+      length: number(at + EXTENT_LENGTH),
+      state: STATES[view.getUint32(at + EXTENT_STATE, true)],
+      depth: view.getUint32(at + EXTENT_DEPTH, true),
     };
     if (extent.length === 0) return;
-    const hostOffset = number(at + 16);
+    const hostOffset = number(at + EXTENT_HOST);
     if (extent.state === 'data' || hostOffset) extent.hostOffset = hostOffset;
     reached = extent.offset + extent.length;
     yield extent;

@@ -1,9 +1,7 @@
 /** The reads of bases under way, so that those of a job, or all of them, can be cancelled. */
+import { FLAG_BACKGROUND, FLAG_JOBS } from '../../../engine/protocol.ts';
 import type { BlockSource } from '../../api/block.ts';
 import { MillraceError } from '../../api/errors.ts';
-
-export const FLAG_BACKGROUND = 1;
-const FLAG_JOBS = 2;
 
 export class BaseReads {
   /** The reads of bases under way: one signal for all of them would gather a listener from each. */

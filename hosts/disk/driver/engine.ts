@@ -2,17 +2,66 @@
  * Drives one engine instance: starts requests, performs the I/O it asks for on the images' files,
  * and hands the completions back. It knows the ring (engine/README.md) and no image format.
  */
+import {
+  COMPLETION_BYTES,
+  COMPLETION_DETAIL,
+  COMPLETION_RESULT,
+  COMPLETION_TAG,
+  FLAG_BACKGROUND,
+  INTERFACE_VERSION,
+  JOB_DETAIL,
+  KIND_CHECK,
+  KIND_CLOSE,
+  KIND_CREATE,
+  KIND_DISCARD,
+  KIND_FLUSH,
+  KIND_MAP,
+  KIND_OPEN,
+  KIND_READ,
+  KIND_REFER,
+  KIND_REMAINING,
+  KIND_RESIZE,
+  KIND_SNAPSHOTS,
+  KIND_STREAM,
+  KIND_WRITE,
+  KIND_ZERO,
+  METHOD_DEFLATE,
+  METHOD_ZSTD,
+  OP_DECOMPRESS,
+  OP_DISCARD,
+  OP_DONE,
+  OP_FLUSH,
+  OP_GIVE,
+  OP_HOLES,
+  OP_READ,
+  OP_TAKE,
+  OP_TRUNCATE,
+  OP_WRITE,
+  OVERLAY,
+  REPAIR_CRASH,
+  REPORT_NUMBERS,
+  SUBMISSION_ADDRESS,
+  SUBMISSION_ADDRESS2,
+  SUBMISSION_BYTES,
+  SUBMISSION_FILE,
+  SUBMISSION_FLAGS,
+  SUBMISSION_LENGTH,
+  SUBMISSION_LENGTH2,
+  SUBMISSION_OFFSET,
+  SUBMISSION_OP,
+  SUBMISSION_REQUEST,
+  SUBMISSION_TAG,
+} from '../../../engine/protocol.ts';
 import type { BlockFile, BlockSource } from '../../api/block.ts';
 import type { Clock } from '../../api/clock.ts';
 import { systemClock } from '../../api/clock.ts';
 import type { Codec } from '../../api/codec.ts';
 import { codeOf, MillraceError } from '../../api/errors.ts';
-import { BaseReads, FLAG_BACKGROUND, isPromise } from './base-reads.ts';
+import { BaseReads, isPromise } from './base-reads.ts';
 import type { Failure } from './errors.ts';
 import { ErrorLedger, messageOf } from './errors.ts';
 import { mapHoles } from './holes.ts';
-import { ENGINE_CODES } from './reasons.ts';
-import { JobField } from './reports.ts';
+import { numberOfCode } from './reasons.ts';
 import { HeaderTexts } from './texts.ts';
 
 /** What the engine exports; engine/README.md documents each. */
@@ -51,54 +100,12 @@ export interface Exports {
   clusterSize(): number;
 }
 
-const INTERFACE_VERSION = 1;
+/** Of WebAssembly memory. */
 const PAGE_BYTES = 65536;
-/** Number of the overlay among the images. */
-const OVERLAY = 0;
-
-/** Kinds of request. */
-export const Kind = {
-  open: 1,
-  create: 2,
-  read: 3,
-  write: 4,
-  zero: 5,
-  discard: 6,
-  flush: 7,
-  resize: 8,
-  stream: 9,
-  remaining: 10,
-  map: 11,
-  check: 12,
-  close: 13,
-  refer: 14,
-  snapshots: 15,
-} as const;
-
-/**
- * Argument of a check that is part of opening: repair what a crash leaves behind, and refuse what
- * it cannot have left.
- */
-export const REPAIR_CRASH = 3;
-
-const Op = {
-  read: 1,
-  write: 2,
-  flush: 3,
-  truncate: 4,
-  discard: 5,
-  decompress: 6,
-  take: 7,
-  give: 8,
-  done: 9,
-  holes: 10,
-} as const;
-const SUBMISSION_WORDS = 12;
-const COMPLETION_WORDS = 4;
 const TWO_TO_32 = 4294967296;
 /** Steps in a row before others in this thread get a turn. */
 const STEPS_MAX = 64;
-const COMPRESSIONS = ['zlib', 'zstd'] as const;
+const METHODS = { [METHOD_DEFLATE]: 'zlib', [METHOD_ZSTD]: 'zstd' } as const;
 
 /** A request in flight, or waiting for a place in the engine's table. */
 interface Pending {
@@ -174,7 +181,7 @@ export class Engine {
     );
     this.#errors = new ErrorLedger(
       (image) => this.name(image),
-      () => this.jobReport()[JobField.detail],
+      () => this.jobReport()[JOB_DETAIL],
     );
   }
 
@@ -232,12 +239,12 @@ export class Engine {
     });
   }
 
-  /** The engine's report on the job, by JobField; good until the engine is asked for another. */
+  /** The engine's report on the job, by JOB_STATUS and the following; good until the engine is asked for another. */
   jobReport(): Float64Array {
     return this.#report(this.exports.info());
   }
 
-  /** The engine's report on an image, by ImageField; it stays as it is. */
+  /** The engine's report on an image, by IMAGE_FORMAT and the following; it stays as it is. */
   imageReport(image: number): Float64Array {
     return this.#report(this.exports.image(image)).slice();
   }
@@ -300,19 +307,19 @@ export class Engine {
     const { exports, words } = this.#running;
     this.#startWaiting(exports);
     const count = this.#completed.length;
-    const at = exports.completions() >> 2;
+    const at = exports.completions();
     for (let i = 0; i < count; i++) {
       const { tag, result, detail } = this.#completed[i];
-      const entry = at + i * COMPLETION_WORDS;
-      words[entry] = tag;
-      words[entry + 1] = result;
-      words[entry + 2] = detail;
+      const entry = at + i * COMPLETION_BYTES;
+      words[(entry + COMPLETION_TAG) >> 2] = tag;
+      words[(entry + COMPLETION_RESULT) >> 2] = result;
+      words[(entry + COMPLETION_DETAIL) >> 2] = detail;
     }
     this.#completed.length = 0;
     const more = exports.step(count, this.clock.now()) !== 0;
     const submitted = exports.submitted();
-    const first = exports.submissions() >> 2;
-    for (let i = 0; i < submitted; i++) this.#perform(this.#running, first + i * SUBMISSION_WORDS);
+    const first = exports.submissions();
+    for (let i = 0; i < submitted; i++) this.#perform(this.#running, first + i * SUBMISSION_BYTES);
     return more || this.#completed.length > 0 || (submitted > 0 && this.#waiting.length > 0);
   }
 
@@ -328,15 +335,16 @@ export class Engine {
   }
 
   #perform({ words, memory }: Instance, entry: number): void {
-    const tag = words[entry];
-    const op = words[entry + 1];
-    const file = words[entry + 2];
-    const flags = words[entry + 3];
-    const offset = words[entry + 4] + words[entry + 5] * TWO_TO_32;
-    const length = words[entry + 6];
-    const address = words[entry + 7];
-    const request = words[entry + 10];
-    if (op === Op.done)
+    const tag = words[(entry + SUBMISSION_TAG) >> 2];
+    const op = words[(entry + SUBMISSION_OP) >> 2];
+    const file = words[(entry + SUBMISSION_FILE) >> 2];
+    const flags = words[(entry + SUBMISSION_FLAGS) >> 2];
+    const offsetAt = (entry + SUBMISSION_OFFSET) >> 2;
+    const offset = words[offsetAt] + words[offsetAt + 1] * TWO_TO_32;
+    const length = words[(entry + SUBMISSION_LENGTH) >> 2];
+    const address = words[(entry + SUBMISSION_ADDRESS) >> 2];
+    const request = words[(entry + SUBMISSION_REQUEST) >> 2];
+    if (op === OP_DONE)
       return this.#finish(request, {
         code: tag,
         reason: flags,
@@ -347,18 +355,22 @@ export class Engine {
     const bytes = new Uint8Array(
       memory,
       address,
-      op === Op.flush || op === Op.truncate || op === Op.discard ? 0 : length,
+      op === OP_FLUSH || op === OP_TRUNCATE || op === OP_DISCARD ? 0 : length,
     );
-    if (op === Op.give) return this.#pending.get(request)?.into?.set(bytes, offset);
+    if (op === OP_GIVE) return this.#pending.get(request)?.into?.set(bytes, offset);
     try {
       const result =
-        op === Op.take
+        op === OP_TAKE
           ? this.#take(request, offset, bytes)
-          : op === Op.decompress
+          : op === OP_DECOMPRESS
             ? this.#codec.inflate(
-                COMPRESSIONS[file],
+                METHODS[file as keyof typeof METHODS],
                 bytes,
-                new Uint8Array(memory, words[entry + 8], words[entry + 9]),
+                new Uint8Array(
+                  memory,
+                  words[(entry + SUBMISSION_ADDRESS2) >> 2],
+                  words[(entry + SUBMISSION_LENGTH2) >> 2],
+                ),
               )
             : this.#io(op, this.#files[file], offset, length, bytes, flags);
       if (!isPromise(result)) this.#succeed(tag);
@@ -386,8 +398,8 @@ export class Engine {
     flags: number,
   ): void | Promise<void> {
     if (!file) throw new MillraceError('ECLOSED', 'the image has been closed');
-    if (op === Op.holes) return mapHoles(file, offset, bytes, this.clock);
-    if (op === Op.read) {
+    if (op === OP_HOLES) return mapHoles(file, offset, bytes, this.clock);
+    if (op === OP_READ) {
       // Metadata that exists only in the engine's cache so far may lie past the end of the file:
       // there are zeros.
       const present = Math.max(0, Math.min(bytes.length, file.size - offset));
@@ -399,9 +411,9 @@ export class Engine {
         : this.bases.read(file, offset, into, flags);
     }
     const target = file as BlockFile;
-    if (op === Op.write) return target.write(offset, bytes);
-    if (op === Op.flush) return target.flush();
-    if (op === Op.truncate) return target.truncate(offset);
+    if (op === OP_WRITE) return target.write(offset, bytes);
+    if (op === OP_FLUSH) return target.flush();
+    if (op === OP_TRUNCATE) return target.truncate(offset);
     return target.discard?.(offset, length);
   }
 
@@ -414,8 +426,8 @@ export class Engine {
    * reason.
    */
   #fail(tag: number, error: unknown): void {
-    const code = ENGINE_CODES.indexOf(codeOf(error), 1);
-    this.#completed.push({ tag, result: -Math.max(code, 1), detail: this.#errors.add(error) });
+    const code = numberOfCode(codeOf(error));
+    this.#completed.push({ tag, result: -code, detail: this.#errors.add(error) });
   }
 
   #later(complete: () => void): void {
@@ -471,30 +483,27 @@ export class Engine {
   }
 }
 
-/** Numbers in a report. */
-const REPORT_NUMBERS = 32;
-
 const ACTIONS: Record<number, string> = {
-  [Kind.open]: 'open the image',
-  [Kind.create]: 'create the overlay',
-  [Kind.read]: 'read',
-  [Kind.write]: 'write',
-  [Kind.zero]: 'write zeroes',
-  [Kind.discard]: 'discard',
-  [Kind.flush]: 'flush',
-  [Kind.resize]: 'resize',
-  [Kind.stream]: 'stream',
-  [Kind.remaining]: 'count what remains',
-  [Kind.map]: 'map',
-  [Kind.check]: 'check',
-  [Kind.close]: 'close the disk',
-  [Kind.refer]: 'record another base',
-  [Kind.snapshots]: 'tell the snapshots',
+  [KIND_OPEN]: 'open the image',
+  [KIND_CREATE]: 'create the overlay',
+  [KIND_READ]: 'read',
+  [KIND_WRITE]: 'write',
+  [KIND_ZERO]: 'write zeroes',
+  [KIND_DISCARD]: 'discard',
+  [KIND_FLUSH]: 'flush',
+  [KIND_RESIZE]: 'resize',
+  [KIND_STREAM]: 'stream',
+  [KIND_REMAINING]: 'count what remains',
+  [KIND_MAP]: 'map',
+  [KIND_CHECK]: 'check',
+  [KIND_CLOSE]: 'close the disk',
+  [KIND_REFER]: 'record another base',
+  [KIND_SNAPSHOTS]: 'tell the snapshots',
 };
 
 function actionOf(pending: Pending): string {
-  if (pending.kind === Kind.check && pending.argument === REPAIR_CRASH) return ACTIONS[Kind.open];
+  if (pending.kind === KIND_CHECK && pending.argument === REPAIR_CRASH) return ACTIONS[KIND_OPEN];
   const action = ACTIONS[pending.kind] ?? 'do that';
-  const ranged = pending.kind === Kind.read || pending.kind === Kind.write;
+  const ranged = pending.kind === KIND_READ || pending.kind === KIND_WRITE;
   return ranged ? `${action} ${pending.length} bytes at ${pending.offset}` : action;
 }

@@ -3,7 +3,7 @@
  * engine tells of is called.
  */
 import { MillraceError } from '../../api/errors.ts';
-import { ENGINE_CODES, ENGINE_REASONS } from './reasons.ts';
+import { codeOfNumber, reasonText } from './reasons.ts';
 
 /** Errors kept for the requests that fail of them; older ones have been told or will not be. */
 const ERRORS_KEPT_MAX = 512;
@@ -47,10 +47,9 @@ export class ErrorLedger {
     const cause = this.#errors.get(failure.detail);
     // A codec does not know whose data it was given.
     if (cause instanceof MillraceError && cause.code !== 'ECORRUPT') return cause;
-    const code = ENGINE_CODES[failure.code] ?? 'EIO';
+    const code = codeOfNumber(failure.code);
     const where = `${this.#nameOf(failure.image)}: `;
-    const reason =
-      cause === undefined ? (ENGINE_REASONS[failure.reason] ?? 'unknown reason') : messageOf(cause);
+    const reason = cause === undefined ? reasonText(failure.reason) : messageOf(cause);
     const at = failure.offset || code === 'ECORRUPT' ? ` (at offset ${failure.offset})` : '';
     return new MillraceError(code, `cannot ${action}: ${where}${reason}${at}`, {
       cause,

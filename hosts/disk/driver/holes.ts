@@ -1,9 +1,10 @@
 /** Where a raw file has holes, as the engine is told it. */
+import { HOLE_BLOCK_BITS } from '../../../engine/protocol.ts';
 import type { BlockSource } from '../../api/block.ts';
 import type { Clock } from '../../api/clock.ts';
 
 /** What one bit of the engine's map stands for. */
-const BLOCK_BYTES = 4096;
+const BLOCK_BYTES = 2 ** HOLE_BLOCK_BITS;
 /**
  * Runs of data that are asked for to fill one map, which is of 2 GiB: in a file of more pieces, the
  * rest of it counts as data.

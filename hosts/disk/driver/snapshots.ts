@@ -1,60 +1,68 @@
 /** The internal snapshots and persistent bitmaps of an open image, as the engine tells them. */
+import {
+  BITMAP_FLAGS,
+  BITMAP_GRANULARITY_BITS,
+  BITMAP_NAME_BYTES,
+  KIND_SNAPSHOTS,
+  SNAPSHOT_CLOCK_NANOSECONDS,
+  SNAPSHOT_CLOCK_SECONDS,
+  SNAPSHOT_DATE_NANOSECONDS,
+  SNAPSHOT_DATE_SECONDS,
+  SNAPSHOT_ICOUNT,
+  SNAPSHOT_ID_BYTES,
+  SNAPSHOT_NAME_BYTES,
+  SNAPSHOT_NUMBERS,
+  SNAPSHOT_STATE_BYTES,
+  SNAPSHOT_TEXT_BYTES,
+  SNAPSHOTS_OF_BITMAPS,
+} from '../../../engine/protocol.ts';
 import type { BitmapInfo, SnapshotInfo } from '../../api/disk.ts';
 import type { Engine } from './engine.ts';
-import { Kind } from './engine.ts';
 
-/** Numbers of an answer; see engine/requests/snapshots.ts. Then come id and name, of 65,535 bytes at most each. */
-const NUMBERS = 8;
-const ANSWER_BYTES = NUMBERS * 8 + 2 * 65535;
+/** Bytes of the numbers of an answer, which texts follow. */
+const NUMBERS_BYTES = SNAPSHOT_NUMBERS * 8;
+const ANSWER_BYTES = NUMBERS_BYTES + SNAPSHOT_TEXT_BYTES;
 
 /** The `count` snapshots of image 0. */
 export async function snapshotsOf(engine: Engine, count: number): Promise<SnapshotInfo[]> {
   const snapshots: SnapshotInfo[] = [];
   const into = new Uint8Array(ANSWER_BYTES);
   for (let at = 0; snapshots.length < count; ) {
-    at = await engine.request(Kind.snapshots, at, 0, 0, { into });
-    const [
-      dateSeconds,
-      dateNanoseconds,
-      clockSeconds,
-      clockNanoseconds,
-      stateSize,
-      icount,
-      idBytes,
-      nameBytes,
-    ] = new Float64Array(into.buffer, 0, NUMBERS);
+    at = await engine.request(KIND_SNAPSHOTS, at, 0, 0, { into });
+    const numbers = new Float64Array(into.buffer, 0, SNAPSHOT_NUMBERS);
+    const idBytes = numbers[SNAPSHOT_ID_BYTES];
+    const icount = numbers[SNAPSHOT_ICOUNT];
     const text = (from: number, bytes: number): string =>
-      new TextDecoder().decode(into.subarray(NUMBERS * 8 + from, NUMBERS * 8 + from + bytes));
+      new TextDecoder().decode(into.subarray(NUMBERS_BYTES + from, NUMBERS_BYTES + from + bytes));
     snapshots.push({
       id: text(0, idBytes),
-      name: text(idBytes, nameBytes),
-      dateSeconds,
-      dateNanoseconds,
-      clockSeconds,
-      clockNanoseconds,
-      stateSize,
+      name: text(idBytes, numbers[SNAPSHOT_NAME_BYTES]),
+      dateSeconds: numbers[SNAPSHOT_DATE_SECONDS],
+      dateNanoseconds: numbers[SNAPSHOT_DATE_NANOSECONDS],
+      clockSeconds: numbers[SNAPSHOT_CLOCK_SECONDS],
+      clockNanoseconds: numbers[SNAPSHOT_CLOCK_NANOSECONDS],
+      stateSize: numbers[SNAPSHOT_STATE_BYTES],
       icount: icount < 0 ? undefined : icount,
     });
   }
   return snapshots;
 }
 
-/** Argument of a request for a bitmap; see engine/requests/snapshots.ts. */
-const OF_BITMAPS = 1;
 /** The flags that QEMU names, by their bits. */
-const BITMAP_FLAGS = ['in-use', 'auto'] as const;
+const FLAG_NAMES = ['in-use', 'auto'] as const;
 
 /** The `count` persistent bitmaps of image 0. */
 export async function bitmapsOf(engine: Engine, count: number): Promise<BitmapInfo[]> {
   const bitmaps: BitmapInfo[] = [];
   const into = new Uint8Array(ANSWER_BYTES);
   for (let at = 0; bitmaps.length < count; ) {
-    at = await engine.request(Kind.snapshots, at, 0, OF_BITMAPS, { into });
-    const [flags, granularityBits, nameBytes] = new Float64Array(into.buffer, 0, NUMBERS);
+    at = await engine.request(KIND_SNAPSHOTS, at, 0, SNAPSHOTS_OF_BITMAPS, { into });
+    const numbers = new Float64Array(into.buffer, 0, SNAPSHOT_NUMBERS);
+    const nameEnd = NUMBERS_BYTES + numbers[BITMAP_NAME_BYTES];
     bitmaps.push({
-      name: new TextDecoder().decode(into.subarray(NUMBERS * 8, NUMBERS * 8 + nameBytes)),
-      granularity: 2 ** granularityBits,
-      flags: BITMAP_FLAGS.filter((_, bit) => flags & (1 << bit)),
+      name: new TextDecoder().decode(into.subarray(NUMBERS_BYTES, nameEnd)),
+      granularity: 2 ** numbers[BITMAP_GRANULARITY_BITS],
+      flags: FLAG_NAMES.filter((_, bit) => numbers[BITMAP_FLAGS] & (1 << bit)),
     });
   }
   return bitmaps;

@@ -2,16 +2,20 @@
  * Texts that the engine and its host exchange: what an image's header says of its base, and what it
  * is to say.
  */
+import {
+  IMAGE_FORMAT_AT,
+  IMAGE_FORMAT_BYTES,
+  IMAGE_NAME_AT,
+  IMAGE_NAME_BYTES,
+  TEXT_BYTES,
+} from '../../../engine/protocol.ts';
 import type { Instance } from './engine.ts';
-import { ImageField } from './reports.ts';
 
 /** Where an image's report tells the place of what its header says of its base. */
 const TEXTS = [
-  [ImageField.nameAt, ImageField.nameBytes],
-  [ImageField.formatAt, ImageField.formatBytes],
+  [IMAGE_NAME_AT, IMAGE_NAME_BYTES],
+  [IMAGE_FORMAT_AT, IMAGE_FORMAT_BYTES],
 ] as const;
-/** Bytes of the area where texts are exchanged. */
-const TEXT_BYTES = 4096;
 
 export class HeaderTexts {
   readonly #running: () => Instance;
