@@ -37,6 +37,8 @@ export interface BlockSource {
    * another kind, since it was made on another host (see open.ts), the size alone decides.
    */
   readonly identity?: string;
+  /** Lets other programs write it from now on, where they were kept from it: before a base is committed into. */
+  unguard?(): void;
   /** Gives back what the source holds; it is read no more. */
   close(): void | Promise<void>;
 }

@@ -197,6 +197,8 @@ export interface CreateOptions {
   recordBase?: string;
   /** Store what reads fetch from the base; default true. */
   copyOnRead?: boolean;
+  /** Take local bases that another program (QEMU) has open for writing, too: what is read from one that is then written fails (`ECHANGED`). */
+  forceShare?: boolean;
   /** For an overlay given by path or name; default `writeback`. `unsafe` is quicker, for disks that can be made anew; not on edges. */
   cache?: CacheMode;
   /** Bytes of WebAssembly memory for this disk, 8 MiB to 1 GiB; default 32 MiB. */
@@ -236,6 +238,8 @@ export interface OpenOptions {
   readOnly?: boolean;
   /** Store what reads fetch from the base; default true. */
   copyOnRead?: boolean;
+  /** Take local bases that another program (QEMU) has open for writing, too: what is read from one that is then written fails (`ECHANGED`). */
+  forceShare?: boolean;
   /** For an overlay given by path or name; default `writeback`. `unsafe` is quicker, for disks that can be made anew; not on edges. */
   cache?: CacheMode;
   /** Bytes of WebAssembly memory for this disk, 8 MiB to 1 GiB; default 32 MiB. */
@@ -278,6 +282,8 @@ export interface RebaseOptions {
   unsafe?: boolean;
   /** Follow the backing references of the bases themselves; default false. */
   followChain?: boolean;
+  /** Take local bases that another program (QEMU) has open for writing, too. */
+  forceShare?: boolean;
   /** What is recorded as the base; default where it was given, as in createDisk. */
   recordBase?: string;
   /** Bytes of WebAssembly memory for each of the two disks. */

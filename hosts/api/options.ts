@@ -27,6 +27,7 @@ export const CREATE_OPTIONS: OptionNames<CreateOptions> = {
   followChain: true,
   recordBase: true,
   copyOnRead: true,
+  forceShare: true,
   cache: true,
   memory: true,
 };
@@ -39,6 +40,7 @@ export const OPEN_OPTIONS: OptionNames<OpenOptions> = {
   followChain: true,
   readOnly: true,
   copyOnRead: true,
+  forceShare: true,
   cache: true,
   memory: true,
 };
@@ -63,6 +65,7 @@ export const REBASE_OPTIONS: OptionNames<RebaseOptions> = {
   baseFormat: true,
   unsafe: true,
   followChain: true,
+  forceShare: true,
   recordBase: true,
   memory: true,
 };

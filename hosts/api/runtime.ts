@@ -18,6 +18,9 @@ export interface OverlayMode {
   cache?: CacheMode;
 }
 
+/** What an image is read for; undefined for a look at it. */
+export type SourceUse = 'base' | 'shared';
+
 export interface Runtime {
   /** The compiled engine; the same module serves all disks. */
   engine(): Promise<WebAssembly.Module>;
@@ -31,10 +34,11 @@ export interface Runtime {
    */
   openOverlay(location: string, mode: OverlayMode): Promise<BlockFile>;
   /**
-   * Opens an image that is only read by its path or URL. As a base it must not change meanwhile (`ECHANGED`); one that is only looked at may
-   * be in use. @throws MillraceError `EUNSUPPORTED` for a URL of a scheme that is not known.
+   * Opens an image that is only read by its path or URL. A base must not change meanwhile (`ECHANGED`), and unless it is `shared`, no
+   * other program may write it (`EBUSY`, naming who has it); one that is only looked at may be in use.
+   * @throws MillraceError `EUNSUPPORTED` for a URL of a scheme that is not known.
    */
-  openSource(location: string | URL, as?: 'base'): Promise<BlockSource>;
+  openSource(location: string | URL, as?: SourceUse): Promise<BlockSource>;
   /** Where a backing file's name leads that was recorded in the image `from`: relative paths are relative to that image. */
   resolve(name: string, from: string): string;
   /** How a base at a path given by the user is recorded in the overlay: relative paths are relative to that overlay. */

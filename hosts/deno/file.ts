@@ -11,11 +11,10 @@ import { MillraceError } from '../api/errors.ts';
 import type { FileKind } from '../files/errors.ts';
 import { lockError, placeOf, refuseKind, systemError } from '../files/errors.ts';
 import type { Lock } from '../files/lock.ts';
-import type { Guard } from '../files/qemu-locks.ts';
+import type { Access, Guard, Guarded } from '../files/qemu-locks.ts';
 import type { Holes } from './holes.ts';
 import { holesOf } from './holes.ts';
 import { lockImage } from './lock.ts';
-import type { Guarded } from './qemu-locks.ts';
 import { guardOpenImage } from './qemu-locks.ts';
 
 /** From this size on, a read of a base is done by another thread. */
@@ -51,22 +50,31 @@ export async function openFile(path: string, options: OpenFileOptions = {}): Pro
   const lock = fixed && (await isBlockDevice(path)) ? undefined : await lockFor(path, create);
   try {
     const file = await openForWriting(path, options);
-    return await wrap(path, file, { lock, cache, fixed });
+    return await wrap(path, file, { lock, cache, fixed, access: 'write' });
   } catch (error) {
     lock?.release();
     throw error;
   }
 }
 
-/** Opens a local file or block device as a base. Its identity is its size and time of last change, and it must not change, as under Node. */
-export function openFileSource(path: string): Promise<BlockSource> {
-  return openForReading(path, { isBase: true });
+/**
+ * Opens a local file or block device as a base. Its identity is its size and time of last change, and it must not change, as under
+ * Node. Unless `shared`, QEMU lets nobody write it until it is closed, and it must not be open for writing (`EBUSY`).
+ */
+export function openFileSource(
+  path: string,
+  { shared = false }: { shared?: boolean } = {},
+): Promise<BlockSource> {
+  return openForReading(path, { isBase: true, access: shared ? undefined : 'base' });
 }
 
-async function openForReading(path: string, { isBase = false } = {}): Promise<LocalFile> {
+async function openForReading(
+  path: string,
+  how: { isBase?: boolean; access?: Access } = {},
+): Promise<LocalFile> {
   refuseKind(path, kindOf(await orFileError('open', path, () => Deno.stat(path))), true);
   const file = await orFileError('open', path, () => Deno.open(path, { read: true }));
-  return wrap(path, file, { readOnly: true, isBase, lanes: await openLanes(path, file) });
+  return wrap(path, file, { readOnly: true, ...how, lanes: await openLanes(path, file) });
 }
 
 /** More handles to an open file; none where another file has come to its place since, or where that cannot be told. */
@@ -112,6 +120,7 @@ async function wrap(
     cache?: CacheMode;
     lock?: Lock;
     lanes?: Deno.FsFile[];
+    access?: Access;
   },
 ): Promise<LocalFile> {
   try {
@@ -123,7 +132,7 @@ async function wrap(
       : await orFileError('open', path, () => file.seek(0, Deno.SeekMode.End));
     if (!Number.isSafeInteger(size))
       throw new MillraceError('EUNSUPPORTED', `'${path}' is larger than 8 PiB`);
-    const guarded = how.readOnly ? undefined : await guardOpenImage(path, file);
+    const guarded = how.access && (await guardOpenImage(path, file, how.access));
     const isSource = info.isFile && how.readOnly;
     const identity = isSource ? identityOf(info) : undefined;
     const isSparse = isSource && info.blocks !== null && info.blocks * STAT_BLOCK_BYTES < size;
@@ -247,7 +256,12 @@ class LocalFile implements BlockFile {
 
   /** Only where no lock of ours keeps them out. */
   async refuseOtherWriters(): Promise<void> {
-    if (this.guard === 'looked') (await guardOpenImage(this.name, this.#file)).release();
+    if (this.guard === 'looked') (await guardOpenImage(this.name, this.#file, 'write')).release();
+  }
+
+  /** What is released once more when it is closed. */
+  unguard(): void {
+    this.#guarded?.release();
   }
 
   read(offset: number, into: Uint8Array, hint?: ReadHint): void | Promise<void> {

@@ -1,35 +1,46 @@
 /** QEMU's locks of an open image under Deno: see hosts/files/qemu-locks.ts. */
-import type { Guard, ProcFiles } from '../files/qemu-locks.ts';
+import type { Access, Guarded, ProcFiles } from '../files/qemu-locks.ts';
 import { guardImage, writerOf } from '../files/qemu-locks.ts';
-import { libc, O_RDWR, openBeside } from './libc.ts';
+import { libc, O_RDONLY, O_RDWR, openBeside } from './libc.ts';
 
 const proc: ProcFiles = {
-  readText: (path) => Deno.readTextFileSync(path),
-  list: (folder) => [...Deno.readDirSync(folder)].map(({ name }) => name),
+  readText(path) {
+    mustBeAllowed(path);
+    return Deno.readTextFileSync(path);
+  },
+  list(folder) {
+    mustBeAllowed(folder);
+    return [...Deno.readDirSync(folder)].map(({ name }) => name);
+  },
 };
 
-/** A guarded image. */
-export interface Guarded {
-  guard: Guard;
-  /** Gives the locks back. */
-  release(): void;
+/** On a terminal, Deno would ask the user for a permission that is not needed. */
+function mustBeAllowed(path: string): void {
+  const { state } = Deno.permissions.querySync({ name: 'read', path });
+  if (state !== 'granted') throw new Error(`no permission to read ${path}`);
 }
 
 /** Keeps other programs from writing the image that is open. @throws MillraceError `EBUSY` naming who does. */
-export async function guardOpenImage(path: string, file: Deno.FsFile): Promise<Guarded> {
+export async function guardOpenImage(
+  path: string,
+  file: Deno.FsFile,
+  access: Access,
+): Promise<Guarded> {
   const { dev, ino } = await file.stat();
   const symbols = await libc();
-  const fd = symbols && (await openBeside(symbols, path, file, O_RDWR));
+  const mode = access === 'write' ? O_RDWR : O_RDONLY;
+  let fd = symbols && (await openBeside(symbols, path, file, mode));
   const release = (): void => {
     if (fd !== undefined) symbols!.close(fd);
+    fd = undefined;
   };
   try {
     const fcntl =
       fd === undefined
         ? undefined
         : (command: number, flock: Uint8Array): number =>
-            symbols!.fcntl(fd, command, flock as Uint8Array<ArrayBuffer>);
-    return { guard: guardImage(path, { dev, ino: ino ?? 0 }, proc, fcntl), release };
+            symbols!.fcntl(fd!, command, flock as Uint8Array<ArrayBuffer>);
+    return { ...guardImage(path, { dev, ino: ino ?? 0 }, access, proc, fcntl), release };
   } catch (error) {
     release();
     throw error;

@@ -49,7 +49,9 @@ export const denoRuntime: Runtime = {
   async openSource(location, as) {
     if (isHttpUrl(String(location))) return openHttp(location);
     const path = localPath(String(location));
-    return as === 'base' ? openFileSource(path) : openFile(path, { readOnly: true });
+    return as === undefined
+      ? openFile(path, { readOnly: true })
+      : openFileSource(path, { shared: as === 'shared' });
   },
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),

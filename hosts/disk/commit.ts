@@ -64,6 +64,7 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
     // A base that cannot be opened has not been written: it is to be noticed when it changes, as
     // before.
     try {
+      disk.unguard(depth);
       target = await openTarget(runtime, images[depth], options);
     } catch (error) {
       if (depth === 1) await disk.refer(recorded, format, identity).catch(() => {});

@@ -312,6 +312,11 @@ export class EngineDisk extends EventTarget implements Disk {
     if (!this.#readOnly) await this.#engine.request(KIND_CLOSE, 0, 0, CLOSE_GOES_ON);
   }
 
+  /** Lets the image at a depth of the chain be written by who opens it from now on. */
+  unguard(depth: number): void {
+    this.#engine.file(this.#engine.exports.imageAtDepth(depth))?.unguard?.();
+  }
+
   /** Gives up all that the overlay holds, so that its base shows: the last step of a commit, when the base holds it too. */
   async empty(): Promise<void> {
     this.#mustBeWritable('empty');

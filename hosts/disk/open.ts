@@ -28,7 +28,7 @@ export async function createDiskWith(
 ): Promise<EngineDisk> {
   mustKnowOptions('createDisk', options, CREATE_OPTIONS);
   mustBeLocation('overlay', options.overlay);
-  const opening = await Opening.start(runtime, options.memory);
+  const opening = await Opening.start(runtime, options);
   try {
     const shape = checkedShape(options);
     const size = checkedSize(options.size);
@@ -61,7 +61,7 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
   mustKnowOptions('openDisk', options, OPEN_OPTIONS);
   const { readOnly = false, followChain = false } = options;
   mustBeLocation('overlay', options.overlay);
-  const opening = await Opening.start(runtime, options.memory);
+  const opening = await Opening.start(runtime, options);
   try {
     await opening.openOverlay(
       options.overlay,
@@ -96,7 +96,7 @@ export async function checkDiskWith(
   mustKnowOptions('checkDisk', options, CHECK_OPTIONS);
   const { overlay, repair, memory } = options;
   mustBeLocation('overlay', overlay);
-  const opening = await Opening.start(runtime, memory);
+  const opening = await Opening.start(runtime, { memory });
   try {
     if (!(await opening.openToCheck(overlay, repair !== undefined))) return undefined;
     const report = await checkWith(opening.engine, opening.virtualSize(0), repair);

@@ -24,7 +24,7 @@ import {
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import type { BaseLocation, CacheMode, ImageFormat } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
-import type { OverlayMode, Runtime } from '../api/runtime.ts';
+import type { OverlayMode, Runtime, SourceUse } from '../api/runtime.ts';
 import { closeAll } from './close-all.ts';
 import { EngineDisk } from './disk.ts';
 import { Engine } from './driver/engine.ts';
@@ -63,18 +63,25 @@ export class Opening {
   /** What would be recorded of each base, kept for when a job makes it the overlay's own. */
   readonly #identities: RecordedIdentity[] = [];
   #count = 0;
+  readonly #baseUse: SourceUse;
 
-  static async start(runtime: Runtime, memory?: number): Promise<Opening> {
+  /** `forceShare` takes bases that another program has open for writing, too. */
+  static async start(
+    runtime: Runtime,
+    { memory, forceShare }: { memory?: number; forceShare?: boolean },
+  ): Promise<Opening> {
     const bytes = checkedMemory(memory);
     return new Opening(
       runtime,
       new Engine(await runtime.engine(), bytes, runtime.codec, runtime.clock),
+      forceShare ? 'shared' : 'base',
     );
   }
 
-  private constructor(runtime: Runtime, engine: Engine) {
+  private constructor(runtime: Runtime, engine: Engine, baseUse: SourceUse) {
     this.#runtime = runtime;
     this.engine = engine;
+    this.#baseUse = baseUse;
   }
 
   /** Keeps number 0 for an overlay that is made after its base has been opened. */
@@ -236,7 +243,7 @@ export class Opening {
     const asked = checkedFormat(format);
     const isPlace = typeof location === 'string' || location instanceof URL;
     if (!isPlace) mustBeLocation('base', location);
-    const source = isPlace ? await this.#runtime.openSource(location, 'base') : location;
+    const source = isPlace ? await this.#runtime.openSource(location, this.#baseUse) : location;
     const image = this.#count++;
     this.engine.attach(
       image,

@@ -23,7 +23,7 @@ const WORD_BYTES = 4;
  */
 export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Promise<RebaseReport> {
   mustKnowOptions('rebaseDisk', options, REBASE_OPTIONS);
-  const { overlay, base, unsafe = false, followChain, memory } = options;
+  const { overlay, base, unsafe = false, followChain, forceShare, memory } = options;
   if (base !== null && typeof base !== 'string' && !(base instanceof URL))
     throw new MillraceError(
       'EINVAL',
@@ -33,6 +33,7 @@ export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Prom
     overlay,
     base: unsafe ? null : undefined,
     followChain,
+    forceShare,
     memory,
     copyOnRead: false,
   });
@@ -66,19 +67,36 @@ interface Next {
   identity: string;
 }
 
-/**
- * With `unsafe`, the caller's word is that the base is the same one as before: it has the format
- * that was `recorded` then, whatever its first bytes look like now.
- */
+/** The overlay itself is in use, too: that it cannot be its own base is said before that. */
 async function openNext(
   runtime: Runtime,
   base: string | URL,
   options: RebaseOptions,
   recorded: ImageFormat | undefined,
 ): Promise<Next> {
-  const { overlay, baseFormat, followChain, recordBase, memory, unsafe } = options;
+  try {
+    return await openBase(runtime, base, options, recorded);
+  } catch (error) {
+    if (!(error instanceof MillraceError) || error.code !== 'EBUSY') throw error;
+    const looked = await openBase(runtime, base, { ...options, forceShare: true }, recorded);
+    await looked.disk.close();
+    throw error;
+  }
+}
+
+/**
+ * With `unsafe`, the caller's word is that the base is the same one as before: it has the format
+ * that was `recorded` then, whatever its first bytes look like now.
+ */
+async function openBase(
+  runtime: Runtime,
+  base: string | URL,
+  options: RebaseOptions,
+  recorded: ImageFormat | undefined,
+): Promise<Next> {
+  const { overlay, baseFormat, followChain, forceShare, recordBase, memory, unsafe } = options;
   const name = checkedRecord(recordBase) ?? recordedName(runtime, String(base), overlay);
-  const source = await runtime.openSource(base, 'base');
+  const source = await runtime.openSource(base, forceShare ? 'shared' : 'base');
   const identity = await identityText(source, name);
   // Only what it is has to be known of a base that is not to be read.
   const follows = !unsafe && followChain;
@@ -89,6 +107,7 @@ async function openNext(
     readOnly: true,
     base: follows ? undefined : null,
     followChain,
+    forceShare,
     memory,
   }).catch((error) => {
     throw kept === undefined ? error : anotherFormat(error, kept);

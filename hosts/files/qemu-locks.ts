@@ -13,9 +13,17 @@ const FORBIDS_FIRST = 200;
 const CONSISTENT_READ = 0;
 const WRITE = 1;
 const RESIZE = 3;
-/** What a writer of an image does, and what it allows nobody else. */
-const WRITER_DOES = [CONSISTENT_READ, WRITE, RESIZE] as const;
-const WRITER_FORBIDS = [WRITE, RESIZE] as const;
+
+/** How an image is opened: to be written, or as a base, which must not change meanwhile. */
+export type Access = 'write' | 'base';
+
+/** What one who opens an image does, and what it allows nobody else. */
+const CLAIMS: Readonly<Record<Access, { does: readonly number[]; forbids: readonly number[] }>> = {
+  write: { does: [CONSISTENT_READ, WRITE, RESIZE], forbids: [WRITE, RESIZE] },
+  base: { does: [CONSISTENT_READ], forbids: [WRITE, RESIZE] },
+};
+/** Held by those who write. */
+const WRITERS_BYTES: readonly number[] = [WRITE, RESIZE].map((what) => DOES_FIRST + what);
 
 /** fcntl(2) of Linux. */
 export const F_OFD_GETLK = 36;
@@ -51,56 +59,86 @@ export type Fcntl = (command: number, flock: Uint8Array) => number;
 /** How other writers are kept out: by locks of our own, by a look for theirs, or not at all. */
 export type Guard = 'locked' | 'looked' | 'blind';
 
+/** A guarded image. */
+export interface Guarded {
+  guard: Guard;
+  /** Gives the locks back. */
+  release(): void;
+}
+
 /**
- * Keeps other programs from writing the image that is open, until it is closed; without `fcntl` only looks for those who do.
- * @throws MillraceError `EBUSY` naming who has it open for writing.
+ * Keeps other programs from writing the image that is open, until it is closed or released; without `fcntl` only looks for those who
+ * do. @throws MillraceError `EBUSY` naming who has it open.
  */
 export function guardImage(
   name: string,
   file: FileId,
+  access: Access,
   proc: ProcFiles,
   fcntl: Fcntl | undefined,
-): Guard {
-  if (fcntl !== undefined && takeLocks(fcntl)) {
-    if (isForbidden(fcntl)) throw busy(name, holderOf(file, proc));
-    return 'locked';
-  }
-  const writes = isWritten(file, proc);
-  if (writes) throw busy(name, holderOf(file, proc));
-  return writes === undefined ? 'blind' : 'looked';
+): Guarded {
+  const locks = fcntl !== undefined && takeLocks(fcntl, access) ? fcntl : undefined;
+  const isHeld = locks
+    ? (byte: number): boolean => isHeldByOther(locks, byte)
+    : lookedUp(file, proc);
+  const [held] = contrary(access).filter((byte) => isHeld?.(byte));
+  if (held !== undefined) throw busy(name, access, held, holderOf(file, proc, held));
+  return {
+    guard: locks ? 'locked' : isHeld ? 'looked' : 'blind',
+    release: () => void (locks && setLocks(locks, access, F_UNLCK)),
+  };
 }
 
 /** Who has the file open for writing by these locks, in words; undefined if nobody has, or if that cannot be told. */
 export function writerOf(file: FileId, proc: ProcFiles): string | undefined {
-  return isWritten(file, proc) ? (holderOf(file, proc) ?? 'another program') : undefined;
+  const isHeld = lookedUp(file, proc);
+  const byte = WRITERS_BYTES.find((byte) => isHeld?.(byte));
+  return byte === undefined ? undefined : (holderOf(file, proc, byte) ?? 'another program');
 }
 
-function busy(name: string, holder: string | undefined): MillraceError {
+/** `held` is the byte whose holder does what is forbidden here, or forbids what is done here. */
+function busy(
+  name: string,
+  access: Access,
+  held: number,
+  holder: string = 'another program',
+): MillraceError {
+  const advice = access === 'base' ? 'take it as it is (forceShare, -U)' : 'open it read-only';
+  const what =
+    held < FORBIDS_FIRST
+      ? `is open for writing by ${holder}`
+      : `is in use by ${holder}, which lets nobody ${access === 'base' ? 'read' : 'write'} it meanwhile`;
   return new MillraceError(
     'EBUSY',
-    `'${name}' is open for writing by ${holder ?? 'another program'} (its locks are QEMU's): end it there, or open the image read-only`,
+    `'${name}' ${what} (its locks are QEMU's): end it there, or ${advice}`,
   );
+}
+
+/** Bytes that nobody else may hold, those who write first. */
+function contrary(access: Access): number[] {
+  const { does, forbids } = CLAIMS[access];
+  return [
+    ...forbids.map((permission) => DOES_FIRST + permission),
+    ...does.map((permission) => FORBIDS_FIRST + permission),
+  ];
 }
 
 /** False where the file system has no such locks. */
-function takeLocks(fcntl: Fcntl): boolean {
-  const bytes = [
-    ...WRITER_DOES.map((permission) => DOES_FIRST + permission),
-    ...WRITER_FORBIDS.map((permission) => FORBIDS_FIRST + permission),
-  ];
-  return bytes.every((byte) => fcntl(F_OFD_SETLK, flockOf(F_RDLCK, byte)) === 0);
+function takeLocks(fcntl: Fcntl, access: Access): boolean {
+  return setLocks(fcntl, access, F_RDLCK);
 }
 
-/** Whether another holds what forbids a writer, or does what a writer forbids. */
-function isForbidden(fcntl: Fcntl): boolean {
-  return (
-    WRITER_DOES.some((permission) => isHeld(fcntl, FORBIDS_FIRST + permission)) ||
-    WRITER_FORBIDS.some((permission) => isHeld(fcntl, DOES_FIRST + permission))
-  );
+function setLocks(fcntl: Fcntl, access: Access, type: number): boolean {
+  const { does, forbids } = CLAIMS[access];
+  const bytes = [
+    ...does.map((permission) => DOES_FIRST + permission),
+    ...forbids.map((permission) => FORBIDS_FIRST + permission),
+  ];
+  return bytes.every((byte) => fcntl(F_OFD_SETLK, flockOf(type, byte)) === 0);
 }
 
 /** An exclusive lock could not be had: another description holds the byte. Our own locks do not count. */
-function isHeld(fcntl: Fcntl, byte: number): boolean {
+function isHeldByOther(fcntl: Fcntl, byte: number): boolean {
   const flock = flockOf(F_WRLCK, byte);
   return (
     fcntl(F_OFD_GETLK, flock) === 0 && new DataView(flock.buffer).getInt16(0, true) !== F_UNLCK
@@ -116,16 +154,15 @@ function flockOf(type: number, byte: number): Uint8Array<ArrayBuffer> {
   return flock;
 }
 
-/** By /proc/locks; undefined where that cannot be read. */
-function isWritten(file: FileId, proc: ProcFiles): boolean | undefined {
-  let text: string;
+/** Whether a byte of the file is locked, by /proc/locks; undefined where that cannot be read. */
+function lookedUp(file: FileId, proc: ProcFiles): ((byte: number) => boolean) | undefined {
+  let lines: string[];
   try {
-    text = proc.readText('/proc/locks');
+    lines = proc.readText('/proc/locks').split('\n');
   } catch {
     return undefined;
   }
-  const bytes = [DOES_FIRST + WRITE, FORBIDS_FIRST + WRITE, FORBIDS_FIRST + RESIZE];
-  return text.split('\n').some((line) => bytes.some((byte) => holds(line, file, byte)));
+  return (byte) => lines.some((line) => holds(line, file, byte));
 }
 
 /** A line as in `1: OFDLCK  ADVISORY  READ -1 08:01:1234 100 101`: device in hexadecimal, inode, first and last byte. */
@@ -149,20 +186,25 @@ function isDevice(dev: bigint | number, major: string, minor: string): boolean {
   return ours[0] === BigInt(`0x${major}`) && ours[1] === BigInt(`0x${minor}`);
 }
 
-/** The process with a descriptor that holds a writer's lock of the file, as /proc/PID/fdinfo tells those that may be seen. */
-function holderOf(file: FileId, proc: ProcFiles): string | undefined {
+/** The process with a descriptor that holds a lock of the file, as /proc/PID/fdinfo tells those that may be seen. */
+function holderOf(file: FileId, proc: ProcFiles, byte: number): string | undefined {
   const pids = orNone(() => proc.list('/proc')).filter((name) => /^\d+$/.test(name));
   const self = orNone(() => [proc.readText('/proc/self/stat').split(' ')[0]])[0];
-  for (const pid of pids.slice(0, PROCESSES_MAX)) {
-    if (pid === self) continue;
-    for (const fd of orNone(() => proc.list(`/proc/${pid}/fdinfo`)).slice(0, DESCRIPTORS_MAX)) {
-      const [info = ''] = orNone(() => [proc.readText(`/proc/${pid}/fdinfo/${fd}`)]);
-      if (!info.split('\n').some((line) => holds(line, file, FORBIDS_FIRST + WRITE))) continue;
-      const [program = 'a program'] = orNone(() => [proc.readText(`/proc/${pid}/comm`).trim()]);
-      return `${program.replace(/\p{Cc}/gu, '?')} (pid ${pid})`;
-    }
+  // What holds it here is a last resort: this program has just taken locks of its own.
+  for (const pid of pids.filter((pid) => pid !== self).slice(0, PROCESSES_MAX)) {
+    if (!isHolder(pid, file, proc, byte)) continue;
+    const [program = 'a program'] = orNone(() => [proc.readText(`/proc/${pid}/comm`).trim()]);
+    return `${program.replace(/\p{Cc}/gu, '?')} (pid ${pid})`;
   }
-  return undefined;
+  return self !== undefined && isHolder(self, file, proc, byte) ? 'this program' : undefined;
+}
+
+function isHolder(pid: string, file: FileId, proc: ProcFiles, byte: number): boolean {
+  const descriptors = orNone(() => proc.list(`/proc/${pid}/fdinfo`)).slice(0, DESCRIPTORS_MAX);
+  return descriptors.some((fd) => {
+    const [info = ''] = orNone(() => [proc.readText(`/proc/${pid}/fdinfo/${fd}`)]);
+    return info.split('\n').some((line) => holds(line, file, byte));
+  });
 }
 
 function orNone(read: () => string[]): string[] {

@@ -15,9 +15,11 @@ import { MillraceError } from '../api/errors.ts';
 import type { FileKind } from '../files/errors.ts';
 import { lockError, placeOf, refuseKind, systemError } from '../files/errors.ts';
 import type { Lock } from '../files/lock.ts';
-import type { FileId, Guard } from '../files/qemu-locks.ts';
+
+import type { Access, FileId, Guard, Guarded } from '../files/qemu-locks.ts';
 import type { ReadCached } from './cached.ts';
 import { cachedReadsOf } from './cached.ts';
+
 import { holesOf } from './holes.ts';
 import { lockImage } from './lock.ts';
 import { guardOpenImage } from './qemu-locks.ts';
@@ -63,7 +65,7 @@ export async function openFile(path: string, options: OpenFileOptions = {}): Pro
   const lock = fixed && (await isBlockDevice(path)) ? undefined : await lockFor(path, exists);
   try {
     const fd = await openForWriting(path, options);
-    return await wrap(path, fd, { lock, cache, fixed });
+    return await wrap(path, fd, { lock, cache, fixed, access: 'write' });
   } catch (error) {
     lock?.release();
     throw error;
@@ -74,13 +76,20 @@ export async function openFile(path: string, options: OpenFileOptions = {}): Pro
  * Opens a local file or block device as a base. Its identity is its size and time of last change in milliseconds, which every runtime
  * can tell: cheap, and changed by everything that writes to it (by `touch` and by copies that do not keep times as well). A block
  * device has no such time. What is read after another has come about is refused (`ECHANGED`).
+ * Unless `shared`, QEMU lets nobody write it until it is closed, and it must not be open for writing (`EBUSY`).
  * @throws MillraceError as `openFile`.
  */
-export function openFileSource(path: string): Promise<BlockSource> {
-  return openForReading(path, { isBase: true });
+export function openFileSource(
+  path: string,
+  { shared = false }: { shared?: boolean } = {},
+): Promise<BlockSource> {
+  return openForReading(path, { isBase: true, access: shared ? undefined : 'base' });
 }
 
-async function openForReading(path: string, { isBase = false } = {}): Promise<LocalFile> {
+async function openForReading(
+  path: string,
+  how: { isBase?: boolean; access?: Access } = {},
+): Promise<LocalFile> {
   await checkKind(path, { readOnly: true, mayBeMissing: false });
   // Without O_NONBLOCK, a FIFO that has come to this place since would hold a thread until somebody writes to it.
   const fd = await orFileError(
@@ -88,7 +97,7 @@ async function openForReading(path: string, { isBase = false } = {}): Promise<Lo
     path,
     open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)),
   );
-  return wrap(path, fd, { readOnly: true, isBase });
+  return wrap(path, fd, { readOnly: true, ...how });
 }
 
 /** Opens the file, or makes it, and then sees to it that its name survives a power cut. */
@@ -142,6 +151,7 @@ async function wrap(
     fixed?: boolean;
     cache?: CacheMode;
     lock?: Lock;
+    access?: Access;
   },
 ): Promise<LocalFile> {
   try {
@@ -150,13 +160,13 @@ async function wrap(
     const size = stats.isBlockDevice() ? await deviceSize(path, stats.rdev) : Number(stats.size);
     if (!Number.isSafeInteger(size))
       throw new MillraceError('EUNSUPPORTED', `'${path}' is larger than 8 PiB`);
-    const guard = how.readOnly ? undefined : await guardOpenImage(path, fd, stats);
+    const guarded = how.access && (await guardOpenImage(path, fd, stats, how.access));
     const isSource = stats.isFile() && how.readOnly;
     const identity = isSource ? identityOf(stats) : undefined;
     const nextData =
       isSource && Number(stats.blocks) * STAT_BLOCK_BYTES < size ? await holesOf(fd) : undefined;
     const readCached = stats.isFile() ? await cachedReadsOf(fd) : undefined;
-    const found = { identity, nextData, guard, readCached, id: stats };
+    const found = { identity, nextData, guarded, readCached, id: stats };
     return new LocalFile(path, fd, size, { ...how, ...found });
   } catch (error) {
     await close(fd);
@@ -248,7 +258,7 @@ interface LocalFileOptions {
   identity?: string;
   nextData?: BlockSource['nextData'];
   readCached?: ReadCached;
-  guard?: Guard;
+  guarded?: Guarded;
   id?: FileId;
 }
 
@@ -263,7 +273,7 @@ class LocalFile implements BlockFile {
   private readonly cache: CacheMode;
   private readonly lock?: Lock;
   private readonly readCached?: ReadCached;
-  readonly guard?: Guard;
+  private readonly guarded?: Guarded;
   private readonly id?: FileId;
   private length: number;
   private inFlight = 0;
@@ -281,7 +291,7 @@ class LocalFile implements BlockFile {
     this.cache = how.cache ?? 'writeback';
     this.lock = how.lock;
     this.readCached = how.readCached;
-    this.guard = how.guard;
+    this.guarded = how.guarded;
     this.id = how.id;
     this.identity = how.identity;
     // Once the descriptor is another file's, it would tell of that.
@@ -337,10 +347,19 @@ class LocalFile implements BlockFile {
     }
   }
 
+  get guard(): Guard | undefined {
+    return this.guarded?.guard;
+  }
+
   /** Only where no lock of ours keeps them out. */
   async refuseOtherWriters(): Promise<void> {
     if (this.guard === 'looked' && this.id !== undefined)
-      await guardOpenImage(this.name, this.fd, this.id);
+      await guardOpenImage(this.name, this.fd, this.id, 'write');
+  }
+
+  /** As long as the descriptor is this file's. */
+  unguard(): void {
+    if (!this.closing) this.guarded?.release();
   }
 
   async write(offset: number, from: Uint8Array): Promise<void> {

@@ -1,6 +1,6 @@
 /** QEMU's locks of an open image under Node: see hosts/files/qemu-locks.ts. */
 import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
-import type { FileId, Guard, ProcFiles } from '../files/qemu-locks.ts';
+import type { Access, FileId, Guarded, ProcFiles } from '../files/qemu-locks.ts';
 import { guardImage, writerOf } from '../files/qemu-locks.ts';
 import { libc } from './libc.ts';
 
@@ -10,11 +10,16 @@ const proc: ProcFiles = {
 };
 
 /** Keeps other programs from writing the image that is open as `fd`. @throws MillraceError `EBUSY` naming who does. */
-export async function guardOpenImage(path: string, fd: number, file: FileId): Promise<Guard> {
+export async function guardOpenImage(
+  path: string,
+  fd: number,
+  file: FileId,
+  access: Access,
+): Promise<Guarded> {
   const functions = process.platform === 'linux' ? await libc() : undefined;
   const fcntl =
     functions && ((command: number, flock: Uint8Array) => functions.fcntl(fd, command, flock));
-  return guardImage(path, file, proc, fcntl);
+  return guardImage(path, file, access, proc, fcntl);
 }
 
 /** Who writes the file at a path by QEMU's locks; our own writers are told apart by their lock folder. */

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { guardImage, writerOf } from '../../hosts/files/qemu-locks.ts';
-import { createDisk, openDisk } from '../../hosts/node/index.ts';
+import { commitDisk, createDisk, openDisk } from '../../hosts/node/index.ts';
 import { writerAt } from '../../hosts/node/qemu-locks.ts';
 import { millrace } from '../cli/program.ts';
 import { DENO, denoArgs } from '../deno/program.ts';
@@ -34,10 +34,32 @@ afterEach(async () => {
   await rm(folder, { recursive: true });
 });
 
-/** A QEMU that has the image open for writing, until its standard input ends. */
-async function openByQemu(): Promise<void> {
-  qemu = spawn('qemu-io', ['-f', 'qcow2', path], { stdio: ['pipe', 'ignore', 'ignore'] });
-  while (writerAt(path) === undefined) await setTimeout(20);
+/** A QEMU that has an image open for writing, until its standard input ends. */
+async function openByQemu(image = path, format = 'qcow2'): Promise<void> {
+  qemu = spawn('qemu-io', ['-f', format, image], { stdio: ['pipe', 'ignore', 'ignore'] });
+  while (writerAt(image) === undefined) await setTimeout(20);
+}
+
+async function leaveToUs(): Promise<void> {
+  qemu!.stdin!.end();
+  await new Promise((resolve) => qemu!.once('exit', resolve));
+  qemu = undefined;
+}
+
+/** Whether QEMU may write an image; else the error says that its lock could not be had. */
+async function qemuMayWrite(image: string, format: string): Promise<boolean> {
+  const { exitCode, stderr } = await run('qemu-io', ['-f', format, '-c', 'write -q 0 512', image], {
+    exitCodes: [0, 1],
+  });
+  if (exitCode) expect(stderr).toMatch(/Failed to get .*"write" lock/);
+  return exitCode === 0;
+}
+
+/** Below `top` a qcow2 image, and below that the raw one. */
+async function makeChain(): Promise<{ top: string; mid: string; base: string }> {
+  const [top, mid, base] = ['top.qcow2', 'vm.qcow2', 'base.raw'].map((name) => join(folder, name));
+  await (await createDisk({ overlay: top, base: mid, followChain: true })).close();
+  return { top, mid, base };
 }
 
 describeWithPeer(['qemu-img', 'qemu-io'], 'locks between QEMU and Millrace', () => {
@@ -78,11 +100,16 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'locks between QEMU and Millrace', () 
       list: (): string[] => [],
     };
     const file = await stat(path, { bigint: true });
-    expect(guardImage('vm', file, proc, undefined)).toBe('looked');
-    expect(guardImage('vm', file, proc, () => -1)).toBe('looked');
-    expect(guardImage('vm', file, blind, undefined)).toBe('blind');
+    for (const access of ['write', 'base'] as const) {
+      expect(guardImage('vm', file, access, proc, undefined).guard).toBe('looked');
+      expect(guardImage('vm', file, access, proc, () => -1).guard).toBe('looked');
+      expect(guardImage('vm', file, access, blind, undefined).guard).toBe('blind');
+    }
     await openByQemu();
-    expect(() => guardImage('vm', file, proc, undefined)).toThrow(`qemu-io (pid ${qemu!.pid})`);
+    for (const access of ['write', 'base'] as const)
+      expect(() => guardImage('vm', file, access, proc, undefined)).toThrow(
+        `qemu-io (pid ${qemu!.pid})`,
+      );
     const other = await stat(join(folder, 'base.raw'), { bigint: true });
     expect(writerOf(other, proc)).toBeUndefined();
   });
@@ -115,4 +142,117 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'locks between QEMU and Millrace', () 
       } else expect(stderr).toContain('the locks of other programs cannot be seen here');
     }
   });
+
+  it('refuses a base that QEMU has open for writing, unless it is told to take it', async () => {
+    const { top, mid, base } = await makeChain();
+    for (const [image, format] of [
+      [base, 'raw'],
+      [mid, 'qcow2'],
+    ]) {
+      await openByQemu(image, format);
+      const named = `'${image}' is open for writing by qemu-io (pid ${qemu!.pid})`;
+      for (const readOnly of [false, true])
+        await expect(openDisk({ overlay: top, followChain: true, readOnly })).rejects.toMatchObject(
+          { code: 'EBUSY', message: expect.stringContaining(named) },
+        );
+      const other = join(folder, 'other.qcow2');
+      await expect(
+        createDisk({ overlay: other, base: image, followChain: true }),
+      ).rejects.toMatchObject({ code: 'EBUSY' });
+      const disk = await openDisk({ overlay: top, followChain: true, forceShare: true });
+      expect((await disk.read(0, 1))[0]).toBe(7);
+      await disk.close();
+      await leaveToUs();
+    }
+  });
+
+  it('lets the command line stream over such a base with -U only, and warns where it reads', async () => {
+    const { top, base } = await makeChain();
+    await openByQemu(base, 'raw');
+    const refused = await millrace(['stream', '--follow-chain', top], { cwd: folder });
+    expect(refused).toMatchObject({
+      exitCode: 1,
+      stderr: expect.stringMatching(/base.raw' is open for writing by qemu-io .*-U/),
+    });
+    for (const [command, ...more] of [['map'], ['convert', join(folder, 'copy.raw')]]) {
+      const args = ['--follow-chain', top, ...more];
+      const warned = await millrace([command, ...args], { cwd: folder });
+      expect(warned.stderr.match(/is open for writing by qemu-io/g), command).toHaveLength(1);
+      expect(warned.exitCode, command).toBe(0);
+      if (more.length) await rm(more[0]);
+      const quiet = await millrace([command, '-U', ...args], { cwd: folder });
+      expect(quiet.stderr, command).not.toContain('open for writing');
+    }
+    const streamed = await millrace(['stream', '-U', '--follow-chain', top], { cwd: folder });
+    expect(streamed).toMatchObject({ exitCode: 0 });
+  });
+
+  it('keeps QEMU from writing the bases of a disk, but not from reading them', async () => {
+    const { top, mid, base } = await makeChain();
+    const disk = await openDisk({ overlay: top, followChain: true, readOnly: true });
+    expect(await qemuMayWrite(base, 'raw')).toBe(false);
+    expect(await qemuMayWrite(mid, 'qcow2')).toBe(false);
+    await run('qemu-io', ['-r', '-f', 'qcow2', '-c', 'read -P 7 0 64k', mid]);
+    await expect(openDisk({ overlay: mid })).rejects.toMatchObject({
+      code: 'EBUSY',
+      message: expect.stringContaining('in use by this program'),
+    });
+    await disk.close();
+    expect(await qemuMayWrite(mid, 'qcow2')).toBe(true);
+    expect(await qemuMayWrite(base, 'raw')).toBe(true);
+  });
+
+  it('leaves a base that QEMU reads to it', async () => {
+    const { top, mid } = await makeChain();
+    qemu = spawn('qemu-io', ['-r', '-f', 'qcow2', top], { stdio: ['pipe', 'ignore', 'ignore'] });
+    while (await qemuMayWrite(mid, 'qcow2')) await setTimeout(20);
+    await expect(openDisk({ overlay: mid })).rejects.toMatchObject({
+      code: 'EBUSY',
+      message: expect.stringContaining(`in use by qemu-io (pid ${qemu.pid})`),
+    });
+    // It is only read.
+    expect(writerAt(mid)).toBeUndefined();
+    await (await openDisk({ overlay: top, followChain: true, readOnly: true })).close();
+  });
+
+  it('holds for bases under Deno, too', async () => {
+    const { top, base } = await makeChain();
+    await openByQemu(base, 'raw');
+    const refused = await underDeno('stream', '--follow-chain', top);
+    expect(refused).toMatchObject({
+      exitCode: 1,
+      stderr: expect.stringContaining("base.raw' is open for writing by qemu-io"),
+    });
+    await leaveToUs();
+    const slow = ['stream', '--follow-chain', '--speed', '64K', top];
+    const holder = spawn(DENO, [...withAll(), ...slow], { cwd: folder, stdio: 'ignore' });
+    while (await qemuMayWrite(base, 'raw')) await setTimeout(50);
+    holder.kill('SIGTERM');
+    await new Promise((resolve) => holder.once('exit', resolve));
+    expect(await qemuMayWrite(base, 'raw')).toBe(true);
+  });
+
+  it('commits into a base that it has locked itself', async () => {
+    const { top, mid } = await makeChain();
+    const disk = await openDisk({ overlay: top, followChain: true });
+    await disk.write(0, new Uint8Array(512).fill(9));
+    await disk.close();
+    await commitDisk({ overlay: top, followChain: true });
+    expect((await run('qemu-io', ['-r', '-c', 'read -P 9 0 512', mid])).stdout).not.toContain(
+      'failed',
+    );
+  });
 });
+
+function withAll(): string[] {
+  const args = denoArgs(folder, 'hosts/deno/main.ts');
+  return args.filter((arg) => !arg.startsWith('--allow-')).toSpliced(1, 0, '-A');
+}
+
+function underDeno(...args: string[]): ReturnType<typeof run> {
+  return run(DENO, [...withAll(), ...args], {
+    cwd: folder,
+    exitCodes: [0, 1],
+    env: { NO_COLOR: '1' },
+  });
+}

@@ -41,11 +41,12 @@ export function declareReach(command: Command): void {
       '--from <url|path>',
       'where the base is now, if not where the overlay records it',
     );
-  if (READING.includes(name))
-    command.option(
-      '-U, --force-share',
-      'do not warn of another program that has the image open for writing',
-    );
+  command.option(
+    '-U, --force-share',
+    READING.includes(name)
+      ? 'do not warn of another program that has an image open for writing'
+      : 'take bases that another program has open for writing, too',
+  );
   command.option(
     '--header <line>',
     "a header for the base's server, as 'Name: value'; several by as many options",
@@ -64,7 +65,10 @@ export function declareReach(command: Command): void {
 export async function reachingRuntime(platform: Platform, command: Command): Promise<Runtime> {
   if (command.name() === WITHOUT_BASES) return platform.runtime;
   const options: ReachOptions = command.opts();
-  const local = tellingOfWriters(platform, options.forceShare === true);
+  const local = tellingOfWriters(platform, {
+    forceShare: options.forceShare === true,
+    isReading: READING.includes(command.name()),
+  });
   const isOwn = WITHOUT_FROM.includes(command.name());
   const { from, base, header = [] } = options;
   const tokenOption = command.name() === SERVER ? 'baseTokenFile' : 'tokenFile';
@@ -97,8 +101,14 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
     : baseAt(runtime, from, { given: base || undefined, isKind: command.name() === 'commit' });
 }
 
-/** Says once of each image that another program has it open for writing, or that this could not be told of one that is written here. */
-function tellingOfWriters(platform: Platform, forceShare: boolean): Runtime {
+/**
+ * Says once of each image that is only looked at that another program has it open for writing, or that this could not be told of one that
+ * is written here. A base that another program writes is taken with `forceShare`, and with a word by commands that only read.
+ */
+function tellingOfWriters(
+  platform: Platform,
+  { forceShare, isReading }: { forceShare: boolean; isReading: boolean },
+): Runtime {
   const { runtime } = platform;
   const told = new Set<string>();
   const once = async (about: string, message: string): Promise<void> => {
@@ -127,8 +137,18 @@ function tellingOfWriters(platform: Platform, forceShare: boolean): Runtime {
       return file;
     },
     async openSource(location, as) {
-      await look(String(location));
-      return runtime.openSource(location, as);
+      if (as === undefined) await look(String(location));
+      const use = as === 'base' && forceShare ? 'shared' : as;
+      try {
+        return await runtime.openSource(location, use);
+      } catch (error) {
+        if (!isReading || use !== 'base' || (error as MillraceError).code !== 'EBUSY') throw error;
+        await once(
+          String(location),
+          `what is read of a base may be of no one moment (-U leaves this warning out): ${(error as MillraceError).message}`,
+        );
+        return runtime.openSource(location, 'shared');
+      }
     },
   };
 }
