@@ -70,9 +70,8 @@ export const REBASE_OPTIONS: OptionNames<RebaseOptions> = {
   memory: true,
 };
 
-const STREAM_OPTIONS: OptionNames<StreamOptions> = {
-  offset: true,
-  length: true,
+/** A domain takes the range as arguments of their own. */
+export const DOMAIN_STREAM_OPTIONS: OptionNames<Omit<StreamOptions, 'offset' | 'length'>> = {
   nonblock: true,
   speed: true,
   onError: true,
@@ -81,6 +80,12 @@ const STREAM_OPTIONS: OptionNames<StreamOptions> = {
   allocate: true,
   order: true,
   signal: true,
+};
+
+const STREAM_OPTIONS: OptionNames<StreamOptions> = {
+  ...DOMAIN_STREAM_OPTIONS,
+  offset: true,
+  length: true,
 };
 
 /** A host that takes a job up again may begin it paused, which is no option of the public call. */

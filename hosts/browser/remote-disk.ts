@@ -149,10 +149,12 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
     return this.#call((service) => service.traffic());
   }
 
-  exportQcow2(options: CopyOptions = {}): Promise<Blob> {
+  async exportQcow2(options: CopyOptions = {}): Promise<Blob> {
+    mustKnowOptions('exportQcow2', options, { progress: true, signal: true });
     if (!this.persistent)
-      return Promise.reject(
-        new MillraceError('EUNSUPPORTED', 'a disk in memory has no file to export: export it raw'),
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        'a disk in memory has no file to export: export it raw',
       );
     return this.#call((service) => service.exportQcow2(reportTo(options)));
   }

@@ -8,6 +8,8 @@ import { basename, dirname, join } from 'node:path';
 import type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
 import type { CacheMode } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { OptionNames } from '../api/options.ts';
+import { mustKnowOptions } from '../api/options.ts';
 import type { FileKind } from '../files/errors.ts';
 import { lockError, placeOf, refuseKind, systemError } from '../files/errors.ts';
 import type { Lock } from '../files/lock.ts';
@@ -36,6 +38,13 @@ export interface OpenFileOptions {
   cache?: CacheMode;
 }
 
+const OPEN_FILE_OPTIONS: OptionNames<OpenFileOptions> = {
+  readOnly: true,
+  create: true,
+  fixed: true,
+  cache: true,
+};
+
 /**
  * Opens a local file as an overlay. Unless `readOnly`, it is locked until `close` (or the end of this process) by a folder
  * `PATH.lock` beside it, see hosts/files/lock.ts; so the folder has to be readable and writable. `size` follows what is written.
@@ -44,6 +53,7 @@ export interface OpenFileOptions {
  *   which cannot grow), `ENOSPC`, `EIO`.
  */
 export async function openFile(path: string, options: OpenFileOptions = {}): Promise<BlockFile> {
+  mustKnowOptions('openFile', options, OPEN_FILE_OPTIONS);
   if (options.readOnly) return openForReading(path);
   const { create = false, cache, fixed } = options;
   // No folder can stand beside a device.

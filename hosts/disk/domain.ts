@@ -7,6 +7,7 @@ import type { Disk, StreamInfo, StreamOptions } from '../api/disk.ts';
 import { JobStatus } from '../api/disk.ts';
 import { DISK_EVENTS } from '../api/disk-events.ts';
 import { MillraceError } from '../api/errors.ts';
+import { DOMAIN_STREAM_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import { closeAll } from './close-all.ts';
 
 /** Detail of a domain's events: the disk's alias and its job's info. */
@@ -85,6 +86,7 @@ export class Domain extends EventTarget {
     length?: number,
     options: Omit<StreamOptions, 'offset' | 'length'> = {},
   ): Promise<StreamInfo> {
+    mustKnowOptions('stream', options, DOMAIN_STREAM_OPTIONS);
     const member = this.#entry(device);
     const job = { speed: options.speed ?? 0 };
     const result = member.disk.stream({

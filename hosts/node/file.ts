@@ -12,6 +12,8 @@ import { getSystemErrorMap, promisify } from 'node:util';
 import type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
 import type { CacheMode } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { OptionNames } from '../api/options.ts';
+import { mustKnowOptions } from '../api/options.ts';
 import type { FileKind } from '../files/errors.ts';
 import { lockError, placeOf, refuseKind, systemError } from '../files/errors.ts';
 import type { Lock } from '../files/lock.ts';
@@ -51,6 +53,14 @@ export interface OpenFileOptions {
   cache?: CacheMode;
 }
 
+const OPEN_FILE_OPTIONS: OptionNames<OpenFileOptions> = {
+  readOnly: true,
+  create: true,
+  exclusive: true,
+  fixed: true,
+  cache: true,
+};
+
 /**
  * Opens a local file as an overlay. Unless `readOnly`, it is locked until `close` (or the end of this process) by a folder
  * `PATH.lock` beside it: see hosts/files/lock.ts. `size` follows what is written.
@@ -58,6 +68,7 @@ export interface OpenFileOptions {
  *   folder, FIFO, socket or character device), `EUNSUPPORTED` (a block device, which cannot grow), `ENOSPC`, `EIO`.
  */
 export async function openFile(path: string, options: OpenFileOptions = {}): Promise<BlockFile> {
+  mustKnowOptions('openFile', options, OPEN_FILE_OPTIONS);
   if (options.readOnly) return openForReading(path);
   const { create = false, cache, fixed } = options;
   const exists = await checkKind(path, { readOnly: fixed ?? false, mayBeMissing: create });

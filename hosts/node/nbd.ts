@@ -17,6 +17,7 @@ import { connect, createServer } from 'node:net';
 import type { TLSSocket, TlsOptions, Server as TlsServer } from 'node:tls';
 import { createServer as createTlsServer } from 'node:tls';
 import { MillraceError } from '../api/errors.ts';
+import { mustKnowOptions } from '../api/options.ts';
 import type { NbdConnection } from '../bases/nbd/duplex.ts';
 import type { NbdAddress, NbdListening, NbdTls } from '../faces/cli/platform.ts';
 import type { NbdServer } from '../faces/nbd/server.ts';
@@ -42,6 +43,8 @@ export async function listenNbd(
   address: NbdAddress | { fd: number },
   options: { tls?: NbdTls } = {},
 ): Promise<NbdListening> {
+  mustKnowOptions('listenNbd', options, { tls: true });
+  mustKnowOptions('tls of listenNbd', options.tls ?? {}, { cert: true, key: true, ca: true });
   const secure = options.tls === undefined ? undefined : securing(options.tls);
   const listener = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
     socket.on('error', () => {});

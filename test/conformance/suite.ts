@@ -10,6 +10,7 @@ import { failureCases } from './cases/failures.ts';
 import { lifecycleCases } from './cases/lifecycle.ts';
 import { mapCases } from './cases/map.ts';
 import { objectCases } from './cases/objects.ts';
+import { optionCases } from './cases/options.ts';
 import { streamCases } from './cases/stream.ts';
 
 export const cases: readonly Case[] = [
@@ -21,6 +22,7 @@ export const cases: readonly Case[] = [
   ...prefixed('domain', domainCases),
   ...prefixed('map', mapCases),
   ...prefixed('objects', objectCases),
+  ...prefixed('options', optionCases),
 ];
 
 function prefixed(subject: string, list: readonly Case[]): Case[] {

@@ -53,6 +53,16 @@ Deno.test('a disk over a local base needs the permissions of their folder', {
   await disk.close();
 });
 
+Deno.test('openFile refuses an option that does not exist, and makes nothing', {
+  permissions: ofFolder,
+}, async () => {
+  const options = { creat: true } as { create?: boolean };
+  await refused('EINVAL', /^openFile has no option 'creat': did you mean 'create'\?$/, () =>
+    openFile(at('never.qcow2'), options),
+  );
+  await assertRejects(() => Deno.stat(at('never.qcow2')));
+});
+
 Deno.test('a disk over a base elsewhere needs that of its host as well', {
   permissions: { ...ofFolder, net: [host] },
 }, async () => {

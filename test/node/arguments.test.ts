@@ -1,4 +1,7 @@
 /** Values that the types forbid, which callers without types pass all the same. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import type { BlockFile, BlockSource } from '../../hosts/api/block.ts';
 import type { ImageFormat, OnError } from '../../hosts/api/disk.ts';
@@ -7,6 +10,9 @@ import { commitWith } from '../../hosts/disk/commit.ts';
 import { checkDiskWith } from '../../hosts/disk/open.ts';
 import { rebaseWith } from '../../hosts/disk/rebase.ts';
 import { createHandler } from '../../hosts/faces/http/handler.ts';
+import { NbdServer, serveNbd } from '../../hosts/faces/nbd/server.ts';
+import { openFile } from '../../hosts/node/file.ts';
+import { listenNbd } from '../../hosts/node/nbd.ts';
 import { Bench, MIB } from '../job/bench.ts';
 import { MemoryFile } from '../support/memory-file.ts';
 
@@ -330,6 +336,27 @@ it('options that do not exist are refused, with what was probably meant', async 
   expect(() => createHandler(wrong({ disks: {}, tokn: 'a' }))).toThrow(
     "createHandler has no option 'tokn': did you mean 'token'?",
   );
+  const folder = await mkdtemp(join(tmpdir(), 'millrace-options-'));
+  const path = join(folder, 'new.qcow2');
+  await expect(openFile(path, wrong({ creat: true }))).rejects.toMatchObject(
+    refused(/^openFile has no option 'creat': did you mean 'create'\?$/),
+  );
+  await rm(folder, { recursive: true });
+  expect(() => new NbdServer({}, wrong({ readonly: true }))).toThrow(
+    "NbdServer has no option 'readonly': did you mean 'readOnly'?",
+  );
+  const connection = { readable: new ReadableStream(), writable: new WritableStream() };
+  expect(() => serveNbd({}, connection, wrong({ ioTimout: 1 }))).toThrow(
+    "NbdServer has no option 'ioTimout': did you mean 'ioTimeout'?",
+  );
+  const server = new NbdServer({});
+  const address = { path: join(tmpdir(), 'never.sock') };
+  await expect(listenNbd(server, address, wrong({ tsl: {} }))).rejects.toMatchObject(
+    refused(/^listenNbd has no option 'tsl': it has tls$/),
+  );
+  await expect(
+    listenNbd(server, address, wrong({ tls: { cert: 'a', key: 'b', caa: 'c' } })),
+  ).rejects.toMatchObject(refused(/^tls of listenNbd has no option 'caa': did you mean 'ca'\?$/));
 });
 
 it('a failure with a code that is known counts as that code', async () => {

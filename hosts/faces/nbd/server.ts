@@ -4,6 +4,8 @@
  */
 import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { OptionNames } from '../../api/options.ts';
+import { mustKnowOptions } from '../../api/options.ts';
 import type { NbdConnection } from '../../bases/nbd/duplex.ts';
 import { STRING_BYTES_MAX } from '../../bases/nbd/protocol.ts';
 import { Export } from './export.ts';
@@ -35,6 +37,13 @@ export interface NbdOptions {
   handshakeTimeout?: number;
 }
 
+const NBD_OPTIONS: OptionNames<NbdOptions> = {
+  readOnly: true,
+  ioTimeout: true,
+  tlsRequired: true,
+  handshakeTimeout: true,
+};
+
 /** The longest time-out that timers take. */
 const MS_MAX = 2 ** 31 - 1;
 
@@ -51,8 +60,9 @@ export class NbdServer {
   #isClosing = false;
   #closing: Promise<void> | undefined;
 
-  /** Serves disks by their names. @throws MillraceError `EINVAL` for a name or time that cannot be. */
+  /** Serves disks by their names. @throws MillraceError `EINVAL` for an option that does not exist, and a name or time that cannot be. */
   constructor(disks: Readonly<Record<string, Disk>>, options: NbdOptions = {}) {
+    mustKnowOptions('NbdServer', options, NBD_OPTIONS);
     const { readOnly = false, ioTimeout = IO_TIMEOUT_MS_DEFAULT } = options;
     const timeoutMs = checkedTime('ioTimeout', ioTimeout);
     this.#tlsRequired = options.tlsRequired ?? false;
