@@ -16,6 +16,9 @@ import { denoRuntime, localPath } from './runtime.ts';
 /** stat(2) counts in these, whatever the file system's own blocks are. */
 const STAT_BLOCK_BYTES = 512;
 
+/** What is called when the user asks the program to stop. */
+const interrupted = new Set<(signal: number) => void>();
+
 const platform: Platform = {
   runtime: denoRuntime,
   openHttp,
@@ -27,7 +30,9 @@ const platform: Platform = {
       .filter(([signal]) => Deno.build.os !== 'windows' || signal === 'SIGINT')
       .map(([signal, number]) => [signal, () => handler(number)] as const);
     for (const [signal, listener] of listeners) Deno.addSignalListener(signal, listener);
+    interrupted.add(handler);
     return () => {
+      interrupted.delete(handler);
       for (const [signal, listener] of listeners) Deno.removeSignalListener(signal, listener);
     };
   },
@@ -42,13 +47,19 @@ const platform: Platform = {
 };
 
 function outputTo(stream: typeof Deno.stdout): Output {
+  const isTerminal = stream.isTerminal();
+  let hasGone = false;
   return {
     write(text) {
+      if (hasGone) return;
       try {
         for (let bytes = new TextEncoder().encode(text); bytes.length > 0; )
           bytes = bytes.subarray(stream.writeSync(bytes));
       } catch (error) {
         if (error instanceof Deno.errors.BrokenPipe) Deno.exit(EXIT_READER_GONE);
+        hasGone = isTerminal && !stream.isTerminal();
+        // The command ends as at the signal, which only the terminal's own session is sent.
+        if (hasGone) return queueMicrotask(hangUp);
         throw fileError('write to', 'standard output', error);
       }
     },
@@ -60,6 +71,10 @@ function outputTo(stream: typeof Deno.stdout): Output {
       return (stream.isTerminal() && Deno.consoleSize().columns) || undefined;
     },
   };
+}
+
+function hangUp(): void {
+  for (const handler of interrupted) handler(SIGNALS.SIGHUP);
 }
 
 function listen(

@@ -28,7 +28,7 @@ const ANY_EXIT_CODE = Array.from({ length: 256 }, (_, code) => code);
  * Arguments of `node` that start the program: as it was built, or from its sources if these are
  * newer.
  */
-const PROGRAM: readonly string[] = programArguments();
+export const PROGRAM: readonly string[] = programArguments();
 
 function programArguments(): string[] {
   const built = join(ROOT, 'dist/node/main.js');

@@ -22,6 +22,7 @@ const PACKAGES = {
   'apt-get': 'apt',
   'dpkg-deb': 'dpkg',
   flock: 'util-linux',
+  python3: 'python3',
   debugfs: 'e2fsprogs',
   e2fsck: 'e2fsprogs',
   /** The BIOS of virtual machines: files, not a program. */

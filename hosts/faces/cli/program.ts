@@ -1,37 +1,39 @@
 /**
  * The command line: which commands there are, and how errors come out: on one line, without a stack
- * trace. What a command is and does stands in the file named after it.
+ * trace. What a command is and does stands in the file named after it, which is loaded when the
+ * command runs: a program is asked for its version more often than for anything else.
  */
 import { Command, CommanderError } from 'commander';
 import { MillraceError } from '../../api/errors.ts';
-import { declareAbort } from './abort.ts';
-import { declareCheck } from './check.ts';
-import { declareCommit } from './commit.ts';
-import { declareConvert } from './convert.ts';
-import { declareCreate } from './create.ts';
-import { declareInfo } from './info.ts';
-import { declareMap } from './map.ts';
+import type { Ended } from './options.ts';
 import { addExample } from './options.ts';
 import type { Platform } from './platform.ts';
-import { EXIT_BY_SIGNAL, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
+import {
+  EXIT_BY_SIGNAL,
+  EXIT_FAILED,
+  EXIT_INTERRUPTED,
+  EXIT_OK,
+  SIGNALS,
+  tell,
+} from './platform.ts';
 import { declareReach, reachingRuntime } from './reach.ts';
-import { declareRebase } from './rebase.ts';
-import { declareServe } from './serve.ts';
-import { declareStream } from './stream.ts';
+
+/** Adds a command to the program. */
+type Declare = (program: Command, platform: Platform, ended: Ended) => void;
 
 /** In the order of the help. */
-const COMMANDS = [
-  declareCreate,
-  declareStream,
-  declareInfo,
-  declareMap,
-  declareCheck,
-  declareConvert,
-  declareCommit,
-  declareRebase,
-  declareServe,
-  declareAbort,
-];
+const COMMANDS: Readonly<Record<string, () => Promise<Declare>>> = {
+  create: async () => (await import('./create.ts')).declareCreate,
+  stream: async () => (await import('./stream.ts')).declareStream,
+  info: async () => (await import('./info.ts')).declareInfo,
+  map: async () => (await import('./map.ts')).declareMap,
+  check: async () => (await import('./check.ts')).declareCheck,
+  convert: async () => (await import('./convert.ts')).declareConvert,
+  commit: async () => (await import('./commit.ts')).declareCommit,
+  rebase: async () => (await import('./rebase.ts')).declareRebase,
+  serve: async () => (await import('./serve.ts')).declareServe,
+  abort: async () => (await import('./abort.ts')).declareAbort,
+};
 
 /**
  * Runs one command line (the arguments after the program's name) and gives the exit code. It never
@@ -40,10 +42,11 @@ const COMMANDS = [
 export async function runCommandLine(platform: Platform, args: readonly string[]): Promise<number> {
   let exitCode: number = EXIT_OK;
   const { interruptible, exitCodeOf, release } = exitingOnInterrupt(platform);
-  const program = makeProgram(interruptible, (code) => {
-    exitCode = code;
-  });
   try {
+    const declares = await Promise.all(neededBy(args).map((name) => COMMANDS[name]()));
+    const program = makeProgram(interruptible, declares, (code) => {
+      exitCode = code;
+    });
     await program.parseAsync(args, { from: 'user' });
     return exitCodeOf(exitCode);
   } catch (error) {
@@ -77,13 +80,15 @@ function exitingOnInterrupt(platform: Platform): Interruptible {
   const exitCodeOf = (code: number): number =>
     code === EXIT_INTERRUPTED && first !== undefined ? EXIT_BY_SIGNAL + first : code;
   const exit = (code: number): never => platform.exit(exitCodeOf(code));
-  const release = platform.onInterrupt((signal) => {
-    first ??= signal;
-    if (handlers === 0) exit(EXIT_INTERRUPTED);
-  });
+  const release = platform.onInterrupt(
+    hungUpOnce((signal) => {
+      first ??= signal;
+      if (handlers === 0) exit(EXIT_INTERRUPTED);
+    }),
+  );
   const onInterrupt: Platform['onInterrupt'] = (handler) => {
     handlers++;
-    const remove = platform.onInterrupt(handler);
+    const remove = platform.onInterrupt(hungUpOnce(handler));
     return () => {
       handlers--;
       remove();
@@ -92,7 +97,25 @@ function exitingOnInterrupt(platform: Platform): Interruptible {
   return { interruptible: { ...platform, onInterrupt, exit }, exitCodeOf, release };
 }
 
-function makeProgram(platform: Platform, ended: (exitCode: number) => void): Command {
+/**
+ * A terminal that is closed is told of by the signal, and by each stream that can be written no
+ * more: it is no second wish to end.
+ */
+function hungUpOnce(handler: (signal: number) => void): (signal: number) => void {
+  let hungUp = false;
+  return (signal) => {
+    if (signal === SIGNALS.SIGHUP && hungUp) return;
+    hungUp ||= signal === SIGNALS.SIGHUP;
+    handler(signal);
+  };
+}
+
+/** The one command that a command line names; all of them for help, and to tell what was meant. */
+function neededBy([first = '']: readonly string[]): string[] {
+  return Object.hasOwn(COMMANDS, first) ? [first] : Object.keys(COMMANDS);
+}
+
+function makeProgram(platform: Platform, declares: readonly Declare[], ended: Ended): Command {
   const program = new Command('millrace')
     .description(
       'Streams disk images: a machine runs on a small local overlay at once, while its base is copied into it.',
@@ -116,7 +139,7 @@ function makeProgram(platform: Platform, ended: (exitCode: number) => void): Com
     'millrace stream vm.qcow2',
   );
   const reaching: { -readonly [field in keyof Platform]: Platform[field] } = { ...platform };
-  for (const declare of COMMANDS) declare(program, reaching, ended);
+  for (const declare of declares) declare(program, reaching, ended);
   program.commands.forEach(declareReach);
   program.hook('preAction', async (_, command) => {
     reaching.runtime = await reachingRuntime(platform, command);
