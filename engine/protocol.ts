@@ -3,7 +3,7 @@
 // TypeScript knows its value. So there are literals here, and nothing else.
 
 /** Version of this interface; a host refuses another. */
-export const INTERFACE_VERSION = 1;
+export const INTERFACE_VERSION = 2;
 
 // Limits
 

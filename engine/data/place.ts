@@ -31,7 +31,7 @@ import {
   SUBCLUSTERS,
   ZERO,
 } from '../formats/qcow2/l2';
-import { isClusterSound, isTableSound, l2EntryAt } from '../formats/qcow2/mapping';
+import { isClusterSound, isTableSound, l2EntryPlace } from '../formats/qcow2/mapping';
 import { CHUNK_CLUSTERS_MAX, PAGE_BYTES, TASKS_MAX } from '../limits';
 import { freeLater, freesHaveRoom } from '../overlay/frees';
 import { allocate, allocatedAt, allocatedCount } from '../overlay/refcounts';
@@ -159,10 +159,11 @@ export function linkCluster(
   }
   const table = tableFor(t, image, offset);
   if (!table) return false;
-  const at = l2EntryAt(t, image, table, offset);
+  const place = l2EntryPlace(image, table, offset);
+  const at = pageGet(t, OVERLAY, place);
   if (!at) return false;
   const old = get64(at);
-  if (!isClusterSound(t, image, old, table)) return false;
+  if (!isClusterSound(t, image, old, place)) return false;
   const oldBitmap = image.extendedL2 ? get64(at + 8) : 0;
   if (image.extendedL2) {
     put64(at, host ? host | COPIED : 0);

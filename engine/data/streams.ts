@@ -104,7 +104,9 @@ export function fetchStreams(t: Task): bool {
 function fetch(t: Task, method: u32, bytes: u32, targetBytes: u32): bool {
   if (!addToRun(t, foundImage, foundHost, bytes)) {
     if (!closeRun(t)) return false;
-    assert(addToRun(t, foundImage, foundHost, bytes));
+    // There is room: all has been measured.
+    const fits = addToRun(t, foundImage, foundHost, bytes);
+    assert(fits);
   }
   const source = t.runAddress + <usize>(foundHost - t.runFrom);
   addEntry(t, method, source, bytes, <usize>(t.gatherAt - t.bufferFrom), targetBytes);

@@ -49,6 +49,7 @@ import {
   EINVAL,
   FORMAT_QCOW2,
   IDENTITY_BYTES_MAX,
+  OK,
   OP_TRUNCATE,
   OVERLAY,
   R_CLUSTER_BITS,
@@ -117,7 +118,8 @@ export function runCreate(t: Task): i32 {
     t.cursor = 0;
     t.state = FLUSH;
     image.format = FORMAT_QCOW2;
-    assert(parseHeader(header, image) == 0);
+    const reason = parseHeader(header, image);
+    assert(reason == OK);
     image.cleaning = true;
   }
   if (!flushed(t)) return WAIT;

@@ -163,9 +163,9 @@ function zeroTail(t: Task, image: Image): bool {
     if (!lookup(t, image, image.size - within, 1)) return false;
     if (!foundHost) return true;
     t.count = foundHost + within;
-    t.value = foundHost + clusterBytes(image);
   }
-  return writeZeroes(t, t.value);
+  const mask = clusterBytes(image) - 1;
+  return writeZeroes(t, (t.count + mask) & ~mask);
 }
 
 /** What lies behind the end, where a crash came before a smaller disk had freed it, must not show when the disk grows over it. */

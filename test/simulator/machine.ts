@@ -211,8 +211,13 @@ export class Machine {
     },
   ) {
     this.#memory = takeMemory(options.memory);
-    const trap = (line: number, column: number): never => {
-      throw new Error(`an assertion of the engine failed (line ${line}, column ${column})`);
+    const trap = (file: number, bytes: number, line: number, column: number): never => {
+      const name = new TextDecoder('utf-16le').decode(
+        new Uint8Array(this.#memory.buffer, file, bytes),
+      );
+      throw new Error(
+        `an assertion of the engine failed (${name}, line ${line}, column ${column})`,
+      );
     };
     this.exports = new WebAssembly.Instance(module, {
       env: { memory: this.#memory },

@@ -87,8 +87,7 @@ export function lookup(t: Task | null, image: Image, offset: u64, length: u64): 
   length = min(length, toTableEnd);
   if (!isTableSound(t, image, entry, image.l1Offset + (l1Index << 3))) return false;
   if (table == 0) return found(ABSENT, length);
-  const index = (offset >> image.clusterBits) & (((<u64>1) << image.l2Bits) - 1);
-  const at = table + (index << image.l2EntryBits);
+  const at = l2EntryPlace(image, table, offset);
   const l2 = pageGet(t, image.index, at);
   if (!l2) return false;
   return image.extendedL2
@@ -153,10 +152,10 @@ function notePassed(t: Task, to: u32, offset: u64, length: u64): void {
   t.passedOf = imageCount();
 }
 
-/** Address of the L2 entry for `offset` of the overlay, whose table exists, or 0. */
-export function l2EntryAt(t: Task, image: Image, table: u64, offset: u64): usize {
+/** Where the L2 entry for `offset` of the disk stands in the file; `table` is its L2 table. */
+export function l2EntryPlace(image: Image, table: u64, offset: u64): u64 {
   const index = (offset >> image.clusterBits) & (((<u64>1) << image.l2Bits) - 1);
-  return pageGet(t, image.index, table + (index << image.l2EntryBits));
+  return table + (index << image.l2EntryBits);
 }
 
 function found(state: u32, length: u64): bool {

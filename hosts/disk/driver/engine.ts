@@ -160,10 +160,11 @@ export class Engine {
   ) {
     const pages = Math.floor(memoryBytes / PAGE_BYTES);
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
-    const trap = (line: number, column: number): void => {
+    const trap = (file: number, bytes: number, line: number, column: number): void => {
+      const name = new TextDecoder('utf-16le').decode(new Uint8Array(memory.buffer, file, bytes));
       this.#broken = new MillraceError(
         'EIO',
-        `the engine stopped at an assertion (line ${line}, column ${column}): please report it`,
+        `the engine stopped at an assertion (${name}, line ${line}, column ${column}): please report it`,
       );
     };
     const instance = new WebAssembly.Instance(module, { env: { memory }, host: { trap } });
