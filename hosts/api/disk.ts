@@ -209,6 +209,8 @@ export interface CreateOptions {
 export interface CheckOptions {
   /** A path or name; or an opened file, of which a source is enough where nothing is repaired. */
   overlay: string | BlockFile | BlockSource;
+  /** Its format; default told by its first bytes. */
+  format?: ImageFormat;
   /**
    * `leaks` gives back space that nothing uses; `all` also mends what is wrong, as far as that can be done. Nothing is changed
    * (`ECORRUPT`) while part of the metadata cannot be followed; beside unknown header extensions leaks stay.

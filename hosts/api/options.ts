@@ -47,6 +47,7 @@ export const OPEN_OPTIONS: OptionNames<OpenOptions> = {
 
 export const CHECK_OPTIONS: OptionNames<CheckOptions> = {
   overlay: true,
+  format: true,
   repair: true,
   memory: true,
 };

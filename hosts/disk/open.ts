@@ -94,11 +94,11 @@ export async function checkDiskWith(
   options: CheckOptions,
 ): Promise<CheckReport | undefined> {
   mustKnowOptions('checkDisk', options, CHECK_OPTIONS);
-  const { overlay, repair, memory } = options;
+  const { overlay, repair, format, memory } = options;
   mustBeLocation('overlay', overlay);
   const opening = await Opening.start(runtime, { memory });
   try {
-    if (!(await opening.openToCheck(overlay, repair !== undefined))) return undefined;
+    if (!(await opening.openToCheck(overlay, repair !== undefined, format))) return undefined;
     const report = await checkWith(opening.engine, opening.virtualSize(0), repair);
     // An image that is still wrong is not marked as sound.
     if (repair && !report.corruptions) await opening.engine.request(KIND_CLOSE);

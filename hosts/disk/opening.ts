@@ -3,7 +3,6 @@
  * does not get there.
  */
 import {
-  FORMAT_PROBE,
   FORMAT_QCOW2,
   FORMAT_RAW,
   IMAGE_FORMAT,
@@ -40,8 +39,18 @@ import {
 } from './options.ts';
 import { otherFormat, otherTrailer, PROBE_BYTES, TRAILER_BYTES } from './other-formats.ts';
 import type { RecordedIdentity } from './recorded.ts';
-import { checkIdentity, parseIdentity, recordedName, recordOf, textOf } from './recorded.ts';
+import {
+  checkIdentity,
+  parseIdentity,
+  rebaseCommand,
+  recordedName,
+  recordOf,
+  textOf,
+} from './recorded.ts';
 
+/** How the format of what was given is said: of an image that is looked at, and of a base. */
+export const RAW_IMAGE = "format: 'raw', -f raw";
+export const RAW_BASE = "baseFormat: 'raw', --base-format raw";
 /** What the HTTP bases say of a 401 or 403. */
 const LACKS_CREDENTIALS = /^https?:.*the server answered 40[13]\b/;
 
@@ -62,6 +71,8 @@ export class Opening {
   #created: string | undefined;
   /** What would be recorded of each base, kept for when a job makes it the overlay's own. */
   readonly #identities: RecordedIdentity[] = [];
+  /** The base that is being opened is one that an image records. */
+  #isRecorded = false;
   #count = 0;
   readonly #baseUse: SourceUse;
 
@@ -126,10 +137,11 @@ export class Opening {
   async openToCheck(
     overlay: string | BlockFile | BlockSource,
     writable: boolean,
+    as?: ImageFormat,
   ): Promise<boolean> {
     mustBeWritable(overlay, writable);
     await this.#attachOverlay(overlay, { readOnly: !writable });
-    return (await this.#openImage(0, FORMAT_PROBE, OPEN_TO_CHECK)) === FORMAT_QCOW2;
+    return (await this.#openImage(0, checkedFormat(as), OPEN_TO_CHECK)) === FORMAT_QCOW2;
   }
 
   async #attachOverlay(
@@ -187,8 +199,10 @@ export class Opening {
    * URL.
    */
   async #asRecorded(open: () => Promise<void>): Promise<void> {
+    this.#isRecorded = true;
     try {
       await open();
+      this.#isRecorded = false;
     } catch (error) {
       if (!(error instanceof MillraceError) || !LACKS_CREDENTIALS.test(error.message)) throw error;
       throw new MillraceError(
@@ -216,9 +230,18 @@ export class Opening {
     if (found === undefined) return opening;
     throw new MillraceError(
       'EUNSUPPORTED',
-      `cannot open ${this.engine.name(image)}: ${found}; or give it the format raw, if its bytes as they are are the disk (baseFormat, --base-format)`,
+      `cannot open ${this.engine.name(image)}: ${found}${this.#asRawAdvice(image, argument)}`,
       { cause: failed },
     );
+  }
+
+  /** How the format raw is given to an image; nothing for an overlay that is written. */
+  #asRawAdvice(image: number, argument: number): string {
+    if (image === 0 && argument === OPEN_WRITABLE) return '';
+    const command = rebaseCommand(this.engine.name(image - 1), this.engine.name(image));
+    const base = this.#isRecorded ? `baseFormat: 'raw', or ${command} --base-format raw` : RAW_BASE;
+    const option = image === 0 ? RAW_IMAGE : base;
+    return `; or give it the format raw, if its bytes as they are are the disk (${option})`;
   }
 
   /**

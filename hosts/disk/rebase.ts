@@ -8,7 +8,7 @@ import { MillraceError } from '../api/errors.ts';
 import { mustKnowOptions, REBASE_OPTIONS } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { openDiskWith } from './open.ts';
-import { notFollowed } from './opening.ts';
+import { notFollowed, RAW_BASE, RAW_IMAGE } from './opening.ts';
 import { checkedRecord } from './options.ts';
 import { identityText, recordedName } from './recorded.ts';
 
@@ -110,7 +110,7 @@ async function openBase(
     forceShare,
     memory,
   }).catch((error) => {
-    throw kept === undefined ? error : anotherFormat(error, kept);
+    throw kept === undefined ? asOfBase(error) : anotherFormat(error, kept);
   });
   try {
     const images = await disk.images();
@@ -131,6 +131,13 @@ function anotherFormat(error: unknown, kept: ImageFormat): unknown {
     `${error.message}; the overlay records a ${kept} base: if this one has another format, give it (baseFormat, --base-format)`,
     { cause: error, offset: error.offset },
   );
+}
+
+/** What is opened as an image by itself was given as a base. */
+function asOfBase(error: unknown): unknown {
+  if (!(error instanceof MillraceError) || !error.message.includes(RAW_IMAGE)) return error;
+  const message = error.message.replace(RAW_IMAGE, RAW_BASE);
+  return new MillraceError(error.code, message, { cause: error.cause, offset: error.offset });
 }
 
 /** An overlay that is below itself shows nothing any more of what its old base held. */

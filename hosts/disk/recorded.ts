@@ -98,7 +98,7 @@ export function checkIdentity(
   const detail = sameSize
     ? `it was ${readable(recorded.identity)}, and is ${readable(found.identity)}`
     : `it had ${recorded.size} bytes, and has ${found.size}`;
-  const command = `millrace rebase -u ${quoted(overlay)} --base ${quoted(base)}`;
+  const command = rebaseCommand(overlay, base);
   const help = sameSize
     ? `give the right base; if it holds the same bytes as before (it was copied, restored or unpacked): ${command}`
     : 'give the right base';
@@ -106,6 +106,11 @@ export function checkIdentity(
     'ECHANGED',
     `${base} is not the base that ${overlay} was made on (${detail}): ${help}`,
   );
+}
+
+/** The command that changes what an overlay says of its base, and nothing else. */
+export function rebaseCommand(overlay: string, base: string): string {
+  return `millrace rebase -u ${quoted(overlay)} --base ${quoted(base)}`;
 }
 
 /** What a file system or a server told, as people read it: a file's size is told by itself. */

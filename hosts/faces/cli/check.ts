@@ -4,11 +4,11 @@
  */
 import type { Command } from 'commander';
 import { Option } from 'commander';
-import type { CheckReport } from '../../api/disk.ts';
+import type { CheckReport, ImageFormat } from '../../api/disk.ts';
 import { checkDiskWith } from '../../disk/open.ts';
 import { whileUnchanged } from './image.ts';
 import type { Ended } from './options.ts';
-import { addExample, outputFormat, wantsJson } from './options.ts';
+import { addExample, imageFormat, outputFormat, wantsJson } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, tell } from './platform.ts';
 
@@ -18,6 +18,7 @@ const EXIT_LEAKS = 3;
 const EXIT_NOT_CHECKABLE = 63;
 
 export interface CheckCommandOptions {
+  format?: ImageFormat;
   repair?: 'leaks' | 'all';
   json: boolean;
 }
@@ -30,6 +31,7 @@ export function declareCheck(program: Command, platform: Platform, ended: Ended)
       'Look for errors in an image. Exit code: 0 sound, 1 could not be checked, 2 corrupt, 3 only leaks, 63 a raw image.',
     )
     .argument('<image>', 'a qcow2 file')
+    .addOption(imageFormat())
     .addOption(
       new Option('-r, --repair <what>', 'repair leaks, or all that can be repaired').choices([
         'leaks',
@@ -39,7 +41,13 @@ export function declareCheck(program: Command, platform: Platform, ended: Ended)
     .addOption(outputFormat())
     .option('--json', 'the same as --output json')
     .action(async (image, options) =>
-      ended(await check(platform, image, { repair: options.repair, json: wantsJson(options) })),
+      ended(
+        await check(platform, image, {
+          format: options.format,
+          repair: options.repair,
+          json: wantsJson(options),
+        }),
+      ),
     );
   addExample(command, 'millrace check vm.qcow2 --repair leaks');
 }
@@ -47,10 +55,10 @@ export function declareCheck(program: Command, platform: Platform, ended: Ended)
 export async function check(
   platform: Platform,
   path: string,
-  { repair, json }: CheckCommandOptions,
+  { format, repair, json }: CheckCommandOptions,
 ): Promise<number> {
   const look = (): Promise<CheckReport | undefined> =>
-    checkDiskWith(platform.runtime, { overlay: path, repair });
+    checkDiskWith(platform.runtime, { overlay: path, format, repair });
   // A repair locks the image, and is what changes it.
   const found = repair ? await look() : await whileUnchanged(platform, path, look);
   if (found === undefined) {

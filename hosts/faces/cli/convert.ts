@@ -12,8 +12,9 @@ import { MillraceError } from '../../api/errors.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import { createDiskWith } from '../../disk/open.ts';
 import { openImage, whileUnchanged, withDisk } from './image.ts';
+import { writeOntoQcow2 } from './onto-qcow2.ts';
 import type { Ended } from './options.ts';
-import { addExample, cacheMode, size } from './options.ts';
+import { addExample, cacheMode, imageFormat, size } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import { ProgressBar } from './progress.ts';
@@ -27,6 +28,8 @@ const LANES = 3;
 const HOLE_BYTES = 65536;
 
 export interface ConvertCommandOptions {
+  /** The source's. */
+  format?: ImageFormat;
   outputFormat: ImageFormat;
   clusterSize?: number;
   /** Tell how far it is where there is no terminal for a bar. */
@@ -50,8 +53,12 @@ export function declareConvert(program: Command, platform: Platform, ended: Ende
     )
     .argument('<source>', 'a path or URL')
     .argument('<target>', 'the file to make, which must not be there yet; or a block device')
+    .addOption(imageFormat())
     .addOption(new Option('-O, --output-format <format>').choices(['raw', 'qcow2']).default('raw'))
-    .option('-n, --no-create', 'write over a raw file that is there, which keeps its size')
+    .option(
+      '-n, --no-create',
+      'write over an image that is there, which keeps its size and its backing file',
+    )
     .option('-p, --progress', 'tell how far it is, also where that is no terminal')
     .option('--cluster-size <size>', 'of a qcow2 target, from 512 to 2M (default: 64K)', size)
     .addOption(cacheMode())
@@ -61,6 +68,21 @@ export function declareConvert(program: Command, platform: Platform, ended: Ende
       ended(await convert(platform, source, target, options)),
     );
   addExample(command, 'millrace convert vm.qcow2 vm.raw -O raw');
+}
+
+/** What may be said of an image that is written over as it is. */
+function mustFit(path: string, { create, outputFormat, clusterSize }: ConvertCommandOptions): void {
+  if (outputFormat === 'raw') return;
+  if (create !== false)
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      `${path} is a block device, which takes raw copies only (-O raw)`,
+    );
+  if (clusterSize !== undefined)
+    throw new MillraceError(
+      'EINVAL',
+      `${path} keeps the clusters that it has: --cluster-size does not go with -n`,
+    );
 }
 
 export async function convert(
@@ -76,11 +98,7 @@ export async function convert(
     );
   const existing =
     options.create === false || ((await platform.runtime.isBlockDevice?.(path)) ?? false);
-  if (existing && options.outputFormat !== 'raw')
-    throw new MillraceError(
-      'EUNSUPPORTED',
-      `${path} is written over as it is: that works for raw copies only (-O raw)`,
-    );
+  if (existing) mustFit(path, options);
   const stop = new AbortController();
   const target = new Target(platform, path, existing, stop.signal);
   const release = platform.onInterrupt(() => {
@@ -198,12 +216,19 @@ async function copy(
   signal: AbortSignal,
   begin: (total: number) => OnProgress,
 ): Promise<number> {
-  const { outputFormat, followChain, cache } = options;
-  const disk = await openImage(platform, source, { followChain });
+  const { format, outputFormat, followChain, cache } = options;
+  const disk = await openImage(platform, source, { followChain, format });
   if (outputFormat === 'raw')
     return withDisk(disk, async () => {
       if (target.existing) await mustBeAnother(platform.runtime, disk, target.path);
       return copyToRaw(disk, target, cache, signal, begin(disk.size));
+    });
+  if (target.existing)
+    return withDisk(disk, async () => {
+      await mustBeAnother(platform.runtime, disk, target.path);
+      const how = { followChain, cache, signal, progress: begin(disk.size) };
+      await writeOntoQcow2(platform.runtime, disk, target.path, how);
+      return disk.size;
     });
   // What could be opened here is the chain that may be followed below, as the base of the copy.
   await disk.close();
@@ -219,7 +244,7 @@ async function copyToQcow2(
   signal: AbortSignal,
   begin: (total: number) => OnProgress,
 ): Promise<number> {
-  const { clusterSize, cache } = options;
+  const { format, clusterSize, cache } = options;
   const runtime: Runtime = {
     ...platform.runtime,
     openOverlay: (_, mode) => target.make(mode.cache),
@@ -227,6 +252,7 @@ async function copyToQcow2(
   const disk = await createDiskWith(runtime, {
     overlay: target.path,
     base: source,
+    baseFormat: format,
     followChain: true,
     clusterSize,
     cache,

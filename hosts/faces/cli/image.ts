@@ -1,5 +1,5 @@
 /** Opening disks for a command, and closing them however it ends. */
-import type { Disk } from '../../api/disk.ts';
+import type { Disk, ImageFormat } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import { openDiskWith } from '../../disk/open.ts';
 import type { Platform } from './platform.ts';
@@ -19,13 +19,19 @@ export function isUrl(location: string): boolean {
 export async function openImage(
   platform: Platform,
   location: string,
-  how: { followChain?: boolean; base?: null },
+  how: { followChain?: boolean; base?: null; format?: ImageFormat },
 ): Promise<Disk> {
   if (!isUrl(location))
     return openDiskWith(platform.runtime, { overlay: location, readOnly: true, ...how });
+  const { format } = how;
   const overlay = await platform.runtime.openSource(location);
   if (how.followChain) return openDiskWith(platform.runtime, { overlay, readOnly: true, ...how });
-  const disk = await openDiskWith(platform.runtime, { overlay, readOnly: true, base: null });
+  const disk = await openDiskWith(platform.runtime, {
+    overlay,
+    readOnly: true,
+    base: null,
+    format,
+  });
   const [{ backingFile }] = await disk.images();
   if (backingFile === undefined || how.base === null) return disk;
   await disk.close();

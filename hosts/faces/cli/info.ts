@@ -3,10 +3,10 @@
  * opened: it may be out of reach.
  */
 import type { Command } from 'commander';
-import type { BitmapInfo, ImageInfo, SnapshotInfo } from '../../api/disk.ts';
+import type { BitmapInfo, ImageFormat, ImageInfo, SnapshotInfo } from '../../api/disk.ts';
 import { isUrl, lookBesideWriters, openImage, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
-import { addExample, outputFormat, wantsJson } from './options.ts';
+import { addExample, imageFormat, outputFormat, wantsJson } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, printable } from './platform.ts';
 import { formatExactly, formatSize } from './sizes.ts';
@@ -41,10 +41,11 @@ export function declareInfo(program: Command, platform: Platform, ended: Ended):
       'Tell what an image is, and how much of it is still missing. The base is not opened: it may be out of reach.',
     )
     .argument('<image>', 'a path or URL')
+    .addOption(imageFormat())
     .addOption(outputFormat())
     .option('--json', 'the same as --output json')
     .action(async (image, options) =>
-      ended(await info(platform, image, { json: wantsJson(options) })),
+      ended(await info(platform, image, { json: wantsJson(options), format: options.format })),
     );
   addExample(command, 'millrace info vm.qcow2 --output json');
 }
@@ -52,13 +53,13 @@ export function declareInfo(program: Command, platform: Platform, ended: Ended):
 export async function info(
   platform: Platform,
   location: string,
-  options: { json: boolean },
+  options: { json: boolean; format?: ImageFormat },
 ): Promise<number> {
   const look = async (): Promise<[ImageInfo, number]> =>
-    withDisk(await openImage(platform, location, { base: null }), async (disk) => [
-      (await disk.images())[0],
-      await disk.remaining(),
-    ]);
+    withDisk(
+      await openImage(platform, location, { base: null, format: options.format }),
+      async (disk) => [(await disk.images())[0], await disk.remaining()],
+    );
   const [image, remaining] = await lookBesideWriters(platform, location, look);
   const allocated = isUrl(location) ? undefined : await platform.allocatedBytes(location);
   const report = reportOf(isUrl(location) ? image.name : location, image, allocated, remaining);

@@ -4,10 +4,10 @@
  * space than it is long; those in a qcow2 file are not told.
  */
 import type { Command } from 'commander';
-import type { Disk, Extent, ImageInfo } from '../../api/disk.ts';
+import type { Disk, Extent, ImageFormat, ImageInfo } from '../../api/disk.ts';
 import { besideWriters, isUrl, openImage, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
-import { addExample, outputFormat, wantsJson } from './options.ts';
+import { addExample, imageFormat, outputFormat, wantsJson } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, printable } from './platform.ts';
 import { runsOf } from './zeros.ts';
@@ -41,12 +41,17 @@ export function declareMap(program: Command, platform: Platform, ended: Ended): 
       'Tell where each part of a disk is: in which image of the chain, and at which place of its file.',
     )
     .argument('<image>', 'a path or URL')
+    .addOption(imageFormat())
     .addOption(outputFormat())
     .option('--json', 'the same as --output json')
     .option('--follow-chain', 'follow the backing files that the base records')
     .action(async (image, options) =>
       ended(
-        await map(platform, image, { json: wantsJson(options), followChain: options.followChain }),
+        await map(platform, image, {
+          json: wantsJson(options),
+          format: options.format,
+          followChain: options.followChain,
+        }),
       ),
     );
   addExample(command, 'millrace map vm.qcow2 --output json');
@@ -55,11 +60,14 @@ export function declareMap(program: Command, platform: Platform, ended: Ended): 
 export async function map(
   platform: Platform,
   location: string,
-  options: { json: boolean; followChain?: boolean },
+  options: { json: boolean; format?: ImageFormat; followChain?: boolean },
 ): Promise<number> {
   await besideWriters(platform, location, async () =>
     withDisk(
-      await openImage(platform, location, { followChain: options.followChain }),
+      await openImage(platform, location, {
+        followChain: options.followChain,
+        format: options.format,
+      }),
       async (disk) => {
         const images = await disk.images();
         const untold = await Promise.all(images.map((image) => hasUntoldHoles(platform, image)));

@@ -4,6 +4,7 @@
  */
 import type { Command } from 'commander';
 import { InvalidArgumentError, Option } from 'commander';
+import type { ImageFormat } from '../../api/disk.ts';
 import { parseSize } from './sizes.ts';
 
 /** Takes the exit code of a command that has run. */
@@ -20,11 +21,21 @@ export function addExample(command: Command, ...lines: string[]): void {
   );
 }
 
+const FORMATS: readonly ImageFormat[] = ['raw', 'qcow2'];
+
+/** The format of the image that a command is given. */
+export function imageFormat(): Option {
+  return new Option(
+    '-f, --format <format>',
+    "the image's format (default: told by its first bytes)",
+  ).choices(FORMATS);
+}
+
 export function baseFormat(): Option {
   return new Option(
-    '--base-format <format>',
+    '-F, --base-format <format>',
     "the base's format (default: told by its first bytes)",
-  ).choices(['raw', 'qcow2']);
+  ).choices(FORMATS);
 }
 
 export function cacheMode(): Option {

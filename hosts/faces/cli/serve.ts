@@ -13,7 +13,7 @@ import { closeAll } from '../../disk/close-all.ts';
 import { createDiskWith, openDiskWith } from '../../disk/open.ts';
 import { createHandler } from '../http/handler.ts';
 import type { Ended } from './options.ts';
-import { addExample, baseFormat, listed } from './options.ts';
+import { addExample, baseFormat, imageFormat, listed } from './options.ts';
 import type { Listening, Platform } from './platform.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, LOOPBACK, tell } from './platform.ts';
 import { baseAt } from './reach.ts';
@@ -27,6 +27,7 @@ export interface ServeOptions {
   origin?: string[];
   readOnly?: boolean;
   from?: string[];
+  format?: ImageFormat;
   baseFormat?: ImageFormat;
   followChain?: boolean;
   json?: boolean;
@@ -85,6 +86,7 @@ export function declareServe(program: Command, platform: Platform, ended: Ended)
       'where the base is now, if not where the overlay records it; with several disks NAME=URL, as many times as needed',
       listed,
     )
+    .addOption(imageFormat())
     .addOption(baseFormat())
     .option('--follow-chain', 'follow the backing files that the base records')
     .option('--json', 'tell where the disks are as JSON');
@@ -210,9 +212,16 @@ async function openAll(
 }
 
 async function openOrCreate(runtime: Runtime, image: string, options: ServeOptions): Promise<Disk> {
-  const { readOnly, followChain, baseFormat, base, create } = options;
+  const { readOnly, followChain, format, baseFormat, base, create } = options;
   try {
-    return await openDiskWith(runtime, { overlay: image, readOnly, followChain, baseFormat, base });
+    return await openDiskWith(runtime, {
+      overlay: image,
+      readOnly,
+      followChain,
+      format,
+      baseFormat,
+      base,
+    });
   } catch (error) {
     if (!create || !(error instanceof MillraceError) || error.code !== 'ENOENT') throw error;
   }

@@ -1,0 +1,90 @@
+/**
+ * Writing a disk over a qcow2 image that is there (`convert -n -O qcow2`): all that the disk shows,
+ * zeros too. The image keeps its size and its backing file, and what lies behind the disk's end.
+ */
+import type { CacheMode, Disk } from '../../api/disk.ts';
+import { MillraceError } from '../../api/errors.ts';
+import type { Runtime } from '../../api/runtime.ts';
+import { openDiskWith } from '../../disk/open.ts';
+import { withDisk } from './image.ts';
+import { runsOf } from './zeros.ts';
+
+/** Bytes of one read, and reads in flight: together what a disk takes at once. */
+const PIECE_BYTES = 4 * 1024 * 1024;
+const LANES = 3;
+/** Zeros of so many bytes take no space. */
+const HOLE_BYTES = 65536;
+
+/** A part of the disk; what is zero need not be read. */
+interface Piece {
+  offset: number;
+  length: number;
+  zero: boolean;
+}
+
+/** How the image is opened, and what is told meanwhile. */
+export interface OntoOptions {
+  followChain?: boolean;
+  cache?: CacheMode;
+  signal: AbortSignal;
+  progress: (done: number) => void;
+}
+
+/**
+ * Writes the disk over the image at `path`.
+ * @throws MillraceError `ENOSPC` when the image's disk is smaller; as openDisk does, also for what
+ *   cannot be written: a raw file, an image with internal snapshots.
+ */
+export async function writeOntoQcow2(
+  runtime: Runtime,
+  disk: Disk,
+  path: string,
+  options: OntoOptions,
+): Promise<void> {
+  const { followChain, cache, signal, progress } = options;
+  const image = await openDiskWith(runtime, {
+    overlay: path,
+    followChain,
+    cache,
+    copyOnRead: false,
+  });
+  await withDisk(image, async () => {
+    if (image.size < disk.size)
+      throw new MillraceError(
+        'ENOSPC',
+        `${path} is a disk of ${image.size} bytes, and ${disk.size} are to be written: make it larger first (millrace resize)`,
+      );
+    const pieces = piecesOf(disk);
+    const lane = async (): Promise<void> => {
+      for await (const piece of pieces) {
+        signal.throwIfAborted();
+        await writePiece(disk, image, piece);
+        progress(piece.offset + piece.length);
+      }
+    };
+    // Each lane takes the next piece; a generator hands out one at a time.
+    await Promise.all(Array.from({ length: LANES }, lane));
+    await image.flush();
+  });
+}
+
+async function writePiece(disk: Disk, image: Disk, { offset, length, zero }: Piece): Promise<void> {
+  if (zero) return image.writeZeroes(offset, length);
+  const bytes = await disk.read(offset, length);
+  for (const run of runsOf(bytes, HOLE_BYTES)) {
+    const at = offset + run.start;
+    if (run.zero) await image.writeZeroes(at, run.end - run.start);
+    else await image.write(at, bytes.subarray(run.start, run.end));
+  }
+}
+
+async function* piecesOf(disk: Disk): AsyncGenerator<Piece> {
+  for await (const { offset, length, state } of disk.map()) {
+    const zero = state === 'zero' || state === 'absent';
+    const end = offset + length;
+    for (let at = offset, next = at; at < end; at = next) {
+      next = Math.min(end, (Math.floor(at / PIECE_BYTES) + 1) * PIECE_BYTES);
+      yield { offset: at, length: next - at, zero };
+    }
+  }
+}
