@@ -313,6 +313,8 @@ export interface Disk extends EventTarget {
   readonly clusterSize: number;
   /** At any byte. A large read is made of pieces: each sees all or nothing of a write, the whole may not. */
   read(offset: number, length: number): Promise<Uint8Array>;
+  /** The same into an array of the caller's, which is not to be used before it has ended. Missing where a disk stands for one in a worker. */
+  readInto?(offset: number, into: Uint8Array): Promise<void>;
   /** At any byte; `data` must not change until it resolves. It is there for every read that begins afterwards, and safe after a `flush`. */
   write(offset: number, data: Uint8Array): Promise<void>;
   /** As a write of zeros, at any byte; whole clusters take no space. */

@@ -112,12 +112,22 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#mustBeOpen();
     this.#mustBeInside('read', offset, length);
     const bytes = roomFor(length);
-    await this.#pieces(offset, length, (at, size) =>
+    await this.#readInto(offset, bytes);
+    return bytes;
+  }
+
+  async readInto(offset: number, into: Uint8Array): Promise<void> {
+    this.#mustBeOpen();
+    this.#mustBeInside('read', offset, into.length);
+    return this.#readInto(offset, into);
+  }
+
+  #readInto(offset: number, into: Uint8Array): Promise<void> {
+    return this.#pieces(offset, into.length, (at, size) =>
       this.#engine.request(KIND_READ, at, size, 0, {
-        into: bytes.subarray(at - offset, at - offset + size),
+        into: into.subarray(at - offset, at - offset + size),
       }),
     );
-    return bytes;
   }
 
   async write(offset: number, data: Uint8Array): Promise<void> {

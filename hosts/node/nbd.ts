@@ -1,5 +1,5 @@
 /**
- * NBD for Node and Bun: listens at sockets, and hands each connection to the server as a pair of web streams.
+ * NBD for Node and Bun: listens at sockets, and hands each connection to the server.
  *
  * ```ts
  * import { listenNbd, NbdServer } from 'millrace/nbd';
@@ -22,6 +22,7 @@ import type { NbdConnection } from '../bases/nbd/duplex.ts';
 import type { NbdAddress, NbdListening, NbdTls } from '../faces/cli/platform.ts';
 import type { NbdServer } from '../faces/nbd/server.ts';
 import { fileError } from './file.ts';
+import { SocketSink, SocketSource } from './socket.ts';
 
 export type { NbdAddress, NbdListening, NbdTls } from '../faces/cli/platform.ts';
 export type { NbdConnection, NbdOptions } from '../faces/nbd/server.ts';
@@ -170,68 +171,13 @@ function securing({ cert, key, ca }: NbdTls): Securing {
     });
 }
 
-/** A socket as a pair of web streams, which take no more from it than was asked for. */
+/** Both directions of a socket, which take no more from it than is asked for. */
 export function connectionOver(socket: Socket, secure?: Securing): NbdConnection {
   return {
-    readable: readableOf(socket),
-    writable: writableOf(socket),
+    readable: new SocketSource(socket),
+    writable: new SocketSink(socket),
     startTls: secure === undefined ? undefined : async () => connectionOver(await secure(socket)),
   };
-}
-
-function readableOf(socket: Socket): ReadableStream<Uint8Array> {
-  return new ReadableStream<Uint8Array>(
-    {
-      async pull(controller) {
-        for (;;) {
-          const bytes = socket.read() as Buffer | null;
-          if (bytes !== null) return controller.enqueue(bytes);
-          if (socket.readableEnded || socket.destroyed) return controller.close();
-          await readable(socket);
-        }
-      },
-      cancel() {
-        socket.destroySoon();
-      },
-    },
-    { highWaterMark: 0 },
-  );
-}
-
-/** Resolves when there may be something to read, or the end. */
-function readable(socket: Socket): Promise<void> {
-  return new Promise((resolve) => {
-    const wake = (): void => {
-      for (const event of WAKING) socket.removeListener(event, wake);
-      resolve();
-    };
-    for (const event of WAKING) socket.once(event, wake);
-  });
-}
-
-const WAKING = ['readable', 'end', 'close', 'error'] as const;
-
-function writableOf(socket: Socket): WritableStream<Uint8Array> {
-  return new WritableStream<Uint8Array>({
-    // At once: `abort` below comes only behind a write that is under way, which a client that does not read holds up.
-    start(controller) {
-      controller.signal.addEventListener('abort', () => socket.destroy());
-    },
-    write(bytes) {
-      return new Promise((resolve, reject) => {
-        socket.write(bytes, (error) => (error ? reject(error) : resolve()));
-      });
-    },
-    close() {
-      return new Promise((resolve) => {
-        if (socket.destroyed) resolve();
-        else socket.end(() => resolve());
-      });
-    },
-    abort() {
-      socket.destroy();
-    },
-  });
 }
 
 /** Descriptors that systemd hands over (sd_listen_fds(3)) begin with this one. */

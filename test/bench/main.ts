@@ -20,6 +20,7 @@ import { binariesCompressed, linkRaw, localRaw } from './data.ts';
 import { denoStreams } from './deno.ts';
 import { edgeFirstRead } from './edge.ts';
 import { guestLatency } from './guest.ts';
+import { nbdRequests } from './nbd.ts';
 import type { StreamFigures } from './ours.ts';
 import { firstRead, peakMemory, timeStream } from './ours.ts';
 import {
@@ -280,6 +281,7 @@ const CASES: Record<string, () => Promise<BenchRow[]>> = {
   browser: browserStreams,
   edge: edgeFirstRead,
   console: consoleBoots,
+  nbd: nbdRequests,
   size,
 };
 

@@ -3,7 +3,7 @@
  * headers), what only old ones do, and what none would send. It shares no code with the server.
  */
 
-import type { NbdConnection } from '../../hosts/faces/nbd/server.ts';
+import type { StreamConnection } from '../../hosts/bases/nbd/duplex.ts';
 import { NbdServer } from '../../hosts/faces/nbd/server.ts';
 
 /** Nothing that is waited for takes so long. */
@@ -36,7 +36,7 @@ export const MAGIC = {
 } as const;
 
 /** Both ends of a connection in memory; what one end does not read holds up the other. */
-export function pair(): { near: NbdConnection; far: NbdConnection } {
+export function pair(): { near: StreamConnection; far: StreamConnection } {
   const strategy = { highWaterMark: 1 };
   const there = new TransformStream<Uint8Array, Uint8Array>(undefined, strategy, strategy);
   const back = new TransformStream<Uint8Array, Uint8Array>(undefined, strategy, strategy);

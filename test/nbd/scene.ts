@@ -39,11 +39,11 @@ export function contentOf(size: number): Uint8Array {
 
 export async function withScene(
   use: (scene: Scene) => Promise<void>,
-  options: NbdOptions & { size?: number } = {},
+  { size = 8 * MIB, ...options }: NbdOptions & { size?: number } = {},
 ): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), 'millrace-nbd-'));
   try {
-    const base = contentOf(options.size ?? 8 * MIB);
+    const base = contentOf(size);
     await writeSparse(join(folder, 'base.raw'), base);
     const overlay = join(folder, 'vm.qcow2');
     const disk = await createDisk({ overlay, base: join(folder, 'base.raw'), baseFormat: 'raw' });

@@ -1,30 +1,75 @@
-/** A connection's bytes: read in runs of a known length, written in batches. It knows nothing of the protocol. */
+/**
+ * A connection's bytes: read in runs of a known length, written in batches. It knows nothing of the
+ * protocol.
+ */
 
 /** Both directions of a connection, whatever carries it: a socket, a WebSocket, a pipe. */
 export interface NbdConnection {
   /** What the other side sends. */
-  readable: ReadableStream<Uint8Array>;
+  readable: ReadableStream<Uint8Array> | ByteSource;
   /** What the other side is sent. */
-  writable: WritableStream<Uint8Array>;
-  /** Goes on with TLS on the same connection, once the client has asked for it (NBD_OPT_STARTTLS). Nothing is read or written meanwhile. */
+  writable: WritableStream<Uint8Array> | ByteSink;
+  /**
+   * Goes on with TLS on the same connection, once the client has asked for it (NBD_OPT_STARTTLS).
+   * Nothing is read or written meanwhile.
+   */
   startTls?(): Promise<NbdConnection>;
 }
 
-/** Small parts of replies are put together up to so many bytes, so that each does not become a packet of its own. */
-const BATCH_BYTES = 64 * 1024;
+/** A connection of web streams. */
+export interface StreamConnection extends NbdConnection {
+  readable: ReadableStream<Uint8Array>;
+  writable: WritableStream<Uint8Array>;
+}
+
+/** What a connection reads from: as a web stream, without the cost of one. */
+export interface ByteSource {
+  /** The next bytes, as many as have come; undefined at the end. One read at a time. */
+  read(): Promise<Uint8Array | undefined>;
+  /** Leaves the connection to another source, with what has come and was not read. */
+  release(): void;
+  /** Takes nothing more; a read that waits ends. */
+  cancel(reason?: unknown): void | Promise<void>;
+}
+
+/** What a connection writes to. */
+export interface ByteSink {
+  /** An array for a part of a message; it belongs to the sink once that has been written. */
+  room?(length: number): Uint8Array;
+  /**
+   * Sends all parts, one behind the other, and returns nothing where more may follow at once. The
+   * parts are not to be changed. One write at a time.
+   */
+  write(parts: readonly Uint8Array[]): void | Promise<void>;
+  /** Leaves the connection to another sink. */
+  release(): void;
+  /** Ends this direction; the other side hears of it. */
+  close(): Promise<void>;
+  /** Ends the connection at once; a write that is under way fails. */
+  abort(reason?: unknown): void | Promise<void>;
+}
+
+/**
+ * Small parts of replies are put together up to so many bytes, so that each does not become a
+ * packet of its own.
+ */
+export const BATCH_BYTES: number = 64 * 1024;
 
 /** The other side has gone in the middle of a message, or between two. */
 export class ConnectionEnded extends Error {}
 
-/** Reads exact numbers of bytes; what the other side sends ahead stays where it is until it is asked for. */
+/**
+ * Reads exact numbers of bytes; what the other side sends ahead stays where it is until it is asked
+ * for.
+ */
 export class ByteReader {
-  readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
+  readonly #source: ByteSource;
   #chunks: Uint8Array[] = [];
   #first = 0;
   #available = 0;
 
-  constructor(readable: ReadableStream<Uint8Array>) {
-    this.#reader = readable.getReader();
+  constructor(readable: ReadableStream<Uint8Array> | ByteSource) {
+    this.#source = 'getReader' in readable ? new StreamSource(readable) : readable;
   }
 
   /** Bytes that have been received and not taken. */
@@ -66,14 +111,14 @@ export class ByteReader {
     }
   }
 
-  /** Leaves the stream to another reader. */
+  /** Leaves the connection to another reader. */
   release(): void {
-    this.#reader.releaseLock();
+    this.#source.release();
   }
 
   /** Takes nothing more; who waits for bytes hears of it. */
   cancel(reason: unknown): void {
-    this.#reader.cancel(reason).catch(() => {});
+    void this.#source.cancel(reason);
   }
 
   async #collect(length: number): Promise<Uint8Array> {
@@ -110,23 +155,145 @@ export class ByteReader {
   }
 
   async #receive(): Promise<void> {
-    const { done, value } = await this.#reader.read().catch((cause) => {
-      throw new ConnectionEnded('the connection broke', { cause });
-    });
-    if (done) throw new ConnectionEnded('the other side ended the connection');
-    if (value.length === 0) return;
-    this.#chunks.push(value);
-    this.#available += value.length;
+    const chunk = await this.#source.read();
+    if (chunk === undefined) throw new ConnectionEnded('the other side ended the connection');
+    if (chunk.length === 0) return;
+    this.#chunks.push(chunk);
+    this.#available += chunk.length;
   }
 }
 
-/** Writes messages in the order in which they were given; while one batch is on its way, the next is put together. */
+/**
+ * Writes messages in the order in which they were given; while one batch is on its way, the next is
+ * put together.
+ */
 export class ByteWriter {
-  readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
+  readonly #sink: ByteSink;
   #parts: Uint8Array[] = [];
   #sent: (() => void)[] = [];
-  #writing: Promise<void> | undefined;
+  /** A batch is on its way, or will be when this turn is over. */
+  #isBusy = false;
   #failed = false;
+  #onDrained: (() => void)[] = [];
+
+  constructor(writable: WritableStream<Uint8Array> | ByteSink) {
+    this.#sink = 'getWriter' in writable ? new StreamSink(writable) : writable;
+  }
+
+  /** An array of `length` bytes for a part of one message, to be filled by the caller. */
+  room(length: number): Uint8Array {
+    return this.#sink.room?.(length) ?? new Uint8Array(length);
+  }
+
+  /**
+   * Hands over the parts of one message, which are not to be changed; `sent` is called when the
+   * connection has them, or has broken.
+   */
+  push(parts: readonly Uint8Array[], sent: () => void = () => {}): void {
+    if (this.#failed) return sent();
+    for (const part of parts) this.#parts.push(part);
+    this.#sent.push(sent);
+    if (this.#isBusy) return;
+    this.#isBusy = true;
+    // Replies of this turn go together.
+    queueMicrotask(() => this.#write());
+  }
+
+  /**
+   * Resolves when all that was handed over has been written.
+   * @throws ConnectionEnded when it could not be.
+   */
+  async drained(): Promise<void> {
+    while (this.#isBusy && !this.#failed)
+      await new Promise<void>((resolve) => this.#onDrained.push(resolve));
+    if (this.#failed) throw new ConnectionEnded('the connection broke');
+  }
+
+  /** Leaves the connection to another writer. */
+  release(): void {
+    this.#sink.release();
+  }
+
+  /** Ends the connection's own direction; the other side hears of it. */
+  async close(): Promise<void> {
+    await this.#sink.close();
+  }
+
+  /** Ends the connection at once, whatever is under way. */
+  abort(reason: unknown): void {
+    this.#fail();
+    void this.#sink.abort(reason);
+  }
+
+  #write(): void {
+    while (this.#parts.length > 0) {
+      const parts = this.#parts;
+      const sent = this.#sent;
+      this.#parts = [];
+      this.#sent = [];
+      const tell = (): void => {
+        for (const each of sent) each();
+      };
+      let writing: void | Promise<void>;
+      try {
+        writing = this.#sink.write(parts);
+      } catch {
+        tell();
+        return this.#fail();
+      }
+      if (writing !== undefined)
+        return void writing.then(
+          () => {
+            tell();
+            this.#write();
+          },
+          () => {
+            tell();
+            this.#fail();
+          },
+        );
+      tell();
+    }
+    this.#isBusy = false;
+    for (const resolve of this.#onDrained.splice(0)) resolve();
+  }
+
+  /** Nothing is sent any more: who waits hears of it. */
+  #fail(): void {
+    this.#failed = true;
+    this.#parts = [];
+    for (const tell of this.#sent.splice(0)) tell();
+    for (const resolve of this.#onDrained.splice(0)) resolve();
+  }
+}
+
+/** A web stream to read from. */
+class StreamSource implements ByteSource {
+  readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
+
+  constructor(readable: ReadableStream<Uint8Array>) {
+    this.#reader = readable.getReader();
+  }
+
+  async read(): Promise<Uint8Array | undefined> {
+    const { value } = await this.#reader.read().catch((cause) => {
+      throw new ConnectionEnded('the connection broke', { cause });
+    });
+    return value;
+  }
+
+  release(): void {
+    this.#reader.releaseLock();
+  }
+
+  async cancel(reason: unknown): Promise<void> {
+    await this.#reader.cancel(reason).catch(() => {});
+  }
+}
+
+/** A web stream to write to. */
+class StreamSink implements ByteSink {
+  readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
   #giveUp: (error: Error) => void = () => {};
 
   constructor(writable: WritableStream<Uint8Array>) {
@@ -135,75 +302,37 @@ export class ByteWriter {
     this.#writer.closed.catch(() => {});
   }
 
-  /** Hands over the parts of one message, which are not to be changed; `sent` is called when the connection has them, or has broken. */
-  push(parts: readonly Uint8Array[], sent: () => void = () => {}): void {
-    if (this.#failed) return sent();
-    this.#parts.push(...parts);
-    this.#sent.push(sent);
-    this.#writing ??= this.#write().finally(() => {
-      this.#writing = undefined;
-    });
+  async write(parts: readonly Uint8Array[]): Promise<void> {
+    for (const batch of batches(parts)) await this.#deliver(batch);
   }
 
-  /** Resolves when all that was handed over has been written. @throws ConnectionEnded when it could not be. */
-  async drained(): Promise<void> {
-    while (this.#writing) await this.#writing;
-    if (this.#failed) throw new ConnectionEnded('the connection broke');
-  }
-
-  /** Leaves the stream to another writer. */
   release(): void {
     this.#writer.releaseLock();
   }
 
-  /** Ends the connection's own direction; the other side hears of it. */
   async close(): Promise<void> {
     await this.#writer.close().catch(() => {});
   }
 
-  /** Ends the connection at once, whatever is under way. */
-  abort(reason: unknown): void {
-    this.#failed = true;
+  async abort(reason: unknown): Promise<void> {
     this.#giveUp(new ConnectionEnded('the connection was aborted'));
-    this.#writer.abort(reason).catch(() => {});
+    await this.#writer.abort(reason).catch(() => {});
   }
 
-  async #write(): Promise<void> {
-    // Replies of this turn go together.
-    await undefined;
-    while (this.#parts.length > 0) {
-      const parts = this.#parts;
-      const sent = this.#sent;
-      this.#parts = [];
-      this.#sent = [];
-      try {
-        for (const batch of batches(parts)) await this.#deliver(batch);
-      } catch {
-        this.#failed = true;
-      }
-      for (const tell of sent) tell();
-      if (this.#failed) return this.#dropRest();
-    }
-  }
-
-  /** A client that reads no more holds up a write for ever, and an abort behind it: it is given up here. */
+  /**
+   * A client that reads no more holds up a write for ever, and an abort behind it: it is given up
+   * here.
+   */
   #deliver(batch: Uint8Array): Promise<void> {
-    if (this.#failed) return Promise.reject(new ConnectionEnded('the connection was aborted'));
     return new Promise((resolve, reject) => {
       this.#giveUp = reject;
       this.#writer.write(batch).then(resolve, reject);
     });
   }
-
-  #dropRest(): void {
-    for (const tell of this.#sent) tell();
-    this.#parts = [];
-    this.#sent = [];
-  }
 }
 
 /** Puts small parts together; large ones go as they are. */
-function* batches(parts: readonly Uint8Array[]): Generator<Uint8Array> {
+export function* batches(parts: readonly Uint8Array[]): Generator<Uint8Array> {
   let from = 0;
   while (from < parts.length) {
     let to = from + 1;

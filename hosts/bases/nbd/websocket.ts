@@ -4,7 +4,7 @@
  * Node fit, and knows nothing of the protocol.
  */
 import { MillraceError } from '../../api/errors.ts';
-import type { NbdConnection } from './duplex.ts';
+import type { StreamConnection } from './duplex.ts';
 import { ConnectionEnded } from './duplex.ts';
 
 /**
@@ -41,7 +41,7 @@ export interface WebSocketLike {
 }
 
 /** A WebSocket that is open, as a connection. Nobody else may listen to it or send by it. */
-export function overWebSocket(socket: WebSocketLike): NbdConnection {
+export function overWebSocket(socket: WebSocketLike): StreamConnection {
   socket.binaryType = 'arraybuffer';
   return { readable: readableOf(socket), writable: writableOf(socket) };
 }
@@ -55,7 +55,7 @@ export async function connectWebSocket(
   url: string,
   name: string,
   signal: AbortSignal,
-): Promise<NbdConnection> {
+): Promise<StreamConnection> {
   signal.throwIfAborted();
   if (globalThis.WebSocket === undefined)
     throw new MillraceError('EUNSUPPORTED', `${name}: this runtime has no WebSocket`);

@@ -27,6 +27,8 @@ interface Task {
   request: Request;
   payload: Uint8Array | undefined;
   stop: Stop;
+  /** An array for a part of the reply. */
+  room(length: number): Uint8Array;
 }
 
 /** A request that is refused without having touched the disk. */
@@ -80,11 +82,11 @@ export async function answer(
   { target, style, contexts }: Agreement,
   request: Request,
   payload: Uint8Array | undefined,
-  stop: Stop,
+  { stop, room }: Pick<Task, 'stop' | 'room'>,
 ): Promise<Uint8Array[]> {
   try {
     const act = checkedAct(target, style, request);
-    return await act({ target, style, contexts, request, payload, stop });
+    return await act({ target, style, contexts, request, payload, stop, room });
   } catch (error) {
     if (error instanceof Refused) return refusal(request, style, error.error, error.message);
     const message = error instanceof Error ? error.message : String(error);
@@ -168,20 +170,15 @@ async function read(task: Task): Promise<Uint8Array[]> {
       `${length} bytes at once are too many to read: ${PAYLOAD_BYTES_MAX} at most`,
     );
   if (length === 0) return success0(task);
-  const what = `read ${length} bytes at ${offset}`;
-  if (style === 'simple') {
-    const data = await target.look(what, () => target.disk.read(offset, length), stop);
-    return [protocol.emitSimpleReply(request, NbdError.none), data];
-  }
-  const whole = (request.flags & CommandFlag.df) !== 0 || length < HOLE_READ_BYTES_MIN;
+  const whole =
+    style === 'simple' || request.flags & CommandFlag.df || length < HOLE_READ_BYTES_MIN;
+  const isZero = false;
   return target.look(
-    what,
-    async () => {
-      const runs = whole
-        ? [{ offset, length, isZero: false }]
-        : await runsOf(target, offset, length);
-      return contentOf(task, runs);
-    },
+    () => `read ${length} bytes at ${offset}`,
+    () =>
+      whole
+        ? contentOf(task, { offset, length, isZero }, true)
+        : contentOfRuns(task, offset, length),
     stop,
   );
 }
@@ -213,26 +210,34 @@ async function runsOf({ disk }: Export, offset: number, length: number): Promise
   return runs;
 }
 
+async function contentOfRuns(task: Task, offset: number, length: number): Promise<Uint8Array[]> {
+  const runs = await runsOf(task.target, offset, length);
+  const last = runs.length - 1;
+  return (await Promise.all(runs.map((run, index) => contentOf(task, run, index === last)))).flat();
+}
+
+/** The reply, or a chunk of it, its data read into its place. */
 async function contentOf(
-  { target, style, request }: Task,
-  runs: readonly Run[],
+  { target, style, request, room }: Task,
+  { offset, length, isZero }: Run,
+  done: boolean,
 ): Promise<Uint8Array[]> {
-  const chunks = await Promise.all(
-    runs.map(async ({ offset, length, isZero }, index) => {
-      const done = index === runs.length - 1;
-      if (isZero) return [protocol.emitOffsetHole(request, style, offset, length, done)];
-      const data = await target.disk.read(offset, length);
-      return [protocol.emitOffsetData(request, style, offset, length, done), data];
-    }),
-  );
-  return chunks.flat();
+  if (isZero) return [protocol.emitOffsetHole(request, style, offset, length, done)];
+  const header =
+    style === 'simple'
+      ? protocol.emitSimpleReply(request, NbdError.none)
+      : protocol.emitOffsetData(request, style, offset, length, done);
+  const reply = room(header.length + length);
+  reply.set(header);
+  await target.readInto(offset, reply.subarray(header.length));
+  return [reply];
 }
 
 /** Does what changes the disk; with NBD_CMD_FLAG_FUA, it is safe before the reply. */
 async function changed(task: Task, what: string, work: () => Promise<void>): Promise<Uint8Array[]> {
   const { target, request, stop } = task;
   const { offset, length, flags } = request;
-  const action = `${what} ${length} bytes at ${offset}`;
+  const action = (): string => `${what} ${length} bytes at ${offset}`;
   if (length > 0) await target.change(action, offset, length, work, stop);
   if (flags & CommandFlag.fua) await target.disk.flush();
   return success(task);
@@ -298,7 +303,7 @@ async function cache(task: Task): Promise<Uint8Array[]> {
   const { offset, length } = request;
   if (length > 0)
     await target.look(
-      `populate ${length} bytes at ${offset}`,
+      () => `populate ${length} bytes at ${offset}`,
       () => populate(target, offset, length, stop),
       stop,
     );
@@ -335,7 +340,7 @@ async function blockStatus(task: Task): Promise<Uint8Array[]> {
   if (length === 0) throw new Refused(NbdError.EINVAL, 'no bytes have no status');
   const most = request.flags & CommandFlag.reqOne ? 1 : DESCRIPTORS_MAX;
   const lists = await target.look(
-    `map ${length} bytes at ${offset}`,
+    () => `map ${length} bytes at ${offset}`,
     () => descriptorsOf(target, offset, length, contexts, most),
     stop,
   );

@@ -7,7 +7,7 @@ import type { ErrorCode } from '../../api/errors.ts';
 import { MillraceError } from '../../api/errors.ts';
 import { ExportFlag, type HeaderStyle } from '../../bases/nbd/protocol.ts';
 import { PAYLOAD_BYTES_MAX, RETRY_MS_FIRST, RETRY_MS_MAX } from './limits.ts';
-import type { Stop } from './stop.ts';
+import type { Stop, Wait } from './stop.ts';
 
 /** Failures of a base that may pass. A base that changed, or is not there, does not come back. */
 const PASSING: ReadonlySet<string> = new Set(['EIO', 'ETIMEDOUT']);
@@ -59,9 +59,8 @@ export class Export {
    * the base still does not answer.
    * @throws MillraceError what it failed with last, or `ETIMEDOUT`.
    */
-  async look<T>(what: string, work: () => Promise<T>, stop: Stop): Promise<T> {
-    const first = work();
-    return this.#untilItPasses(what, first, work, stop).outcome;
+  look<T>(what: () => string, work: () => Promise<T>, stop: Stop): Promise<T> {
+    return this.#untilItPasses(what, work(), work, stop).outcome;
   }
 
   /**
@@ -69,25 +68,26 @@ export class Export {
    * to its end at any moment: changes of the same bytes that come later wait for that.
    */
   async change(
-    what: string,
+    what: () => string,
     offset: number,
     length: number,
     work: () => Promise<void>,
     stop: Stop,
   ): Promise<void> {
     const inOrder = this.#late.size === 0 ? work : () => this.#afterLate(offset, length, work);
-    const { outcome, ended } = this.#untilItPasses(what, inOrder(), inOrder, stop);
-    let isOver = false;
-    void ended.then(() => {
-      isOver = true;
-    });
+    const { outcome, all } = this.#untilItPasses(what, inOrder(), inOrder, stop);
     try {
       await outcome;
     } catch (error) {
-      await undefined;
-      if (!isOver) this.#keepLate({ from: offset, to: offset + length, ended });
+      this.#keepLate({ from: offset, to: offset + length, ended: all.catch(() => {}) });
       throw error;
     }
+  }
+
+  /** Fills `into` with the disk's bytes from `offset` on. */
+  async readInto(offset: number, into: Uint8Array): Promise<void> {
+    if (this.disk.readInto !== undefined) return this.disk.readInto(offset, into);
+    into.set(await this.disk.read(offset, into.length));
   }
 
   #keepLate(late: Late): void {
@@ -103,56 +103,51 @@ export class Export {
     return work();
   }
 
-  /**
-   * `ended` resolves when nothing of it is under way any more; `outcome` may be an error before
-   * that.
-   */
+  /** `all` ends when nothing of it is under way any more; `outcome` may be an error before that. */
   #untilItPasses<T>(
-    what: string,
+    what: () => string,
     first: Promise<T>,
     again: () => Promise<T>,
     stop: Stop,
-  ): { outcome: Promise<T>; ended: Promise<void> } {
-    const until = performance.now() + this.#timeoutMs;
+  ): { outcome: Promise<T>; all: Promise<T> } {
     let isGivenUp = false;
     let last: MillraceError | undefined;
-    const tries = async (): Promise<T> => {
-      let result = first;
+    const retry = async (failure: unknown): Promise<T> => {
+      let error = failure;
       for (let pauseMs = RETRY_MS_FIRST; ; pauseMs = Math.min(2 * pauseMs, RETRY_MS_MAX)) {
-        try {
-          return await result;
-        } catch (error) {
-          const passes = PASSING.has(codeOf(error) ?? '');
-          if (!passes || isGivenUp || performance.now() + pauseMs >= until) throw error;
-          last = error as MillraceError;
-        }
+        const passes = PASSING.has(codeOf(error) ?? '');
+        if (!passes || isGivenUp || performance.now() + pauseMs >= wait.until) throw error;
+        last = error as MillraceError;
         await pause(pauseMs, stop);
         if (isGivenUp || stop.isGiven) throw last;
-        result = again();
+        try {
+          return await again();
+        } catch (next) {
+          error = next;
+        }
       }
     };
-    const work = tries();
-    const ended = work.then(
-      () => {},
-      () => {},
-    );
+    const all = first.catch(retry);
+    let wait!: Wait;
     const outcome = new Promise<T>((resolve, reject) => {
-      const giveUp = (error: MillraceError): void => {
+      wait = stop.wait(this.#timeoutMs, (why) => {
         isGivenUp = true;
-        reject(error);
-      };
-      const onStop = (): void => giveUp(new MillraceError('ECLOSED', 'the server is closing'));
-      const timer = setTimeout(
-        () => giveUp(this.#tooLong(what, last)),
-        Math.max(0, this.#timeoutMs),
-      );
-      const forget = stop.listen(onStop);
-      work.then(resolve, reject).finally(() => {
-        clearTimeout(timer);
-        forget();
+        const isLate = why === 'late';
+        const closing = 'the server is closing';
+        reject(isLate ? this.#tooLong(what(), last) : new MillraceError('ECLOSED', closing));
       });
+      all.then(
+        (value) => {
+          stop.leave(wait);
+          resolve(value);
+        },
+        (error) => {
+          stop.leave(wait);
+          reject(error);
+        },
+      );
     });
-    return { outcome, ended };
+    return { outcome, all };
   }
 
   #tooLong(what: string, last: MillraceError | undefined): MillraceError {

@@ -30,6 +30,8 @@ export class Transmission {
   readonly #agreement: Agreement;
   /** Aborted when nobody waits for replies any more, or the server is closing. */
   readonly #stop = new Stop();
+  /** What carrying out a request needs of its connection. */
+  readonly #means: Parameters<typeof answer>[3];
   #isClosing = false;
   #requests = 0;
   #bytes = 0;
@@ -45,6 +47,7 @@ export class Transmission {
     this.#reader = reader;
     this.#writer = writer;
     this.#agreement = agreement;
+    this.#means = { stop: this.#stop, room: (length) => writer.room(length) };
     this.#isClosing = isClosing;
     this.#stop.listen(stop.listen(() => this.#stop.give()));
   }
@@ -60,7 +63,7 @@ export class Transmission {
         // "Terminating the transmission phase": a client out of step is dropped.
         if (request === undefined) throw new ConnectionEnded('the client is out of step');
         if (request.type === Command.disconnect) break;
-        await this.#accept(request);
+        if (!this.#acceptAtOnce(request)) await this.#accept(request);
       }
     } catch (error) {
       this.#stop.give();
@@ -85,11 +88,23 @@ export class Transmission {
     this.#writer.abort('the server is closing');
   }
 
+  /** Where nothing has to be waited for. */
+  #acceptAtOnce(request: Request): boolean {
+    const payloadBytes = this.#payloadBytes(request);
+    const bytes = heldBytes(request, payloadBytes);
+    if (payloadBytes > PAYLOAD_BYTES_MAX || !this.#hasRoom(bytes)) return false;
+    const payload = payloadBytes > 0 ? this.#reader.tryTake(payloadBytes) : undefined;
+    if (payloadBytes > 0 && payload === undefined) return false;
+    this.#requests++;
+    this.#bytes += bytes;
+    void this.#perform(request, payload, bytes);
+    return true;
+  }
+
   async #accept(request: Request): Promise<void> {
     const payloadBytes = this.#payloadBytes(request);
     if (payloadBytes > PAYLOAD_BYTES_MAX) return this.#passOver(request, payloadBytes);
-    const reads = request.type === Command.read && request.length <= PAYLOAD_BYTES_MAX;
-    const bytes = reads ? request.length : payloadBytes;
+    const bytes = heldBytes(request, payloadBytes);
     while (!this.#hasRoom(bytes)) await this.#less();
     this.#requests++;
     this.#bytes += bytes;
@@ -134,7 +149,7 @@ export class Transmission {
   async #perform(request: Request, payload: Uint8Array | undefined, bytes: number): Promise<void> {
     const reply = this.#isClosing
       ? refusal(request, this.#agreement.style, NbdError.ESHUTDOWN, 'the server is closing')
-      : await answer(this.#agreement, request, payload, this.#stop);
+      : await answer(this.#agreement, request, payload, this.#means);
     this.#writer.push(reply, () => this.#leave(bytes));
   }
 
@@ -151,4 +166,9 @@ export class Transmission {
   async #answered(): Promise<void> {
     while (this.#requests > 0) await this.#less();
   }
+}
+
+/** Bytes of data that a request keeps in memory. */
+function heldBytes({ type, length }: Request, payloadBytes: number): number {
+  return type === Command.read && length <= PAYLOAD_BYTES_MAX ? length : payloadBytes;
 }
