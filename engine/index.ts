@@ -1,6 +1,7 @@
 // Every export of the engine. README.md documents them for hosts in any language; nothing here does more than hand on.
 
 import { arenaInit, arenaTableBytes } from './core/arena';
+import { fileOf, filesBytes, filesInit } from './core/files';
 import { guestInit } from './core/guest';
 import {
   clusterBytes,
@@ -9,7 +10,6 @@ import {
   imageOf,
   imagesBytes,
   imagesInit,
-  overlay,
   setImageCount,
 } from './core/image';
 import { alarmTime, jobActive, jobBytes, jobInit, theJob } from './core/job';
@@ -24,6 +24,8 @@ import {
   tasksInit,
 } from './core/task';
 import { requestBytes } from './data/populate';
+import { formatsInit } from './formats/formats';
+import { overlay, Qcow2, qcow2Of } from './formats/qcow2/image';
 import { jobAbort } from './job/abort';
 import { readaheadInit } from './job/readahead';
 import { jobBegin, jobResume, jobSetSpeed } from './job/stream';
@@ -32,7 +34,9 @@ import { backingFits, backingInit, setBackingTexts } from './overlay/backing';
 import { freesBytes, freesInit } from './overlay/frees';
 import { refcountsInit } from './overlay/refcounts';
 import {
+  FILES_MAX,
   FORMAT_QCOW2,
+  FORMAT_RAW,
   IMAGE_BITMAPS,
   IMAGE_CLUSTER_SIZE,
   IMAGE_COMPRESSION,
@@ -99,6 +103,9 @@ export function init(bytes: f64): bool {
   tasksInit(taskTable);
   imagesInit(at);
   at = align(at + imagesBytes(), 16);
+  filesInit(at);
+  at = align(at + filesBytes(), 16);
+  formatsInit();
   jobInit(at);
   at = align(at + jobBytes(), 16);
   freesInit(at);
@@ -135,14 +142,15 @@ export function completions(): u32 {
 }
 
 /**
- * Tells the engine of an image's file, before it is opened; image 0 is the overlay, the others follow in the order of the chain. Where
- * the host can tell the file's holes, it is asked for them.
+ * Tells the engine of a file, before its image is opened: image 0 is the overlay, the others follow
+ * in the order of the chain, and each begins in the file of its number. Where the host can tell the
+ * file's holes, it is asked for them.
  */
-export function setFile(image: u32, bytes: f64, tellsHoles: bool): bool {
-  if (image >= <u32>IMAGES_MAX) return false;
-  imageOf(image).fileSize = <u64>bytes;
-  imageOf(image).tellsHoles = tellsHoles;
-  setImageCount(max(imageCount(), image + 1));
+export function setFile(file: u32, bytes: f64, tellsHoles: bool): bool {
+  if (file >= <u32>FILES_MAX) return false;
+  fileOf(file).size = <u64>bytes;
+  fileOf(file).tellsHoles = tellsHoles;
+  if (file < <u32>IMAGES_MAX) setImageCount(max(imageCount(), file + 1));
   return true;
 }
 
@@ -173,26 +181,32 @@ export function backingHasRoom(): bool {
 /** Address of a report on an image: IMAGE_FORMAT and the following of protocol.ts. */
 export function image(index: u32): u32 {
   const i = imageOf(index);
+  memory.fill(reportAt, 0, REPORT_NUMBERS * 8);
   put(IMAGE_FORMAT, i.format);
   put(IMAGE_SIZE, <f64>i.size);
   put(IMAGE_FILE_SIZE, <f64>i.fileSize);
-  put(IMAGE_VERSION, i.version);
-  put(IMAGE_CLUSTER_SIZE, i.format == FORMAT_QCOW2 ? <f64>clusterBytes(i) : 0);
   put(IMAGE_COMPRESSION, i.compression);
-  put(IMAGE_REFCOUNT_BITS, <f64>((<u32>1) << i.refcountOrder));
-  put(IMAGE_LAZY_REFCOUNTS, i.lazyRefcounts ? 1 : 0);
-  put(IMAGE_EXTENDED_L2, i.extendedL2 ? 1 : 0);
-  put(IMAGE_CORRUPT, i.corrupt ? 1 : 0);
-  put(IMAGE_DIRTY, i.dirty ? 1 : 0);
   put(IMAGE_NAME_AT, i.backingNameAt);
   put(IMAGE_NAME_BYTES, i.backingNameBytes);
   put(IMAGE_FORMAT_AT, i.backingFormatAt);
   put(IMAGE_FORMAT_BYTES, i.backingFormatBytes);
   put(IMAGE_IDENTITY_AT, i.identityAt);
   put(IMAGE_IDENTITY_BYTES, i.identityBytes);
+  if (i.format != FORMAT_RAW) put(IMAGE_CLUSTER_SIZE, <f64>clusterBytes(i));
+  if (i.format == FORMAT_QCOW2) putQcow2(qcow2Of(i));
+  return <u32>reportAt;
+}
+
+/** What only qcow2 images tell. */
+function putQcow2(i: Qcow2): void {
+  put(IMAGE_VERSION, i.version);
+  put(IMAGE_REFCOUNT_BITS, <f64>((<u32>1) << i.refcountOrder));
+  put(IMAGE_LAZY_REFCOUNTS, i.lazyRefcounts ? 1 : 0);
+  put(IMAGE_EXTENDED_L2, i.extendedL2 ? 1 : 0);
+  put(IMAGE_CORRUPT, i.corrupt ? 1 : 0);
+  put(IMAGE_DIRTY, i.dirty ? 1 : 0);
   put(IMAGE_SNAPSHOTS, i.snapshots);
   put(IMAGE_BITMAPS, i.bitmapCount);
-  return <u32>reportAt;
 }
 
 /** Number of the image at a depth of the chain, or -1 below its end. */

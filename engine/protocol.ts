@@ -12,6 +12,11 @@ export const MEMORY_BYTES_MIN = 8388608;
 export const MEMORY_BYTES_MAX = 1073741824;
 /** Images in a chain. */
 export const IMAGES_MAX = 32;
+/**
+ * Files: image n begins in file n; an image that lies in several has more of them, whose numbers
+ * begin at IMAGES_MAX.
+ */
+export const FILES_MAX = 64;
 /** Text passed between host and engine: a backing file name, format and identity. */
 export const TEXT_BYTES = 4096;
 /** Largest text of a base's identity that a header takes. */

@@ -2,7 +2,8 @@
 // the disk is at rest meanwhile. What is repaired is written so that a crash in between leaves nothing worse than before.
 
 import { arenaBytes } from '../core/arena';
-import { clusterBytes, Image, inFixedMetadata, overlay } from '../core/image';
+import { be64, putBe64 } from '../core/bytes';
+import { clusterBytes } from '../core/image';
 import { pageChanged, pageGet, STAGE_ROOTS } from '../core/pages';
 import { tell } from '../core/ring';
 import {
@@ -16,7 +17,8 @@ import {
   WAIT,
   wait,
 } from '../core/task';
-import { AT_INCOMPATIBLE, get64, INCOMPATIBLE_CORRUPT, put64 } from '../formats/qcow2/header';
+import { AT_INCOMPATIBLE, INCOMPATIBLE_CORRUPT } from '../formats/qcow2/header';
+import { inFixedMetadata, overlay, Qcow2 } from '../formats/qcow2/image';
 import { CHECK_REPAIRS_MAX, CHECK_WINDOW_BYTES_MIN, SECTOR_BYTES } from '../limits';
 import { refcountsGrowing } from '../overlay/refcounts';
 import { settle, settled } from '../overlay/writeback';
@@ -110,7 +112,7 @@ export function runCheck(t: Task): i32 {
   return DONE;
 }
 
-function mayCheck(t: Task, image: Image): bool {
+function mayCheck(t: Task, image: Qcow2): bool {
   if (image.format != FORMAT_QCOW2) fail(t, EUNSUPPORTED, R_MAGIC, OVERLAY, 0);
   else if (t.argument != REPAIR_NOTHING && image.bitmapCount)
     fail(t, EUNSUPPORTED, R_BITMAPS, OVERLAY, 0);
@@ -118,14 +120,14 @@ function mayCheck(t: Task, image: Image): bool {
 }
 
 /** Enough to count all clusters at once, or half of the memory. */
-function windowBytes(image: Image): u32 {
+function windowBytes(image: Qcow2): u32 {
   const wanted = ((image.fileSize >> image.clusterBits) + 2) * COUNT_BYTES;
   let bytes = CHECK_WINDOW_BYTES_MIN;
   while (wanted > bytes && bytes << 1 <= arenaBytes() / 2) bytes <<= 1;
   return bytes;
 }
 
-function begin(t: Task, c: Check, image: Image): void {
+function begin(t: Task, c: Check, image: Qcow2): void {
   memory.fill(changetype<usize>(c), 0, offsetof<Check>());
   c.window = t.buffer;
   c.windowClusters = t.bufferBytes / COUNT_BYTES;
@@ -134,20 +136,20 @@ function begin(t: Task, c: Check, image: Image): void {
   startLook(t, c, image);
 }
 
-function startLook(t: Task, c: Check, image: Image): void {
+function startLook(t: Task, c: Check, image: Qcow2): void {
   beginLook(c, image);
   startWindows(c, image);
   t.state = LOOKING;
 }
 
-function startWindows(c: Check, image: Image): void {
+function startWindows(c: Check, image: Qcow2): void {
   if (c.round != REBUILD)
     c.clusters = (image.fileSize + clusterBytes(image) - 1) >> image.clusterBits;
   c.windowFirst = 0;
   c.part = START;
 }
 
-function look(t: Task, c: Check, image: Image): i32 {
+function look(t: Task, c: Check, image: Qcow2): i32 {
   if (t.state == LOOKING) {
     const next = allWindows(t, c, image);
     if (next != DONE) return next;
@@ -165,7 +167,7 @@ function look(t: Task, c: Check, image: Image): i32 {
 }
 
 /** Whether to repair, and how. */
-function decide(t: Task, c: Check, image: Image): i32 {
+function decide(t: Task, c: Check, image: Qcow2): i32 {
   const leaks = image.foreign ? 0 : c.leaks;
   const fixable =
     t.argument != REPAIR_LEAKS
@@ -202,7 +204,7 @@ function moreIsWrong(c: Check): bool {
 }
 
 /** Tells what is wrong that no crash leaves behind. Clusters that are rightly shared are sound, but nothing here writes beside them. */
-function refuse(t: Task, c: Check, image: Image): i32 {
+function refuse(t: Task, c: Check, image: Qcow2): i32 {
   if (c.wrongEntries && c.reason) return failed(t, ECORRUPT, c.reason, c.reasonAt);
   if (c.wrongEntries + c.wrongBlocks + c.sharedBlocks) return failed(t, ECORRUPT, R_DAMAGED, 0);
   if (inFixedMetadata(image, c.sharedAt, clusterBytes(image)))
@@ -215,7 +217,7 @@ function failed(t: Task, error: i32, reason: i32, at: u64): i32 {
   return WAIT;
 }
 
-function repair(t: Task, c: Check, image: Image): i32 {
+function repair(t: Task, c: Check, image: Qcow2): i32 {
   if (t.state == REPAIRING) {
     const next = allWindows(t, c, image);
     if (next != DONE) return next;
@@ -260,7 +262,7 @@ function repair(t: Task, c: Check, image: Image): i32 {
 }
 
 /** Takes the mark of a corrupt image off one that has been repaired; before writing, what nothing here looks after is taken off too. */
-function markSound(t: Task, c: Check, image: Image): i32 {
+function markSound(t: Task, c: Check, image: Qcow2): i32 {
   if (t.state == MARK) {
     t.state = MARKED;
     const mends = t.argument == REPAIR_ALL && image.corrupt && corruptions(c) == 0;
@@ -271,7 +273,7 @@ function markSound(t: Task, c: Check, image: Image): i32 {
         return WAIT;
       }
       if (mends) {
-        put64(header + AT_INCOMPATIBLE, get64(header + AT_INCOMPATIBLE) & ~INCOMPATIBLE_CORRUPT);
+        putBe64(header + AT_INCOMPATIBLE, be64(header + AT_INCOMPATIBLE) & ~INCOMPATIBLE_CORRUPT);
         image.corrupt = false;
       }
       // The bits go with whatever is written: see markDirty.
@@ -292,7 +294,7 @@ const BLOCKS: u32 = 4;
 const COMPARE: u32 = 5;
 
 /** Counts the references to all clusters of the file, window by window, and does with each window what the round is for. */
-function allWindows(t: Task, c: Check, image: Image): i32 {
+function allWindows(t: Task, c: Check, image: Qcow2): i32 {
   while (true) {
     if (c.part != COMPARE) {
       const next = countReferences(t, c, image);
@@ -312,7 +314,7 @@ function allWindows(t: Task, c: Check, image: Image): i32 {
 }
 
 /** Counts all references to the clusters of the window. The refcount blocks come last: see countBlocks. */
-function countReferences(t: Task, c: Check, image: Image): i32 {
+function countReferences(t: Task, c: Check, image: Qcow2): i32 {
   if (c.part == START) {
     memory.fill(c.window, 0, t.bufferBytes);
     refer(c, image, 0, clusterBytes(image), true);

@@ -1,10 +1,11 @@
 // Counting references: everything in the image that refers to clusters of its file, noted in the check's window, in the order and by
 // the rules of QEMU's own check, so that both find the same. A wrong entry is counted and followed as far as that can be.
 
-import { clusterBytes, Image } from '../core/image';
+import { be64 } from '../core/bytes';
+import { clusterBytes } from '../core/image';
 import { pageGet } from '../core/pages';
 import { AGAIN, DONE, Task, WAIT } from '../core/task';
-import { get64 } from '../formats/qcow2/header';
+import { Qcow2 } from '../formats/qcow2/image';
 import {
   ALL_ALLOCATED,
   COMPRESSED,
@@ -39,7 +40,7 @@ import {
 } from './state';
 
 /** Counts one reference to each cluster that a range touches; `whole` says that no other may refer to them. */
-export function refer(c: Check, image: Image, offset: u64, bytes: u64, whole: bool): void {
+export function refer(c: Check, image: Qcow2, offset: u64, bytes: u64, whole: bool): void {
   if (bytes == 0) return;
   // What is referred to last may end up to a cluster behind the file: files are not always filled up.
   if (offset > OFFSET_MAX || offset + bytes >= image.fileSize + clusterBytes(image)) {
@@ -90,7 +91,7 @@ export function entriesOfPage(offset: u64): u64 {
 }
 
 /** Counts a reference to an L2 table, and turns to its entries. */
-export function enterTable(c: Check, image: Image, entry: u64): void {
+export function enterTable(c: Check, image: Qcow2, entry: u64): void {
   const table = entry & OFFSET_MASK;
   if (telling(c)) {
     const unaligned = (table & (clusterBytes(image) - 1)) != 0;
@@ -108,7 +109,7 @@ export function enterTable(c: Check, image: Image, entry: u64): void {
 /** Counts what `count` neighbouring L2 entries refer to, which are at an address, and in the file at `place`; `statistics` says to also count clusters by kind. */
 export function countEntries(
   c: Check,
-  image: Image,
+  image: Qcow2,
   at: usize,
   place: u64,
   count: u32,
@@ -118,8 +119,8 @@ export function countEntries(
   const first = at;
   const last = at + <usize>count * step;
   for (; at < last; at += step) {
-    const entry = get64(at);
-    const bitmap = image.extendedL2 ? get64(at + 8) : 0;
+    const entry = be64(at);
+    const bitmap = image.extendedL2 ? be64(at + 8) : 0;
     if ((entry | bitmap) == 0) continue;
     c.entryAt = place + (at - first);
     if (entry & COMPRESSED) {
@@ -139,7 +140,7 @@ export function countEntries(
 }
 
 /** What is wrong with a standard or extended entry by itself. */
-function tellEntry(c: Check, image: Image, entry: u64, bitmap: u64): void {
+function tellEntry(c: Check, image: Qcow2, entry: u64, bitmap: u64): void {
   if (entry & L2_RESERVED) {
     wrongEntry(c, R_L2_ENTRY);
     unreadAt(c, c.entryAt);
@@ -162,11 +163,11 @@ function tellEntry(c: Check, image: Image, entry: u64, bitmap: u64): void {
 }
 
 /** Whether an entry with a place shows nothing of what is there. */
-export function showsNoData(image: Image, entry: u64, bitmap: u64): bool {
+export function showsNoData(image: Qcow2, entry: u64, bitmap: u64): bool {
   return image.extendedL2 ? (bitmap & ALL_ALLOCATED) == 0 : (entry & ZERO) != 0;
 }
 
-function countCompressed(c: Check, image: Image, entry: u64, bitmap: u64, statistics: bool): void {
+function countCompressed(c: Check, image: Qcow2, entry: u64, bitmap: u64, statistics: bool): void {
   if (telling(c) && entry & COPIED) wrongEntry(c, R_COMPRESSED);
   if (bitmap) {
     if (telling(c)) wrongEntry(c, R_SUBCLUSTERS);
@@ -181,23 +182,23 @@ function countCompressed(c: Check, image: Image, entry: u64, bitmap: u64, statis
 }
 
 /** Counts the refcount blocks, after everything else: nothing but the refcount table may refer to them, and that once. */
-export function countBlocks(t: Task, c: Check, image: Image): i32 {
+export function countBlocks(t: Task, c: Check, image: Qcow2): i32 {
   const entries = image.refcountTableBytes >> 3;
   let scanned: u64 = 0;
   while (entries > c.cursor) {
     if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
     const offset = image.refcountTableOffset + (c.cursor << 3);
-    const at = pageGet(t, image.index, offset);
+    const at = pageGet(t, image.file, offset);
     if (!at) return WAIT;
     const count = <u32>min(entries - c.cursor, entriesOfPage(offset));
-    for (let i: u32 = 0; i < count; i++) countBlock(c, image, get64(at + (i << 3)));
+    for (let i: u32 = 0; i < count; i++) countBlock(c, image, be64(at + (i << 3)));
     c.cursor += count;
     scanned += count;
   }
   return DONE;
 }
 
-function countBlock(c: Check, image: Image, entry: u64): void {
+function countBlock(c: Check, image: Qcow2, entry: u64): void {
   const offset = entry & BLOCK_OFFSET_MASK;
   if (offset == 0 && entry == 0) return;
   const cluster = offset >> image.clusterBits;

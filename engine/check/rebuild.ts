@@ -1,15 +1,12 @@
 // Rebuilding the refcounts: new refcount blocks and a new refcount table behind all that is in the file, filled from the references
 // found. Nothing in use is written to; one sector of the header then leaves the old ones for the new.
 
-import { clusterBytes, Image } from '../core/image';
+import { putBe32, putBe64 } from '../core/bytes';
+import { clusterBytes } from '../core/image';
 import { pageChanged, pageGet, STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/pages';
 import { AGAIN, DONE, fail, Task, WAIT } from '../core/task';
-import {
-  AT_REFCOUNT_TABLE_CLUSTERS,
-  AT_REFCOUNT_TABLE_OFFSET,
-  put32,
-  put64,
-} from '../formats/qcow2/header';
+import { AT_REFCOUNT_TABLE_CLUSTERS, AT_REFCOUNT_TABLE_OFFSET } from '../formats/qcow2/header';
+import { Qcow2 } from '../formats/qcow2/image';
 import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
 import {
   putRefcount,
@@ -31,7 +28,7 @@ import { referencesTo } from './count';
 import { Check, REBUILD, REFERENCES } from './state';
 
 /** Settles where the new blocks and the new table will stand; false if that cannot be. `opening` says that a crash is made good. */
-export function planRebuild(t: Task, c: Check, image: Image, opening: bool): bool {
+export function planRebuild(t: Task, c: Check, image: Qcow2, opening: bool): bool {
   // What points behind the end of the file would point to the new blocks; and what was not counted cannot be written.
   if (c.outside || (c.uncounted && c.refcountMax > REFERENCES))
     return refuse(t, ECORRUPT, R_REPAIR);
@@ -60,7 +57,7 @@ function refuse(t: Task, error: i32, reason: i32): bool {
 }
 
 /** Writes those parts of the new blocks that count the clusters of the window. */
-export function writeBlocks(t: Task, c: Check, image: Image): i32 {
+export function writeBlocks(t: Task, c: Check, image: Qcow2): i32 {
   const end = min(c.clusters, c.windowFirst + c.windowClusters);
   const perPart = refcountsPerPart(image);
   const partBytes = <u32>min<u64>(clusterBytes(image), PAGE_BYTES);
@@ -70,7 +67,7 @@ export function writeBlocks(t: Task, c: Check, image: Image): i32 {
     if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
     const part = pageGet(
       t,
-      image.index,
+      image.file,
       (c.newFirst << image.clusterBits) + (c.cursor / perPart) * partBytes,
     );
     if (!part) return WAIT;
@@ -88,19 +85,19 @@ export function writeBlocks(t: Task, c: Check, image: Image): i32 {
 }
 
 /** Writes the new table, sector by sector. */
-export function writeTable(t: Task, c: Check, image: Image): bool {
+export function writeTable(t: Task, c: Check, image: Qcow2): bool {
   const perSector: u64 = SECTOR_BYTES >> 3;
   const entries = c.newTable << (image.clusterBits - 3);
   while (entries > c.cursor) {
     const at = pageGet(
       t,
-      image.index,
+      image.file,
       ((c.newFirst + c.newBlocks) << image.clusterBits) + (c.cursor << 3),
     );
     if (!at) return false;
     for (let i: u64 = 0; i < perSector; i++) {
       const index = c.cursor + i;
-      put64(
+      putBe64(
         at + <usize>(i << 3),
         c.newBlocks > index ? (c.newFirst + index) << image.clusterBits : 0,
       );
@@ -112,14 +109,14 @@ export function writeTable(t: Task, c: Check, image: Image): bool {
 }
 
 /** Lets the header refer to the new table, once that is on disk. False: the task waits or has failed. */
-export function switchTable(t: Task, c: Check, image: Image): bool {
+export function switchTable(t: Task, c: Check, image: Qcow2): bool {
   if (!settle(t)) return false;
-  const header = pageGet(t, image.index, 0);
+  const header = pageGet(t, image.file, 0);
   if (!header) return false;
   image.refcountTableOffset = (c.newFirst + c.newBlocks) << image.clusterBits;
   image.refcountTableBytes = <u32>(c.newTable << image.clusterBits);
-  put64(header + AT_REFCOUNT_TABLE_OFFSET, image.refcountTableOffset);
-  put32(header + AT_REFCOUNT_TABLE_CLUSTERS, <u32>c.newTable);
+  putBe64(header + AT_REFCOUNT_TABLE_OFFSET, image.refcountTableOffset);
+  putBe32(header + AT_REFCOUNT_TABLE_CLUSTERS, <u32>c.newTable);
   pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
   refcountsInit();
   c.corruptionsFixed += c.wrongBlocks + c.tooLow;

@@ -1,10 +1,11 @@
 // Comparing what refers to a cluster with what its refcount says, and repairing the difference: refcounts first, then the flags in L1
 // and L2 entries that say "the refcount is one". Refcounts are read here without trust in the refcount table.
 
-import { clusterBytes, Image } from '../core/image';
+import { be64, putBe64 } from '../core/bytes';
+import { clusterBytes } from '../core/image';
 import { pageChanged, pageGet, STAGE_L1, STAGE_L2 } from '../core/pages';
 import { AGAIN, DONE, Task, WAIT } from '../core/task';
-import { get64, put64 } from '../formats/qcow2/header';
+import { Qcow2 } from '../formats/qcow2/image';
 import { ALL_ZERO, COMPRESSED, COPIED, OFFSET_MASK, ZERO } from '../formats/qcow2/l2';
 import { SCAN_ENTRIES_MAX } from '../limits';
 import {
@@ -18,52 +19,51 @@ import {
 import { claimedWhole, countedOf, referencesTo, showsNoData } from './count';
 import { Check, LOOK, REFERENCES, REPAIR } from './state';
 
-/** The answer of the last findPart: address of the part of a refcount block, 0 if there is none; and whether its place is no place. */
-let part: usize = 0;
-let partUnknown: bool = false;
-
-/** Finds the part of a refcount block that holds a cluster's entry. False: the task waits or has failed. */
-function findPart(t: Task, image: Image, cluster: u64): bool {
-  part = 0;
-  partUnknown = false;
+/**
+ * Finds the part of a refcount block that holds a cluster's entry, into `block` of the check. False:
+ * the task waits or has failed.
+ */
+function findPart(t: Task, c: Check, image: Qcow2, cluster: u64): bool {
+  c.block = 0;
+  c.blockUnknown = false;
   const index = cluster / refcountsPerBlock(image);
   const entryAt = image.refcountTableOffset + (index << 3);
   if (index << 3 >= image.refcountTableBytes || entryAt >= image.fileSize) return true;
-  const at = pageGet(t, image.index, entryAt);
+  const at = pageGet(t, image.file, entryAt);
   if (!at) return false;
-  const block = get64(at) & BLOCK_OFFSET_MASK;
-  partUnknown = (block & (clusterBytes(image) - 1)) != 0 || block > <u64>i64.MAX_VALUE;
-  if (partUnknown || block == 0) return true;
+  const block = be64(at) & BLOCK_OFFSET_MASK;
+  c.blockUnknown = (block & (clusterBytes(image) - 1)) != 0 || block > <u64>i64.MAX_VALUE;
+  if (c.blockUnknown || block == 0) return true;
   const offset = partOffset(image, block, cluster);
   if (offset >= image.fileSize) return true;
-  part = pageGet(t, image.index, offset);
-  return part != 0;
+  c.block = pageGet(t, image.file, offset);
+  return c.block != 0;
 }
 
 /** First cluster behind those that share a part with this one. */
-function partEnd(image: Image, cluster: u64): u64 {
+function partEnd(image: Qcow2, cluster: u64): u64 {
   const perPart = refcountsPerPart(image);
   return cluster - (cluster % perPart) + perPart;
 }
 
-function refcountInPart(image: Image, cluster: u64): u64 {
-  return part
-    ? getRefcount(part, <u32>(cluster % refcountsPerPart(image)), image.refcountOrder)
+function refcountInPart(c: Check, image: Qcow2, cluster: u64): u64 {
+  return c.block
+    ? getRefcount(c.block, <u32>(cluster % refcountsPerPart(image)), image.refcountOrder)
     : 0;
 }
 
 /** Compares the refcounts of the clusters in the window, and in a repair sets them: downwards, or also upwards if `raises`. What may be in use by what is not known is not freed. */
-export function compareWindow(t: Task, c: Check, image: Image, raises: bool): i32 {
+export function compareWindow(t: Task, c: Check, image: Qcow2, raises: bool): i32 {
   const end = min(c.clusters, c.windowFirst + c.windowClusters);
   let scanned: u32 = 0;
   while (end > c.cursor) {
     if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
-    if (!findPart(t, image, c.cursor)) return WAIT;
+    if (!findPart(t, c, image, c.cursor)) return WAIT;
     const to = min(end, partEnd(image, c.cursor));
-    if (partUnknown) c.cursor = to;
+    if (c.blockUnknown) c.cursor = to;
     for (; to > c.cursor; c.cursor++) {
       if (++scanned > SCAN_ENTRIES_MAX) return AGAIN;
-      const refcount = refcountInPart(image, c.cursor);
+      const refcount = refcountInPart(c, image, c.cursor);
       if (c.round == LOOK) compareOne(c, image, refcount);
       else if (!repairOne(t, c, refcount, raises, !image.foreign)) return WAIT;
     }
@@ -71,7 +71,7 @@ export function compareWindow(t: Task, c: Check, image: Image, raises: bool): i3
   return DONE;
 }
 
-function compareOne(c: Check, image: Image, refcount: u64): void {
+function compareOne(c: Check, image: Qcow2, refcount: u64): void {
   const references = referencesTo(c, c.cursor);
   if (refcount | references) c.end = max(c.end, (c.cursor + 1) << image.clusterBits);
   if (countedOf(c, c.cursor) > 1 && claimedWhole(c, c.cursor) && c.shared++ == 0)
@@ -82,7 +82,7 @@ function compareOne(c: Check, image: Image, refcount: u64): void {
     return;
   }
   c.tooLow++;
-  if (!part) c.missing++;
+  if (!c.block) c.missing++;
 }
 
 /** There may be more references than could be counted. */
@@ -105,79 +105,81 @@ function repairOne(t: Task, c: Check, refcount: u64, raises: bool, frees: bool):
  * Frees what has a refcount behind the end of the file: clusters that a crash left taken before anything was written there. QEMU does
  * not see those, but they would be leaks as soon as the file grows over them.
  */
-export function freeBehindEnd(t: Task, c: Check, image: Image): i32 {
+export function freeBehindEnd(t: Task, c: Check, image: Qcow2): i32 {
   if (image.foreign) return DONE;
   const perBlock = refcountsPerBlock(image);
   const end = (<u64>image.refcountTableBytes >> 3) * perBlock;
   let scanned: u32 = 0;
   while (end > c.cursor) {
     if (++scanned > SCAN_ENTRIES_MAX) return AGAIN;
-    if (!findPart(t, image, c.cursor)) return WAIT;
-    if (!part) {
+    if (!findPart(t, c, image, c.cursor)) return WAIT;
+    if (!c.block) {
       c.cursor = c.cursor - (c.cursor % perBlock) + perBlock;
       continue;
     }
     const to = partEnd(image, c.cursor);
     for (; to > c.cursor; c.cursor++) {
       if (++scanned > SCAN_ENTRIES_MAX) return AGAIN;
-      if (refcountInPart(image, c.cursor) && !setRefcount(t, c.cursor, 0)) return WAIT;
+      if (refcountInPart(c, image, c.cursor) && !setRefcount(t, c.cursor, 0)) return WAIT;
     }
   }
   return DONE;
 }
 
-/** Clusters whose refcounts stand in `near`, so that neighbours need not be looked for again; valid until the next page is asked for. */
-let nearFrom: u64 = 0;
-let nearTo: u64 = 0;
+/** What comparing an entry's flag with the refcount of what it points to says. */
+const FLAG_WAITS: u32 = 0;
+/** The refcount stands where no refcount can. */
+const FLAG_UNKNOWN: u32 = 1;
+const FLAG_RIGHT: u32 = 2;
+const FLAG_WRONG: u32 = 3;
 
-/** Whether the refcount of a cluster agrees with an entry's flag. False: see `flagKnown`. */
-let flagRight: bool = false;
-let flagKnown: bool = false;
-let flagAlone: bool = false;
-
-/** Compares the flag of an entry with the refcount of what it points to. False: the task waits or has failed. */
-function compareFlag(t: Task, image: Image, entry: u64): bool {
+/**
+ * Compares the flag of an entry with the refcount of what it points to. Neighbours' refcounts stand
+ * in one part, which need not be looked for again until another page is asked for.
+ */
+function compareFlag(t: Task, c: Check, image: Qcow2, entry: u64): u32 {
   const cluster = (entry & OFFSET_MASK) >> image.clusterBits;
-  if (cluster < nearFrom || cluster >= nearTo) {
-    nearTo = 0;
-    if (!findPart(t, image, cluster)) return false;
-    nearTo = partEnd(image, cluster);
-    nearFrom = nearTo - refcountsPerPart(image);
+  if (cluster < c.nearFrom || cluster >= c.nearTo) {
+    c.nearTo = 0;
+    if (!findPart(t, c, image, cluster)) return FLAG_WAITS;
+    c.nearTo = partEnd(image, cluster);
+    c.nearFrom = c.nearTo - refcountsPerPart(image);
   }
-  flagKnown = !partUnknown;
-  flagAlone = flagKnown && refcountInPart(image, cluster) == 1;
-  flagRight = !flagKnown || flagAlone == ((entry & COPIED) != 0);
-  return true;
+  if (c.blockUnknown) return FLAG_UNKNOWN;
+  const isAlone = refcountInPart(c, image, cluster) == 1;
+  return isAlone == ((entry & COPIED) != 0) ? FLAG_RIGHT : FLAG_WRONG;
 }
 
 /**
  * The flag of an L1 entry, which in a repair is set right. What is known of the table's refcount decides whether its own entries are
  * looked at, and changed. False: the task waits or has failed.
  */
-export function enterFlags(t: Task, c: Check, image: Image, at: usize): bool {
-  const entry = get64(at);
+export function enterFlags(t: Task, c: Check, image: Qcow2, at: usize): bool {
+  const entry = be64(at);
   if ((entry & OFFSET_MASK) == 0) return true;
-  nearTo = 0;
-  if (!compareFlag(t, image, entry)) return false;
-  c.entered = flagKnown;
-  c.tableAlone = flagAlone && (entry & OFFSET_MASK & (clusterBytes(image) - 1)) == 0;
+  c.nearTo = 0;
+  const flag = compareFlag(t, c, image, entry);
+  if (flag == FLAG_WAITS) return false;
+  c.entered = flag != FLAG_UNKNOWN;
+  const isAlone = c.entered && (flag == FLAG_RIGHT) == ((entry & COPIED) != 0);
+  c.tableAlone = isAlone && (entry & OFFSET_MASK & (clusterBytes(image) - 1)) == 0;
   c.l2 = 0;
   c.tables++;
-  if (flagRight) return true;
+  if (flag != FLAG_WRONG) return true;
   if (c.round == LOOK) {
     c.wrongFlags++;
     return true;
   }
-  put64(at, entry ^ COPIED);
+  putBe64(at, entry ^ COPIED);
   pageChanged(at, 8, STAGE_L1);
   c.corruptionsFixed++;
   return true;
 }
 
 /** The flags of `count` neighbouring L2 entries; in a repair they are set right where only one L1 entry refers to the table. */
-export function flagsOfPage(t: Task, c: Check, image: Image, l2: usize, count: u32): bool {
+export function flagsOfPage(t: Task, c: Check, image: Qcow2, l2: usize, count: u32): bool {
   const step = (<usize>1) << image.l2EntryBits;
-  nearTo = 0;
+  c.nearTo = 0;
   for (let at = l2; at < l2 + <usize>count * step; at += step) {
     if (!flagOfEntry(t, c, image, at)) return false;
     c.l2++;
@@ -185,16 +187,17 @@ export function flagsOfPage(t: Task, c: Check, image: Image, l2: usize, count: u
   return true;
 }
 
-function flagOfEntry(t: Task, c: Check, image: Image, at: usize): bool {
-  const entry = get64(at);
+function flagOfEntry(t: Task, c: Check, image: Qcow2, at: usize): bool {
+  const entry = be64(at);
   if (entry & COMPRESSED || (entry & OFFSET_MASK) == 0) return true;
   if (c.round == REPAIR && c.tableAlone && dropLooseZero(c, image, at, entry)) return true;
-  if (!compareFlag(t, image, entry)) return false;
-  if (flagRight) return true;
+  const flag = compareFlag(t, c, image, entry);
+  if (flag == FLAG_WAITS) return false;
+  if (flag != FLAG_WRONG) return true;
   if (c.round == LOOK) {
     c.wrongFlags++;
   } else if (c.tableAlone) {
-    put64(at, entry ^ COPIED);
+    putBe64(at, entry ^ COPIED);
     pageChanged(at, 8, STAGE_L2);
     c.corruptionsFixed++;
   }
@@ -202,12 +205,12 @@ function flagOfEntry(t: Task, c: Check, image: Image, at: usize): bool {
 }
 
 /** Takes the place from an entry that points nowhere proper and shows only zeros, or the base. */
-function dropLooseZero(c: Check, image: Image, at: usize, entry: u64): bool {
-  const bitmap = image.extendedL2 ? get64(at + 8) : 0;
+function dropLooseZero(c: Check, image: Qcow2, at: usize, entry: u64): bool {
+  const bitmap = image.extendedL2 ? be64(at + 8) : 0;
   if ((entry & OFFSET_MASK & (clusterBytes(image) - 1)) == 0 || !showsNoData(image, entry, bitmap))
     return false;
-  put64(at, image.extendedL2 ? 0 : ZERO);
-  if (image.extendedL2) put64(at + 8, bitmap & ALL_ZERO);
+  putBe64(at, image.extendedL2 ? 0 : ZERO);
+  if (image.extendedL2) putBe64(at + 8, bitmap & ALL_ZERO);
   pageChanged(at, (<u32>1) << image.l2EntryBits, STAGE_L2);
   c.corruptionsFixed++;
   return true;

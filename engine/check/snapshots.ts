@@ -1,10 +1,11 @@
 // What internal snapshots and persistent bitmaps refer to (QEMU's docs/interop/qcow2.txt, "Snapshots" and "Bitmaps extension"): read
 // only to count it. Both are lists of entries of varying length, each with a table of its own.
 
-import { clusterBytes, Image } from '../core/image';
+import { be64 } from '../core/bytes';
+import { clusterBytes } from '../core/image';
 import { pageGet } from '../core/pages';
 import { AGAIN, DONE, Task, WAIT } from '../core/task';
-import { get64 } from '../formats/qcow2/header';
+import { Qcow2 } from '../formats/qcow2/image';
 import { OFFSET_MASK } from '../formats/qcow2/l2';
 import { BITMAP_ENTRIES_MAX, L1_BYTES_MAX, SCAN_ENTRIES_MAX } from '../limits';
 import { entriesOfPage, refer } from './count';
@@ -33,15 +34,15 @@ const BITMAP_RESERVED: u64 = 0xff000000000001fe;
 let theWord: u64 = 0;
 
 /** Reads eight bytes at a multiple of eight. */
-function word(t: Task, image: Image, offset: u64): bool {
-  const at = pageGet(t, image.index, offset);
+function word(t: Task, image: Qcow2, offset: u64): bool {
+  const at = pageGet(t, image.file, offset);
   if (!at) return false;
-  theWord = get64(at);
+  theWord = be64(at);
   return true;
 }
 
 /** Counts the snapshots' L1 tables and what they refer to, then the snapshot table itself. */
-export function countSnapshots(t: Task, c: Check, image: Image): i32 {
+export function countSnapshots(t: Task, c: Check, image: Qcow2): i32 {
   while (image.snapshots > <u32>c.item) {
     if (!c.itemRead) {
       if (!readSnapshot(t, c, image)) return WAIT;
@@ -60,7 +61,7 @@ export function countSnapshots(t: Task, c: Check, image: Image): i32 {
 }
 
 /** Reads one entry of the snapshot table; where the table ends too early, the rest is skipped. False: the task waits. */
-function readSnapshot(t: Task, c: Check, image: Image): bool {
+function readSnapshot(t: Task, c: Check, image: Qcow2): bool {
   const at = (c.itemAt + 7) & ~7;
   if (at + SNAPSHOT_BYTES > image.fileSize) return skipList(c, image.snapshots);
   if (!word(t, image, at + SNAPSHOT_L1_OFFSET)) return false;
@@ -95,7 +96,7 @@ function skipList(c: Check, items: u64): bool {
 }
 
 /** Counts the bitmaps' tables and what they refer to, then the bitmap directory. */
-export function countBitmaps(t: Task, c: Check, image: Image): i32 {
+export function countBitmaps(t: Task, c: Check, image: Qcow2): i32 {
   while (image.bitmapCount > <u32>c.item) {
     if (!c.itemRead) {
       if (!readBitmap(t, c, image)) return WAIT;
@@ -111,7 +112,7 @@ export function countBitmaps(t: Task, c: Check, image: Image): i32 {
   return DONE;
 }
 
-function readBitmap(t: Task, c: Check, image: Image): bool {
+function readBitmap(t: Task, c: Check, image: Qcow2): bool {
   const end = image.bitmapsOffset + image.bitmapsBytes;
   if (c.itemAt + BITMAP_BYTES > min(end, image.fileSize)) return skipList(c, image.bitmapCount);
   if (!word(t, image, c.itemAt + BITMAP_TABLE_OFFSET)) return false;
@@ -133,22 +134,22 @@ function readBitmap(t: Task, c: Check, image: Image): bool {
 }
 
 /** Counts the clusters of one bitmap; `l1` is how far its table has been read. */
-function countBitmapTable(t: Task, c: Check, image: Image): i32 {
+function countBitmapTable(t: Task, c: Check, image: Qcow2): i32 {
   let scanned: u64 = 0;
   while (c.itemEntries > c.l1) {
     if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
     const offset = c.itemTable + (c.l1 << 3);
-    const at = pageGet(t, image.index, offset);
+    const at = pageGet(t, image.file, offset);
     if (!at) return WAIT;
     const count = <u32>min(c.itemEntries - c.l1, entriesOfPage(offset));
-    for (let i: u32 = 0; i < count; i++) countBitmapCluster(c, image, get64(at + (i << 3)));
+    for (let i: u32 = 0; i < count; i++) countBitmapCluster(c, image, be64(at + (i << 3)));
     c.l1 += count;
     scanned += count;
   }
   return DONE;
 }
 
-function countBitmapCluster(c: Check, image: Image, entry: u64): void {
+function countBitmapCluster(c: Check, image: Qcow2, entry: u64): void {
   const offset = entry & OFFSET_MASK;
   const placedWrong = offset && (entry & BITMAP_ALL_SET || offset & (clusterBytes(image) - 1));
   if (entry & BITMAP_RESERVED || placedWrong) {

@@ -1,7 +1,9 @@
 // What a check of the overlay has found, and how far it is: one record, kept with the task in memory that it took, so that the memory
 // of a check does not depend on the size of the image. The file is looked at in windows of as many clusters as can be counted at once.
-import { clusterBytes, Image } from '../core/image';
+
+import { clusterBytes } from '../core/image';
 import { Task } from '../core/task';
+import { Qcow2 } from '../formats/qcow2/image';
 
 /** Rounds over the whole image. */
 export const LOOK: u32 = 0;
@@ -40,6 +42,14 @@ export class Check {
   tables: u64;
   /** Where the next cluster of a contiguous file would be; 0 at the start of an L2 table. */
   contiguous: u64;
+  /**
+   * Address of the part of a refcount block that was found last, 0 if there is none; whether its
+   * place is no place; and, while flags are compared, the clusters whose refcounts stand there.
+   */
+  block: usize;
+  blockUnknown: bool;
+  nearFrom: u64;
+  nearTo: u64;
   /** Only this L1 entry refers to the L2 table: it may be written. */
   tableAlone: bool;
   /** Next snapshot or bitmap, and where its entry is; its table, once that has been read. */
@@ -118,7 +128,7 @@ export function telling(c: Check): bool {
 }
 
 /** Forgets what an earlier look found, but not what has been repaired since. */
-export function beginLook(c: Check, image: Image): void {
+export function beginLook(c: Check, image: Qcow2): void {
   c.round = LOOK;
   c.wrongEntries = 0;
   c.reason = 0;

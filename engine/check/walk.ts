@@ -1,9 +1,9 @@
 // Walking an L1 table and its L2 tables: to count what the entries refer to, or to look at their flags.
 
-import { Image } from '../core/image';
+import { be64 } from '../core/bytes';
 import { pageGet } from '../core/pages';
 import { AGAIN, DONE, Task, WAIT } from '../core/task';
-import { get64 } from '../formats/qcow2/header';
+import { Qcow2 } from '../formats/qcow2/image';
 import { OFFSET_MASK } from '../formats/qcow2/l2';
 import { SCAN_ENTRIES_MAX } from '../limits';
 import { countEntries, enterTable, entriesOfPage } from './count';
@@ -19,7 +19,7 @@ export const COMPARE_FLAGS: u32 = 2;
 export function walkTables(
   t: Task,
   c: Check,
-  image: Image,
+  image: Qcow2,
   l1Offset: u64,
   l1Entries: u64,
   purpose: u32,
@@ -30,9 +30,9 @@ export function walkTables(
   while (l1Entries > c.l1) {
     if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
     c.entryAt = l1Offset + (c.l1 << 3);
-    const at = pageGet(t, image.index, c.entryAt);
+    const at = pageGet(t, image.file, c.entryAt);
     if (!at) return WAIT;
-    const entry = get64(at);
+    const entry = be64(at);
     if (entry && !c.entered) {
       if (!flags) enterTable(c, image, entry);
       else if (!enterFlags(t, c, image, at)) return WAIT;
@@ -46,7 +46,7 @@ export function walkTables(
         unreadAt(c, c.entryAt);
         break;
       }
-      const l2 = pageGet(t, image.index, offset);
+      const l2 = pageGet(t, image.file, offset);
       if (!l2) return WAIT;
       const count = min(l2Entries - c.l2, entriesOfPage(offset) >> (image.l2EntryBits - 3));
       scanned += count;

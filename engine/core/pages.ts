@@ -1,12 +1,12 @@
 // The metadata cache: 64 KiB pages of every image's tables, with what has changed in them noted by sector and by stage.
 //
 // A page may also hold data clusters (where clusters are smaller than a page); those are never looked at here, and never written
-// back, since only sectors that were marked as changed are. Writing back is writeback.ts's work alone. Where the holes of a raw image
+// back, since only sectors that were marked as changed are. Writing back is writeback.ts's work alone. Where the holes of a raw file
 // are is kept in pages as well, at positions that no file reaches.
 
 import { CLEAN_PAGES_MIN, PAGE_BYTES, PAGE_MASK, SECTOR_BITS } from '../limits';
 import { FLAG_JOBS, HOLE_BLOCK_BITS, OP_HOLES, OP_READ, OVERLAY } from '../protocol';
-import { imageOf } from './image';
+import { fileOf } from './files';
 import { ioBegin, slot } from './ring';
 import {
   isJobs,
@@ -42,7 +42,8 @@ const VALID: u32 = 2;
 @unmanaged
 export class Page {
   state: u32;
-  image: u32;
+  /** Number of the file. */
+  file: u32;
   /** Position in the file, a multiple of PAGE_BYTES. */
   offset: u64;
   frame: usize;
@@ -71,7 +72,7 @@ let dirtyPages: u32 = 0;
 let loaders: u32 = 0;
 
 /** Set when a task found no page that could be evicted: a write-back is wanted. */
-export let pagesPressed: bool = false;
+let pressed: bool = false;
 
 export function pagesTableBytes(pageCount: u32): usize {
   return pageCount * offsetof<Page>();
@@ -86,7 +87,7 @@ export function pagesInit(table: usize, frames: usize, pageCount: u32): void {
   last = 0;
   dirtyPages = 0;
   loaders = 0;
-  pagesPressed = false;
+  pressed = false;
 }
 
 export function pageCount(): u32 {
@@ -107,12 +108,12 @@ export function manyDirty(): bool {
 }
 
 /**
- * The address of the byte at `offset` of an image's file, valid until the end of the page, or 0: the task then waits for the page
+ * The address of the byte at `offset` of a file, valid until the end of its page, or 0: the task then waits for the page
  * (or for room), or has failed.
  */
-export function pageGet(t: Task | null, image: u32, offset: u64): usize {
+export function pageGet(t: Task | null, file: u32, offset: u64): usize {
   const start = offset & ~PAGE_MASK;
-  const cached = find(image, start);
+  const cached = find(file, start);
   if (cached !== null) {
     if (cached.state == VALID) {
       cached.used = ++clock;
@@ -127,24 +128,24 @@ export function pageGet(t: Task | null, image: u32, offset: u64): usize {
     if (t !== null) waitForRoom(t);
     return 0;
   }
-  return loadPage(t, page, image, start) ? page.frame + <usize>(offset - start) : 0;
+  return loadPage(t, page, file, start) ? page.frame + <usize>(offset - start) : 0;
 }
 
 /** As pageGet, for the map of a raw image's holes: the address of the byte that tells of `offset`. */
-export function holesGet(t: Task | null, image: u32, offset: u64): usize {
-  return pageGet(t, image, HOLES_AT + (offset >> (HOLE_BLOCK_BITS + 3)));
+export function holesGet(t: Task | null, file: u32, offset: u64): usize {
+  return pageGet(t, file, HOLES_AT + (offset >> (HOLE_BLOCK_BITS + 3)));
 }
 
 /** The address of a page that is in the cache, else 0. */
-export function pageCached(image: u32, start: u64): usize {
-  const page = find(image, start);
+export function pageCached(file: u32, start: u64): usize {
+  const page = find(file, start);
   return page !== null && page.state == VALID ? page.frame : 0;
 }
 
 /** As pageGet, for a table that is made anew in a page of its own: nothing is read, and the page is all zeros. */
-export function pageMake(t: Task, image: u32, offset: u64): usize {
+export function pageMake(t: Task, file: u32, offset: u64): usize {
   assert((offset & PAGE_MASK) == 0);
-  let page = find(image, offset);
+  let page = find(file, offset);
   if (page === null) page = evict();
   else if (page.state == LOADING) {
     waitFor(t, changetype<usize>(page));
@@ -154,7 +155,7 @@ export function pageMake(t: Task, image: u32, offset: u64): usize {
     waitForRoom(t);
     return 0;
   }
-  page.image = image;
+  page.file = file;
   page.offset = offset;
   page.state = VALID;
   page.used = ++clock;
@@ -177,10 +178,10 @@ export function pageChanged(address: usize, bytes: u32, stage: u32): void {
 }
 
 /** Forgets changes to a range that is metadata no longer (a freed table), so that they are not written over what comes there. */
-export function pagesForget(image: u32, from: u64, to: u64): void {
+export function pagesForget(file: u32, from: u64, to: u64): void {
   for (let i: u32 = 0; i < count; i++) {
     const page = pageAt(i);
-    if (page.state != VALID || page.image != image) continue;
+    if (page.state != VALID || page.file != file) continue;
     if (page.offset >= to || page.offset + PAGE_BYTES <= from || !isDirty(page)) continue;
     const first = <u32>(max(from, page.offset) - page.offset) >> SECTOR_BITS;
     const end = <u32>(min(to, page.offset + PAGE_BYTES) - page.offset) >> SECTOR_BITS;
@@ -209,10 +210,10 @@ export function sectorsTaken(page: Page, stage: u32, first: u32, sectors: u32): 
 }
 
 /** Drops what is cached of whole pages that were written past the cache: it shows what stood there before. False: the task waits. */
-export function pagesDrop(t: Task, image: u32, from: u64, to: u64): bool {
+export function pagesDrop(t: Task, file: u32, from: u64, to: u64): bool {
   for (let i: u32 = 0; i < count; i++) {
     const page = pageAt(i);
-    if (page.state == EMPTY || page.image != image || page.offset < from || page.offset >= to)
+    if (page.state == EMPTY || page.file != file || page.offset < from || page.offset >= to)
       continue;
     if (page.state == LOADING) {
       waitFor(t, changetype<usize>(page));
@@ -234,7 +235,7 @@ export function pageLoaded(address: usize, error: i32, detail: u32): void {
     error = 0;
   }
   page.state = error ? EMPTY : VALID;
-  wakePage(address, error, page.image, page.offset, detail);
+  wakePage(address, error, page.file, page.offset, detail);
 }
 
 /**
@@ -262,10 +263,10 @@ export function loadsEnded(t: Task): void {
   wakeTurns();
 }
 
-function loadPage(t: Task | null, page: Page, image: u32, start: u64): bool {
-  const size = imageOf(image).fileSize;
+function loadPage(t: Task | null, page: Page, file: u32, start: u64): bool {
+  const size = fileOf(file).size;
   const isHoles = start >= HOLES_AT;
-  page.image = image;
+  page.file = file;
   page.offset = start;
   page.used = ++clock;
   if (start >= size && !isHoles) {
@@ -275,8 +276,8 @@ function loadPage(t: Task | null, page: Page, image: u32, start: u64): bool {
   }
   const bytes = isHoles ? PAGE_BYTES : <u32>min<u64>(PAGE_BYTES, size - start);
   const s = isHoles
-    ? ioBegin(null, OP_HOLES, image, (start - HOLES_AT) << (HOLE_BLOCK_BITS + 3), bytes, page.frame)
-    : ioBegin(null, OP_READ, image, start, bytes, page.frame);
+    ? ioBegin(null, OP_HOLES, file, (start - HOLES_AT) << (HOLE_BLOCK_BITS + 3), bytes, page.frame)
+    : ioBegin(null, OP_READ, file, start, bytes, page.frame);
   if (s === null) {
     page.state = EMPTY;
     if (t !== null) t.waits = ON_SLOT;
@@ -297,23 +298,27 @@ function waitFor(t: Task, page: usize): void {
 }
 
 function waitForRoom(t: Task): void {
-  pagesPressed = true;
+  pressed = true;
   t.page = 0;
   t.waits = ON_PAGE | ON_WRITEBACK;
 }
 
-export function pagesRelieved(): void {
-  pagesPressed = false;
+export function pagesPressed(): bool {
+  return pressed;
 }
 
-function find(image: u32, start: u64): Page | null {
+export function pagesRelieved(): void {
+  pressed = false;
+}
+
+function find(file: u32, start: u64): Page | null {
   if (last) {
     const page = changetype<Page>(last);
-    if (page.state != EMPTY && page.image == image && page.offset == start) return page;
+    if (page.state != EMPTY && page.file == file && page.offset == start) return page;
   }
   for (let i: u32 = 0; i < count; i++) {
     const page = pageAt(i);
-    if (page.state == EMPTY || page.image != image || page.offset != start) continue;
+    if (page.state == EMPTY || page.file != file || page.offset != start) continue;
     last = changetype<usize>(page);
     return page;
   }
@@ -345,7 +350,7 @@ function isClean(page: Page): bool {
 
 /** The overlay's header stays: a write-back needs it when nothing else can be evicted. */
 function isHeader(page: Page): bool {
-  return page.image == OVERLAY && page.offset == 0;
+  return page.file == OVERLAY && page.offset == 0;
 }
 
 function pageOf(address: usize): Page {

@@ -102,24 +102,28 @@ export class Task {
   /** Compressed streams among the clusters to be filled; whether the scratch holds them, and all that stands among them. See streams.ts. */
   streams: u32;
   streamed: bool;
-  /** It reads over the holes of raw images. */
+  /** It leaves out holes of raw images of so many blocks or more; 0: it does not ask for them. */
+  holeBlocksMin: u32;
+  /** For now, it reads over them all the same. */
   overHoles: bool;
   /** Everything is given back and begun again once no operation is in flight. */
   restart: bool;
   entries: u32;
   entriesIssued: u32;
-  runImage: u32;
+  runFile: u32;
   runOpen: bool;
   runFrom: u64;
   runTo: u64;
   runAddress: usize;
   partOpen: bool;
   partReady: bool;
-  partImage: u32;
+  partFile: u32;
   partFrom: u64;
   gatherPhase: u32;
   gatherAt: u64;
   gatherTo: u64;
+  /** How far what is missing at gatherAt goes: see MISSED. */
+  gatherMissed: u64;
 
   /** The clusters being mapped: the first one, how many, and how far the current step is. See place.ts. */
   clusterFirst: u64;
@@ -133,6 +137,8 @@ export class Task {
   spareTableAt: u64;
   /** Images from this one down are left where they are: see populate.ts. */
   bottom: u32;
+  /** What it populates is also to replace compressed clusters. */
+  fillsCompressed: bool;
   /** What is populated shows zeros only: nothing has to be read for it. */
   zeroes: bool;
   /** Of a copy: how often the job had been resumed when it began. */

@@ -7,17 +7,11 @@
 // inflated behind its stream in the scratch, alone, and the part is copied out. What streams.ts has fetched ahead is in the scratch
 // already, with its entries.
 
-import { clusterBytes, Image, imageAt, imageCount, imageOf } from '../core/image';
+import { Extent } from '../core/extent';
+import { clusterBytes, imageAt, imageCount, imageOf } from '../core/image';
 import { ioBegin, slot } from '../core/ring';
 import { ON_IO, ON_SLOT, Task, WAIT, wait } from '../core/task';
-import {
-  foundBytes,
-  foundHost,
-  foundImage,
-  foundLength,
-  foundState,
-  lookupChain,
-} from '../formats/qcow2/mapping';
+import { lookupChain } from '../formats/chain';
 import { GAP_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import { ABSENT, COMPRESSED_DATA, OP_DECOMPRESS, OP_READ, OVERLAY, ZEROES } from '../protocol';
 
@@ -37,7 +31,7 @@ const INFLATE: u32 = 2;
 /** Beside the methods of compression: data that was fetched along with streams, and is copied. */
 export const STORED: u32 = 255;
 
-/** A stream in the scratch, where it is to be inflated to, and where it came from: an image, and a position in its file. */
+/** A stream in the scratch, where it is to be inflated to, and where it came from: a position in a file. */
 @unmanaged
 export class Inflation {
   source: u32;
@@ -45,7 +39,7 @@ export class Inflation {
   target: u32;
   targetBytes: u32;
   method: u32;
-  image: u32;
+  file: u32;
   host: u64;
 }
 
@@ -91,10 +85,13 @@ export function gather(t: Task, stopAtAbsent: bool): i32 {
       continue;
     }
     if (t.gatherAt >= t.gatherTo) return GATHERED;
-    if (!lookupChain(t, OVERLAY, imageCount(), t.gatherAt, t.gatherTo - t.gatherAt))
-      return t.error ? GATHER_FAILED : WAIT;
-    if (stopAtAbsent && (foundImage != OVERLAY || foundState == ABSENT)) return MISSED;
-    const next = take(t);
+    const extent = lookupChain(t, OVERLAY, imageCount(), t.gatherAt, t.gatherTo - t.gatherAt);
+    if (extent === null) return t.error ? GATHER_FAILED : WAIT;
+    if (stopAtAbsent && (extent.depth != OVERLAY || extent.state == ABSENT)) {
+      t.gatherMissed = extent.length;
+      return MISSED;
+    }
+    const next = take(t, extent);
     if (next) return next;
   }
 }
@@ -110,51 +107,47 @@ export function gatherFinish(t: Task): bool {
 }
 
 /** Deals with what the lookup found at gatherAt; 0 to go on. */
-function take(t: Task): i32 {
+function take(t: Task, extent: Extent): i32 {
   const target = t.buffer + <usize>(t.gatherAt - t.bufferFrom);
-  const length = <u32>foundLength;
-  if (foundState == ABSENT || foundState == ZEROES) {
+  const length = <u32>extent.length;
+  if (extent.state == ABSENT || extent.state == ZEROES) {
     memory.fill(target, 0, length);
   } else if (!t.streamed) {
-    if (foundState == COMPRESSED_DATA)
-      return takeCompressed(t, imageOf(foundImage), target, length);
-    if (ioBegin(t, OP_READ, foundImage, foundHost, length, target) === null)
+    if (extent.state == COMPRESSED_DATA) return takeCompressed(t, extent, target);
+    if (ioBegin(t, OP_READ, extent.file, extent.host, length, target) === null)
       return wait(t, ON_SLOT);
   }
   t.gatherAt += length;
   return 0;
 }
 
-function takeCompressed(t: Task, image: Image, target: usize, length: u32): i32 {
+function takeCompressed(t: Task, extent: Extent, target: usize): i32 {
+  const image = imageOf(extent.image);
+  const length = <u32>extent.length;
+  const bytes = <u32>extent.bytes;
   image.compressedSeen = true;
   const cluster = <u32>clusterBytes(image);
   if (t.scratchBytes < scratchFor(t.bufferBytes)) return NEEDS_SCRATCH;
   const within = <u32>(t.gatherAt & (cluster - 1));
-  if (length != cluster) return takePart(t, image, target, within, length, cluster);
+  if (length != cluster) return takePart(t, extent, target, within, cluster);
   if (t.partReady || t.partOpen) dropPart(t);
-  if (!addToRun(t, image.index, foundHost, <u32>foundBytes)) {
+  if (!addToRun(t, extent.file, extent.host, bytes)) {
     if (!closeRun(t)) return WAIT;
     // Not a neighbour: the next turn opens a run of its own. No room: what has been gathered is inflated first.
-    if (!roomFor(t, <u32>foundBytes)) t.gatherPhase = READ;
+    if (!roomFor(t, bytes)) t.gatherPhase = READ;
     return 0;
   }
-  addEntry(
-    t,
-    image.compression,
-    t.runAddress + <usize>(foundHost - t.runFrom),
-    <u32>foundBytes,
-    target,
-    cluster,
-  );
+  const source = t.runAddress + <usize>(extent.host - t.runFrom);
+  addEntry(t, extent, image.compression, source, bytes, target, cluster);
   t.gatherAt += length;
   return 0;
 }
 
 /** Adds what stands there to the open run of neighbours, or opens one; false if the run must be closed or the scratch be emptied first. */
-export function addToRun(t: Task, image: u32, host: u64, bytes: u32): bool {
+export function addToRun(t: Task, file: u32, host: u64, bytes: u32): bool {
   const end = host + bytes;
   if (t.runOpen) {
-    if (!isNear(t, image, host) || !roomFor(t, end > t.runTo ? <u32>(end - t.runTo) : 0))
+    if (!isNear(t, file, host) || !roomFor(t, end > t.runTo ? <u32>(end - t.runTo) : 0))
       return false;
     if (end > t.runTo) {
       t.scratchUsed += <u32>(end - t.runTo);
@@ -164,7 +157,7 @@ export function addToRun(t: Task, image: u32, host: u64, bytes: u32): bool {
   }
   if (!roomFor(t, bytes)) return false;
   t.runOpen = true;
-  t.runImage = image;
+  t.runFile = file;
   t.runFrom = host;
   t.runTo = end;
   t.runAddress = t.scratch + t.scratchUsed;
@@ -173,8 +166,8 @@ export function addToRun(t: Task, image: u32, host: u64, bytes: u32): bool {
 }
 
 /** Whether it is fetched with the open run. */
-export function isNear(t: Task, image: u32, host: u64): bool {
-  return t.runImage == image && host >= t.runFrom && host <= t.runTo + GAP_BYTES_MAX;
+export function isNear(t: Task, file: u32, host: u64): bool {
+  return t.runFile == file && host >= t.runFrom && host <= t.runTo + GAP_BYTES_MAX;
 }
 
 function roomFor(t: Task, bytes: u32): bool {
@@ -185,7 +178,7 @@ function roomFor(t: Task, bytes: u32): bool {
 export function closeRun(t: Task): bool {
   if (!t.runOpen) return true;
   if (
-    ioBegin(t, OP_READ, t.runImage, t.runFrom, <u32>(t.runTo - t.runFrom), t.runAddress) === null
+    ioBegin(t, OP_READ, t.runFile, t.runFrom, <u32>(t.runTo - t.runFrom), t.runAddress) === null
   ) {
     t.waits = ON_SLOT;
     return false;
@@ -195,15 +188,9 @@ export function closeRun(t: Task): bool {
 }
 
 /** A part of a compressed cluster: once that cluster stands inflated in the scratch, the part is copied. */
-function takePart(
-  t: Task,
-  image: Image,
-  target: usize,
-  within: u32,
-  length: u32,
-  cluster: u32,
-): i32 {
-  if (t.partReady && t.partImage == image.index && t.partFrom == foundHost) {
+function takePart(t: Task, extent: Extent, target: usize, within: u32, cluster: u32): i32 {
+  const length = <u32>extent.length;
+  if (t.partReady && t.partFile == extent.file && t.partFrom == extent.host) {
     memory.copy(target, t.scratch + t.scratchBytes - ENTRY_BYTES * 2 - cluster + within, length);
     t.gatherAt += length;
     return 0;
@@ -215,18 +202,14 @@ function takePart(
   dropPart(t);
   if (t.pending) return wait(t, ON_IO);
   t.scratchUsed = 0;
-  addToRun(t, image.index, foundHost, <u32>foundBytes);
-  addEntry(
-    t,
-    image.compression,
-    t.runAddress,
-    <u32>foundBytes,
-    t.scratch + t.scratchBytes - ENTRY_BYTES * 2 - cluster,
-    cluster,
-  );
+  const bytes = <u32>extent.bytes;
+  const inflated = t.scratch + t.scratchBytes - ENTRY_BYTES * 2 - cluster;
+  const fits = addToRun(t, extent.file, extent.host, bytes);
+  assert(fits);
+  addEntry(t, extent, imageOf(extent.image).compression, t.runAddress, bytes, inflated, cluster);
   t.partOpen = true;
-  t.partImage = image.index;
-  t.partFrom = foundHost;
+  t.partFile = extent.file;
+  t.partFrom = extent.host;
   t.gatherPhase = READ;
   return 0;
 }
@@ -260,9 +243,9 @@ function inflateAll(t: Task): bool {
     }
     s.address2 = entry.target;
     s.length2 = entry.targetBytes;
-    // The submission tells the method; what fails is told of the image.
+    // The submission tells the method; what fails is told of the file.
     const io = slot(s.tag);
-    io.file = entry.image;
+    io.file = entry.file;
     io.offset = entry.host;
     t.entriesIssued++;
   }
@@ -279,9 +262,10 @@ function inflateAll(t: Task): bool {
   return true;
 }
 
-/** Notes the stream that was found, or data beside streams, which stands at `source` once it has been read. */
+/** Notes an extent's stream, or data beside streams, which stands at `source` once it has been read. */
 export function addEntry(
   t: Task,
+  extent: Extent,
   method: u32,
   source: usize,
   bytes: u32,
@@ -289,8 +273,8 @@ export function addEntry(
   targetBytes: u32,
 ): void {
   const entry = entryAt(t, t.entries++);
-  entry.image = foundImage;
-  entry.host = foundHost;
+  entry.file = extent.file;
+  entry.host = extent.host;
   entry.source = <u32>source;
   entry.bytes = bytes;
   entry.target = <u32>target;

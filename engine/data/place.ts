@@ -2,7 +2,8 @@
 // clusters: classify (what stands there), place (take host clusters), store (write the data), link (let the L2 table point there).
 // Nothing refers to a host cluster before its data is written, so that a failure or a crash in between only wastes space.
 
-import { clusterBytes, Image, overlay } from '../core/image';
+import { be64, putBe64 } from '../core/bytes';
+import { clusterBytes } from '../core/image';
 import { jobPopulated } from '../core/job';
 import { pageChanged, pageGet, pageMake, pagesForget, STAGE_L1, STAGE_L2 } from '../core/pages';
 import { ioBegin } from '../core/ring';
@@ -19,7 +20,7 @@ import {
   taskAt,
   wake,
 } from '../core/task';
-import { get64, put64 } from '../formats/qcow2/header';
+import { overlay, Qcow2 } from '../formats/qcow2/image';
 import {
   ALL_ALLOCATED,
   ALL_ZERO,
@@ -34,7 +35,7 @@ import {
 import { isClusterSound, isTableSound, l2EntryPlace } from '../formats/qcow2/mapping';
 import { CHUNK_CLUSTERS_MAX, PAGE_BYTES, TASKS_MAX } from '../limits';
 import { freeLater, freesHaveRoom } from '../overlay/frees';
-import { allocate, allocatedAt, allocatedCount } from '../overlay/refcounts';
+import { allocate } from '../overlay/refcounts';
 import {
   nextWriteback,
   noteUnwritten,
@@ -77,11 +78,12 @@ export function place(t: Task, zeroes: bool): bool {
       if (sparse && isZero(clusterBuffer(t, end), cluster)) break;
       end++;
     }
-    if (!allocate(t, end - t.clusterAt)) return false;
+    const taken = allocate(t, end - t.clusterAt);
+    if (taken === null) return false;
     t.placed = true;
-    for (let i: u32 = 0; i < allocatedCount; i++)
-      setClusterMap(t, t.clusterAt + i, (allocatedAt + i * cluster) | NEW);
-    t.clusterAt += allocatedCount;
+    for (let i: u32 = 0; i < taken.count; i++)
+      setClusterMap(t, t.clusterAt + i, (taken.at + i * cluster) | NEW);
+    t.clusterAt += taken.count;
   }
   t.clusterAt = 0;
   return true;
@@ -147,7 +149,7 @@ export function link(t: Task): bool {
  */
 export function linkCluster(
   t: Task,
-  image: Image,
+  image: Qcow2,
   offset: u64,
   host: u64,
   absent: bool = false,
@@ -162,14 +164,14 @@ export function linkCluster(
   const place = l2EntryPlace(image, table, offset);
   const at = pageGet(t, OVERLAY, place);
   if (!at) return false;
-  const old = get64(at);
+  const old = be64(at);
   if (!isClusterSound(t, image, old, place)) return false;
-  const oldBitmap = image.extendedL2 ? get64(at + 8) : 0;
+  const oldBitmap = image.extendedL2 ? be64(at + 8) : 0;
   if (image.extendedL2) {
-    put64(at, host ? host | COPIED : 0);
-    put64(at + 8, host ? ALL_ALLOCATED : absent ? 0 : ALL_ZERO);
+    putBe64(at, host ? host | COPIED : 0);
+    putBe64(at + 8, host ? ALL_ALLOCATED : absent ? 0 : ALL_ZERO);
   } else {
-    put64(at, host ? host | COPIED : image.version > 2 && !absent ? ZERO : 0);
+    putBe64(at, host ? host | COPIED : image.version > 2 && !absent ? ZERO : 0);
   }
   pageChanged(at, (<u32>1) << image.l2EntryBits, STAGE_L2);
   freeOld(image, old, host);
@@ -206,20 +208,21 @@ export function unplace(t: Task): bool {
 }
 
 /** Position of the L2 table that maps `offset`, made if there is none; 0: the task waits or has failed. */
-function tableFor(t: Task, image: Image, offset: u64): u64 {
+function tableFor(t: Task, image: Qcow2, offset: u64): u64 {
   const index = offset >> (image.clusterBits + image.l2Bits);
   const l1 = pageGet(t, OVERLAY, image.l1Offset + (index << 3));
   if (!l1) return 0;
-  if (!isTableSound(t, image, get64(l1), image.l1Offset + (index << 3))) return 0;
-  const table = get64(l1) & OFFSET_MASK;
+  if (!isTableSound(t, image, be64(l1), image.l1Offset + (index << 3))) return 0;
+  const table = be64(l1) & OFFSET_MASK;
   if (table) return table;
   if (!t.spareTable) {
     if (isBeingMade(index)) {
       t.waits = ON_TABLE;
       return 0;
     }
-    if (!allocate(t, 1)) return 0;
-    t.spareTable = allocatedAt;
+    const taken = allocate(t, 1);
+    if (taken === null) return 0;
+    t.spareTable = taken.at;
     t.spareTableIndex = index;
     t.spareTableAt = 0;
   }
@@ -227,8 +230,8 @@ function tableFor(t: Task, image: Image, offset: u64): u64 {
   // Making the table may have taken a while: the L1 page may have gone.
   const again = pageGet(t, OVERLAY, image.l1Offset + (index << 3));
   if (!again) return 0;
-  assert((get64(again) & OFFSET_MASK) == 0);
-  put64(again, t.spareTable | COPIED);
+  assert((be64(again) & OFFSET_MASK) == 0);
+  putBe64(again, t.spareTable | COPIED);
   pageChanged(again, 8, STAGE_L1);
   const made = t.spareTable;
   leaveSpareTable(t);
@@ -269,7 +272,7 @@ function dropSpareTable(t: Task): void {
   leaveSpareTable(t);
 }
 
-function freeOld(image: Image, old: u64, host: u64): void {
+function freeOld(image: Qcow2, old: u64, host: u64): void {
   const after = nextWriteback();
   if (old & COMPRESSED) {
     const from = compressedOffset(image, old) >> image.clusterBits;
@@ -283,7 +286,7 @@ function freeOld(image: Image, old: u64, host: u64): void {
 }
 
 /** Tells the job which parts of a cluster were absent, by its old entry, and are there now. */
-function tellPopulated(image: Image, offset: u64, old: u64, bitmap: u64, byJob: bool): void {
+function tellPopulated(image: Qcow2, offset: u64, old: u64, bitmap: u64, byJob: bool): void {
   if (old & COMPRESSED) return;
   if (!image.extendedL2) {
     if (!(old & (OFFSET_MASK | ZERO))) jobPopulated(offset, clusterBytes(image), byJob);

@@ -1,7 +1,7 @@
 // Populating: bringing clusters that the overlay does not have from its base into it. Copy-on-read and the job's copies are this one
 // sequence; a range lock makes sure that no cluster is fetched twice.
 
-import { clusterBytes, imageAt, imageCount, overlay } from '../core/image';
+import { clusterBytes, imageAt, imageCount } from '../core/image';
 import { jobAllocatesFull } from '../core/job';
 import {
   clusterMap,
@@ -13,17 +13,11 @@ import {
   Task,
   takeMemory,
 } from '../core/task';
-import {
-  foundHoles,
-  foundHost,
-  foundLength,
-  foundState,
-  lookup,
-  lookupChain,
-} from '../formats/qcow2/mapping';
+import { lookup, lookupChain } from '../formats/chain';
+import { overlay } from '../formats/qcow2/image';
 import { CHUNK_BYTES, CHUNK_CLUSTERS_MAX } from '../limits';
 import { noteFetched } from '../overlay/writeback';
-import { ABSENT, COMPRESSED_DATA, KIND_RESIZE } from '../protocol';
+import { ABSENT, COMPRESSED_DATA } from '../protocol';
 import {
   GATHERED,
   gather,
@@ -162,20 +156,21 @@ function classify(t: Task): bool {
       (<u64>(t.clusterCount - t.clusterAt)) << image.clusterBits,
       image.size - offset,
     );
-    if (!lookup(t, image, offset, length)) return false;
-    if (foundHoles) {
-      setClusterMap(t, t.clusterAt++, foundHost ? foundHost | OWNED : FILL);
-    } else if (foundState == ABSENT && t.bottom < imageCount()) {
+    const extent = lookup(t, image, offset, length);
+    if (extent === null) return false;
+    if (extent.partial) {
+      setClusterMap(t, t.clusterAt++, extent.host ? extent.host | OWNED : FILL);
+    } else if (extent.state == ABSENT && t.bottom < imageCount()) {
       const held = heldAbove(t, offset, min(length, clusterBytes(image)));
       if (held < 0) return false;
       setClusterMap(t, t.clusterAt++, held ? FILL : KEEP);
     } else {
       const alike: u32 = image.extendedL2
         ? 1
-        : <u32>((foundLength + clusterBytes(image) - 1) >> image.clusterBits);
+        : <u32>((extent.length + clusterBytes(image) - 1) >> image.clusterBits);
       // A disk that grows needs zeros behind its old end: what a compressed cluster has there cannot be changed in its place.
       const filled =
-        foundState == ABSENT || (t.kind == KIND_RESIZE && foundState == COMPRESSED_DATA);
+        extent.state == ABSENT || (t.fillsCompressed && extent.state == COMPRESSED_DATA);
       for (let i: u32 = 0; i < alike; i++) setClusterMap(t, t.clusterAt + i, filled ? FILL : KEEP);
       t.clusterAt += alike;
     }
@@ -186,8 +181,9 @@ function classify(t: Task): bool {
 
 /** When streaming down to an image of the chain: 1 if an image above it has any of the cluster, 0 if none, -1 to wait. */
 function heldAbove(t: Task, offset: u64, length: u64): i32 {
-  if (!lookupChain(t, 1, t.bottom, offset, length)) return -1;
-  return foundState != ABSENT || foundLength < length ? 1 : 0;
+  const extent = lookupChain(t, 1, t.bottom, offset, length);
+  if (extent === null) return -1;
+  return extent.state != ABSENT || extent.length < length ? 1 : 0;
 }
 
 /** Turns to the next run of clusters that need content; false after the last. */

@@ -5,16 +5,10 @@
 // a file's holes may change: these walks do without it.
 
 import { arenaAheadBytes } from '../core/arena';
+import { Extent } from '../core/extent';
 import { clusterBytes, imageCount, imageOf } from '../core/image';
 import { ON_IO, Task, takeScratchAhead } from '../core/task';
-import {
-  foundBytes,
-  foundHost,
-  foundImage,
-  foundLength,
-  foundState,
-  lookupChain,
-} from '../formats/qcow2/mapping';
+import { lookupChain } from '../formats/chain';
 import { COMPRESSED_DATA, DATA, OVERLAY } from '../protocol';
 import {
   addEntry,
@@ -37,30 +31,31 @@ export function streamsBegin(t: Task): void {
 /** Measures what stands in the current range. False: the task waits or has failed. */
 export function measureStreams(t: Task): bool {
   while (t.gatherAt < t.gatherTo) {
-    if (!lookupChain(t, OVERLAY, imageCount(), t.gatherAt, t.gatherTo - t.gatherAt)) return false;
-    if (foundState == COMPRESSED_DATA) {
-      const image = imageOf(foundImage);
+    const extent = lookupChain(t, OVERLAY, imageCount(), t.gatherAt, t.gatherTo - t.gatherAt);
+    if (extent === null) return false;
+    if (extent.state == COMPRESSED_DATA) {
+      const image = imageOf(extent.image);
       image.compressedSeen = true;
       t.streams++;
-      if (foundLength != clusterBytes(image)) t.partOpen = true;
-      measure(t, <u32>foundBytes);
-    } else if (foundState == DATA) {
-      measure(t, <u32>foundLength);
+      if (extent.length != clusterBytes(image)) t.partOpen = true;
+      measure(t, extent, <u32>extent.bytes);
+    } else if (extent.state == DATA) {
+      measure(t, extent, <u32>extent.length);
     }
-    t.gatherAt += foundLength;
+    t.gatherAt += extent.length;
   }
   return true;
 }
 
 /** Adds what stands there to a run of neighbours, just as addToRun will. */
-function measure(t: Task, bytes: u32): void {
+function measure(t: Task, extent: Extent, bytes: u32): void {
   t.entries++;
-  const end = foundHost + bytes;
-  if (!t.runOpen || !isNear(t, foundImage, foundHost)) {
+  const end = extent.host + bytes;
+  if (!t.runOpen || !isNear(t, extent.file, extent.host)) {
     t.runOpen = true;
-    t.runImage = foundImage;
-    t.runFrom = foundHost;
-    t.runTo = foundHost;
+    t.runFile = extent.file;
+    t.runFrom = extent.host;
+    t.runTo = extent.host;
   }
   if (end <= t.runTo) return;
   t.scratchUsed += <u32>(end - t.runTo);
@@ -89,27 +84,31 @@ export function streamsRoom(t: Task): bool {
 /** Asks for what stands in the current range; false: the task waits or has failed. */
 export function fetchStreams(t: Task): bool {
   while (t.gatherAt < t.gatherTo) {
-    if (!lookupChain(t, OVERLAY, imageCount(), t.gatherAt, t.gatherTo - t.gatherAt)) return false;
-    if (foundState == COMPRESSED_DATA) {
-      const image = imageOf(foundImage);
-      if (!fetch(t, image.compression, <u32>foundBytes, <u32>clusterBytes(image))) return false;
-    } else if (foundState == DATA) {
-      if (!fetch(t, STORED, <u32>foundLength, <u32>foundLength)) return false;
+    const extent = lookupChain(t, OVERLAY, imageCount(), t.gatherAt, t.gatherTo - t.gatherAt);
+    if (extent === null) return false;
+    if (extent.state == COMPRESSED_DATA) {
+      const image = imageOf(extent.image);
+      const bytes = <u32>extent.bytes;
+      if (!fetch(t, extent, image.compression, bytes, <u32>clusterBytes(image))) return false;
+    } else if (extent.state == DATA) {
+      const bytes = <u32>extent.length;
+      if (!fetch(t, extent, STORED, bytes, bytes)) return false;
     }
-    t.gatherAt += foundLength;
+    t.gatherAt += extent.length;
   }
   return true;
 }
 
-function fetch(t: Task, method: u32, bytes: u32, targetBytes: u32): bool {
-  if (!addToRun(t, foundImage, foundHost, bytes)) {
+function fetch(t: Task, extent: Extent, method: u32, bytes: u32, targetBytes: u32): bool {
+  if (!addToRun(t, extent.file, extent.host, bytes)) {
     if (!closeRun(t)) return false;
     // There is room: all has been measured.
-    const fits = addToRun(t, foundImage, foundHost, bytes);
+    const fits = addToRun(t, extent.file, extent.host, bytes);
     assert(fits);
   }
-  const source = t.runAddress + <usize>(foundHost - t.runFrom);
-  addEntry(t, method, source, bytes, <usize>(t.gatherAt - t.bufferFrom), targetBytes);
+  const source = t.runAddress + <usize>(extent.host - t.runFrom);
+  const target = <usize>(t.gatherAt - t.bufferFrom);
+  addEntry(t, extent, method, source, bytes, target, targetBytes);
   return true;
 }
 

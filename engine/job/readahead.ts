@@ -1,8 +1,11 @@
 // Read-ahead: when a guest reads a remote base from one end to the other, what comes next is fetched before it is asked for. The
 // window doubles while reads go on where the last one ended, and halves when they do not.
-import { clusterBytes, imageCount, overlay } from '../core/image';
+
+import { clusterBytes, imageCount } from '../core/image';
 import { COPY_AHEAD, KIND_COPY, taskBegin } from '../core/task';
 import { chunkBytes } from '../data/populate';
+import { overlay } from '../formats/qcow2/image';
+import { HOLE_BLOCKS_MIN } from '../limits';
 
 /** Bytes of the first window, and of the largest: a few round trips' worth on a fast link. */
 const WINDOW_BYTES_MIN: u64 = 256 << 10;
@@ -48,6 +51,7 @@ export function noteGuestRead(offset: u64, length: u64, missed: bool): void {
     t.offset = frontier;
     t.length = end - frontier;
     t.argument = COPY_AHEAD;
+    t.holeBlocksMin = HOLE_BLOCKS_MIN;
     frontier = end;
   }
 }

@@ -4,7 +4,7 @@
 import { arenaBytes, arenaFreeBytes } from '../core/arena';
 import { now } from '../core/clock';
 import { guestAtWork } from '../core/guest';
-import { basesEnd, clusterBytes, imageCount, imagesDropped, l2Span, overlay } from '../core/image';
+import { basesEnd, clusterBytes, imageCount, imagesDropped } from '../core/image';
 import { Job, setAlarm, theJob } from '../core/job';
 import {
   AGAIN,
@@ -27,13 +27,15 @@ import {
 } from '../core/task';
 import { scratchFor } from '../data/gather';
 import { chunkBytes } from '../data/populate';
-import { foundLength, foundState, lookup, lookupChain } from '../formats/qcow2/mapping';
+import { lookup, lookupChain } from '../formats/chain';
+import { l2Span, overlay } from '../formats/qcow2/image';
 import {
   BLOCK_BYTES,
   CHUNK_CLUSTERS_MAX,
   COPIES_MAX,
   COPIES_WITH_GUEST_MAX,
   GUEST_MEMORY_SHARE,
+  HOLE_BLOCKS_MIN,
   SCAN_ENTRIES_MAX,
   TASKS_MAX,
 } from '../limits';
@@ -116,6 +118,7 @@ export function jobBegin(
 /** The job's task. */
 export function runStream(t: Task): i32 {
   const j = theJob();
+  t.holeBlocksMin = HOLE_BLOCKS_MIN;
   if (t.error) return failedStep(t, j);
   if (j.paused && !j.aborted && t.state == COUNT) return wait(t, ON_JOB);
   if (t.state == COUNT) {
@@ -249,17 +252,19 @@ function keepsBase(j: Job): bool {
   return j.error != 0 || j.aborted != 0 || j.keepBase || imageCount() < 2 || j.bottom == 1;
 }
 
-/** Whether the job has to copy what is at `found`; foundLength says how far that goes. */
-let isMissing: bool = false;
-
-function findMissing(t: Task, j: Job, offset: u64, length: u64): bool {
+/**
+ * Bytes from `offset` on that the job has to copy; as many that it has not, if that is negative; 0:
+ * the task waits or has failed.
+ */
+function missingAt(t: Task, j: Job, offset: u64, length: u64): i64 {
+  const extent = lookup(t, overlay(), offset, length);
+  if (extent === null) return 0;
   // With nothing below, all that is absent is zeros already, and stays so.
-  if (!lookup(t, overlay(), offset, length)) return false;
-  isMissing = foundState == ABSENT && imageCount() > 1;
-  if (!isMissing || !j.limited) return true;
-  if (!lookupChain(t, 1, j.bottom, offset, foundLength)) return false;
-  isMissing = foundState != ABSENT;
-  return true;
+  if (extent.state != ABSENT || imageCount() < 2) return -(<i64>extent.length);
+  if (!j.limited) return extent.length;
+  const below = lookupChain(t, 1, j.bottom, offset, extent.length);
+  if (below === null) return 0;
+  return below.state != ABSENT ? below.length : -(<i64>below.length);
 }
 
 /** The first look at the range: what is there already is taken off `remaining`, which starts with all of it. */
@@ -271,9 +276,10 @@ function count(t: Task, j: Job): i32 {
   }
   for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
     if (j.counted >= j.to) return DONE;
-    if (!findMissing(t, j, j.counted, j.to - j.counted)) return WAIT;
-    if (!isMissing) j.remaining -= foundLength;
-    j.counted += foundLength;
+    const missing = missingAt(t, j, j.counted, j.to - j.counted);
+    if (missing == 0) return WAIT;
+    if (missing < 0) j.remaining -= -missing;
+    j.counted += abs(missing);
   }
   return AGAIN;
 }
@@ -298,9 +304,10 @@ function recount(t: Task, j: Job): i32 {
       unlock(t);
       return DONE;
     }
-    if (!findMissing(t, j, j.missingTo, j.to - j.missingTo)) return WAIT;
-    if (isMissing) j.missing += foundLength;
-    j.missingTo += foundLength;
+    const missing = missingAt(t, j, j.missingTo, j.to - j.missingTo);
+    if (missing == 0) return WAIT;
+    if (missing > 0) j.missing += missing;
+    j.missingTo += abs(missing);
   }
   return AGAIN;
 }
@@ -312,12 +319,13 @@ function wholeDisk(t: Task, j: Job): i32 {
   const end = min(overlay().size, basesEnd());
   for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
     if (t.cursor >= end) return DONE;
-    if (!findMissing(t, j, t.cursor, end - t.cursor)) return WAIT;
-    if (isMissing) {
+    const missing = missingAt(t, j, t.cursor, end - t.cursor);
+    if (missing == 0) return WAIT;
+    if (missing > 0) {
       t.value = 1;
       return DONE;
     }
-    t.cursor += foundLength;
+    t.cursor += -missing;
   }
   return AGAIN;
 }
@@ -328,12 +336,12 @@ function copyOn(t: Task, j: Job): i32 {
     if (j.aborted || j.ending) return DONE;
     if (j.paused) return wait(t, ON_JOB);
     if (j.cursor >= j.to) return DONE;
-    if (!findMissing(t, j, j.cursor, j.to - j.cursor)) return WAIT;
-    if (!isMissing) {
-      j.cursor += foundLength;
+    const absent = missingAt(t, j, j.cursor, j.to - j.cursor);
+    if (absent == 0) return WAIT;
+    if (absent < 0) {
+      j.cursor += -absent;
       continue;
     }
-    const absent = foundLength;
     const zeroes = zeroesFrom(t, j, absent);
     if (zeroes == UNKNOWN) return WAIT;
     if (zeroes && skipsHole(j, zeroes, absent)) continue;
@@ -357,13 +365,14 @@ function zeroesFrom(t: Task, j: Job, absent: u64): u64 {
   let at = from;
   const end = j.cursor + absent;
   while (at < end) {
-    if (!lookupChain(t, 1, imageCount(), at, end - at)) {
+    const extent = lookupChain(t, 1, imageCount(), at, end - at);
+    if (extent === null) {
       // What has been found so far is kept, so that a hole of many tables is found in many runs.
       j.holeAt = at;
       return UNKNOWN;
     }
-    if (foundState == DATA || foundState == COMPRESSED_DATA) break;
-    at += foundLength;
+    if (extent.state == DATA || extent.state == COMPRESSED_DATA) break;
+    at += extent.length;
     if (at - from >= l2Span(overlay())) break;
   }
   j.holeAt = 0;
@@ -411,6 +420,7 @@ function handOut(t: Task, j: Job, absent: u64, zeroes: u64): i32 {
   copy.offset = j.cursor;
   copy.length = end - j.cursor;
   copy.argument = linkOnly ? COPY_OF_ZEROES : COPY_OF_JOB;
+  copy.holeBlocksMin = HOLE_BLOCKS_MIN;
   copy.resumes = j.resumes;
   j.copies++;
   if (j.speed) j.allowance -= <f64>(end - j.cursor);

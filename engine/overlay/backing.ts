@@ -2,7 +2,7 @@
 // to them stands in the header's first sector, which storage writes whole or not at all, and so do both extensions: at every moment the
 // header tells of the old base, the new one, or none.
 
-import { Image, overlay } from '../core/image';
+import { putBe32, putBe64 } from '../core/bytes';
 import { pageChanged, pageGet, STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/pages';
 import { fail, Task } from '../core/task';
 import {
@@ -18,9 +18,8 @@ import {
   FEATURE_NAME_BYTES,
   FORMAT_BYTES_MAX,
   headerRoom,
-  put32,
-  put64,
 } from '../formats/qcow2/header';
+import { overlay, Qcow2 } from '../formats/qcow2/image';
 import { BACKING_NAME_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import { EUNSUPPORTED, IDENTITY_BYTES_MAX, OVERLAY, R_HEADER_FULL } from '../protocol';
 
@@ -112,7 +111,7 @@ export function backingFits(header: usize): bool {
 }
 
 /** Other programs move the identity behind the first sector when they write the header: there it will not stay. */
-function endOfOthers(header: usize, image: Image): u32 {
+function endOfOthers(header: usize, image: Qcow2): u32 {
   const at = image.identityAt;
   const isLast = at > SECTOR_BYTES && at + extensionRoom(header, at) == image.extensionsEnd;
   return isLast ? at - EXTENSION_HEAD_BYTES : image.extensionsEnd;
@@ -194,8 +193,8 @@ export function writeBackingAhead(t: Task): bool {
   if (image.identityAt > SECTOR_BYTES) {
     const head = header + image.identityAt - EXTENSION_HEAD_BYTES;
     const end = endOfOthers(header, image);
-    if (end < image.extensionsEnd) put64(head, EXTENSION_END);
-    else put32(head, EXTENSION_VOID);
+    if (end < image.extensionsEnd) putBe64(head, EXTENSION_END);
+    else putBe32(head, EXTENSION_VOID);
     pageChanged(head, EXTENSION_HEAD_BYTES, STAGE_REFCOUNTS);
     image.extensionsEnd = end;
     image.identityAt = 0;
@@ -209,10 +208,10 @@ export function referToBacking(t: Task): bool {
   const image = overlay();
   const header = pageGet(t, OVERLAY, 0);
   if (!header) return false;
-  put64(header + AT_BACKING_OFFSET, nameTo);
-  put32(header + AT_BACKING_BYTES, nameBytes);
+  putBe64(header + AT_BACKING_OFFSET, nameTo);
+  putBe32(header + AT_BACKING_BYTES, nameBytes);
   if (image.identityAt && image.identityAt != identityTo)
-    put32(header + image.identityAt - EXTENSION_HEAD_BYTES, EXTENSION_VOID);
+    putBe32(header + image.identityAt - EXTENSION_HEAD_BYTES, EXTENSION_VOID);
   if (formatTo) {
     const room =
       formatTo == image.backingFormatAt ? extensionRoom(header, formatTo) : FORMAT_BYTES_MAX;
@@ -227,12 +226,12 @@ export function referToBacking(t: Task): bool {
       identityBytes,
     );
   if (featureNamesTo) {
-    put32(header + featureNamesTo - EXTENSION_HEAD_BYTES, EXTENSION_FEATURE_NAMES);
-    put32(header + featureNamesTo - EXTENSION_HEAD_BYTES + 4, featureNamesBytes);
+    putBe32(header + featureNamesTo - EXTENSION_HEAD_BYTES, EXTENSION_FEATURE_NAMES);
+    putBe32(header + featureNamesTo - EXTENSION_HEAD_BYTES + 4, featureNamesBytes);
     image.featureNamesAt = featureNamesTo;
   }
   if (endTo + EXTENSION_HEAD_BYTES <= min(headerRoom(image), SECTOR_BYTES))
-    put64(header + endTo, EXTENSION_END);
+    putBe64(header + endTo, EXTENSION_END);
   // As much of the name as stands in this sector.
   if (nameTo < SECTOR_BYTES)
     memory.copy(header + nameTo, text, min(nameBytes, SECTOR_BYTES - nameTo));
@@ -250,8 +249,8 @@ export function referToBacking(t: Task): bool {
 /** Writes an extension, with its text at `at`; without a text it means nothing, and only keeps its room. */
 export function putExtension(at: usize, type: u32, room: u32, from: usize, bytes: u32): void {
   // A format is told exactly. The identity, which nobody else reads, may be followed by zeros: so its room stays, for a longer one.
-  put32(at - EXTENSION_HEAD_BYTES, bytes ? type : EXTENSION_VOID);
-  put32(at - EXTENSION_HEAD_BYTES + 4, type == EXTENSION_BACKING_FORMAT && bytes ? bytes : room);
+  putBe32(at - EXTENSION_HEAD_BYTES, bytes ? type : EXTENSION_VOID);
+  putBe32(at - EXTENSION_HEAD_BYTES + 4, type == EXTENSION_BACKING_FORMAT && bytes ? bytes : room);
   memory.fill(at, 0, room);
   memory.copy(at, from, bytes);
 }

@@ -1,7 +1,8 @@
 // Clusters that the overlay uses no longer. They are given back only when nothing on disk refers to them any more: a cluster that was
 // reused or counted free too early would, after a power cut, show one place's data at another.
 
-import { clusterBytes, overlay } from '../core/image';
+import { clusterBytes } from '../core/image';
+import { overlay } from '../formats/qcow2/image';
 import { FREES_MAX } from '../limits';
 
 @unmanaged

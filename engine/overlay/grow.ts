@@ -1,7 +1,8 @@
 // Growth of the refcount tables: a refcount block for clusters that have none yet, and a larger refcount table when the old one is full.
 // One such task runs at a time; all others that look for free clusters wait for it.
 
-import { clusterBytes, overlay } from '../core/image';
+import { putBe32, putBe64 } from '../core/bytes';
+import { clusterBytes } from '../core/image';
 import {
   pageAt,
   pageChanged,
@@ -15,12 +16,8 @@ import {
   sectorDirty,
 } from '../core/pages';
 import { DONE, fail, ON_WRITEBACK, Task, WAIT, wakeRefcounts } from '../core/task';
-import {
-  AT_REFCOUNT_TABLE_CLUSTERS,
-  AT_REFCOUNT_TABLE_OFFSET,
-  put32,
-  put64,
-} from '../formats/qcow2/header';
+import { AT_REFCOUNT_TABLE_CLUSTERS, AT_REFCOUNT_TABLE_OFFSET } from '../formats/qcow2/header';
+import { overlay } from '../formats/qcow2/image';
 import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import { ENOSPC, OVERLAY, R_TOO_LARGE } from '../protocol';
 import { freeLater, freesHaveRoom } from './frees';
@@ -153,7 +150,7 @@ function enterBlock(t: Task, table: u64, index: u64, stage: u32): bool {
   const image = overlay();
   const at = pageGet(t, OVERLAY, table + ((missingBlock() + index) << 3));
   if (!at) return false;
-  put64(at, (t.clusterFirst + index) << image.clusterBits);
+  putBe64(at, (t.clusterFirst + index) << image.clusterBits);
   pageChanged(at, 8, stage);
   return true;
 }
@@ -162,7 +159,7 @@ function headerPending(): bool {
   for (let i: u32 = 0; i < pageCount(); i++) {
     const page = pageAt(i);
     if (
-      page.image == OVERLAY &&
+      page.file == OVERLAY &&
       page.offset == 0 &&
       (sectorDirty(page, STAGE_MARK, 0) || sectorDirty(page, STAGE_REFCOUNTS, 0))
     )
@@ -175,8 +172,8 @@ function switchTable(t: Task, newTable: u64): i32 {
   const image = overlay();
   const header = pageGet(t, OVERLAY, 0);
   if (!header) return WAIT;
-  put64(header + AT_REFCOUNT_TABLE_OFFSET, newTable);
-  put32(header + AT_REFCOUNT_TABLE_CLUSTERS, <u32>t.value);
+  putBe64(header + AT_REFCOUNT_TABLE_OFFSET, newTable);
+  putBe32(header + AT_REFCOUNT_TABLE_CLUSTERS, <u32>t.value);
   pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
   pagesForget(
     OVERLAY,

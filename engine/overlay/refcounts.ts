@@ -1,23 +1,28 @@
 // The overlay's refcounts: which clusters of its file are in use, and the search for free ones (QEMU's docs/interop/qcow2.txt, "Host
 // cluster management"). A cluster is taken here long before anything refers to it; order on disk is writeback.ts's work.
 
-import { clusterBytes, Image, inFixedMetadata, overlay } from '../core/image';
+import { be32, be64, putBe32, putBe64 } from '../core/bytes';
+import { clusterBytes } from '../core/image';
 import { pageChanged, pageGet, STAGE_REFCOUNTS } from '../core/pages';
 import { fail, KIND_GROW, ON_REFCOUNTS, Task, taskBegin } from '../core/task';
-import { get32, get64, put32, put64 } from '../formats/qcow2/header';
+import { inFixedMetadata, overlay, Qcow2 } from '../formats/qcow2/image';
 import { PAGE_BYTES } from '../limits';
 import { ECORRUPT, R_CLUSTER_IN_METADATA, R_REFCOUNT, R_REFCOUNT_BLOCK } from '../protocol';
 
 /** Bits 9 to 63 of a refcount table's entry: where the block is. The others must be zero. */
 export const BLOCK_OFFSET_MASK: u64 = 0xfffffffffffffe00;
 
-/** The answer of the last `allocate`: position of the first cluster in the file, and how many. */
-export let allocatedAt: u64 = 0;
-export let allocatedCount: u32 = 0;
-/** Where the last `findRun` found something free, or the end of the part. */
-let runFirst: u64 = 0;
-/** The answer of the last `refcountOf`. */
-export let foundRefcount: u64 = 0;
+/** Clusters of the overlay in a row: where the first stands in its file, and how many. */
+@unmanaged
+export class Run {
+  at: u64;
+  count: u32;
+}
+
+/** The one that is told: good until the next is. */
+function record(): Run {
+  return changetype<Run>(memory.data(offsetof<Run>(), 8));
+}
 
 /** No cluster below this one is free, as far as is known. */
 let freeFrom: u64 = 0;
@@ -44,53 +49,55 @@ export function grown(): void {
 }
 
 /** Refcounts in a block, which is one cluster. */
-export function refcountsPerBlock(image: Image): u64 {
+export function refcountsPerBlock(image: Qcow2): u64 {
   return (clusterBytes(image) << 3) >> image.refcountOrder;
 }
 
 /** Entries that fit into one page of a block (all of them where clusters are no larger than pages). */
-export function refcountsPerPart(image: Image): u64 {
+export function refcountsPerPart(image: Qcow2): u64 {
   return (min<u64>(clusterBytes(image), PAGE_BYTES) << 3) >> image.refcountOrder;
 }
 
 /**
- * Takes up to `wanted` contiguous free clusters. False: the task waits or has failed. Nothing has changed then, except that the
- * search goes on where it stopped.
+ * Takes up to `wanted` contiguous free clusters. Null: the task waits or has failed. Nothing has
+ * changed then, except that the search goes on where it stopped.
  */
-export function allocate(t: Task, wanted: u32): bool {
+export function allocate(t: Task, wanted: u32): Run | null {
   const image = overlay();
   while (true) {
     const part = partOf(t, image, freeFrom);
-    if (!part) return false;
-    const count = findRun(image, part, freeFrom, wanted);
-    freeFrom = runFirst;
-    if (count == 0) continue;
-    if (!takeRun(t, image, part, count)) return false;
-    freeFrom += count;
-    return true;
+    if (!part) return null;
+    const run = findRun(image, part, freeFrom, wanted);
+    freeFrom = run.at >> image.clusterBits;
+    if (run.count == 0) continue;
+    if (takeRun(t, image, part, run) === null) return null;
+    freeFrom += run.count;
+    return run;
   }
 }
 
 /** As allocate, for `wanted` clusters and no fewer: the task's `cursor` passes gaps that are too small, which stay free. */
-export function allocateWhole(t: Task, wanted: u32): bool {
+export function allocateWhole(t: Task, wanted: u32): Run | null {
   const image = overlay();
   t.cursor = max(t.cursor, freeFrom);
   while (true) {
     const part = partOf(t, image, t.cursor);
-    if (!part) return false;
-    const count = findRun(image, part, t.cursor, wanted);
-    if (count == wanted) return takeRun(t, image, part, count);
-    t.cursor = runFirst + count;
+    if (!part) return null;
+    const run = findRun(image, part, t.cursor, wanted);
+    if (run.count == wanted) return takeRun(t, image, part, run);
+    t.cursor = (run.at >> image.clusterBits) + run.count;
   }
 }
 
-/** How many clusters are free in a row, up to `most`, where first one is at or behind `from`; looks no further than `part`, which holds that. */
-function findRun(image: Image, part: usize, from: u64, most: u32): u32 {
+/**
+ * Finds free clusters in a row, up to `most`, of which the first is at or behind `from`; looks no
+ * further than `part`, which holds that one's refcount. Without any, `at` is where the part ends.
+ */
+function findRun(image: Qcow2, part: usize, from: u64, most: u32): Run {
   const perPart = <u32>refcountsPerPart(image);
   const start = <u32>(from % perPart);
   let index = start;
   while (index < perPart && getRefcount(part, index, image.refcountOrder)) index++;
-  runFirst = from - start + index;
   let count: u32 = 0;
   while (
     count < most &&
@@ -98,23 +105,25 @@ function findRun(image: Image, part: usize, from: u64, most: u32): u32 {
     !getRefcount(part, index + count, image.refcountOrder)
   )
     count++;
-  return count;
+  const run = record();
+  run.at = (from - start + index) << image.clusterBits;
+  run.count = count;
+  return run;
 }
 
-/** Takes the clusters that findRun has found; false: the task has failed. */
-function takeRun(t: Task, image: Image, part: usize, count: u32): bool {
-  allocatedAt = runFirst << image.clusterBits;
-  allocatedCount = count;
-  if (!isFreePlace(t, image, allocatedAt, (<u64>count) << image.clusterBits)) return false;
-  const index = <u32>(runFirst % refcountsPerPart(image));
-  for (let i: u32 = 0; i < count; i++) putRefcount(part, index + i, image.refcountOrder, 1);
-  changed(part, index, count, image.refcountOrder);
-  image.fileSize = max(image.fileSize, (runFirst + count) << image.clusterBits);
-  return true;
+/** Takes the clusters that findRun has found; null: the task has failed. */
+function takeRun(t: Task, image: Qcow2, part: usize, run: Run): Run | null {
+  if (!isFreePlace(t, image, run.at, (<u64>run.count) << image.clusterBits)) return null;
+  const first = run.at >> image.clusterBits;
+  const index = <u32>(first % refcountsPerPart(image));
+  for (let i: u32 = 0; i < run.count; i++) putRefcount(part, index + i, image.refcountOrder, 1);
+  changed(part, index, run.count, image.refcountOrder);
+  image.fileSize = max(image.fileSize, (first + run.count) << image.clusterBits);
+  return run;
 }
 
 /** What the refcounts say is free must not be where header, L1 table or refcount table are: the task fails then. */
-export function isFreePlace(t: Task, image: Image, offset: u64, bytes: u64): bool {
+export function isFreePlace(t: Task, image: Qcow2, offset: u64, bytes: u64): bool {
   if (!inFixedMetadata(image, offset, bytes)) return true;
   fail(t, ECORRUPT, R_CLUSTER_IN_METADATA, image.index, offset);
   return false;
@@ -149,24 +158,25 @@ export function setRefcount(t: Task, cluster: u64, value: u64): bool {
   return true;
 }
 
-/** Reads the refcount of a cluster of any image into `foundRefcount`; one without a block has 0. */
-export function refcountOf(t: Task, image: Image, cluster: u64): bool {
-  foundRefcount = 0;
+/**
+ * The refcount of a cluster of any image, 0 for one without a block; -1: the task waits or has
+ * failed. No sound image has more references than fit.
+ */
+export function refcountOf(t: Task, image: Qcow2, cluster: u64): i64 {
   const block = blockOf(t, image, cluster / refcountsPerBlock(image));
-  if (block < 0) return false;
-  if (block == 0) return true;
-  const part = pageGet(t, image.index, partOffset(image, block, cluster));
-  if (!part) return false;
-  foundRefcount = getRefcount(part, <u32>(cluster % refcountsPerPart(image)), image.refcountOrder);
-  return true;
+  if (block <= 0) return block;
+  const part = pageGet(t, image.file, partOffset(image, block, cluster));
+  if (!part) return -1;
+  const index = <u32>(cluster % refcountsPerPart(image));
+  return min<u64>(getRefcount(part, index, image.refcountOrder), i64.MAX_VALUE);
 }
 
 /** Position of a refcount block, 0 if there is none, -1 if the task waits or has failed. */
-export function blockOf(t: Task, image: Image, index: u64): i64 {
+export function blockOf(t: Task, image: Qcow2, index: u64): i64 {
   if (index << 3 >= image.refcountTableBytes) return 0;
-  const at = pageGet(t, image.index, image.refcountTableOffset + (index << 3));
+  const at = pageGet(t, image.file, image.refcountTableOffset + (index << 3));
   if (!at) return -1;
-  const block = get64(at);
+  const block = be64(at);
   if (
     block & (clusterBytes(image) - 1) ||
     (block && (block >= image.fileSize || block < clusterBytes(image)))
@@ -180,8 +190,8 @@ export function blockOf(t: Task, image: Image, index: u64): i64 {
 export function putRefcount(part: usize, index: u32, order: u32, value: u64): void {
   if (order == 4) store<u16>(part + (index << 1), bswap<u16>(<u16>value));
   else if (order == 3) store<u8>(part + index, <u8>value);
-  else if (order == 5) put32(part + (index << 2), <u32>value);
-  else if (order == 6) put64(part + (index << 3), value);
+  else if (order == 5) putBe32(part + (index << 2), <u32>value);
+  else if (order == 6) putBe64(part + (index << 3), value);
   else {
     const bit = index << order;
     const at = part + (bit >> 3);
@@ -193,18 +203,18 @@ export function putRefcount(part: usize, index: u32, order: u32, value: u64): vo
 export function getRefcount(part: usize, index: u32, order: u32): u64 {
   if (order == 4) return bswap<u16>(load<u16>(part + (index << 1)));
   if (order == 3) return load<u8>(part + index);
-  if (order == 5) return get32(part + (index << 2));
-  if (order == 6) return get64(part + (index << 3));
+  if (order == 5) return be32(part + (index << 2));
+  if (order == 6) return be64(part + (index << 3));
   const bit = index << order;
   return (load<u8>(part + (bit >> 3)) >> (bit & 7)) & ((1 << (1 << order)) - 1);
 }
 
 /** The part of the overlay's refcount block that holds `cluster`'s entry; a missing block is made first. */
-function partOf(t: Task, image: Image, cluster: u64): usize {
+function partOf(t: Task, image: Qcow2, cluster: u64): usize {
   const index = cluster / refcountsPerBlock(image);
   const block = blockOf(t, image, index);
   if (block < 0) return 0;
-  if (block > 0) return pageGet(t, image.index, partOffset(image, block, cluster));
+  if (block > 0) return pageGet(t, image.file, partOffset(image, block, cluster));
   if (!growing) {
     if (taskBegin(KIND_GROW, false) !== null) {
       growing = true;
@@ -216,7 +226,7 @@ function partOf(t: Task, image: Image, cluster: u64): usize {
 }
 
 /** Where in the file the part of the block begins that holds `cluster`'s entry. */
-export function partOffset(image: Image, block: u64, cluster: u64): u64 {
+export function partOffset(image: Qcow2, block: u64, cluster: u64): u64 {
   const perPart = refcountsPerPart(image);
   const within = (cluster % refcountsPerBlock(image)) / perPart;
   return block + within * min<u64>(clusterBytes(image), PAGE_BYTES);

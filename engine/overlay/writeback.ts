@@ -4,8 +4,8 @@
 // barrier (a flush) after every stage that a later one depends on; the first barrier also covers the data written before the
 // snapshot. Tasks go on changing pages meanwhile: what they change belongs to the next write-back.
 
+import { be64, putBe64 } from '../core/bytes';
 import { now } from '../core/clock';
-import { overlay } from '../core/image';
 import {
   anyDirty,
   manyDirty,
@@ -38,13 +38,8 @@ import {
   wake,
   wakeFailed,
 } from '../core/task';
-import {
-  AT_AUTOCLEAR,
-  AT_INCOMPATIBLE,
-  get64,
-  INCOMPATIBLE_DIRTY,
-  put64,
-} from '../formats/qcow2/header';
+import { AT_AUTOCLEAR, AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY } from '../formats/qcow2/header';
+import { overlay } from '../formats/qcow2/image';
 import {
   PAGE_BYTES,
   SECTOR_BITS,
@@ -187,7 +182,7 @@ export function settled(): bool {
 export function scheduleWriteback(): void {
   if (running) return;
   const due = manyDirty() || dataDue();
-  if (!wanted && !pagesPressed && (stalled || !due)) return;
+  if (!wanted && !pagesPressed() && (stalled || !due)) return;
   if (!anyDirty() && !anyFree(wanted ? complete : durable)) {
     // With nothing to be written, whoever wants room in the cache waits for pages that are being read.
     if (wanted) wake(ON_WRITEBACK);
@@ -355,8 +350,8 @@ function markDirty(t: Task): bool {
   if (isMarked() || image.cleaning) return true;
   const header = pageGet(t, OVERLAY, 0);
   if (!header) return false;
-  put64(header + AT_INCOMPATIBLE, get64(header + AT_INCOMPATIBLE) | INCOMPATIBLE_DIRTY);
-  put64(header + AT_AUTOCLEAR, 0);
+  putBe64(header + AT_INCOMPATIBLE, be64(header + AT_INCOMPATIBLE) | INCOMPATIBLE_DIRTY);
+  putBe64(header + AT_AUTOCLEAR, 0);
   pageChanged(header, SECTOR_BYTES, STAGE_MARK);
   image.dirty = true;
   image.autoclear = false;

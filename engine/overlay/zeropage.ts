@@ -1,9 +1,9 @@
 // Zeros that are written to the overlay as they are: over a table that is larger than a page of the cache, or where data must really be zeros.
 
-import { overlay } from '../core/image';
 import { pagesDrop } from '../core/pages';
 import { ioBegin } from '../core/ring';
 import { ON_IO, ON_SLOT, Task } from '../core/task';
+import { overlay } from '../formats/qcow2/image';
 import { PAGE_BYTES } from '../limits';
 import { OP_WRITE, OVERLAY } from '../protocol';
 

@@ -1,7 +1,8 @@
 // Creating an overlay: a qcow2 version 3 image with empty tables, laid out as header, refcount table, refcount blocks, L1 table. The file
 // is empty before; until the header is written, last, it is no image at all.
 
-import { clusterBytes, Image, overlay } from '../core/image';
+import { putBe32, putBe64 } from '../core/bytes';
+import { clusterBytes } from '../core/image';
 import { pageChanged, pageGet, STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/pages';
 import { ioBegin } from '../core/ring';
 import { DONE, fail, ON_IO, ON_SLOT, Task, WAIT, wait } from '../core/task';
@@ -28,9 +29,8 @@ import {
   INCOMPATIBLE_EXTENDED_L2,
   MAGIC,
   parseHeader,
-  put32,
-  put64,
 } from '../formats/qcow2/header';
+import { overlay, Qcow2 } from '../formats/qcow2/image';
 import { L1_BYTES_MAX, PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import {
   backingFormatAt,
@@ -100,7 +100,7 @@ export function runCreate(t: Task): i32 {
     while (t.cursor < t.count) {
       const at = pageGet(t, OVERLAY, image.refcountTableOffset + (t.cursor << 3));
       if (!at) return WAIT;
-      put64(at, firstBlock(image) + (t.cursor << image.clusterBits));
+      putBe64(at, firstBlock(image) + (t.cursor << image.clusterBits));
       pageChanged(at, 8, STAGE_REFCOUNTS);
       t.cursor++;
     }
@@ -128,7 +128,7 @@ export function runCreate(t: Task): i32 {
 }
 
 /** Settles the layout: cluster counts depend on each other, since refcount blocks count themselves. */
-function plan(t: Task, image: Image): i32 {
+function plan(t: Task, image: Qcow2): i32 {
   image.version = 3;
   image.clusterBits = <u32>(t.argument & 255);
   image.refcountOrder = <u32>((t.argument >> CREATE_REFCOUNT_ORDER_SHIFT) & 255);
@@ -161,17 +161,17 @@ function plan(t: Task, image: Image): i32 {
   return 0;
 }
 
-function firstBlock(image: Image): u64 {
+function firstBlock(image: Qcow2): u64 {
   return image.refcountTableOffset + image.refcountTableBytes;
 }
 
-function align(bytes: u64, image: Image): u64 {
+function align(bytes: u64, image: Qcow2): u64 {
   const mask = clusterBytes(image) - 1;
   return (bytes + mask) & ~mask;
 }
 
 /** Counts the clusters in use from `cursor` on, as far as one page of refcounts goes. */
-function fillPart(t: Task, image: Image): bool {
+function fillPart(t: Task, image: Qcow2): bool {
   const used = image.fileSize >> image.clusterBits;
   const byte = (t.cursor << image.refcountOrder) >> 3;
   const at = pageGet(t, OVERLAY, firstBlock(image) + byte);
@@ -189,20 +189,20 @@ function fillPart(t: Task, image: Image): bool {
  * Writes header, extensions and the base's name; returns the bytes used, or 0 if they do not fit into the first cluster. The extensions
  * have room for what another base may need.
  */
-function writeHeader(at: usize, image: Image): u32 {
+function writeHeader(at: usize, image: Qcow2): u32 {
   const room = headerRoom(image);
   memory.fill(at, 0, room);
-  put32(at + AT_MAGIC, MAGIC);
-  put32(at + AT_VERSION, 3);
-  put32(at + AT_CLUSTER_BITS, image.clusterBits);
-  put64(at + AT_SIZE, image.size);
-  put32(at + AT_L1_SIZE, image.l1Size);
-  put64(at + AT_L1_OFFSET, image.l1Offset);
-  put64(at + AT_REFCOUNT_TABLE_OFFSET, image.refcountTableOffset);
-  put32(at + AT_REFCOUNT_TABLE_CLUSTERS, image.refcountTableBytes >> image.clusterBits);
-  put64(at + AT_INCOMPATIBLE, image.extendedL2 ? INCOMPATIBLE_EXTENDED_L2 : 0);
-  put32(at + AT_REFCOUNT_ORDER, image.refcountOrder);
-  put32(at + AT_HEADER_LENGTH, HEADER_BYTES);
+  putBe32(at + AT_MAGIC, MAGIC);
+  putBe32(at + AT_VERSION, 3);
+  putBe32(at + AT_CLUSTER_BITS, image.clusterBits);
+  putBe64(at + AT_SIZE, image.size);
+  putBe32(at + AT_L1_SIZE, image.l1Size);
+  putBe64(at + AT_L1_OFFSET, image.l1Offset);
+  putBe64(at + AT_REFCOUNT_TABLE_OFFSET, image.refcountTableOffset);
+  putBe32(at + AT_REFCOUNT_TABLE_CLUSTERS, image.refcountTableBytes >> image.clusterBits);
+  putBe64(at + AT_INCOMPATIBLE, image.extendedL2 ? INCOMPATIBLE_EXTENDED_L2 : 0);
+  putBe32(at + AT_REFCOUNT_ORDER, image.refcountOrder);
+  putBe32(at + AT_HEADER_LENGTH, HEADER_BYTES);
   const name = backingNameBytes();
   const formatAt = HEADER_BYTES + EXTENSION_HEAD_BYTES;
   const identityAt = formatAt + FORMAT_BYTES_MAX + EXTENSION_HEAD_BYTES;
@@ -228,8 +228,8 @@ function writeHeader(at: usize, image: Image): u32 {
   );
   const end = identityAt + identityRoom + EXTENSION_HEAD_BYTES;
   if (!name) return end;
-  put64(at + AT_BACKING_OFFSET, end);
-  put32(at + AT_BACKING_BYTES, name);
+  putBe64(at + AT_BACKING_OFFSET, end);
+  putBe32(at + AT_BACKING_BYTES, name);
   memory.copy(at + end, backingNameAt(), name);
   return end + name;
 }

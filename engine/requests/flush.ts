@@ -1,9 +1,10 @@
 // A guest's flush, and the end of a disk.
 
-import { overlay } from '../core/image';
+import { be64, putBe64 } from '../core/bytes';
 import { pageChanged, pageGet, STAGE_ROOTS } from '../core/pages';
 import { DONE, EXCLUSIVE, lock, Task, WAIT } from '../core/task';
-import { AT_INCOMPATIBLE, get64, INCOMPATIBLE_DIRTY, put64 } from '../formats/qcow2/header';
+import { AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY } from '../formats/qcow2/header';
+import { overlay } from '../formats/qcow2/image';
 import { SECTOR_BYTES } from '../limits';
 import { flushed, settle } from '../overlay/writeback';
 import { CLOSE_READ_ONLY, OVERLAY } from '../protocol';
@@ -32,7 +33,7 @@ export function runClose(t: Task): i32 {
   if (t.state == CLEAN) {
     const header = pageGet(t, OVERLAY, 0);
     if (!header) return WAIT;
-    put64(header + AT_INCOMPATIBLE, get64(header + AT_INCOMPATIBLE) & ~INCOMPATIBLE_DIRTY);
+    putBe64(header + AT_INCOMPATIBLE, be64(header + AT_INCOMPATIBLE) & ~INCOMPATIBLE_DIRTY);
     pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
     image.cleaning = true;
     t.state = CLOSED;

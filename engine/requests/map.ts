@@ -1,15 +1,10 @@
 // map: the extents of a range, each with the image of the chain that decides it. Neighbours that are alike are told as one.
 
-import { clusterBytes, imageAt, imageCount, overlay } from '../core/image';
+import { Extent } from '../core/extent';
+import { clusterBytes, imageAt, imageCount, topImage } from '../core/image';
 import { tell } from '../core/ring';
 import { AGAIN, DONE, fail, Task, takeMemory, WAIT } from '../core/task';
-import {
-  foundDepth,
-  foundHost,
-  foundLength,
-  foundState,
-  lookupChain,
-} from '../formats/qcow2/mapping';
+import { lookupChain } from '../formats/chain';
 import { SCAN_ENTRIES_MAX } from '../limits';
 import {
   COMPRESSED_DATA,
@@ -44,24 +39,27 @@ export class ExtentRecord {
  */
 export function runMap(t: Task): i32 {
   const end = t.offset + t.length;
-  if (end > overlay().size) {
+  if (end > topImage().size) {
     fail(t, EINVAL, R_RANGE, OVERLAY, t.offset);
     return WAIT;
   }
   if (!takeMemory(t, MAP_BYTES, 0)) return WAIT;
   mustBeLaidOut();
+  // Every hole is told.
+  t.holeBlocksMin = 1;
   const bottom = t.argument ? min(<u32>t.argument, imageCount()) : imageCount();
   const most: u32 = MAP_BYTES / EXTENT_BYTES;
   for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
     const at = t.offset + t.cursor;
     if (at >= end) break;
-    if (!lookupChain(t, OVERLAY, bottom, at, end - at)) return WAIT;
-    if (!add(t, at)) {
+    const extent = lookupChain(t, OVERLAY, bottom, at, end - at);
+    if (extent === null) return WAIT;
+    if (!add(t, extent, at)) {
       if (<u32>t.count == most) break;
       t.count++;
-      write(t, at);
+      write(t, extent, at);
     }
-    t.cursor += foundLength;
+    t.cursor += extent.length;
     if (i == SCAN_ENTRIES_MAX - 1) return AGAIN;
   }
   const give = tell(OP_GIVE, t.request);
@@ -72,33 +70,33 @@ export function runMap(t: Task): i32 {
 }
 
 /** Lengthens the last extent if what was found goes on like it. */
-function add(t: Task, at: u64): bool {
+function add(t: Task, extent: Extent, at: u64): bool {
   if (t.count == 0) return false;
   const last = recordAt(t, <u32>t.count - 1);
-  if (last.state != foundState || last.depth != foundDepth || last.offset + last.length != at)
+  if (last.state != extent.state || last.depth != extent.depth || last.offset + last.length != at)
     return false;
-  const host = place(at);
-  const placed = foundState == DATA || host != 0;
-  const lastPlaced = foundState == DATA || last.host != 0;
+  const host = place(extent, at);
+  const placed = extent.state == DATA || host != 0;
+  const lastPlaced = extent.state == DATA || last.host != 0;
   if (placed != lastPlaced || (placed && last.host + last.length != host)) return false;
-  last.length += foundLength;
+  last.length += extent.length;
   return true;
 }
 
-function write(t: Task, at: u64): void {
+function write(t: Task, extent: Extent, at: u64): void {
   const record = recordAt(t, <u32>t.count - 1);
   record.offset = at;
-  record.length = foundLength;
-  record.host = place(at);
-  record.state = foundState;
-  record.depth = foundDepth;
+  record.length = extent.length;
+  record.host = place(extent, at);
+  record.state = extent.state;
+  record.depth = extent.depth;
 }
 
 /** Where `at` is in the file of the image that decides it. Zeros and absent subclusters are told with their cluster's place. */
-function place(at: u64): u64 {
-  if (foundState == DATA) return foundHost;
-  if (foundState == COMPRESSED_DATA || foundHost == 0) return 0;
-  return foundHost + (at & (clusterBytes(imageAt(foundDepth)) - 1));
+function place(extent: Extent, at: u64): u64 {
+  if (extent.state == DATA) return extent.host;
+  if (extent.state == COMPRESSED_DATA || extent.host == 0) return 0;
+  return extent.host + (at & (clusterBytes(imageAt(extent.depth)) - 1));
 }
 
 /** The class above lays out what hosts read by the numbers of the protocol. */

@@ -1,7 +1,7 @@
 // A guest's read. What the overlay lacks is populated first (copy-on-read), under the lock that keeps others from fetching it too;
 // then everything is read from the overlay. Where nothing can be stored, the base is read directly.
 
-import { clusterBytes, imageCount, overlay } from '../core/image';
+import { clusterBytes, imageCount } from '../core/image';
 import { tell } from '../core/ring';
 import {
   DONE,
@@ -28,7 +28,7 @@ import {
 } from '../data/gather';
 import { unplace } from '../data/place';
 import { chunkBytes, grain, populate, populateBegin, requestBytes } from '../data/populate';
-import { foundLength } from '../formats/qcow2/mapping';
+import { overlay } from '../formats/qcow2/image';
 import { noteGuestRead } from '../job/readahead';
 import { EINVAL, ENOSPC, OP_GIVE, OVERLAY, R_RANGE } from '../protocol';
 
@@ -71,7 +71,7 @@ export function runRead(t: Task): i32 {
   if (t.state == GATHER) {
     const next = gather(t, copyOnRead && t.tries < POPULATE_TRIES_MAX);
     if (next == MISSED || next == NEEDS_SCRATCH) {
-      t.cursor = next == MISSED ? min(foundLength, t.offset + t.length - t.gatherAt) : 0;
+      t.cursor = next == MISSED ? t.gatherMissed : 0;
       t.state = DROP;
     } else if (next != GATHERED) {
       return WAIT;

@@ -1,14 +1,14 @@
 // remaining: how much of a range is not populated, told by the overlay alone.
 
-import { imageCount, overlay } from '../core/image';
+import { imageCount, topImage } from '../core/image';
 import { AGAIN, DONE, fail, Task, WAIT } from '../core/task';
-import { foundLength, foundState, lookup } from '../formats/qcow2/mapping';
+import { lookup } from '../formats/chain';
 import { SCAN_ENTRIES_MAX } from '../limits';
 import { ABSENT, EINVAL, OVERLAY, R_RANGE } from '../protocol';
 
 export function runRemaining(t: Task): i32 {
   const end = t.offset + t.length;
-  if (end > overlay().size) {
+  if (end > topImage().size) {
     fail(t, EINVAL, R_RANGE, OVERLAY, t.offset);
     return WAIT;
   }
@@ -17,9 +17,10 @@ export function runRemaining(t: Task): i32 {
   for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
     const at = t.offset + t.cursor;
     if (at >= end) return DONE;
-    if (!lookup(t, overlay(), at, end - at)) return WAIT;
-    if (foundState == ABSENT) t.value += foundLength;
-    t.cursor += foundLength;
+    const extent = lookup(t, topImage(), at, end - at);
+    if (extent === null) return WAIT;
+    if (extent.state == ABSENT) t.value += extent.length;
+    t.cursor += extent.length;
   }
   return AGAIN;
 }

@@ -1,7 +1,8 @@
 // Resizing the disk, also while a job runs. What a larger disk gains reads as zeros, also where the base goes on further than the old
 // disk did; what a smaller one loses gives its space back.
 
-import { basesEnd, clusterBytes, Image, imageCount, overlay } from '../core/image';
+import { putBe32, putBe64 } from '../core/bytes';
+import { basesEnd, clusterBytes, imageCount } from '../core/image';
 import { pageChanged, pageGet, pagesForget, STAGE_ROOTS } from '../core/pages';
 import { ioBegin } from '../core/ring';
 import {
@@ -23,12 +24,13 @@ import {
 } from '../core/task';
 import { ACTION, linkCluster, NEW } from '../data/place';
 import { populate, populateBegin } from '../data/populate';
-import { AT_L1_OFFSET, AT_L1_SIZE, AT_SIZE, put32, put64 } from '../formats/qcow2/header';
-import { foundHost, foundLength, foundState, lookup } from '../formats/qcow2/mapping';
+import { lookup } from '../formats/chain';
+import { AT_L1_OFFSET, AT_L1_SIZE, AT_SIZE } from '../formats/qcow2/header';
+import { overlay, Qcow2 } from '../formats/qcow2/image';
 import { L1_BYTES_MAX, PAGE_BYTES, SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
 import { freeLater, freesHaveRoom } from '../overlay/frees';
 import { moveTable } from '../overlay/move';
-import { allocate, allocatedAt, allocateWhole, refcountsPerBlock } from '../overlay/refcounts';
+import { allocate, allocateWhole, refcountsPerBlock } from '../overlay/refcounts';
 import { flushed, nextWriteback, writebackWanted } from '../overlay/writeback';
 import { zeroPageAt } from '../overlay/zeropage';
 import { ABSENT, EUNSUPPORTED, OP_WRITE, OVERLAY, R_TOO_LARGE } from '../protocol';
@@ -55,6 +57,7 @@ export function runResize(t: Task): i32 {
   if (t.state == EDGE) {
     // The cluster that the old end cuts must show no more of the base, nor of what it has compressed: it is populated, which fills its
     // rest with zeros.
+    t.fillsCompressed = true;
     if (grows && image.size & (cluster - 1))
       populateBegin(t, image.size & ~(cluster - 1), image.size, imageCount());
     else t.state = LOCK;
@@ -105,7 +108,7 @@ export function runResize(t: Task): i32 {
   if (t.state == SIZE) {
     const header = pageGet(t, OVERLAY, 0);
     if (!header) return WAIT;
-    put64(header + AT_SIZE, t.length);
+    putBe64(header + AT_SIZE, t.length);
     pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
     t.state = FLUSHED;
   }
@@ -120,13 +123,14 @@ export function runResize(t: Task): i32 {
 }
 
 /** Frees what lies behind the new end, once the header tells of that. */
-function cut(t: Task, image: Image): i32 {
+function cut(t: Task, image: Qcow2): i32 {
   const mask = clusterBytes(image) - 1;
   for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
     if (t.cursor >= image.size) return DONE;
-    if (!lookup(t, image, t.cursor, image.size - t.cursor)) return WAIT;
-    if (foundState == ABSENT && foundHost == 0) {
-      t.cursor = (t.cursor + foundLength + mask) & ~mask;
+    const extent = lookup(t, image, t.cursor, image.size - t.cursor);
+    if (extent === null) return WAIT;
+    if (extent.state == ABSENT && extent.host == 0) {
+      t.cursor = (t.cursor + extent.length + mask) & ~mask;
     } else {
       if (!linkCluster(t, image, t.cursor, 0)) return WAIT;
       t.cursor += clusterBytes(image);
@@ -141,7 +145,7 @@ export function resizeEnded(t: Task): void {
     // The header in the cache tells the size that could not be brought to disk: it tells the old one again.
     const header = pageGet(null, OVERLAY, 0);
     assert(header != 0);
-    put64(header + AT_SIZE, overlay().size);
+    putBe64(header + AT_SIZE, overlay().size);
     pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
   }
   // The disk has its new size; what was not freed behind its end is when it grows again, or never shows.
@@ -151,32 +155,34 @@ export function resizeEnded(t: Task): void {
   freeLater(t.clusterFirst, <u32>t.count, 0);
 }
 
-function neededEntries(image: Image, size: u64): u64 {
+function neededEntries(image: Qcow2, size: u64): u64 {
   const span = image.clusterBits + image.l2Bits;
   return (size + ((<u64>1) << span) - 1) >> span;
 }
 
 /** Zeros in the last cluster behind the old end, where it has a place of its own. */
-function zeroTail(t: Task, image: Image): bool {
+function zeroTail(t: Task, image: Qcow2): bool {
   const within = image.size & (clusterBytes(image) - 1);
   if (t.count == 0) {
-    if (!lookup(t, image, image.size - within, 1)) return false;
-    if (!foundHost) return true;
-    t.count = foundHost + within;
+    const extent = lookup(t, image, image.size - within, 1);
+    if (extent === null) return false;
+    if (!extent.host) return true;
+    // Of data, it is where the asked position stands, which is the cluster's first byte.
+    t.count = extent.host + within;
   }
   const mask = clusterBytes(image) - 1;
   return writeZeroes(t, (t.count + mask) & ~mask);
 }
 
 /** What lies behind the end, where a crash came before a smaller disk had freed it, must not show when the disk grows over it. */
-function forget(t: Task, image: Image, at: u64): bool {
+function forget(t: Task, image: Qcow2, at: u64): bool {
   const size = image.size;
   image.size = t.length;
-  const found = lookup(t, image, at, t.length - at);
+  const extent = lookup(t, image, at, t.length - at);
   image.size = size;
-  if (!found) return false;
-  if (foundState == ABSENT && foundHost == 0) {
-    t.cursor = at + foundLength;
+  if (extent === null) return false;
+  if (extent.state == ABSENT && extent.host == 0) {
+    t.cursor = at + extent.length;
     return true;
   }
   if (!linkCluster(t, image, at, 0)) return false;
@@ -185,15 +191,16 @@ function forget(t: Task, image: Image, at: u64): bool {
 }
 
 /** Makes the cluster at `at` show zeros, whatever the base has there. */
-function hide(t: Task, image: Image, at: u64): bool {
+function hide(t: Task, image: Qcow2, at: u64): bool {
   if (image.version > 2) return linkCluster(t, image, at, 0);
   // Version 2 has no zero clusters: one full of zeros does it too.
   if (!t.placed) {
-    if (!allocate(t, 1)) return false;
-    setClusterMap(t, 0, allocatedAt | NEW);
+    const taken = allocate(t, 1);
+    if (taken === null) return false;
+    setClusterMap(t, 0, taken.at | NEW);
     t.clusterCount = 1;
     t.placed = true;
-    t.count = allocatedAt;
+    t.count = taken.at;
   }
   const host = clusterMap(t, 0) & ~ACTION;
   if (!writeZeroes(t, host + clusterBytes(image)) || !linkCluster(t, image, at, host)) return false;
@@ -218,14 +225,15 @@ function writeZeroes(t: Task, to: u64): bool {
 }
 
 /** Moves the L1 table to a larger place; true when that is done. */
-function growTable(t: Task, image: Image): bool {
+function growTable(t: Task, image: Qcow2): bool {
   if (t.state == TABLE) {
     const entries = neededEntries(image, t.length);
     const clusters = ((entries << 3) + clusterBytes(image) - 1) >> image.clusterBits;
     // A table stands in one piece, and so between two refcount blocks: with small clusters that is not far.
     if (entries << 3 > L1_BYTES_MAX || clusters >= refcountsPerBlock(image)) return tooLarge(t);
-    if (!allocateWhole(t, <u32>clusters)) return false;
-    t.clusterFirst = allocatedAt;
+    const taken = allocateWhole(t, <u32>clusters);
+    if (taken === null) return false;
+    t.clusterFirst = taken.at;
     t.count = clusters;
     t.cursor = 0;
     t.state = COPY;
@@ -247,8 +255,8 @@ function growTable(t: Task, image: Image): bool {
   if (!flushed(t) || !roomToFree(t)) return false;
   const header = pageGet(t, OVERLAY, 0);
   if (!header) return false;
-  put64(header + AT_L1_OFFSET, t.clusterFirst);
-  put32(header + AT_L1_SIZE, <u32>(t.count << (image.clusterBits - 3)));
+  putBe64(header + AT_L1_OFFSET, t.clusterFirst);
+  putBe32(header + AT_L1_SIZE, <u32>(t.count << (image.clusterBits - 3)));
   pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
   const oldBytes =
     (((<u64>image.l1Size) << 3) + clusterBytes(image) - 1) & ~(clusterBytes(image) - 1);

@@ -1,11 +1,11 @@
 // snapshots: tells of the internal snapshots of image 0 (QEMU's docs/interop/qcow2.txt, "Snapshots"), one a request: what they are
 // called, and when they were made; or of its persistent bitmaps ("Bitmaps extension"). What they hold is not shown.
 
-import { Image, overlay } from '../core/image';
+import { be32, be64 } from '../core/bytes';
 import { pageGet } from '../core/pages';
 import { tell } from '../core/ring';
 import { DONE, fail, Task, takeMemory, WAIT } from '../core/task';
-import { get32, get64 } from '../formats/qcow2/header';
+import { overlay, Qcow2 } from '../formats/qcow2/image';
 import { PAGE_BYTES, PAGE_MASK } from '../limits';
 import {
   BITMAP_FLAGS,
@@ -85,7 +85,7 @@ export function runSnapshots(t: Task): i32 {
 }
 
 /** As runSnapshots, with the numbers of BITMAP_FLAGS and the following, then the name. */
-function runBitmap(t: Task, image: Image): i32 {
+function runBitmap(t: Task, image: Qcow2): i32 {
   const at = t.offset ? t.offset : image.bitmapsOffset;
   const end = min(image.bitmapsOffset + image.bitmapsBytes, image.fileSize);
   if (!image.bitmapCount || at & 7 || at + BITMAP_BYTES > end) return refuseBitmap(t, at);
@@ -93,11 +93,11 @@ function runBitmap(t: Task, image: Image): i32 {
   const texts = t.buffer + NUMBERS_BYTES;
   if (t.state == FIXED) {
     if (!copy(t, image, at, BITMAP_BYTES, texts)) return WAIT;
-    put(t, BITMAP_FLAGS, get32(texts + AT_BITMAP_FLAGS));
+    put(t, BITMAP_FLAGS, be32(texts + AT_BITMAP_FLAGS));
     put(t, BITMAP_GRANULARITY_BITS, load<u8>(texts + AT_GRANULARITY_BITS));
-    t.count = get32(texts + AT_BITMAP_NAME_BYTES) >> 16;
+    t.count = be32(texts + AT_BITMAP_NAME_BYTES) >> 16;
     put(t, BITMAP_NAME_BYTES, <f64>t.count);
-    t.value = at + BITMAP_BYTES + get32(texts + AT_BITMAP_EXTRA_BYTES);
+    t.value = at + BITMAP_BYTES + be32(texts + AT_BITMAP_EXTRA_BYTES);
     if (t.value + t.count > end) return refuseBitmap(t, at);
     t.cursor = 0;
     t.state = TEXTS;
@@ -122,19 +122,19 @@ function refuseBitmap(t: Task, at: u64): i32 {
 
 /** Puts the numbers of an entry into the answer, and the length of its texts into `count`; returns the length of its extra data. */
 function tellNumbers(t: Task, entry: usize): u64 {
-  const extra = get32(entry + AT_EXTRA_BYTES);
-  const idBytes = get32(entry + AT_TEXT_BYTES) >> 16;
-  const nameBytes = get32(entry + AT_TEXT_BYTES) & 0xffff;
-  const clock = get64(entry + AT_CLOCK);
-  const icount = extra >= 24 ? get64(entry + AT_ICOUNT) : u64.MAX_VALUE;
-  put(t, SNAPSHOT_DATE_SECONDS, get32(entry + AT_DATE));
-  put(t, SNAPSHOT_DATE_NANOSECONDS, get32(entry + AT_DATE + 4));
+  const extra = be32(entry + AT_EXTRA_BYTES);
+  const idBytes = be32(entry + AT_TEXT_BYTES) >> 16;
+  const nameBytes = be32(entry + AT_TEXT_BYTES) & 0xffff;
+  const clock = be64(entry + AT_CLOCK);
+  const icount = extra >= 24 ? be64(entry + AT_ICOUNT) : u64.MAX_VALUE;
+  put(t, SNAPSHOT_DATE_SECONDS, be32(entry + AT_DATE));
+  put(t, SNAPSHOT_DATE_NANOSECONDS, be32(entry + AT_DATE + 4));
   put(t, SNAPSHOT_CLOCK_SECONDS, <f64>(clock / NANOSECONDS));
   put(t, SNAPSHOT_CLOCK_NANOSECONDS, <f64>(clock % NANOSECONDS));
   put(
     t,
     SNAPSHOT_STATE_BYTES,
-    extra >= 8 ? <f64>get64(entry + AT_LONG_STATE_BYTES) : get32(entry + AT_STATE_BYTES),
+    extra >= 8 ? <f64>be64(entry + AT_LONG_STATE_BYTES) : be32(entry + AT_STATE_BYTES),
   );
   put(t, SNAPSHOT_ICOUNT, icount == u64.MAX_VALUE ? -1 : <f64>icount);
   put(t, SNAPSHOT_ID_BYTES, idBytes);
@@ -148,10 +148,10 @@ function put(t: Task, index: u32, value: f64): void {
 }
 
 /** Copies bytes of the image's file, as far as `cursor` has not come yet. False: the task waits or has failed. */
-function copy(t: Task, image: Image, from: u64, bytes: u64, to: usize): bool {
+function copy(t: Task, image: Qcow2, from: u64, bytes: u64, to: usize): bool {
   while (t.cursor < bytes) {
     const at = from + t.cursor;
-    const page = pageGet(t, image.index, at);
+    const page = pageGet(t, image.file, at);
     if (!page) return false;
     const length = min(bytes - t.cursor, <u64>PAGE_BYTES - (at & PAGE_MASK));
     memory.copy(to + <usize>t.cursor, page, <usize>length);

@@ -1,7 +1,7 @@
 // A guest's write: in place where the overlay has the whole cluster to itself, else into a new cluster that is filled up with what
 // stood around the written bytes. With the argument WRITE_ZEROES the data is zeros, for parts of clusters that cannot be zero clusters.
 
-import { clusterBytes, overlay } from '../core/image';
+import { clusterBytes } from '../core/image';
 import { ioBegin } from '../core/ring';
 import {
   clusterMap,
@@ -29,8 +29,9 @@ import {
 } from '../data/gather';
 import { ACTION, FILL, IN_PLACE, KEEP, link, OWNED, place, storeClusters } from '../data/place';
 import { requestBytes } from '../data/populate';
-import { foundCopied, foundHost, foundState, foundWhole, lookup } from '../formats/qcow2/mapping';
-import { foundRefcount, refcountOf } from '../overlay/refcounts';
+import { lookup } from '../formats/chain';
+import { overlay } from '../formats/qcow2/image';
+import { refcountOf } from '../overlay/refcounts';
 import {
   COMPRESSED_DATA,
   ECORRUPT,
@@ -132,13 +133,14 @@ function classify(t: Task): bool {
   const image = overlay();
   while (t.clusterAt < t.clusterCount) {
     const offset = (t.clusterFirst + t.clusterAt) << image.clusterBits;
-    if (!lookup(t, image, offset, 1)) return false;
+    const extent = lookup(t, image, offset, 1);
+    if (extent === null) return false;
     let entry = FILL;
-    if (foundState == ZEROES && t.argument & WRITE_ZEROES && !image.extendedL2) {
+    if (extent.state == ZEROES && t.argument & WRITE_ZEROES && !image.extendedL2) {
       entry = KEEP;
-    } else if (foundHost && foundState != COMPRESSED_DATA) {
-      entry = foundHost | (foundWhole ? IN_PLACE : OWNED);
-      if (!foundCopied && !isSole(t, foundHost)) return false;
+    } else if (extent.host && extent.state != COMPRESSED_DATA) {
+      entry = extent.host | (extent.whole ? IN_PLACE : OWNED);
+      if (!extent.copied && !isSole(t, extent.host)) return false;
     }
     setClusterMap(t, t.clusterAt++, entry);
   }
@@ -148,8 +150,9 @@ function classify(t: Task): bool {
 /** An entry without the COPIED flag may share its cluster, which must not be written then. */
 function isSole(t: Task, host: u64): bool {
   const image = overlay();
-  if (!refcountOf(t, image, host >> image.clusterBits)) return false;
-  if (foundRefcount == 1) return true;
+  const refcount = refcountOf(t, image, host >> image.clusterBits);
+  if (refcount < 0) return false;
+  if (refcount == 1) return true;
   fail(t, ECORRUPT, R_SHARED_CLUSTER, OVERLAY, host);
   return false;
 }

@@ -2,10 +2,11 @@
 // as zeros by write.ts, or for a discard left as they are.) A discarded cluster becomes a zero cluster too, not an absent one: what
 // lies below in the base must not come to light again.
 
-import { clusterBytes, imageCount, overlay } from '../core/image';
+import { clusterBytes, imageCount } from '../core/image';
 import { AGAIN, DONE, EXCLUSIVE, fail, lock, Task, WAIT } from '../core/task';
 import { linkCluster } from '../data/place';
-import { foundHost, foundLength, foundState, lookup } from '../formats/qcow2/mapping';
+import { lookup } from '../formats/chain';
+import { overlay } from '../formats/qcow2/image';
 import { SCAN_ENTRIES_MAX } from '../limits';
 import {
   ABSENT,
@@ -36,16 +37,17 @@ export function runZeroes(t: Task): i32 {
   for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
     const at = t.offset + t.cursor;
     if (at >= end) return DONE;
-    if (!lookup(t, image, at, end - at)) return WAIT;
+    const extent = lookup(t, image, at, end - at);
+    if (extent === null) return WAIT;
     const whole = min(cluster, end - at);
-    const nothing = foundState == ABSENT && foundHost == 0;
+    const nothing = extent.state == ABSENT && extent.host == 0;
     const asWanted = empties
       ? nothing
-      : foundState == ZEROES
-        ? foundHost == 0
+      : extent.state == ZEROES
+        ? extent.host == 0
         : nothing && imageCount() == 1;
-    if (asWanted && foundLength >= whole) {
-      t.cursor += foundLength;
+    if (asWanted && extent.length >= whole) {
+      t.cursor += extent.length;
       continue;
     }
     if (!linkCluster(t, image, at, 0, empties)) return WAIT;

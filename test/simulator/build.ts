@@ -11,18 +11,21 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const OUTPUT = 'engine.wasm';
 
 /**
- * `rewrite` is given each source of the engine, by its path from the root of the project.
+ * `rewrite` is given each source of the engine, by its path from the root of the project; `more` are
+ * sources that it has besides.
  * @throws what the compiler says against it.
  */
 export async function buildEngine(
   rewrite: (path: string, source: string) => string,
   options: string[] = [],
+  more: Readonly<Record<string, string>> = {},
 ): Promise<WebAssembly.Module> {
   let binary: Uint8Array | undefined;
   const { error, stderr } = await asc.main(
     ['engine/index.ts', '--target', 'release', '--outFile', OUTPUT, ...options],
     {
       readFile: async (name, folder) => {
+        if (Object.hasOwn(more, name)) return more[name];
         const source = await readFile(join(ROOT, folder, name), 'utf8').catch(() => null);
         return source !== null && name.startsWith('engine/') ? rewrite(name, source) : source;
       },

@@ -115,8 +115,8 @@ export const MUTATIONS: Mutation[] = [
   {
     name: 'new L2 entries lack the COPIED flag',
     path: 'engine/data/place.ts',
-    from: 'put64(at, host ? host | COPIED : image.version',
-    to: 'put64(at, host ? host : image.version',
+    from: 'putBe64(at, host ? host | COPIED : image.version',
+    to: 'putBe64(at, host ? host : image.version',
   },
   {
     name: 'a job lets the base go while copies are on their way',
@@ -162,7 +162,7 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'the tables of a long chain push each other out of the cache',
-    path: 'engine/formats/qcow2/mapping.ts',
+    path: 'engine/formats/chain.ts',
     from: 'if (t !== null && i > <u32>OVERLAY) notePassed(t, i + 1, offset, length);',
     to: '',
   },
@@ -174,7 +174,7 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'a hole reaches over the data behind it',
-    path: 'engine/formats/qcow2/mapping.ts',
+    path: 'engine/formats/raw.ts',
     from: '((<u64>(holeEnd - block)) << HOLE_BLOCK_BITS) - within',
     to: '((<u64>(holeEnd - block + 1)) << HOLE_BLOCK_BITS) - within',
   },

@@ -1,7 +1,8 @@
 // The qcow2 header and its extensions (QEMU's docs/interop/qcow2.txt, "Header" and "Header extensions"). All numbers on disk are
 // big-endian. Here is parsed and emitted only; what is done about it is open.ts's and create.ts's.
 
-import { clusterBytes, Image } from '../../core/image';
+import { be32, be64 } from '../../core/bytes';
+import { clusterBytes } from '../../core/image';
 import {
   BACKING_NAME_BYTES_MAX,
   L1_BYTES_MAX,
@@ -30,6 +31,7 @@ import {
   R_TRUNCATED,
   R_VERSION,
 } from '../../protocol';
+import { Qcow2 } from './image';
 
 /** "QFI\xfb" */
 export const MAGIC: u32 = 0x514649fb;
@@ -98,46 +100,30 @@ const SNAPSHOTS_MAX: u32 = 65536;
 /** As in QEMU. */
 const BITMAPS_MAX: u32 = 65535;
 
-export function get32(at: usize): u32 {
-  return bswap<u32>(load<u32>(at));
-}
-
-export function get64(at: usize): u64 {
-  return bswap<u64>(load<u64>(at));
-}
-
-export function put32(at: usize, value: u32): void {
-  store<u32>(at, bswap<u32>(value));
-}
-
-export function put64(at: usize, value: u64): void {
-  store<u64>(at, bswap<u64>(value));
-}
-
 /** Bytes of the header's page that belong to the header: the rest of the first cluster is free for extensions and the base's name. */
-export function headerRoom(image: Image): u32 {
+export function headerRoom(image: Qcow2): u32 {
   return <u32>min<u64>(clusterBytes(image), PAGE_BYTES);
 }
 
 /** Bytes that the extension whose text stands at `at` of the header's page takes there. */
 export function extensionRoom(header: usize, at: u32): u32 {
-  return (get32(header + at - 4) + 7) & ~7;
+  return (be32(header + at - 4) + 7) & ~7;
 }
 
 /** Reads the header page at `at` into `image`, whose file size is known; returns 0, or the reason why it cannot be. */
-export function parseHeader(at: usize, image: Image): i32 {
-  if (image.fileSize < HEADER_BYTES_V2 || get32(at + AT_MAGIC) != MAGIC) return R_MAGIC;
-  image.version = get32(at + AT_VERSION);
+export function parseHeader(at: usize, image: Qcow2): i32 {
+  if (image.fileSize < HEADER_BYTES_V2 || be32(at + AT_MAGIC) != MAGIC) return R_MAGIC;
+  image.version = be32(at + AT_VERSION);
   if (image.version != 2 && image.version != 3) return R_VERSION;
-  image.clusterBits = get32(at + AT_CLUSTER_BITS);
+  image.clusterBits = be32(at + AT_CLUSTER_BITS);
   if (image.clusterBits < CLUSTER_BITS_MIN || image.clusterBits > CLUSTER_BITS_MAX)
     return R_CLUSTER_BITS;
   const reason = image.version == 3 ? parseVersion3(at, image) : versionTwo(image);
   if (reason) return reason;
-  if (get32(at + AT_CRYPT_METHOD)) return R_ENCRYPTED;
+  if (be32(at + AT_CRYPT_METHOD)) return R_ENCRYPTED;
   image.l2EntryBits = image.extendedL2 ? 4 : 3;
   image.l2Bits = image.clusterBits - image.l2EntryBits;
-  image.size = get64(at + AT_SIZE);
+  image.size = be64(at + AT_SIZE);
   if (image.size > OFFSET_MAX) return R_SIZE;
   const tables = parseTables(at, image);
   if (tables) return tables;
@@ -145,7 +131,7 @@ export function parseHeader(at: usize, image: Image): i32 {
   return name ? name : parseExtensions(at, image);
 }
 
-function versionTwo(image: Image): i32 {
+function versionTwo(image: Qcow2): i32 {
   image.headerLength = HEADER_BYTES_V2;
   image.refcountOrder = 4;
   image.extendedL2 = false;
@@ -157,22 +143,22 @@ function versionTwo(image: Image): i32 {
   return OK;
 }
 
-function parseVersion3(at: usize, image: Image): i32 {
-  const length = get32(at + AT_HEADER_LENGTH);
+function parseVersion3(at: usize, image: Qcow2): i32 {
+  const length = be32(at + AT_HEADER_LENGTH);
   if (length < HEADER_BYTES_V3_MIN || length & 7 || length > headerRoom(image))
     return R_HEADER_LENGTH;
   if (image.fileSize < length) return R_TRUNCATED;
   image.headerLength = length;
-  const incompatible = get64(at + AT_INCOMPATIBLE);
+  const incompatible = be64(at + AT_INCOMPATIBLE);
   if (incompatible & INCOMPATIBLE_EXTERNAL_DATA) return R_EXTERNAL_DATA;
   if (incompatible & ~INCOMPATIBLE_KNOWN) return R_INCOMPATIBLE;
   image.dirty = (incompatible & INCOMPATIBLE_DIRTY) != 0;
-  image.autoclear = get64(at + AT_AUTOCLEAR) != 0;
+  image.autoclear = be64(at + AT_AUTOCLEAR) != 0;
   image.corrupt = (incompatible & INCOMPATIBLE_CORRUPT) != 0;
   image.extendedL2 = (incompatible & INCOMPATIBLE_EXTENDED_L2) != 0;
   if (image.extendedL2 && image.clusterBits < CLUSTER_BITS_EXTENDED_MIN) return R_EXTENDED_L2;
-  image.lazyRefcounts = (get64(at + AT_COMPATIBLE) & COMPATIBLE_LAZY_REFCOUNTS) != 0;
-  image.refcountOrder = get32(at + AT_REFCOUNT_ORDER);
+  image.lazyRefcounts = (be64(at + AT_COMPATIBLE) & COMPATIBLE_LAZY_REFCOUNTS) != 0;
+  image.refcountOrder = be32(at + AT_REFCOUNT_ORDER);
   if (image.refcountOrder > REFCOUNT_ORDER_MAX) return R_REFCOUNT_ORDER;
   image.compression = length > AT_COMPRESSION ? load<u8>(at + AT_COMPRESSION) : 0;
   const marked = (incompatible & INCOMPATIBLE_COMPRESSION) != 0;
@@ -180,24 +166,24 @@ function parseVersion3(at: usize, image: Image): i32 {
   return OK;
 }
 
-function parseTables(at: usize, image: Image): i32 {
+function parseTables(at: usize, image: Qcow2): i32 {
   const mask = clusterBytes(image) - 1;
-  image.l1Size = get32(at + AT_L1_SIZE);
+  image.l1Size = be32(at + AT_L1_SIZE);
   const l1Bytes = (<u64>image.l1Size) << 3;
   const span = image.clusterBits + image.l2Bits;
   const needed = (image.size >> span) + (image.size & (((<u64>1) << span) - 1) ? 1 : 0);
   if (l1Bytes > L1_BYTES_MAX || needed > image.l1Size) return R_L1_SIZE;
-  image.l1Offset = get64(at + AT_L1_OFFSET);
+  image.l1Offset = be64(at + AT_L1_OFFSET);
   if (image.l1Size && misplaced(image, image.l1Offset, l1Bytes, mask)) return R_L1_OFFSET;
-  const refcountBytes = (<u64>get32(at + AT_REFCOUNT_TABLE_CLUSTERS)) << image.clusterBits;
+  const refcountBytes = (<u64>be32(at + AT_REFCOUNT_TABLE_CLUSTERS)) << image.clusterBits;
   if (refcountBytes > REFCOUNT_TABLE_BYTES_MAX) return R_REFCOUNT_TABLE;
-  image.refcountTableOffset = get64(at + AT_REFCOUNT_TABLE_OFFSET);
+  image.refcountTableOffset = be64(at + AT_REFCOUNT_TABLE_OFFSET);
   // The table's own last cluster may not be written to its end, so only its start must lie in the file. Where there is none, see open.ts.
   if (refcountBytes && misplaced(image, image.refcountTableOffset, 1, mask))
     return R_REFCOUNT_TABLE;
   image.refcountTableBytes = <u32>refcountBytes;
-  image.snapshots = get32(at + AT_SNAPSHOT_COUNT);
-  image.snapshotsOffset = get64(at + AT_SNAPSHOTS_OFFSET);
+  image.snapshots = be32(at + AT_SNAPSHOT_COUNT);
+  image.snapshotsOffset = be64(at + AT_SNAPSHOTS_OFFSET);
   if (image.snapshots > SNAPSHOTS_MAX) return R_SNAPSHOT_TABLE;
   // As in QEMU, its place counts even where there are none.
   if (
@@ -209,7 +195,7 @@ function parseTables(at: usize, image: Image): i32 {
 }
 
 /** A table must be aligned to clusters, behind the header, and inside the file. */
-function misplaced(image: Image, offset: u64, bytes: u64, mask: u64): bool {
+function misplaced(image: Qcow2, offset: u64, bytes: u64, mask: u64): bool {
   return (
     (offset & mask) != 0 ||
     offset == 0 ||
@@ -218,9 +204,9 @@ function misplaced(image: Image, offset: u64, bytes: u64, mask: u64): bool {
   );
 }
 
-function parseBackingName(at: usize, image: Image): i32 {
-  const offset = get64(at + AT_BACKING_OFFSET);
-  const bytes = get32(at + AT_BACKING_BYTES);
+function parseBackingName(at: usize, image: Qcow2): i32 {
+  const offset = be64(at + AT_BACKING_OFFSET);
+  const bytes = be32(at + AT_BACKING_BYTES);
   image.backingNameAt = 0;
   image.backingNameBytes = 0;
   if (offset == 0 || bytes == 0) return OK;
@@ -232,7 +218,7 @@ function parseBackingName(at: usize, image: Image): i32 {
   return OK;
 }
 
-function parseExtensions(at: usize, image: Image): i32 {
+function parseExtensions(at: usize, image: Qcow2): i32 {
   let end = <u32>min<u64>(headerRoom(image), image.fileSize);
   if (image.backingNameAt) end = min(end, image.backingNameAt);
   image.backingFormatAt = 0;
@@ -243,11 +229,11 @@ function parseExtensions(at: usize, image: Image): i32 {
   let voidBytes: u32 = 0;
   image.bitmaps = false;
   image.bitmapCount = 0;
-  image.foreign = image.version > 2 && (get64(at + AT_AUTOCLEAR) & ~AUTOCLEAR_KNOWN) != 0;
+  image.foreign = image.version > 2 && (be64(at + AT_AUTOCLEAR) & ~AUTOCLEAR_KNOWN) != 0;
   let from = image.headerLength;
   while (from + 8 <= end) {
-    const type = get32(at + from);
-    const bytes = get32(at + from + 4);
+    const type = be32(at + from);
+    const bytes = be32(at + from + 4);
     if (type == EXTENSION_END) break;
     if (bytes > end - from - 8) return R_EXTENSION;
     if (type == EXTENSION_BACKING_FORMAT) {
@@ -269,11 +255,11 @@ function parseExtensions(at: usize, image: Image): i32 {
       image.bitmaps = true;
       // QEMU refuses one of another length or without bitmaps, whether or not what it tells still holds.
       if (bytes != BITMAPS_BYTES) return R_EXTENSION;
-      if (image.version > 2 && get64(at + AT_AUTOCLEAR) & AUTOCLEAR_BITMAPS) {
-        image.bitmapCount = get32(at + from + 8);
+      if (image.version > 2 && be64(at + AT_AUTOCLEAR) & AUTOCLEAR_BITMAPS) {
+        image.bitmapCount = be32(at + from + 8);
         if (image.bitmapCount == 0 || image.bitmapCount > BITMAPS_MAX) return R_EXTENSION;
-        image.bitmapsBytes = get64(at + from + 16);
-        image.bitmapsOffset = get64(at + from + 24);
+        image.bitmapsBytes = be64(at + from + 16);
+        image.bitmapsOffset = be64(at + from + 24);
       }
     } else {
       image.foreign = true;

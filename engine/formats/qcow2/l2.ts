@@ -1,5 +1,6 @@
 // L1 and L2 entries (QEMU's docs/interop/qcow2.txt, "Cluster mapping", "L1 table entry", "L2 table entry", "Extended L2 Entries").
-import { Image } from '../../core/image';
+
+import { Qcow2 } from './image';
 
 /** Bits 9 to 55 of an L1 or L2 entry: where the table or the cluster is. */
 export const OFFSET_MASK: u64 = 0x00fffffffffffe00;
@@ -19,17 +20,17 @@ export const ALL_ALLOCATED: u64 = 0x00000000ffffffff;
 export const ALL_ZERO: u64 = 0xffffffff00000000;
 
 /** Where a compressed cluster starts: byte-granular. */
-export function compressedOffset(image: Image, entry: u64): u64 {
+export function compressedOffset(image: Qcow2, entry: u64): u64 {
   return entry & (((<u64>1) << compressedShift(image)) - 1);
 }
 
 /** Bytes it may take: to the end of its last sector, so what follows may be another cluster's. */
-export function compressedBytes(image: Image, entry: u64): u64 {
+export function compressedBytes(image: Qcow2, entry: u64): u64 {
   const shift = compressedShift(image);
   const sectors = ((entry & ~(COPIED | COMPRESSED)) >> shift) + 1;
   return (sectors << 9) - (entry & 511);
 }
 
-function compressedShift(image: Image): u64 {
+function compressedShift(image: Qcow2): u64 {
   return 62 - (image.clusterBits - 8);
 }

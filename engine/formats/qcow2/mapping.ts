@@ -1,27 +1,16 @@
-// What an image says of a position: the one place where L1 and L2 tables are read. Every entry is checked before it is followed. Of raw
-// images, work that can leave out holes is told of those.
+// What a qcow2 image says of a position: the one place where L1 and L2 tables are read. Every entry
+// is checked before it is followed.
 
-import {
-  clusterBytes,
-  Image,
-  imageAt,
-  imageCount,
-  inFixedMetadata,
-  l2Span,
-} from '../../core/image';
-import { holesGet, pageGet } from '../../core/pages';
+import { be64 } from '../../core/bytes';
+import { compressedExtent, Extent, extentOf } from '../../core/extent';
+import { clusterBytes, Image } from '../../core/image';
+import { pageGet } from '../../core/pages';
 import { fail, Task } from '../../core/task';
-import { HOLE_BLOCKS_MIN, PAGE_BYTES, PAGE_MASK, SECTOR_BYTES } from '../../limits';
+import { PAGE_BYTES, PAGE_MASK, SECTOR_BYTES } from '../../limits';
 import {
   ABSENT,
-  COMPRESSED_DATA,
   DATA,
   ECORRUPT,
-  FORMAT_RAW,
-  HOLE_BLOCK_BITS,
-  KIND_MAP,
-  KIND_STREAM,
-  OVERLAY,
   R_CLUSTER_IN_METADATA,
   R_CLUSTER_OUTSIDE,
   R_CLUSTER_UNALIGNED,
@@ -31,7 +20,7 @@ import {
   R_SUBCLUSTERS,
   ZEROES,
 } from '../../protocol';
-import { get64 } from './header';
+import { inFixedMetadata, l2Span, Qcow2, qcow2Of } from './image';
 import {
   COMPRESSED,
   COPIED,
@@ -44,59 +33,30 @@ import {
   ZERO,
 } from './l2';
 
-/** The answer of the last lookup. */
-export let foundState: u32 = ABSENT;
-/** Bytes from the asked position on that are in this state (and, for data, contiguous in the file). */
-export let foundLength: u64 = 0;
-/** Where it is in the file: of the asked position for data, of the cluster's stream if compressed; for zeros the kept cluster or 0. */
-export let foundHost: u64 = 0;
-/** Bytes of the compressed stream. */
-export let foundBytes: u64 = 0;
-/** The image that decided, by its number and by its depth in the chain. */
-export let foundImage: u32 = 0;
-export let foundDepth: u32 = 0;
-/** The cluster has subclusters that are absent, beside others that are not: it must be completed as a whole. */
-export let foundHoles: bool = false;
-/** The cluster has its own place and all of it is data: it may be written in place. */
-export let foundWhole: bool = false;
-/** The entry says that nothing else refers to the cluster. */
-export let foundCopied: bool = false;
-
 /** Entries that one lookup follows: nobody can use a longer run at once, and who wants to know asks again. */
 const RUN_ENTRIES_MAX: u32 = 512;
 
-/**
- * Looks up `offset` in one image, and how far (up to `length`) it goes on alike. False: the task waits or has failed.
- * The offset lies inside the image.
- */
-export function lookup(t: Task | null, image: Image, offset: u64, length: u64): bool {
-  foundImage = image.index;
-  foundHoles = false;
-  foundWhole = false;
-  foundHost = 0;
-  if (offset >= image.size) return found(ZEROES, length);
-  length = min(length, image.size - offset);
-  if (image.format == FORMAT_RAW) return lookupRaw(t, image, offset, length);
-  const l1Index = offset >> (image.clusterBits + image.l2Bits);
-  const l1 = pageGet(t, image.index, image.l1Offset + (l1Index << 3));
-  if (!l1) return false;
-  const entry = get64(l1);
+export function lookupQcow2(t: Task | null, base: Image, offset: u64, length: u64): Extent | null {
+  const image = qcow2Of(base);
+  const l1Place = image.l1Offset + ((offset >> (image.clusterBits + image.l2Bits)) << 3);
+  const l1 = pageGet(t, image.file, l1Place);
+  if (!l1) return null;
+  const entry = be64(l1);
   const table = entry & OFFSET_MASK;
   const span = l2Span(image);
-  const toTableEnd = span - (offset & (span - 1));
-  length = min(length, toTableEnd);
-  if (!isTableSound(t, image, entry, image.l1Offset + (l1Index << 3))) return false;
-  if (table == 0) return found(ABSENT, length);
+  length = min(length, span - (offset & (span - 1)));
+  if (!isTableSound(t, image, entry, l1Place)) return null;
+  if (table == 0) return extentOf(ABSENT, length);
   const at = l2EntryPlace(image, table, offset);
-  const l2 = pageGet(t, image.index, at);
-  if (!l2) return false;
+  const l2 = pageGet(t, image.file, at);
+  if (!l2) return null;
   return image.extendedL2
     ? lookupSubclusters(t, image, l2, at, offset, length)
     : lookupClusters(t, image, l2, at, offset, length);
 }
 
 /** Whether an L1 entry, which stands at `at` of the file, points to nothing or to where a table can be. */
-export function isTableSound(t: Task | null, image: Image, entry: u64, at: u64): bool {
+export function isTableSound(t: Task | null, image: Qcow2, entry: u64, at: u64): bool {
   const table = entry & OFFSET_MASK;
   if (entry & L1_RESERVED) return corrupt(t, image, R_L1_ENTRY, at);
   if (table == 0) return true;
@@ -105,233 +65,122 @@ export function isTableSound(t: Task | null, image: Image, entry: u64, at: u64):
 }
 
 /** Whether an L2 entry, which stands at `at` of the file, has no place or one where a cluster can be. */
-export function isClusterSound(t: Task, image: Image, entry: u64, at: u64): bool {
-  if (entry & COMPRESSED) return compressedState(t, image, entry, at);
+export function isClusterSound(t: Task | null, image: Qcow2, entry: u64, at: u64): bool {
+  if (entry & COMPRESSED) return isCompressedSound(t, image, entry, at);
   const host = entry & OFFSET_MASK;
   return host == 0 || placed(t, image, host, clusterBytes(image), at);
 }
 
-/**
- * As lookup, but from image `depth` down to the one that decides, not as far as `bottom`. Past a base's end all is zeros. A task that is
- * run again does not look again into bases that had nothing there: the tables of a long chain would push each other out of the cache.
- */
-export function lookupChain(
-  t: Task | null,
-  depth: u32,
-  bottom: u32,
-  offset: u64,
-  length: u64,
-): bool {
-  for (let i = depth; i < bottom; i++) {
-    if (
-      t !== null &&
-      i > <u32>OVERLAY &&
-      i < t.passedTo &&
-      t.passedAt == offset &&
-      t.passedOf == imageCount()
-    ) {
-      length = min(length, t.passedLength);
-      continue;
-    }
-    if (!lookup(t, imageAt(i), offset, length)) return false;
-    length = foundLength;
-    foundDepth = i;
-    if (foundState != ABSENT) return true;
-    if (t !== null && i > <u32>OVERLAY) notePassed(t, i + 1, offset, length);
-  }
-  foundState = ABSENT;
-  foundLength = length;
-  return true;
-}
-
-/** The bases above depth `to` have nothing in this range. They never change: it stays true as long as they are in the chain. */
-function notePassed(t: Task, to: u32, offset: u64, length: u64): void {
-  t.passedAt = offset;
-  t.passedLength = length;
-  t.passedTo = to;
-  t.passedOf = imageCount();
-}
-
 /** Where the L2 entry for `offset` of the disk stands in the file; `table` is its L2 table. */
-export function l2EntryPlace(image: Image, table: u64, offset: u64): u64 {
+export function l2EntryPlace(image: Qcow2, table: u64, offset: u64): u64 {
   const index = (offset >> image.clusterBits) & (((<u64>1) << image.l2Bits) - 1);
   return table + (index << image.l2EntryBits);
 }
 
-function found(state: u32, length: u64): bool {
-  foundState = state;
-  foundLength = length;
-  return true;
-}
-
-/**
- * Holes are zeros. Copies read over the short ones among data: one operation costs more than they do. A guest that waits for what it
- * reads is not kept by the question where holes are.
- */
-function lookupRaw(t: Task | null, image: Image, offset: u64, length: u64): bool {
-  if (
-    image.tellsHoles &&
-    (t === null || (t.background && !t.overHoles) || t.kind == KIND_STREAM || t.kind == KIND_MAP)
-  ) {
-    const map = holesGet(t, image.index, offset);
-    return (
-      map != 0 &&
-      lookupHoles(map, offset, length, t !== null && t.kind == KIND_MAP ? 1 : HOLE_BLOCKS_MIN)
-    );
-  }
-  foundHost = offset;
-  return found(DATA, length);
-}
-
-/** `map` is where the map of holes tells of `offset`; holes of less than `least` blocks count as data. */
-function lookupHoles(map: usize, offset: u64, length: u64, least: u32): bool {
-  const word = map & ~7;
-  const block = <u32>(map - word) * 8 + (<u32>(offset >> HOLE_BLOCK_BITS) & 7);
-  // The page is aligned in memory as it is in the map.
-  const end = (PAGE_BYTES - <u32>(word & PAGE_MASK)) * 8;
-  const within = offset & (((<u64>1) << HOLE_BLOCK_BITS) - 1);
-  const holeEnd = isSet(word, block) ? block : alike(word, block, end);
-  if (holeEnd - block >= least)
-    return found(ZEROES, min(((<u64>(holeEnd - block)) << HOLE_BLOCK_BITS) - within, length));
-  const enough = block + <u32>min<u64>((length + within) >> HOLE_BLOCK_BITS, end);
-  foundHost = offset;
-  return found(
-    DATA,
-    min(
-      ((<u64>(dataEnd(word, holeEnd, end, enough, least) - block)) << HOLE_BLOCK_BITS) - within,
-      length,
-    ),
-  );
-}
-
-/** Where the data that begins at `bit` ends, holes of less than `least` bits among it; behind `enough` it does not matter. */
-function dataEnd(words: usize, bit: u32, end: u32, enough: u32, least: u32): u32 {
-  let at = bit;
-  while (at < end && at <= enough) {
-    if (!isSet(words, at)) {
-      const next = alike(words, at, end);
-      if (next - at >= least) break;
-      at = next;
-    } else {
-      at = alike(words, at, end);
-    }
-  }
-  return at;
-}
-
-function isSet(words: usize, bit: u32): bool {
-  return ((load<u8>(words + (bit >> 3)) >> <u8>(bit & 7)) & 1) != 0;
-}
-
-/** The first bit behind `bit`, before `end`, that is not like it; else `end`, which is a multiple of 64. */
-function alike(words: usize, bit: u32, end: u32): u32 {
-  const like: u64 = isSet(words, bit) ? u64.MAX_VALUE : 0;
-  for (let at = bit; at < end; at = (at | 63) + 1) {
-    const differs = (load<u64>(words + ((at >> 6) << 3)) ^ like) >> (at & 63);
-    if (differs) return at + <u32>ctz(differs);
-  }
-  return end;
-}
-
 function lookupClusters(
   t: Task | null,
-  image: Image,
+  image: Qcow2,
   l2: usize,
   at: u64,
   offset: u64,
   length: u64,
-): bool {
+): Extent | null {
   const cluster = clusterBytes(image);
   const within = offset & (cluster - 1);
-  const first = get64(l2);
-  if (!entryState(t, image, first, at)) return false;
-  const state = foundState;
-  const host = foundHost;
+  const first = be64(l2);
+  if (!isEntrySound(t, image, first, at)) return null;
+  if (first & COMPRESSED) return compressedCluster(image, first, min(cluster - within, length));
+  const host = first & OFFSET_MASK;
+  const state = first & ZERO ? ZEROES : host ? DATA : ABSENT;
   let run = cluster - within;
-  if (state != COMPRESSED_DATA) {
-    // Neighbouring entries of the same page that go on alike.
-    const pageEnd = l2 + min<usize>(PAGE_BYTES - <u32>(at & PAGE_MASK), RUN_ENTRIES_MAX * 8);
-    let expected = first;
-    for (let next = l2 + 8; next < pageEnd && run < length; next += 8) {
-      if (state == DATA) expected += cluster;
-      const entry = get64(next);
-      if (state == DATA ? (entry ^ expected) & ~COPIED : entry != first) break;
-      run += cluster;
-    }
-    if (state == DATA && !inFile(t, image, host, within + min(run, length), at)) return false;
+  // Neighbouring entries of the same page that go on alike.
+  const pageEnd = l2 + min<usize>(PAGE_BYTES - <u32>(at & PAGE_MASK), RUN_ENTRIES_MAX * 8);
+  let expected = first;
+  for (let next = l2 + 8; next < pageEnd && run < length; next += 8) {
+    if (state == DATA) expected += cluster;
+    const entry = be64(next);
+    if (state == DATA ? (entry ^ expected) & ~COPIED : entry != first) break;
+    run += cluster;
   }
-  foundWhole = state == DATA;
-  foundCopied = (first & COPIED) != 0;
-  foundState = state;
-  foundHost = state == DATA ? host + within : host;
-  foundLength = min(run, length);
-  return true;
+  if (state == DATA && !inFile(t, image, host, within + min(run, length), at)) return null;
+  const extent = extentOf(state, min(run, length));
+  extent.file = image.file;
+  extent.host = state == DATA ? host + within : host;
+  extent.whole = state == DATA;
+  extent.copied = (first & COPIED) != 0;
+  return extent;
 }
 
-/** Sets state and host position of one standard entry. */
-function entryState(t: Task | null, image: Image, entry: u64, at: u64): bool {
-  foundHost = 0;
-  if (entry & COMPRESSED) return compressedState(t, image, entry, at);
-  if (entry & L2_RESERVED || (entry & ZERO && image.version == 2))
+/** Whether a standard entry says nothing that it must not. */
+function isEntrySound(t: Task | null, image: Qcow2, entry: u64, at: u64): bool {
+  if (!(entry & COMPRESSED) && (entry & L2_RESERVED || (entry & ZERO && image.version == 2)))
     return corrupt(t, image, R_L2_ENTRY, at);
-  const host = entry & OFFSET_MASK;
-  if (host && !placed(t, image, host, clusterBytes(image), at)) return false;
-  foundHost = host;
-  foundState = entry & ZERO ? ZEROES : host ? DATA : ABSENT;
-  return true;
+  return isClusterSound(t, image, entry, at);
 }
 
-function compressedState(t: Task | null, image: Image, entry: u64, at: u64): bool {
+function isCompressedSound(t: Task | null, image: Qcow2, entry: u64, at: u64): bool {
   const host = compressedOffset(image, entry);
-  const bytes = compressedBytes(image, entry);
-  const cluster = clusterBytes(image);
-  if (entry & COPIED || host < cluster) return corrupt(t, image, R_COMPRESSED, at);
+  if (entry & COPIED || host < clusterBytes(image)) return corrupt(t, image, R_COMPRESSED, at);
   if (host >= image.fileSize) return corrupt(t, image, R_CLUSTER_OUTSIDE, at);
-  if (inFixedMetadata(image, host, bytes)) return corrupt(t, image, R_CLUSTER_IN_METADATA, at);
-  foundHost = host;
+  return (
+    !inFixedMetadata(image, host, compressedBytes(image, entry)) ||
+    corrupt(t, image, R_CLUSTER_IN_METADATA, at)
+  );
+}
+
+/** The extent of a compressed cluster whose entry is sound. */
+function compressedCluster(image: Qcow2, entry: u64, length: u64): Extent {
+  const host = compressedOffset(image, entry);
   // It may claim more sectors than a stream can need: other writers are not made to count them.
-  foundBytes = min(min(bytes, cluster + SECTOR_BYTES), image.fileSize - host);
-  foundState = COMPRESSED_DATA;
-  return true;
+  const most = min(clusterBytes(image) + SECTOR_BYTES, image.fileSize - host);
+  return compressedExtent(length, image.file, host, min(compressedBytes(image, entry), most));
 }
 
 function lookupSubclusters(
   t: Task | null,
-  image: Image,
+  image: Qcow2,
   l2: usize,
   at: u64,
   offset: u64,
   length: u64,
-): bool {
+): Extent | null {
   const cluster = clusterBytes(image);
-  const entry = get64(l2);
-  const bitmap = get64(l2 + 8);
+  const entry = be64(l2);
+  const bitmap = be64(l2 + 8);
   const within = offset & (cluster - 1);
-  if (entry & COMPRESSED) {
-    if (bitmap) return corrupt(t, image, R_SUBCLUSTERS, at);
-    if (!compressedState(t, image, entry, at)) return false;
-    foundLength = min(cluster - within, length);
-    return true;
-  }
+  if (!areSubclustersSound(t, image, entry, bitmap, at)) return null;
+  if (entry & COMPRESSED) return compressedCluster(image, entry, min(cluster - within, length));
   const host = entry & OFFSET_MASK;
   const allocated = <u32>bitmap;
   const zero = <u32>(bitmap >> 32);
-  if (entry & (L2_RESERVED | ZERO)) return corrupt(t, image, R_L2_ENTRY, at);
-  if (allocated & zero || (allocated && !host)) return corrupt(t, image, R_SUBCLUSTERS, at);
-  if (host && !placed(t, image, host, cluster, at)) return false;
   const subclusterBits = image.clusterBits - 5;
   const first = <u32>(within >> subclusterBits);
   const state = subclusterState(allocated, zero, first);
   let end = first + 1;
   while (end < SUBCLUSTERS && subclusterState(allocated, zero, end) == state) end++;
-  const run = ((<u64>end) << subclusterBits) - within;
-  foundState = state;
-  foundHoles = (allocated | zero) != 0 && (allocated | zero) != 0xffffffff;
-  foundWhole = allocated == 0xffffffff;
-  foundCopied = (entry & COPIED) != 0;
-  foundHost = state == DATA ? host + within : host;
-  foundLength = min(run, length);
-  return state != DATA || inFile(t, image, host, within + foundLength, at);
+  const run = min(((<u64>end) << subclusterBits) - within, length);
+  if (state == DATA && !inFile(t, image, host, within + run, at)) return null;
+  const extent = extentOf(state, run);
+  extent.file = image.file;
+  extent.host = state == DATA ? host + within : host;
+  extent.partial = (allocated | zero) != 0 && (allocated | zero) != 0xffffffff;
+  extent.whole = allocated == 0xffffffff;
+  extent.copied = (entry & COPIED) != 0;
+  return extent;
+}
+
+/** Whether an extended entry and its bitmap agree. */
+function areSubclustersSound(t: Task | null, image: Qcow2, entry: u64, bitmap: u64, at: u64): bool {
+  if (entry & COMPRESSED) {
+    if (bitmap) return corrupt(t, image, R_SUBCLUSTERS, at);
+    return isCompressedSound(t, image, entry, at);
+  }
+  const host = entry & OFFSET_MASK;
+  const allocated = <u32>bitmap;
+  if (entry & (L2_RESERVED | ZERO)) return corrupt(t, image, R_L2_ENTRY, at);
+  if (allocated & <u32>(bitmap >> 32) || (allocated && !host))
+    return corrupt(t, image, R_SUBCLUSTERS, at);
+  return host == 0 || placed(t, image, host, clusterBytes(image), at);
 }
 
 function subclusterState(allocated: u32, zero: u32, index: u32): u32 {
@@ -340,20 +189,20 @@ function subclusterState(allocated: u32, zero: u32, index: u32): u32 {
 }
 
 /** A table or cluster must be aligned, in the file, and not over the fixed metadata. */
-function placed(t: Task | null, image: Image, offset: u64, bytes: u64, at: u64): bool {
+function placed(t: Task | null, image: Qcow2, offset: u64, bytes: u64, at: u64): bool {
   if (offset & (clusterBytes(image) - 1)) return corrupt(t, image, R_CLUSTER_UNALIGNED, at);
   if (offset >= image.fileSize) return corrupt(t, image, R_CLUSTER_OUTSIDE, at);
   if (inFixedMetadata(image, offset, bytes)) return corrupt(t, image, R_CLUSTER_IN_METADATA, at);
   return true;
 }
 
-function inFile(t: Task | null, image: Image, host: u64, bytes: u64, at: u64): bool {
+function inFile(t: Task | null, image: Qcow2, host: u64, bytes: u64, at: u64): bool {
   if (host + bytes > image.fileSize) return corrupt(t, image, R_CLUSTER_OUTSIDE, at);
   if (inFixedMetadata(image, host, bytes)) return corrupt(t, image, R_CLUSTER_IN_METADATA, at);
   return true;
 }
 
-function corrupt(t: Task | null, image: Image, reason: i32, at: u64): bool {
+function corrupt(t: Task | null, image: Qcow2, reason: i32, at: u64): bool {
   if (t !== null) fail(t, ECORRUPT, reason, image.index, at);
   return false;
 }
