@@ -1,4 +1,6 @@
 /** `npm run fuzz`: hostile images and servers; `npm run fuzz -- -h` tells the options. */
+import { runHostileClients } from '../nbd/hostile-clients.ts';
+import { runPowerCut } from '../nbd/power-cut.ts';
 import { loadEngine } from '../simulator/simulate.ts';
 import { tool, whole } from '../support/tool.ts';
 import { runCase } from './case.ts';
@@ -6,6 +8,7 @@ import { runServerCases } from './server-case.ts';
 
 const IMAGES_DEFAULT = 100_000;
 const SERVERS_DEFAULT = 1000;
+const NBD_DEFAULT = 1000;
 /** How often a run says how far it is. */
 const PROGRESS_MS = 10_000;
 /** Cases of servers mostly wait. */
@@ -15,13 +18,14 @@ interface Options {
   seed?: number;
   cases?: number;
   servers?: boolean;
+  nbd?: boolean;
   keep?: boolean;
   engine?: string;
 }
 
 const options = tool(
   'fuzz',
-  'Opens and uses images that were damaged, or made to do harm; with --servers, reads from servers that lie, stall and reset.',
+  'Opens and uses images that were damaged, or made to do harm; with --servers, reads from servers that lie, stall and reset; with --nbd, serves clients that do harm, and loses power under others.',
 )
   .option(
     '--seed <n>',
@@ -30,20 +34,20 @@ const options = tool(
   )
   .option(
     '--cases <n>',
-    `how many (default: ${IMAGES_DEFAULT} images, ${SERVERS_DEFAULT} servers)`,
+    `how many (default: ${IMAGES_DEFAULT} images, ${SERVERS_DEFAULT} servers, ${NBD_DEFAULT} of NBD)`,
     whole,
   )
   .option('--servers', 'servers in place of images')
+  .option('--nbd', 'clients of the NBD server in place of images')
   .option('--keep', 'go on after a failure')
   .option('--engine <path>', 'another engine.wasm, for images')
   .parse()
   .opts<Options>();
 const first = options.seed ?? Date.now() % 1_000_000_000;
-const cases =
-  options.cases ??
-  (options.seed !== undefined ? 1 : options.servers ? SERVERS_DEFAULT : IMAGES_DEFAULT);
+const fallback = options.servers ? SERVERS_DEFAULT : options.nbd ? NBD_DEFAULT : IMAGES_DEFAULT;
+const cases = options.cases ?? (options.seed !== undefined ? 1 : fallback);
 const started = performance.now();
-const counts = options.servers ? await fuzzServers() : fuzzImages();
+const counts = options.servers ? await fuzzServers() : options.nbd ? await fuzzNbd() : fuzzImages();
 console.log({
   ...counts,
   casesASecond: Math.round((counts.cases / (performance.now() - started)) * 10_000) / 10,
@@ -89,10 +93,27 @@ async function fuzzServers(): Promise<{
   return { cases, errors, failed };
 }
 
+async function fuzzNbd(): Promise<{ cases: number; failed: number }> {
+  let failed = 0;
+  let seed = first;
+  for (; seed < first + cases; seed++) {
+    try {
+      await runHostileClients(seed);
+      await runPowerCut(seed);
+    } catch (error) {
+      failed++;
+      tell(seed, error as Error, []);
+      if (!options.keep) break;
+    }
+  }
+  return { cases: Math.min(seed - first + 1, cases), failed };
+}
+
 function tell(seed: number, error: Error, deeds: readonly string[]): void {
+  const kind = options.servers ? ' --servers' : options.nbd ? ' --nbd' : '';
   const what = cases === 1 ? error.stack : error.message.slice(0, 300);
   console.log(
-    `seed ${seed}: ${what}\n  ${deeds.join('\n  ')}\n  replay: npm run fuzz --${options.servers ? ' --servers' : ''} --seed ${seed}`,
+    `seed ${seed}: ${what}\n  ${deeds.join('\n  ')}\n  replay: npm run fuzz --${kind} --seed ${seed}`,
   );
   process.exitCode = 1;
 }
