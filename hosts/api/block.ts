@@ -66,6 +66,18 @@ export interface BlockFile extends BlockSource {
   readonly flushIsDear?: boolean;
   /** Sets the length in bytes; growth reads as zeros. */
   truncate(size: number): void | Promise<void>;
+  /**
+   * Puts a new file under its name, where there is none yet: what a runtime makes is there only when
+   * it is whole. One that is closed before leaves nothing. @throws MillraceError `EEXIST`.
+   */
+  publish?(): Promise<void>;
+  /** What was given to `keep` last, if nobody has written to the file since but who kept it. */
+  readonly kept?: string;
+  /**
+   * Has a text stand by the file for those who open it later; an empty one takes it away. Who writes
+   * to the file from here on answers for it: it goes with the file until it is closed.
+   */
+  keep?(text: string): void | Promise<void>;
   /** Gives the range's space back to the storage; it reads as zeros (or as before) afterwards. */
   discard?(offset: number, length: number): void | Promise<void>;
 }

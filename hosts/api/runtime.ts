@@ -11,6 +11,7 @@ import type { CacheMode } from './disk.ts';
 /** How the file of an overlay is to be opened. */
 export interface OverlayMode {
   readOnly?: boolean;
+  /** It must not be there yet, and is there only once its `publish` has been called. */
   create?: boolean;
   /** It is written over as it is, and keeps its size: a block device will do. */
   fixed?: boolean;
@@ -49,6 +50,4 @@ export interface Runtime {
   writerOf?(location: string): string | undefined;
   /** Whether a path leads to a block device. */
   isBlockDevice?(location: string): Promise<boolean>;
-  /** Removes an overlay that could not be created whole. */
-  remove(location: string): Promise<void>;
 }

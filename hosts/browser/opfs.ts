@@ -11,7 +11,7 @@ import { GRACE_MS } from './lock.ts';
 
 const FOLDER = 'millrace';
 const SUFFIX = '.qcow2';
-/** Of a disk that is being taken in: none yet. */
+/** Of a disk that is being made, or taken in: none yet. */
 const PART_SUFFIX = '.part';
 /** Of an empty file that tells the storage from what it will be when it has been cleared. */
 const MARK_SUFFIX = '.storage';
@@ -86,7 +86,7 @@ export async function diskNames(): Promise<string[]> {
   return (await filesWith(SUFFIX)).map(decodeURIComponent).sort();
 }
 
-/** The names of disks that are being taken in, or were when their page was left. */
+/** The names of disks that are being made or taken in, or were when their page was left. */
 export async function partNames(): Promise<string[]> {
   return (await filesWith(SUFFIX + PART_SUFFIX)).map(decodeURIComponent);
 }
@@ -127,7 +127,7 @@ export async function hasMark(mark: string, name: string): Promise<boolean> {
   }
 }
 
-/** Removes what there is of a disk that was being taken in. The caller holds the disk's lock. */
+/** Removes what there is of a disk that was being made or taken in. The caller holds the disk's lock. */
 export async function removePart(name: string): Promise<void> {
   await (await folderOf(name))
     .removeEntry(fileNameOf(name) + PART_SUFFIX)
@@ -220,17 +220,30 @@ async function folderOf(name: string): Promise<FileSystemDirectoryHandle> {
   return disks;
 }
 
-async function fileHandle(name: string, create = false): Promise<OpfsFileHandle> {
+async function fileHandle(name: string): Promise<OpfsFileHandle> {
   const disks = await folderOf(name);
   try {
-    return (await disks.getFileHandle(fileNameOf(name), { create })) as OpfsFileHandle;
+    return (await disks.getFileHandle(fileNameOf(name))) as OpfsFileHandle;
   } catch (error) {
     throw fileError(error, 'open', name);
   }
 }
 
+/** The file of a disk that is being made, empty; what another page has left of it goes. */
+async function partHandle(name: string): Promise<OpfsFileHandle> {
+  const disks = await folderOf(name);
+  const part = fileNameOf(name) + PART_SUFFIX;
+  try {
+    await disks.removeEntry(part).catch(() => {});
+    return (await disks.getFileHandle(part, { create: true })) as OpfsFileHandle;
+  } catch (error) {
+    throw fileError(error, 'create', name);
+  }
+}
+
 /**
- * Opens a disk's file for writing, in a worker. The caller holds the disk's lock.
+ * Opens a disk's file for writing, in a worker; one that is made is there only once it has been
+ * published. The caller holds the disk's lock.
  * @throws `ENOENT`, `EEXIST` with `create`, `EBUSY`
  */
 export async function openDiskFile(
@@ -239,10 +252,15 @@ export async function openDiskFile(
 ): Promise<OpfsFile> {
   if (create && (await diskExists(name)))
     throw new MillraceError('EEXIST', `there is a disk '${name}' already`);
-  const handle = await fileHandle(name, create);
+  const handle = create ? await partHandle(name) : await fileHandle(name);
+  const access = await accessTo(handle, name);
+  return new OpfsFile(name, access, { cache, part: create ? handle : undefined });
+}
+
+async function accessTo(handle: OpfsFileHandle, name: string): Promise<SyncAccessHandle> {
   for (let waited = 0; ; waited += HANDLE_POLL_MS) {
     try {
-      return new OpfsFile(name, await handle.createSyncAccessHandle(), cache);
+      return await handle.createSyncAccessHandle();
     } catch (error) {
       // The lock is ours, so whoever still has the file is a worker that is ending, or a program
       // that knows no locks.
@@ -256,15 +274,22 @@ export async function openDiskFile(
 /** A disk's file. Every error names the disk, and says what it means there. */
 export class OpfsFile implements SyncFile {
   readonly name: string;
-  readonly #handle: SyncAccessHandle;
   readonly #cache: CacheMode;
+  #handle: SyncAccessHandle;
+  /** The file of a disk that is being made. */
+  #part: OpfsFileHandle | undefined;
   #size: number;
   #flushFailure: MillraceError | undefined;
 
-  constructor(name: string, handle: SyncAccessHandle, cache: CacheMode) {
+  constructor(
+    name: string,
+    handle: SyncAccessHandle,
+    { cache, part }: { cache: CacheMode; part?: OpfsFileHandle },
+  ) {
     this.name = name;
     this.#handle = handle;
     this.#cache = cache;
+    this.#part = part;
     this.#size = handle.getSize();
   }
 
@@ -309,8 +334,29 @@ export class OpfsFile implements SyncFile {
     this.#size = size;
   }
 
+  /** A file that is open cannot be moved: it is opened again under its name. */
+  async publish(): Promise<void> {
+    if (!this.#part) return;
+    this.flush();
+    this.#handle.close();
+    try {
+      await this.#part.move(fileNameOf(this.name));
+    } catch (error) {
+      throw fileError(error, 'create', this.name);
+    }
+    this.#part = undefined;
+    this.#handle = await accessTo(await fileHandle(this.name), this.name);
+  }
+
   close(): void {
     this.#handle.close();
+  }
+
+  /** Called when it has been closed. */
+  async removeUnlessPublished(): Promise<void> {
+    if (!this.#part) return;
+    this.#part = undefined;
+    await removePart(this.name);
   }
 
   #attempt<T>(action: string, call: () => T): T {

@@ -16,7 +16,8 @@ import { BatchedFile } from './batch.ts';
 import type { DiskLock, Holder } from './lock.ts';
 import { lockDisk } from './lock.ts';
 import { MemoryFile } from './memory.ts';
-import { diskFile, disksFolder, openDiskFile, removeDisk } from './opfs.ts';
+import type { OpfsFile } from './opfs.ts';
+import { diskFile, disksFolder, openDiskFile } from './opfs.ts';
 import { explainNoRoom } from './quota.ts';
 
 /**
@@ -69,8 +70,9 @@ export class BrowserRuntime implements Runtime {
     try {
       if (readOnly) return readOnlyFile(withLock(openBlob(await diskFile(name), name), lock));
       const file = await openDiskFile(name, { create, cache });
-      this.overlay = new BatchedFile(file, (error) => explainNoRoom(error, this.missing()));
-      return writableFile(this.overlay, cache, lock);
+      const batched = new BatchedFile(file, (error) => explainNoRoom(error, this.missing()));
+      this.overlay = batched;
+      return writableFile(batched, file, cache, lock);
     } catch (error) {
       await lock.release();
       throw error;
@@ -132,10 +134,6 @@ export class BrowserRuntime implements Runtime {
     return base;
   }
 
-  remove(name: string): Promise<void> {
-    return removeDisk(name);
-  }
-
   #lock(name: string, mode: 'exclusive' | 'shared'): Promise<DiskLock> {
     // Without a secure context there are neither locks nor storage to lock.
     if (!navigator.locks) return Promise.resolve({ release: async () => {} });
@@ -177,7 +175,12 @@ function withLock(source: BlockSource, lock: DiskLock): BlockSource {
   };
 }
 
-function writableFile(file: BatchedFile, cache: CacheMode, lock: DiskLock): BlockFile {
+function writableFile(
+  file: BatchedFile,
+  stored: OpfsFile,
+  cache: CacheMode,
+  lock: DiskLock,
+): BlockFile {
   return {
     get name() {
       return file.name;
@@ -191,9 +194,11 @@ function writableFile(file: BatchedFile, cache: CacheMode, lock: DiskLock): Bloc
     write: (offset, from) => file.write(offset, from),
     flush: () => file.flush(),
     truncate: (size) => file.truncate(size),
+    publish: () => file.unchanged(() => stored.publish()),
     async close() {
       try {
         file.close();
+        await stored.removeUnlessPublished();
       } finally {
         await lock.release();
       }

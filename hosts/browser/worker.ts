@@ -9,7 +9,6 @@ import type { BlockSource } from '../api/block.ts';
 import type {
   CheckOptions,
   CheckReport,
-  Disk,
   DiskEvent,
   Extent,
   ImageFormat,
@@ -22,6 +21,7 @@ import { DISK_EVENTS } from '../api/disk-events.ts';
 import { MillraceError } from '../api/errors.ts';
 import { openBlob } from '../bases/blob.ts';
 import type { HttpStats } from '../bases/http/http.ts';
+import { copyWith } from '../disk/copy.ts';
 import type { EngineDisk } from '../disk/disk.ts';
 import { checkDiskWith, createDiskWith, openDiskWith } from '../disk/open.ts';
 import type { RememberedJob } from './catalog.ts';
@@ -425,26 +425,18 @@ async function importRaw(
   runtime: BrowserRuntime,
   report: Report,
 ): Promise<void> {
-  const disk: Disk = await createDiskWith(runtime, {
-    overlay: name,
-    base: openBlob(file),
-    baseFormat: 'raw',
-  });
   const givenUp = new AbortController();
-  disk.addEventListener('progress', (event) => {
-    const { remaining } = (event as CustomEvent<StreamInfo>).detail;
-    report(1 - remaining / disk.size).catch((reason) => givenUp.abort(reason));
-  });
-  try {
-    await disk.stream({ signal: givenUp.signal });
-    await disk.close();
-  } catch (error) {
-    await disk.close().catch(() => {});
-    await runtime.remove(name).catch(() => {});
-    throw error;
-  }
+  const size = await copyWith(
+    runtime,
+    { overlay: name, base: openBlob(file), baseFormat: 'raw' },
+    {
+      signal: givenUp.signal,
+      begin: (size) => (info) =>
+        void report(1 - info.remaining / size).catch((reason) => givenUp.abort(reason)),
+    },
+  );
   await forgetDisk(name);
-  await rememberDisk(name, { size: disk.size, remaining: 0, lastUsed: Date.now() });
+  await rememberDisk(name, { size, remaining: 0, lastUsed: Date.now() });
 }
 
 function postToPage(event: SentEvent): void {

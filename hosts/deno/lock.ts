@@ -53,6 +53,8 @@ export const denoLockHost: LockHost = {
   list: (folder) => [...Deno.readDirSync(folder)].map(({ name }) => name),
   writeFile(path, text) {
     const file = Deno.openSync(path, { write: true, createNew: true });
+    // Another taker has removed one of that name before it was whole.
+    records.get(nameOf(path))?.close();
     records.set(nameOf(path), file);
     if (HAS_FLOCK) file.lockSync(true);
     file.writeSync(new TextEncoder().encode(text));
@@ -60,9 +62,12 @@ export const denoLockHost: LockHost = {
   readFile: (path) => Deno.readTextFileSync(path),
   renameFolder: (from, to) => Deno.renameSync(from, to),
   removeFile(path) {
-    Deno.removeSync(path);
-    records.get(nameOf(path))?.close();
-    records.delete(nameOf(path));
+    try {
+      Deno.removeSync(path);
+    } finally {
+      records.get(nameOf(path))?.close();
+      records.delete(nameOf(path));
+    }
   },
   removeFolder: (path) => Deno.removeSync(path),
 };

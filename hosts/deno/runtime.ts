@@ -8,7 +8,7 @@ import { codecOf, zlibDecoder } from '../disk/codecs/codecs.ts';
 import type { Paths } from '../files/location.ts';
 import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
 import engine from './engine.js';
-import { isBlockDevice, openFile, openFileSource } from './file.ts';
+import { denoFiles } from './file.ts';
 import { openHttp } from './http.ts';
 import { writerAt } from './qemu-locks.ts';
 
@@ -45,25 +45,19 @@ export const denoRuntime: Runtime = {
     zlib: () => zlibDecoder(inflateRawSync),
     zstd: () => zlibDecoder(zstdDecompressSync),
   }),
-  openOverlay: (path, mode) => openFile(localPath(path), mode),
+  openOverlay: async (path, { create, ...mode }) =>
+    create ? denoFiles.makeFile(localPath(path), mode) : denoFiles.openFile(localPath(path), mode),
   async openSource(location, as) {
     if (isHttpUrl(String(location))) return openHttp(location);
     const path = localPath(String(location));
     return as === undefined
-      ? openFile(path, { readOnly: true })
-      : openFileSource(path, { shared: as === 'shared' });
+      ? denoFiles.openFile(path, { readOnly: true })
+      : denoFiles.openFileSource(path, { shared: as === 'shared' });
   },
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),
   realName: async (location) =>
     isHttpUrl(location) ? location : Deno.realPath(localPath(location)),
-  isBlockDevice: (location) => isBlockDevice(localPath(location)),
+  isBlockDevice: (location) => denoFiles.isBlockDevice(localPath(location)),
   writerOf: (location) => (isHttpUrl(location) ? undefined : writerAt(localPath(location))),
-  async remove(path) {
-    try {
-      await Deno.remove(localPath(path));
-    } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
-    }
-  },
 };

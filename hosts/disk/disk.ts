@@ -35,6 +35,7 @@ import type {
 } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import { JOB_OPTIONS, mustKnowOptions } from '../api/options.ts';
+import type { ContentId } from './content-id.ts';
 import { checkWith, extentsOf, imageOf } from './driver/answers.ts';
 import type { Engine } from './driver/engine.ts';
 import { reasonText } from './driver/reasons.ts';
@@ -59,8 +60,8 @@ export class EngineDisk extends EventTarget implements Disk {
   readonly #clusterSize: number;
   readonly #job: DiskJob;
   readonly #gate = new ResizeGate();
+  readonly #content: ContentId;
   #size: number;
-  #changes = 0;
   #closing: Promise<void> | undefined;
 
   /**
@@ -73,6 +74,7 @@ export class EngineDisk extends EventTarget implements Disk {
     options: {
       readOnly: boolean;
       baseless: boolean;
+      content: ContentId;
       release: () => Promise<void>;
       recordBase: (image: number) => void;
       findImage: (images: readonly Named[], wanted: string) => Promise<number | undefined>;
@@ -80,6 +82,7 @@ export class EngineDisk extends EventTarget implements Disk {
   ) {
     super();
     this.#engine = engine;
+    this.#content = options.content;
     this.#readOnly = options.readOnly;
     this.#baseless = options.baseless;
     this.#release = options.release;
@@ -104,7 +107,12 @@ export class EngineDisk extends EventTarget implements Disk {
 
   /** Grows with every change of what the guest sees, at its begin and at its end: the same before and after a read, it saw no change. */
   get changes(): number {
-    return this.#changes;
+    return this.#content.changes;
+  }
+
+  /** Tells what the guest sees now from what it sees at other times, across openings. */
+  contentId(): Promise<string> {
+    return this.#content.tell();
   }
 
   /** Large reads are several requests: each sees all or nothing of a write, the whole may not. */
@@ -135,7 +143,7 @@ export class EngineDisk extends EventTarget implements Disk {
     if (data?.[Symbol.toStringTag] !== 'Uint8Array')
       throw new MillraceError('EINVAL', 'cannot write: data is a Uint8Array');
     this.#mustBeInside('write', offset, data.length);
-    await this.#changing(
+    await this.#content.changing(() =>
       this.#pieces(offset, data.length, (at, size) =>
         this.#engine.request(KIND_WRITE, at, size, 0, {
           data: data.subarray(at - offset, at - offset + size),
@@ -148,16 +156,7 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#mustBeWritable('write zeroes');
     while (this.#gate.resizing) await this.#resized();
     this.#mustBeInside('write zeroes', offset, length);
-    return this.#changing(this.#gate.asWide(this.#writeZeroes(offset, length)));
-  }
-
-  async #changing(work: Promise<void>): Promise<void> {
-    this.#changes++;
-    try {
-      await work;
-    } finally {
-      this.#changes++;
-    }
+    return this.#gate.asWide(this.#content.changing(() => this.#writeZeroes(offset, length)));
   }
 
   async #writeZeroes(offset: number, length: number): Promise<void> {
@@ -178,7 +177,8 @@ export class EngineDisk extends EventTarget implements Disk {
     while (this.#gate.resizing) await this.#resized();
     this.#mustBeInside('discard', offset, length);
     const [from, to] = this.#wholeClusters(offset, length);
-    if (from < to) await this.#changing(this.#gate.asWide(this.#wide(KIND_DISCARD, from, to)));
+    if (from >= to) return;
+    await this.#gate.asWide(this.#content.changing(() => this.#wide(KIND_DISCARD, from, to)));
   }
 
   async flush(): Promise<void> {
@@ -194,7 +194,7 @@ export class EngineDisk extends EventTarget implements Disk {
         'EINVAL',
         `a disk of ${size} bytes cannot be: a size is a multiple of ${SECTOR_BYTES}`,
       );
-    return this.#changing(this.#gate.resize(() => this.#resize(size, options)));
+    return this.#content.changing(() => this.#gate.resize(() => this.#resize(size, options)));
   }
 
   async #resize(size: number, options: { shrink?: boolean }): Promise<void> {
@@ -330,7 +330,7 @@ export class EngineDisk extends EventTarget implements Disk {
   /** Gives up all that the overlay holds, so that its base shows: the last step of a commit, when the base holds it too. */
   async empty(): Promise<void> {
     this.#mustBeWritable('empty');
-    await this.#wide(KIND_DISCARD, 0, this.#size, DISCARD_TO_BASE);
+    await this.#content.changing(() => this.#wide(KIND_DISCARD, 0, this.#size, DISCARD_TO_BASE));
   }
 
   /** What the header says that identifies the base, as `refer` takes it. */
@@ -376,6 +376,7 @@ export class EngineDisk extends EventTarget implements Disk {
       );
       await this.#job.end();
       await this.#engine.request(KIND_CLOSE, 0, 0, this.#readOnly ? CLOSE_READ_ONLY : 0);
+      await this.#content.closing();
     } finally {
       giveUp();
       this.#engine.close(new MillraceError('ECLOSED', 'the disk has been closed'));

@@ -49,9 +49,10 @@ export async function createDiskWith(
     const bytes = size ?? Math.ceil(opening.virtualSize(1) / SECTOR_BYTES) * SECTOR_BYTES;
     await opening.engine.request(KIND_CREATE, 0, bytes, shape);
     opening.engine.texts.keep(0);
+    await opening.publish();
     return opening.finish(false, options.copyOnRead ?? true);
   } catch (error) {
-    await opening.undo(true);
+    await opening.undo();
     throw error;
   }
 }
@@ -78,7 +79,7 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
     if (!readOnly) await opening.recover();
     return opening.finish(readOnly, options.copyOnRead ?? true);
   } catch (error) {
-    await opening.undo(false);
+    await opening.undo();
     throw error;
   }
 }
@@ -104,6 +105,6 @@ export async function checkDiskWith(
     if (repair && !report.corruptions) await opening.engine.request(KIND_CLOSE);
     return report;
   } finally {
-    await opening.undo(false);
+    await opening.undo();
   }
 }

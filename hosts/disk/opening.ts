@@ -25,6 +25,7 @@ import type { BaseLocation, CacheMode, ImageFormat } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { OverlayMode, Runtime, SourceUse } from '../api/runtime.ts';
 import { closeAll } from './close-all.ts';
+import { ContentId } from './content-id.ts';
 import { EngineDisk } from './disk.ts';
 import { Engine } from './driver/engine.ts';
 import { formatName, isFormat } from './driver/formats.ts';
@@ -68,7 +69,8 @@ export class Opening {
   readonly engine: Engine;
   readonly #runtime: Runtime;
   #overlay: BlockFile | BlockSource | undefined;
-  #created: string | undefined;
+  /** An overlay that was made here, and is not under its name yet. */
+  #made: BlockFile | undefined;
   /** What would be recorded of each base, kept for when a job makes it the overlay's own. */
   readonly #identities: RecordedIdentity[] = [];
   /** The base that is being opened is one that an image records. */
@@ -103,13 +105,19 @@ export class Opening {
 
   async createOverlay(overlay: string | BlockFile, cache?: CacheMode): Promise<void> {
     const given = typeof overlay !== 'string';
-    this.#overlay = given
+    const file = given
       ? overlay
       : await this.#runtime.openOverlay(overlay, { create: true, cache });
-    if (!given) this.#created = overlay;
-    if (this.#overlay.size)
+    if (!given) this.#made = file;
+    if (file.size)
       throw new MillraceError('EEXIST', `cannot create ${overlayName(overlay)}: it is not empty`);
-    this.engine.attach(0, this.#overlay, overlayName(overlay));
+    this.#overlay = file;
+    this.engine.attach(0, file, overlayName(overlay));
+  }
+
+  /** The overlay is whole: it comes to be there. One that the caller gave is the caller's to publish. */
+  async publish(): Promise<void> {
+    await this.#made?.publish?.();
   }
 
   async openOverlay(
@@ -386,10 +394,15 @@ export class Opening {
     return new EngineDisk(this.engine, {
       readOnly,
       baseless,
+      content: new ContentId(this.#overlay!, baseless ? [] : this.#bases(), readOnly),
       release: () => this.#closeFiles(),
       recordBase: (image) => this.recordBase(image),
       findImage: (images, wanted) => findImage(this.#runtime, images, wanted),
     });
+  }
+
+  #bases(): BlockSource[] {
+    return Array.from({ length: this.#count - 1 }, (_, above) => this.engine.file(above + 1)!);
   }
 
   #setUse(copyOnRead: boolean, readAhead: boolean): void {
@@ -397,11 +410,10 @@ export class Opening {
     this.engine.exports.setUse(copyOnRead, readAhead, discard !== undefined, flushIsDear);
   }
 
-  async undo(remove: boolean): Promise<void> {
+  /** Of an overlay that was not published, nothing is left. */
+  async undo(): Promise<void> {
     this.engine.close(new MillraceError('ECLOSED', 'the disk was not opened'));
     await this.#closeFiles().catch(() => {});
-    if (remove && this.#created !== undefined)
-      await this.#runtime.remove(this.#created).catch(() => {});
   }
 
   async #closeFiles(): Promise<void> {

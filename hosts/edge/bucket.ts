@@ -8,7 +8,6 @@ import type { BlockFile, BlockSource } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
 import { Failure, RetryBudget, sleep } from '../bases/retry.ts';
 import type { Bucket, BucketBody, BucketObject } from './platform.ts';
-import type { Written } from './writers.ts';
 import { enterWriter } from './writers.ts';
 
 const PART_BYTES = 1024 * 1024;
@@ -88,6 +87,10 @@ interface Manifest {
   size: number;
   /** Who writes to it: another one at each opening. */
   writer: string;
+  /** It is still being made, or was when its maker ended. */
+  isNew?: true;
+  /** A text that stands by it. */
+  kept?: string;
 }
 
 /** A part in memory. */
@@ -99,7 +102,7 @@ interface Part {
 }
 
 /**
- * Opens an overlay, or makes it. Another worker that opens it for writing takes it over, and the
+ * Opens an overlay, or makes it: it is there only once it has been published. Another worker that opens it for writing takes it over, and the
  * first one's next flush is `EBUSY`: overlays in a bucket belong into the hands of one Durable
  * Object.
  * @throws MillraceError `EBUSY` when this worker has it open for writing already, `ENOENT`,
@@ -110,7 +113,8 @@ export async function openBucketFile(
   name: string,
   { readOnly = false, create = false }: { readOnly?: boolean; create?: boolean } = {},
 ): Promise<BlockFile> {
-  const found = await manifestOf(bucket, name);
+  const known = await manifestOf(bucket, name);
+  const found = known?.isNew ? undefined : known;
   if (create && found)
     throw new MillraceError('EEXIST', `cannot create 'r2:${name}': it is there already`);
   if (!create && !found)
@@ -120,10 +124,13 @@ export async function openBucketFile(
     );
   const release = readOnly ? () => {} : enterWriter(bucket, name);
   try {
+    // Of a worker that ended before it was whole.
+    if (create && known) await removeBucketFile(bucket, name);
     const file = new BucketFile(bucket, name, found?.size ?? 0, {
       readOnly,
       release,
-      writerBefore: found?.writer,
+      isNew: create,
+      kept: found?.kept,
     });
     if (!readOnly) await file.claim(found?.etag);
     return file;
@@ -134,7 +141,7 @@ export async function openBucketFile(
 }
 
 /** Removes an overlay and all of its parts; the manifest last, which tells how many there are. */
-export async function removeBucketFile(bucket: Bucket, name: string): Promise<void> {
+async function removeBucketFile(bucket: Bucket, name: string): Promise<void> {
   const size = (await manifestOf(bucket, name))?.size ?? 0;
   const keys = [
     ...Array.from({ length: Math.ceil(size / PART_BYTES) }, (_, number) => keyOf(name, number)),
@@ -165,11 +172,11 @@ async function manifestOf(
   }
 }
 
-class BucketFile implements BlockFile, Written {
+class BucketFile implements BlockFile {
   readonly name: string;
   readonly flushIsDear = true;
-  readonly writer: string = crypto.randomUUID();
-  readonly writerBefore?: string;
+  readonly kept?: string;
+  readonly #writer: string = crypto.randomUUID();
   readonly #bucket: Bucket;
   readonly #place: string;
   readonly #readOnly: boolean;
@@ -181,8 +188,12 @@ class BucketFile implements BlockFile, Written {
   #loads = 0;
   readonly #loadsWaiting: (() => void)[] = [];
   #size: number;
-  /** The size that the manifest tells. */
-  #sizeTold: number | undefined;
+  #isNew: boolean;
+  /** What is to be kept with it; undefined as long as nobody has said. */
+  #toKeep: string | undefined;
+  #isWritten = false;
+  /** The manifest as it was stored last. */
+  #stored: string | undefined;
   #etag: string | undefined;
   #flushing: Promise<void> = Promise.resolve();
   #closed = false;
@@ -191,10 +202,11 @@ class BucketFile implements BlockFile, Written {
     bucket: Bucket,
     place: string,
     size: number,
-    how: { readOnly: boolean; release: () => void; writerBefore?: string },
+    how: { readOnly: boolean; release: () => void; isNew: boolean; kept?: string },
   ) {
     this.name = `r2:${place}`;
-    this.writerBefore = how.writerBefore;
+    this.kept = how.kept;
+    this.#isNew = how.isNew;
     this.#bucket = bucket;
     this.#place = place;
     this.#size = size;
@@ -208,19 +220,40 @@ class BucketFile implements BlockFile, Written {
 
   /** Writes the manifest, if it is still the one that was last seen. */
   async claim(etag: string | undefined): Promise<void> {
-    const manifest: Manifest = { size: this.#size, writer: this.writer };
+    const manifest = this.#manifest();
     const onlyIf = etag === undefined ? { etagDoesNotMatch: '*' } : { etagMatches: etag };
     const put = await patiently(`flush '${this.name}'`, () =>
-      this.#bucket.put(`${this.#place}/manifest`, JSON.stringify(manifest), { onlyIf }),
+      this.#bucket.put(`${this.#place}/manifest`, manifest, { onlyIf }),
     );
     if (put === null) {
       // A write that was told as failed may have been done all the same.
       const found = await manifestOf(this.#bucket, this.#place);
-      if (found?.writer === this.writer) return this.claim(found.etag);
+      if (found?.writer === this.#writer) return this.claim(found.etag);
       throw new MillraceError('EBUSY', `'${this.name}' has been taken over by another writer`);
     }
     this.#etag = put.etag;
-    this.#sizeTold = manifest.size;
+    this.#stored = manifest;
+  }
+
+  /** What is kept stays as long as nothing is written but by who keeps it. */
+  #manifest(): string {
+    const manifest: Manifest = { size: this.#size, writer: this.#writer };
+    if (this.#isNew) manifest.isNew = true;
+    const kept = this.#toKeep ?? (this.#isWritten ? undefined : this.kept);
+    if (kept) manifest.kept = kept;
+    return JSON.stringify(manifest);
+  }
+
+  async keep(text: string): Promise<void> {
+    this.#mustBeWritable();
+    this.#toKeep = text;
+    await this.flush();
+  }
+
+  async publish(): Promise<void> {
+    await this.flush();
+    this.#isNew = false;
+    await this.flush();
   }
 
   async read(offset: number, into: Uint8Array): Promise<void> {
@@ -234,6 +267,7 @@ class BucketFile implements BlockFile, Written {
 
   async write(offset: number, from: Uint8Array): Promise<void> {
     this.#mustBeWritable();
+    this.#isWritten = true;
     await this.#each(offset, from.length, (part, begin, length, at) => {
       part.bytes.set(from.subarray(at, at + length), begin);
       part.changes++;
@@ -252,7 +286,7 @@ class BucketFile implements BlockFile, Written {
 
   async #flush(): Promise<void> {
     const changed = [...this.#parts].filter(([, part]) => isChanged(part));
-    if (changed.length === 0 && this.#size === this.#sizeTold) return;
+    if (changed.length === 0 && this.#manifest() === this.#stored) return;
     await this.claim(this.#etag);
     const lane = async (): Promise<void> => {
       for (let next = changed.shift(); next; next = changed.shift()) await this.#store(...next);
@@ -275,6 +309,7 @@ class BucketFile implements BlockFile, Written {
 
   async truncate(size: number): Promise<void> {
     this.#mustBeWritable();
+    this.#isWritten = true;
     const before = this.#size;
     this.#size = size;
     if (size >= before) return;
@@ -295,10 +330,15 @@ class BucketFile implements BlockFile, Written {
   }
 
   async close(): Promise<void> {
+    if (this.#closed) return;
     await this.#flushing;
     this.#closed = true;
     this.#parts.clear();
-    this.#release();
+    try {
+      if (this.#isNew) await removeBucketFile(this.#bucket, this.#place);
+    } finally {
+      this.#release();
+    }
   }
 
   async #each(

@@ -6,7 +6,6 @@
 import type { BlockFile } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { ObjectStorage } from './platform.ts';
-import type { Written } from './writers.ts';
 import { enterWriter } from './writers.ts';
 
 /**
@@ -16,12 +15,14 @@ import { enterWriter } from './writers.ts';
 const BLOB_BYTES = 64 * 1024;
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS millrace_files (name TEXT PRIMARY KEY, size INTEGER NOT NULL);
-  CREATE TABLE IF NOT EXISTS millrace_writers (file TEXT PRIMARY KEY, writer TEXT NOT NULL);
+  CREATE TABLE IF NOT EXISTS millrace_new (file TEXT PRIMARY KEY);
+  CREATE TABLE IF NOT EXISTS millrace_kept (file TEXT PRIMARY KEY, text TEXT NOT NULL);
   CREATE TABLE IF NOT EXISTS millrace_blobs (file TEXT NOT NULL, number INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (file, number)) WITHOUT ROWID;
 `;
 
 /**
- * Opens an overlay by its name, or makes it.
+ * Opens an overlay by its name, or makes it: it is there only once it has been published. What an
+ * object that was lost in the midst of that has left, the next one that makes it takes away.
  * @throws MillraceError `EBUSY` when it is open for writing in this object already, `ENOENT`,
  *   `EEXIST`.
  */
@@ -31,72 +32,73 @@ export function openDurable(
   { readOnly = false, create = false }: { readOnly?: boolean; create?: boolean } = {},
 ): BlockFile {
   storage.sql.exec(SCHEMA);
-  const [found] = storage.sql
-    .exec('SELECT size FROM millrace_files WHERE name = ?', name)
-    .toArray();
-  if (create && found)
+  const size = sizeOf(storage, name);
+  if (create && size !== undefined)
     throw new MillraceError('EEXIST', `cannot create '${name}': it is there already`);
-  if (!create && !found)
+  if (!create && size === undefined)
     throw new MillraceError(
       'ENOENT',
       `cannot open '${name}': there is no such overlay in this object's storage`,
     );
   const release = readOnly ? () => {} : enterWriter(storage, name);
-  if (create) storage.sql.exec('INSERT INTO millrace_files (name, size) VALUES (?, 0)', name);
-  return new DurableFile(storage, name, found ? Number(found.size) : 0, {
-    readOnly,
-    release,
-    ...(readOnly ? {} : leaveMark(storage, name)),
-  });
+  if (create) makeNew(storage, name);
+  return new DurableFile(storage, name, size ?? 0, { readOnly, isNew: create, release });
 }
 
-/** In the storage before all that this opener writes. */
-function leaveMark(storage: ObjectStorage, name: string): Written {
-  const writer = crypto.randomUUID();
-  const [before] = storage.sql
-    .exec('SELECT writer FROM millrace_writers WHERE file = ?', name)
-    .toArray() as { writer: string }[];
-  storage.sql.exec(
-    'INSERT OR REPLACE INTO millrace_writers (file, writer) VALUES (?, ?)',
-    name,
-    writer,
-  );
-  return { writer, writerBefore: before?.writer };
+/** Bytes of an overlay that has been published. */
+function sizeOf(storage: ObjectStorage, name: string): number | undefined {
+  const [found] = storage.sql
+    .exec(
+      'SELECT size FROM millrace_files WHERE name = ? AND name NOT IN (SELECT file FROM millrace_new)',
+      name,
+    )
+    .toArray();
+  return found && Number(found.size);
 }
 
-/** Removes an overlay and all that it takes. */
-export function removeDurable(storage: ObjectStorage, name: string): void {
-  storage.sql.exec(SCHEMA);
+function makeNew(storage: ObjectStorage, name: string): void {
   storage.transactionSync(() => {
-    storage.sql.exec('DELETE FROM millrace_blobs WHERE file = ?', name);
-    storage.sql.exec('DELETE FROM millrace_files WHERE name = ?', name);
-    storage.sql.exec('DELETE FROM millrace_writers WHERE file = ?', name);
+    removeAll(storage, name);
+    storage.sql.exec('INSERT INTO millrace_new (file) VALUES (?)', name);
+    storage.sql.exec('INSERT INTO millrace_files (name, size) VALUES (?, 0)', name);
   });
 }
 
-class DurableFile implements BlockFile, Written {
+function removeAll(storage: ObjectStorage, name: string): void {
+  storage.sql.exec('DELETE FROM millrace_blobs WHERE file = ?', name);
+  storage.sql.exec('DELETE FROM millrace_kept WHERE file = ?', name);
+  storage.sql.exec('DELETE FROM millrace_files WHERE name = ?', name);
+  storage.sql.exec('DELETE FROM millrace_new WHERE file = ?', name);
+}
+
+class DurableFile implements BlockFile {
   readonly name: string;
   readonly flushIsDear = true;
-  readonly writer?: string;
-  readonly writerBefore?: string;
+  readonly kept?: string;
   readonly #storage: ObjectStorage;
   readonly #readOnly: boolean;
   readonly #release: () => void;
   #size: number;
+  #isNew: boolean;
+  /** Whether what is kept with it may stay when it is written to. */
+  #mayKeep = false;
   #closed = false;
 
   constructor(
     storage: ObjectStorage,
     name: string,
     size: number,
-    how: Written & { readOnly: boolean; release: () => void },
+    how: { readOnly: boolean; isNew: boolean; release: () => void },
   ) {
     this.name = name;
-    this.writer = how.writer;
-    this.writerBefore = how.writerBefore;
     this.#storage = storage;
+    const [kept] = storage.sql
+      .exec('SELECT text FROM millrace_kept WHERE file = ?', name)
+      .toArray();
+    this.kept = kept?.text as string | undefined;
     this.#size = size;
     this.#readOnly = how.readOnly;
+    this.#isNew = how.isNew;
     this.#release = how.release;
   }
 
@@ -117,8 +119,30 @@ class DurableFile implements BlockFile, Written {
     });
   }
 
-  write(offset: number, from: Uint8Array): void {
+  keep(text: string): void {
     this.#mustBeWritable();
+    this.#mayKeep = true;
+    this.#perform('keep a text with', undefined, () => {
+      this.#storage.sql.exec('DELETE FROM millrace_kept WHERE file = ?', this.name);
+      if (text)
+        this.#storage.sql.exec(
+          'INSERT INTO millrace_kept (file, text) VALUES (?, ?)',
+          this.name,
+          text,
+        );
+    });
+  }
+
+  async publish(): Promise<void> {
+    this.#perform('create', undefined, () =>
+      this.#storage.sql.exec('DELETE FROM millrace_new WHERE file = ?', this.name),
+    );
+    this.#isNew = false;
+    await this.flush();
+  }
+
+  write(offset: number, from: Uint8Array): void {
+    this.#willWrite();
     this.#perform('write', offset, () =>
       this.#storage.transactionSync(() => {
         for (const { number, from: begin, length, at } of blobsOf(offset, from.length)) {
@@ -143,8 +167,8 @@ class DurableFile implements BlockFile, Written {
   }
 
   truncate(size: number): void {
-    this.#mustBeWritable();
-    this.#perform('resize', size, () =>
+    this.#willWrite();
+    this.#perform('resize', undefined, () =>
       this.#storage.transactionSync(() => {
         if (size < this.#size) {
           const last = Math.floor(size / BLOB_BYTES);
@@ -163,7 +187,7 @@ class DurableFile implements BlockFile, Written {
 
   /** Blobs that lie in the range as a whole are given back. */
   discard(offset: number, length: number): void {
-    this.#mustBeWritable();
+    this.#willWrite();
     const [first, end] = [
       Math.ceil(offset / BLOB_BYTES),
       Math.floor((offset + length) / BLOB_BYTES),
@@ -182,8 +206,13 @@ class DurableFile implements BlockFile, Written {
   }
 
   close(): void {
-    this.#release();
+    if (this.#closed) return;
     this.#closed = true;
+    try {
+      if (this.#isNew) this.#storage.transactionSync(() => removeAll(this.#storage, this.name));
+    } finally {
+      this.#release();
+    }
   }
 
   #blob(number: number): Uint8Array | undefined {
@@ -220,23 +249,28 @@ class DurableFile implements BlockFile, Written {
     if (this.#closed) throw new MillraceError('ECLOSED', `'${this.name}' has been closed`);
   }
 
+  #willWrite(): void {
+    this.#mustBeWritable();
+    if (!this.#mayKeep) this.keep('');
+  }
+
   #mustBeWritable(): void {
     if (this.#readOnly)
       throw new MillraceError('EROFS', `cannot write to '${this.name}': it was opened read-only`);
   }
 
-  #perform(action: string, offset: number, operation: () => void): void {
+  #perform(action: string, offset: number | undefined, operation: () => void): void {
     this.#mustBeOpen();
     try {
       operation();
     } catch (cause) {
       const { message } = cause as Error;
       const code = /SQLITE_FULL|storage limit/i.test(message) ? 'ENOSPC' : 'EIO';
-      throw new MillraceError(
-        code,
-        `cannot ${action} '${this.name}' at offset ${offset}: ${message}`,
-        { cause, offset },
-      );
+      const at = offset === undefined ? '' : ` at offset ${offset}`;
+      throw new MillraceError(code, `cannot ${action} '${this.name}'${at}: ${message}`, {
+        cause,
+        offset,
+      });
     }
   }
 }

@@ -9,8 +9,8 @@ import { redactUrl } from '../bases/http/address.ts';
 import { openHttp } from '../bases/http/http.ts';
 import type { Decoder, ZlibFunction } from '../disk/codecs/codecs.ts';
 import { codecOf, portableDecoders, zlibDecoder } from '../disk/codecs/codecs.ts';
-import { keyBeside, openBucketFile, openBucketSource, removeBucketFile } from './bucket.ts';
-import { openDurable, removeDurable } from './durable.ts';
+import { keyBeside, openBucketFile, openBucketSource } from './bucket.ts';
+import { openDurable } from './durable.ts';
 import engine from './engine.js';
 import type { Bucket, ObjectStorage } from './platform.ts';
 
@@ -64,10 +64,6 @@ export function edgeRuntime({ storage, bucket }: EdgePlaces): Runtime {
     },
     resolve,
     record: (base) => base,
-    remove: async (name) =>
-      BUCKET_NAME.test(name)
-        ? removeBucketFile(inBucket(), name.slice('r2:'.length))
-        : removeDurable(inStorage(), name),
   };
 }
 

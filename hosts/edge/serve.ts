@@ -15,7 +15,6 @@ import { jobWithin } from '../disk/job-range.ts';
 import { createDiskWith, openDiskWith } from '../disk/open.ts';
 import type { HandlerOptions } from '../faces/http/handler.ts';
 import { createHandler, HANDLER_OPTIONS, placeOf } from '../faces/http/handler.ts';
-import { Contents } from './contents.ts';
 import type { Bucket, ObjectStorage } from './platform.ts';
 import { edgeRuntime, inLittleMemory } from './runtime.ts';
 import { untilStill } from './still.ts';
@@ -34,14 +33,10 @@ const PAUSED_LOOK_MS = 3_600_000;
  * that doubles each time: most of a day in all.
  */
 const TRIES_MAX = 17;
-/**
- * Jobs that go on, what became of the last ones, and disks whose overlay is being made: it is no
- * image before all of it is there.
- */
+/** Jobs that go on, and what became of the last ones. */
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS millrace_jobs (device TEXT PRIMARY KEY, options TEXT NOT NULL, tries INTEGER NOT NULL);
   CREATE TABLE IF NOT EXISTS millrace_ends (device TEXT PRIMARY KEY, info TEXT NOT NULL);
-  CREATE TABLE IF NOT EXISTS millrace_unmade (device TEXT PRIMARY KEY);
 `;
 
 /** The part of a Durable Object's state that is used. */
@@ -95,11 +90,7 @@ export function serveDisks(state: ObjectState, options: ServeDisksOptions): Serv
     entered.add(request);
     return disks.get(device);
   };
-  const handler = createHandler({
-    ...handled,
-    disks: find,
-    identity: (device) => disks.contents.idOf(device),
-  });
+  const handler = createHandler({ ...handled, disks: find });
   return {
     async fetch(request) {
       const { device: name, call } = placeOf(new URL(request.url));
@@ -121,7 +112,6 @@ export function serveDisks(state: ObjectState, options: ServeDisksOptions): Serv
 }
 
 class DiskTable {
-  readonly contents: Contents;
   readonly #storage: ObjectStorage;
   readonly #options: ServeDisksOptions;
   readonly #open = new Map<string, Promise<Disk>>();
@@ -131,7 +121,6 @@ class DiskTable {
   constructor(storage: ObjectStorage, options: ServeDisksOptions) {
     this.#storage = storage;
     this.#options = options;
-    this.contents = new Contents(storage);
     storage.sql.exec(SCHEMA);
   }
 
@@ -152,9 +141,7 @@ class DiskTable {
   async #opened(device: string): Promise<Disk> {
     const options = this.#options.disks[device];
     const runtime = edgeRuntime({ storage: this.#storage, bucket: this.#options.bucket });
-    const disk = await this.contents.open(device, runtime, options.base, (noting) =>
-      this.#openOrCreate(device, noting, options),
-    );
+    const disk = await this.#openOrCreate(runtime, options);
     // What is wrong with the job is no reason to refuse the disk; alarms try it again.
     await this.#takeUp(device, disk).catch(() => {});
     return disk;
@@ -173,69 +160,14 @@ class DiskTable {
   }
 
   async #openOrCreate(
-    device: string,
     runtime: Runtime,
     options: CreateOptions & { overlay: string },
   ): Promise<Disk> {
-    if (
-      this.#storage.sql
-        .exec('SELECT device FROM millrace_unmade WHERE device = ?', device)
-        .toArray().length > 0
-    ) {
-      // The object was lost in the midst of it.
-      await runtime.remove(options.overlay);
-      return this.#create(device, runtime, options);
-    }
     try {
       return await openAgain(runtime, options);
     } catch (error) {
-      if (
-        !(error instanceof MillraceError) ||
-        error.code !== 'ENOENT' ||
-        (await this.#exists(options.overlay))
-      )
-        throw error;
-      return this.#create(device, runtime, options);
-    }
-  }
-
-  async #create(
-    device: string,
-    runtime: Runtime,
-    options: CreateOptions & { overlay: string },
-  ): Promise<Disk> {
-    this.#storage.sql.exec('INSERT OR REPLACE INTO millrace_unmade (device) VALUES (?)', device);
-    await this.#storage.sync();
-    try {
-      const disk = await createDiskWith(runtime, inLittleMemory(options));
-      await this.#isMade(device);
-      return disk;
-    } catch (error) {
-      if (!(await this.#exists(options.overlay))) await this.#isMade(device);
-      throw error;
-    }
-  }
-
-  /** Safe before anything is written that would go with an overlay that is made anew. */
-  async #isMade(device: string): Promise<void> {
-    this.#storage.sql.exec('DELETE FROM millrace_unmade WHERE device = ?', device);
-    await this.#storage.sync();
-  }
-
-  /**
-   * The overlay may be there, and its base not. One that cannot be looked at is taken to be there.
-   */
-  async #exists(overlay: string): Promise<boolean> {
-    try {
-      await (
-        await edgeRuntime({ storage: this.#storage, bucket: this.#options.bucket }).openOverlay(
-          overlay,
-          { readOnly: true },
-        )
-      ).close();
-      return true;
-    } catch (error) {
-      return !(error instanceof MillraceError && error.code === 'ENOENT');
+      if (!isMissing(error) || (await exists(runtime, options.overlay))) throw error;
+      return createDiskWith(runtime, inLittleMemory(options));
     }
   }
 
@@ -368,6 +300,22 @@ async function openAgain(
     return openDiskWith(runtime, asRecorded).catch(() => {
       throw error;
     });
+  }
+}
+
+function isMissing(error: unknown): boolean {
+  return error instanceof MillraceError && error.code === 'ENOENT';
+}
+
+/**
+ * The overlay may be there, and its base not. One that cannot be looked at is taken to be there.
+ */
+async function exists(runtime: Runtime, overlay: string): Promise<boolean> {
+  try {
+    await (await runtime.openOverlay(overlay, { readOnly: true })).close();
+    return true;
+  } catch (error) {
+    return !isMissing(error);
   }
 }
 

@@ -4,15 +4,6 @@
  */
 import { MillraceError } from '../api/errors.ts';
 
-/**
- * An overlay that is open for writing tells its opener's mark, and that of the one before: nobody
- * else has changed it in between.
- */
-export interface Written {
-  readonly writer?: string;
-  readonly writerBefore?: string;
-}
-
 const writers = new WeakMap<object, Set<string>>();
 
 /**

@@ -12,6 +12,8 @@ const CODES: Readonly<Record<string, ErrorCode>> = {
   EEXIST: 'EEXIST',
   EACCES: 'EACCES',
   EPERM: 'EACCES',
+  // Deno's own, of a permission that the process was not given.
+  NotCapable: 'EACCES',
   EROFS: 'EROFS',
   ENOSPC: 'ENOSPC',
   EDQUOT: 'ENOSPC',
@@ -25,6 +27,7 @@ const CODES: Readonly<Record<string, ErrorCode>> = {
 };
 
 const ADVICE: Readonly<Record<string, string>> = {
+  NotCapable: '; a disk needs --allow-read and --allow-write of its folder',
   ENOSPC: '; make room on its file system',
   EDQUOT: '; the quota of its owner is used up',
   EFBIG: '; its file system or the limit of this process (ulimit -f) does not take files so large',
@@ -39,10 +42,16 @@ export function placeOf(path: string, offset?: number): string {
   return offset === undefined ? `'${path}'` : `'${path}' at offset ${offset}`;
 }
 
-interface SystemError {
+/** What a runtime tells of an error of the system. */
+export interface SystemWords {
+  /** Its name in C (`ENOENT`). */
   code: string;
+  /** In words. */
   reason: string;
   cause: unknown;
+}
+
+interface SystemError extends SystemWords {
   offset?: number;
 }
 

@@ -6,7 +6,7 @@
  * A lock is a folder beside the image, `disk.qcow2.lock/`, with one file in it: the record of who
  * holds it, under a name that was never used before. It is prepared under another name and put in
  * place by renaming, which fails while the place is taken by a folder that is not empty, so a
- * record is never seen half written, and of many takers one wins. A record left by a crash is
+ * record is never seen half written there, and of many takers one wins. A record left by a crash is
  * removed by its name: two takers that remove it at the same time cannot hit the record of a third.
  * (With a plain file, the second of two takers would remove the lock that the first has just made.)
  */
@@ -97,10 +97,8 @@ export function takeLock(image: string, host: LockHost): Lock {
   const self = host.self();
   const token = `${self.pid}-${crypto.randomUUID()}`;
   const staging = `${place}.${token}`;
-  host.makeFolder(staging);
   try {
-    host.writeFile(`${staging}/${token}`, `${JSON.stringify(self)}\n`);
-    for (let round = 1; !putInPlace(staging, place, host); round++) {
+    for (let round = 1; !isTaken(place, staging, token, self, host); round++) {
       const record = removeGone(place, host);
       if (record !== undefined) throw busy(image, place, record, self, host);
       if (round === ROUNDS_MAX)
@@ -118,6 +116,27 @@ export function takeLock(image: string, host: LockHost): Lock {
       quietly(() => host.removeFolder(place));
     },
   };
+}
+
+/**
+ * Prepares the record, if need be, and tries to put it in place. Another taker may have swept it
+ * away before it was whole: then an empty folder came to the place, and it is not taken.
+ */
+function isTaken(
+  place: string,
+  staging: string,
+  token: string,
+  self: LockHolder,
+  host: LockHost,
+): boolean {
+  unless('EEXIST', () => host.makeFolder(staging));
+  unlessMissing(() =>
+    unless('EEXIST', () => host.writeFile(`${staging}/${token}`, `${JSON.stringify(self)}\n`)),
+  );
+  return (
+    unlessMissing(() => putInPlace(staging, place, host)) === true &&
+    unlessMissing(() => host.list(place))?.includes(token) === true
+  );
 }
 
 function putInPlace(staging: string, place: string, host: LockHost): boolean {
@@ -143,18 +162,27 @@ function removeGone(folder: string, host: LockHost): LockRecord | undefined {
   return undefined;
 }
 
+/** What follows the lock's own name in that of a folder where a record is prepared. */
+const STAGED = /^\d+-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+
 /**
- * Removes what takers left that were killed before they had put their lock in place. An empty
- * record may still be in the making.
+ * Removes what takers left that were killed before they had put their lock in place. A record that
+ * is still in the making looks the same as one that never got whole: its taker makes it again.
  */
 function sweepStaging(place: string, host: LockHost): void {
   const at = Math.max(place.lastIndexOf('/'), place.lastIndexOf('\\')) + 1;
-  const parent = place.slice(0, at);
-  for (const name of host.list(parent).filter((name) => name.startsWith(`${place.slice(at)}.`))) {
+  const [parent, prefix] = [place.slice(0, at), `${place.slice(at)}.`];
+  for (const name of host.list(parent)) {
+    if (!name.startsWith(prefix) || !STAGED.test(name.slice(prefix.length))) continue;
     for (const { path, holder } of records(parent + name, host)) {
-      if (typeof holder === 'object' && host.stateOf(holder, path) === 'gone')
-        removeRecord(path, parent + name, host);
+      if (
+        holder === 'empty' ||
+        (typeof holder === 'object' && host.stateOf(holder, path) === 'gone')
+      )
+        unlessMissing(() => host.removeFile(path));
     }
+    // One that holds a record stays.
+    quietly(() => host.removeFolder(parent + name));
   }
 }
 
@@ -228,10 +256,14 @@ function codeOf(error: unknown): string | undefined {
 }
 
 function unlessMissing<T>(operation: () => T): T | undefined {
+  return unless('ENOENT', operation);
+}
+
+function unless<T>(code: string, operation: () => T): T | undefined {
   try {
     return operation();
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return undefined;
+    if (codeOf(error) === code) return undefined;
     throw error;
   }
 }

@@ -28,7 +28,7 @@ import { nodeRuntime } from './runtime.ts';
 export type { Handler, HandlerOptions } from '../faces/http/handler.ts';
 export { createHandler } from '../faces/http/handler.ts';
 export * from '../faces/library.ts';
-export type { OpenFileOptions } from './file.ts';
+export type { OpenFileOptions } from '../files/file.ts';
 export { openFile, openFileSource } from './file.ts';
 export { openHttp } from './http.ts';
 

@@ -1,6 +1,6 @@
 /** Node's way to open things: files by path, bases also by http: and https: URL. */
 import { realpathSync } from 'node:fs';
-import { readFile, realpath, rm } from 'node:fs/promises';
+import { readFile, realpath } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { MillraceError } from '../api/errors.ts';
@@ -8,7 +8,7 @@ import type { Runtime } from '../api/runtime.ts';
 import type { Paths } from '../files/location.ts';
 import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
 import { nodeCodec } from './codecs.ts';
-import { fileError, isBlockDevice, openFile, openFileSource } from './file.ts';
+import { fileError, nodeFiles } from './file.ts';
 import { openHttp } from './http.ts';
 import { writerAt } from './qemu-locks.ts';
 
@@ -55,18 +55,18 @@ export const nodeRuntime: Runtime = {
   // Compiled by this thread, which takes a millisecond: threads in the background may be busy with what fetch is made of.
   engine: () => (engine ??= readEngine().then((bytes) => new WebAssembly.Module(bytes))),
   codec: nodeCodec,
-  openOverlay: async (path, mode) => openFile(localPath(path), { ...mode, exclusive: mode.create }),
+  openOverlay: async (path, { create, ...mode }) =>
+    create ? nodeFiles.makeFile(localPath(path), mode) : nodeFiles.openFile(localPath(path), mode),
   async openSource(location, as) {
     if (isHttpUrl(String(location))) return openHttp(location);
     const path = localPath(String(location));
     return as === undefined
-      ? openFile(path, { readOnly: true })
-      : openFileSource(path, { shared: as === 'shared' });
+      ? nodeFiles.openFile(path, { readOnly: true })
+      : nodeFiles.openFileSource(path, { shared: as === 'shared' });
   },
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),
   realName: async (location) => (isHttpUrl(location) ? location : realpath(localPath(location))),
-  isBlockDevice: (location) => isBlockDevice(localPath(location)),
+  isBlockDevice: (location) => nodeFiles.isBlockDevice(localPath(location)),
   writerOf: (location) => (isHttpUrl(location) ? undefined : writerAt(localPath(location))),
-  remove: (path) => rm(localPath(path), { force: true }),
 };

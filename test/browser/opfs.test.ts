@@ -14,10 +14,10 @@ it('once a flush has failed, later ones fail too', () => {
       if (flushes++ === 0) throw new DOMException('the device has gone', 'UnknownError');
     },
   };
-  const file = new OpfsFile('d', handle, 'writeback');
+  const file = new OpfsFile('d', handle, { cache: 'writeback' });
   expect(() => file.flush()).toThrow('the device has gone');
   expect(() => file.flush()).toThrow('the device has gone');
   expect(flushes).toBe(1);
-  new OpfsFile('d', handle, 'unsafe').flush();
+  new OpfsFile('d', handle, { cache: 'unsafe' }).flush();
   expect(flushes).toBe(1);
 });

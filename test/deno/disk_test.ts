@@ -164,7 +164,9 @@ Deno.test('a disk is served by Deno.serve, and is a base for another', {
 Deno.test('files that cannot be are refused by name', { permissions: ofFolder }, async () => {
   await refused('ENOENT', /nothing/, () => openFile(at('nothing')));
   await refused('ENOENT', /nothing/, () => openFileSource(at('nothing')));
-  await refused('EEXIST', /base\.raw/, () => openFile(at('base.raw'), { create: true }));
+  await refused('EEXIST', /base\.raw/, () =>
+    openFile(at('base.raw'), { create: true, exclusive: true }),
+  );
   await refused('EINVAL', /a folder, not an image/, () => openFile(folder));
   const readOnly = await openFile(at('base.raw'), { readOnly: true });
   await refused('EROFS', /read-only/, async () => readOnly.write(0, Uint8Array.of(1)));

@@ -3,12 +3,7 @@
  * each case says.
  */
 import { afterEach, expect, it, vi } from 'vitest';
-import {
-  keyBeside,
-  openBucketFile,
-  openBucketSource,
-  removeBucketFile,
-} from '../../hosts/edge/bucket.ts';
+import { keyBeside, openBucketFile, openBucketSource } from '../../hosts/edge/bucket.ts';
 import type { Bucket } from '../../hosts/edge/platform.ts';
 
 const MIB = 1 << 20;
@@ -91,7 +86,7 @@ const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve)
 async function overlayOf(bucket: MemoryBucket, parts: number) {
   const file = await openBucketFile(given(bucket), 'o', { create: true });
   for (let part = 0; part < parts; part++) await file.write(part * MIB, sector(part));
-  await file.flush();
+  await file.publish!();
   return file;
 }
 
@@ -235,10 +230,11 @@ it('has no write under way any more when a flush has failed: done late, it would
   await file.close();
 });
 
-it('is removed with all of its parts, however many, the manifest last', async () => {
+it('that nobody finished is removed with all of its parts, however many, the manifest last', async () => {
   const bucket = new MemoryBucket();
   await (await overlayOf(bucket, 3)).close();
-  await bucket.put('o/manifest', JSON.stringify({ size: 2500 * MIB, writer: 'gone' }));
+  const unfinished = { size: 2500 * MIB, writer: 'gone', isNew: true };
+  await bucket.put('o/manifest', JSON.stringify(unfinished));
   await bucket.put('o/00002499', sector(1));
   const once = failingOnce(['delete']);
   const left: boolean[] = [];
@@ -246,8 +242,11 @@ it('is removed with all of its parts, however many, the manifest last', async ()
     left.push(bucket.keys.includes('o/manifest'));
     once('delete');
   };
-  await removeBucketFile(given(bucket), 'o');
-  expect([bucket.keys, left]).toEqual([[], [true, true, true, true]]);
+  await expect(openBucketFile(given(bucket), 'o')).rejects.toMatchObject({ code: 'ENOENT' });
+  const file = await openBucketFile(given(bucket), 'o', { create: true });
+  expect([bucket.keys, left]).toEqual([['o/manifest'], [true, true, true, true]]);
+  await file.close();
+  expect(bucket.keys).toEqual([]);
 });
 
 it('has bases beside it under keys as they are recorded', () => {

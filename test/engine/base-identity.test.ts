@@ -76,7 +76,7 @@ it('is recorded by a rebase, a commit and a job that ends above a deeper base to
   await isNoticed('b');
   await commitWith(runtime, { overlay: 'o' });
   await isNoticed('b');
-  await runtime.remove('o');
+  runtime.files.delete('o');
   await (await runtime.create({ overlay: 'm', base: 'b' })).close();
   Object.assign(runtime.file('m'), { identity: `etag "m${LONG}"` });
   const disk = await runtime.create({ overlay: 'o', base: 'm', followChain: true });

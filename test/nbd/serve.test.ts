@@ -250,7 +250,6 @@ it('disks over the same base share one source of it', async () => {
     clock: runtime.clock,
     resolve: (name: string) => name,
     record: (base: string) => base,
-    remove: (name: string) => runtime.remove(name),
     openOverlay: (name: string, mode: object) => runtime.openOverlay(name, mode),
     async openSource(location: string | URL): Promise<BlockSource> {
       const source = await runtime.openSource(location);

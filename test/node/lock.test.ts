@@ -253,19 +253,26 @@ describe('a lock that somebody left', () => {
     expect(readdirSync(folder).sort()).toEqual(['disk.qcow2', 'disk.qcow2.lock']);
   });
 
-  it('before it was in its place is swept away, but not one in the making', () => {
+  it('before it was in its place is swept away, but not that of one who lives', () => {
+    const staged = (digit: number): string =>
+      `disk.qcow2.lock.1-${String(digit).repeat(8)}-1111-4111-8111-111111111111`;
     const make = (name: string, text: string): void => {
       mkdirSync(join(folder, name));
       writeFileSync(join(folder, name, 'record'), text);
     };
-    make('disk.qcow2.lock.left', JSON.stringify({ ...nodeLockHost.self(), pid: NOBODY }));
-    make('disk.qcow2.lock.alive', JSON.stringify(nodeLockHost.self()));
-    make('disk.qcow2.lock.begun', '');
+    make(staged(1), JSON.stringify({ ...nodeLockHost.self(), pid: NOBODY }));
+    make(staged(2), JSON.stringify(nodeLockHost.self()));
+    // Whoever is about to write a record here makes it again.
+    make(staged(3), '');
+    mkdirSync(join(folder, staged(4)));
+    make('disk.qcow2.lock.of-another', '');
+    mkdirSync(join(folder, 'disk.qcow2.lock.empty'));
     lockImage(image).release();
     expect(readdirSync(folder).sort()).toEqual([
       'disk.qcow2',
-      'disk.qcow2.lock.alive',
-      'disk.qcow2.lock.begun',
+      staged(2),
+      'disk.qcow2.lock.empty',
+      'disk.qcow2.lock.of-another',
     ]);
   });
 });

@@ -49,8 +49,12 @@ export class MemoryRuntime implements Runtime {
   async openOverlay(name: string, mode: OverlayMode): Promise<BlockFile> {
     if (mode.create && this.files.has(name))
       throw new MillraceError('EEXIST', `'${name}' is there already`);
-    const file = mode.create ? this.add(name) : this.file(name);
-    return new FaultyFile(file, (operation, perform) => this.#perform(operation, perform));
+    const file = mode.create ? new MemoryFile(name) : this.file(name);
+    const publish = async (): Promise<void> => void this.files.set(name, file);
+    return Object.assign(
+      new FaultyFile(file, (operation, perform) => this.#perform(operation, perform)),
+      mode.create ? { publish } : {},
+    );
   }
 
   async openSource(location: string | URL): Promise<BlockSource> {
@@ -69,10 +73,6 @@ export class MemoryRuntime implements Runtime {
 
   record(base: string): string {
     return base;
-  }
-
-  async remove(name: string): Promise<void> {
-    this.files.delete(name);
   }
 
   create(options: CreateOptions): Promise<Disk> {

@@ -1,7 +1,7 @@
 /**
  * `millrace convert`: a flat copy of what a disk shows, as a file of its own. It writes over what is
  * there only where that was asked for (`-n`, a block device), and never over an image that it reads;
- * a new file that does not get finished is removed.
+ * a new file is there only once it is whole.
  */
 
 import type { Command } from 'commander';
@@ -10,7 +10,7 @@ import type { BlockFile } from '../../api/block.ts';
 import type { CacheMode, Disk, Extent, ImageFormat, StreamInfo } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { Runtime } from '../../api/runtime.ts';
-import { createDiskWith } from '../../disk/open.ts';
+import { copyWith } from '../../disk/copy.ts';
 import { openImage, whileUnchanged, withDisk } from './image.ts';
 import { writeOntoQcow2 } from './onto-qcow2.ts';
 import type { Ended } from './options.ts';
@@ -189,10 +189,11 @@ class Target {
     return (this.#file = this.#platform.runtime.openOverlay(this.path, mode));
   }
 
-  /** Removes what was made, and says whether that was anything. */
+  /** Removes what was made, if it was not finished, and says whether that was anything. */
   async remove(): Promise<boolean> {
-    if (this.existing || (await this.#file?.catch(() => undefined)) === undefined) return false;
-    await this.#platform.runtime.remove(this.path);
+    const file = await this.#file?.catch(() => undefined);
+    if (this.existing || file === undefined) return false;
+    await file.close();
     return true;
   }
 }
@@ -235,7 +236,6 @@ async function copy(
   return copyToQcow2(platform, source, target, options, signal, begin);
 }
 
-/** A copy in qcow2 is an overlay over the source that has been streamed whole. */
 async function copyToQcow2(
   platform: Platform,
   source: string,
@@ -249,23 +249,24 @@ async function copyToQcow2(
     ...platform.runtime,
     openOverlay: (_, mode) => target.make(mode.cache),
   };
-  const disk = await createDiskWith(runtime, {
-    overlay: target.path,
-    base: source,
-    baseFormat: format,
-    followChain: true,
-    clusterSize,
-    cache,
-  });
-  return withDisk(disk, async () => {
-    const progress = begin(disk.size);
-    disk.addEventListener('progress', (event) => {
-      const { length, remaining } = (event as CustomEvent<StreamInfo>).detail;
-      progress(length - remaining);
-    });
-    await disk.stream({ signal });
-    return disk.size;
-  });
+  return copyWith(
+    runtime,
+    {
+      overlay: target.path,
+      base: source,
+      baseFormat: format,
+      followChain: true,
+      clusterSize,
+      cache,
+    },
+    {
+      signal,
+      begin: (size) => {
+        const progress = begin(size);
+        return ({ length, remaining }) => progress(length - remaining);
+      },
+    },
+  );
 }
 
 async function copyToRaw(
@@ -292,6 +293,7 @@ async function copyToRaw(
     // Each lane takes the next piece; generators hand out one at a time.
     await Promise.all(Array.from({ length: LANES }, lane));
     await file.flush();
+    await file.publish?.();
   } catch (error) {
     await Promise.resolve(file.close()).catch(() => {});
     throw error;

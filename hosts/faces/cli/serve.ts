@@ -7,7 +7,6 @@ import { InvalidArgumentError } from 'commander';
 import type { Disk, ImageFormat } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { Runtime } from '../../api/runtime.ts';
-import { identityOf, notingBases } from '../../bases/identities.ts';
 import { sharingBases } from '../../bases/shared.ts';
 import { closeAll } from '../../disk/close-all.ts';
 import { createDiskWith, openDiskWith } from '../../disk/open.ts';
@@ -48,8 +47,6 @@ export interface ServeOptions {
 export interface ServedImage {
   disk: Disk;
   image: string;
-  /** What tells its content from that of other times. */
-  identity: string;
 }
 
 const LISTEN_DEFAULT = '127.0.0.1:7468';
@@ -77,10 +74,7 @@ export function declareServe(program: Command, platform: Platform, ended: Ended)
       'origin of web pages that may use it, as https://console.example; several by as many options',
       listed,
     )
-    .option(
-      '--read-only',
-      'change nothing: no jobs, and what is read from a base is not kept. For what others have as a base: a disk that was populated meanwhile is another one to them when it is served again',
-    )
+    .option('--read-only', 'change nothing: no jobs, and what is read from a base is not kept')
     .option(
       '--from <url|path>',
       'where the base is now, if not where the overlay records it; with several disks NAME=URL, as many times as needed',
@@ -200,14 +194,9 @@ async function openAll(
   const places = placesOf(options.from ?? [], images);
   const shared = sharingBases(platform.runtime);
   for (const [device, image] of images) {
-    const bases: string[] = [];
     const from = places.get(device);
     const runtime = from === undefined ? shared : baseAt(shared, from);
-    const noting = notingBases(runtime, (identity) => bases.push(identity));
-    const disk = await openOrCreate(noting, image, options);
-    served.set(device, { disk, image, identity: '' });
-    const identity = JSON.stringify([await identityOfFile(platform, image), ...bases]);
-    served.set(device, { disk, image, identity });
+    served.set(device, { disk: await openOrCreate(runtime, image, options), image });
   }
 }
 
@@ -240,7 +229,6 @@ function startHttp(
     token,
     authorize: token === undefined ? namesThisMachine : undefined,
     origins,
-    identity: (device) => served.get(device)?.identity,
   });
   return platform.serve(handler, address);
 }
@@ -314,16 +302,6 @@ function named(images: readonly string[]): [device: string, image: string][] {
       `${pairs.length} disks are too many for one server: 26 at most`,
     );
   return pairs;
-}
-
-/**
- * What the file is now: one that is served again, unchanged, keeps its ETag. One that reads or a
- * job have populated since gets another.
- */
-async function identityOfFile(platform: Platform, image: string): Promise<string> {
-  const source = await platform.runtime.openSource(image);
-  await source.close();
-  return identityOf(source);
 }
 
 async function tellWhere(

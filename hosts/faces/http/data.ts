@@ -15,11 +15,20 @@ interface ByteRange {
   end: number;
 }
 
-/** Answers GET and HEAD; `identity` is of the disk's content when the handler began. */
+/** What a disk can tell of its content that is no public call: see hosts/disk/disk.ts. */
+interface Telling {
+  readonly changes?: number;
+  contentId?(): Promise<string>;
+}
+
+/**
+ * Answers GET and HEAD. `identity` is of the disk's content when the handler began; undefined where
+ * the disk itself is to tell.
+ */
 export async function answerData(
   request: Request,
   disk: Disk,
-  identity: string,
+  identity: string | undefined,
 ): Promise<Response> {
   const etag = await etagOf(disk, identity);
   const headers = new Headers({
@@ -132,19 +141,32 @@ async function piece(disk: Disk, { first, end }: ByteRange, changes: number): Pr
  * it is served.
  */
 function changesOf(disk: Disk): number {
-  return (disk as Disk & { readonly changes?: number }).changes ?? 0;
+  return (disk as Telling).changes ?? 0;
 }
 
 /**
  * A strong validator (RFC 9110, section 8.8.1). A digest, since an identity may hold characters
  * that a header does not.
  */
-async function etagOf(disk: Disk, identity: string): Promise<string> {
-  const text = JSON.stringify([identity, disk.size, changesOf(disk)]);
+async function etagOf(disk: Disk, identity: string | undefined): Promise<string> {
+  const content =
+    identity === undefined
+      ? ((await (disk as Telling).contentId?.()) ?? uniqueOf(disk))
+      : [identity, changesOf(disk)];
+  const text = JSON.stringify([content, disk.size]);
   const digest = new Uint8Array(
     await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text)),
   );
   return `"${Array.from(digest.subarray(0, 16), (byte) => byte.toString(16).padStart(2, '0')).join('')}"`;
+}
+
+const uniques = new WeakMap<Disk, string>();
+
+/** Of a disk that tells nothing: as long as it is open, and not changed. */
+function uniqueOf(disk: Disk): string {
+  const unique = uniques.get(disk) ?? crypto.randomUUID();
+  uniques.set(disk, unique);
+  return unique;
 }
 
 /** If-None-Match (section 13.1.2): a list of tags, compared weakly, or any. */

@@ -39,8 +39,8 @@ export interface HandlerOptions {
    */
   origins?: readonly string[];
   /**
-   * What tells a disk's content from that of other times, across restarts; without it, its ETag is
-   * a new one for every handler.
+   * What tells a disk's content from that of other times, across restarts; without it, a disk of
+   * this library tells that itself. Any other has an ETag that lasts as long as it is open.
    */
   identity?: (device: string) => string | undefined;
 }
@@ -99,8 +99,8 @@ interface Ask {
   url: URL;
   device: string;
   disk: Disk;
-  /** What the ETag begins with. */
-  identity: string;
+  /** What the caller says that its content is. */
+  identity: string | undefined;
 }
 
 type Answer = (ask: Ask) => Response | Promise<Response>;
@@ -130,12 +130,10 @@ export function createHandler(options: HandlerOptions): Handler {
       'EINVAL',
       `'${wrong}' is not an origin: as in https://console.example or http://localhost:8080, without a path`,
     );
-  const unique = crypto.randomUUID();
   return async (request) => {
     const cors = corsOf(request, options.origins ?? []);
     try {
-      const response =
-        request.method === 'OPTIONS' ? preflight() : await answer(request, options, unique);
+      const response = request.method === 'OPTIONS' ? preflight() : await answer(request, options);
       for (const [name, value] of Object.entries(cors)) response.headers.set(name, value);
       return response;
     } catch (error) {
@@ -144,11 +142,7 @@ export function createHandler(options: HandlerOptions): Handler {
   };
 }
 
-async function answer(
-  request: Request,
-  options: HandlerOptions,
-  unique: string,
-): Promise<Response> {
+async function answer(request: Request, options: HandlerOptions): Promise<Response> {
   const url = urlOf(request);
   refuseForeignPages(request, url, options.origins ?? []);
   await mayEnter(request, options);
@@ -172,13 +166,7 @@ async function answer(
   const name = decoded(device);
   const disk = await find(options.disks, name, request);
   if (disk === undefined) throw new MillraceError('ENOENT', `there is no disk '${name}'`);
-  return act({
-    request,
-    url,
-    device: name,
-    disk,
-    identity: `${options.identity?.(name) ?? unique}/${name}`,
-  });
+  return act({ request, url, device: name, disk, identity: options.identity?.(name) });
 }
 
 /**
