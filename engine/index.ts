@@ -72,6 +72,7 @@ import {
   JOB_STATUS,
   JOB_STOPS,
   JOB_TO,
+  KIND_STREAM,
   MEMORY_BYTES_MIN,
   OVERLAY,
   REPORT_NUMBERS,
@@ -235,6 +236,7 @@ export function request(kind: u32, tag: u32, offset: f64, length: f64, argument:
   if (inFlight >= REQUESTS_MAX) return false;
   const t = taskBegin(kind, false);
   if (t === null) return false;
+  t.isJobs = kind == KIND_STREAM;
   t.request = tag;
   t.offset = <u64>offset;
   t.length = <u64>length;

@@ -30,6 +30,8 @@ export const SUBMISSIONS_MAX: u32 = 512;
 export const REQUESTS_MAX: u32 = 64;
 /** All tasks: the host's requests, the copies of a job, and the engine's own. */
 export const TASKS_MAX: u32 = 128;
+/** Of these, the places that are kept for tasks that others wait for. */
+export const SERVING_TASKS_MAX: u32 = 2;
 /** Copies of a job in flight. */
 export const COPIES_MAX: u32 = 32;
 /**

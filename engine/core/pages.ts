@@ -8,17 +8,7 @@ import { CLEAN_PAGES_MIN, PAGE_BYTES, PAGE_MASK, SECTOR_BITS } from '../limits';
 import { FLAG_JOBS, HOLE_BLOCK_BITS, OP_HOLES, OP_READ, OVERLAY } from '../protocol';
 import { fileOf } from './files';
 import { ioBegin, slot } from './ring';
-import {
-  isJobs,
-  KIND_GROW,
-  KIND_WRITEBACK,
-  ON_PAGE,
-  ON_SLOT,
-  ON_WRITEBACK,
-  Task,
-  wakePage,
-  wakeTurns,
-} from './task';
+import { ON_PAGE, ON_SLOT, ON_WRITEBACK, Task, wakePage, wakeTurns } from './task';
 
 /**
  * The order in which changes reach the disk: every stage is on stable storage before the next is written. First the mark that the
@@ -243,7 +233,7 @@ export function pageLoaded(address: usize, error: i32, detail: u32): void {
  * loaded, and none would get on. The others wait for their turn; those that tasks in their turn wait for do not.
  */
 function mayLoad(t: Task | null): bool {
-  if (t !== null && (t.loads || t.kind == KIND_WRITEBACK || t.kind == KIND_GROW)) return true;
+  if (t !== null && (t.loads || t.serves)) return true;
   if (loaders >= max<u32>(1, cleanPages() / CLEAN_PAGES_MIN)) {
     if (t !== null) waitFor(t, 0);
     return false;
@@ -284,7 +274,7 @@ function loadPage(t: Task | null, page: Page, file: u32, start: u64): bool {
     return false;
   }
   // Ahead of the copies' data, without which the job can do; but not without the tables.
-  if (t === null || isJobs(t)) s.flags = FLAG_JOBS;
+  if (t === null || t.isJobs) s.flags = FLAG_JOBS;
   slot(s.tag).page = changetype<usize>(page);
   if (bytes < PAGE_BYTES) memory.fill(page.frame + bytes, 0, PAGE_BYTES - bytes);
   page.state = LOADING;

@@ -21,7 +21,7 @@ import {
   SUBMISSION_REQUEST,
   SUBMISSION_TAG,
 } from '../protocol';
-import { isJobs, Task } from './task';
+import { Task } from './task';
 
 /** A submission queue entry. */
 @unmanaged
@@ -169,7 +169,7 @@ export function ioBegin(
   s.tag = <u32>((changetype<usize>(io) - slots) / offsetof<Io>());
   s.op = op;
   s.file = file;
-  s.flags = task !== null && isJobs(task) ? FLAG_BACKGROUND | FLAG_JOBS : 0;
+  s.flags = task !== null && task.isJobs ? FLAG_BACKGROUND | FLAG_JOBS : 0;
   s.offset = offset;
   s.length = length;
   s.address = <u32>address;

@@ -1,8 +1,8 @@
 // Tasks: everything that the engine does over more than one step. A task is run as a straight-line function that returns when it
 // must wait, and is run again when what it waits for has come; its progress is in its fields, so that running it again is harmless.
 
-import { CHUNK_CLUSTERS_MAX, GUEST_MEMORY_SHARE, TASKS_MAX } from '../limits';
-import { ABORTED, KIND_STREAM, R_HOST } from '../protocol';
+import { CHUNK_CLUSTERS_MAX, GUEST_MEMORY_SHARE, SERVING_TASKS_MAX, TASKS_MAX } from '../limits';
+import { ABORTED, R_HOST } from '../protocol';
 import { arenaBytes, arenaFreeBytes, arenaGive, arenaTake, arenaTakeAhead } from './arena';
 
 /** What a run of a task returns. */
@@ -33,16 +33,6 @@ export const KIND_GROW: u32 = 34;
 /** A request that has ended: the host copies from its memory until the next step. */
 export const KIND_GIVEN: u32 = 35;
 
-/** `argument` of a copy: whether it is the job's, the job's over a range that shows zeros only, or read-ahead's. */
-export const COPY_OF_JOB: u64 = 0;
-export const COPY_AHEAD: u64 = 1;
-export const COPY_OF_ZEROES: u64 = 2;
-
-/** Whether a task is the job itself or one of its copies; for what is read ahead, a guest is expected to wait. */
-export function isJobs(t: Task): bool {
-  return t.kind == KIND_STREAM || (t.background && t.argument != COPY_AHEAD);
-}
-
 export const UNLOCKED: u32 = 0;
 export const SHARED: u32 = 1;
 export const EXCLUSIVE: u32 = 2;
@@ -56,6 +46,10 @@ export class Task {
   queued: bool;
   /** No guest waits for it yet: guest requests go first. */
   background: bool;
+  /** It is the job, or one of its copies: what it waits for may be cancelled with that. */
+  isJobs: bool;
+  /** Others wait for it: it waits neither for its turn to load pages nor for a place here. */
+  serves: bool;
   next: Task | null;
 
   /** The host's tag. */
@@ -122,8 +116,6 @@ export class Task {
   gatherPhase: u32;
   gatherAt: u64;
   gatherTo: u64;
-  /** How far what is missing at gatherAt goes: see MISSED. */
-  gatherMissed: u64;
 
   /** The clusters being mapped: the first one, how many, and how far the current step is. See place.ts. */
   clusterFirst: u64;
@@ -139,6 +131,10 @@ export class Task {
   bottom: u32;
   /** What it populates is also to replace compressed clusters. */
   fillsCompressed: bool;
+  /** Step of populating, which several kinds of task do; 0: it does not. See populate.ts. */
+  populating: u32;
+  /** What it populates it also wants to have, all of [offset, offset + length). */
+  wantsAll: bool;
   /** What is populated shows zeros only: nothing has to be read for it. */
   zeroes: bool;
   /** Of a copy: how often the job had been resumed when it began. */
@@ -212,15 +208,19 @@ function mapAddress(t: Task, index: u32): usize {
   return changetype<usize>(t) + ((offsetof<Task>() + 7) & ~7) + index * 8;
 }
 
-/** A fresh task, ready to run, or null when the table is full. The engine's own, which others wait for, always find a place. */
-export function taskBegin(kind: u32, background: bool): Task | null {
-  const places = kind == KIND_WRITEBACK || kind == KIND_GROW ? TASKS_MAX : TASKS_MAX - 2;
+/**
+ * A fresh task, ready to run, or null when the table is full. There is always a place for the two
+ * that serve others: the write-back, and the growth of the refcount tables.
+ */
+export function taskBegin(kind: u32, background: bool, serves: bool = false): Task | null {
+  const places = serves ? TASKS_MAX : TASKS_MAX - SERVING_TASKS_MAX;
   for (let i: u32 = 0; i < places; i++) {
     const t = taskAt(i);
     if (t.kind != KIND_NONE) continue;
     memory.fill(changetype<usize>(t), 0, offsetof<Task>());
     t.kind = kind;
     t.background = background;
+    t.serves = serves;
     ready(t);
     return t;
   }
@@ -336,7 +336,7 @@ export function wake(on: u32): void {
 export function wakeJobs(): void {
   for (let i: u32 = 0; i < TASKS_MAX; i++) {
     const t = taskAt(i);
-    if (t.kind != KIND_NONE && t.waits && isJobs(t)) ready(t);
+    if (t.kind != KIND_NONE && t.waits && t.isJobs) ready(t);
   }
 }
 
@@ -348,7 +348,7 @@ export function wakePage(page: usize, error: i32, image: u32, offset: u64, detai
   for (let i: u32 = 0; i < TASKS_MAX; i++) {
     const t = taskAt(i);
     if (t.kind == KIND_NONE || !(t.waits & ON_PAGE) || (t.page != page && t.page != 0)) continue;
-    if (error && t.page == page && (error != ABORTED || isJobs(t)))
+    if (error && t.page == page && (error != ABORTED || t.isJobs))
       failOfHost(t, error, image, offset, detail);
     ready(t);
   }
@@ -506,8 +506,7 @@ export function guestWaitsForMemory(): bool {
   for (let i: u32 = 0; i < TASKS_MAX; i++) {
     const t = taskAt(i);
     // The job's own task waits until there is room for another copy; it takes none itself.
-    if (t.kind != KIND_NONE && t.kind != KIND_STREAM && !t.background && t.waits & ON_MEMORY)
-      return true;
+    if (t.kind != KIND_NONE && !t.isJobs && !t.background && t.waits & ON_MEMORY) return true;
   }
   return false;
 }

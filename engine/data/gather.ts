@@ -17,8 +17,6 @@ import { ABSENT, COMPRESSED_DATA, OP_DECOMPRESS, OP_READ, OVERLAY, ZEROES } from
 
 /** What gather returns: WAIT, or one of these. GATHERED says that all is under way; gatherFinish tells when it has come. */
 export const GATHERED: i32 = 10;
-/** The position gatherAt is absent from the overlay, and the caller wanted to know. */
-export const MISSED: i32 = 11;
 /** Compressed clusters need scratch memory and the task has none: give back everything and begin again with it. */
 export const NEEDS_SCRATCH: i32 = 12;
 export const GATHER_FAILED: i32 = 13;
@@ -76,8 +74,8 @@ export function gatherRange(t: Task, from: u64, to: u64): void {
   t.gatherTo = to;
 }
 
-/** Goes on gathering. With `stopAtAbsent`, a position that the overlay does not have ends it with MISSED. */
-export function gather(t: Task, stopAtAbsent: bool): i32 {
+/** Goes on gathering. */
+export function gather(t: Task): i32 {
   while (true) {
     if (t.error) return GATHER_FAILED;
     if (t.gatherPhase != PLAN) {
@@ -87,10 +85,6 @@ export function gather(t: Task, stopAtAbsent: bool): i32 {
     if (t.gatherAt >= t.gatherTo) return GATHERED;
     const extent = lookupChain(t, OVERLAY, imageCount(), t.gatherAt, t.gatherTo - t.gatherAt);
     if (extent === null) return t.error ? GATHER_FAILED : WAIT;
-    if (stopAtAbsent && (extent.depth != OVERLAY || extent.state == ABSENT)) {
-      t.gatherMissed = extent.length;
-      return MISSED;
-    }
     const next = take(t, extent);
     if (next) return next;
   }

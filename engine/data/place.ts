@@ -8,9 +8,7 @@ import { jobPopulated } from '../core/job';
 import { pageChanged, pageGet, pageMake, pagesForget, STAGE_L1, STAGE_L2 } from '../core/pages';
 import { ioBegin } from '../core/ring';
 import {
-  COPY_AHEAD,
   clusterMap,
-  KIND_COPY,
   KIND_NONE,
   ON_SLOT,
   ON_TABLE,
@@ -58,6 +56,8 @@ export const IN_PLACE: u64 = 3;
 export const NEW: u64 = 4;
 /** Becomes a zero cluster. */
 export const ZEROED: u64 = 5;
+/** Is there and stays as it is, but its content is wanted in the buffer. */
+export const WANTED: u64 = 6;
 export const ACTION: u64 = 15;
 
 /** Takes host clusters for what is to be filled; clusters that are all zeros become zero clusters where `zeroes` allows it. */
@@ -175,7 +175,7 @@ export function linkCluster(
   }
   pageChanged(at, (<u32>1) << image.l2EntryBits, STAGE_L2);
   freeOld(image, old, host);
-  tellPopulated(image, offset, old, oldBitmap, t.kind == KIND_COPY && t.argument != COPY_AHEAD);
+  tellPopulated(image, offset, old, oldBitmap, t.isJobs);
   if (host) noteUnwritten(clusterBytes(image));
   return true;
 }

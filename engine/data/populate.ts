@@ -27,7 +27,7 @@ import {
   NEEDS_SCRATCH,
   scratchFor,
 } from './gather';
-import { FILL, KEEP, link, OWNED, place, storeClusters, ZEROED } from './place';
+import { FILL, KEEP, link, OWNED, place, storeClusters, WANTED, ZEROED } from './place';
 import {
   anyStreams,
   fetchStreams,
@@ -38,17 +38,18 @@ import {
   streamsRoom,
 } from './streams';
 
-const LOCK: u32 = 100;
-const CLASSIFY: u32 = 101;
-const MEASURE: u32 = 102;
-const ROOM: u32 = 103;
-const STREAMS: u32 = 104;
-const STREAMED: u32 = 105;
-const MEMORY: u32 = 106;
-const GATHER: u32 = 107;
-const PLACE: u32 = 108;
-const STORE: u32 = 109;
-const STORED: u32 = 110;
+/** Steps of `populating`. */
+const LOCK: u32 = 1;
+const CLASSIFY: u32 = 2;
+const MEASURE: u32 = 3;
+const ROOM: u32 = 4;
+const STREAMS: u32 = 5;
+const STREAMED: u32 = 6;
+const MEMORY: u32 = 7;
+const GATHER: u32 = 8;
+const PLACE: u32 = 9;
+const STORE: u32 = 10;
+const STORED: u32 = 11;
 
 /** Bytes that one populating task takes on: a multiple of every cluster size that matters. */
 export function chunkBytes(): u64 {
@@ -87,18 +88,22 @@ export function populateBegin(t: Task, from: u64, to: u64, bottom: u32): void {
   t.clusterCount = <u32>(end - first);
   t.clusterAt = 0;
   t.bottom = bottom;
-  t.state = LOCK;
+  t.populating = LOCK;
 }
 
 /** Whether all that is to be stored has been read. */
 export function hasFetched(t: Task): bool {
-  return t.state > GATHER;
+  return t.populating > GATHER;
 }
 
-/** Goes on; true when the range is populated. False: the task waits or has failed. */
+/**
+ * Goes on; true when the range is populated. False: the task waits or has failed. A task that wants
+ * all of what it asked for has it in its buffer then, unless all was there already: it has no buffer
+ * then.
+ */
 export function populate(t: Task): bool {
   const bits = overlay().clusterBits;
-  if (t.state == LOCK) {
+  if (t.populating == LOCK) {
     if (!lock(t, EXCLUSIVE, t.clusterFirst << bits, (t.clusterFirst + t.clusterCount) << bits))
       return false;
     // While it waited for the lock, the disk may have become smaller.
@@ -106,37 +111,37 @@ export function populate(t: Task): bool {
     t.clusterCount =
       clusters > t.clusterFirst ? <u32>min<u64>(t.clusterCount, clusters - t.clusterFirst) : 0;
     t.clusterAt = 0;
-    t.state = CLASSIFY;
+    t.populating = CLASSIFY;
   }
-  if (t.state == CLASSIFY) {
+  if (t.populating == CLASSIFY) {
     if (!classify(t)) return false;
     if (t.clusterCount == 0) return true;
-    t.state = t.zeroes && onlyZeroes(t) ? STORED : t.background ? MEASURE : MEMORY;
+    t.populating = t.zeroes && onlyZeroes(t) ? STORED : t.background ? MEASURE : MEMORY;
     t.clusterAt = 0;
     t.bufferFrom = t.clusterFirst << bits;
     streamsBegin(t);
   }
-  if (t.state >= MEASURE && t.state <= STREAMED && !fetchAhead(t)) return false;
-  if (t.state == MEMORY) {
+  if (t.populating >= MEASURE && t.populating <= STREAMED && !fetchAhead(t)) return false;
+  if (t.populating == MEMORY) {
     const bytes = t.clusterCount << bits;
     if (!takeMemory(t, bytes, scratchFor(bytes))) return false;
     if (t.streamed) streamsPlaced(t);
     t.clusterAt = 0;
     gatherBegin(t);
-    t.state = GATHER;
+    t.populating = GATHER;
   }
-  if (t.state == GATHER) {
+  if (t.populating == GATHER) {
     if (!gatherClusters(t)) return false;
     t.clusterAt = 0;
-    t.state = PLACE;
+    t.populating = PLACE;
   }
-  if (t.state == PLACE) {
+  if (t.populating == PLACE) {
     if (!place(t, !(t.background && jobAllocatesFull()))) return false;
-    t.state = STORE;
+    t.populating = STORE;
   }
-  if (t.state == STORE) {
+  if (t.populating == STORE) {
     if (!storeClusters(t, 0, u64.MAX_VALUE)) return false;
-    t.state = STORED;
+    t.populating = STORED;
   }
   if (t.pending) {
     t.waits = ON_IO;
@@ -175,8 +180,22 @@ function classify(t: Task): bool {
       t.clusterAt += alike;
     }
   }
+  if (t.wantsAll) wantRequested(t);
   trim(t);
   return true;
+}
+
+/** Where anything is filled, what is there of the request is brought into the buffer too. */
+function wantRequested(t: Task): void {
+  let fills = false;
+  for (let i: u32 = 0; i < t.clusterCount; i++) if (clusterMap(t, i) != KEEP) fills = true;
+  if (!fills) return;
+  const bits = overlay().clusterBits;
+  const end = min(((t.offset + t.length - 1) >> bits) + 1, t.clusterFirst + t.clusterCount);
+  for (let cluster = max(t.offset >> bits, t.clusterFirst); cluster < end; cluster++) {
+    const i = <u32>(cluster - t.clusterFirst);
+    if (clusterMap(t, i) == KEEP) setClusterMap(t, i, WANTED);
+  }
 }
 
 /** When streaming down to an image of the chain: 1 if an image above it has any of the cluster, 0 if none, -1 to wait. */
@@ -200,27 +219,27 @@ function nextRun(t: Task): bool {
 
 /** Fetches the streams of compressed clusters, before there is a buffer. False: the task waits or has failed. */
 function fetchAhead(t: Task): bool {
-  if (t.state == MEASURE) {
+  if (t.populating == MEASURE) {
     do {
       if (!measureStreams(t)) return false;
     } while (nextRun(t));
     t.clusterAt = 0;
     t.overHoles = anyStreams(t);
-    t.state = t.overHoles ? ROOM : MEMORY;
+    t.populating = t.overHoles ? ROOM : MEMORY;
   }
-  if (t.state == ROOM) {
+  if (t.populating == ROOM) {
     if (!streamsRoom(t)) return false;
-    t.state = STREAMS;
+    t.populating = STREAMS;
   }
-  if (t.state == STREAMS) {
+  if (t.populating == STREAMS) {
     do {
       if (!fetchStreams(t)) return false;
     } while (nextRun(t));
-    t.state = STREAMED;
+    t.populating = STREAMED;
   }
-  if (t.state == STREAMED) {
+  if (t.populating == STREAMED) {
     if (!streamsFetched(t)) return false;
-    t.state = MEMORY;
+    t.populating = MEMORY;
   }
   return true;
 }
@@ -232,7 +251,7 @@ function gatherClusters(t: Task): bool {
     const to = (t.clusterFirst + t.clusterAt) << image.clusterBits;
     if (to > image.size)
       memory.fill(t.buffer + <usize>(image.size - t.bufferFrom), 0, <usize>(to - image.size));
-    const next = gather(t, false);
+    const next = gather(t);
     if (next == NEEDS_SCRATCH) {
       t.restart = true;
       break;
@@ -246,7 +265,7 @@ function gatherClusters(t: Task): bool {
   }
   t.restart = false;
   releaseMemory(t);
-  t.state = MEMORY;
+  t.populating = MEMORY;
   return populate(t);
 }
 

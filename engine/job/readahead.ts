@@ -2,7 +2,7 @@
 // window doubles while reads go on where the last one ended, and halves when they do not.
 
 import { clusterBytes, imageCount } from '../core/image';
-import { COPY_AHEAD, KIND_COPY, taskBegin } from '../core/task';
+import { KIND_COPY, taskBegin } from '../core/task';
 import { chunkBytes } from '../data/populate';
 import { overlay } from '../formats/qcow2/image';
 import { HOLE_BLOCKS_MIN } from '../limits';
@@ -50,7 +50,6 @@ export function noteGuestRead(offset: u64, length: u64, missed: bool): void {
     if (t === null) return;
     t.offset = frontier;
     t.length = end - frontier;
-    t.argument = COPY_AHEAD;
     t.holeBlocksMin = HOLE_BLOCKS_MIN;
     frontier = end;
   }

@@ -8,8 +8,6 @@ import { basesEnd, clusterBytes, imageCount, imagesDropped } from '../core/image
 import { Job, setAlarm, theJob } from '../core/job';
 import {
   AGAIN,
-  COPY_OF_JOB,
-  COPY_OF_ZEROES,
   DONE,
   EXCLUSIVE,
   KIND_COPY,
@@ -419,7 +417,8 @@ function handOut(t: Task, j: Job, absent: u64, zeroes: u64): i32 {
   if (copy === null) return wait(t, ON_JOB | ON_MEMORY);
   copy.offset = j.cursor;
   copy.length = end - j.cursor;
-  copy.argument = linkOnly ? COPY_OF_ZEROES : COPY_OF_JOB;
+  copy.isJobs = true;
+  copy.zeroes = linkOnly;
   copy.holeBlocksMin = HOLE_BLOCKS_MIN;
   copy.resumes = j.resumes;
   j.copies++;

@@ -216,7 +216,7 @@ function partOf(t: Task, image: Qcow2, cluster: u64): usize {
   if (block < 0) return 0;
   if (block > 0) return pageGet(t, image.file, partOffset(image, block, cluster));
   if (!growing) {
-    if (taskBegin(KIND_GROW, false) !== null) {
+    if (taskBegin(KIND_GROW, false, true) !== null) {
       growing = true;
       wantedBlock = index;
     }

@@ -191,7 +191,7 @@ export function scheduleWriteback(): void {
     pagesRelieved();
     return;
   }
-  if (taskBegin(KIND_WRITEBACK, false) === null) return;
+  if (taskBegin(KIND_WRITEBACK, false, true) === null) return;
   running = true;
   // Who wants one from here on may come too late for this one, which may have passed the freed clusters already.
   wanted = false;

@@ -1,7 +1,8 @@
-// A guest's read. What the overlay lacks is populated first (copy-on-read), under the lock that keeps others from fetching it too;
-// then everything is read from the overlay. Where nothing can be stored, the base is read directly.
+// A guest's read. What the overlay lacks is populated first (copy-on-read), under the lock that keeps
+// others from fetching it too, and given from the buffer that it was fetched into. What is all there,
+// and everything where nothing can be stored, is read as it stands.
 
-import { clusterBytes, imageCount } from '../core/image';
+import { clusterBytes, imageCount, topImage } from '../core/image';
 import { tell } from '../core/ring';
 import {
   DONE,
@@ -22,24 +23,25 @@ import {
   gatherBegin,
   gatherFinish,
   gatherRange,
-  MISSED,
   NEEDS_SCRATCH,
   scratchFor,
 } from '../data/gather';
 import { unplace } from '../data/place';
 import { chunkBytes, grain, populate, populateBegin, requestBytes } from '../data/populate';
-import { overlay } from '../formats/qcow2/image';
+import { lookup } from '../formats/chain';
 import { noteGuestRead } from '../job/readahead';
-import { EINVAL, ENOSPC, OP_GIVE, OVERLAY, R_RANGE } from '../protocol';
+import { ABSENT, EINVAL, ENOSPC, OP_GIVE, OVERLAY, R_RANGE } from '../protocol';
 
 /** Times a read lets missing clusters be populated before it reads the base directly: others may discard them again. */
 const POPULATE_TRIES_MAX: u32 = 16;
 
 const LOCK: u32 = 0;
-const MEMORY: u32 = 1;
-const GATHER: u32 = 2;
-const FINISH: u32 = 3;
-const DROP: u32 = 4;
+const SEEK: u32 = 1;
+const MEMORY: u32 = 2;
+const GATHER: u32 = 3;
+const FINISH: u32 = 4;
+const POPULATE: u32 = 5;
+const DROP: u32 = 6;
 
 /** Set when the disk is opened: reads store what they fetch. */
 let copyOnRead: bool = false;
@@ -51,7 +53,7 @@ export function setCopyOnRead(yes: bool): void {
 export function runRead(t: Task): i32 {
   // A read need not fail because there is no room to keep what it has read.
   if (t.error) return t.error == ENOSPC && t.tries < POPULATE_TRIES_MAX ? withoutStoring(t) : WAIT;
-  const image = overlay();
+  const image = topImage();
   if (t.offset + t.length > image.size || t.length > requestBytes()) {
     fail(t, EINVAL, R_RANGE, OVERLAY, t.offset);
     return WAIT;
@@ -59,7 +61,14 @@ export function runRead(t: Task): i32 {
   if (t.state == LOCK) {
     const mask = clusterBytes(image) - 1;
     if (!lock(t, SHARED, t.offset & ~mask, (t.offset + t.length + mask) & ~mask)) return WAIT;
-    t.state = MEMORY;
+    t.cursor = t.offset;
+    t.state = copyOnRead && t.tries < POPULATE_TRIES_MAX ? SEEK : MEMORY;
+  }
+  if (t.state == SEEK && !seek(t)) return WAIT;
+  if (t.state == POPULATE) {
+    if (!populate(t)) return WAIT;
+    // Others may have populated it while this one waited for its lock: there is no buffer then.
+    return hasAll(t) ? give(t) : again(t);
   }
   if (t.state == MEMORY) {
     if (!takeMemory(t, <u32>t.length, scratchFor(<u32>t.length))) return WAIT;
@@ -69,43 +78,62 @@ export function runRead(t: Task): i32 {
     t.state = GATHER;
   }
   if (t.state == GATHER) {
-    const next = gather(t, copyOnRead && t.tries < POPULATE_TRIES_MAX);
-    if (next == MISSED || next == NEEDS_SCRATCH) {
-      t.cursor = next == MISSED ? t.gatherMissed : 0;
-      t.state = DROP;
-    } else if (next != GATHERED) {
-      return WAIT;
-    } else {
-      t.state = FINISH;
+    const next = gather(t);
+    if (next != GATHERED && next != NEEDS_SCRATCH) return WAIT;
+    t.state = next == GATHERED ? FINISH : DROP;
+  }
+  if (t.state == DROP) return t.pending ? wait(t, ON_IO) : again(t);
+  return gatherFinish(t) ? give(t) : WAIT;
+}
+
+/** Looks whether the overlay has all of the range, and begins to populate it if not. */
+function seek(t: Task): bool {
+  const end = t.offset + t.length;
+  while (t.cursor < end) {
+    const extent = lookup(t, topImage(), t.cursor, end - t.cursor);
+    if (extent === null) return false;
+    if (extent.state == ABSENT) {
+      missed(t);
+      return true;
     }
+    t.cursor += extent.length;
   }
-  if (t.state == FINISH) {
-    if (!gatherFinish(t)) return WAIT;
-    const give = tell(OP_GIVE, t.request);
-    give.address = <u32>t.buffer;
-    give.length = <u32>t.length;
-    noteGuestRead(t.offset, t.length, t.tries > 0);
-    return DONE;
-  }
-  if (t.state == DROP) {
-    if (t.pending) return wait(t, ON_IO);
-    releaseMemory(t);
-    unlock(t);
-    if (t.cursor == 0) {
-      t.state = LOCK;
-      return runRead(t);
-    }
-    t.tries++;
-    const bytes = grain();
-    const from = t.gatherAt - (t.gatherAt % bytes);
-    populateBegin(
-      t,
-      from,
-      min(roundUp(t.gatherAt + t.cursor, bytes), from + chunkBytes()),
-      imageCount(),
-    );
-  }
-  return populate(t) ? again(t) : WAIT;
+  t.state = MEMORY;
+  return true;
+}
+
+function missed(t: Task): void {
+  unlock(t);
+  t.tries++;
+  t.wantsAll = true;
+  const bytes = grain();
+  // All of the request, to be given from the buffer; or what is missing, if that is too much at once.
+  let from = t.offset - (t.offset % bytes);
+  if (t.offset + t.length > from + chunkBytes()) from = t.cursor - (t.cursor % bytes);
+  populateBegin(
+    t,
+    from,
+    min(roundUp(t.offset + t.length, bytes), from + chunkBytes()),
+    imageCount(),
+  );
+  t.state = POPULATE;
+}
+
+/** Whether the buffer is about all that was asked for. */
+function hasAll(t: Task): bool {
+  const bufferEnd = t.bufferFrom + t.bufferBytes;
+  return t.buffer != 0 && t.bufferFrom <= t.offset && t.offset + t.length <= bufferEnd;
+}
+
+/** Gives what was asked for from the buffer, which holds it. */
+function give(t: Task): i32 {
+  assert(hasAll(t));
+  const within = t.offset - t.bufferFrom;
+  const give = tell(OP_GIVE, t.request);
+  give.address = <u32>(t.buffer + <usize>within);
+  give.length = <u32>t.length;
+  noteGuestRead(t.offset, t.length, t.tries > 0);
+  return DONE;
 }
 
 function withoutStoring(t: Task): i32 {

@@ -47,7 +47,6 @@ const SETTLE: u32 = 8;
 const SIZE: u32 = 9;
 const FLUSHED: u32 = 10;
 const CUT: u32 = 11;
-const POPULATING: u32 = 100;
 
 /** `length` is the new size; one such request at a time. For a smaller one, the requester has zeroed the rest of the last cluster. */
 export function runResize(t: Task): i32 {
@@ -60,13 +59,13 @@ export function runResize(t: Task): i32 {
     t.fillsCompressed = true;
     if (grows && image.size & (cluster - 1))
       populateBegin(t, image.size & ~(cluster - 1), image.size, imageCount());
-    else t.state = LOCK;
+    t.state = LOCK;
   }
-  if (t.state >= POPULATING) {
+  if (t.populating) {
     if (!populate(t)) return WAIT;
+    t.populating = 0;
     releaseMemory(t);
     unlock(t);
-    t.state = LOCK;
   }
   if (t.state == LOCK) {
     if (!lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;

@@ -173,7 +173,7 @@ function hasEdges(t: Task): bool {
 }
 
 function edge(t: Task): bool {
-  const next = gather(t, false);
+  const next = gather(t);
   if (next == NEEDS_SCRATCH) t.state = DROP;
   return next == GATHERED;
 }

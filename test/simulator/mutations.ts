@@ -107,10 +107,10 @@ export const MUTATIONS: Mutation[] = [
     to: 'if (o.lockHeld && o.lockMode == SHARED) {',
   },
   {
-    name: 'a read that found nothing in the overlay keeps its memory',
+    name: 'a read that begins again keeps its memory',
     path: 'engine/requests/read.ts',
-    from: 'releaseMemory(t);\n    unlock(t);\n    if (t.cursor == 0) {',
-    to: 't.buffer = 0;\n    unlock(t);\n    if (t.cursor == 0) {',
+    from: 'releaseMemory(t);\n  unlock(t);',
+    to: 't.buffer = 0;\n  unlock(t);',
   },
   {
     name: 'new L2 entries lack the COPIED flag',
@@ -157,7 +157,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: 'a job counts what a guest populates twice',
     path: 'engine/data/place.ts',
-    from: 't.kind == KIND_COPY && t.argument != COPY_AHEAD);',
+    from: 't.isJobs);',
     to: 'false);\n  if (host && !old) jobPopulated(offset, clusterBytes(image), false);',
   },
   {
@@ -206,7 +206,19 @@ export const MUTATIONS: Mutation[] = [
     name: 'an answer is told twice',
     path: 'engine/requests/read.ts',
     from: 'noteGuestRead(t.offset, t.length, t.tries > 0);',
-    to: 'if (t.tries == 2) tell(9, t.request);\n    noteGuestRead(t.offset, t.length, t.tries > 0);',
+    to: 'if (t.tries == 1) tell(9, t.request);\n    noteGuestRead(t.offset, t.length, t.tries > 0);',
+  },
+  {
+    name: 'a guest is given what stands before what it missed',
+    path: 'engine/requests/read.ts',
+    from: '<u32>(t.buffer + <usize>within)',
+    to: '<u32>t.buffer',
+  },
+  {
+    name: 'what the overlay has of a request that misses is not read for it',
+    path: 'engine/data/populate.ts',
+    from: 'if (t.wantsAll) wantRequested(t);',
+    to: '',
   },
 ];
 
