@@ -98,6 +98,7 @@ export function step(completed: u32, time: f64): bool {
 
 /** An operation has ended. */
 function complete(tag: u32, result: i32, detail: u32): void {
+  assert(result <= 0);
   const io = slot(tag);
   const task = io.task;
   const page = io.page;
@@ -160,6 +161,7 @@ function settle(t: Task, result: i32): void {
 }
 
 function finish(t: Task): void {
+  assert(t.pending == 0);
   loadsEnded(t);
   if (t.kind == KIND_RESIZE) resizeEnded(t);
   else if (t.kind == KIND_CLOSE) closeEnded(t);

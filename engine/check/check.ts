@@ -121,6 +121,7 @@ function mayCheck(t: Task, image: Qcow2): bool {
 
 /** Enough to count all clusters at once, or half of the memory. */
 function windowBytes(image: Qcow2): u32 {
+  assert(image.clusterBits > 0);
   const wanted = ((image.fileSize >> image.clusterBits) + 2) * COUNT_BYTES;
   let bytes = CHECK_WINDOW_BYTES_MIN;
   while (wanted > bytes && bytes << 1 <= arenaBytes() / 2) bytes <<= 1;
@@ -168,6 +169,7 @@ function look(t: Task, c: Check, image: Qcow2): i32 {
 
 /** Whether to repair, and how. */
 function decide(t: Task, c: Check, image: Qcow2): i32 {
+  assert(c.repairs <= CHECK_REPAIRS_MAX);
   const leaks = image.foreign ? 0 : c.leaks;
   const fixable =
     t.argument != REPAIR_LEAKS
@@ -218,6 +220,7 @@ function failed(t: Task, error: i32, reason: i32, at: u64): i32 {
 }
 
 function repair(t: Task, c: Check, image: Qcow2): i32 {
+  assert(c.repairs > 0 || t.state >= BEHIND_END);
   if (t.state == REPAIRING) {
     const next = allWindows(t, c, image);
     if (next != DONE) return next;
@@ -365,5 +368,6 @@ function report(t: Task, c: Check): void {
 }
 
 function put(t: Task, index: u32, value: u64): void {
+  assert(index < <u32>CHECK_NUMBERS && t.buffer != 0);
   store<f64>(t.buffer + index * 8, <f64>value);
 }

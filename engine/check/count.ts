@@ -72,6 +72,7 @@ export function claimedWhole(c: Check, cluster: u64): bool {
 }
 
 function countAt(c: Check, cluster: u64): usize {
+  assert(cluster >= c.windowFirst && cluster < c.windowFirst + c.windowClusters);
   return c.window + <usize>(cluster - c.windowFirst) * COUNT_BYTES;
 }
 
@@ -92,6 +93,7 @@ export function entriesOfPage(offset: u64): u64 {
 
 /** Counts a reference to an L2 table, and turns to its entries. */
 export function enterTable(c: Check, image: Qcow2, entry: u64): void {
+  assert(entry != 0);
   const table = entry & OFFSET_MASK;
   if (telling(c)) {
     const unaligned = (table & (clusterBytes(image) - 1)) != 0;
@@ -115,6 +117,7 @@ export function countEntries(
   count: u32,
   statistics: bool,
 ): void {
+  assert(count > 0);
   const step = (<usize>1) << image.l2EntryBits;
   const first = at;
   const last = at + <usize>count * step;

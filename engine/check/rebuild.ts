@@ -58,6 +58,7 @@ function refuse(t: Task, error: i32, reason: i32): bool {
 
 /** Writes those parts of the new blocks that count the clusters of the window. */
 export function writeBlocks(t: Task, c: Check, image: Qcow2): i32 {
+  assert(c.round == REBUILD);
   const end = min(c.clusters, c.windowFirst + c.windowClusters);
   const perPart = refcountsPerPart(image);
   const partBytes = <u32>min<u64>(clusterBytes(image), PAGE_BYTES);
@@ -86,6 +87,7 @@ export function writeBlocks(t: Task, c: Check, image: Qcow2): i32 {
 
 /** Writes the new table, sector by sector. */
 export function writeTable(t: Task, c: Check, image: Qcow2): bool {
+  assert(c.newTable > 0 && c.newBlocks > 0);
   const perSector: u64 = SECTOR_BYTES >> 3;
   const entries = c.newTable << (image.clusterBits - 3);
   while (entries > c.cursor) {
@@ -110,6 +112,7 @@ export function writeTable(t: Task, c: Check, image: Qcow2): bool {
 
 /** Lets the header refer to the new table, once that is on disk. False: the task waits or has failed. */
 export function switchTable(t: Task, c: Check, image: Qcow2): bool {
+  assert(c.newBlocks > 0);
   if (!settle(t)) return false;
   const header = pageGet(t, image.file, 0);
   if (!header) return false;

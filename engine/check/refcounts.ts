@@ -42,6 +42,7 @@ function findPart(t: Task, c: Check, image: Qcow2, cluster: u64): bool {
 
 /** First cluster behind those that share a part with this one. */
 function partEnd(image: Qcow2, cluster: u64): u64 {
+  assert(refcountsPerPart(image) > 0);
   const perPart = refcountsPerPart(image);
   return cluster - (cluster % perPart) + perPart;
 }
@@ -91,6 +92,7 @@ function uncountable(c: Check, references: u64): bool {
 }
 
 function repairOne(t: Task, c: Check, refcount: u64, raises: bool, frees: bool): bool {
+  assert(c.round == REPAIR);
   const references = referencesTo(c, c.cursor);
   if (refcount == references || uncountable(c, references)) return true;
   const lowers = refcount > references;
@@ -155,6 +157,7 @@ function compareFlag(t: Task, c: Check, image: Qcow2, entry: u64): u32 {
  * looked at, and changed. False: the task waits or has failed.
  */
 export function enterFlags(t: Task, c: Check, image: Qcow2, at: usize): bool {
+  assert(!c.entered);
   const entry = be64(at);
   if ((entry & OFFSET_MASK) == 0) return true;
   c.nearTo = 0;
@@ -178,6 +181,7 @@ export function enterFlags(t: Task, c: Check, image: Qcow2, at: usize): bool {
 
 /** The flags of `count` neighbouring L2 entries; in a repair they are set right where only one L1 entry refers to the table. */
 export function flagsOfPage(t: Task, c: Check, image: Qcow2, l2: usize, count: u32): bool {
+  assert(count > 0);
   const step = (<usize>1) << image.l2EntryBits;
   c.nearTo = 0;
   for (let at = l2; at < l2 + <usize>count * step; at += step) {

@@ -102,6 +102,7 @@ export class Check {
 }
 
 export function checkOf(t: Task): Check {
+  assert(t.scratch != 0);
   return changetype<Check>(t.scratch);
 }
 
@@ -111,6 +112,7 @@ export function corruptions(c: Check): u64 {
 
 /** Takes note of an entry that is wrong. */
 export function wrongEntry(c: Check, reason: i32): void {
+  assert(reason > 0);
   c.wrongEntries++;
   if (c.reason) return;
   c.reason = reason;

@@ -24,6 +24,7 @@ export function walkTables(
   l1Entries: u64,
   purpose: u32,
 ): i32 {
+  assert(purpose <= COMPARE_FLAGS);
   const l2Entries = (<u64>1) << image.l2Bits;
   const flags = purpose == COMPARE_FLAGS;
   let scanned: u64 = 0;

@@ -19,6 +19,7 @@ export function arenaTableBytes(): usize {
 
 /** `table` holds a byte a block; the arena itself is [from, to). */
 export function arenaInit(table: usize, from: usize, to: usize): void {
+  assert(to > from);
   used = table;
   base = from;
   blocks = <u32>((to - from) / BLOCK_BYTES);
@@ -38,6 +39,7 @@ export function arenaFreeBytes(): u32 {
 
 /** Returns the address of `bytes` contiguous bytes, or 0 when there are none now. */
 export function arenaTake(bytes: u32): usize {
+  assert(bytes > 0);
   const count = (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES;
   if (count > blocks - usedBlocks) return 0;
   let at = search(hint, blocks, count);
@@ -56,6 +58,7 @@ export function arenaAheadBytes(): u32 {
 
 /** As arenaTake, for what a task holds while it waits for more. */
 export function arenaTakeAhead(bytes: u32): usize {
+  assert(bytes > 0);
   const count = (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES;
   const at = search(blocks - blocks / AHEAD_SHARE, blocks, count);
   if (at >= blocks) return 0;
@@ -65,6 +68,8 @@ export function arenaTakeAhead(bytes: u32): usize {
 }
 
 export function arenaGive(address: usize, bytes: u32): void {
+  assert(bytes > 0 && address >= base);
+  assert((address - base) % BLOCK_BYTES == 0);
   const count = (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES;
   const at = <u32>((address - base) / BLOCK_BYTES);
   assert(at + count <= blocks && load<u8>(used + at) == 1);

@@ -88,6 +88,7 @@ export function imageCount(): u32 {
 }
 
 export function setImageCount(count: u32): void {
+  assert(count <= <u32>IMAGES_MAX);
   imageTotal = count;
 }
 

@@ -84,6 +84,7 @@ export function jobAllocatesFull(): bool {
 }
 
 export function setAlarm(time: f64): void {
+  assert(time >= 0);
   alarm = time;
 }
 
@@ -96,6 +97,7 @@ export function alarmTime(): f64 {
  * counts only what it copied itself until it counts again at its end: others also populate what it leaves below.
  */
 export function jobPopulated(offset: u64, bytes: u64, byJob: bool): void {
+  assert(bytes > 0);
   const j = theJob();
   // With nothing below nothing was missing.
   if (imageCount() < 2) return;

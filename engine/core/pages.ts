@@ -5,7 +5,7 @@
 // are is kept in pages as well, at positions that no file reaches.
 
 import { CLEAN_PAGES_MIN, PAGE_BYTES, PAGE_MASK, SECTOR_BITS } from '../limits';
-import { FLAG_JOBS, HOLE_BLOCK_BITS, OP_HOLES, OP_READ, OVERLAY } from '../protocol';
+import { FILES_MAX, FLAG_JOBS, HOLE_BLOCK_BITS, OP_HOLES, OP_READ, OVERLAY } from '../protocol';
 import { fileOf } from './files';
 import { ioBegin, slot } from './ring';
 import { ON_PAGE, ON_SLOT, ON_WRITEBACK, Task, wakePage, wakeTurns } from './task';
@@ -69,6 +69,8 @@ export function pagesTableBytes(pageCount: u32): usize {
 }
 
 export function pagesInit(table: usize, frames: usize, pageCount: u32): void {
+  assert(pageCount > CLEAN_PAGES_MIN);
+  assert((frames & <usize>PAGE_MASK) == 0);
   pages = table;
   count = pageCount;
   memory.fill(table, 0, pageCount * offsetof<Page>());
@@ -85,6 +87,7 @@ export function pageCount(): u32 {
 }
 
 export function pageAt(index: u32): Page {
+  assert(index < count);
   return changetype<Page>(pages + index * offsetof<Page>());
 }
 
@@ -102,6 +105,7 @@ export function manyDirty(): bool {
  * (or for room), or has failed.
  */
 export function pageGet(t: Task | null, file: u32, offset: u64): usize {
+  assert(file < <u32>FILES_MAX);
   const start = offset & ~PAGE_MASK;
   const cached = find(file, start);
   if (cached !== null) {
@@ -134,6 +138,7 @@ export function pageCached(file: u32, start: u64): usize {
 
 /** As pageGet, for a table that is made anew in a page of its own: nothing is read, and the page is all zeros. */
 export function pageMake(t: Task, file: u32, offset: u64): usize {
+  assert(file == OVERLAY);
   assert((offset & PAGE_MASK) == 0);
   let page = find(file, offset);
   if (page === null) page = evict();
@@ -155,6 +160,7 @@ export function pageMake(t: Task, file: u32, offset: u64): usize {
 
 /** Notes that `bytes` bytes at `address`, which came from pageGet, have changed, and in which stage they are to be written. */
 export function pageChanged(address: usize, bytes: u32, stage: u32): void {
+  assert(bytes > 0 && stage < STAGES);
   const page = pageOf(address);
   const wasDirty = isDirty(page);
   const first = <u32>(address - page.frame) >> SECTOR_BITS;
@@ -169,6 +175,7 @@ export function pageChanged(address: usize, bytes: u32, stage: u32): void {
 
 /** Forgets changes to a range that is metadata no longer (a freed table), so that they are not written over what comes there. */
 export function pagesForget(file: u32, from: u64, to: u64): void {
+  assert(file == OVERLAY && from <= to);
   for (let i: u32 = 0; i < count; i++) {
     const page = pageAt(i);
     if (page.state != VALID || page.file != file) continue;
@@ -183,24 +190,29 @@ export function pagesForget(file: u32, from: u64, to: u64): void {
 }
 
 export function sectorDirty(page: Page, stage: u32, sector: u32): bool {
+  assert(stage < STAGES && sector < PAGE_BYTES >> SECTOR_BITS);
   return (
     (load<u64>(dirtyWords(page, stage) + ((sector >> 6) << 3)) & ((<u64>1) << (sector & 63))) != 0
   );
 }
 
 export function stageDirty(page: Page, stage: u32): bool {
+  assert(stage < STAGES);
   const words = dirtyWords(page, stage);
   return (load<u64>(words) | load<u64>(words, 8)) != 0;
 }
 
 /** A write-back has taken these sectors into its snapshot. */
 export function sectorsTaken(page: Page, stage: u32, first: u32, sectors: u32): void {
+  assert(sectors > 0);
+  assert(isDirty(page));
   for (let s = first; s < first + sectors; s++) clearDirty(page, stage, s);
   if (!isDirty(page)) dirtyPages--;
 }
 
 /** Drops what is cached of whole pages that were written past the cache: it shows what stood there before. False: the task waits. */
 export function pagesDrop(t: Task, file: u32, from: u64, to: u64): bool {
+  assert((from & PAGE_MASK) == 0 && from < to);
   for (let i: u32 = 0; i < count; i++) {
     const page = pageAt(i);
     if (page.state == EMPTY || page.file != file || page.offset < from || page.offset >= to)
@@ -254,6 +266,7 @@ export function loadsEnded(t: Task): void {
 }
 
 function loadPage(t: Task | null, page: Page, file: u32, start: u64): bool {
+  assert((start & PAGE_MASK) == 0 && page.pins == 0);
   const size = fileOf(file).size;
   const isHoles = start >= HOLES_AT;
   page.file = file;

@@ -9,6 +9,12 @@ import {
   COMPLETION_TAG,
   FLAG_BACKGROUND,
   FLAG_JOBS,
+  OP_DONE,
+  OP_GIVE,
+  OP_HOLES,
+  OP_READ,
+  OP_WRITE,
+  OVERLAY,
   SUBMISSION_ADDRESS,
   SUBMISSION_ADDRESS2,
   SUBMISSION_BYTES,
@@ -139,10 +145,12 @@ export function ringHasRoom(): bool {
 }
 
 export function completion(index: u32): Completion {
+  assert(index < IO_MAX);
   return changetype<Completion>(completions + index * offsetof<Completion>());
 }
 
 export function slot(tag: u32): Io {
+  assert(tag < IO_MAX);
   return changetype<Io>(slots + tag * offsetof<Io>());
 }
 
@@ -155,6 +163,8 @@ export function ioBegin(
   length: u32,
   address: usize,
 ): Submission | null {
+  assert(op >= <u32>OP_READ && op <= <u32>OP_HOLES);
+  assert(op != OP_WRITE || file == OVERLAY);
   const io = free;
   if (io === null || submitted + 2 >= SUBMISSIONS_MAX) return null;
   free = io.next;
@@ -187,6 +197,7 @@ export function ioEnd(io: Io): void {
 
 /** A message to a requester: GIVE or DONE. The caller has made sure of room. */
 export function tell(op: u32, request: u32): Submission {
+  assert(op == OP_GIVE || op == OP_DONE);
   const s = next();
   s.op = op;
   s.request = request;

@@ -191,6 +191,7 @@ export function tasksInit(at: usize): void {
 }
 
 export function taskAt(index: u32): Task {
+  assert(index < TASKS_MAX);
   return changetype<Task>(tasks + index * taskBytes);
 }
 
@@ -213,6 +214,7 @@ function mapAddress(t: Task, index: u32): usize {
  * that serve others: the write-back, and the growth of the refcount tables.
  */
 export function taskBegin(kind: u32, background: bool, serves: bool = false): Task | null {
+  assert(kind != KIND_NONE);
   const places = serves ? TASKS_MAX : TASKS_MAX - SERVING_TASKS_MAX;
   for (let i: u32 = 0; i < places; i++) {
     const t = taskAt(i);
@@ -260,6 +262,7 @@ export function anyGiven(): bool {
 
 /** Notes the first error of a task; later ones are its consequences. */
 export function fail(t: Task, error: i32, reason: i32, image: u32, offset: u64): void {
+  assert(error > 0);
   if (t.error) return;
   t.error = error;
   t.reason = reason;
@@ -281,12 +284,14 @@ function failAs(t: Task, cause: Task): void {
 }
 
 export function wait(t: Task, on: u32): i32 {
+  assert(on != 0);
   t.waits = on;
   return WAIT;
 }
 
 /** Puts a task into its queue: guest requests before background work, each in its order. */
 export function ready(t: Task): void {
+  assert(t.kind != KIND_NONE && t.kind != KIND_GIVEN);
   t.waits = 0;
   if (t.queued) return;
   t.queued = true;
@@ -326,6 +331,7 @@ export function anyReady(): bool {
 
 /** Makes every task that waits on one of these ready again, in the order of the table. */
 export function wake(on: u32): void {
+  assert(on != 0);
   for (let i: u32 = 0; i < TASKS_MAX; i++) {
     const t = taskAt(i);
     if (t.kind != KIND_NONE && t.waits & on) ready(t);
@@ -365,6 +371,7 @@ export function wakeTurns(): void {
 
 /** A write-back has failed: those who wait for room in the cache fail with it, the others look for themselves. */
 export function wakeFailed(cause: Task): void {
+  assert(cause.error != 0);
   for (let i: u32 = 0; i < TASKS_MAX; i++) {
     const t = taskAt(i);
     if (t.kind == KIND_NONE || !(t.waits & ON_WRITEBACK)) continue;
@@ -389,6 +396,7 @@ export function wakeRefcounts(cause: Task): void {
  * one that its lock conflicts with, held or waiting, so that overlapping requests are done in the order they came.
  */
 export function lock(t: Task, mode: u32, from: u64, to: u64): bool {
+  assert(mode != UNLOCKED && from <= to);
   if (t.lockHeld) return true;
   if (t.lockMode == UNLOCKED) {
     t.lockMode = mode;
@@ -419,6 +427,7 @@ export function unlock(t: Task): void {
 
 /** Takes a buffer and, unless the task has it already, a scratch, or says that it must wait. */
 export function takeMemory(t: Task, bufferBytes: u32, scratchBytes: u32): bool {
+  assert(bufferBytes > 0);
   if (t.buffer) return true;
   if (t.scratch) scratchBytes = 0;
   else if (!isNext(t)) return lacksMemory(t);
@@ -443,6 +452,7 @@ export function takeMemory(t: Task, bufferBytes: u32, scratchBytes: u32): bool {
 
 /** Takes a scratch for what is fetched before the task has a buffer, or says that it must wait. */
 export function takeScratchAhead(t: Task, bytes: u32): bool {
+  assert(bytes > 0 && !t.buffer);
   if (t.scratch) return true;
   const scratch = isNext(t) && mayTake(t, bytes) ? arenaTakeAhead(bytes) : 0;
   if (!scratch) return lacksMemory(t);

@@ -70,6 +70,7 @@ export function gatherBegin(t: Task): void {
 
 /** The next range of the disk to be gathered. */
 export function gatherRange(t: Task, from: u64, to: u64): void {
+  assert(from <= to);
   t.gatherAt = from;
   t.gatherTo = to;
 }
@@ -102,6 +103,8 @@ export function gatherFinish(t: Task): bool {
 
 /** Deals with what the lookup found at gatherAt; 0 to go on. */
 function take(t: Task, extent: Extent): i32 {
+  assert(t.buffer != 0 && t.gatherAt >= t.bufferFrom);
+  assert(t.gatherAt - t.bufferFrom + extent.length <= t.bufferBytes);
   const target = t.buffer + <usize>(t.gatherAt - t.bufferFrom);
   const length = <u32>extent.length;
   if (extent.state == ABSENT || extent.state == ZEROES) {
@@ -116,6 +119,7 @@ function take(t: Task, extent: Extent): i32 {
 }
 
 function takeCompressed(t: Task, extent: Extent, target: usize): i32 {
+  assert(extent.bytes > 0);
   const image = imageOf(extent.image);
   const length = <u32>extent.length;
   const bytes = <u32>extent.bytes;
@@ -139,6 +143,7 @@ function takeCompressed(t: Task, extent: Extent, target: usize): i32 {
 
 /** Adds what stands there to the open run of neighbours, or opens one; false if the run must be closed or the scratch be emptied first. */
 export function addToRun(t: Task, file: u32, host: u64, bytes: u32): bool {
+  assert(bytes > 0 && t.scratch != 0);
   const end = host + bytes;
   if (t.runOpen) {
     if (!isNear(t, file, host) || !roomFor(t, end > t.runTo ? <u32>(end - t.runTo) : 0))
@@ -170,6 +175,7 @@ function roomFor(t: Task, bytes: u32): bool {
 
 /** Issues the read of the open run; false when slots have run out. */
 export function closeRun(t: Task): bool {
+  assert(!t.runOpen || t.runTo > t.runFrom);
   if (!t.runOpen) return true;
   if (
     ioBegin(t, OP_READ, t.runFile, t.runFrom, <u32>(t.runTo - t.runFrom), t.runAddress) === null
@@ -183,6 +189,7 @@ export function closeRun(t: Task): bool {
 
 /** A part of a compressed cluster: once that cluster stands inflated in the scratch, the part is copied. */
 function takePart(t: Task, extent: Extent, target: usize, within: u32, cluster: u32): i32 {
+  assert(within + <u32>extent.length <= cluster);
   const length = <u32>extent.length;
   if (t.partReady && t.partFile == extent.file && t.partFrom == extent.host) {
     memory.copy(target, t.scratch + t.scratchBytes - ENTRY_BYTES * 2 - cluster + within, length);
@@ -266,6 +273,7 @@ export function addEntry(
   target: usize,
   targetBytes: u32,
 ): void {
+  assert(bytes > 0 && targetBytes > 0);
   const entry = entryAt(t, t.entries++);
   entry.file = extent.file;
   entry.host = extent.host;

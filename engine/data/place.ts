@@ -18,7 +18,7 @@ import {
   taskAt,
   wake,
 } from '../core/task';
-import { overlay, Qcow2 } from '../formats/qcow2/image';
+import { inFixedMetadata, overlay, Qcow2 } from '../formats/qcow2/image';
 import {
   ALL_ALLOCATED,
   ALL_ZERO,
@@ -62,6 +62,7 @@ export const ACTION: u64 = 15;
 
 /** Takes host clusters for what is to be filled; clusters that are all zeros become zero clusters where `zeroes` allows it. */
 export function place(t: Task, zeroes: bool): bool {
+  assert(t.clusterAt <= t.clusterCount && t.buffer != 0);
   const cluster = <u32>clusterBytes(overlay());
   const sparse = zeroes && overlay().version > 2;
   while (t.clusterAt < t.clusterCount) {
@@ -91,6 +92,7 @@ export function place(t: Task, zeroes: bool): bool {
 
 /** Writes the clusters' data: whole ones to their new places, the bytes [from, to) of the disk to those that stay. */
 export function storeClusters(t: Task, from: u64, to: u64): bool {
+  assert(t.clusterAt <= t.clusterCount && from <= to);
   const cluster = clusterBytes(overlay());
   while (t.clusterAt < t.clusterCount) {
     const entry = clusterMap(t, t.clusterAt);
@@ -128,6 +130,7 @@ export function storeClusters(t: Task, from: u64, to: u64): bool {
 
 /** Lets the L2 tables point to what has been stored. */
 export function link(t: Task): bool {
+  assert(t.pending == 0 && t.error == 0);
   const image = overlay();
   while (t.clusterAt < t.clusterCount) {
     const entry = clusterMap(t, t.clusterAt);
@@ -154,6 +157,9 @@ export function linkCluster(
   host: u64,
   absent: bool = false,
 ): bool {
+  assert(((offset | host) & (clusterBytes(image) - 1)) == 0);
+  assert(!absent || host == 0);
+  assert(host == 0 || !inFixedMetadata(image, host, clusterBytes(image)));
   if (!freesHaveRoom(4)) {
     writebackWanted();
     t.waits = ON_WRITEBACK;
@@ -182,6 +188,7 @@ export function linkCluster(
 
 /** Notes what a failed task took and never linked, to be given back. */
 export function unplace(t: Task): bool {
+  assert(t.pending == 0);
   if (t.spareTable && freesHaveRoom(1)) dropSpareTable(t);
   if (t.spareTable || (t.placed && !freesHaveRoom(CHUNK_CLUSTERS_MAX))) {
     // Where no room can be made, they are left taken: the next opening gives them back.
@@ -255,6 +262,7 @@ function leaveSpareTable(t: Task): void {
 
 /** Fills a new L2 table with zeros: in the cache if it fits into a page, else on disk. */
 function makeTable(t: Task, table: u64): bool {
+  assert(table != 0);
   const bytes = clusterBytes(overlay());
   if (bytes > PAGE_BYTES) return zeroOnDisk(t, table, bytes);
   const whole = bytes == PAGE_BYTES;
@@ -267,12 +275,14 @@ function makeTable(t: Task, table: u64): bool {
 
 /** The task has failed before the table was in use: it is given back, and what it has in the cache not written over its next user's data. */
 function dropSpareTable(t: Task): void {
+  assert(t.spareTable != 0);
   pagesForget(OVERLAY, t.spareTable, t.spareTable + clusterBytes(overlay()));
   freeLater(t.spareTable, 1, 0);
   leaveSpareTable(t);
 }
 
 function freeOld(image: Qcow2, old: u64, host: u64): void {
+  assert((host & COMPRESSED) == 0);
   const after = nextWriteback();
   if (old & COMPRESSED) {
     const from = compressedOffset(image, old) >> image.clusterBits;
@@ -310,5 +320,6 @@ function continues(entry: u64, first: u64, distance: u64): bool {
 }
 
 function clusterBuffer(t: Task, index: u32): usize {
+  assert(index < t.clusterCount);
   return t.buffer + <usize>(((t.clusterFirst + index) << overlay().clusterBits) - t.bufferFrom);
 }

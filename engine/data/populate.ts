@@ -78,6 +78,7 @@ export function grain(): u64 {
 
 /** Starts populating what is absent of [from, to), which is cut to whole clusters of the disk and to one chunk. */
 export function populateBegin(t: Task, from: u64, to: u64, bottom: u32): void {
+  assert(from < to && bottom <= imageCount());
   const bits = overlay().clusterBits;
   const first = from >> bits;
   const end = min(
@@ -85,7 +86,8 @@ export function populateBegin(t: Task, from: u64, to: u64, bottom: u32): void {
     first + CHUNK_CLUSTERS_MAX,
   );
   t.clusterFirst = first;
-  t.clusterCount = <u32>(end - first);
+  // The disk may have become smaller since the task began.
+  t.clusterCount = end > first ? <u32>(end - first) : 0;
   t.clusterAt = 0;
   t.bottom = bottom;
   t.populating = LOCK;
@@ -187,6 +189,7 @@ function classify(t: Task): bool {
 
 /** Where anything is filled, what is there of the request is brought into the buffer too. */
 function wantRequested(t: Task): void {
+  assert(t.length > 0);
   let fills = false;
   for (let i: u32 = 0; i < t.clusterCount; i++) if (clusterMap(t, i) != KEEP) fills = true;
   if (!fills) return;
@@ -200,6 +203,7 @@ function wantRequested(t: Task): void {
 
 /** When streaming down to an image of the chain: 1 if an image above it has any of the cluster, 0 if none, -1 to wait. */
 function heldAbove(t: Task, offset: u64, length: u64): i32 {
+  assert(length > 0);
   const extent = lookupChain(t, 1, t.bottom, offset, length);
   if (extent === null) return -1;
   return extent.state != ABSENT || extent.length < length ? 1 : 0;
@@ -246,6 +250,7 @@ function fetchAhead(t: Task): bool {
 
 /** Gathers the runs of clusters that need content. */
 function gatherClusters(t: Task): bool {
+  assert(t.buffer != 0);
   const image = overlay();
   while (t.gatherAt < t.gatherTo || nextRun(t)) {
     const to = (t.clusterFirst + t.clusterAt) << image.clusterBits;
@@ -271,6 +276,7 @@ function gatherClusters(t: Task): bool {
 
 /** Makes zero clusters of all that is to be filled, unless some cluster holds data already beside what it lacks. */
 function onlyZeroes(t: Task): bool {
+  assert(t.clusterCount > 0);
   for (let i: u32 = 0; i < t.clusterCount; i++)
     if (clusterMap(t, i) != KEEP && clusterMap(t, i) != FILL) return false;
   for (let i: u32 = 0; i < t.clusterCount; i++)

@@ -49,6 +49,7 @@ export function measureStreams(t: Task): bool {
 
 /** Adds what stands there to a run of neighbours, just as addToRun will. */
 function measure(t: Task, extent: Extent, bytes: u32): void {
+  assert(bytes > 0);
   t.entries++;
   const end = extent.host + bytes;
   if (!t.runOpen || !isNear(t, extent.file, extent.host)) {
@@ -100,6 +101,7 @@ export function fetchStreams(t: Task): bool {
 }
 
 function fetch(t: Task, extent: Extent, method: u32, bytes: u32, targetBytes: u32): bool {
+  assert(t.scratch != 0);
   if (!addToRun(t, extent.file, extent.host, bytes)) {
     if (!closeRun(t)) return false;
     // There is room: all has been measured.
@@ -123,5 +125,6 @@ export function streamsFetched(t: Task): bool {
 
 /** Tells where to inflate to, once the buffer is there. */
 export function streamsPlaced(t: Task): void {
+  assert(t.streamed && t.buffer != 0);
   for (let i: u32 = 0; i < t.entries; i++) entryAt(t, i).target += <u32>t.buffer;
 }

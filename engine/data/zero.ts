@@ -2,6 +2,7 @@
 
 /** Whether `bytes` bytes (a multiple of 64) at `address` are all zero. */
 export function isZero(address: usize, bytes: u32): bool {
+  assert((bytes & 63) == 0);
   const end = address + bytes;
   for (let at = address; at < end; at += 64) {
     const a = v128.or(v128.load(at), v128.load(at, 16));

@@ -40,6 +40,7 @@ export function lookupChain(
   offset: u64,
   length: u64,
 ): Extent | null {
+  assert(length > 0 && bottom <= imageCount());
   let last: Extent | null = null;
   for (let i = depth; i < bottom; i++) {
     last = null;
@@ -69,6 +70,7 @@ function hasPassed(t: Task, depth: u32, offset: u64): bool {
  * as they are in the chain.
  */
 function notePassed(t: Task, to: u32, offset: u64, length: u64): void {
+  assert(to > <u32>OVERLAY + 1 && length > 0);
   t.passedAt = offset;
   t.passedLength = length;
   t.passedTo = to;

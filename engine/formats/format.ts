@@ -52,6 +52,7 @@ export function format(
   open: (t: Task, image: Image) => bool,
   lookup: (t: Task | null, image: Image, offset: u64, length: u64) => Extent | null,
 ): void {
+  assert(formatOf(number) === null);
   const entry = formatAt(count++);
   entry.number = number;
   entry.probe = probe;

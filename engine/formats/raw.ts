@@ -42,6 +42,7 @@ export function lookupRaw(t: Task | null, image: Image, offset: u64, length: u64
  * data.
  */
 function lookupHoles(map: usize, file: u32, offset: u64, length: u64, least: u32): Extent {
+  assert(least > 0);
   const word = map & ~7;
   const block = <u32>(map - word) * 8 + (<u32>(offset >> HOLE_BLOCK_BITS) & 7);
   // The page is aligned in memory as it is in the map.
@@ -57,6 +58,7 @@ function lookupHoles(map: usize, file: u32, offset: u64, length: u64, least: u32
 
 /** Where the data that begins at `bit` ends, holes of less than `least` bits among it; behind `enough` it does not matter. */
 function dataEnd(words: usize, bit: u32, end: u32, enough: u32, least: u32): u32 {
+  assert(bit <= end);
   let at = bit;
   while (at < end && at <= enough) {
     if (!isSet(words, at)) {

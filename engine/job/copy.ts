@@ -8,6 +8,7 @@ import { ABORTED, OVERLAY, R_ABORTED } from '../protocol';
 import { jobCopyFailed } from './stream';
 
 export function runCopy(t: Task): i32 {
+  assert(t.background && t.length > 0);
   if (!t.populating) {
     const bottom = t.isJobs ? theJob().bottom : imageCount();
     populateBegin(t, t.offset, t.offset + t.length, bottom);
@@ -22,6 +23,7 @@ export function runCopy(t: Task): i32 {
 
 /** Called once when a copy has ended, well or badly. */
 export function copyEnded(t: Task): void {
+  assert(t.pending == 0);
   if (!t.isJobs) return;
   const job = theJob();
   job.copies--;

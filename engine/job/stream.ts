@@ -156,6 +156,7 @@ export function runStream(t: Task): i32 {
 
 /** After a job that left nothing behind: takes the reference to the base, or to the images above the new one, out of the header. */
 function detach(t: Task, j: Job): i32 {
+  assert(j.copies == 0 && j.decided);
   if (t.state == WHOLE) {
     const next = wholeDisk(t, j);
     if (next != DONE) return next;
@@ -185,6 +186,8 @@ function detach(t: Task, j: Job): i32 {
 }
 
 function end(t: Task, j: Job): i32 {
+  assert(j.copies == 0);
+  assert(j.remaining <= j.to - j.from);
   unlock(t);
   setAlarm(0);
   j.status = j.error || j.aborted ? STATUS_FAILED : STATUS_COMPLETED;
@@ -194,6 +197,7 @@ function end(t: Task, j: Job): i32 {
 
 /** A step of the job itself has failed: it is tried again after a pause, or left out, or the job ends with it. */
 function failedStep(t: Task, j: Job): i32 {
+  assert(t.error != 0);
   if (t.pending) return wait(t, ON_IO);
   // Once a flush has failed, no resume makes it good.
   const pauses = pausesOn(j, t.error) && t.reason != R_FLUSH_LOST;
@@ -229,11 +233,13 @@ function pausesOn(j: Job, error: i32): bool {
 }
 
 function pauseByItself(j: Job): void {
+  assert(j.error != 0);
   if (!j.paused) j.stops++;
   j.paused = 1;
 }
 
 function noteError(t: Task, j: Job): void {
+  assert(t.error != 0);
   j.error = t.error;
   j.reason = t.reason;
   j.errorImage = t.errorImage;
@@ -255,6 +261,7 @@ function keepsBase(j: Job): bool {
  * the task waits or has failed.
  */
 function missingAt(t: Task, j: Job, offset: u64, length: u64): i64 {
+  assert(offset < j.to || !j.whole);
   const extent = lookup(t, overlay(), offset, length);
   if (extent === null) return 0;
   // With nothing below, all that is absent is zeros already, and stays so.
@@ -356,6 +363,7 @@ const UNKNOWN: u64 = u64.MAX_VALUE;
  * linked without reading anything. 0 if data stands there; UNKNOWN if the task waits or has failed.
  */
 function zeroesFrom(t: Task, j: Job, absent: u64): u64 {
+  assert(absent > 0);
   if (j.full || overlay().version < 3) return 0;
   // The front of this cluster may show what the new base has: it is stored with what is read of that.
   if (j.cursor & (clusterBytes(overlay()) - 1)) return 0;
@@ -380,6 +388,7 @@ function zeroesFrom(t: Task, j: Job, absent: u64): u64 {
 
 /** Leaves out the span of a whole L2 table that does not exist and would map nothing but zeros, if the base is going to go. */
 function skipsHole(j: Job, zeroes: u64, absent: u64): bool {
+  assert(zeroes <= absent);
   const span = l2Span(overlay());
   const spanBytes = min(span, j.to - j.cursor);
   if (!dropsAll(j) || j.cursor & (span - 1) || absent < spanBytes || zeroes < spanBytes)
@@ -395,6 +404,7 @@ function skipsHole(j: Job, zeroes: u64, absent: u64): bool {
 
 /** Starts one copy at the cursor, if there is room for it now. */
 function handOut(t: Task, j: Job, absent: u64, zeroes: u64): i32 {
+  assert(absent > 0 && j.cursor < j.to);
   const cluster = clusterBytes(overlay());
   const start = j.cursor & ~(cluster - 1);
   // Only runs worth it go without reading; a few zero clusters between data are found in the data.
@@ -462,6 +472,7 @@ export function jobSetSpeed(bytesPerSecond: u64): void {
 
 /** A copy has ended badly: what that means is the job's policy. */
 export function jobCopyFailed(copy: Task): void {
+  assert(copy.error != 0);
   const j = theJob();
   if (j.aborted) return;
   // Where in the disk it happened, not where in the base's file.

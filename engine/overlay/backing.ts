@@ -119,6 +119,7 @@ function endOfOthers(header: usize, image: Qcow2): u32 {
 
 /** The place `at` of an extension, if it is one in the first sector that has so much room; else 0. */
 function inFirstSector(header: usize, at: u32, bytes: u32): u32 {
+  assert(bytes <= BACKING_NAME_BYTES_MAX);
   if (at == 0 || at + extensionRoom(header, at) > SECTOR_BYTES) return 0;
   return bytes <= extensionRoom(header, at) ? at : 0;
 }
@@ -160,6 +161,7 @@ function addToFeatureNames(header: usize, end: u32, format: bool): bool {
  * the one in use: it stands in a sector of its own, or behind that, or before it.
  */
 function placeName(end: u32): bool {
+  assert(end >= overlay().headerLength);
   const image = overlay();
   const room = headerRoom(image);
   endTo = end;
@@ -248,6 +250,7 @@ export function referToBacking(t: Task): bool {
 
 /** Writes an extension, with its text at `at`; without a text it means nothing, and only keeps its room. */
 export function putExtension(at: usize, type: u32, room: u32, from: usize, bytes: u32): void {
+  assert(bytes <= room && (room & 7) == 0);
   // A format is told exactly. The identity, which nobody else reads, may be followed by zeros: so its room stays, for a longer one.
   putBe32(at - EXTENSION_HEAD_BYTES, bytes ? type : EXTENSION_VOID);
   putBe32(at - EXTENSION_HEAD_BYTES + 4, type == EXTENSION_BACKING_FORMAT && bytes ? bytes : room);

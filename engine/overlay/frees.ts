@@ -44,6 +44,7 @@ export function freesHaveRoom(more: u32): bool {
 }
 
 export function freeAt(index: u32): Free {
+  assert(index < FREES_MAX);
   return changetype<Free>(list + index * offsetof<Free>());
 }
 
@@ -52,6 +53,8 @@ export function freeAt(index: u32): Free {
  * that went may still stand there. The caller has made sure of room.
  */
 export function freeLater(offset: u64, clusters: u32, after: u32, shared: bool = false): void {
+  assert(clusters > 0 && offset != 0);
+  assert((offset & (clusterBytes(overlay()) - 1)) == 0);
   if (count) {
     const last = freeAt(count - 1);
     if (
@@ -98,6 +101,7 @@ export function peekFree(durable: u32): u64 {
 
 /** The cluster that peekFree told has been given back. */
 export function dropFree(durable: u32): void {
+  assert(count > 0);
   for (let i: u32 = 0; i < count; i++) {
     const entry = freeAt(i);
     if (entry.after > durable) continue;

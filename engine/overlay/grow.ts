@@ -22,7 +22,14 @@ import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import { ENOSPC, OVERLAY, R_TOO_LARGE } from '../protocol';
 import { freeLater, freesHaveRoom } from './frees';
 import { moveTable } from './move';
-import { grown, isFreePlace, missingBlock, putRefcount, refcountsPerBlock } from './refcounts';
+import {
+  grown,
+  isFreePlace,
+  missingBlock,
+  putRefcount,
+  refcountsGrowing,
+  refcountsPerBlock,
+} from './refcounts';
 import { isMarked, nextWriteback, writebackRunning, writebackWanted } from './writeback';
 import { zeroOnDisk } from './zeropage';
 
@@ -108,6 +115,7 @@ export function runGrow(t: Task): i32 {
 
 /** Whatever became of it, those who wait look again; they fail if it failed. */
 export function growEnded(t: Task): void {
+  assert(refcountsGrowing());
   grown();
   wakeRefcounts(t);
 }
@@ -128,6 +136,7 @@ function planTable(t: Task, perBlock: u64): bool {
 
 /** Makes block number `index` of the new ones: zeros, but for what stands in the new area itself. */
 function makeBlock(t: Task, index: u64): bool {
+  assert(index < t.count);
   const image = overlay();
   const bytes = clusterBytes(image);
   const at = (t.clusterFirst + index) << image.clusterBits;
@@ -147,6 +156,7 @@ function makeBlock(t: Task, index: u64): bool {
 
 /** Enters block number `index` of the new ones into a refcount table. */
 function enterBlock(t: Task, table: u64, index: u64, stage: u32): bool {
+  assert(index < t.count && table != 0);
   const image = overlay();
   const at = pageGet(t, OVERLAY, table + ((missingBlock() + index) << 3));
   if (!at) return false;
@@ -169,6 +179,7 @@ function headerPending(): bool {
 }
 
 function switchTable(t: Task, newTable: u64): i32 {
+  assert(newTable != 0 && t.value > 0);
   const image = overlay();
   const header = pageGet(t, OVERLAY, 0);
   if (!header) return WAIT;

@@ -45,6 +45,7 @@ export function refcountsGrowing(): bool {
 }
 
 export function grown(): void {
+  assert(growing);
   growing = false;
 }
 
@@ -63,6 +64,7 @@ export function refcountsPerPart(image: Qcow2): u64 {
  * changed then, except that the search goes on where it stopped.
  */
 export function allocate(t: Task, wanted: u32): Run | null {
+  assert(wanted > 0);
   const image = overlay();
   while (true) {
     const part = partOf(t, image, freeFrom);
@@ -78,6 +80,7 @@ export function allocate(t: Task, wanted: u32): Run | null {
 
 /** As allocate, for `wanted` clusters and no fewer: the task's `cursor` passes gaps that are too small, which stay free. */
 export function allocateWhole(t: Task, wanted: u32): Run | null {
+  assert(wanted > 0);
   const image = overlay();
   t.cursor = max(t.cursor, freeFrom);
   while (true) {
@@ -94,6 +97,7 @@ export function allocateWhole(t: Task, wanted: u32): Run | null {
  * further than `part`, which holds that one's refcount. Without any, `at` is where the part ends.
  */
 function findRun(image: Qcow2, part: usize, from: u64, most: u32): Run {
+  assert(most > 0);
   const perPart = <u32>refcountsPerPart(image);
   const start = <u32>(from % perPart);
   let index = start;
@@ -113,6 +117,7 @@ function findRun(image: Qcow2, part: usize, from: u64, most: u32): Run {
 
 /** Takes the clusters that findRun has found; null: the task has failed. */
 function takeRun(t: Task, image: Qcow2, part: usize, run: Run): Run | null {
+  assert(run.count > 0 && run.at != 0);
   if (!isFreePlace(t, image, run.at, (<u64>run.count) << image.clusterBits)) return null;
   const first = run.at >> image.clusterBits;
   const index = <u32>(first % refcountsPerPart(image));
@@ -131,6 +136,7 @@ export function isFreePlace(t: Task, image: Qcow2, offset: u64, bytes: u64): boo
 
 /** Lowers the refcount of one cluster; false: the task waits or has failed. */
 export function release(t: Task, cluster: u64): bool {
+  assert(cluster > 0);
   const image = overlay();
   const part = partOf(t, image, cluster);
   if (!part) return false;
@@ -188,6 +194,7 @@ export function blockOf(t: Task, image: Qcow2, index: u64): i64 {
 }
 
 export function putRefcount(part: usize, index: u32, order: u32, value: u64): void {
+  assert(order <= 6);
   if (order == 4) store<u16>(part + (index << 1), bswap<u16>(<u16>value));
   else if (order == 3) store<u8>(part + index, <u8>value);
   else if (order == 5) putBe32(part + (index << 2), <u32>value);
@@ -201,6 +208,7 @@ export function putRefcount(part: usize, index: u32, order: u32, value: u64): vo
 }
 
 export function getRefcount(part: usize, index: u32, order: u32): u64 {
+  assert(order <= 6);
   if (order == 4) return bswap<u16>(load<u16>(part + (index << 1)));
   if (order == 3) return load<u8>(part + index);
   if (order == 5) return be32(part + (index << 2));
@@ -227,12 +235,14 @@ function partOf(t: Task, image: Qcow2, cluster: u64): usize {
 
 /** Where in the file the part of the block begins that holds `cluster`'s entry. */
 export function partOffset(image: Qcow2, block: u64, cluster: u64): u64 {
+  assert(block != 0 && (block & (clusterBytes(image) - 1)) == 0);
   const perPart = refcountsPerPart(image);
   const within = (cluster % refcountsPerBlock(image)) / perPart;
   return block + within * min<u64>(clusterBytes(image), PAGE_BYTES);
 }
 
 function changed(part: usize, index: u32, count: u32, order: u32): void {
+  assert(count > 0);
   const first = (index << order) >> 3;
   const end = ((index + count - 1) << order) >> 3;
   pageChanged(

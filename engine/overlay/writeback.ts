@@ -138,6 +138,7 @@ export function setSparing(yes: bool): void {
 
 /** Metadata in the cache now refers to so many more bytes of data. */
 export function noteUnwritten(bytes: u64): void {
+  assert(bytes > 0);
   unwritten += bytes;
 }
 
@@ -166,6 +167,7 @@ export function writebackRunning(): bool {
 
 /** A barrier that covers everything completed before it was issued has succeeded; `covers` was `complete` then. */
 function barrierDone(covers: u32): void {
+  assert(<i32>(complete - covers) >= 0);
   if (<i32>(covers - durable) > 0) durable = covers;
 }
 
@@ -276,6 +278,7 @@ export function runWriteback(t: Task): i32 {
 
 /** Where nothing is to be written and freed clusters wait for a barrier all the same, this is it. */
 function firstBarrier(t: Task): bool {
+  assert(running);
   if (t.flushStep == 0) {
     if (anyDirty() || anyFree(durable)) return true;
     t.flushCovers = complete;
@@ -346,6 +349,7 @@ export function isMarked(): bool {
 
 /** Sets the header's dirty bit before the first change: whoever opens the image after a crash then knows to look for leaks. */
 function markDirty(t: Task): bool {
+  assert(running);
   const image = overlay();
   if (isMarked() || image.cleaning) return true;
   const header = pageGet(t, OVERLAY, 0);
@@ -373,6 +377,7 @@ function snapshot(): bool {
 }
 
 function snapshotPage(page: Page, stage: u32): bool {
+  assert(page.file == OVERLAY && stageDirty(page, stage));
   const sectors = PAGE_BYTES / SECTOR_BYTES;
   let first: u32 = 0;
   while (first < sectors) {
@@ -401,6 +406,7 @@ function snapshotPage(page: Page, stage: u32): bool {
 
 /** Issues the writes of the current stage; false when slots have run out. */
 function writeStage(t: Task): bool {
+  assert(t.count < STAGES);
   while (<u32>t.cursor < runCount) {
     const run = runAt(<u32>t.cursor);
     if (run.stage > <u32>t.count) return true;
@@ -418,6 +424,8 @@ function barrier(t: Task): bool {
 }
 
 function succeeded(t: Task): i32 {
+  assert(running && t.pending == 0);
+  assert(<u32>t.cursor == runCount);
   unpin();
   if (t.value) complete = started;
   endedAt = now();
@@ -430,6 +438,7 @@ function succeeded(t: Task): i32 {
 
 /** Marks what was not written as changed again, so that a later write-back can try it again; but for what has been freed meanwhile. */
 function failed(t: Task): i32 {
+  assert(running && t.error != 0);
   for (let i: u32 = 0; i < runCount; i++) {
     const run = runAt(i);
     const address = run.page.frame + <usize>(run.offset - run.page.offset);
@@ -455,6 +464,7 @@ function unpin(): void {
 }
 
 function runAt(index: u32): StagedRun {
+  assert(index < STAGED_RUNS_MAX);
   return changetype<StagedRun>(runs + index * offsetof<StagedRun>());
 }
 

@@ -21,6 +21,7 @@ export function zeroPageInit(at: usize): void {
 
 /** Writes zeros over a table that is larger than a page. The writes are done when this returns true. */
 export function zeroOnDisk(t: Task, table: u64, bytes: u64): bool {
+  assert(table != 0 && bytes % PAGE_BYTES == 0);
   while (t.spareTableAt < bytes) {
     if (ioBegin(t, OP_WRITE, OVERLAY, table + t.spareTableAt, PAGE_BYTES, zeroPage) === null) {
       t.waits = ON_SLOT;

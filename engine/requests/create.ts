@@ -172,6 +172,7 @@ function align(bytes: u64, image: Qcow2): u64 {
 
 /** Counts the clusters in use from `cursor` on, as far as one page of refcounts goes. */
 function fillPart(t: Task, image: Qcow2): bool {
+  assert(t.cursor < image.fileSize >> image.clusterBits);
   const used = image.fileSize >> image.clusterBits;
   const byte = (t.cursor << image.refcountOrder) >> 3;
   const at = pageGet(t, OVERLAY, firstBlock(image) + byte);
@@ -190,6 +191,7 @@ function fillPart(t: Task, image: Qcow2): bool {
  * have room for what another base may need.
  */
 function writeHeader(at: usize, image: Qcow2): u32 {
+  assert(image.l1Offset != 0 && image.refcountTableOffset != 0);
   const room = headerRoom(image);
   memory.fill(at, 0, room);
   putBe32(at + AT_MAGIC, MAGIC);

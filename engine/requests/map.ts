@@ -84,6 +84,7 @@ function add(t: Task, extent: Extent, at: u64): bool {
 }
 
 function write(t: Task, extent: Extent, at: u64): void {
+  assert(t.count > 0);
   const record = recordAt(t, <u32>t.count - 1);
   record.offset = at;
   record.length = extent.length;
@@ -113,5 +114,6 @@ function mustBeLaidOut(): void {
 }
 
 function recordAt(t: Task, index: u32): ExtentRecord {
+  assert(index < <u32>(MAP_BYTES / EXTENT_BYTES));
   return changetype<ExtentRecord>(t.buffer + index * EXTENT_BYTES);
 }

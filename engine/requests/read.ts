@@ -103,6 +103,7 @@ function seek(t: Task): bool {
 }
 
 function missed(t: Task): void {
+  assert(t.cursor >= t.offset && t.cursor < t.offset + t.length);
   unlock(t);
   t.tries++;
   t.wantsAll = true;
@@ -137,6 +138,7 @@ function give(t: Task): i32 {
 }
 
 function withoutStoring(t: Task): i32 {
+  assert(t.error == ENOSPC);
   if (t.pending) return wait(t, ON_IO);
   if (!unplace(t)) return WAIT;
   t.error = 0;

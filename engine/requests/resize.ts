@@ -175,6 +175,7 @@ function zeroTail(t: Task, image: Qcow2): bool {
 
 /** What lies behind the end, where a crash came before a smaller disk had freed it, must not show when the disk grows over it. */
 function forget(t: Task, image: Qcow2, at: u64): bool {
+  assert(image.size <= t.length);
   const size = image.size;
   image.size = t.length;
   const extent = lookup(t, image, at, t.length - at);
@@ -191,6 +192,7 @@ function forget(t: Task, image: Qcow2, at: u64): bool {
 
 /** Makes the cluster at `at` show zeros, whatever the base has there. */
 function hide(t: Task, image: Qcow2, at: u64): bool {
+  assert((at & (clusterBytes(image) - 1)) == 0);
   if (image.version > 2) return linkCluster(t, image, at, 0);
   // Version 2 has no zero clusters: one full of zeros does it too.
   if (!t.placed) {
@@ -209,6 +211,7 @@ function hide(t: Task, image: Qcow2, at: u64): bool {
 
 /** Writes zeros to the file from `count` on to `to`; true when that is done. */
 function writeZeroes(t: Task, to: u64): bool {
+  assert(t.count > 0);
   while (t.count < to) {
     const bytes = <u32>min<u64>(PAGE_BYTES, to - t.count);
     if (ioBegin(t, OP_WRITE, OVERLAY, t.count, bytes, zeroPageAt()) === null) {
@@ -225,6 +228,7 @@ function writeZeroes(t: Task, to: u64): bool {
 
 /** Moves the L1 table to a larger place; true when that is done. */
 function growTable(t: Task, image: Qcow2): bool {
+  assert(t.state >= TABLE);
   if (t.state == TABLE) {
     const entries = neededEntries(image, t.length);
     const clusters = ((entries << 3) + clusterBytes(image) - 1) >> image.clusterBits;

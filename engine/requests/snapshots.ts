@@ -144,11 +144,13 @@ function tellNumbers(t: Task, entry: usize): u64 {
 }
 
 function put(t: Task, index: u32, value: f64): void {
+  assert(index < <u32>SNAPSHOT_NUMBERS);
   store<f64>(t.buffer + index * 8, value);
 }
 
 /** Copies bytes of the image's file, as far as `cursor` has not come yet. False: the task waits or has failed. */
 function copy(t: Task, image: Qcow2, from: u64, bytes: u64, to: usize): bool {
+  assert(t.buffer != 0);
   while (t.cursor < bytes) {
     const at = from + t.cursor;
     const page = pageGet(t, image.file, at);

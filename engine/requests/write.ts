@@ -149,6 +149,7 @@ function classify(t: Task): bool {
 
 /** An entry without the COPIED flag may share its cluster, which must not be written then. */
 function isSole(t: Task, host: u64): bool {
+  assert(host != 0);
   const image = overlay();
   const refcount = refcountOf(t, image, host >> image.clusterBits);
   if (refcount < 0) return false;
@@ -158,6 +159,7 @@ function isSole(t: Task, host: u64): bool {
 }
 
 function needsContent(t: Task, index: u32): bool {
+  assert(index < t.clusterCount);
   const action = clusterMap(t, index) & ACTION;
   return action == FILL || action == OWNED;
 }
@@ -180,6 +182,7 @@ function edge(t: Task): bool {
 
 /** Compressed data was met without scratch memory to inflate it: begin again with some. */
 function drop(t: Task): i32 {
+  assert(t.buffer != 0);
   if (t.pending) return wait(t, ON_IO);
   releaseMemory(t);
   t.state = MEMORY;

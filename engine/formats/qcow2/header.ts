@@ -107,6 +107,7 @@ export function headerRoom(image: Qcow2): u32 {
 
 /** Bytes that the extension whose text stands at `at` of the header's page takes there. */
 export function extensionRoom(header: usize, at: u32): u32 {
+  assert(at >= EXTENSION_HEAD_BYTES);
   return (be32(header + at - 4) + 7) & ~7;
 }
 

@@ -26,6 +26,7 @@ export function compressedOffset(image: Qcow2, entry: u64): u64 {
 
 /** Bytes it may take: to the end of its last sector, so what follows may be another cluster's. */
 export function compressedBytes(image: Qcow2, entry: u64): u64 {
+  assert((entry & COMPRESSED) != 0);
   const shift = compressedShift(image);
   const sectors = ((entry & ~(COPIED | COMPRESSED)) >> shift) + 1;
   return (sectors << 9) - (entry & 511);

@@ -37,6 +37,7 @@ import {
 const RUN_ENTRIES_MAX: u32 = 512;
 
 export function lookupQcow2(t: Task | null, base: Image, offset: u64, length: u64): Extent | null {
+  assert(offset < base.size && length > 0);
   const image = qcow2Of(base);
   const l1Place = image.l1Offset + ((offset >> (image.clusterBits + image.l2Bits)) << 3);
   const l1 = pageGet(t, image.file, l1Place);
@@ -57,6 +58,7 @@ export function lookupQcow2(t: Task | null, base: Image, offset: u64, length: u6
 
 /** Whether an L1 entry, which stands at `at` of the file, points to nothing or to where a table can be. */
 export function isTableSound(t: Task | null, image: Qcow2, entry: u64, at: u64): bool {
+  assert((at & 7) == 0);
   const table = entry & OFFSET_MASK;
   if (entry & L1_RESERVED) return corrupt(t, image, R_L1_ENTRY, at);
   if (table == 0) return true;
@@ -66,6 +68,7 @@ export function isTableSound(t: Task | null, image: Qcow2, entry: u64, at: u64):
 
 /** Whether an L2 entry, which stands at `at` of the file, has no place or one where a cluster can be. */
 export function isClusterSound(t: Task | null, image: Qcow2, entry: u64, at: u64): bool {
+  assert((at & 7) == 0);
   if (entry & COMPRESSED) return isCompressedSound(t, image, entry, at);
   const host = entry & OFFSET_MASK;
   return host == 0 || placed(t, image, host, clusterBytes(image), at);
@@ -73,6 +76,7 @@ export function isClusterSound(t: Task | null, image: Qcow2, entry: u64, at: u64
 
 /** Where the L2 entry for `offset` of the disk stands in the file; `table` is its L2 table. */
 export function l2EntryPlace(image: Qcow2, table: u64, offset: u64): u64 {
+  assert(table != 0 && (table & (clusterBytes(image) - 1)) == 0);
   const index = (offset >> image.clusterBits) & (((<u64>1) << image.l2Bits) - 1);
   return table + (index << image.l2EntryBits);
 }
