@@ -27,9 +27,15 @@ export interface BlockSource {
   read(offset: number, into: Uint8Array, hint?: ReadHint): void | Promise<void>;
   /**
    * Where the first data at or behind `offset` starts and ends, as SEEK_DATA and SEEK_HOLE of lseek(2) have it; undefined if there is
-   * none up to the source's end. All that is not in such a run reads as zeros, and is left out without being read. It must be quick.
+   * none up to the source's end. All that is not in such a run reads as zeros, and is left out without being read. It must be
+   * quick, and not fail: what cannot be told is data.
    */
-  nextData?(offset: number): { start: number; end: number } | undefined;
+  nextData?(
+    offset: number,
+  ):
+    | { start: number; end: number }
+    | undefined
+    | Promise<{ start: number; end: number } | undefined>;
   /** How this source likes to be read: bytes a request, requests in flight. */
   readonly preferred?: { chunk: number; depth: number };
   /**

@@ -11,6 +11,7 @@ import { runCommandLine } from '../faces/cli/program.ts';
 import type { Handler } from '../faces/http/handler.ts';
 import { fileError } from './file.ts';
 import { openHttp } from './http.ts';
+import { openNbd } from './nbd-base.ts';
 import { denoRuntime, localPath } from './runtime.ts';
 
 /** stat(2) counts in these, whatever the file system's own blocks are. */
@@ -22,6 +23,7 @@ const interrupted = new Set<(signal: number) => void>();
 const platform: Platform = {
   runtime: denoRuntime,
   openHttp,
+  openNbd,
   version: manifest.version,
   stdout: outputTo(Deno.stdout),
   stderr: outputTo(Deno.stderr),

@@ -1,15 +1,17 @@
-/** Deno's way to open things: files by path, bases also by http: and https: URL. It needs no permission beyond those of the files and hosts used. */
+/** Deno's way to open things: files by path, bases also by http: and https: URL and by NBD URI. It needs no permission beyond those of the files and hosts used. */
 import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as zlib from 'node:zlib';
 import type { Runtime } from '../api/runtime.ts';
+import { isNbdUri } from '../bases/nbd/uri.ts';
 import type { ZlibFunction } from '../disk/codecs/codecs.ts';
 import { codecOf, zlibDecoder } from '../disk/codecs/codecs.ts';
 import type { Paths } from '../files/location.ts';
-import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
+import { isHttpUrl, isRemote, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
 import engine from './engine.js';
 import { denoFiles } from './file.ts';
 import { openHttp } from './http.ts';
+import { openNbd } from './nbd-base.ts';
 import { writerAt } from './qemu-locks.ts';
 
 const paths: Paths = {
@@ -49,6 +51,7 @@ export const denoRuntime: Runtime = {
     create ? denoFiles.makeFile(localPath(path), mode) : denoFiles.openFile(localPath(path), mode),
   async openSource(location, as) {
     if (isHttpUrl(String(location))) return openHttp(location);
+    if (isNbdUri(String(location))) return openNbd(location);
     const path = localPath(String(location));
     return as === undefined
       ? denoFiles.openFile(path, { readOnly: true })
@@ -57,7 +60,7 @@ export const denoRuntime: Runtime = {
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),
   realName: async (location) =>
-    isHttpUrl(location) ? location : Deno.realPath(localPath(location)),
+    isRemote(location) ? location : Deno.realPath(localPath(location)),
   isBlockDevice: (location) => denoFiles.isBlockDevice(localPath(location)),
-  writerOf: (location) => (isHttpUrl(location) ? undefined : writerAt(localPath(location))),
+  writerOf: (location) => (isRemote(location) ? undefined : writerAt(localPath(location))),
 };

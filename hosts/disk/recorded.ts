@@ -68,9 +68,11 @@ export async function recordOf({
  * may hold credentials.
  */
 export function recordedName(runtime: Runtime, place: string, overlay: string): string {
-  if (!/^https?:/i.test(place)) return runtime.record(place, overlay);
+  if (!/^(https?|wss?):/i.test(place)) return runtime.record(place, overlay);
   const url = new URL(place);
-  return `${url.origin}${url.pathname}`;
+  // A WebSocket's names the export of an NBD server.
+  const fragment = /^ws/i.test(url.protocol) ? url.hash : '';
+  return `${url.origin}${url.pathname}${fragment}`;
 }
 
 export function parseIdentity(text: string, name: string): RecordedIdentity | undefined {

@@ -18,5 +18,6 @@ export type {
   PieceReader,
   UrlSource,
 } from '../bases/http/http.ts';
+export type { NbdBaseOptions, NbdSource, NbdStats } from '../bases/nbd/nbd.ts';
 export type { DomainEventDetail } from '../disk/domain.ts';
 export { Domain } from '../disk/domain.ts';

@@ -1,10 +1,11 @@
 /**
- * What a location names on hosts that have files: a path, a file: URL, or an http: or https: URL;
- * and how one is told relative to another. It opens nothing, and asks where the process stands only
+ * What a location names on hosts that have files: a path, a file: URL, or an image on a server, by
+ * an http: or https: URL or an NBD URI; and how one is told relative to another. It opens nothing, and asks where the process stands only
  * where that matters.
  */
 import { MillraceError } from '../api/errors.ts';
 import { redactUrl } from '../bases/http/address.ts';
+import { isNbdUri } from '../bases/nbd/uri.ts';
 
 /** The path functions of a runtime. */
 export interface Paths {
@@ -26,16 +27,21 @@ export function isHttpUrl(text: string): boolean {
   return /^https?:/i.test(text);
 }
 
+/** Whether it is on a server. */
+export function isRemote(text: string): boolean {
+  return isHttpUrl(text) || isNbdUri(text);
+}
+
 /**
- * A path as it is, or of a file: URL (which QEMU also writes without slashes), where an http: URL
- * cannot be.
+ * A path as it is, or of a file: URL (which QEMU also writes without slashes), where an image on a
+ * server cannot be.
  * @throws MillraceError `EUNSUPPORTED` for other schemes, `EINVAL` for a file: URL that is no path
  *   here.
  */
 export function pathOf(text: string, paths: Paths): string {
   const scheme = SCHEME.exec(text)?.[1].toLowerCase();
   if (scheme === undefined) return text;
-  if (isHttpUrl(text))
+  if (isRemote(text))
     throw new MillraceError(
       'EUNSUPPORTED',
       `'${redactUrl(text)}': an overlay is a local file; a URL can be its base, or an image that is only looked at`,
@@ -43,7 +49,7 @@ export function pathOf(text: string, paths: Paths): string {
   if (scheme !== 'file')
     throw new MillraceError(
       'EUNSUPPORTED',
-      `'${redactUrl(text)}': the scheme '${scheme}:' is not supported; a base is a path or an http: or https: URL`,
+      `'${redactUrl(text)}': the scheme '${scheme}:' is not supported; a base is a path, an http: or https: URL, or an NBD URI`,
     );
   if (!/^file:\/\//i.test(text)) return text.slice('file:'.length);
   try {
@@ -65,6 +71,11 @@ export function pathOf(text: string, paths: Paths): string {
 export function resolveBacking(name: string, from: string, paths: Paths): string {
   if (SCHEME.test(name) || paths.isAbsolute(name)) return name;
   if (isHttpUrl(from)) return new URL(name, from).href;
+  if (isNbdUri(from))
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      `${from}: its backing file '${name}' is relative to it, which leads nowhere by NBD: give the images of the chain yourself (base)`,
+    );
   const folder = paths.dirname(/^file:/i.test(from) ? pathOf(from, paths) : from);
   return asPath(follow(folder, name, paths), paths);
 }
@@ -75,6 +86,7 @@ export function resolveBacking(name: string, from: string, paths: Paths): string
  * `%20` and all).
  */
 export function recordedBase(location: string, overlay: string, paths: Paths): string {
+  if (isNbdUri(location)) return withWholeSocket(location, paths);
   const [base, path] = [location, overlay].map((text) =>
     /^file:/i.test(text) ? pathOf(text, paths) : text,
   );
@@ -85,6 +97,15 @@ export function recordedBase(location: string, overlay: string, paths: Paths): s
   const folder = paths.realPath(paths.dirname(path));
   if (found === wanted || wanted === undefined || folder === undefined) return name;
   return asPath(paths.relative(folder, wanted), paths);
+}
+
+/** Programs take a relative socket from where they stand, which is another place each time. */
+function withWholeSocket(uri: string, paths: Paths): string {
+  return uri.replace(/([?&]socket=)([^&#]*)/, (all, key: string, value: string) => {
+    const path = decodeURIComponent(value);
+    if (paths.isAbsolute(path) || path.startsWith('\0')) return all;
+    return `${key}${encodeURIComponent(paths.resolve(path)).replaceAll('%2F', '/')}`;
+  });
 }
 
 /** The base as seen from the overlay's folder, if no symbolic link leads elsewhere. */

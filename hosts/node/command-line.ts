@@ -37,6 +37,7 @@ process.on('exit', () => {
 const platform: Omit<Platform, 'version'> = {
   runtime: nodeRuntime,
   openHttp,
+  openNbd: async (uri, options) => (await import('./nbd-base.ts')).openNbd(uri, options),
   stdout: outputTo(process.stdout, 1),
   stderr: outputTo(process.stderr, 2),
   onInterrupt(handler) {

@@ -31,6 +31,7 @@ export * from '../faces/library.ts';
 export type { OpenFileOptions } from '../files/file.ts';
 export { openFile, openFileSource } from './file.ts';
 export { openHttp } from './http.ts';
+export { openNbd } from './nbd-base.ts';
 
 /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
 export function createDisk(options: CreateOptions): Promise<Disk> {

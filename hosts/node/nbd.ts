@@ -12,17 +12,17 @@
  */
 import { once } from 'node:events';
 import { lstat, readFile, readlink, rm } from 'node:fs/promises';
-import type { AddressInfo, Server, Socket } from 'node:net';
+import type { AddressInfo, Server } from 'node:net';
 import { connect, createServer } from 'node:net';
-import type { TLSSocket, TlsOptions, Server as TlsServer } from 'node:tls';
+import type { TlsOptions, Server as TlsServer } from 'node:tls';
 import { createServer as createTlsServer } from 'node:tls';
 import { MillraceError } from '../api/errors.ts';
 import { mustKnowOptions } from '../api/options.ts';
-import type { NbdConnection } from '../bases/nbd/duplex.ts';
 import type { NbdAddress, NbdListening, NbdTls } from '../faces/cli/platform.ts';
 import type { NbdServer } from '../faces/nbd/server.ts';
 import { fileError } from './file.ts';
-import { SocketSink, SocketSource } from './socket.ts';
+import type { Securing } from './socket.ts';
+import { connectionOver } from './socket.ts';
 
 export type { NbdAddress, NbdListening, NbdTls } from '../faces/cli/platform.ts';
 export type { NbdConnection, NbdOptions } from '../faces/nbd/server.ts';
@@ -131,9 +131,6 @@ function answers(path: string): Promise<boolean> {
   });
 }
 
-/** Turns a connection into one by TLS. */
-export type Securing = (socket: Socket) => Promise<TLSSocket>;
-
 /** @throws MillraceError `EINVAL` for a certificate or key that is none. */
 function securing({ cert, key, ca }: NbdTls): Securing {
   const pem = (text: string | Uint8Array): string | Buffer =>
@@ -169,15 +166,6 @@ function securing({ cert, key, ca }: NbdTls): Securing {
       socket.once('close', () => reject(new Error('the connection was closed')));
       secured.emit('connection', socket);
     });
-}
-
-/** Both directions of a socket, which take no more from it than is asked for. */
-export function connectionOver(socket: Socket, secure?: Securing): NbdConnection {
-  return {
-    readable: new SocketSource(socket),
-    writable: new SocketSink(socket),
-    startTls: secure === undefined ? undefined : async () => connectionOver(await secure(socket)),
-  };
 }
 
 /** Descriptors that systemd hands over (sd_listen_fds(3)) begin with this one. */

@@ -1,12 +1,13 @@
-/** Node's way to open things: files by path, bases also by http: and https: URL. */
+/** Node's way to open things: files by path, bases also by http: and https: URL and by NBD URI. */
 import { realpathSync } from 'node:fs';
 import { readFile, realpath } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { MillraceError } from '../api/errors.ts';
 import type { Runtime } from '../api/runtime.ts';
+import { isNbdUri } from '../bases/nbd/uri.ts';
 import type { Paths } from '../files/location.ts';
-import { isHttpUrl, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
+import { isHttpUrl, isRemote, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
 import { nodeCodec } from './codecs.ts';
 import { fileError, nodeFiles } from './file.ts';
 import { openHttp } from './http.ts';
@@ -59,6 +60,7 @@ export const nodeRuntime: Runtime = {
     create ? nodeFiles.makeFile(localPath(path), mode) : nodeFiles.openFile(localPath(path), mode),
   async openSource(location, as) {
     if (isHttpUrl(String(location))) return openHttp(location);
+    if (isNbdUri(String(location))) return (await import('./nbd-base.ts')).openNbd(location);
     const path = localPath(String(location));
     return as === undefined
       ? nodeFiles.openFile(path, { readOnly: true })
@@ -66,7 +68,7 @@ export const nodeRuntime: Runtime = {
   },
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),
-  realName: async (location) => (isHttpUrl(location) ? location : realpath(localPath(location))),
+  realName: async (location) => (isRemote(location) ? location : realpath(localPath(location))),
   isBlockDevice: (location) => nodeFiles.isBlockDevice(localPath(location)),
-  writerOf: (location) => (isHttpUrl(location) ? undefined : writerAt(localPath(location))),
+  writerOf: (location) => (isRemote(location) ? undefined : writerAt(localPath(location))),
 };

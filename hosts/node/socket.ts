@@ -3,8 +3,21 @@
  * between: these cost more than all else that a small request takes.
  */
 import type { Socket } from 'node:net';
-import type { ByteSink, ByteSource } from '../bases/nbd/duplex.ts';
+import type { TLSSocket } from 'node:tls';
+import type { ByteSink, ByteSource, NbdConnection } from '../bases/nbd/duplex.ts';
 import { BATCH_BYTES, ConnectionEnded } from '../bases/nbd/duplex.ts';
+
+/** Turns a connection into one by TLS. */
+export type Securing = (socket: Socket) => Promise<TLSSocket>;
+
+/** Both directions of a socket, which take no more from it than is asked for. */
+export function connectionOver(socket: Socket, secure?: Securing): NbdConnection {
+  return {
+    readable: new SocketSource(socket),
+    writable: new SocketSink(socket),
+    startTls: secure === undefined ? undefined : async () => connectionOver(await secure(socket)),
+  };
+}
 
 /** Buffers of replies that have been sent are kept for the next ones, so many bytes a connection. */
 const SPARE_BYTES_MAX = 4 * 1024 * 1024;

@@ -16,6 +16,7 @@ import type { Runtime } from '../../hosts/api/runtime.ts';
 import type { Output, Platform } from '../../hosts/faces/cli/platform.ts';
 import { runCommandLine } from '../../hosts/faces/cli/program.ts';
 import { openHttp } from '../../hosts/node/http.ts';
+import { openNbd } from '../../hosts/node/nbd-base.ts';
 import { nodeRuntime } from '../../hosts/node/runtime.ts';
 import { serve } from '../../hosts/node/serve.ts';
 import type { RunResult } from '../support/run.ts';
@@ -128,6 +129,7 @@ export function platformOver(runtime: Runtime): {
   const platform: Platform = {
     runtime,
     openHttp,
+    openNbd,
     version: '0.0.0',
     stdout: output('stdout'),
     stderr: output('stderr'),

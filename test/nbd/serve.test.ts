@@ -1,7 +1,7 @@
 /** `millrace serve --nbd`, as users run it. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { readFile, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
@@ -14,6 +14,7 @@ import { MemoryRuntime } from '../support/memory-runtime.ts';
 import { peerPath } from '../support/peer.ts';
 import { check, createImage } from '../support/qemu.ts';
 import { run } from '../support/run.ts';
+import { certificates } from './certificates.ts';
 import { client, contentOf, MIB, nbdsh } from './scene.ts';
 
 const SERVING = /serving until/;
@@ -198,46 +199,6 @@ describeWithPeer(['nbdinfo', 'nbdsh', 'openssl', 'qemu-img'], 'NBD with TLS', ()
       expect((await started.ended).exitCode).toBe(0);
     }));
 });
-
-/**
- * An authority with a certificate for a server and one for a client, under the names that libnbd
- * looks for.
- */
-async function certificates(folder: string): Promise<void> {
-  await mkdir(folder);
-  const openssl = (...args: string[]) => run(peerPath('openssl'), args, { cwd: folder });
-  const subject = ['-nodes', '-newkey', 'rsa:2048', '-days', '2'];
-  await openssl(
-    'req',
-    '-x509',
-    ...subject,
-    '-keyout',
-    'ca-key.pem',
-    '-out',
-    'ca-cert.pem',
-    '-subj',
-    '/CN=authority',
-  );
-  await writeFile(join(folder, 'names'), 'subjectAltName=DNS:localhost');
-  for (const who of ['server', 'client']) {
-    const key = ['-keyout', `${who}-key.pem`, '-out', `${who}.csr`];
-    await openssl('req', '-new', '-nodes', '-newkey', 'rsa:2048', ...key, '-subj', `/CN=${who}`);
-    const signed = ['-CA', 'ca-cert.pem', '-CAkey', 'ca-key.pem', '-CAcreateserial'];
-    await openssl(
-      'x509',
-      '-req',
-      '-in',
-      `${who}.csr`,
-      ...signed,
-      '-days',
-      '2',
-      '-extfile',
-      'names',
-      '-out',
-      `${who}-cert.pem`,
-    );
-  }
-}
 
 it('disks over the same base share one source of it', async () => {
   const runtime = new MemoryRuntime();

@@ -47,7 +47,7 @@ const url = (side: string): string => `ws://127.0.0.1:${server.addr.port}/${side
 
 /** What reading a byte comes to. */
 async function readOne(side: string, waitMs = 0): Promise<string> {
-  const { readable } = await connectWebSocket(url(side), 'the base', never);
+  const { readable } = await connectWebSocket(url(side), never);
   await new Promise((resolve) => setTimeout(resolve, waitMs));
   const reader = readable.getReader();
   try {
@@ -58,7 +58,7 @@ async function readOne(side: string, waitMs = 0): Promise<string> {
 }
 
 async function echo(): Promise<boolean> {
-  const { readable, writable } = await connectWebSocket(url('echo'), 'the base', never);
+  const { readable, writable } = await connectWebSocket(url('echo'), never);
   const sent = new Uint8Array(LONG);
   for (let at = 0; at < LONG; at += 4093) sent[at] = 1 + (at % 251);
   const writer = new ByteWriter(writable);
@@ -72,7 +72,7 @@ async function echo(): Promise<boolean> {
 }
 
 async function refusal(): Promise<string> {
-  return connectWebSocket(url('nothing'), 'the base', never).then(
+  return connectWebSocket(url('nothing'), never).then(
     () => 'accepted',
     (error) => `${error.code} ${error.message}`,
   );
@@ -80,7 +80,7 @@ async function refusal(): Promise<string> {
 
 async function aborted(): Promise<string> {
   const abort = new AbortController();
-  const connecting = connectWebSocket(url('echo'), 'the base', abort.signal);
+  const connecting = connectWebSocket(url('echo'), abort.signal);
   abort.abort(new Error('not wanted'));
   return connecting.then(
     () => 'connected',

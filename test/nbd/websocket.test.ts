@@ -12,7 +12,7 @@ it('carries bytes both ways, and ends by name', async () => {
     ends: 'ended',
     fails: 'the WebSocket was closed (code 4000)',
     floods: 'more was sent than was asked for',
-    refusal: 'EIO the base: no WebSocket is accepted there',
+    refusal: 'EIO no WebSocket is accepted there',
     aborted: 'not wanted',
   });
 });

@@ -33,6 +33,7 @@ const PACKAGES = {
   nbdcopy: 'libnbd-bin',
   /** libnbd for Python: a module of Debian's own, not a program. */
   nbdsh: 'python3-libnbd',
+  nbdkit: 'nbdkit',
   fio: 'fio',
 } as const;
 

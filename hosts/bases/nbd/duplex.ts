@@ -10,7 +10,7 @@ export interface NbdConnection {
   /** What the other side is sent. */
   writable: WritableStream<Uint8Array> | ByteSink;
   /**
-   * Goes on with TLS on the same connection, once the client has asked for it (NBD_OPT_STARTTLS).
+   * Goes on with TLS on the same connection, once both sides have agreed (NBD_OPT_STARTTLS).
    * Nothing is read or written meanwhile.
    */
   startTls?(): Promise<NbdConnection>;
@@ -95,10 +95,28 @@ export class ByteReader {
 
   /** @throws ConnectionEnded when the other side ends before. */
   async take(length: number): Promise<Uint8Array> {
-    // A long run is collected as it comes, so that no memory is held twice.
-    if (this.#available < length && length > BATCH_BYTES) return this.#collect(length);
+    if (this.#available < length && length > BATCH_BYTES) {
+      const bytes = new Uint8Array(length);
+      await this.fill(bytes);
+      return bytes;
+    }
     while (this.#available < length) await this.#receive();
     return this.tryTake(length)!;
+  }
+
+  /**
+   * Fills all of `into` as bytes come, so that no memory is held twice; `took` is told how many
+   * there were, each time.
+   */
+  async fill(into: Uint8Array, took: (bytes: number) => void = () => {}): Promise<void> {
+    for (let filled = 0; filled < into.length; ) {
+      if (this.#available === 0) await this.#receive();
+      const part = into.subarray(filled, Math.min(into.length, filled + this.#available));
+      this.#available -= part.length;
+      this.#copy(part);
+      filled += part.length;
+      took(part.length);
+    }
   }
 
   /** Passes over bytes without keeping them. */
@@ -119,19 +137,6 @@ export class ByteReader {
   /** Takes nothing more; who waits for bytes hears of it. */
   cancel(reason: unknown): void {
     void this.#source.cancel(reason);
-  }
-
-  async #collect(length: number): Promise<Uint8Array> {
-    const bytes = new Uint8Array(length);
-    let filled = 0;
-    while (filled < length) {
-      if (this.#available === 0) await this.#receive();
-      const part = bytes.subarray(filled, Math.min(length, filled + this.#available));
-      this.#available -= part.length;
-      this.#copy(part);
-      filled += part.length;
-    }
-    return bytes;
   }
 
   #copy(into: Uint8Array): void {
@@ -197,6 +202,11 @@ export class ByteWriter {
     this.#isBusy = true;
     // Replies of this turn go together.
     queueMicrotask(() => this.#write());
+  }
+
+  /** False once something could not be written. */
+  get isOpen(): boolean {
+    return !this.#failed;
   }
 
   /**

@@ -64,6 +64,7 @@ export const OptionReply = {
   tlsRequired: 0x80000005,
   unknown: 0x80000006,
   shutdown: 0x80000007,
+  blockSizeRequired: 0x80000008,
   tooBig: 0x80000009,
   extendedHeadersRequired: 0x8000000a,
 } as const;
@@ -102,13 +103,17 @@ export const ReplyType = {
   blockStatus: 5,
   blockStatusExtended: 6,
   error: 0x8001,
+  errorOffset: 0x8002,
 } as const;
+/** "Structured reply types": types with this bit tell of an error, those too that are not known. */
+export const REPLY_TYPE_ERROR_BIT = 0x8000;
 
 /** "Error values". */
 export const NbdError = {
   none: 0,
   EPERM: 1,
   EIO: 5,
+  ENOMEM: 12,
   EINVAL: 22,
   ENOSPC: 28,
   EOVERFLOW: 75,
@@ -121,15 +126,33 @@ export const AllocationFlag = { hole: 1, zero: 2 } as const;
 
 /** "Conventions": no string may be longer. */
 export const STRING_BYTES_MAX = 4096;
+export const GREETING_BYTES = 18;
 export const CLIENT_FLAGS_BYTES = 4;
 export const OPTION_HEADER_BYTES = 16;
+export const OPTION_REPLY_HEADER_BYTES = 20;
 export const REQUEST_BYTES = 28;
 export const EXTENDED_REQUEST_BYTES = 32;
+export const SIMPLE_REPLY_BYTES = 16;
+export const STRUCTURED_REPLY_BYTES = 20;
+export const EXTENDED_REPLY_BYTES = 32;
+/** "Block sizes": what holds where a server does not tell of them. */
+export const BLOCK_SIZES_DEFAULT: BlockSizes = {
+  minimum: 512,
+  preferred: 4096,
+  maximum: 32 * 1024 * 1024,
+};
 /**
  * Zeroes after the answer to NBD_OPT_EXPORT_NAME, for clients that did not say they can do without.
  */
-const RESERVED_BYTES = 124;
+export const RESERVED_BYTES = 124;
 const TWO_TO_32 = 2 ** 32;
+
+/** What NBD_INFO_BLOCK_SIZE tells, in bytes. */
+export interface BlockSizes {
+  minimum: number;
+  preferred: number;
+  maximum: number;
+}
 
 /** How requests and replies look on a connection, as the handshake has settled it. */
 export type HeaderStyle = 'simple' | 'structured' | 'extended';
@@ -438,6 +461,172 @@ export function parseBlockStatusPayload(
   const contexts: number[] = [];
   for (let at = 8; at < bytes.length; at += 4) contexts.push(view.getUint32(at));
   return { length: u64At(view, 0), contexts };
+}
+
+/** "Oldstyle negotiation": what stood in the place of `IHAVEOPT` until 2011. */
+const OLDSTYLE_MAGIC: readonly [number, number] = [0x00004202, 0x81861253];
+
+/** The server's handshake flags; otherwise what greets there in its place. */
+export function parseGreeting(bytes: Uint8Array): number | 'oldstyle' | 'other' {
+  const view = viewOf(bytes);
+  const isWords = (at: number, [high, low]: readonly [number, number]): boolean =>
+    view.getUint32(at) === high && view.getUint32(at + 4) === low;
+  if (!isWords(0, INIT_MAGIC)) return 'other';
+  if (isWords(8, OPTION_MAGIC)) return view.getUint16(16);
+  return isWords(8, OLDSTYLE_MAGIC) ? 'oldstyle' : 'other';
+}
+
+export function emitClientFlags(flags: number): Uint8Array {
+  return new Fields(CLIENT_FLAGS_BYTES).u32(flags).bytes;
+}
+
+export function emitOption(option: number, data: Uint8Array = new Uint8Array(0)): Uint8Array {
+  return new Fields(OPTION_HEADER_BYTES + data.length)
+    .words(OPTION_MAGIC)
+    .u32(option)
+    .u32(data.length)
+    .text(data).bytes;
+}
+
+/** The data of NBD_OPT_GO. */
+export function emitGo(name: string, infos: readonly number[]): Uint8Array {
+  const text = encoder.encode(name);
+  const fields = new Fields(6 + text.length + 2 * infos.length).u32(text.length).text(text);
+  fields.u16(infos.length);
+  for (const info of infos) fields.u16(info);
+  return fields.bytes;
+}
+
+/** The data of NBD_OPT_SET_META_CONTEXT with one query. */
+export function emitMetaContextQuery(name: string, query: string): Uint8Array {
+  const [text, context] = [encoder.encode(name), encoder.encode(query)];
+  return new Fields(12 + text.length + context.length)
+    .u32(text.length)
+    .text(text)
+    .u32(1)
+    .u32(context.length)
+    .text(context).bytes;
+}
+
+export interface OptionReplyHeader {
+  option: number;
+  type: number;
+  length: number;
+}
+
+/** The header of a reply to an option; undefined where its magic is wrong. */
+export function parseOptionReply(bytes: Uint8Array): OptionReplyHeader | undefined {
+  const view = viewOf(bytes);
+  const [high, low] = OPTION_REPLY_MAGIC;
+  if (view.getUint32(0) !== high || view.getUint32(4) !== low) return undefined;
+  return { option: view.getUint32(8), type: view.getUint32(12), length: view.getUint32(16) };
+}
+
+/** The answer to NBD_OPT_EXPORT_NAME; of NBD_INFO_EXPORT what follows its type. */
+export function parseExport(bytes: Uint8Array): { size: number; flags: number } {
+  const view = viewOf(bytes);
+  return { size: u64At(view, 0), flags: view.getUint16(8) };
+}
+
+/** Of NBD_INFO_BLOCK_SIZE what follows its type. */
+export function parseBlockSizes(bytes: Uint8Array): BlockSizes {
+  const view = viewOf(bytes);
+  return {
+    minimum: view.getUint32(0),
+    preferred: view.getUint32(4),
+    maximum: view.getUint32(8),
+  };
+}
+
+export function emitRequest(request: Request, style: HeaderStyle): Uint8Array {
+  const extended = style === 'extended';
+  const fields = new Fields(extended ? EXTENDED_REQUEST_BYTES : REQUEST_BYTES)
+    .u32(extended ? EXTENDED_REQUEST_MAGIC : REQUEST_MAGIC)
+    .u16(request.flags)
+    .u16(request.type)
+    .words(request.cookie)
+    .u64(request.offset);
+  return (extended ? fields.u64(request.length) : fields.u32(request.length)).bytes;
+}
+
+/** The header of a simple reply, or of a chunk. */
+export type ReplyHeader = { cookie: readonly [number, number] } & (
+  | { kind: 'simple'; error: number }
+  | { kind: 'chunk'; type: number; done: boolean; length: number; offset?: number }
+);
+
+/** Bytes of a reply's header by its magic; undefined for what begins none in this style. */
+export function replyHeaderBytes(magic: number, style: HeaderStyle): number | undefined {
+  if (style === 'extended')
+    return magic === EXTENDED_REPLY_MAGIC ? EXTENDED_REPLY_BYTES : undefined;
+  if (magic === SIMPLE_REPLY_MAGIC) return SIMPLE_REPLY_BYTES;
+  return magic === STRUCTURED_REPLY_MAGIC && style === 'structured'
+    ? STRUCTURED_REPLY_BYTES
+    : undefined;
+}
+
+/** A whole header, whose magic is known to be right. */
+export function parseReply(bytes: Uint8Array): ReplyHeader {
+  const view = viewOf(bytes);
+  const cookie = [view.getUint32(8), view.getUint32(12)] as const;
+  if (bytes.length === SIMPLE_REPLY_BYTES)
+    return { kind: 'simple', cookie, error: view.getUint32(4) };
+  const isExtended = bytes.length === EXTENDED_REPLY_BYTES;
+  return {
+    kind: 'chunk',
+    cookie,
+    done: (view.getUint16(4) & REPLY_FLAG_DONE) !== 0,
+    type: view.getUint16(6),
+    length: isExtended ? u64At(view, 24) : view.getUint32(16),
+    offset: isExtended ? u64At(view, 16) : undefined,
+  };
+}
+
+/** The offset that NBD_REPLY_TYPE_OFFSET_DATA begins with. */
+export const DATA_OFFSET_BYTES = 8;
+
+export function parseDataOffset(bytes: Uint8Array): number {
+  return u64At(viewOf(bytes), 0);
+}
+
+/** The payload of NBD_REPLY_TYPE_OFFSET_HOLE. */
+export const HOLE_BYTES = 12;
+
+export function parseHole(bytes: Uint8Array): { offset: number; length: number } {
+  const view = viewOf(bytes);
+  return { offset: u64At(view, 0), length: view.getUint32(8) };
+}
+
+/** The payload of an error's chunk; undefined where it contradicts itself. */
+export function parseError(bytes: Uint8Array): { error: number; message: string } | undefined {
+  if (bytes.length < 6) return undefined;
+  const view = viewOf(bytes);
+  const end = 6 + view.getUint16(4);
+  if (end > bytes.length) return undefined;
+  return { error: view.getUint32(0), message: textOf(bytes.subarray(6, end)) ?? '' };
+}
+
+/**
+ * The payload of NBD_REPLY_TYPE_BLOCK_STATUS, or of NBD_REPLY_TYPE_BLOCK_STATUS_EXT; undefined
+ * where it contradicts itself.
+ */
+export function parseBlockStatus(
+  bytes: Uint8Array,
+  type: number,
+): { context: number; descriptors: Descriptor[] } | undefined {
+  const isExtended = type === ReplyType.blockStatusExtended;
+  const [head, each] = isExtended ? [8, 16] : [4, 8];
+  if (bytes.length < head + each || (bytes.length - head) % each !== 0) return undefined;
+  const view = viewOf(bytes);
+  const count = (bytes.length - head) / each;
+  if (isExtended && view.getUint32(4) !== count) return undefined;
+  const descriptors = Array.from({ length: count }, (_, index) => {
+    const at = head + index * each;
+    return isExtended
+      ? { length: u64At(view, at), status: u64At(view, at + 8) }
+      : { length: view.getUint32(at), status: view.getUint32(at + 4) };
+  });
+  return { context: view.getUint32(0), descriptors };
 }
 
 /**

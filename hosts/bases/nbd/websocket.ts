@@ -16,8 +16,6 @@ export const RECEIVED_BYTES_MAX: number = 96 * 1024 * 1024;
 const BUFFERED_BYTES_MAX = 1024 * 1024;
 /** How often it is asked whether it holds less. */
 const POLL_MS = 4;
-/** How long a server has to accept. */
-const CONNECT_MS_MAX = 15_000;
 
 /** `readyState` of a WebSocket. */
 const OPEN = 1;
@@ -48,35 +46,28 @@ export function overWebSocket(socket: WebSocketLike): StreamConnection {
 
 /**
  * Connects to a ws: or wss: URL.
- * @throws MillraceError `EIO` where nothing accepts there, `ETIMEDOUT`, `EUNSUPPORTED` where the
- *   platform has no WebSocket; the signal's reason when it is aborted.
+ * @throws MillraceError `EIO` where nothing accepts there, `EUNSUPPORTED` where the platform has no
+ *   WebSocket; the signal's reason when it is aborted before.
  */
 export async function connectWebSocket(
   url: string,
-  name: string,
   signal: AbortSignal,
 ): Promise<StreamConnection> {
   signal.throwIfAborted();
   if (globalThis.WebSocket === undefined)
-    throw new MillraceError('EUNSUPPORTED', `${name}: this runtime has no WebSocket`);
+    throw new MillraceError('EUNSUPPORTED', 'this runtime has no WebSocket');
   const socket = new WebSocket(url);
   // Before it is open: its first message may come at once.
   const connection = overWebSocket(socket);
-  const timeout = AbortSignal.timeout(CONNECT_MS_MAX);
   await new Promise<void>((resolve, reject) => {
-    const fail = (error: unknown): void => {
-      socket.close();
-      reject(error);
-    };
-    const refuse = (): void =>
-      fail(new MillraceError('EIO', `${name}: no WebSocket is accepted there`));
-    const late = (): void =>
-      fail(new MillraceError('ETIMEDOUT', `${name}: no answer within ${CONNECT_MS_MAX / 1000} s`));
+    const refuse = (): void => reject(new MillraceError('EIO', 'no WebSocket is accepted there'));
     socket.addEventListener('open', () => resolve());
     socket.addEventListener('error', refuse);
     socket.addEventListener('close', refuse);
-    signal.addEventListener('abort', () => fail(signal.reason), { signal: timeout });
-    timeout.addEventListener('abort', late);
+    signal.addEventListener('abort', () => {
+      socket.close();
+      reject(signal.reason);
+    });
   });
   return connection;
 }

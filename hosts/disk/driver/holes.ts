@@ -36,7 +36,7 @@ export async function mapHoles(
     );
   let until = clock.now() + SLICE_MS;
   for (let at = offset, runs = 0; at < end; runs++) {
-    const data = at < file.size ? file.nextData!(at) : undefined;
+    const data = at < file.size ? await file.nextData!(at) : undefined;
     if (data === undefined || data.start >= end) return;
     // A source that does not get on is not believed either.
     if (runs === RUNS_MAX || !(data.start >= at && data.end > data.start)) return mark(at, end);

@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import type { CreateOptions } from '../../api/disk.ts';
 import { createDiskWith } from '../../disk/open.ts';
-import { isUrl, withDisk } from './image.ts';
+import { withDisk } from './image.ts';
 import type { Ended } from './options.ts';
 import { addExample, baseFormat, count, size } from './options.ts';
 import type { Platform } from './platform.ts';
@@ -17,6 +17,8 @@ export interface CreateCommandOptions
 }
 
 const SECTOR_BYTES = 512;
+/** An NBD URI holds none. */
+const MAY_HOLD_SECRETS = /^(https?|wss?):/i;
 
 /** Declares `millrace create`. */
 export function declareCreate(program: Command, platform: Platform, ended: Ended): void {
@@ -28,7 +30,7 @@ export function declareCreate(program: Command, platform: Platform, ended: Ended
     .argument('<overlay>', 'the qcow2 file to make; it must not be there yet')
     .option(
       '--base <url|path>',
-      'the base: an http: or https: URL, or a path; without one the disk is empty',
+      'the base: an http: or https: URL, an NBD URI (nbd://HOST/EXPORT, nbd+unix:///EXPORT?socket=PATH), or a path; without one the disk is empty',
     )
     .addOption(baseFormat())
     .option('--size <size>', "size of the disk (default: the base's)", size)
@@ -90,7 +92,7 @@ export async function create(
 
 /** What createDisk leaves out of a URL that it records. */
 function holdsSecrets(base: string): boolean {
-  if (!isUrl(base) || !URL.canParse(base)) return false;
+  if (!MAY_HOLD_SECRETS.test(base) || !URL.canParse(base)) return false;
   const { username, password, search } = new URL(base);
   return username !== '' || password !== '' || search !== '';
 }

@@ -2,14 +2,11 @@
 import type { Disk, ImageFormat } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import { openDiskWith } from '../../disk/open.ts';
+import { isRemote } from '../../files/location.ts';
 import type { Platform } from './platform.ts';
 
 /** How often an image is looked at that changes under the look. */
 const LOOKS_MAX = 10;
-
-export function isUrl(location: string): boolean {
-  return /^https?:/i.test(location);
-}
 
 /**
  * Opens an image only to look at it: a path or a URL. The base that a local image records is opened
@@ -21,7 +18,7 @@ export async function openImage(
   location: string,
   how: { followChain?: boolean; base?: null; format?: ImageFormat },
 ): Promise<Disk> {
-  if (!isUrl(location))
+  if (!isRemote(location))
     return openDiskWith(platform.runtime, { overlay: location, readOnly: true, ...how });
   const { format } = how;
   const overlay = await platform.runtime.openSource(location);
@@ -84,7 +81,7 @@ export async function besideWriters<T>(
   read: (changed: () => Promise<boolean>) => Promise<T>,
 ): Promise<T> {
   // Every answer of a server is compared with the first one anyway.
-  if (isUrl(location)) return read(async () => false);
+  if (isRemote(location)) return read(async () => false);
   const before = await identityOf(platform, location);
   const changed = async (): Promise<boolean> => (await identityOf(platform, location)) !== before;
   try {

@@ -4,7 +4,8 @@
  */
 import type { Command } from 'commander';
 import type { BitmapInfo, ImageFormat, ImageInfo, SnapshotInfo } from '../../api/disk.ts';
-import { isUrl, lookBesideWriters, openImage, withDisk } from './image.ts';
+import { isRemote } from '../../files/location.ts';
+import { lookBesideWriters, openImage, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
 import { addExample, imageFormat, outputFormat, wantsJson } from './options.ts';
 import type { Platform } from './platform.ts';
@@ -61,8 +62,8 @@ export async function info(
       async (disk) => [(await disk.images())[0], await disk.remaining()],
     );
   const [image, remaining] = await lookBesideWriters(platform, location, look);
-  const allocated = isUrl(location) ? undefined : await platform.allocatedBytes(location);
-  const report = reportOf(isUrl(location) ? image.name : location, image, allocated, remaining);
+  const allocated = isRemote(location) ? undefined : await platform.allocatedBytes(location);
+  const report = reportOf(isRemote(location) ? image.name : location, image, allocated, remaining);
   await platform.stdout.write(
     options.json ? `${JSON.stringify(report, undefined, 4)}\n` : humanInfo(report, image.snapshots),
   );

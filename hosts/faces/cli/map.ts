@@ -5,7 +5,8 @@
  */
 import type { Command } from 'commander';
 import type { Disk, Extent, ImageFormat, ImageInfo } from '../../api/disk.ts';
-import { besideWriters, isUrl, openImage, withDisk } from './image.ts';
+import { isRemote } from '../../files/location.ts';
+import { besideWriters, openImage, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
 import { addExample, imageFormat, outputFormat, wantsJson } from './options.ts';
 import type { Platform } from './platform.ts';
@@ -131,7 +132,7 @@ async function hasUntoldHoles(
   { runtime, allocatedBytes }: Platform,
   { format, name, fileSize }: ImageInfo,
 ): Promise<boolean> {
-  if (format !== 'raw' || isUrl(name) || ((await allocatedBytes(name)) ?? fileSize) >= fileSize)
+  if (format !== 'raw' || isRemote(name) || ((await allocatedBytes(name)) ?? fileSize) >= fileSize)
     return false;
   const source = await runtime.openSource(name);
   await source.close();

@@ -6,6 +6,7 @@
 
 import type { Runtime } from '../../api/runtime.ts';
 import type { HttpOptions, HttpSource } from '../../bases/http/http.ts';
+import type { NbdBaseOptions, NbdSource } from '../../bases/nbd/nbd.ts';
 import type { Handler } from '../http/handler.ts';
 import type { NbdServer } from '../nbd/server.ts';
 
@@ -23,6 +24,8 @@ export interface Platform {
   readonly runtime: Runtime;
   /** Opens what a URL leads to, with headers and the like; without any, as the runtime does. */
   openHttp(url: string, options: HttpOptions): Promise<HttpSource>;
+  /** Opens what an NBD URI leads to; without options as the runtime does. */
+  openNbd(uri: string, options: NbdBaseOptions): Promise<NbdSource>;
   readonly version: string;
   readonly stdout: Output;
   readonly stderr: Output;

@@ -6,7 +6,8 @@ import type { Command } from 'commander';
 import { MillraceError } from '../../api/errors.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import type { HttpOptions } from '../../bases/http/http.ts';
-import { isUrl } from './image.ts';
+import { isNbdUri } from '../../bases/nbd/uri.ts';
+import { isHttpUrl, isRemote } from '../../files/location.ts';
 import { listed } from './options.ts';
 import type { Platform } from './platform.ts';
 import { tell } from './platform.ts';
@@ -78,14 +79,15 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
     headers.Authorization = `Bearer ${await readToken(platform, tokenFile)}`;
   const named = [...command.args, base || '', ...[from ?? []].flat()].map(withoutDevice);
   const origins = new Set(
-    named.filter((place) => isUrl(place) && URL.canParse(place)).map(originOf),
+    named.filter((place) => isHttpUrl(place) && URL.canParse(place)).map(originOf),
   );
   const onTrouble = (message: string): void => void tell(platform, message);
   const runtime: Runtime = {
     ...local,
     async openSource(location, as) {
       const place = String(location);
-      if (!isUrl(place) || !URL.canParse(place)) return local.openSource(location, as);
+      if (isNbdUri(place)) return platform.openNbd(place, { onTrouble });
+      if (!isHttpUrl(place) || !URL.canParse(place)) return local.openSource(location, as);
       if (origins.size === 0) origins.add(originOf(place));
       const http: HttpOptions = origins.has(originOf(place))
         ? { headers, onTrouble }
@@ -162,7 +164,7 @@ export function baseAt(
   from: string,
   { given, isKind = false }: { given?: string; isKind?: boolean } = {},
 ): Runtime {
-  const recorded = isUrl(from) && URL.canParse(from) ? bare(from) : undefined;
+  const recorded = isHttpUrl(from) && URL.canParse(from) ? bare(from) : undefined;
   let isNearest = false;
   return {
     ...runtime,
@@ -176,7 +178,7 @@ export function baseAt(
         isNearest = true;
         return runtime.openSource(location);
       }
-      const isOfKind = !isKind || isUrl(place) === isUrl(from);
+      const isOfKind = !isKind || isRemote(place) === isRemote(from);
       const replaces = place === recorded || (isNearest && isOfKind);
       isNearest = false;
       return runtime.openSource(replaces && place !== given ? from : location, as);

@@ -1,0 +1,398 @@
+/**
+ * One connection in the transmission phase: many requests under way, their replies in any order.
+ * Every reply is checked against its request before a byte of it is kept; a server that breaks the
+ * protocol loses the connection, and all that was asked for by it fails.
+ */
+import type { ErrorCode } from '../../api/errors.ts';
+import { MillraceError } from '../../api/errors.ts';
+import { Failure, transportFailure } from '../retry.ts';
+import type { ByteReader, ByteWriter, NbdConnection } from './duplex.ts';
+import { ConnectionEnded } from './duplex.ts';
+import type { Negotiated } from './handshake.ts';
+import { broken, negotiate } from './handshake.ts';
+import type { Descriptor, ReplyHeader } from './protocol.ts';
+import {
+  Command,
+  DATA_OFFSET_BYTES,
+  emitRequest,
+  HOLE_BYTES,
+  NbdError,
+  parseBlockStatus,
+  parseDataOffset,
+  parseError,
+  parseHole,
+  parseReply,
+  REPLY_TYPE_ERROR_BIT,
+  ReplyType,
+  replyHeaderBytes,
+  SIMPLE_REPLY_BYTES,
+  viewOf,
+} from './protocol.ts';
+import type { NbdPlace } from './uri.ts';
+
+/**
+ * How a runtime connects: a socket, or a WebSocket. When `signal` is aborted, which is until the
+ * export has been come to, the connection ends.
+ */
+export type NbdConnect = (place: NbdPlace, signal: AbortSignal) => Promise<NbdConnection>;
+
+/** From the first packet to the export, TLS included. */
+const HANDSHAKE_MS_MAX = 15_000;
+const TOO_LATE = new Failure('ETIMEDOUT', `no answer within ${HANDSHAKE_MS_MAX / 1000} s`, {
+  transient: true,
+  lost: true,
+});
+/** How long a server has to take the good-bye. */
+const CLOSE_MS_MAX = 1000;
+/** Requests of one connection under way, those too that nobody waits for any more. */
+const REQUESTS_MAX = 256;
+/** Runs of content in the reply to one read: as many as there are sectors in the largest. */
+const RUNS_MAX = 4096;
+/** A chunk that holds no content: descriptors, or an error with its words. */
+const PAYLOAD_BYTES_MAX: number = 1024 * 1024;
+/** So much within the timeout, or the end of a reply, is progress. */
+const PROGRESS_BYTES_MIN = 1024;
+
+/** A request that has not been answered whole. */
+interface Pending {
+  readonly type: number;
+  readonly offset: number;
+  readonly length: number;
+  /** Where a read's content goes. */
+  readonly into: Uint8Array;
+  /** What of it has come: runs that do not touch, in order. */
+  readonly runs: { start: number; end: number }[];
+  descriptors: Descriptor[];
+  failure: Failure | undefined;
+  settle(failure?: Failure): void;
+}
+
+/** What became of all connections of a base. */
+export interface Traffic {
+  requests: number;
+  bytes: number;
+}
+
+export class Connection {
+  readonly told: Negotiated;
+  /** Bytes that were asked for and have not come. */
+  outstanding = 0;
+  readonly #traffic: Traffic;
+  readonly #timeoutMs: number;
+  readonly #pending = new Map<number, Pending>();
+  #nextCookie = 1;
+  #failure: Failure | undefined;
+  #watch: ReturnType<typeof setTimeout> | undefined;
+  #progress = 0;
+
+  /**
+   * Connects and comes to the export.
+   * @throws Failure
+   */
+  static async open(
+    place: NbdPlace,
+    connect: NbdConnect,
+    timeoutMs: number,
+    traffic: Traffic,
+    signal: AbortSignal,
+  ): Promise<Connection> {
+    const giveUp = new AbortController();
+    const timer = setTimeout(() => giveUp.abort(TOO_LATE), HANDSHAKE_MS_MAX);
+    const forward = (): void => giveUp.abort(signal.reason);
+    signal.addEventListener('abort', forward);
+    try {
+      signal.throwIfAborted();
+      const connection = await connect(place, giveUp.signal);
+      const told = await negotiate(connection, place, (reader, writer) => {
+        giveUp.signal.addEventListener('abort', () => hangUp(reader, writer));
+      });
+      return new Connection(told, timeoutMs, traffic);
+    } catch (error) {
+      const failure = giveUp.signal.aborted ? giveUp.signal.reason : error;
+      giveUp.abort(failure);
+      throw signal.aborted ? signal.reason : asFailure(failure);
+    } finally {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', forward);
+    }
+  }
+
+  private constructor(told: Negotiated, timeoutMs: number, traffic: Traffic) {
+    this.told = told;
+    this.#timeoutMs = timeoutMs;
+    this.#traffic = traffic;
+    this.#receive().catch((error) => this.#end(asFailure(error)));
+  }
+
+  /** False once it has ended, for whatever reason. */
+  get isOpen(): boolean {
+    return this.#failure === undefined;
+  }
+
+  /** Requests under way. */
+  get requests(): number {
+    return this.#pending.size;
+  }
+
+  /**
+   * Fills `into` from `offset` on. When `signal` is aborted it rejects with the signal's reason; what
+   * still comes goes to `into` nevertheless.
+   * @throws Failure
+   */
+  async read(offset: number, into: Uint8Array, signal: AbortSignal): Promise<void> {
+    await this.#ask(Command.read, offset, into.length, into, signal);
+  }
+
+  /** What the server tells of a range, from its start on; it need not tell of all of it. */
+  async blockStatus(offset: number, length: number, signal: AbortSignal): Promise<Descriptor[]> {
+    const none = new Uint8Array(0);
+    return (await this.#ask(Command.blockStatus, offset, length, none, signal)).descriptors;
+  }
+
+  /** Says good-bye, to a server that listens. */
+  async close(): Promise<void> {
+    if (!this.isOpen) return;
+    const { reader, writer } = this.told;
+    this.#fail(new Failure('ECLOSED', 'the base has been closed'));
+    writer.push([this.#emit(Command.disconnect, 0, 0, 0)]);
+    const said = writer.drained().then(() => writer.close());
+    const timer = setTimeout(() => hangUp(reader, writer), CLOSE_MS_MAX);
+    await said.catch(() => {});
+    clearTimeout(timer);
+    hangUp(reader, writer);
+  }
+
+  #ask(
+    type: number,
+    offset: number,
+    length: number,
+    into: Uint8Array,
+    signal: AbortSignal,
+  ): Promise<Pending> {
+    return new Promise((resolve, reject) => {
+      signal.throwIfAborted();
+      if (this.#failure !== undefined) throw this.#failure;
+      if (this.#pending.size >= REQUESTS_MAX)
+        throw new Failure('EIO', 'the server has too many requests to answer', { transient: true });
+      const cookie = this.#nextCookie++;
+      const abort = (): void => reject(signal.reason);
+      const pending: Pending = {
+        type,
+        offset,
+        length,
+        into,
+        runs: [],
+        descriptors: [],
+        failure: undefined,
+        settle: (failure) => {
+          signal.removeEventListener('abort', abort);
+          this.#pending.delete(cookie);
+          this.outstanding -= into.length;
+          if (failure === undefined) resolve(pending);
+          else reject(failure);
+        },
+      };
+      signal.addEventListener('abort', abort);
+      this.#pending.set(cookie, pending);
+      this.outstanding += into.length;
+      this.#traffic.requests++;
+      this.told.writer.push([this.#emit(type, cookie, offset, length)], () => {
+        if (!this.told.writer.isOpen) this.#end(lost('the connection broke'));
+      });
+      this.#watchOver();
+    });
+  }
+
+  #emit(type: number, cookie: number, offset: number, length: number): Uint8Array {
+    const words = [Math.floor(cookie / 2 ** 32), cookie % 2 ** 32] as const;
+    return emitRequest({ flags: 0, type, cookie: words, offset, length }, this.told.style);
+  }
+
+  /** Takes replies until the connection ends. */
+  async #receive(): Promise<never> {
+    const { reader, style } = this.told;
+    for (;;) {
+      const start = await reader.take(SIMPLE_REPLY_BYTES);
+      const bytes = replyHeaderBytes(viewOf(start).getUint32(0), style);
+      if (bytes === undefined) throw broken('what comes is no reply');
+      const whole = new Uint8Array(bytes);
+      whole.set(start);
+      await reader.fill(whole.subarray(start.length));
+      await this.#take(parseReply(whole));
+    }
+  }
+
+  async #take(header: ReplyHeader): Promise<void> {
+    const cookie = header.cookie[0] * 2 ** 32 + header.cookie[1];
+    const pending = this.#pending.get(cookie);
+    if (pending === undefined) throw broken('a reply is to no request');
+    if (header.kind === 'simple') return this.#takeSimple(pending, header.error);
+    if (header.offset !== undefined && header.offset !== pending.offset)
+      throw broken('a reply is to another offset than was asked for');
+    if (header.type & REPLY_TYPE_ERROR_BIT) await this.#takeError(pending, header.length);
+    else await this.#takeContent(pending, header.type, header.length, header.done);
+    if (!header.done) return;
+    if (pending.failure === undefined && !isWhole(pending)) throw broken('a reply has gaps');
+    this.#finish(pending);
+  }
+
+  async #takeSimple(pending: Pending, error: number): Promise<void> {
+    if (error !== 0) {
+      pending.failure = failureOf(error, '');
+    } else {
+      const { style } = this.told;
+      if (pending.type !== Command.read || style !== 'simple')
+        throw broken('a reply is not of the kind that was agreed on');
+      await this.#fill(pending.into);
+    }
+    this.#finish(pending);
+  }
+
+  async #takeError(pending: Pending, length: number): Promise<void> {
+    if (length > PAYLOAD_BYTES_MAX) throw broken(`an error of ${length} bytes is too long`);
+    const said = parseError(await this.told.reader.take(length));
+    if (said === undefined || said.error === 0) throw broken('an error contradicts itself');
+    pending.failure ??= failureOf(said.error, said.message);
+  }
+
+  async #takeContent(pending: Pending, type: number, length: number, done: boolean): Promise<void> {
+    const { reader } = this.told;
+    const isRead = pending.type === Command.read;
+    if (type === ReplyType.none && length === 0 && done) return;
+    if (type === ReplyType.offsetData && isRead && length > DATA_OFFSET_BYTES) {
+      const offset = parseDataOffset(await reader.take(DATA_OFFSET_BYTES));
+      await this.#fill(claim(pending, offset, length - DATA_OFFSET_BYTES));
+    } else if (type === ReplyType.offsetHole && isRead && length === HOLE_BYTES) {
+      const hole = parseHole(await reader.take(HOLE_BYTES));
+      claim(pending, hole.offset, hole.length).fill(0);
+    } else if (type === this.#statusType && !isRead && length <= PAYLOAD_BYTES_MAX) {
+      const told = parseBlockStatus(await reader.take(length), type);
+      if (told === undefined || told.descriptors.some((each) => each.length === 0))
+        throw broken('what it tells of blocks contradicts itself');
+      if (told.context !== this.told.allocation || pending.descriptors.length > 0)
+        throw broken('it tells what it was not asked for');
+      pending.descriptors = told.descriptors;
+    } else {
+      throw broken(`a part of a reply has the type ${type} and ${length} bytes`);
+    }
+  }
+
+  get #statusType(): number {
+    return this.told.style === 'extended' ? ReplyType.blockStatusExtended : ReplyType.blockStatus;
+  }
+
+  /** Bytes as they come: a long reply over a slow line makes progress before its end. */
+  async #fill(into: Uint8Array): Promise<void> {
+    await this.told.reader.fill(into, (bytes) => {
+      this.#traffic.bytes += bytes;
+      this.#progress += bytes;
+    });
+  }
+
+  #finish(pending: Pending): void {
+    this.#progress += PROGRESS_BYTES_MIN;
+    pending.settle(pending.failure);
+  }
+
+  /** While something is under way, a time in which nothing comes ends the connection. */
+  #watchOver(): void {
+    this.#watch ??= setTimeout(() => {
+      this.#watch = undefined;
+      const brought = this.#progress;
+      this.#progress = 0;
+      if (this.#pending.size === 0) return;
+      if (brought >= PROGRESS_BYTES_MIN) return this.#watchOver();
+      const message = `the server has not answered within ${this.#timeoutMs / 1000} s`;
+      this.#end(new Failure('ETIMEDOUT', message, { transient: true, lost: true }));
+    }, this.#timeoutMs);
+  }
+
+  #end(failure: Failure): void {
+    if (!this.isOpen) return;
+    this.#fail(failure);
+    hangUp(this.told.reader, this.told.writer);
+  }
+
+  #fail(failure: Failure): void {
+    this.#failure = failure;
+    clearTimeout(this.#watch);
+    for (const pending of [...this.#pending.values()]) pending.settle(failure);
+  }
+}
+
+/**
+ * The part of a read's buffer that a chunk fills, which must be inside it, and where no other chunk
+ * was.
+ */
+function claim(pending: Pending, offset: number, length: number): Uint8Array {
+  const { runs, into } = pending;
+  const start = offset - pending.offset;
+  const end = start + length;
+  if (length === 0 || start < 0 || end > pending.length)
+    throw broken(`it sends ${length} bytes at ${offset}, which were not asked for`);
+  let at = runs.length;
+  while (at > 0 && runs[at - 1].start >= start) at--;
+  const [below, above] = [runs[at - 1], runs[at]];
+  if ((below !== undefined && below.end > start) || (above !== undefined && above.start < end))
+    throw broken(`it sends bytes at ${offset} twice`);
+  const [joinsBelow, joinsAbove] = [below?.end === start, above?.start === end];
+  if (joinsBelow && joinsAbove) {
+    below.end = above.end;
+    runs.splice(at, 1);
+  } else if (joinsBelow) below.end = end;
+  else if (joinsAbove) above.start = start;
+  else if (runs.length === RUNS_MAX) throw broken(`a reply is in more than ${RUNS_MAX} pieces`);
+  else runs.splice(at, 0, { start, end });
+  return into.subarray(start, end);
+}
+
+function isWhole({ type, runs, length, descriptors }: Pending): boolean {
+  if (type !== Command.read) return descriptors.length > 0;
+  return runs.length === 1 && runs[0].start === 0 && runs[0].end === length;
+}
+
+function hangUp(reader: ByteReader, writer: ByteWriter): void {
+  const reason = new ConnectionEnded('the connection was given up');
+  writer.abort(reason);
+  reader.cancel(reason);
+}
+
+/** What the error of a server means, and whether asking again may help. */
+const MEANINGS: ReadonlyMap<number, [ErrorCode, string, boolean]> = new Map([
+  [NbdError.EPERM, ['EACCES', 'the server does not allow it', false]],
+  [NbdError.EIO, ['EIO', 'the server failed to read', true]],
+  [NbdError.ENOMEM, ['EIO', 'the server has no memory', true]],
+  [NbdError.EINVAL, ['EIO', 'the server takes the request for invalid', false]],
+  [NbdError.EOVERFLOW, ['EIO', 'the server takes the request for too long', false]],
+  [NbdError.ENOTSUP, ['EUNSUPPORTED', 'the server does not support it', false]],
+  [NbdError.ESHUTDOWN, ['EIO', 'the server is shutting down', true]],
+]);
+
+function failureOf(error: number, message: string): Failure {
+  const words = message === '' ? '' : `: ${message}`;
+  const [code, meaning, transient] = MEANINGS.get(error) ?? ['EIO', `error ${error}`, true];
+  return new Failure(code, `${meaning}${words}`, { transient });
+}
+
+function lost(message: string, cause?: unknown): Failure {
+  return new Failure('EIO', message, { transient: true, lost: true, cause });
+}
+
+/** What a connection failed of; what the runtime's sockets say is told as it is. */
+function asFailure(error: unknown): Failure {
+  if (error instanceof Failure) return error;
+  if (error instanceof MillraceError)
+    return new Failure(error.code, error.message, {
+      transient: error.code === 'EIO' || error.code === 'ETIMEDOUT',
+      lost: true,
+      cause: error,
+    });
+  return error instanceof ConnectionEnded
+    ? lost(ended(error), error)
+    : transportFailure(error, '', true);
+}
+
+function ended({ message, cause }: ConnectionEnded): string {
+  const why = cause instanceof Error && !(cause instanceof ConnectionEnded) ? cause.message : '';
+  return why === '' ? message : `${message} (${why})`;
+}
