@@ -1,6 +1,6 @@
 /**
  * A worker's way to open things: overlays by name in the browser's storage, bases by http: or
- * https: URL or by the name of a disk.
+ * https: URL, by NBD over a WebSocket, or by the name of a disk.
  */
 
 import type { BlockFile, BlockSource } from '../api/block.ts';
@@ -11,6 +11,10 @@ import type { OverlayMode, Runtime } from '../api/runtime.ts';
 import { openBlob } from '../bases/blob.ts';
 import type { HttpSource, HttpStats } from '../bases/http/http.ts';
 import { openHttp, redactUrl } from '../bases/http/http.ts';
+import type { NbdSource } from '../bases/nbd/nbd.ts';
+import { openNbdWith } from '../bases/nbd/nbd.ts';
+import { isNbdUri } from '../bases/nbd/uri.ts';
+import { connectByWebSocket } from '../bases/nbd/websocket.ts';
 import { codecOf, portableDecoders } from '../disk/codecs/codecs.ts';
 import { BatchedFile } from './batch.ts';
 import type { DiskLock, Holder } from './lock.ts';
@@ -44,7 +48,7 @@ export class BrowserRuntime implements Runtime {
   #overlayName: string | undefined;
   readonly #baseNames = new Set<string>();
   #sources = 0;
-  readonly #remote: HttpSource[] = [];
+  readonly #remote: (HttpSource | NbdSource)[] = [];
 
   /** `holder` is what others are told who find a disk in use; `wait` is to wait for others. */
   constructor(holder: Holder, wait: boolean) {
@@ -102,13 +106,20 @@ export class BrowserRuntime implements Runtime {
     return source;
   }
 
+  async #openNbd(uri: string): Promise<NbdSource> {
+    const source = await openNbdWith(connectByWebSocket, uri);
+    this.#remote.push(source);
+    return source;
+  }
+
   async #openSource(location: string): Promise<BlockSource> {
     const scheme = SCHEME.exec(location)?.[1].toLowerCase();
     if (scheme === 'http' || scheme === 'https') return this.#openHttp(location);
+    if (isNbdUri(location)) return this.#openNbd(location);
     if (scheme !== undefined)
       throw new MillraceError(
         'EUNSUPPORTED',
-        `'${redactUrl(location)}': the scheme '${scheme}:' is not supported; a base is an http: or https: URL, a File, or the name of a disk`,
+        `'${redactUrl(location)}': the scheme '${scheme}:' is not supported; a base is an http: or https: URL, a WebSocket's that carries NBD (ws:, wss:), a File, or the name of a disk`,
       );
     if (location === this.#overlayName) throw itsOwnBase(location);
     this.#baseNames.add(location);

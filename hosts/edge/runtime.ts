@@ -7,6 +7,9 @@ import { MillraceError } from '../api/errors.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { redactUrl } from '../bases/http/address.ts';
 import { openHttp } from '../bases/http/http.ts';
+import { openNbdWith } from '../bases/nbd/nbd.ts';
+import { isNbdUri } from '../bases/nbd/uri.ts';
+import { connectByWebSocket } from '../bases/nbd/websocket.ts';
 import type { Decoder, ZlibFunction } from '../disk/codecs/codecs.ts';
 import { codecOf, portableDecoders, zlibDecoder } from '../disk/codecs/codecs.ts';
 import { keyBeside, openBucketFile, openBucketSource } from './bucket.ts';
@@ -57,9 +60,10 @@ export function edgeRuntime({ storage, bucket }: EdgePlaces): Runtime {
       const text = String(location);
       if (BUCKET_NAME.test(text)) return openBucketSource(inBucket(), text.slice('r2:'.length));
       if (/^https?:/i.test(text)) return openHttp(location);
+      if (isNbdUri(text)) return openNbdWith(connectByWebSocket, text);
       throw new MillraceError(
         'EUNSUPPORTED',
-        `'${redactUrl(text)}': a base is an http: or https: URL, or r2:KEY in the bucket`,
+        `'${redactUrl(text)}': a base is an http: or https: URL, a WebSocket's that carries NBD (ws:, wss:), or r2:KEY in the bucket`,
       );
     },
     resolve,

@@ -78,6 +78,17 @@ async function refusal(): Promise<string> {
   );
 }
 
+/** The close that follows a cancelled stream must hurt nobody. */
+async function cancelled(): Promise<string> {
+  const { readable, writable } = await connectWebSocket(url('echo'), never);
+  const reader = readable.getReader();
+  const reading = reader.read();
+  await reader.cancel();
+  await writable.abort();
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  return (await reading).done ? 'ended' : 'read';
+}
+
 async function aborted(): Promise<string> {
   const abort = new AbortController();
   const connecting = connectWebSocket(url('echo'), abort.signal);
@@ -96,6 +107,7 @@ console.log(
     fails: await readOne('fails'),
     floods: await readOne('floods', 3000),
     refusal: await refusal(),
+    cancelled: await cancelled(),
     aborted: await aborted(),
   }),
 );

@@ -13,6 +13,7 @@ it('carries bytes both ways, and ends by name', async () => {
     fails: 'the WebSocket was closed (code 4000)',
     floods: 'more was sent than was asked for',
     refusal: 'EIO no WebSocket is accepted there',
+    cancelled: 'ended',
     aborted: 'not wanted',
   });
 });

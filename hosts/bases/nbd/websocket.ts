@@ -4,6 +4,7 @@
  * Node fit, and knows nothing of the protocol.
  */
 import { MillraceError } from '../../api/errors.ts';
+import type { NbdConnect } from './connection.ts';
 import type { StreamConnection } from './duplex.ts';
 import { ConnectionEnded } from './duplex.ts';
 
@@ -72,11 +73,21 @@ export async function connectWebSocket(
   return connection;
 }
 
+/** How runtimes connect that have no sockets. */
+export const connectByWebSocket: NbdConnect = async ({ transport }, signal) => {
+  if (transport.kind === 'websocket') return connectWebSocket(transport.url, signal);
+  throw new MillraceError(
+    'EUNSUPPORTED',
+    'there are no sockets here: NBD goes over a WebSocket (ws:, wss:)',
+  );
+};
+
 function readableOf(socket: WebSocketLike): ReadableStream<Uint8Array> {
+  /** By whichever side: a stream that was cancelled must not be closed any more. */
+  let ended = false;
   return new ReadableStream<Uint8Array>(
     {
       start(controller) {
-        let ended = false;
         const end = (error?: Error): void => {
           if (ended) return;
           ended = true;
@@ -104,6 +115,7 @@ function readableOf(socket: WebSocketLike): ReadableStream<Uint8Array> {
         socket.addEventListener('error', () => end(new ConnectionEnded('the WebSocket failed')));
       },
       cancel() {
+        ended = true;
         socket.close(CloseCode.normal);
       },
     },
