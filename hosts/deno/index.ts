@@ -21,11 +21,14 @@ import type {
   RebaseOptions,
   RebaseReport,
 } from '../api/disk.ts';
+import type { BaseCacheOptions } from '../disk/base-cache.ts';
 import { commitWith } from '../disk/commit.ts';
 import { checkDiskWith, createDiskWith, openDiskWith } from '../disk/open.ts';
 import { rebaseWith } from '../disk/rebase.ts';
+import { runtimeWith } from './base-cache.ts';
 import { denoRuntime } from './runtime.ts';
 
+export type { BaseCacheOptions } from '../disk/base-cache.ts';
 export type { Handler, HandlerOptions } from '../faces/http/handler.ts';
 export { createHandler } from '../faces/http/handler.ts';
 export * from '../faces/library.ts';
@@ -34,14 +37,22 @@ export { openFile, openFileSource } from './file.ts';
 export { openHttp } from './http.ts';
 export { openNbd } from './nbd-base.ts';
 
+/** What disks over bases on servers may have besides. */
+export interface WithBaseCache {
+  /** A folder in which what is fetched of a base is kept for the next disk over it. */
+  baseCache?: BaseCacheOptions;
+}
+
 /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
-export function createDisk(options: CreateOptions): Promise<Disk> {
-  return createDiskWith(denoRuntime, options);
+export async function createDisk(options: CreateOptions & WithBaseCache): Promise<Disk> {
+  const { baseCache, ...rest } = options;
+  return createDiskWith(runtimeWith(baseCache), rest);
 }
 
 /** Opens an overlay; its base is the recorded one unless another is given. */
-export function openDisk(options: OpenOptions): Promise<Disk> {
-  return openDiskWith(denoRuntime, options);
+export async function openDisk(options: OpenOptions & WithBaseCache): Promise<Disk> {
+  const { baseCache, ...rest } = options;
+  return openDiskWith(runtimeWith(baseCache), rest);
 }
 
 /**

@@ -9,6 +9,7 @@ import type { Listening, Output, Platform } from '../faces/cli/platform.ts';
 import { EXIT_READER_GONE, SIGNALS } from '../faces/cli/platform.ts';
 import { runCommandLine } from '../faces/cli/program.ts';
 import type { Handler } from '../faces/http/handler.ts';
+import { cacheFolder } from './base-cache.ts';
 import { fileError } from './file.ts';
 import { openHttp } from './http.ts';
 import { openNbd } from './nbd-base.ts';
@@ -24,6 +25,7 @@ const platform: Platform = {
   runtime: denoRuntime,
   openHttp,
   openNbd,
+  cacheFolder,
   version: manifest.version,
   stdout: outputTo(Deno.stdout),
   stderr: outputTo(Deno.stderr),

@@ -7,6 +7,7 @@ import { MillraceError } from '../api/errors.ts';
 import type { Output, Platform } from '../faces/cli/platform.ts';
 import { EXIT_FAILED, EXIT_READER_GONE, SIGNALS } from '../faces/cli/platform.ts';
 import { runCommandLine } from '../faces/cli/program.ts';
+import { cacheFolder } from './base-cache.ts';
 import { fileError } from './file.ts';
 import { openHttp } from './http.ts';
 import { localPath, nodeRuntime } from './runtime.ts';
@@ -37,6 +38,7 @@ process.on('exit', () => {
 const platform: Omit<Platform, 'version'> = {
   runtime: nodeRuntime,
   openHttp,
+  cacheFolder,
   openNbd: async (uri, options) => (await import('./nbd-base.ts')).openNbd(uri, options),
   stdout: outputTo(process.stdout, 1),
   stderr: outputTo(process.stderr, 2),

@@ -300,12 +300,12 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'the commands', () => {
           stderr: '',
         });
         expect(
-          await millrace(['convert', 'o.qcow2', 'flat.qcow2', '-O', 'qcow2', '--cache', 'unsafe'], {
+          await millrace(['convert', 'o.qcow2', 'flat.qcow2', '-O', 'qcow2', '-t', 'unsafe'], {
             cwd,
           }),
         ).toMatchObject({ exitCode: 0, stderr: '' });
         expect(
-          await millrace(['convert', 'o.qcow2', 'flat.raw', '-O', 'raw', '--cache', 'unsafe'], {
+          await millrace(['convert', 'o.qcow2', 'flat.raw', '-O', 'raw', '-t', 'unsafe'], {
             cwd,
           }),
         ).toMatchObject({ exitCode: 0, stderr: '' });

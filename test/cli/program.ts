@@ -15,6 +15,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import type { Runtime } from '../../hosts/api/runtime.ts';
 import type { Output, Platform } from '../../hosts/faces/cli/platform.ts';
 import { runCommandLine } from '../../hosts/faces/cli/program.ts';
+import { cacheFolder } from '../../hosts/node/base-cache.ts';
 import { openHttp } from '../../hosts/node/http.ts';
 import { openNbd } from '../../hosts/node/nbd-base.ts';
 import { nodeRuntime } from '../../hosts/node/runtime.ts';
@@ -130,6 +131,7 @@ export function platformOver(runtime: Runtime): {
     runtime,
     openHttp,
     openNbd,
+    cacheFolder,
     version: '0.0.0',
     stdout: output('stdout'),
     stderr: output('stderr'),

@@ -42,6 +42,7 @@ const HTTP_OPTIONS: OptionNames<HttpOptions> = {
   timeout: true,
   retries: true,
   onTrouble: true,
+  lookFirst: true,
 };
 
 /** How a base is asked for over HTTP. */
@@ -74,6 +75,11 @@ export interface HttpOptions {
    * while it is asked again.
    */
   onTrouble?: (message: string) => void;
+  /**
+   * Asks by HEAD what the object is, and for no bytes before they are read; default false, which
+   * fetches its first 320 KiB at once.
+   */
+  lookFirst?: boolean;
 }
 
 /** An object on a server, read by ranges. */
@@ -107,6 +113,8 @@ export async function openHttp(url: UrlSource, options: HttpOptions = {}): Promi
   const timeout = within('timeout', options.timeout ?? TIMEOUT_DEFAULT_MS, 1, TIMEOUT_MAX_MS);
   const retries = within('retries', options.retries ?? RETRIES_DEFAULT, 0, RETRIES_MAX);
   const object = new HttpObject(new Address(url, headers), { fetch, timeout, retries, onTrouble });
+  if (options.lookFirst && (await object.look()))
+    return new HttpRanges(object, new Uint8Array(0), depth);
   const page = new FirstPage();
   await object.fetch(page, new AbortController().signal);
   return new HttpRanges(object, page.bytes(), depth);

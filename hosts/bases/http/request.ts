@@ -20,7 +20,14 @@ import type { Redirect, Sample } from './mirrors.ts';
 import { Mirrors, ORIGIN_HEADERS, serverOf } from './mirrors.ts';
 import { Queue } from './queue.ts';
 import type { Answer, Checked, Version } from './response.ts';
-import { checkResponse, hidesSize, sizeOfHead, smallWhole, strongEtag } from './response.ts';
+import {
+  checkResponse,
+  hidesSize,
+  sizeOfHead,
+  smallWhole,
+  strongEtag,
+  versionOfHead,
+} from './response.ts';
 
 /**
  * Less than this within the timeout is no progress: a server that sends a byte now and then would
@@ -105,6 +112,31 @@ export class HttpObject {
       await this.#fetch(transfer, cancelled);
     } finally {
       this.#trouble?.end();
+    }
+  }
+
+  /**
+   * Learns the object's size and version without a byte of it, by HEAD; false where the server does
+   * not tell both, or fails: what is wrong with it shows when bytes are asked for.
+   */
+  async look(): Promise<boolean> {
+    const attempt = new Attempt(this.#options.timeout, new AbortController().signal);
+    try {
+      const { target, headers } = await this.#destination();
+      attempt.target = target;
+      const head = await attempt.guard(this.#ask(attempt, target.href, headers, 'HEAD'));
+      attempt.finish();
+      discard(head);
+      const version = versionOfHead(head);
+      if (version === undefined) return false;
+      const href = head.url || target.href;
+      this.#version = { ...version, server: serverOf(href) };
+      this.#mirrors.learn(serverOf(href), version);
+      this.#mirrors.followed(target, href);
+      return true;
+    } catch {
+      attempt.abandon();
+      return false;
     }
   }
 

@@ -193,6 +193,19 @@ export function sizeOfHead(head: Answer, part: Answer): number | undefined {
   return size;
 }
 
+/**
+ * What the answer to a HEAD tells of an object that is to be read by ranges; undefined where it does
+ * not tell the size, what identifies the content, and that there are ranges.
+ */
+export function versionOfHead({ status, headers }: Answer): Version | undefined {
+  const length = headers.get('Content-Length');
+  if (status !== 200 || length === null || !/^[1-9]\d*$/.test(length)) return undefined;
+  if (!/^bytes$/i.test(headers.get('Accept-Ranges')?.trim() ?? '')) return undefined;
+  if (headers.get('Content-Encoding') !== null) return undefined;
+  const version = versionOf(headers, Number(length));
+  return version.etag === undefined && version.lastModified === undefined ? undefined : version;
+}
+
 function parseContentRange(
   response: Answer,
   told: number | undefined,

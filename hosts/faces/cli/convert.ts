@@ -37,7 +37,7 @@ export interface ConvertCommandOptions {
   /** As commander has `-n`. */
   create?: boolean;
   followChain?: boolean;
-  cache?: CacheMode;
+  cacheMode?: CacheMode;
   json?: boolean;
 }
 
@@ -217,7 +217,7 @@ async function copy(
   signal: AbortSignal,
   begin: (total: number) => OnProgress,
 ): Promise<number> {
-  const { format, outputFormat, followChain, cache } = options;
+  const { format, outputFormat, followChain, cacheMode: cache } = options;
   const disk = await openImage(platform, source, { followChain, format });
   if (outputFormat === 'raw')
     return withDisk(disk, async () => {
@@ -244,7 +244,7 @@ async function copyToQcow2(
   signal: AbortSignal,
   begin: (total: number) => OnProgress,
 ): Promise<number> {
-  const { format, clusterSize, cache } = options;
+  const { format, clusterSize, cacheMode: cache } = options;
   const runtime: Runtime = {
     ...platform.runtime,
     openOverlay: (_, mode) => target.make(mode.cache),

@@ -40,7 +40,7 @@ export function baseFormat(): Option {
 
 export function cacheMode(): Option {
   return new Option(
-    '-t, --cache <mode>',
+    '-t, --cache-mode <mode>',
     'unsafe: do not wait for the disk; quicker, but a power cut soon after can leave a corrupt image (default: writeback)',
   ).choices(['writeback', 'unsafe']);
 }

@@ -7,6 +7,7 @@
 import type { Runtime } from '../../api/runtime.ts';
 import type { HttpOptions, HttpSource } from '../../bases/http/http.ts';
 import type { NbdBaseOptions, NbdSource } from '../../bases/nbd/nbd.ts';
+import type { CacheFolder } from '../../disk/base-cache.ts';
 import type { Handler } from '../http/handler.ts';
 import type { NbdServer } from '../nbd/server.ts';
 
@@ -26,6 +27,8 @@ export interface Platform {
   openHttp(url: string, options: HttpOptions): Promise<HttpSource>;
   /** Opens what an NBD URI leads to; without options as the runtime does. */
   openNbd(uri: string, options: NbdBaseOptions): Promise<NbdSource>;
+  /** The operations of the cache of bases. */
+  readonly cacheFolder: CacheFolder;
   readonly version: string;
   readonly stdout: Output;
   readonly stderr: Output;

@@ -7,8 +7,9 @@ import { MillraceError } from '../../api/errors.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import type { HttpOptions } from '../../bases/http/http.ts';
 import { isNbdUri } from '../../bases/nbd/uri.ts';
+import { cachingBases } from '../../disk/base-cache.ts';
 import { isHttpUrl, isRemote } from '../../files/location.ts';
-import { listed } from './options.ts';
+import { listed, size } from './options.ts';
 import type { Platform } from './platform.ts';
 import { tell } from './platform.ts';
 import { readToken } from './token.ts';
@@ -21,6 +22,8 @@ interface ReachOptions {
   tokenFile?: string;
   baseTokenFile?: string;
   forceShare?: boolean;
+  cache?: string;
+  cacheSize?: number;
 }
 
 /** They open no base, or say in their own file where one is. */
@@ -29,6 +32,9 @@ const WITHOUT_FROM: readonly string[] = ['create', 'serve', 'stream'];
 const SERVER = 'serve';
 /** It asks a server of ours, and opens nothing. */
 const WITHOUT_BASES = 'abort';
+
+/** They read bases for long, or again and again. */
+const CACHING: readonly string[] = ['create', 'serve', 'stream'];
 
 /** They look at images that others may have open. */
 const READING: readonly string[] = ['info', 'map', 'check', 'convert'];
@@ -48,6 +54,18 @@ export function declareReach(command: Command): void {
       ? 'do not warn of another program that has an image open for writing'
       : 'take bases that another program has open for writing, too',
   );
+  if (CACHING.includes(name))
+    command
+      .option(
+        '--cache <dir>',
+        'a folder that keeps what is fetched of bases on servers, for the next disk over them',
+        cacheDirectory,
+      )
+      .option(
+        '--cache-size <size>',
+        'how much it may take; what was used longest ago goes first (default: 20G)',
+        size,
+      );
   command.option(
     '--header <line>',
     "a header for the base's server, as 'Name: value'; several by as many options",
@@ -81,6 +99,9 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
   const origins = new Set(
     named.filter((place) => isHttpUrl(place) && URL.canParse(place)).map(originOf),
   );
+  const { cache, cacheSize } = options;
+  if (cache === undefined && cacheSize !== undefined)
+    throw new MillraceError('EINVAL', '--cache-size is of a folder that --cache names');
   const onTrouble = (message: string): void => void tell(platform, message);
   const runtime: Runtime = {
     ...local,
@@ -89,18 +110,36 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
       if (isNbdUri(place)) return platform.openNbd(place, { onTrouble });
       if (!isHttpUrl(place) || !URL.canParse(place)) return local.openSource(location, as);
       if (origins.size === 0) origins.add(originOf(place));
-      const http: HttpOptions = origins.has(originOf(place))
-        ? { headers, onTrouble }
-        : { onTrouble };
+      const http: HttpOptions = {
+        ...(origins.has(originOf(place)) ? { headers } : {}),
+        ...(cache !== undefined && as !== undefined ? { lookFirst: true } : {}),
+        onTrouble,
+      };
       return platform.openHttp(place, http);
     },
   };
   // The command hands its other options on: these are done with.
-  for (const name of ['header', tokenOption, 'forceShare', ...(isOwn ? [] : ['from'])])
+  for (const name of [
+    'header',
+    tokenOption,
+    'forceShare',
+    'cache',
+    'cacheSize',
+    ...(isOwn ? [] : ['from']),
+  ])
     if (Object.hasOwn(options, name)) command.setOptionValue(name, undefined);
+  const cached =
+    cache === undefined
+      ? runtime
+      : cachingBases(
+          runtime,
+          platform.cacheFolder,
+          { directory: cache, size: cacheSize },
+          onTrouble,
+        );
   return typeof from !== 'string' || isOwn
-    ? runtime
-    : baseAt(runtime, from, { given: base || undefined, isKind: command.name() === 'commit' });
+    ? cached
+    : baseAt(cached, from, { given: base || undefined, isKind: command.name() === 'commit' });
 }
 
 /**
@@ -184,6 +223,15 @@ export function baseAt(
       return runtime.openSource(replaces && place !== given ? from : location, as);
     },
   };
+}
+
+/** @throws MillraceError `EINVAL` for what is a mode of caching, as `--cache` was before. */
+function cacheDirectory(text: string): string {
+  if (text !== 'unsafe' && text !== 'writeback') return text;
+  throw new MillraceError(
+    'EINVAL',
+    `--cache names a folder for bases: the mode '${text}' is given by -t, or the folder as ./${text}`,
+  );
 }
 
 /** As an overlay records it. */

@@ -26,7 +26,7 @@ export interface StreamCommandOptions extends Omit<StreamOptions, 'nonblock' | '
   from?: string;
   baseFormat?: ImageFormat;
   followChain?: boolean;
-  cache?: CacheMode;
+  cacheMode?: CacheMode;
   json?: boolean;
 }
 
@@ -77,7 +77,7 @@ export async function stream(
   overlay: string,
   options: StreamCommandOptions,
 ): Promise<number> {
-  const { from, baseFormat, followChain, cache, json = false, ...job } = options;
+  const { from, baseFormat, followChain, cacheMode: cache, json = false, ...job } = options;
   const stop = new AbortController();
   let running = false;
   const release = platform.onInterrupt(() => {

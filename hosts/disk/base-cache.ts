@@ -1,0 +1,349 @@
+/**
+ * What was fetched of a base is kept in a folder of this machine, so that the next disk over it
+ * fetches nothing again: for each base an overlay of our own, whose base it is, under a name made of
+ * what identifies it. A base that has changed has another name; one that nothing identifies is not
+ * kept.
+ *
+ * The locks of overlays keep programs apart: while one has the image of a base open, others read
+ * that base from its server. What a crash leaves is a valid overlay, as it always is.
+ */
+import type { BlockSource, ReadHint } from '../api/block.ts';
+import type { ErrorCode } from '../api/errors.ts';
+import { MillraceError } from '../api/errors.ts';
+import type { OptionNames } from '../api/options.ts';
+import { mustKnowOptions } from '../api/options.ts';
+import type { Runtime } from '../api/runtime.ts';
+import type { EngineDisk } from './disk.ts';
+import { createDiskWith, openDiskWith } from './open.ts';
+
+/** Where bases are kept. */
+export interface BaseCacheOptions {
+  /** A folder for nothing else; it is made if it is missing. */
+  directory: string;
+  /**
+   * Bytes that its images may take together; default 20 GiB. Those used longest ago go first, and
+   * none that is in use: where these take all, no more is kept.
+   */
+  size?: number;
+}
+
+const CACHE_OPTIONS: OptionNames<BaseCacheOptions> = { directory: true, size: true };
+
+/** An image in the folder. */
+export interface CachedImage {
+  path: string;
+  /** What it takes on the storage. */
+  bytes: number;
+  /** When it was opened last, milliseconds since 1970. */
+  usedMs: number;
+}
+
+/** What a runtime brings: a few operations on one folder. Failures are thrown as MillraceErrors. */
+export interface CacheFolder {
+  make(directory: string): Promise<void>;
+  pathOf(directory: string, name: string): string;
+  /** The images in it, by the ending of their names. */
+  list(directory: string, ending: string): Promise<CachedImage[]>;
+  /** Notes that an image has been used now. */
+  touch(path: string): Promise<void>;
+}
+
+const BYTES_DEFAULT: number = 20 * 1024 ** 3;
+const BYTES_MIN: number = 1024 * 1024;
+/** Of our images; others in the folder are left alone. */
+const ENDING = '.base.qcow2';
+/** After so much was fetched, or this part of the cache's size, it is looked at again whether there is room. */
+const LOOK_BYTES_MAX: number = 16 * 1024 * 1024;
+const LOOK_SHARE = 1 / 4;
+const SECTOR_BYTES = 512;
+/** Another program has it, or has just made it. */
+const TAKEN: readonly ErrorCode[] = ['EBUSY', 'EEXIST'];
+/** A file that is no image any more, or is another's: it is made anew. */
+const SPOILED: readonly ErrorCode[] = ['ECORRUPT', 'EUNSUPPORTED', 'ECHANGED', 'EINVAL'];
+
+/** The cached bases of this process, by the paths of their images: several disks share one. */
+const inUse = new Map<string, { opening: Promise<CachedBase | undefined>; users: number }>();
+
+/**
+ * Opens as the runtime does, but reads bases on servers through the images in a folder. `tell` is
+ * called with words for the user, once for each base that is not kept.
+ */
+export function cachingBases(
+  runtime: Runtime,
+  folder: CacheFolder,
+  options: BaseCacheOptions,
+  tell: (message: string) => void = () => {},
+): Runtime {
+  mustKnowOptions('the cache of bases', options, CACHE_OPTIONS);
+  const { directory, size = BYTES_DEFAULT } = options;
+  if (typeof directory !== 'string' || directory === '')
+    throw new MillraceError('EINVAL', 'the cache of bases needs a directory: a path');
+  if (!Number.isSafeInteger(size) || size < BYTES_MIN)
+    throw new MillraceError('EINVAL', `a cache of ${size} bytes: it must be 1 MiB or more`);
+  const cache = new Cache(runtime, folder, directory, size);
+  const told = new Set<string>();
+  const once = (name: string, why: string): void => {
+    if (!told.has(name)) tell(`${name} is not kept in ${directory}: ${why}`);
+    told.add(name);
+  };
+  return {
+    ...runtime,
+    async openSource(location, as) {
+      const source = await runtime.openSource(location, as);
+      // Local files are near enough.
+      if (as === undefined || source.preferred === undefined) return source;
+      const { name = String(location), identity } = source;
+      if (identity === undefined) {
+        once(name, 'nothing tells whether it has changed');
+        return source;
+      }
+      const cached = await cache.open(source, name, identity);
+      if (cached === undefined) once(name, 'another program has its image open');
+      return cached ?? source;
+    },
+  };
+}
+
+class Cache {
+  readonly #runtime: Runtime;
+  readonly #folder: CacheFolder;
+  readonly #directory: string;
+  readonly #bytesMax: number;
+
+  constructor(runtime: Runtime, folder: CacheFolder, directory: string, bytesMax: number) {
+    this.#runtime = runtime;
+    this.#folder = folder;
+    this.#directory = directory;
+    this.#bytesMax = bytesMax;
+  }
+
+  /** The base through its image; undefined where another program has that open. */
+  async open(
+    source: BlockSource,
+    name: string,
+    identity: string,
+  ): Promise<BlockSource | undefined> {
+    await this.#folder.make(this.#directory);
+    const path = this.#folder.pathOf(
+      this.#directory,
+      `${await keyOf(source, name, identity)}${ENDING}`,
+    );
+    const entry = inUse.get(path) ?? { opening: this.#openImage(path, source), users: 0 };
+    const isFirst = entry.users++ === 0;
+    inUse.set(path, entry);
+    const leave = async (): Promise<boolean> => {
+      if (--entry.users > 0) return false;
+      if (inUse.get(path) === entry) inUse.delete(path);
+      return true;
+    };
+    const base = await entry.opening.catch(async (error) => {
+      await leave();
+      await source.close();
+      throw error;
+    });
+    if (base === undefined) {
+      await leave();
+      return undefined;
+    }
+    if (!isFirst) await source.close();
+    return base.seat(async () => {
+      if (await leave()) await base.close();
+    });
+  }
+
+  async #openImage(path: string, source: BlockSource): Promise<CachedBase | undefined> {
+    const base = new Remote(source);
+    try {
+      const disk = await this.#openOrMake(path, base);
+      await this.#folder.touch(path);
+      const hasRoom = await this.makeRoom();
+      const lookBytes = Math.min(LOOK_BYTES_MAX, this.#bytesMax * LOOK_SHARE);
+      return new CachedBase(disk, base, { hasRoom, lookBytes, makeRoom: () => this.makeRoom() });
+    } catch (error) {
+      if (error instanceof MillraceError && TAKEN.includes(error.code)) return undefined;
+      throw error;
+    }
+  }
+
+  async #openOrMake(path: string, base: Remote): Promise<EngineDisk> {
+    try {
+      return await openDiskWith(this.#runtime, { overlay: path, base, baseFormat: 'raw' });
+    } catch (error) {
+      if (!(error instanceof MillraceError)) throw error;
+      if (SPOILED.includes(error.code)) await this.#runtime.remove(path);
+      else if (error.code !== 'ENOENT') throw error;
+    }
+    const size = Math.ceil(base.size / SECTOR_BYTES) * SECTOR_BYTES;
+    return createDiskWith(this.#runtime, { overlay: path, base, baseFormat: 'raw', size });
+  }
+
+  /** Removes what was used longest ago until all fits; false where what is in use takes too much. */
+  async makeRoom(): Promise<boolean> {
+    const images = await this.#folder.list(this.#directory, ENDING);
+    let bytes = images.reduce((sum, image) => sum + image.bytes, 0);
+    for (const image of images.sort((one, other) => one.usedMs - other.usedMs)) {
+      if (bytes <= this.#bytesMax) break;
+      if (!inUse.has(image.path) && (await this.#remove(image.path))) bytes -= image.bytes;
+    }
+    return bytes <= this.#bytesMax;
+  }
+
+  /** Under its lock, so that nobody has it open. */
+  async #remove(path: string): Promise<boolean> {
+    try {
+      const file = await this.#runtime.openOverlay(path, {});
+      try {
+        await this.#runtime.remove(path);
+      } finally {
+        await file.close();
+      }
+      return true;
+    } catch {
+      return false;
+    }
+  }
+}
+
+/** A base at one place, as it is now. */
+async function keyOf({ size }: BlockSource, name: string, identity: string): Promise<string> {
+  const text = new TextEncoder().encode(JSON.stringify([name, size, identity]));
+  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', text));
+  return Array.from(digest.subarray(0, 16), (byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
+/** The base on its server, below its image: counts what is fetched, and tells whose reads they are. */
+class Remote implements BlockSource {
+  readonly size: number;
+  readonly name?: string;
+  readonly identity?: string;
+  readonly preferred?: { chunk: number; depth: number };
+  fetched = 0;
+  readonly #source: BlockSource;
+  readonly #urgent = new Set<{ start: number; end: number }>();
+
+  constructor(source: BlockSource) {
+    this.#source = source;
+    this.size = source.size;
+    this.name = source.name;
+    this.identity = source.identity;
+    this.preferred = source.preferred;
+  }
+
+  /** What the image asks for, a job's reads too, it asks for as for a guest. */
+  read(offset: number, into: Uint8Array, hint: ReadHint = {}): void | Promise<void> {
+    this.fetched += into.length;
+    const end = offset + into.length;
+    const isUrgent = [...this.#urgent].some((range) => range.start < end && range.end > offset);
+    return this.#source.read(offset, into, { ...hint, background: !isUrgent });
+  }
+
+  /** Straight from the server. */
+  readBeside(offset: number, into: Uint8Array, hint?: ReadHint): void | Promise<void> {
+    return this.#source.read(offset, into, hint);
+  }
+
+  /** While `work` goes on, what is read of the range goes ahead of the background's. */
+  async urgently<T>(start: number, end: number, work: () => Promise<T>): Promise<T> {
+    const range = { start, end };
+    this.#urgent.add(range);
+    try {
+      return await work();
+    } finally {
+      this.#urgent.delete(range);
+    }
+  }
+
+  /** The image's disk closes what it has; the server's end comes after it. */
+  close(): void {}
+
+  closeSource(): void | Promise<void> {
+    return this.#source.close();
+  }
+}
+
+/** A base that is read through its image. */
+class CachedBase {
+  readonly #disk: EngineDisk;
+  readonly #remote: Remote;
+  readonly #makeRoom: () => Promise<boolean>;
+  readonly #lookBytes: number;
+  #hasRoom: boolean;
+  #lookAt: number;
+  #looking: Promise<void> | undefined;
+
+  constructor(
+    disk: EngineDisk,
+    remote: Remote,
+    room: { hasRoom: boolean; lookBytes: number; makeRoom: () => Promise<boolean> },
+  ) {
+    this.#disk = disk;
+    this.#remote = remote;
+    this.#hasRoom = room.hasRoom;
+    this.#lookBytes = room.lookBytes;
+    this.#lookAt = room.lookBytes;
+    this.#makeRoom = room.makeRoom;
+  }
+
+  /** The base for one user of it. */
+  seat(leave: () => Promise<void>): BlockSource {
+    let left: Promise<void> | undefined;
+    const { size, name, identity, preferred } = this.#remote;
+    return {
+      size,
+      name,
+      identity,
+      preferred,
+      read: (offset, into, hint) => this.#read(offset, into, hint),
+      close: () => (left ??= leave()),
+    };
+  }
+
+  async close(): Promise<void> {
+    try {
+      await this.#disk.close();
+    } finally {
+      await this.#remote.closeSource();
+      await this.#makeRoom().catch(() => false);
+    }
+  }
+
+  async #read(offset: number, into: Uint8Array, hint: ReadHint = {}): Promise<void> {
+    hint.signal?.throwIfAborted();
+    if (this.#remote.fetched >= this.#lookAt) await (this.#looking ??= this.#look());
+    if (!this.#hasRoom && (await this.#disk.remaining(offset, into.length)) > 0)
+      return this.#remote.readBeside(offset, into, hint);
+    // What comes when nobody waits any more must not go to the reader's memory.
+    const read = (): Promise<Uint8Array> => this.#disk.read(offset, into.length);
+    const end = offset + into.length;
+    const bytes = hint.background ? read() : this.#remote.urgently(offset, end, read);
+    const come = await orAborted(bytes, hint.signal).catch(async (error) => {
+      hint.signal?.throwIfAborted();
+      // Whatever is wrong with the folder, a full disk say, the base is there.
+      if (codeOfStorage(error)) this.#hasRoom = false;
+      else throw error;
+      return undefined;
+    });
+    if (come === undefined) return this.#remote.readBeside(offset, into, hint);
+    into.set(come);
+  }
+
+  async #look(): Promise<void> {
+    this.#lookAt = this.#remote.fetched + this.#lookBytes;
+    this.#hasRoom = await this.#makeRoom().catch(() => false);
+    this.#looking = undefined;
+  }
+}
+
+/** Whether it is the image that failed, and not the base below it. */
+function codeOfStorage(error: unknown): boolean {
+  return error instanceof MillraceError && ['ENOSPC', 'EROFS', 'ECORRUPT'].includes(error.code);
+}
+
+function orAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return work;
+  return new Promise((resolve, reject) => {
+    const abort = (): void => reject(signal.reason);
+    signal.addEventListener('abort', abort);
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
+  });
+}
