@@ -73,7 +73,7 @@ async function bundleAll() {
     // A page takes them as they are, without a bundler: with their dependencies.
     build({
       ...common,
-      entryPoints: ['browser/index.ts', 'faces/v86/index.ts'],
+      entryPoints: ['browser/index.ts', 'faces/v86/index.ts', 'faces/nbd/index.ts'],
       platform: 'browser',
       splitting: true,
       chunkNames: 'browser/[name]-[hash]',

@@ -25,8 +25,7 @@ import type { Securing } from './socket.ts';
 import { connectionOver } from './socket.ts';
 
 export type { NbdAddress, NbdListening, NbdTls } from '../faces/cli/platform.ts';
-export type { NbdConnection, NbdOptions } from '../faces/nbd/server.ts';
-export { NbdServer, serveNbd } from '../faces/nbd/server.ts';
+export * from '../faces/nbd/index.ts';
 
 /** Only the user that runs the server may connect. */
 const SOCKET_UMASK = 0o177;

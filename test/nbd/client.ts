@@ -4,7 +4,7 @@
  */
 
 import type { StreamConnection } from '../../hosts/bases/nbd/duplex.ts';
-import { NbdServer } from '../../hosts/faces/nbd/server.ts';
+import type { NbdServer } from '../../hosts/faces/nbd/server.ts';
 
 /** Nothing that is waited for takes so long. */
 const ANSWER_MS_MAX = 10_000;
@@ -54,16 +54,17 @@ export class Client {
   readonly served: Promise<void>;
   style: 'simple' | 'structured' | 'extended' = 'simple';
 
-  constructor(server: NbdServer) {
-    const { near, far } = pair();
-    this.served = server.serve(far);
+  /** Of a server, or of one that is at the other end of a connection. */
+  constructor(server: NbdServer | StreamConnection) {
+    const { near, far } = 'serve' in server ? pair() : { near: server };
+    this.served = far && 'serve' in server ? server.serve(far) : Promise.resolve();
     this.#reader = near.readable.getReader();
     this.#writer = near.writable.getWriter();
     this.#writer.closed.catch(() => {});
   }
 
   /** The server's greeting is read and answered with these flags. */
-  static async greeted(server: NbdServer, flags = 3): Promise<Client> {
+  static async greeted(server: NbdServer | StreamConnection, flags = 3): Promise<Client> {
     const client = new Client(server);
     const greeting = await client.take(18);
     if (
@@ -77,7 +78,7 @@ export class Client {
 
   /** In transmission, with replies of this style. */
   static async ready(
-    server: NbdServer,
+    server: NbdServer | StreamConnection,
     style: Client['style'],
     contexts: string[] = [],
     name = 'vda',

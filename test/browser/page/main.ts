@@ -3,6 +3,7 @@
  * the tests find them.
  */
 import * as millrace from '../../../hosts/browser/index.ts';
+import { overWebSocket, serveNbd } from '../../../hosts/faces/nbd/index.ts';
 import { cases } from '../../conformance/suite.ts';
 import { makeContent } from '../../fixtures/content.ts';
 
@@ -51,6 +52,8 @@ async function runCase(name: string, server: string): Promise<string | undefined
 
 /** What scripts of the tests are given. */
 export type Tools = typeof millrace & {
+  overWebSocket: typeof overWebSocket;
+  serveNbd: typeof serveNbd;
   makeContent: typeof makeContent;
   leave: typeof leave;
   refusal: typeof refusal;
@@ -58,5 +61,6 @@ export type Tools = typeof millrace & {
   runCase: typeof runCase;
 };
 
-const tools: Tools = { ...millrace, makeContent, leave, refusal, sha256, runCase };
+const nbd = { overWebSocket, serveNbd };
+const tools: Tools = { ...millrace, ...nbd, makeContent, leave, refusal, sha256, runCase };
 Object.assign(globalThis, { tools });
