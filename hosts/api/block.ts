@@ -45,8 +45,47 @@ export interface BlockSource {
   readonly identity?: string;
   /** Lets other programs write it from now on, where they were kept from it: before a base is committed into. */
   unguard?(): void;
+  /** What the bytes are unpacked from, where they are not those of the object itself. */
+  readonly container?: ContainerInfo;
+  /**
+   * Set where the bytes come in order only, once, as from a server without byte ranges: they are had by this, and `read` fails. `flow`
+   * is told of failures; `size` is 2^53 - 1 where the end is not known beforehand.
+   */
+  readonly inOrder?: (flow: Flow) => AsyncIterable<Uint8Array>;
+  /**
+   * Set while it is not known where the source ends: goes through all of it, and gives its size in bytes, which `size` is from then on.
+   */
+  readonly measure?: () => Promise<number>;
+  /** Set where bytes are told to be right only by a check sum at the end: resolves when all that came before has passed it. */
+  readonly verify?: (signal?: AbortSignal) => Promise<void>;
   /** Gives back what the source holds; it is read no more. */
   close(): void | Promise<void>;
+}
+
+/** What a source was unpacked from. */
+export interface ContainerInfo {
+  /** From the outside in: `['gzip', 'tar']` of a tar.gz. */
+  readonly formats: readonly string[];
+  /** The file in an archive that was taken. */
+  readonly member?: string;
+  /** Bytes of the outermost container; undefined where a server does not tell. */
+  readonly packedSize?: number;
+  /** Whether any part can be had at once (`random`), or only when all before it has passed (`sequential`). */
+  readonly access: 'random' | 'sequential';
+  /** Of a sequential source: bytes that have passed so far. */
+  readonly passed?: number;
+}
+
+/** What one that takes bytes in order shares with where they come from. */
+export interface Flow {
+  /** Aborted when no more is wanted. */
+  readonly signal: AbortSignal;
+  /** Whether somebody waits in the foreground at present. */
+  isUrgent(): boolean;
+  /**
+   * Some bytes could not be had. Resolves when they are to be tried once more, and rejects with the error where they are not.
+   */
+  failed(error: unknown): Promise<void>;
 }
 
 /** A BlockSource that can be written: where an overlay lives. */

@@ -2,7 +2,7 @@
  * The public types: what `createDisk`, `openDisk` and a `Disk` take and give on every runtime. Offsets and lengths are bytes,
  * logical positions in the disk unless said otherwise.
  */
-import type { BlockFile, BlockSource } from './block.ts';
+import type { BlockFile, BlockSource, ContainerInfo } from './block.ts';
 import type { ErrorCode } from './errors.ts';
 
 /** Formats that an image can have. */
@@ -116,6 +116,8 @@ export interface ImageInfo {
   virtualSize: number;
   /** Bytes of the file. */
   fileSize: number;
+  /** What the file was unpacked from. */
+  container?: ContainerInfo;
   /** The rest only for qcow2. */
   version?: number;
   /** Bytes. */
@@ -201,6 +203,16 @@ export interface CreateOptions {
   forceShare?: boolean;
   /** For an overlay given by path or name; default `writeback`. `unsafe` is quicker, for disks that can be made anew; not on edges. */
   cache?: CacheMode;
+  /**
+   * False: a base that is a compressed file or an archive is taken as it is. Default: what is in it is the base, where no overlay
+   * records it otherwise; `…#NAME` names a file of an archive.
+   */
+  unpack?: boolean;
+  /**
+   * Take also a base of a server without byte ranges, which comes from its start to its end only: what lies ahead is waited for, and
+   * the next opening begins anew.
+   */
+  sequential?: boolean;
   /** Bytes of WebAssembly memory for this disk, 8 MiB to 1 GiB; default 32 MiB. */
   memory?: number;
 }
@@ -244,6 +256,16 @@ export interface OpenOptions {
   forceShare?: boolean;
   /** For an overlay given by path or name; default `writeback`. `unsafe` is quicker, for disks that can be made anew; not on edges. */
   cache?: CacheMode;
+  /**
+   * False: a base that is a compressed file or an archive is taken as it is. Default: what is in it is the base, where no overlay
+   * records it otherwise; `…#NAME` names a file of an archive.
+   */
+  unpack?: boolean;
+  /**
+   * Take also a base of a server without byte ranges, which comes from its start to its end only: what lies ahead is waited for, and
+   * the next opening begins anew.
+   */
+  sequential?: boolean;
   /** Bytes of WebAssembly memory for this disk, 8 MiB to 1 GiB; default 32 MiB. */
   memory?: number;
 }
@@ -288,6 +310,16 @@ export interface RebaseOptions {
   forceShare?: boolean;
   /** What is recorded as the base; default where it was given, as in createDisk. */
   recordBase?: string;
+  /**
+   * False: a base that is a compressed file or an archive is taken as it is. Default: what is in it is the base, where no overlay
+   * records it otherwise; `…#NAME` names a file of an archive.
+   */
+  unpack?: boolean;
+  /**
+   * Take also a base of a server without byte ranges, which comes from its start to its end only: what lies ahead is waited for, and
+   * the next opening begins anew.
+   */
+  sequential?: boolean;
   /** Bytes of WebAssembly memory for each of the two disks. */
   memory?: number;
 }

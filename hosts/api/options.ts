@@ -29,6 +29,8 @@ export const CREATE_OPTIONS: OptionNames<CreateOptions> = {
   copyOnRead: true,
   forceShare: true,
   cache: true,
+  unpack: true,
+  sequential: true,
   memory: true,
 };
 
@@ -42,6 +44,8 @@ export const OPEN_OPTIONS: OptionNames<OpenOptions> = {
   copyOnRead: true,
   forceShare: true,
   cache: true,
+  unpack: true,
+  sequential: true,
   memory: true,
 };
 
@@ -68,6 +72,8 @@ export const REBASE_OPTIONS: OptionNames<RebaseOptions> = {
   followChain: true,
   forceShare: true,
   recordBase: true,
+  unpack: true,
+  sequential: true,
   memory: true,
 };
 

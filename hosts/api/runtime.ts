@@ -22,6 +22,20 @@ export interface OverlayMode {
 /** What an image is read for; undefined for a look at it. */
 export type SourceUse = 'base' | 'shared';
 
+/** How a container is to be unpacked. */
+export interface UnpackOptions {
+  /** Take the bytes as they are, and only see to it that they can be read anywhere. */
+  asIs?: boolean;
+  /** The file of an archive that is wanted; default the one that is a disk. */
+  member?: string;
+  /** Bytes in which a source ends at the latest that does not tell its size. */
+  sizeMax?: number;
+  /** Take also what a server sends from start to end only, whatever its size. */
+  sequential?: boolean;
+  /** The overlay that is being opened, beside which there is room for what has passed. */
+  beside?: string;
+}
+
 export interface Runtime {
   /** The compiled engine; the same module serves all disks. */
   engine(): Promise<WebAssembly.Module>;
@@ -40,6 +54,12 @@ export interface Runtime {
    * @throws MillraceError `EUNSUPPORTED` for a URL of a scheme that is not known.
    */
   openSource(location: string | URL, as?: SourceUse): Promise<BlockSource>;
+  /**
+   * What a source holds, where it is a compressed file or an archive; the source itself where it is neither. It is closed by what is
+   * returned, and where that fails. Default: every source is taken as it is.
+   * @throws MillraceError `ECORRUPT`, `EUNSUPPORTED`, `ENOENT` for a member that is not there, and what reading the source throws.
+   */
+  unpack?(source: BlockSource, options: UnpackOptions): Promise<BlockSource>;
   /** Where a backing file's name leads that was recorded in the image `from`: relative paths are relative to that image. */
   resolve(name: string, from: string): string;
   /** How a base at a path given by the user is recorded in the overlay: relative paths are relative to that overlay. */

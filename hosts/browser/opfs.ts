@@ -3,6 +3,7 @@
  * folder. Files are written through synchronous access handles, which exist in dedicated workers
  * only; everything else here works in pages too.
  */
+import type { BlockFile } from '../api/block.ts';
 import type { CacheMode } from '../api/disk.ts';
 import type { ErrorCode } from '../api/errors.ts';
 import { MillraceError } from '../api/errors.ts';
@@ -15,6 +16,8 @@ const SUFFIX = '.qcow2';
 const PART_SUFFIX = '.part';
 /** Of an empty file that tells the storage from what it will be when it has been cleared. */
 const MARK_SUFFIX = '.storage';
+/** Of what has passed of a base that comes in order only (hosts/bases/containers). */
+const SCRATCH_SUFFIX = '.pass';
 /** What file systems take for one name, less the suffix. */
 const ENCODED_NAME_MAX = 240;
 /** How often a copy tells how far it is. */
@@ -269,6 +272,34 @@ async function accessTo(handle: OpfsFileHandle, name: string): Promise<SyncAcces
       await new Promise((resolve) => setTimeout(resolve, HANDLE_POLL_MS));
     }
   }
+}
+
+/**
+ * A file for a while, in a worker; undefined where there is no storage. What workers that have ended
+ * left behind goes first: a file that is in use cannot be removed.
+ */
+export async function openScratch(): Promise<BlockFile | undefined> {
+  const folder = await disksFolder();
+  if (folder === undefined) return undefined;
+  for (const left of await filesWith(SCRATCH_SUFFIX))
+    await folder.removeEntry(left + SCRATCH_SUFFIX).catch(() => {});
+  const fileName = crypto.randomUUID() + SCRATCH_SUFFIX;
+  const handle = (await folder.getFileHandle(fileName, { create: true })) as OpfsFileHandle;
+  const file = new OpfsFile('what has passed', await handle.createSyncAccessHandle(), 'unsafe');
+  return {
+    get size() {
+      return file.size;
+    },
+    name: file.name,
+    read: (offset, into) => file.read(offset, into),
+    write: (offset, from) => file.write(offset, from),
+    flush: () => file.flush(),
+    truncate: (size) => file.truncate(size),
+    async close() {
+      file.close();
+      await folder.removeEntry(fileName).catch(() => {});
+    },
+  };
 }
 
 /** A disk's file. Every error names the disk, and says what it means there. */

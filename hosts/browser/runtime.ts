@@ -7,8 +7,11 @@ import type { BlockFile, BlockSource } from '../api/block.ts';
 import type { Codec } from '../api/codec.ts';
 import type { CacheMode } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
-import type { OverlayMode, Runtime } from '../api/runtime.ts';
+import type { OverlayMode, Runtime, UnpackOptions } from '../api/runtime.ts';
 import { openBlob } from '../bases/blob.ts';
+import { portableDecompressors } from '../bases/containers/portable.ts';
+import type { UnpackTools } from '../bases/containers/unpack.ts';
+import { ROOM_DEFAULT, unpackWith } from '../bases/containers/unpack.ts';
 import type { HttpSource, HttpStats } from '../bases/http/http.ts';
 import { openHttp, redactUrl } from '../bases/http/http.ts';
 import type { NbdSource } from '../bases/nbd/nbd.ts';
@@ -21,7 +24,7 @@ import type { DiskLock, Holder } from './lock.ts';
 import { lockDisk } from './lock.ts';
 import { MemoryFile } from './memory.ts';
 import type { OpfsFile } from './opfs.ts';
-import { diskFile, disksFolder, openDiskFile } from './opfs.ts';
+import { diskFile, disksFolder, openDiskFile, openScratch } from './opfs.ts';
 import { explainNoRoom } from './quota.ts';
 
 /**
@@ -31,6 +34,12 @@ import { explainNoRoom } from './quota.ts';
  */
 const HTTP_DEPTH = 3;
 const SCHEME = /^([a-z][a-z0-9+.-]+):/i;
+
+const UNPACK_TOOLS: UnpackTools = {
+  decompressors: portableDecompressors,
+  scratch: async () => (await openScratch()) ?? new MemoryFile('what has passed'),
+  room: ROOM_DEFAULT,
+};
 
 export class BrowserRuntime implements Runtime {
   readonly codec: Codec = codecOf(portableDecoders);
@@ -135,6 +144,10 @@ export class BrowserRuntime implements Runtime {
         { cause },
       );
     }
+  }
+
+  unpack(source: BlockSource, options: UnpackOptions): Promise<BlockSource> {
+    return unpackWith(UNPACK_TOOLS, source, options);
   }
 
   resolve(name: string, from: string): string {

@@ -2,8 +2,13 @@
 import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as zlib from 'node:zlib';
+import type { BlockFile } from '../api/block.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { isNbdUri } from '../bases/nbd/uri.ts';
+import { portableDecompressors } from '../bases/containers/portable.ts';
+import { scratchFile } from '../bases/containers/scratch.ts';
+import type { NodeZlib, UnpackTools } from '../bases/containers/unpack.ts';
+import { nodeDecompressors, ROOM_DEFAULT, unpackWith } from '../bases/containers/unpack.ts';
 import type { ZlibFunction } from '../disk/codecs/codecs.ts';
 import { codecOf, zlibDecoder } from '../disk/codecs/codecs.ts';
 import type { Paths } from '../files/location.ts';
@@ -41,6 +46,21 @@ const { inflateRawSync, zstdDecompressSync } = zlib as unknown as Record<
   ZlibFunction
 >;
 
+/** Beside the overlay there is room for a disk; without one, where the system has temporary files. */
+function scratch(beside: string | undefined): Promise<BlockFile> {
+  const folder =
+    beside === undefined ? (Deno.env.get('TMPDIR') ?? '/tmp') : dirname(localPath(beside));
+  const open = (path: string) => openFile(path, { create: true, cache: 'unsafe' });
+  const path = join(folder, `.millrace-${crypto.randomUUID()}.pass`);
+  return scratchFile(open, (path) => Deno.remove(path), path);
+}
+
+const unpackTools: UnpackTools = {
+  decompressors: nodeDecompressors(zlib as unknown as NodeZlib, portableDecompressors),
+  scratch,
+  room: ROOM_DEFAULT,
+};
+
 export const denoRuntime: Runtime = {
   engine: () => Promise.resolve(engine),
   codec: codecOf({
@@ -57,6 +77,7 @@ export const denoRuntime: Runtime = {
       ? denoFiles.openFile(path, { readOnly: true })
       : denoFiles.openFileSource(path, { shared: as === 'shared' });
   },
+  unpack: (source, options) => unpackWith(unpackTools, source, options),
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),
   realName: async (location) =>

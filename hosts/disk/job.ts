@@ -17,6 +17,7 @@ import {
   JOB_STATUS,
   JOB_STOPS,
   JOB_TO,
+  KIND_REMAINING,
   KIND_STREAM,
   ON_ERROR_ENOSPC,
   ON_ERROR_IGNORE,
@@ -27,12 +28,13 @@ import {
   R_NOT_A_BASE,
   STATUS_NONE,
 } from '../../engine/protocol.ts';
-import type { BlockFile } from '../api/block.ts';
+import type { BlockFile, BlockSource } from '../api/block.ts';
 import type { DiskEvent, StreamInfo, StreamOptions } from '../api/disk.ts';
 import { JobStatus } from '../api/disk.ts';
-import { MillraceError } from '../api/errors.ts';
+import { codeOf, MillraceError } from '../api/errors.ts';
 import type { Engine } from './driver/engine.ts';
 import type { Failure } from './driver/errors.ts';
+import { messageOf } from './driver/errors.ts';
 import { reasonText } from './driver/reasons.ts';
 
 const ON_ERROR = {
@@ -68,6 +70,8 @@ export class DiskJob {
   readonly #owner: JobOwner;
   #job: Running | undefined;
   #last: StreamInfo | undefined;
+  /** While a base is gone through to its end. */
+  #proof: AbortController | undefined;
   #stops = 0;
   #progressAt = 0;
   #progressRemaining = -1;
@@ -92,14 +96,17 @@ export class DiskJob {
       throw new MillraceError('ABORTED', 'cannot stream: aborted before it started', {
         cause: signal.reason,
       });
-    this.#begin(options);
+    const unproven = this.#begin(options);
     if (options.paused) this.#engine.exports.pause();
     const cancel = (): void => this.#cancel();
     signal?.addEventListener('abort', cancel);
-    const settled = this.#engine.request(KIND_STREAM).then(
-      () => this.#ended(),
-      (error) => this.#broke(error),
-    );
+    const settled = this.#engine
+      .request(KIND_STREAM)
+      .then(() => this.#letGo(options, unproven))
+      .then(
+        () => this.#ended(),
+        (error) => this.#broke(error),
+      );
     const done = settled.finally(() => signal?.removeEventListener('abort', cancel));
     this.#job = { nonblock, settled: done, quiet: [] };
     // Storage that answers at once may have brought the job to a pause already.
@@ -177,8 +184,39 @@ export class DiskJob {
     this.#emit('progress');
   }
 
-  /** Hands the job to the engine, or says why it cannot be. */
-  #begin(options: StreamOptions): void {
+  /**
+   * Bases whose bytes are known to be right only by a check sum at their end stay until that has been
+   * compared: the engine keeps them, and is asked once more to let them go, when nothing is missing.
+   */
+  async #letGo(options: StreamOptions, unproven: readonly BlockSource[]): Promise<void> {
+    if (unproven.length === 0 || this.#report().status !== JobStatus.COMPLETED) return;
+    if ((await this.#engine.request(KIND_REMAINING, 0, this.#owner.size())) > 0) return;
+    const proof = new AbortController();
+    this.#proof = proof;
+    try {
+      for (const source of unproven) await source.verify!(proof.signal);
+    } finally {
+      this.#proof = undefined;
+    }
+    this.#begin(options, true);
+    await this.#engine.request(KIND_STREAM);
+  }
+
+  /** The images that leave the chain when the job is done, as far as they have to be proven first. */
+  #unproven({ base, keepBase = false }: StreamOptions): BlockSource[] {
+    const leaving: BlockSource[] = [];
+    const { exports } = this.#engine;
+    for (let depth = 1; !keepBase && exports.imageAtDepth(depth) >= 0; depth++) {
+      const image = exports.imageAtDepth(depth);
+      if (depth === base || this.#engine.name(image) === base) break;
+      const source = this.#engine.file(image);
+      if (source?.verify !== undefined) leaving.push(source);
+    }
+    return leaving;
+  }
+
+  /** Hands the job to the engine, or says why it cannot be. Gives the bases that have to be proven before they go. */
+  #begin(options: StreamOptions, isProven = false): BlockSource[] {
     const { offset = 0, speed = 0, base, keepBase = false } = options;
     const { onError = 'report', allocate = 'sparse', order = 'sequential' } = options;
     const size = this.#owner.size();
@@ -186,12 +224,13 @@ export class DiskJob {
     const { length = offset === 0 ? 0 : Math.max(0, size - offset) } = options;
     checkStream({ offset, length, onError, allocate, order });
     const bottom = base === undefined ? 0 : this.#newBase(base, keepBase);
+    const unproven = isProven ? [] : this.#unproven(options);
     const reason = this.#engine.exports.stream(
       offset,
       length,
       checkedSpeed(speed),
       ON_ERROR[onError],
-      keepBase,
+      keepBase || unproven.length > 0,
       allocate === 'full',
       bottom,
     );
@@ -203,6 +242,7 @@ export class DiskJob {
     this.#stops = 0;
     this.#progressAt = 0;
     this.#progressRemaining = -1;
+    return unproven;
   }
 
   /** The depth of the image that becomes the new base; hands over what the header will say of it. */
@@ -229,6 +269,7 @@ export class DiskJob {
   }
 
   #cancel(): void {
+    this.#proof?.abort(new MillraceError('ABORTED', 'the stream was aborted'));
     if (!this.#engine.exports.abort()) return;
     this.#engine.bases.cancelJobs();
     this.#engine.pump();
@@ -254,13 +295,18 @@ export class DiskJob {
     );
   }
 
-  /** The engine broke under the job. */
-  #broke(error: MillraceError): never {
+  /** The engine broke under the job, or its base turned out to be damaged. */
+  #broke(cause: unknown): never {
+    const error =
+      cause instanceof MillraceError
+        ? cause
+        : new MillraceError(codeOf(cause), `cannot stream: ${messageOf(cause)}`, { cause });
+    const isAborted = error.code === 'ABORTED';
     this.#last = {
       ...this.#report(),
       status: JobStatus.FAILED,
-      reason: 'error',
-      error: { code: error.code, message: error.message },
+      reason: isAborted ? 'aborted' : 'error',
+      error: isAborted ? undefined : { code: error.code, message: error.message },
     };
     this.#jobIsOver();
     this.#emit('failed', this.#last);
@@ -289,7 +335,7 @@ export class DiskJob {
 
   #report(): StreamInfo {
     const job = this.#engine.jobReport();
-    const status = job[JOB_STATUS];
+    const status = this.#proof === undefined ? job[JOB_STATUS] : JobStatus.ACTIVE;
     const info: StreamInfo = {
       status: (status === STATUS_NONE ? JobStatus.FAILED : status) as StreamInfo['status'],
       remaining: job[JOB_REMAINING],

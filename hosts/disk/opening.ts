@@ -26,6 +26,8 @@ import { MillraceError } from '../api/errors.ts';
 import type { OverlayMode, Runtime, SourceUse } from '../api/runtime.ts';
 import { closeAll } from './close-all.ts';
 import { ContentId } from './content-id.ts';
+import type { Expected, UnpackChoice } from './contents.ts';
+import { contentsOf, openPlace } from './contents.ts';
 import { EngineDisk } from './disk.ts';
 import { Engine } from './driver/engine.ts';
 import { formatName, isFormat } from './driver/formats.ts';
@@ -62,6 +64,14 @@ interface Backing {
   identity?: RecordedIdentity;
 }
 
+/** What the caller says of the disk and its bases. */
+export interface OpeningOptions extends UnpackChoice {
+  memory?: number;
+  forceShare?: boolean;
+  /** Bytes of the disk, where they are told. */
+  size?: number;
+}
+
 /**
  * A disk on its way to being open; what has been opened is closed again if it does not get there.
  */
@@ -75,26 +85,31 @@ export class Opening {
   readonly #identities: RecordedIdentity[] = [];
   /** The base that is being opened is one that an image records. */
   #isRecorded = false;
+  /** By which places the bases go, and the members of archives that they are (`#NAME`). */
+  readonly #places: { place: string; suffix: string }[] = [];
+  readonly #choice: UnpackChoice;
+  /** Bytes of the disk, where they are told. */
+  #size: number | undefined;
   #count = 0;
   readonly #baseUse: SourceUse;
 
   /** `forceShare` takes bases that another program has open for writing, too. */
-  static async start(
-    runtime: Runtime,
-    { memory, forceShare }: { memory?: number; forceShare?: boolean },
-  ): Promise<Opening> {
-    const bytes = checkedMemory(memory);
-    return new Opening(
-      runtime,
-      new Engine(await runtime.engine(), bytes, runtime.codec, runtime.clock),
-      forceShare ? 'shared' : 'base',
-    );
+  static async start(runtime: Runtime, options: OpeningOptions = {}): Promise<Opening> {
+    const bytes = checkedMemory(options.memory);
+    const engine = new Engine(await runtime.engine(), bytes, runtime.codec, runtime.clock);
+    return new Opening(runtime, engine, options);
   }
 
-  private constructor(runtime: Runtime, engine: Engine, baseUse: SourceUse) {
+  private constructor(
+    runtime: Runtime,
+    engine: Engine,
+    { forceShare, unpack, sequential, size }: OpeningOptions,
+  ) {
     this.#runtime = runtime;
     this.engine = engine;
-    this.#baseUse = baseUse;
+    this.#baseUse = forceShare ? 'shared' : 'base';
+    this.#choice = { unpack, sequential };
+    this.#size = size;
   }
 
   /** Keeps number 0 for an overlay that is made after its base has been opened. */
@@ -128,7 +143,7 @@ export class Opening {
     const { readOnly = false } = mode;
     mustBeWritable(overlay, !readOnly);
     await this.#attachOverlay(overlay, mode);
-    const format = await this.#openImage(0, checkedFormat(as), readOnly ? 0 : OPEN_WRITABLE);
+    const format = await this.#openContents(0, checkedFormat(as), readOnly ? 0 : OPEN_WRITABLE);
     this.engine.texts.keep(0);
     if (!readOnly && format !== FORMAT_QCOW2) {
       throw new MillraceError(
@@ -149,17 +164,37 @@ export class Opening {
   ): Promise<boolean> {
     mustBeWritable(overlay, writable);
     await this.#attachOverlay(overlay, { readOnly: !writable });
-    return (await this.#openImage(0, checkedFormat(as), OPEN_TO_CHECK)) === FORMAT_QCOW2;
+    return (await this.#openContents(0, checkedFormat(as), OPEN_TO_CHECK)) === FORMAT_QCOW2;
   }
 
   async #attachOverlay(
     overlay: string | BlockFile | BlockSource,
     mode: OverlayMode,
   ): Promise<void> {
-    this.#overlay =
-      typeof overlay === 'string' ? await this.#runtime.openOverlay(overlay, mode) : overlay;
+    this.#overlay = mode.readOnly
+      ? await this.#toRead(overlay, mode)
+      : await this.#toWrite(overlay, mode);
     this.engine.attach(0, this.#overlay, overlayName(overlay));
     this.#count = 1;
+  }
+
+  async #toWrite(
+    overlay: string | BlockFile | BlockSource,
+    mode: OverlayMode,
+  ): Promise<BlockSource> {
+    return typeof overlay === 'string' ? this.#runtime.openOverlay(overlay, mode) : overlay;
+  }
+
+  /** What is only read may be in a container. */
+  async #toRead(
+    overlay: string | BlockFile | BlockSource,
+    mode: OverlayMode,
+  ): Promise<BlockSource> {
+    if (typeof overlay !== 'string') return contentsOf(this.#runtime, overlay, this.#choice);
+    const openSource = (place: string | URL): Promise<BlockSource> =>
+      this.#runtime.openOverlay(String(place), mode);
+    const { source, member } = await openPlace({ ...this.#runtime, openSource }, overlay);
+    return contentsOf(this.#runtime, source, { ...this.#choice, member });
   }
 
   /**
@@ -173,7 +208,7 @@ export class Opening {
     recorded?: RecordedIdentity,
   ): Promise<void> {
     for (let i = 0; i < bases.length; i++)
-      await this.#openBase(bases[i], formats[i], i === 0 ? recorded : undefined);
+      await this.#openBase(bases[i], formats[i], i === 0 ? { recorded, size: this.#size } : {});
     for (;;) {
       const last = this.#count - 1;
       const below = this.backingOf(last);
@@ -184,7 +219,7 @@ export class Opening {
           'EUNSUPPORTED',
           `${this.engine.name(0)}: the chain has more than ${IMAGES_MAX} images, or goes round in a circle`,
         );
-      await this.#asRecorded(() => this.#openBase(this.resolve(below, last), below.format));
+      await this.#openBelow(below, last, below.format);
     }
   }
 
@@ -195,11 +230,20 @@ export class Opening {
     format: ImageFormat | undefined,
     follow: boolean,
   ): Promise<void> {
-    const base = this.resolve(recorded, image);
-    await this.#asRecorded(() =>
-      this.#openBase(base, format ?? recorded.format, recorded.identity),
-    );
+    await this.#openBelow(recorded, image, format ?? recorded.format, recorded.identity);
     await this.openChain([], [], follow);
+  }
+
+  /** Opens the base that an image records. */
+  async #openBelow(
+    backing: Backing,
+    image: number,
+    format: ImageFormat | undefined,
+    recorded?: RecordedIdentity,
+  ): Promise<void> {
+    const base = this.resolve(backing, image);
+    const isForeign = backing.identity === undefined && backing.format !== undefined;
+    await this.#asRecorded(() => this.#openBase(base, format, { recorded, isForeign }));
   }
 
   /**
@@ -219,6 +263,19 @@ export class Opening {
         { cause: error.cause, offset: error.offset },
       );
     }
+  }
+
+  /**
+   * Opens what has been attached. Raw data ends where its source does: one that comes in order and
+   * does not tell its size is gone through first.
+   */
+  async #openContents(image: number, asked: number, argument = 0): Promise<number> {
+    const format = await this.#openImage(image, asked, argument);
+    const source = this.engine.file(image);
+    if (format !== FORMAT_RAW || source?.measure === undefined) return format;
+    await source.measure();
+    this.engine.attach(image, source, this.engine.name(image));
+    return this.#openImage(image, asked, argument);
   }
 
   /**
@@ -268,14 +325,22 @@ export class Opening {
 
   async #openBase(
     location: BaseLocation,
-    format?: ImageFormat,
-    recorded?: RecordedIdentity,
+    format: ImageFormat | undefined,
+    expected: Pick<Expected, 'recorded' | 'isForeign' | 'size'>,
   ): Promise<void> {
     const asked = checkedFormat(format);
     const isPlace = typeof location === 'string' || location instanceof URL;
     if (!isPlace) mustBeLocation('base', location);
-    const source = isPlace ? await this.#runtime.openSource(location, this.#baseUse) : location;
+    const opened = isPlace ? await openPlace(this.#runtime, location, this.#baseUse) : undefined;
+    const source = await contentsOf(this.#runtime, opened?.source ?? (location as BlockSource), {
+      ...this.#choice,
+      ...expected,
+      member: opened?.member,
+      beside: this.engine.name(0),
+    });
+    const { recorded } = expected;
     const image = this.#count++;
+    if (opened !== undefined) this.#places[image] = opened;
     this.engine.attach(
       image,
       source,
@@ -285,8 +350,8 @@ export class Opening {
     // besides.
     const found = await recordOf(source);
     if (recorded) checkIdentity(this.engine.name(0), recorded, found, source.name);
-    this.#identities[image] = found;
-    await this.#openImage(image, asked);
+    await this.#openContents(image, asked);
+    this.#identities[image] = await recordOf(source);
     this.engine.texts.keep(image);
   }
 
@@ -325,7 +390,7 @@ export class Opening {
    * is to be named `as`.
    */
   recordBase(image: number, place?: string, as?: string): void {
-    const name = checkedRecord(as) ?? this.#recordedName(place ?? this.engine.file(image)!.name);
+    const name = checkedRecord(as) ?? this.#recordedName(image, place);
     const format = formatName(this.engine.imageReport(image)[IMAGE_FORMAT]) ?? 'raw';
     if (!this.engine.texts.setBacking(name, format, textOf(this.#identities[image], name)))
       throw new MillraceError(
@@ -334,13 +399,15 @@ export class Opening {
       );
   }
 
-  #recordedName(place: string | undefined): string {
-    if (!place)
+  #recordedName(image: number, given: string | undefined): string {
+    const { place = given, suffix = '' } = this.#places[image] ?? {};
+    const bare = given === undefined ? this.engine.file(image)!.name : place;
+    if (!bare)
       throw new MillraceError(
         'EINVAL',
         'the base has no name to be recorded: give one by recordBase',
       );
-    return recordedName(this.#runtime, place, this.engine.name(0));
+    return recordedName(this.#runtime, bare, this.engine.name(0)) + suffix;
   }
 
   virtualSize(image: number): number {

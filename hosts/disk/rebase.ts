@@ -7,10 +7,11 @@ import type { Disk, ImageFormat, ImageInfo, RebaseOptions, RebaseReport } from '
 import { MillraceError } from '../api/errors.ts';
 import { mustKnowOptions, REBASE_OPTIONS } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
+import { contentsOf, openPlace } from './contents.ts';
 import { openDiskWith } from './open.ts';
 import { notFollowed, RAW_BASE, RAW_IMAGE } from './opening.ts';
 import { checkedRecord } from './options.ts';
-import { identityText, recordedName } from './recorded.ts';
+import { identityText, parseIdentity, recordedName } from './recorded.ts';
 
 /** Bytes that are compared at once. */
 const PIECE_BYTES = 4 * 1024 * 1024;
@@ -34,11 +35,17 @@ export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Prom
     base: unsafe ? null : undefined,
     followChain,
     forceShare,
+    sequential: options.sequential,
     memory,
     copyOnRead: false,
   });
   try {
-    const recorded = (await disk.images())[0].backingFormat as ImageFormat | undefined;
+    const [{ backingFile = '', backingFormat }] = await disk.images();
+    const recorded = {
+      name: backingFile,
+      format: backingFormat as ImageFormat | undefined,
+      identity: disk.recordedIdentity(),
+    };
     const next = base === null ? undefined : await openNext(runtime, base, options, recorded);
     let bytes = 0;
     let report: RebaseReport;
@@ -72,7 +79,7 @@ async function openNext(
   runtime: Runtime,
   base: string | URL,
   options: RebaseOptions,
-  recorded: ImageFormat | undefined,
+  recorded: { name: string; format?: ImageFormat; identity: string },
 ): Promise<Next> {
   try {
     return await openBase(runtime, base, options, recorded);
@@ -92,15 +99,21 @@ async function openBase(
   runtime: Runtime,
   base: string | URL,
   options: RebaseOptions,
-  recorded: ImageFormat | undefined,
+  recorded: { name: string; format?: ImageFormat; identity: string },
 ): Promise<Next> {
   const { overlay, baseFormat, followChain, forceShare, recordBase, memory, unsafe } = options;
-  const name = checkedRecord(recordBase) ?? recordedName(runtime, String(base), overlay);
-  const source = await runtime.openSource(base, forceShare ? 'shared' : 'base');
-  const identity = await identityText(source, name);
+  const opened = await openPlace(runtime, base, forceShare ? 'shared' : 'base');
+  const name =
+    checkedRecord(recordBase) ?? recordedName(runtime, opened.place, overlay) + opened.suffix;
+  const source = await contentsOf(runtime, opened.source, {
+    ...options,
+    member: opened.member,
+    recorded: parseIdentity(recorded.identity, recorded.name),
+    beside: overlay,
+  });
   // Only what it is has to be known of a base that is not to be read.
   const follows = !unsafe && followChain;
-  const kept = unsafe && baseFormat === undefined ? recorded : undefined;
+  const kept = unsafe && baseFormat === undefined ? recorded.format : undefined;
   const disk = await openDiskWith(runtime, {
     overlay: source,
     format: baseFormat ?? kept,
@@ -108,6 +121,8 @@ async function openBase(
     base: follows ? undefined : null,
     followChain,
     forceShare,
+    // What is in it has been decided above.
+    unpack: false,
     memory,
   }).catch((error) => {
     throw kept === undefined ? asOfBase(error) : anotherFormat(error, kept);
@@ -117,6 +132,8 @@ async function openBase(
     await mustNotHold(runtime, images, overlay);
     if (!unsafe && !follows && images[0].backingFile)
       throw notFollowed(images[0].name, images[0].backingFile);
+    // What is in a container may not tell its size before it has been opened.
+    const identity = await identityText(source, name);
     return { disk, name, format: images[0].format, identity };
   } catch (error) {
     await disk.close();

@@ -9,6 +9,10 @@ import { mayBeSame, shortIdentity } from './identity.ts';
 export interface RecordedIdentity {
   size: number;
   identity?: string;
+  /** What it is unpacked from, as in `gzip+tar`; then `size` is that of what is inside. */
+  container?: string;
+  /** Bytes of the container. */
+  packed?: number;
   /**
    * A checksum of the base's name: what another program has given another base, which leaves this
    * as it is, tells of that one no more.
@@ -42,23 +46,27 @@ function checksum(text: string): string {
  * An identity whose text is longer than a header takes would not be recorded at all: a digest
  * stands for it, behind the word of its kind.
  */
-export async function recordOf({
-  size,
-  identity,
-}: Pick<BlockSource, 'size' | 'identity'>): Promise<RecordedIdentity> {
-  const whole = { size, identity };
+export async function recordOf(
+  source: Pick<BlockSource, 'size' | 'identity' | 'container'>,
+): Promise<RecordedIdentity> {
+  const { size, identity, container } = source;
+  const packing = container && {
+    container: container.formats.join('+'),
+    packed: container.packedSize,
+  };
+  const whole: RecordedIdentity = { size, identity, ...packing };
   const encoder = new TextEncoder();
   if (identity === undefined || encoder.encode(JSON.stringify(whole)).length <= IDENTITY_BYTES_MAX)
     return whole;
   const short = shortIdentity(identity);
-  if (short !== identity) return recordOf({ size, identity: short });
+  if (short !== identity) return recordOf({ size, identity: short, container });
   // A page without a secure context has no digests; nor has it storage in which an overlay could
   // last.
-  if (crypto.subtle === undefined) return { size };
+  if (crypto.subtle === undefined) return { size, ...packing };
   const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', encoder.encode(identity)));
   const [kind] = /^(etag |modified )?/.exec(identity)!;
   return {
-    size,
+    ...whole,
     identity: `${kind}sha-256:${Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('')}`,
   };
 }
@@ -95,11 +103,13 @@ export function checkIdentity(
   found: RecordedIdentity,
   base = 'the base',
 ): void {
-  const sameSize = recorded.size === found.size;
+  const isSamePacking = recorded.packed === undefined || found.packed === undefined;
+  const [was, is] = isSamePacking ? [recorded.size, found.size] : [recorded.packed, found.packed];
+  const sameSize = recorded.size === found.size && was === is;
   if (sameSize && mayBeSame(recorded.identity, found.identity)) return;
   const detail = sameSize
     ? `it was ${readable(recorded.identity)}, and is ${readable(found.identity)}`
-    : `it had ${recorded.size} bytes, and has ${found.size}`;
+    : `it had ${was} bytes, and has ${is}`;
   const command = rebaseCommand(overlay, base);
   const help = sameSize
     ? `give the right base; if it holds the same bytes as before (it was copied, restored or unpacked): ${command}`

@@ -56,6 +56,26 @@ function sizeOf(storage: ObjectStorage, name: string): number | undefined {
   return found && Number(found.size);
 }
 
+/** Names of files that are nobody's overlay. */
+const SCRATCH = '.pass/';
+/** Those of this object that are open. */
+const scratches = new WeakMap<ObjectStorage, Set<string>>();
+
+/** A file for a while: never published, it goes when it is closed. What an object that has ended has left behind goes first. */
+export function openScratch(storage: ObjectStorage): BlockFile {
+  storage.sql.exec(SCHEMA);
+  const open = scratches.get(storage) ?? new Set<string>();
+  scratches.set(storage, open);
+  const left = storage.sql
+    .exec('SELECT name FROM millrace_files WHERE substr(name, 1, ?) = ?', SCRATCH.length, SCRATCH)
+    .toArray() as { name: string }[];
+  for (const { name } of left)
+    if (!open.has(name)) storage.transactionSync(() => removeAll(storage, name));
+  const name = SCRATCH + crypto.randomUUID();
+  open.add(name);
+  return openDurable(storage, name, { create: true });
+}
+
 function makeNew(storage: ObjectStorage, name: string): void {
   storage.transactionSync(() => {
     removeAll(storage, name);

@@ -5,6 +5,9 @@
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { Runtime } from '../api/runtime.ts';
+import { portableGzip } from '../bases/containers/gzip.ts';
+import type { Decompressors, NodeZlib, UnpackTools } from '../bases/containers/unpack.ts';
+import { nodeDecompressors, unpackWith } from '../bases/containers/unpack.ts';
 import { redactUrl } from '../bases/http/address.ts';
 import { openHttp } from '../bases/http/http.ts';
 import { openNbdWith } from '../bases/nbd/nbd.ts';
@@ -13,7 +16,7 @@ import { connectByWebSocket } from '../bases/nbd/websocket.ts';
 import type { Decoder, ZlibFunction } from '../disk/codecs/codecs.ts';
 import { codecOf, portableDecoders, zlibDecoder } from '../disk/codecs/codecs.ts';
 import { keyBeside, openBucketFile, openBucketSource } from './bucket.ts';
-import { openDurable } from './durable.ts';
+import { openDurable, openScratch } from './durable.ts';
 import engine from './engine.js';
 import type { Bucket, ObjectStorage } from './platform.ts';
 
@@ -66,10 +69,47 @@ export function edgeRuntime({ storage, bucket }: EdgePlaces): Runtime {
         `'${redactUrl(text)}': a base is an http: or https: URL, a WebSocket's that carries NBD (ws:, wss:), or r2:KEY in the bucket`,
       );
     },
+    unpack: (source, options) => unpackWith(unpackToolsOf(storage), source, options),
     resolve,
     record: (base) => base,
   };
 }
+
+/** An edge has little memory: large blocks come in order. */
+const ROOM = { block: 4 * 1024 * 1024, all: 16 * 1024 * 1024 };
+
+/** What has passed is kept in the object's storage: it goes with the disk, or when the next one is opened after the object has ended. */
+function unpackToolsOf(storage: ObjectStorage | undefined): UnpackTools {
+  return {
+    decompressors: {
+      gzip: portableGzip,
+      gzipMember: async () => (await platformDecompressors()).gzipMember(),
+      zstd: async () => (await platformDecompressors()).zstd(),
+    },
+    scratch: async () =>
+      openScratch(
+        storage ?? missing('storage', "what has passed is kept in a Durable Object's storage"),
+      ),
+    room: ROOM,
+  };
+}
+
+async function platformDecompressors(): Promise<Decompressors> {
+  const zlib = await import('node:zlib').catch(() => undefined);
+  return zlib === undefined ? ALONE : nodeDecompressors(zlib as unknown as NodeZlib, ALONE);
+}
+
+/** Without node:zlib, as for clusters: the decoder of zstd would have to be compiled now. */
+const ALONE: Decompressors = {
+  gzip: portableGzip,
+  gzipMember: portableGzip,
+  zstd() {
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      'zstd cannot be read here: node:zlib is needed (compatibility flag nodejs_compat)',
+    );
+  },
+};
 
 /** Relative names are relative to the image that records them, in the bucket as on a server. */
 function resolve(name: string, from: string): string {

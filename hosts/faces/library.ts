@@ -2,7 +2,7 @@
  * What the library has on every runtime: types, errors and events. How disks are opened stands in
  * each runtime's own entry.
  */
-export type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
+export type { BlockFile, BlockSource, ContainerInfo, Flow, ReadHint } from '../api/block.ts';
 export * from '../api/disk.ts';
 export type { ErrorCode } from '../api/errors.ts';
 export { MillraceError } from '../api/errors.ts';

@@ -1,11 +1,17 @@
 /** Node's way to open things: files by path, bases also by http: and https: URL and by NBD URI. */
 import { realpathSync } from 'node:fs';
 import { readFile, realpath } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import * as zlib from 'node:zlib';
+import type { BlockFile } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { isNbdUri } from '../bases/nbd/uri.ts';
+import { portableDecompressors } from '../bases/containers/portable.ts';
+import type { NodeZlib, UnpackTools } from '../bases/containers/unpack.ts';
+import { nodeDecompressors, ROOM_DEFAULT, unpackWith } from '../bases/containers/unpack.ts';
 import type { Paths } from '../files/location.ts';
 import { isHttpUrl, isRemote, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
 import { nodeCodec } from './codecs.ts';
@@ -52,6 +58,26 @@ async function readEngine(): Promise<Uint8Array<ArrayBuffer>> {
   }
 }
 
+/**
+ * Beside the overlay there is room for a disk; without one, where the system has temporary files. The
+ * file is never published, so that it goes when it is closed; what a killed process has left is taken
+ * away by the next.
+ */
+async function scratch(beside: string | undefined): Promise<BlockFile> {
+  const make = (path: string) => nodeFiles.makeFile(`${path}.pass`, { cache: 'unsafe' });
+  const own = crypto.randomUUID();
+  if (beside === undefined) return make(join(tmpdir(), `millrace-${own}`));
+  const path = localPath(beside);
+  // Another base of the same overlay has that name, or a file of somebody else.
+  return make(path).catch(() => make(`${path}.${own}`));
+}
+
+const unpackTools: UnpackTools = {
+  decompressors: nodeDecompressors(zlib as unknown as NodeZlib, portableDecompressors),
+  scratch,
+  room: ROOM_DEFAULT,
+};
+
 export const nodeRuntime: Runtime = {
   // Compiled by this thread, which takes a millisecond: threads in the background may be busy with what fetch is made of.
   engine: () => (engine ??= readEngine().then((bytes) => new WebAssembly.Module(bytes))),
@@ -66,6 +92,7 @@ export const nodeRuntime: Runtime = {
       ? nodeFiles.openFile(path, { readOnly: true })
       : nodeFiles.openFileSource(path, { shared: as === 'shared' });
   },
+  unpack: (source, options) => unpackWith(unpackTools, source, options),
   resolve: (name, from) => resolveBacking(name, from, paths),
   record: (base, overlay) => recordedBase(base, overlay, paths),
   realName: async (location) => (isRemote(location) ? location : realpath(localPath(location))),

@@ -1,8 +1,10 @@
 /** The conformance suite on the browser host in Chromium. */
+
 import { startChromium } from '../browser/browsers.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { contractIn } from './browser.ts';
+import { FIXTURE_PEERS } from './fixtures.ts';
 
-describeWithPeer(['chromium', 'qemu-img', 'qemu-io'], 'the contract in Chromium', () =>
+describeWithPeer(['chromium', ...FIXTURE_PEERS], 'the contract in Chromium', () =>
   contractIn(startChromium),
 );

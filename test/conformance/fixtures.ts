@@ -2,10 +2,15 @@
  * Makes the fixtures that the suite's server gives, with qemu-img: one disk in each format that a
  * base comes in, and faulty ones.
  */
-import { copyFile, open, writeFile } from 'node:fs/promises';
+import { copyFile, open, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Container } from '../fixtures/containers.ts';
+import { CONTAINER_PEERS, CONTAINERS, ova, pack } from '../fixtures/containers.ts';
 import { writeQcow2, writeRaw } from '../fixtures/layout.ts';
+import type { PeerName } from '../support/peer.ts';
+import { peerPath } from '../support/peer.ts';
 import { convertImage, createImage } from '../support/qemu.ts';
+import { run } from '../support/run.ts';
 import { BASE_RUNS, BASE_SIZE, CLUSTER, tailContent, UPPER_RUNS } from './content.ts';
 
 /**
@@ -16,6 +21,9 @@ const HEADER_L1_OFFSET = 40;
 const HEADER_INCOMPATIBLE = 72;
 /** No version of the format has given this bit a meaning. */
 const UNKNOWN_FEATURE = 1n << 40n;
+
+/** What they are made with. */
+export const FIXTURE_PEERS: readonly PeerName[] = ['qemu-img', 'qemu-io', ...CONTAINER_PEERS];
 
 /**
  * Writes base.raw, base.qcow2, base-zlib.qcow2, base-zstd.qcow2, base-extended.qcow2, upper.qcow2,
@@ -45,6 +53,23 @@ export async function makeFixtures(folder: string): Promise<void> {
   await writeQcow2(path('upper.qcow2'), UPPER_RUNS);
   await patched(path('base.qcow2'), path('unknown.qcow2'), HEADER_INCOMPATIBLE, UNKNOWN_FEATURE);
   await patched(path('base.qcow2'), path('corrupt.qcow2'), HEADER_L1_OFFSET, 2n ** 40n);
+  await makeContainers(folder);
+}
+
+/** Writes base.raw.CONTAINER, base.qcow2.CONTAINER, machine.ova, two.zip, and damaged ones. */
+async function makeContainers(folder: string): Promise<void> {
+  const path = (name: string): string => join(folder, name);
+  for (const image of ['base.raw', 'base.qcow2'])
+    for (const container of CONTAINERS) await pack(path(image), container);
+  await ova(path('base.qcow2'), path('machine.ova'));
+  await run(peerPath('zip'), ['-q', '-1', 'two.zip', 'base.raw', 'base.qcow2'], { cwd: folder });
+  for (const container of ['xz', 'gz', 'zst', 'bz2'] as const satisfies readonly Container[]) {
+    const bytes = await readFile(path(`base.raw.${container}`));
+    bytes[Math.floor(bytes.length * 0.7)] ^= 1;
+    await writeFile(path(`flipped.${container}`), bytes);
+  }
+  const whole = await readFile(path('base.raw.gz'));
+  await writeFile(path('cut.gz'), whole.subarray(0, whole.length - 5));
 }
 
 /** A copy in which one big-endian field of eight bytes has another value. */

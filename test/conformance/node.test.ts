@@ -1,4 +1,5 @@
 /** The conformance suite on the Node host. */
+
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -6,11 +7,12 @@ import { afterAll, beforeAll, it } from 'vitest';
 import { createDisk, Domain, openDisk } from '../../hosts/node/index.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import type { Adapter } from './adapter.ts';
+import { FIXTURE_PEERS } from './fixtures.ts';
 import type { FixtureServer } from './server.ts';
 import { serveFixtures } from './server.ts';
 import { cases } from './suite.ts';
 
-describeWithPeer(['qemu-img', 'qemu-io'], 'the contract on Node', () => {
+describeWithPeer(FIXTURE_PEERS, 'the contract on Node', () => {
   let server: FixtureServer;
   let folder: string;
   let host: Adapter;

@@ -4,6 +4,7 @@
  */
 import type { Case } from './adapter.ts';
 import { baseCases } from './cases/bases.ts';
+import { containerCases } from './cases/containers.ts';
 import { dataCases } from './cases/data.ts';
 import { domainCases } from './cases/domain.ts';
 import { failureCases } from './cases/failures.ts';
@@ -16,6 +17,7 @@ import { streamCases } from './cases/stream.ts';
 export const cases: readonly Case[] = [
   ...prefixed('data', dataCases),
   ...prefixed('bases', baseCases),
+  ...prefixed('containers', containerCases),
   ...prefixed('stream', streamCases),
   ...prefixed('failures', failureCases),
   ...prefixed('lifecycle', lifecycleCases),

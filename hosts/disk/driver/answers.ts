@@ -62,6 +62,7 @@ export function imageOf(engine: Engine, index: number): ImageInfo {
     format: formatName(image[IMAGE_FORMAT]) ?? 'raw',
     virtualSize: image[IMAGE_SIZE],
     fileSize: image[IMAGE_FILE_SIZE],
+    container: engine.file(index)?.container,
   };
   if (info.format === 'raw') return info;
   return {

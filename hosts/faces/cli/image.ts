@@ -1,6 +1,7 @@
 /** Opening disks for a command, and closing them however it ends. */
 import type { Disk, ImageFormat } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import { contentsOf, openPlace } from '../../disk/contents.ts';
 import { openDiskWith } from '../../disk/open.ts';
 import { isRemote } from '../../files/location.ts';
 import type { Platform } from './platform.ts';
@@ -21,7 +22,8 @@ export async function openImage(
   if (!isRemote(location))
     return openDiskWith(platform.runtime, { overlay: location, readOnly: true, ...how });
   const { format } = how;
-  const overlay = await platform.runtime.openSource(location);
+  const { source, member } = await openPlace(platform.runtime, location);
+  const overlay = await contentsOf(platform.runtime, source, { member });
   if (how.followChain) return openDiskWith(platform.runtime, { overlay, readOnly: true, ...how });
   const disk = await openDiskWith(platform.runtime, {
     overlay,
@@ -101,7 +103,7 @@ function changedMeanwhile(location: string): MillraceError {
 }
 
 async function identityOf(platform: Platform, location: string): Promise<string | undefined> {
-  const source = await platform.runtime.openSource(location);
+  const { source } = await openPlace(platform.runtime, location);
   await source.close();
   return source.identity;
 }

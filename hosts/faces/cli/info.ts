@@ -4,6 +4,8 @@
  */
 import type { Command } from 'commander';
 import type { BitmapInfo, ImageFormat, ImageInfo, SnapshotInfo } from '../../api/disk.ts';
+import type { Runtime } from '../../api/runtime.ts';
+import { SIZE_UNKNOWN } from '../../bases/containers/pass.ts';
 import { isRemote } from '../../files/location.ts';
 import { lookBesideWriters, openImage, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
@@ -17,8 +19,16 @@ const SECTOR_BYTES = 512;
 /** `qemu-img info --output=json`, field for field, and `remaining`. */
 interface InfoReport {
   snapshots?: Record<string, string | number | undefined>[];
-  'virtual-size': number;
+  /** Left out where it is not known before all of the image has been read. */
+  'virtual-size'?: number;
   filename: string;
+  /** What the image was unpacked from. */
+  container?: {
+    formats: readonly string[];
+    member?: string;
+    size?: number;
+    access: 'random' | 'sequential';
+  };
   'cluster-size'?: number;
   format: string;
   'actual-size'?: number;
@@ -56,9 +66,10 @@ export async function info(
   location: string,
   options: { json: boolean; format?: ImageFormat },
 ): Promise<number> {
+  const unmeasured = { ...platform, runtime: notMeasuring(platform.runtime) };
   const look = async (): Promise<[ImageInfo, number]> =>
     withDisk(
-      await openImage(platform, location, { base: null, format: options.format }),
+      await openImage(unmeasured, location, { base: null, format: options.format }),
       async (disk) => [(await disk.images())[0], await disk.remaining()],
     );
   const [image, remaining] = await lookBesideWriters(platform, location, look);
@@ -70,6 +81,29 @@ export async function info(
   return EXIT_OK;
 }
 
+/** Where a disk ends whose size is told by nothing but all of its bytes. */
+const NOT_MEASURED = SIZE_UNKNOWN - SECTOR_BYTES;
+
+/** What comes in order is not gone through only to learn its size. */
+function notMeasuring(runtime: Runtime): Runtime {
+  if (runtime.unpack === undefined) return runtime;
+  const unpack: Runtime['unpack'] = (source, how) =>
+    runtime.unpack!(source, { ...how, sizeMax: how.sizeMax ?? NOT_MEASURED });
+  return { ...runtime, unpack };
+}
+
+/** QEMU sees whole sectors, whatever the length of a raw file is. */
+function virtualSizeOf({ virtualSize }: ImageInfo): number | undefined {
+  const bytes = Math.ceil(virtualSize / SECTOR_BYTES) * SECTOR_BYTES;
+  return bytes === NOT_MEASURED ? undefined : bytes;
+}
+
+function containerOf({ container }: ImageInfo): InfoReport['container'] {
+  if (container === undefined) return undefined;
+  const { formats, member, packedSize: size, access } = container;
+  return { formats, member, size, access };
+}
+
 function reportOf(
   filename: string,
   image: ImageInfo,
@@ -78,9 +112,9 @@ function reportOf(
 ): InfoReport {
   return {
     snapshots: image.snapshots?.map(jsonSnapshot),
-    // QEMU sees whole sectors, whatever the length of a raw file is.
-    'virtual-size': Math.ceil(image.virtualSize / SECTOR_BYTES) * SECTOR_BYTES,
+    'virtual-size': virtualSizeOf(image),
     filename,
+    container: containerOf(image),
     'cluster-size': image.clusterSize,
     format: image.format,
     'actual-size': allocated,
@@ -126,9 +160,10 @@ function humanInfo(report: InfoReport, snapshots: SnapshotInfo[] = []): string {
   const lines = [
     `image: ${report.filename}`,
     `file format: ${report.format}`,
-    `virtual size: ${formatExactly(report['virtual-size'])}`,
+    `virtual size: ${report['virtual-size'] === undefined ? 'not known before all of it has been read' : formatExactly(report['virtual-size'])}`,
     `disk size: ${actual === undefined ? 'unavailable' : formatSize(actual)}`,
   ];
+  if (report.container !== undefined) lines.push(...humanContainer(report.container));
   if (report['cluster-size'] !== undefined) lines.push(`cluster_size: ${report['cluster-size']}`);
   if (report['dirty-flag']) lines.push('cleanly shut down: no');
   if (backing !== undefined)
@@ -150,6 +185,20 @@ function humanInfo(report: InfoReport, snapshots: SnapshotInfo[] = []): string {
       else if (value !== undefined) lines.push(`    ${name.replaceAll('-', ' ')}: ${value}`);
   }
   return `${lines.map(printable).join('\n')}\n`;
+}
+
+function humanContainer({
+  formats,
+  member,
+  size,
+  access,
+}: NonNullable<InfoReport['container']>): string[] {
+  const bytes = size === undefined ? '' : `, ${formatExactly(size)}`;
+  return [
+    `container: ${formats.join(', in it ') || 'none'}${bytes}`,
+    ...(member === undefined ? [] : [`member: ${member}`]),
+    `access: ${access === 'random' ? 'random' : 'sequential (a read waits until all before it has come)'}`,
+  ];
 }
 
 function humanBitmaps(bitmaps: BitmapInfo[]): string[] {

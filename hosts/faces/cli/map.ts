@@ -130,9 +130,14 @@ async function writeTable(
 /** A raw file with holes that are not in the map of the disk. */
 async function hasUntoldHoles(
   { runtime, allocatedBytes }: Platform,
-  { format, name, fileSize }: ImageInfo,
+  { format, name, fileSize, container }: ImageInfo,
 ): Promise<boolean> {
-  if (format !== 'raw' || isRemote(name) || ((await allocatedBytes(name)) ?? fileSize) >= fileSize)
+  if (
+    format !== 'raw' ||
+    container !== undefined ||
+    isRemote(name) ||
+    ((await allocatedBytes(name)) ?? fileSize) >= fileSize
+  )
     return false;
   const source = await runtime.openSource(name);
   await source.close();

@@ -24,6 +24,8 @@ interface ReachOptions {
   forceShare?: boolean;
   cache?: string;
   cacheSize?: number;
+  unpack?: boolean;
+  sequential?: boolean;
 }
 
 /** They open no base, or say in their own file where one is. */
@@ -35,7 +37,8 @@ const WITHOUT_BASES = 'abort';
 
 /** They read bases for long, or again and again. */
 const CACHING: readonly string[] = ['create', 'serve', 'stream'];
-
+/** It reads the first bytes only. */
+const LOOKING: readonly string[] = ['info'];
 /** They look at images that others may have open. */
 const READING: readonly string[] = ['info', 'map', 'check', 'convert'];
 
@@ -66,6 +69,11 @@ export function declareReach(command: Command): void {
         'how much it may take; what was used longest ago goes first (default: 20G)',
         size,
       );
+  command.option('--no-unpack', 'take a compressed file or an archive as it is, not what is in it');
+  command.option(
+    '--sequential',
+    'take also what a server without byte ranges sends: reads wait until all before them has come',
+  );
   command.option(
     '--header <line>',
     "a header for the base's server, as 'Name: value'; several by as many options",
@@ -84,10 +92,11 @@ export function declareReach(command: Command): void {
 export async function reachingRuntime(platform: Platform, command: Command): Promise<Runtime> {
   if (command.name() === WITHOUT_BASES) return platform.runtime;
   const options: ReachOptions = command.opts();
-  const local = tellingOfWriters(platform, {
+  const guarded = tellingOfWriters(platform, {
     forceShare: options.forceShare === true,
     isReading: READING.includes(command.name()),
   });
+  const local = unpackingAs(platform, guarded, options, LOOKING.includes(command.name()));
   const isOwn = WITHOUT_FROM.includes(command.name());
   const { from, base, header = [] } = options;
   const tokenOption = command.name() === SERVER ? 'baseTokenFile' : 'tokenFile';
@@ -119,14 +128,8 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
     },
   };
   // The command hands its other options on: these are done with.
-  for (const name of [
-    'header',
-    tokenOption,
-    'forceShare',
-    'cache',
-    'cacheSize',
-    ...(isOwn ? [] : ['from']),
-  ])
+  const done = ['header', tokenOption, 'forceShare', 'cache', 'cacheSize', 'unpack', 'sequential'];
+  for (const name of [...done, ...(isOwn ? [] : ['from'])])
     if (Object.hasOwn(options, name)) command.setOptionValue(name, undefined);
   const cached =
     cache === undefined
@@ -140,6 +143,30 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
   return typeof from !== 'string' || isOwn
     ? cached
     : baseAt(cached, from, { given: base || undefined, isKind: command.name() === 'commit' });
+}
+
+/** Unpacks as the command line has it, and says of what comes in order only, before anything waits for it. */
+function unpackingAs(
+  platform: Platform,
+  runtime: Runtime,
+  { unpack, sequential }: ReachOptions,
+  isLook: boolean,
+): Runtime {
+  if (runtime.unpack === undefined) return runtime;
+  return {
+    ...runtime,
+    async unpack(source, how) {
+      const asIs = how.asIs || unpack === false;
+      const contents = await runtime.unpack!(source, { ...how, sequential, asIs });
+      if (isLook || contents.container?.access !== 'sequential') return contents;
+      const { formats } = contents.container;
+      await tell(
+        platform,
+        `${contents.name ?? 'the base'} can only be read from its start to its end (${formats.join(', ') || 'no byte ranges'}): reads wait until all before them has come, and each time it is opened that begins anew`,
+      );
+      return contents;
+    },
+  };
 }
 
 /**
