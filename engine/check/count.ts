@@ -177,7 +177,14 @@ function countCompressed(c: Check, image: Qcow2, entry: u64, bitmap: u64, statis
     unreadAt(c, c.entryAt);
     return;
   }
-  refer(c, image, compressedOffset(image, entry), compressedBytes(image, entry), false);
+  const host = compressedOffset(image, entry);
+  const wrong = c.wrongEntries;
+  refer(c, image, host, compressedBytes(image, entry), false);
+  // Some of what it claims may lie behind the file's end, but not its beginning.
+  if (telling(c) && host >= image.fileSize && c.wrongEntries == wrong) {
+    wrongEntry(c, R_CLUSTER_OUTSIDE);
+    unreadAt(c, c.entryAt);
+  }
   if (!statistics) return;
   c.allocated++;
   c.compressed++;

@@ -62,8 +62,7 @@ export function isTableSound(t: Task | null, image: Qcow2, entry: u64, at: u64):
   const table = entry & OFFSET_MASK;
   if (entry & L1_RESERVED) return corrupt(t, image, R_L1_ENTRY, at);
   if (table == 0) return true;
-  if (!placed(t, image, table, clusterBytes(image), at)) return false;
-  return table + clusterBytes(image) <= image.fileSize || corrupt(t, image, R_CLUSTER_OUTSIDE, at);
+  return placed(t, image, table, clusterBytes(image), at);
 }
 
 /** Whether an L2 entry, which stands at `at` of the file, has no place or one where a cluster can be. */
@@ -200,8 +199,11 @@ function placed(t: Task | null, image: Qcow2, offset: u64, bytes: u64, at: u64):
   return true;
 }
 
+/** A file may end within its last cluster, as those of some writers do: behind its end there are zeros. */
 function inFile(t: Task | null, image: Qcow2, host: u64, bytes: u64, at: u64): bool {
-  if (host + bytes > image.fileSize) return corrupt(t, image, R_CLUSTER_OUTSIDE, at);
+  const cluster = clusterBytes(image);
+  if (host + bytes > ((image.fileSize + cluster - 1) & ~(cluster - 1)))
+    return corrupt(t, image, R_CLUSTER_OUTSIDE, at);
   if (inFixedMetadata(image, host, bytes)) return corrupt(t, image, R_CLUSTER_IN_METADATA, at);
   return true;
 }
