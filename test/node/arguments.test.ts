@@ -306,7 +306,7 @@ it('options that do not exist are refused, with what was probably meant', async 
     refused(/^openDisk has no option 'readonly': did you mean 'readOnly'\?$/),
   );
   await expect(checkDiskWith(runtime, wrong({ overlay, fix: 'all' }))).rejects.toMatchObject(
-    refused(/^checkDisk has no option 'fix': it has overlay, repair/),
+    refused(/^checkDisk has no option 'fix': it has overlay, format, repair/),
   );
   await expect(commitWith(runtime, wrong({ overlay, keeep: true }))).rejects.toMatchObject(
     refused(/^commitDisk has no option 'keeep': did you mean 'keep'\?$/),
@@ -383,6 +383,25 @@ it('a failure with a code that is known counts as that code', async () => {
     if (thrown instanceof Error) expect(error.message).toContain(thrown.message);
     bench.fails = () => undefined;
     await disk.close().catch(() => {});
+  }
+});
+
+it('a flush that fails is told with its code, whenever it is told', async () => {
+  for (const code of ['ENOSPC', 'EACCES', 'EIO']) {
+    const bench = new Bench();
+    bench.addBase(MIB);
+    bench.fails = ({ kind }) =>
+      kind === 'flush' ? Object.assign(new Error(`no flush: ${code}`), { code }) : undefined;
+    const told = { code, message: expect.stringContaining(`no flush: ${code}`) };
+    await expect(bench.create()).rejects.toMatchObject(told);
+    bench.fails = () => undefined;
+    const disk = await bench.create();
+    bench.fails = ({ kind }) =>
+      kind === 'flush' ? Object.assign(new Error(`no flush: ${code}`), { code }) : undefined;
+    await disk.write(0, new Uint8Array(512));
+    await expect(disk.flush()).rejects.toMatchObject(told);
+    await expect(disk.flush()).rejects.toMatchObject(told);
+    await expect(disk.close()).rejects.toMatchObject(told);
   }
 });
 

@@ -413,9 +413,22 @@ export class Engine {
     }
     const target = file as BlockFile;
     if (op === OP_WRITE) return target.write(offset, bytes);
-    if (op === OP_FLUSH) return target.flush();
+    if (op === OP_FLUSH) return this.#flush(target);
     if (op === OP_TRUNCATE) return target.truncate(offset);
     return target.discard?.(offset, length);
+  }
+
+  #flush(file: BlockFile): void | Promise<void> {
+    const failed = (error: unknown): never => {
+      this.#errors.flushFailed(error);
+      throw error;
+    };
+    try {
+      const flushing = file.flush();
+      return isPromise(flushing) ? Promise.resolve(flushing).catch(failed) : undefined;
+    } catch (error) {
+      return failed(error);
+    }
   }
 
   #succeed(tag: number): void {

@@ -2,7 +2,8 @@
  * Errors of the host's own, kept while the engine may tell of them, and what a failure that the
  * engine tells of is called.
  */
-import { MillraceError } from '../../api/errors.ts';
+import { R_FLUSH_LOST } from '../../../engine/protocol.ts';
+import { codeOf, MillraceError } from '../../api/errors.ts';
 import { codeOfNumber, reasonText } from './reasons.ts';
 
 /** Errors kept for the requests that fail of them; older ones have been told or will not be. */
@@ -21,6 +22,7 @@ export class ErrorLedger {
   readonly #errors = new Map<number, unknown>();
   readonly #nameOf: (image: number) => string;
   readonly #jobsFirst: () => number;
+  #flush: { error: unknown } | undefined;
   #next = 1;
   /** The one among them that is older than its place allows. */
   #spared = 0;
@@ -39,6 +41,11 @@ export class ErrorLedger {
     return detail;
   }
 
+  /** Keeps what the first flush that failed failed of: every later request fails of that, too. */
+  flushFailed(error: unknown): void {
+    this.#flush ??= { error };
+  }
+
   /**
    * The error that a failure is told as: the host's own where there is one, else what the engine
    * found.
@@ -47,12 +54,14 @@ export class ErrorLedger {
     const cause = this.#errors.get(failure.detail);
     // A codec does not know whose data it was given.
     if (cause instanceof MillraceError && cause.code !== 'ECORRUPT') return cause;
-    const code = codeOfNumber(failure.code);
+    const flush = failure.reason === R_FLUSH_LOST && cause === undefined ? this.#flush : undefined;
+    const code = flush ? codeOf(flush.error) : codeOfNumber(failure.code);
     const where = `${this.#nameOf(failure.image)}: `;
-    const reason = cause === undefined ? reasonText(failure.reason) : messageOf(cause);
+    const known = cause === undefined ? reasonText(failure.reason) : messageOf(cause);
+    const reason = flush ? `${known}: ${messageOf(flush.error)}` : known;
     const at = failure.offset || code === 'ECORRUPT' ? ` (at offset ${failure.offset})` : '';
     return new MillraceError(code, `cannot ${action}: ${where}${reason}${at}`, {
-      cause,
+      cause: cause ?? flush?.error,
       offset: failure.offset,
     });
   }
