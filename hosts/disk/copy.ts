@@ -2,7 +2,7 @@
  * A copy of all that a disk shows, as an image that stands alone: an overlay over it that has been
  * streamed whole. It is there under its name only once it is whole.
  */
-import type { CreateOptions, StreamInfo } from '../api/disk.ts';
+import type { CreateOptions, StreamInfo, StreamOptions } from '../api/disk.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { createDiskWith } from './open.ts';
 
@@ -16,6 +16,8 @@ export interface CopySource extends CreateOptions {
 export interface CopyOptions {
   /** Gives the copy up. */
   signal?: AbortSignal;
+  /** `full`: zeros take space too. */
+  allocate?: StreamOptions['allocate'];
   /** Told the size first; what it returns then hears of the job. */
   begin?: (size: number) => (info: StreamInfo) => void;
 }
@@ -24,7 +26,7 @@ export interface CopyOptions {
 export async function copyWith(
   runtime: Runtime,
   source: CopySource,
-  { signal, begin }: CopyOptions,
+  { signal, allocate, begin }: CopyOptions,
 ): Promise<number> {
   const { overlay, cache, ...options } = source;
   const file = await runtime.openOverlay(overlay, { create: true, cache });
@@ -39,7 +41,7 @@ export async function copyWith(
       disk.addEventListener('progress', (event) =>
         progress((event as CustomEvent<StreamInfo>).detail),
       );
-    await disk.stream({ signal });
+    await disk.stream({ signal, allocate });
     await disk.settle();
     await file.publish?.();
   } catch (error) {

@@ -1,7 +1,10 @@
 /** The bar, on a terminal that only remembers. */
 import { expect, it } from 'vitest';
 import type { StreamInfo } from '../../hosts/api/disk.ts';
+import type { Runtime } from '../../hosts/api/runtime.ts';
+import { tell } from '../../hosts/faces/cli/platform.ts';
 import { ProgressBar } from '../../hosts/faces/cli/progress.ts';
+import { platformOver } from './program.ts';
 
 const MIB = 1024 * 1024;
 
@@ -63,6 +66,22 @@ it('never fills a line, however narrow', () => {
     bar.stop();
     for (const line of drawn(output.written)) expect(line.length).toBeLessThanOrEqual(columns);
   }
+});
+
+it('has what is told meanwhile written above itself, and nothing once it has gone', async () => {
+  const output = terminal(100);
+  const { platform } = platformOver({} as Runtime);
+  const stderr = { ...platform, stderr: output };
+  const bar = new ProgressBar(output);
+  bar.start(infoAt(16 * MIB));
+  await tell(stderr, 'the server brings nothing');
+  const lines = drawn(output.written);
+  const note = lines.indexOf('millrace: the server brings nothing\n');
+  expect(note).toBeGreaterThan(0);
+  expect(lines[note + 1]).toMatch(/^\[#/);
+  bar.stop();
+  await tell(stderr, 'done');
+  expect(drawn(output.written).at(-1)).toBe('millrace: done\n');
 });
 
 it('writes notes above itself', () => {

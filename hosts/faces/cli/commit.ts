@@ -26,10 +26,10 @@ export function declareCommit(program: Command, platform: Platform, ended: Ended
     )
     .argument('<overlay>')
     .option(
-      '--base <image>',
+      '-b, --base <image>',
       'write into this image of the chain (a path, or its depth: 1 is the base), together with all that lies between; the overlay then stays as it is',
     )
-    .option('--keep', "keep the overlay's data")
+    .option('-d, --keep', "keep the overlay's data")
     .option('--follow-chain', 'follow the backing files that the base records')
     .option('--json', 'tell the result as JSON')
     .action(async (overlay, options) => ended(await commit(platform, overlay, options)));

@@ -11,10 +11,11 @@ import type { CacheMode, Disk, Extent, ImageFormat, StreamInfo } from '../../api
 import { MillraceError } from '../../api/errors.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import { copyWith } from '../../disk/copy.ts';
+import { creationOptions } from './creation.ts';
 import { openImage, whileUnchanged, withDisk } from './image.ts';
 import { writeOntoQcow2 } from './onto-qcow2.ts';
 import type { Ended } from './options.ts';
-import { addExample, cacheMode, imageFormat, size } from './options.ts';
+import { addExample, cacheMode, creation, imageFormat, refusing, size } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import { ProgressBar } from './progress.ts';
@@ -26,12 +27,17 @@ const PIECE_BYTES = 4 * 1024 * 1024;
 const LANES = 3;
 /** Zeros of so many bytes are left out of a raw copy. */
 const HOLE_BYTES = 65536;
+const SECTOR_BYTES = 512;
 
 export interface ConvertCommandOptions {
   /** The source's. */
   format?: ImageFormat;
   outputFormat: ImageFormat;
   clusterSize?: number;
+  refcountBits?: number;
+  extendedL2?: boolean;
+  /** Bytes; 0 leaves nothing out. */
+  sparseSize?: number;
   /** Tell how far it is where there is no terminal for a bar. */
   progress?: boolean;
   /** As commander has `-n`. */
@@ -61,27 +67,64 @@ export function declareConvert(program: Command, platform: Platform, ended: Ende
     )
     .option('-p, --progress', 'tell how far it is, also where that is no terminal')
     .option('--cluster-size <size>', 'of a qcow2 target, from 512 to 2M (default: 64K)', size)
+    .addOption(creation())
+    .option(
+      '-S, --sparse-size <size>',
+      'zeros of so many bytes are left out of a raw target (default: 64K), and whole clusters of a qcow2 one; 0: zeros take space, too',
+      size,
+    )
+    .addOption(new Option('-W', 'writes may go out of order, which they always may').hideHelp())
+    .addOption(new Option('-m <n>', 'copies in flight, which are chosen by themselves').hideHelp())
     .addOption(cacheMode())
     .option('--follow-chain', 'follow the backing files that the base records')
     .option('--json', 'tell the result as JSON')
-    .action(async (source, target, options) =>
-      ended(await convert(platform, source, target, options)),
+    .action(async (source, target, { W: _, m: __, ...options }) =>
+      ended(await convert(platform, source, target, withCreation(options))),
     );
+  refusing(command, '-c', "what is written is not compressed; use 'qemu-img convert -c'");
+  refusing(command, '-B <base>', "make an overlay over the base: 'millrace create --base'");
+  refusing(command, '-l <snapshot>', "snapshots cannot be read; use 'qemu-img convert -l'");
   addExample(command, 'millrace convert vm.qcow2 vm.raw -O raw');
 }
 
+function mustBeSectors(sparseSize = 0): void {
+  if (sparseSize % SECTOR_BYTES)
+    throw new MillraceError(
+      'EINVAL',
+      `invalid sparse size ${sparseSize}: must be a multiple of ${SECTOR_BYTES}`,
+    );
+}
+
+/** What `-o` says, among the options. */
+function withCreation({
+  o,
+  ...options
+}: ConvertCommandOptions & { o: string[] }): ConvertCommandOptions {
+  const { clusterSize, refcountBits, extendedL2, ...others } = creationOptions(o);
+  const [other] = Object.keys(others);
+  if (other !== undefined)
+    throw new MillraceError(
+      'EINVAL',
+      `a copy stands alone, and is as large as its source: no ${other} in -o`,
+    );
+  if (o.length > 0 && options.outputFormat === 'raw')
+    throw new MillraceError('EINVAL', '-o is for a qcow2 target (-O qcow2)');
+  return { clusterSize, refcountBits, extendedL2, ...options };
+}
+
 /** What may be said of an image that is written over as it is. */
-function mustFit(path: string, { create, outputFormat, clusterSize }: ConvertCommandOptions): void {
+function mustFit(path: string, options: ConvertCommandOptions): void {
+  const { create, outputFormat, clusterSize, refcountBits, extendedL2 } = options;
   if (outputFormat === 'raw') return;
   if (create !== false)
     throw new MillraceError(
       'EUNSUPPORTED',
       `${path} is a block device, which takes raw copies only (-O raw)`,
     );
-  if (clusterSize !== undefined)
+  if (clusterSize !== undefined || refcountBits !== undefined || extendedL2 !== undefined)
     throw new MillraceError(
       'EINVAL',
-      `${path} keeps the clusters that it has: --cluster-size does not go with -n`,
+      `${path} keeps the clusters that it has: --cluster-size and -o do not go with -n`,
     );
 }
 
@@ -96,6 +139,7 @@ export async function convert(
       'EINVAL',
       'a raw image has no clusters: --cluster-size is for -O qcow2',
     );
+  mustBeSectors(options.sparseSize);
   const existing =
     options.create === false || ((await platform.runtime.isBlockDevice?.(path)) ?? false);
   if (existing) mustFit(path, options);
@@ -222,7 +266,7 @@ async function copy(
   if (outputFormat === 'raw')
     return withDisk(disk, async () => {
       if (target.existing) await mustBeAnother(platform.runtime, disk, target.path);
-      return copyToRaw(disk, target, cache, signal, begin(disk.size));
+      return copyToRaw(disk, target, options, signal, begin(disk.size));
     });
   if (target.existing)
     return withDisk(disk, async () => {
@@ -244,7 +288,7 @@ async function copyToQcow2(
   signal: AbortSignal,
   begin: (total: number) => OnProgress,
 ): Promise<number> {
-  const { format, clusterSize, cacheMode: cache } = options;
+  const { format, clusterSize, refcountBits, extendedL2, cacheMode: cache } = options;
   const runtime: Runtime = {
     ...platform.runtime,
     openOverlay: (_, mode) => target.make(mode.cache),
@@ -257,10 +301,13 @@ async function copyToQcow2(
       baseFormat: format,
       followChain: true,
       clusterSize,
+      refcountBits,
+      extendedL2,
       cache,
     },
     {
       signal,
+      allocate: options.sparseSize === 0 ? 'full' : 'sparse',
       begin: (size) => {
         const progress = begin(size);
         return ({ length, remaining }) => progress(length - remaining);
@@ -272,7 +319,7 @@ async function copyToQcow2(
 async function copyToRaw(
   disk: Disk,
   target: Target,
-  cache: CacheMode | undefined,
+  { cache, sparseSize = HOLE_BYTES }: ConvertCommandOptions,
   signal: AbortSignal,
   progress: OnProgress,
 ): Promise<number> {
@@ -281,12 +328,13 @@ async function copyToRaw(
     if (target.existing) mustHaveRoom(target.path, file, disk.size);
     else await file.truncate(disk.size);
     // What was there before shows no zeros by itself.
-    const pieces = target.existing ? split(0, disk.size) : piecesOf(disk.map(), disk.size);
-    const write = target.existing ? writeAll : writeData;
+    const isWhole = target.existing || sparseSize === 0;
+    const pieces = isWhole ? split(0, disk.size) : piecesOf(disk.map(), disk.size);
+    const write = isWhole ? writeAll : writeData;
     const lane = async (): Promise<void> => {
       for await (const { offset, length } of pieces) {
         signal.throwIfAborted();
-        await write(file, offset, await disk.read(offset, length));
+        await write(file, offset, await disk.read(offset, length), sparseSize);
         progress(offset + length);
       }
     };
@@ -344,9 +392,14 @@ async function writeAll(file: BlockFile, offset: number, bytes: Uint8Array): Pro
   await file.write(offset, bytes);
 }
 
-/** Writes what is not zero. */
-async function writeData(file: BlockFile, offset: number, bytes: Uint8Array): Promise<void> {
-  for (const { start, end, zero } of runsOf(bytes, HOLE_BYTES)) {
+/** Writes what is not zero, but for zeros of less than `holeBytes`. */
+async function writeData(
+  file: BlockFile,
+  offset: number,
+  bytes: Uint8Array,
+  holeBytes: number,
+): Promise<void> {
+  for (const { start, end, zero } of runsOf(bytes, holeBytes)) {
     if (!zero) await file.write(offset + start, bytes.subarray(start, end));
   }
 }

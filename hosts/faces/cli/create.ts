@@ -1,10 +1,14 @@
 /** `millrace create`: a new overlay over a base. */
 import type { Command } from 'commander';
-import type { CreateOptions } from '../../api/disk.ts';
+import { Option } from 'commander';
+import type { CreateOptions, ImageFormat } from '../../api/disk.ts';
+import { MillraceError } from '../../api/errors.ts';
 import { createDiskWith } from '../../disk/open.ts';
+import { isRemote } from '../../files/location.ts';
+import { creationOptions } from './creation.ts';
 import { withDisk } from './image.ts';
 import type { Ended } from './options.ts';
-import { addExample, baseFormat, count, size } from './options.ts';
+import { addExample, baseFormat, count, creation, refusing, size } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, tell } from './platform.ts';
 import { formatSize } from './sizes.ts';
@@ -28,8 +32,9 @@ export function declareCreate(program: Command, platform: Platform, ended: Ended
       'Make a new overlay over a base. It takes hardly any space, and shows what the base holds.',
     )
     .argument('<overlay>', 'the qcow2 file to make; it must not be there yet')
+    .argument('[size]', 'as --size', size)
     .option(
-      '--base <url|path>',
+      '-b, --base <url|path>',
       'the base: an http: or https: URL, an NBD URI (nbd://HOST/EXPORT, nbd+unix:///EXPORT?socket=PATH), or a path; without one the disk is empty',
     )
     .addOption(baseFormat())
@@ -37,17 +42,41 @@ export function declareCreate(program: Command, platform: Platform, ended: Ended
     .option('--cluster-size <size>', 'from 512 to 2M (default: 64K)', size)
     .option('--refcount-bits <n>', 'width of a refcount, from 1 to 64 (default: 16)', count)
     .option('--extended-l2', '32 subclusters a cluster')
+    .addOption(creation())
+    .addOption(new Option('-f, --format <format>', 'the only one').choices(['qcow2']))
     .option('--follow-chain', 'follow the backing files that the base records')
     .option(
       '--record-base <name>',
       "what the overlay records as its base's place (default: where it is, without user, password and query of a URL)",
     )
     .option('--json', 'tell the result as JSON')
-    .action(async (overlay, options) => ended(await create(platform, overlay, options)));
+    .action(async (overlay, size, { format: _, ...options }) =>
+      ended(await create(platform, overlay, withCreation(size, options))),
+    );
+  refusing(command, '-u', 'a base is opened, so that it is known when it has changed');
   addExample(
     command,
     'millrace create vm.qcow2 --base https://images.example/debian.qcow2 --size 20G',
   );
+}
+
+/** What `-o` and the argument say, among the options; an option of its own goes before `-o`. */
+function withCreation(
+  sizeArgument: number | undefined,
+  { o, ...options }: CreateCommandOptions & { o: string[] },
+): CreateCommandOptions {
+  const { base, baseFormat, size = sizeArgument, ...shape } = creationOptions(o);
+  if (options.size !== undefined && size !== undefined && options.size !== size)
+    throw new MillraceError('EINVAL', `there are two sizes, ${options.size} and ${size}: give one`);
+  if (base !== undefined && options.base !== undefined)
+    throw new MillraceError('EINVAL', 'there are two bases, by --base and by -o: give one');
+  return {
+    base,
+    baseFormat: baseFormat as ImageFormat | undefined,
+    ...shape,
+    ...options,
+    size: options.size ?? size,
+  };
 }
 
 export async function create(

@@ -1,9 +1,11 @@
 /**
- * `millrace info`: what an image is, in the words and fields of `qemu-img info`, and how much of it is still missing. The base is not
- * opened: it may be out of reach.
+ * `millrace info`: what an image is, in the words and fields of `qemu-img info`, and how much of it is still missing. The base is
+ * opened only where the chain is asked for: it may be out of reach.
  */
 import type { Command } from 'commander';
+import { IMAGES_MAX } from '../../../engine/protocol.ts';
 import type { BitmapInfo, ImageFormat, ImageInfo, SnapshotInfo } from '../../api/disk.ts';
+import { MillraceError } from '../../api/errors.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import { SIZE_UNKNOWN } from '../../bases/containers/pass.ts';
 import { isRemote } from '../../files/location.ts';
@@ -53,32 +55,80 @@ export function declareInfo(program: Command, platform: Platform, ended: Ended):
     )
     .argument('<image>', 'a path or URL')
     .addOption(imageFormat())
+    .option('--backing-chain', 'tell of the backing files, too, down to the last')
     .addOption(outputFormat())
     .option('--json', 'the same as --output json')
-    .action(async (image, options) =>
-      ended(await info(platform, image, { json: wantsJson(options), format: options.format })),
+    .action(async (image, { format, backingChain, ...options }) =>
+      ended(await info(platform, image, { json: wantsJson(options), format, backingChain })),
     );
   addExample(command, 'millrace info vm.qcow2 --output json');
+}
+
+/** What is looked at, and how it is told. */
+export interface InfoCommandOptions {
+  json: boolean;
+  format?: ImageFormat;
+  backingChain?: boolean;
+}
+
+/** An image of the chain. */
+interface Described {
+  report: InfoReport;
+  snapshots?: SnapshotInfo[];
 }
 
 export async function info(
   platform: Platform,
   location: string,
-  options: { json: boolean; format?: ImageFormat },
+  options: InfoCommandOptions,
 ): Promise<number> {
+  const chain = await chainOf(platform, location, options);
+  const reports = chain.map(({ report }) => report);
+  await platform.stdout.write(
+    options.json
+      ? `${JSON.stringify(options.backingChain ? reports : reports[0], undefined, 4)}\n`
+      : chain.map(({ report, snapshots }) => humanInfo(report, snapshots)).join('\n'),
+  );
+  return EXIT_OK;
+}
+
+/** The image, and where they are asked for those below it, each as the one above records it. */
+async function chainOf(
+  platform: Platform,
+  location: string,
+  { format, backingChain }: InfoCommandOptions,
+): Promise<Described[]> {
+  const chain = [await describe(platform, location, format)];
+  while (backingChain) {
+    const above = chain[chain.length - 1].report;
+    const place = above['full-backing-filename'];
+    if (place === undefined) break;
+    if (chain.length === IMAGES_MAX)
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        `${location}: the chain has more than ${IMAGES_MAX} images, or goes round in a circle`,
+      );
+    const recorded = above['backing-filename-format'] as ImageFormat | undefined;
+    chain.push(await describe(platform, place, recorded));
+  }
+  return chain;
+}
+
+async function describe(
+  platform: Platform,
+  location: string,
+  format: ImageFormat | undefined,
+): Promise<Described> {
   const unmeasured = { ...platform, runtime: notMeasuring(platform.runtime) };
   const look = async (): Promise<[ImageInfo, number]> =>
-    withDisk(
-      await openImage(unmeasured, location, { base: null, format: options.format }),
-      async (disk) => [(await disk.images())[0], await disk.remaining()],
-    );
+    withDisk(await openImage(unmeasured, location, { base: null, format }), async (disk) => [
+      (await disk.images())[0],
+      await disk.remaining(),
+    ]);
   const [image, remaining] = await lookBesideWriters(platform, location, look);
   const allocated = isRemote(location) ? undefined : await platform.allocatedBytes(location);
   const report = reportOf(isRemote(location) ? image.name : location, image, allocated, remaining);
-  await platform.stdout.write(
-    options.json ? `${JSON.stringify(report, undefined, 4)}\n` : humanInfo(report, image.snapshots),
-  );
-  return EXIT_OK;
+  return { report, snapshots: image.snapshots };
 }
 
 /** Where a disk ends whose size is told by nothing but all of its bytes. */
@@ -172,12 +222,7 @@ function humanInfo(report: InfoReport, snapshots: SnapshotInfo[] = []): string {
     lines.push(`backing file format: ${report['backing-filename-format']}`);
   if (backing !== undefined)
     lines.push(`still in the backing file: ${formatExactly(report.remaining)}`);
-  if (snapshots.length)
-    lines.push(
-      'Snapshot list:',
-      snapshotRow('ID', 'TAG', 'VM SIZE', 'DATE', 'VM CLOCK', 'ICOUNT'),
-      ...snapshots.map(humanSnapshot),
-    );
+  lines.push(...snapshotList(snapshots));
   if (report['format-specific'] !== undefined) {
     lines.push('Format specific information:');
     for (const [name, value] of Object.entries(report['format-specific'].data))
@@ -211,6 +256,16 @@ function humanBitmaps(bitmaps: BitmapInfo[]): string[] {
       `            name: ${name}`,
       `            granularity: ${granularity}`,
     ]),
+  ];
+}
+
+/** The table of `qemu-img info` and `qemu-img snapshot -l`; nothing where there are none. */
+export function snapshotList(snapshots: readonly SnapshotInfo[]): string[] {
+  if (snapshots.length === 0) return [];
+  return [
+    'Snapshot list:',
+    snapshotRow('ID', 'TAG', 'VM SIZE', 'DATE', 'VM CLOCK', 'ICOUNT'),
+    ...snapshots.map(humanSnapshot),
   ];
 }
 

@@ -5,10 +5,11 @@
  */
 import type { Command } from 'commander';
 import type { Disk, Extent, ImageFormat, ImageInfo } from '../../api/disk.ts';
+import { MillraceError } from '../../api/errors.ts';
 import { isRemote } from '../../files/location.ts';
 import { besideWriters, openImage, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
-import { addExample, imageFormat, outputFormat, wantsJson } from './options.ts';
+import { addExample, imageFormat, outputFormat, size, wantsJson } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, printable } from './platform.ts';
 import { runsOf } from './zeros.ts';
@@ -45,12 +46,16 @@ export function declareMap(program: Command, platform: Platform, ended: Ended): 
     .addOption(imageFormat())
     .addOption(outputFormat())
     .option('--json', 'the same as --output json')
+    .option('-s, --start-offset <size>', 'where the range begins (default: 0)', size)
+    .option('-l, --max-length <size>', 'how long it is at most', size)
     .option('--follow-chain', 'follow the backing files that the base records')
     .action(async (image, options) =>
       ended(
         await map(platform, image, {
           json: wantsJson(options),
           format: options.format,
+          start: options.startOffset,
+          length: options.maxLength,
           followChain: options.followChain,
         }),
       ),
@@ -61,7 +66,15 @@ export function declareMap(program: Command, platform: Platform, ended: Ended): 
 export async function map(
   platform: Platform,
   location: string,
-  options: { json: boolean; format?: ImageFormat; followChain?: boolean },
+  options: {
+    json: boolean;
+    format?: ImageFormat;
+    followChain?: boolean;
+    /** Bytes. */
+    start?: number;
+    /** Bytes at most. */
+    length?: number;
+  },
 ): Promise<number> {
   await besideWriters(platform, location, async () =>
     withDisk(
@@ -72,7 +85,7 @@ export async function map(
       async (disk) => {
         const images = await disk.images();
         const untold = await Promise.all(images.map((image) => hasUntoldHoles(platform, image)));
-        const rows = merged(rowsOf(disk, images, untold));
+        const rows = merged(rowsOf(disk, images, untold, rangeOf(disk.size, options)));
         if (options.json) await writeJson(platform, rows);
         else await writeTable(platform, rows, images);
       },
@@ -144,9 +157,24 @@ async function hasUntoldHoles(
   return source.nextData === undefined;
 }
 
+/** What is asked for, as far as the disk goes. */
+function rangeOf(
+  size: number,
+  { start = 0, length = size }: { start?: number; length?: number },
+): { start: number; end: number } {
+  if (start > size)
+    throw new MillraceError('EINVAL', `invalid start ${start}: the disk has ${size} bytes`);
+  return { start, end: Math.min(size, start + length) };
+}
+
 /** `untold` says of each image whether its holes are to be looked for. */
-async function* rowsOf(disk: Disk, images: ImageInfo[], untold: boolean[]): AsyncGenerator<MapRow> {
-  for await (const extent of disk.map()) {
+async function* rowsOf(
+  disk: Disk,
+  images: ImageInfo[],
+  untold: boolean[],
+  { start, end: to }: { start: number; end: number },
+): AsyncGenerator<MapRow> {
+  for await (const extent of disk.map(start, to - start)) {
     const image = images[extent.depth];
     const end = extent.offset + extent.length;
     // The part of an extent that an image decides by ending before it.
@@ -156,7 +184,7 @@ async function* rowsOf(disk: Disk, images: ImageInfo[], untold: boolean[]): Asyn
     if (edge < end) yield* rowsPastEnd(extent, edge, end, image);
   }
   const [top] = images;
-  if (top.format === 'raw' && disk.size % SECTOR_BYTES)
+  if (top.format === 'raw' && to === disk.size && disk.size % SECTOR_BYTES)
     yield lastSector(disk.size, wholeSectors(disk.size), 0);
 }
 

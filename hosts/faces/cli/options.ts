@@ -21,7 +21,7 @@ export function addExample(command: Command, ...lines: string[]): void {
   );
 }
 
-const FORMATS: readonly ImageFormat[] = ['raw', 'qcow2'];
+export const FORMATS: readonly ImageFormat[] = ['raw', 'qcow2'];
 
 /** The format of the image that a command is given. */
 export function imageFormat(): Option {
@@ -36,6 +36,25 @@ export function baseFormat(): Option {
     '-F, --base-format <format>',
     "the base's format (default: told by its first bytes)",
   ).choices(FORMATS);
+}
+
+/** `-o` of qemu-img: see creationOptions. */
+export function creation(): Option {
+  return new Option(
+    '-o <options>',
+    "of the new image, as qemu-img's: cluster_size=…, refcount_bits=…, extended_l2=on, …",
+  )
+    .argParser(listed)
+    .default([], 'none');
+}
+
+/** An option of qemu-img's that is not taken: `advice` says what to use instead. */
+export function refusing(command: Command, flags: string, advice: string): void {
+  const option = new Option(flags).hideHelp();
+  command.addOption(option);
+  command.on(`option:${option.name()}`, () =>
+    command.error(`${flags.replace(/ .*/, '')} is not supported: ${advice}`),
+  );
 }
 
 export function cacheMode(): Option {

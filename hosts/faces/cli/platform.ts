@@ -105,9 +105,24 @@ export const EXIT_BY_SIGNAL = 128;
  */
 export const EXIT_READER_GONE = 141;
 
+/** What draws on the current line of a terminal, and can write a line above. */
+export interface Drawing {
+  note(text: string): void;
+}
+
+const drawings = new WeakMap<Output, Drawing>();
+
+/** From now on, what is told there goes above the drawing; undefined: there is none any more. */
+export function drawOn(output: Output, drawing: Drawing | undefined): void {
+  if (drawing) drawings.set(output, drawing);
+  else drawings.delete(output);
+}
+
 /** Writes a line for the user, which is no part of a command's result. */
-export function tell(platform: Platform, message: string): void | Promise<void> {
-  return platform.stderr.write(`millrace: ${printable(message.replace(/\s*\n\s*/g, ' '))}\n`);
+export function tell({ stderr }: Platform, message: string): void | Promise<void> {
+  const line = `millrace: ${printable(message.replace(/\s*\n\s*/g, ' '))}`;
+  const drawing = drawings.get(stderr);
+  return drawing ? drawing.note(line) : stderr.write(`${line}\n`);
 }
 
 /**

@@ -7,7 +7,7 @@ import { Command, CommanderError } from 'commander';
 import { MillraceError } from '../../api/errors.ts';
 import type { Ended } from './options.ts';
 import { addExample } from './options.ts';
-import type { Platform } from './platform.ts';
+import type { Output, Platform } from './platform.ts';
 import {
   EXIT_BY_SIGNAL,
   EXIT_FAILED,
@@ -17,6 +17,15 @@ import {
   tell,
 } from './platform.ts';
 import { declareReach, reachingRuntime } from './reach.ts';
+
+/** What is said where nothing is asked for. */
+const FIRST_STEPS = `Usage: millrace COMMAND …   ('millrace help' lists the commands, 'millrace help COMMAND' explains one)
+
+A machine runs on a small local overlay at once, while its base is copied into it:
+  millrace create vm.qcow2 --base https://images.example/debian.qcow2
+  millrace serve --nbd unix:/run/vm.sock --stream vda=vm.qcow2
+  millrace info vm.qcow2
+`;
 
 /** Adds a command to the program. */
 type Declare = (program: Command, platform: Platform, ended: Ended) => void;
@@ -31,6 +40,10 @@ const COMMANDS: Readonly<Record<string, () => Promise<Declare>>> = {
   convert: async () => (await import('./convert.ts')).declareConvert,
   commit: async () => (await import('./commit.ts')).declareCommit,
   rebase: async () => (await import('./rebase.ts')).declareRebase,
+  resize: async () => (await import('./resize.ts')).declareResize,
+  compare: async () => (await import('./compare.ts')).declareCompare,
+  measure: async () => (await import('./measure.ts')).declareMeasure,
+  snapshot: async () => (await import('./snapshot.ts')).declareSnapshot,
   serve: async () => (await import('./serve.ts')).declareServe,
   abort: async () => (await import('./abort.ts')).declareAbort,
 };
@@ -39,7 +52,15 @@ const COMMANDS: Readonly<Record<string, () => Promise<Declare>>> = {
  * Runs one command line (the arguments after the program's name) and gives the exit code. It never
  * throws.
  */
-export async function runCommandLine(platform: Platform, args: readonly string[]): Promise<number> {
+export async function runCommandLine(
+  platform: Platform,
+  given: readonly string[],
+): Promise<number> {
+  if (given.length === 0) {
+    await platform.stderr.write(FIRST_STEPS);
+    return EXIT_FAILED;
+  }
+  const args = asCommanderHasIt(given);
   let exitCode: number = EXIT_OK;
   const { interruptible, exitCodeOf, release } = exitingOnInterrupt(platform);
   try {
@@ -110,9 +131,29 @@ function hungUpOnce(handler: (signal: number) => void): (signal: number) => void
   };
 }
 
+/**
+ * `help COMMAND` is its `-h`; and a size that begins with a minus sign (`resize IMAGE -1G`) is no
+ * option.
+ */
+function asCommanderHasIt(args: readonly string[]): string[] {
+  const [first, ...rest] = args;
+  if (first === 'help') return [...rest.slice(0, 1), '-h'];
+  const last = args.length - 1;
+  if (first === 'resize' && /^-\d/.test(args[last]))
+    return [...args.slice(0, last), '--', args[last]];
+  return [...args];
+}
+
 /** The one command that a command line names; all of them for help, and to tell what was meant. */
 function neededBy([first = '']: readonly string[]): string[] {
   return Object.hasOwn(COMMANDS, first) ? [first] : Object.keys(COMMANDS);
+}
+
+/** No results, and no bars: errors and warnings go on. */
+function beQuiet(platform: { stdout: Output; stderr: Output }): void {
+  const { stderr } = platform;
+  platform.stdout = { write: () => {}, isTTY: false, columns: undefined };
+  platform.stderr = { write: (text) => stderr.write(text), isTTY: false, columns: undefined };
 }
 
 function makeProgram(platform: Platform, declares: readonly Declare[], ended: Ended): Command {
@@ -140,9 +181,14 @@ function makeProgram(platform: Platform, declares: readonly Declare[], ended: En
   );
   const reaching: { -readonly [field in keyof Platform]: Platform[field] } = { ...platform };
   for (const declare of declares) declare(program, reaching, ended);
-  program.commands.forEach(declareReach);
+  for (const command of program.commands) {
+    declareReach(command);
+    command.option('-q, --quiet', 'tell errors and warnings only');
+  }
   program.hook('preAction', async (_, command) => {
     reaching.runtime = await reachingRuntime(platform, command);
+    if (command.opts().quiet) beQuiet(reaching);
+    command.setOptionValue('quiet', undefined);
   });
   return program;
 }

@@ -2,6 +2,7 @@
 import cliProgress from 'cli-progress';
 import type { StreamInfo } from '../../api/disk.ts';
 import type { Output } from './platform.ts';
+import { drawOn } from './platform.ts';
 import { formatDuration, formatSize } from './sizes.ts';
 
 const FRAMES_PER_SECOND = 10;
@@ -59,6 +60,7 @@ export class ProgressBar {
   start(info: StreamInfo): void {
     this.#take(info);
     this.#bar.start(this.#total, this.#value);
+    drawOn(this.#output, this);
   }
 
   update(info: StreamInfo): void {
@@ -77,6 +79,7 @@ export class ProgressBar {
 
   /** Takes the bar off the terminal. */
   stop(): void {
+    drawOn(this.#output, undefined);
     this.#bar.stop();
   }
 

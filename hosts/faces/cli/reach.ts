@@ -29,7 +29,7 @@ interface ReachOptions {
 }
 
 /** They open no base, or say in their own file where one is. */
-const WITHOUT_FROM: readonly string[] = ['create', 'serve', 'stream'];
+const WITHOUT_FROM: readonly string[] = ['serve', 'stream'];
 /** Its `--token-file` is of the server that it is itself. */
 const SERVER = 'serve';
 /** It asks a server of ours, and opens nothing. */
@@ -40,7 +40,15 @@ const CACHING: readonly string[] = ['create', 'serve', 'stream'];
 /** It reads the first bytes only. */
 const LOOKING: readonly string[] = ['info'];
 /** They look at images that others may have open. */
-const READING: readonly string[] = ['info', 'map', 'check', 'convert'];
+const READING: readonly string[] = [
+  'info',
+  'map',
+  'check',
+  'convert',
+  'compare',
+  'measure',
+  'snapshot',
+];
 
 /** Adds the options that every command has which opens an image. */
 export function declareReach(command: Command): void {
@@ -49,7 +57,9 @@ export function declareReach(command: Command): void {
   if (!WITHOUT_FROM.includes(name))
     command.option(
       '--from <url|path>',
-      'where the base is now, if not where the overlay records it',
+      name === 'create'
+        ? 'where the backing file of the base is now, if not where the base records it'
+        : 'where the base is now, if not where the overlay records it',
     );
   command.option(
     '-U, --force-share',
@@ -142,7 +152,11 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
         );
   return typeof from !== 'string' || isOwn
     ? cached
-    : baseAt(cached, from, { given: base || undefined, isKind: command.name() === 'commit' });
+    : baseAt(cached, from, {
+        given: base || undefined,
+        isKind: command.name() === 'commit',
+        isBelowGiven: command.name() === 'create',
+      });
 }
 
 /** Unpacks as the command line has it, and says of what comes in order only, before anything waits for it. */
@@ -196,7 +210,9 @@ function tellingOfWriters(
     ...runtime,
     async openOverlay(location, mode) {
       if (mode.readOnly) await look(location);
-      const file = await runtime.openOverlay(location, mode);
+      const file = await runtime
+        .openOverlay(location, mode)
+        .catch(mode.readOnly ? meaningUrl(location) : asItIs);
       if (!mode.readOnly && !mode.create && file.guard === 'blind')
         await once(
           '',
@@ -208,7 +224,7 @@ function tellingOfWriters(
       if (as === undefined) await look(String(location));
       const use = as === 'base' && forceShare ? 'shared' : as;
       try {
-        return await runtime.openSource(location, use);
+        return await runtime.openSource(location, use).catch(meaningUrl(location));
       } catch (error) {
         if (!isReading || use !== 'base' || (error as MillraceError).code !== 'EBUSY') throw error;
         await once(
@@ -223,12 +239,17 @@ function tellingOfWriters(
 
 /**
  * Opens the base of each overlay at `from`: the one of the chain that is recorded as `from` is without its user, password and query; else
- * the nearest one, where `isKind` says so only if both are URLs or neither is. What the command line gives by name, as `given`, stays.
+ * the nearest one, where `isKind` says so only if both are URLs or neither is. What the command line gives by name, as `given`, stays;
+ * where `isBelowGiven` says so, the nearest one is what that stands on.
  */
 export function baseAt(
   runtime: Runtime,
   from: string,
-  { given, isKind = false }: { given?: string; isKind?: boolean } = {},
+  {
+    given,
+    isKind = false,
+    isBelowGiven = false,
+  }: { given?: string; isKind?: boolean; isBelowGiven?: boolean } = {},
 ): Runtime {
   const recorded = isHttpUrl(from) && URL.canParse(from) ? bare(from) : undefined;
   let isNearest = false;
@@ -246,7 +267,7 @@ export function baseAt(
       }
       const isOfKind = !isKind || isRemote(place) === isRemote(from);
       const replaces = place === recorded || (isNearest && isOfKind);
-      isNearest = false;
+      isNearest = isBelowGiven && place === given;
       return runtime.openSource(replaces && place !== given ? from : location, as);
     },
   };
@@ -259,6 +280,24 @@ function cacheDirectory(text: string): string {
     'EINVAL',
     `--cache names a folder for bases: the mode '${text}' is given by -t, or the folder as ./${text}`,
   );
+}
+
+/** What is not there as a file, and looks like a URL without its scheme. */
+const HOST_AND_PATH = /^(localhost|([a-z0-9-]+\.)+[a-z]{2,}|\d{1,3}(\.\d{1,3}){3})(:\d+)?\/./i;
+
+/** Handles an error of opening a place. */
+function meaningUrl(location: string | URL): (error: unknown) => never {
+  return (error) => {
+    const place = String(location);
+    if (!(error instanceof MillraceError) || error.code !== 'ENOENT' || !HOST_AND_PATH.test(place))
+      throw error;
+    const message = `${error.message}; did you mean https://${place}?`;
+    throw new MillraceError(error.code, message, { cause: error });
+  };
+}
+
+function asItIs(error: unknown): never {
+  throw error;
 }
 
 /** As an overlay records it. */

@@ -27,7 +27,7 @@ export function declareRebase(program: Command, platform: Platform, ended: Ended
       'Give an overlay another base. The disk shows the same as before: where the two differ, the overlay takes over what the\nold base holds.',
     )
     .argument('<overlay>')
-    .option('--base <url|path>', 'the new base')
+    .option('-b, --base <url|path>', "the new base; '' for none")
     .option('--no-base', 'no base: the overlay then stands alone')
     .addOption(baseFormat())
     .option(
