@@ -36,7 +36,6 @@ import { refcountsInit } from './overlay/refcounts';
 import {
   FILES_MAX,
   FORMAT_QCOW2,
-  FORMAT_RAW,
   IMAGE_BITMAPS,
   IMAGE_CLUSTER_SIZE,
   IMAGE_COMPRESSION,
@@ -193,7 +192,7 @@ export function image(index: u32): u32 {
   put(IMAGE_FORMAT_BYTES, i.backingFormatBytes);
   put(IMAGE_IDENTITY_AT, i.identityAt);
   put(IMAGE_IDENTITY_BYTES, i.identityBytes);
-  if (i.format != FORMAT_RAW) put(IMAGE_CLUSTER_SIZE, <f64>clusterBytes(i));
+  put(IMAGE_CLUSTER_SIZE, <f64>(i.format == FORMAT_QCOW2 ? clusterBytes(i) : i.unitBytes));
   if (i.format == FORMAT_QCOW2) putQcow2(qcow2Of(i));
   return <u32>reportAt;
 }

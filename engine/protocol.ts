@@ -78,6 +78,13 @@ export const SNAPSHOTS_OF_BITMAPS = 1;
 export const FORMAT_PROBE = 0;
 export const FORMAT_RAW = 1;
 export const FORMAT_QCOW2 = 2;
+export const FORMAT_VMDK = 3;
+/** VHD, by the name that QEMU has for it. */
+export const FORMAT_VPC = 4;
+export const FORMAT_VHDX = 5;
+export const FORMAT_VDI = 6;
+export const FORMAT_QED = 7;
+export const FORMAT_PARALLELS = 8;
 
 // Submissions
 
@@ -287,3 +294,11 @@ export const R_REPAIR = 45;
 export const R_DAMAGED = 46;
 export const R_UNREAD = 47;
 export const R_FOREIGN = 48;
+export const R_FORMAT_HEADER = 49;
+export const R_FORMAT_VERSION = 50;
+export const R_HEADER_CHECKSUM = 51;
+export const R_DIFFERENCING = 52;
+export const R_BLOCK_SIZE = 53;
+export const R_BLOCK_TABLE = 54;
+export const R_BLOCK_OUTSIDE = 55;
+export const R_LOG = 56;

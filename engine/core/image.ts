@@ -15,10 +15,14 @@ export class Image {
   format: u32;
   /** Bytes of the disk it shows. */
   size: u64;
-  /** Unit in which it is compressed, or takes space, as a power of two. */
+  /** Bytes of the unit in which it takes space, where that is not the cluster; 0: of none. */
+  unitBytes: u64;
+  /** Unit in which requests for it are cut, and in which it is compressed, as a power of two. */
   clusterBits: u32;
   /** Method of its compressed clusters: METHOD_DEFLATE or METHOD_ZSTD. */
   compression: u32;
+  /** The last compressed cluster's stream gives what the disk has of it, and no whole cluster. */
+  cutsLastCluster: bool;
   /** A compressed cluster has been seen: copies take scratch memory from the start. */
   compressedSeen: bool;
 
@@ -99,6 +103,12 @@ export function topImage(): Image {
 
 export function clusterBytes(image: Image): u64 {
   return (<u64>1) << image.clusterBits;
+}
+
+/** Bytes that the stream of the compressed cluster around `offset` of the disk gives. */
+export function inflatedBytes(image: Image, offset: u64): u64 {
+  const cluster = clusterBytes(image);
+  return image.cutsLastCluster ? min(cluster, image.size - (offset & ~(cluster - 1))) : cluster;
 }
 
 /** Where the longest image below the overlay ends: behind it, all that the overlay lacks is zeros. */

@@ -8,7 +8,7 @@
 // already, with its entries.
 
 import { Extent } from '../core/extent';
-import { clusterBytes, imageAt, imageCount, imageOf } from '../core/image';
+import { clusterBytes, imageAt, imageCount, imageOf, inflatedBytes } from '../core/image';
 import { ioBegin, slot } from '../core/ring';
 import { ON_IO, ON_SLOT, Task, WAIT, wait } from '../core/task';
 import { lookupChain } from '../formats/chain';
@@ -124,10 +124,10 @@ function takeCompressed(t: Task, extent: Extent, target: usize): i32 {
   const length = <u32>extent.length;
   const bytes = <u32>extent.bytes;
   image.compressedSeen = true;
-  const cluster = <u32>clusterBytes(image);
+  const inflated = <u32>inflatedBytes(image, t.gatherAt);
   if (t.scratchBytes < scratchFor(t.bufferBytes)) return NEEDS_SCRATCH;
-  const within = <u32>(t.gatherAt & (cluster - 1));
-  if (length != cluster) return takePart(t, extent, target, within, cluster);
+  const within = <u32>(t.gatherAt & (clusterBytes(image) - 1));
+  if (length != inflated) return takePart(t, extent, target, within, inflated);
   if (t.partReady || t.partOpen) dropPart(t);
   if (!addToRun(t, extent.file, extent.host, bytes)) {
     if (!closeRun(t)) return WAIT;
@@ -136,7 +136,7 @@ function takeCompressed(t: Task, extent: Extent, target: usize): i32 {
     return 0;
   }
   const source = t.runAddress + <usize>(extent.host - t.runFrom);
-  addEntry(t, extent, image.compression, source, bytes, target, cluster);
+  addEntry(t, extent, image.compression, source, bytes, target, inflated);
   t.gatherAt += length;
   return 0;
 }
@@ -188,11 +188,11 @@ export function closeRun(t: Task): bool {
 }
 
 /** A part of a compressed cluster: once that cluster stands inflated in the scratch, the part is copied. */
-function takePart(t: Task, extent: Extent, target: usize, within: u32, cluster: u32): i32 {
-  assert(within + <u32>extent.length <= cluster);
+function takePart(t: Task, extent: Extent, target: usize, within: u32, size: u32): i32 {
+  assert(within + <u32>extent.length <= size);
   const length = <u32>extent.length;
   if (t.partReady && t.partFile == extent.file && t.partFrom == extent.host) {
-    memory.copy(target, t.scratch + t.scratchBytes - ENTRY_BYTES * 2 - cluster + within, length);
+    memory.copy(target, t.scratch + t.scratchBytes - ENTRY_BYTES * 2 - size + within, length);
     t.gatherAt += length;
     return 0;
   }
@@ -204,10 +204,10 @@ function takePart(t: Task, extent: Extent, target: usize, within: u32, cluster: 
   if (t.pending) return wait(t, ON_IO);
   t.scratchUsed = 0;
   const bytes = <u32>extent.bytes;
-  const inflated = t.scratch + t.scratchBytes - ENTRY_BYTES * 2 - cluster;
+  const inflated = t.scratch + t.scratchBytes - ENTRY_BYTES * 2 - size;
   const fits = addToRun(t, extent.file, extent.host, bytes);
   assert(fits);
-  addEntry(t, extent, imageOf(extent.image).compression, t.runAddress, bytes, inflated, cluster);
+  addEntry(t, extent, imageOf(extent.image).compression, t.runAddress, bytes, inflated, size);
   t.partOpen = true;
   t.partFile = extent.file;
   t.partFrom = extent.host;

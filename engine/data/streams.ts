@@ -6,7 +6,7 @@
 
 import { arenaAheadBytes } from '../core/arena';
 import { Extent } from '../core/extent';
-import { clusterBytes, imageCount, imageOf } from '../core/image';
+import { imageCount, imageOf, inflatedBytes } from '../core/image';
 import { ON_IO, Task, takeScratchAhead } from '../core/task';
 import { lookupChain } from '../formats/chain';
 import { COMPRESSED_DATA, DATA, OVERLAY } from '../protocol';
@@ -37,7 +37,7 @@ export function measureStreams(t: Task): bool {
       const image = imageOf(extent.image);
       image.compressedSeen = true;
       t.streams++;
-      if (extent.length != clusterBytes(image)) t.partOpen = true;
+      if (extent.length != inflatedBytes(image, t.gatherAt)) t.partOpen = true;
       measure(t, extent, <u32>extent.bytes);
     } else if (extent.state == DATA) {
       measure(t, extent, <u32>extent.length);
@@ -90,7 +90,8 @@ export function fetchStreams(t: Task): bool {
     if (extent.state == COMPRESSED_DATA) {
       const image = imageOf(extent.image);
       const bytes = <u32>extent.bytes;
-      if (!fetch(t, extent, image.compression, bytes, <u32>clusterBytes(image))) return false;
+      const inflated = <u32>inflatedBytes(image, t.gatherAt);
+      if (!fetch(t, extent, image.compression, bytes, inflated)) return false;
     } else if (extent.state == DATA) {
       const bytes = <u32>extent.length;
       if (!fetch(t, extent, STORED, bytes, bytes)) return false;

@@ -1,6 +1,6 @@
 // Raw images: the file is the disk. Work that can leave out holes is told of those.
 
-import { be32, be64 } from '../core/bytes';
+import { be32 } from '../core/bytes';
 import { dataExtent, Extent, extentOf } from '../core/extent';
 import { fileOf } from '../core/files';
 import { Image } from '../core/image';
@@ -86,21 +86,13 @@ function alike(words: usize, bit: u32, end: u32): u32 {
   return end;
 }
 
-/** Formats that others would see where we would see raw data: VMDK, VHDX, VHD, VDI, QED, LUKS, Parallels, and qcow. */
+/** Formats that others would see where we would see raw data: VMDK 3, LUKS, and qcow version 1. */
 function isOtherFormat(at: usize, bytes: u64): bool {
   if (bytes < 512) return false;
   const word = be32(at);
-  const long = be64(at);
   return (
-    word == 0x4b444d56 || // KDMV
     word == 0x434f5744 || // COWD
-    long == 0x7668647866696c65 || // vhdxfile
-    long == 0x636f6e6563746978 || // conectix
-    word == 0x51454400 || // QED\0
-    be32(at + 64) == 0x7f10dabe || // VDI's signature, little-endian
     (word == 0x4c554b53 && load<u16>(at, 4) == 0xbeba) || // LUKS\xba\xbe
-    long == 0x576974686f757446 || // WithoutF(reeSpace)
-    long == 0x576974686f754672 || // WithouFr(eSpacExt)
-    (word == 0x514649fb && be32(at + 4) == 1) // QFI\xfb, qcow version 1
+    (word == 0x514649fb && be32(at + 4) == 1) // QFI\xfb
   );
 }

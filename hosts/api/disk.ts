@@ -5,8 +5,11 @@
 import type { BlockFile, BlockSource, ContainerInfo } from './block.ts';
 import type { ErrorCode } from './errors.ts';
 
-/** Formats that an image can have. */
-export type ImageFormat = 'raw' | 'qcow2';
+/**
+ * Formats that an image can have, by QEMU's names (`vpc` is VHD). An overlay is qcow2; the others
+ * can be bases, and be looked at and converted.
+ */
+export type ImageFormat = 'raw' | 'qcow2' | 'vmdk' | 'vpc' | 'vhdx' | 'vdi' | 'qed' | 'parallels';
 
 /** Where a base comes from: a path or URL, or an opened source. */
 export type BaseLocation = string | URL | BlockSource;

@@ -57,6 +57,11 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
         'EUNSUPPORTED',
         `cannot commit ${overlay} into ${name}: only a local base can be written`,
       );
+    if (format !== 'raw' && format !== 'qcow2')
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        `cannot commit ${overlay} into ${name}: images of the format ${format} are only read, never written`,
+      );
     const recorded = images[0].backingFile ?? name;
     const identity = disk.recordedIdentity();
     if (depth === 1) await disk.refer(recorded, format, BEING_WRITTEN);

@@ -5,6 +5,7 @@
 import {
   FORMAT_QCOW2,
   FORMAT_RAW,
+  FORMAT_VPC,
   IMAGE_FORMAT,
   IMAGE_FORMAT_AT,
   IMAGE_FORMAT_BYTES,
@@ -40,7 +41,13 @@ import {
   mustBeWritable,
   overlayName,
 } from './options.ts';
-import { otherFormat, otherTrailer, PROBE_BYTES, TRAILER_BYTES } from './other-formats.ts';
+import {
+  isVhdFooter,
+  otherFormat,
+  otherTrailer,
+  PROBE_BYTES,
+  TRAILER_BYTES,
+} from './other-formats.ts';
 import type { RecordedIdentity } from './recorded.ts';
 import {
   checkIdentity,
@@ -292,6 +299,8 @@ export class Opening {
     const isRaw = failed === undefined && (await opening) === FORMAT_RAW;
     const isUnknown = failed instanceof MillraceError && failed.code === 'EUNSUPPORTED';
     const found = isRaw || isUnknown ? await this.#otherFormat(image, isRaw) : undefined;
+    if (found === undefined && isRaw && (await this.#isFixedVhd(image)))
+      return this.engine.request(KIND_OPEN, image, FORMAT_VPC, argument);
     if (found === undefined) return opening;
     throw new MillraceError(
       'EUNSUPPORTED',
@@ -309,18 +318,29 @@ export class Opening {
     return `; or give it the format raw, if its bytes as they are are the disk (${option})`;
   }
 
-  /**
-   * The end is looked at only where a name says what may be there, as QEMU does: of a remote image
-   * it costs a request.
-   */
   async #otherFormat(image: number, isRaw: boolean): Promise<string | undefined> {
     const found = otherFormat(this.engine.firstBytes(image, PROBE_BYTES));
+    const end = found || !isRaw ? undefined : await this.#trailer(image, /\.dmg$/i);
+    return end ? otherTrailer(end) : found;
+  }
+
+  /** A VHD of fixed size is raw data with a footer behind it. */
+  async #isFixedVhd(image: number): Promise<boolean> {
+    const end = await this.#trailer(image, /\.(vhd|vpc)$/i);
+    return end !== undefined && isVhdFooter(end);
+  }
+
+  /**
+   * The last bytes of an image. They are looked at only where its name says what may be there, as
+   * QEMU does: of a remote image it costs a request.
+   */
+  async #trailer(image: number, named: RegExp): Promise<Uint8Array | undefined> {
     const file = this.engine.file(image);
-    if (found || !isRaw || !file || file.size < TRAILER_BYTES) return found;
-    if (!/\.dmg$/i.test(this.engine.name(image))) return undefined;
+    if (!file || file.size < TRAILER_BYTES || !named.test(this.engine.name(image)))
+      return undefined;
     const end = new Uint8Array(TRAILER_BYTES);
     await file.read(file.size - TRAILER_BYTES, end);
-    return otherTrailer(end);
+    return end;
   }
 
   async #openBase(

@@ -11,7 +11,7 @@ import {
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import type { CacheMode, CreateOptions, ImageFormat, OpenOptions } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
-import { formatNumber, isFormat } from './driver/formats.ts';
+import { FORMAT_NAMES, formatNumber, isFormat } from './driver/formats.ts';
 
 const MEMORY_BYTES_DEFAULT = 32 * 1024 * 1024;
 const CLUSTER_BYTES_DEFAULT = 65536;
@@ -65,7 +65,7 @@ export function checkedFormat(format: ImageFormat | undefined): number {
   if (format !== undefined && !isFormat(format))
     throw new MillraceError(
       'EUNSUPPORTED',
-      `the format '${format}' is not supported: raw or qcow2`,
+      `the format '${format}' is not supported: must be ${FORMAT_NAMES.join(', ')}`,
     );
   return formatNumber(format);
 }

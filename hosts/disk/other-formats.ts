@@ -27,16 +27,9 @@ const FORMATS: readonly OtherFormat[] = [
   { name: '7z', magic: '7z\xbc\xaf\x27\x1c', advice: UNPACK },
   { name: 'rar', magic: 'Rar!\x1a\x07', advice: UNPACK },
   { name: 'zip', magic: 'PK\x03\x04', advice: UNPACK },
-  { name: 'VMDK', magic: 'KDMV' },
   { name: 'VMDK', magic: 'COWD' },
   { name: 'VMDK', magic: '# Disk DescriptorFile' },
-  { name: 'VHDX', magic: 'vhdxfile' },
-  { name: 'VHD', magic: 'conectix' },
-  { name: 'VDI', magic: '\x7f\x10\xda\xbe', at: 64 },
-  { name: 'QED', magic: 'QED\0' },
   { name: 'LUKS', magic: 'LUKS\xba\xbe', advice: 'decrypt it first' },
-  { name: 'Parallels', magic: 'WithoutFreeSpace' },
-  { name: 'Parallels', magic: 'WithouFreSpacExt' },
   { name: 'Bochs', magic: 'Bochs Virtual HD Image' },
   { name: 'cloop', magic: '#!/bin/sh\n#V2.0 Format\nmodprobe cloop' },
   { name: 'qcow (version 1)', magic: 'QFI\xfb\0\0\0\x01' },
@@ -52,9 +45,10 @@ const SIGNATURE_AT = 510;
 const TAR_SUM_AT = 148;
 const TAR_SUM_BYTES = 8;
 
-/** The trailer of a disk image of macOS (UDIF), and how long it is. */
+/** The trailer of a disk image of macOS (UDIF), or of a VHD, and how long it is. */
 export const TRAILER_BYTES = 512;
 const TRAILER_MAGIC = 'koly';
+const VHD_FOOTER_MAGIC = 'conectix';
 
 /**
  * What is wrong with taking an image for raw data: `start` is its first bytes, PROBE_BYTES of them
@@ -80,6 +74,11 @@ export function otherTrailer(end: Uint8Array): string | undefined {
   return charactersOf(end).startsWith(TRAILER_MAGIC)
     ? `it is DMG, a format that is not supported: ${CONVERT}`
     : undefined;
+}
+
+/** Whether an image's last bytes are the footer of a VHD. */
+export function isVhdFooter(end: Uint8Array): boolean {
+  return charactersOf(end).startsWith(VHD_FOOTER_MAGIC);
 }
 
 function charactersOf(bytes: Uint8Array): string {

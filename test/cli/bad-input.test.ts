@@ -353,7 +353,7 @@ describeWithPeer(['qemu-img'], 'an image of another format', () => {
     () =>
       withFolder(async (cwd) => {
         await writeFile(join(cwd, 'base.raw'), makeContent('text', 1, SIZE));
-        for (const format of ['vmdk', 'vdi', 'vhdx', 'vpc', 'qed', 'parallels', 'qcow']) {
+        for (const format of ['qcow']) {
           await qemuImg([
             'convert',
             '-f',

@@ -9,6 +9,7 @@ import { CONTAINER_PEERS, CONTAINERS, ova, pack } from '../fixtures/containers.t
 import { writeQcow2, writeRaw } from '../fixtures/layout.ts';
 import type { PeerName } from '../support/peer.ts';
 import { peerPath } from '../support/peer.ts';
+import type { QemuFormat } from '../support/qemu.ts';
 import { convertImage, createImage } from '../support/qemu.ts';
 import { run } from '../support/run.ts';
 import { BASE_RUNS, BASE_SIZE, CLUSTER, tailContent, UPPER_RUNS } from './content.ts';
@@ -19,6 +20,15 @@ import { BASE_RUNS, BASE_SIZE, CLUSTER, tailContent, UPPER_RUNS } from './conten
  */
 const HEADER_L1_OFFSET = 40;
 const HEADER_INCOMPATIBLE = 72;
+/** Other programs' formats; the VMDK is one whose grains are deflated. */
+const OTHERS: [name: string, format: QemuFormat, options?: Record<string, string>][] = [
+  ['base.vmdk', 'vmdk', { subformat: 'streamOptimized' }],
+  ['base.vhd', 'vpc', { force_size: 'on' }],
+  ['base.vhdx', 'vhdx'],
+  ['base.vdi', 'vdi'],
+  ['base.qed', 'qed'],
+  ['base.hdd', 'parallels'],
+];
 /** No version of the format has given this bit a meaning. */
 const UNKNOWN_FEATURE = 1n << 40n;
 
@@ -26,8 +36,8 @@ const UNKNOWN_FEATURE = 1n << 40n;
 export const FIXTURE_PEERS: readonly PeerName[] = ['qemu-img', 'qemu-io', ...CONTAINER_PEERS];
 
 /**
- * Writes base.raw, base.qcow2, base-zlib.qcow2, base-zstd.qcow2, base-extended.qcow2, upper.qcow2,
- * tail.raw, corrupt.qcow2, unknown.qcow2.
+ * Writes base.raw, base.qcow2, base-zlib.qcow2, base-zstd.qcow2, base-extended.qcow2, the OTHERS,
+ * upper.qcow2, tail.raw, corrupt.qcow2, unknown.qcow2.
  */
 export async function makeFixtures(folder: string): Promise<void> {
   const path = (name: string): string => join(folder, name);
@@ -42,6 +52,9 @@ export async function makeFixtures(folder: string): Promise<void> {
       compress: true,
       with: { compression_type: 'zstd' },
     }),
+    ...OTHERS.map(([name, to, options]) =>
+      convertImage(raw, path(name), { from: 'raw', to, with: options }),
+    ),
     convertImage(raw, path('base-extended.qcow2'), { from: 'raw', with: { extended_l2: 'on' } }),
   ]);
   await createImage(path('upper.qcow2'), {

@@ -29,10 +29,12 @@ async function newBench(): Promise<Bench> {
 
 it('formats and policies are those that there are', async () => {
   const { runtime } = await newBench();
-  for (const format of [INHERITED, 'vmdk'] as string[] as ImageFormat[]) {
+  for (const format of [INHERITED, 'qcow'] as string[] as ImageFormat[]) {
     const refused = {
       code: 'EUNSUPPORTED',
-      message: `the format '${format}' is not supported: raw or qcow2`,
+      message: expect.stringMatching(
+        `^the format '${format}' is not supported: must be raw, qcow2, `,
+      ),
     };
     await expect(runtime.open({ overlay: 'overlay.qcow2', format })).rejects.toMatchObject(refused);
     await expect(

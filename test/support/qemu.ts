@@ -11,7 +11,7 @@ import type { RunOptions } from './run.ts';
 import { RUN_MS_MAX, run } from './run.ts';
 
 /** Formats as QEMU names them; `undefined` lets it probe. */
-export type QemuFormat = 'raw' | 'qcow2';
+export type QemuFormat = 'raw' | 'qcow2' | 'vmdk' | 'vpc' | 'vhdx' | 'vdi' | 'qed' | 'parallels';
 
 /** Runs qemu-img and gives its output. @throws when it fails. */
 export async function qemuImg(args: readonly string[], options: RunOptions = {}): Promise<string> {

@@ -77,7 +77,7 @@ const AUTOCLEAR_KNOWN: u64 = 3;
 export const EXTENSION_END: u32 = 0;
 export const EXTENSION_BACKING_FORMAT: u32 = 0xe2792aca;
 /** Largest text of a format, and the room of its extension. */
-export const FORMAT_BYTES_MAX: u32 = 8;
+export const FORMAT_BYTES_MAX: u32 = 16;
 export const EXTENSION_EXTERNAL_DATA: u32 = 0x44415441;
 export const EXTENSION_BITMAPS: u32 = 0x23852875;
 /** Count, padding, size and offset of the bitmap directory. */

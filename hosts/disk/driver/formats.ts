@@ -1,9 +1,31 @@
 /** The formats of images: their names, and the engine's numbers of them. */
-import { FORMAT_PROBE, FORMAT_QCOW2, FORMAT_RAW } from '../../../engine/protocol.ts';
+import {
+  FORMAT_PARALLELS,
+  FORMAT_PROBE,
+  FORMAT_QCOW2,
+  FORMAT_QED,
+  FORMAT_RAW,
+  FORMAT_VDI,
+  FORMAT_VHDX,
+  FORMAT_VMDK,
+  FORMAT_VPC,
+} from '../../../engine/protocol.ts';
 import type { ImageFormat } from '../../api/disk.ts';
 
-const NUMBERS: Readonly<Record<ImageFormat, number>> = { raw: FORMAT_RAW, qcow2: FORMAT_QCOW2 };
+const NUMBERS: Readonly<Record<ImageFormat, number>> = {
+  raw: FORMAT_RAW,
+  qcow2: FORMAT_QCOW2,
+  vmdk: FORMAT_VMDK,
+  vpc: FORMAT_VPC,
+  vhdx: FORMAT_VHDX,
+  vdi: FORMAT_VDI,
+  qed: FORMAT_QED,
+  parallels: FORMAT_PARALLELS,
+};
 const NAMES = new Map(Object.entries(NUMBERS).map(([name, n]) => [n, name as ImageFormat]));
+
+/** As a list for messages and for the command line's choices. */
+export const FORMAT_NAMES = Object.keys(NUMBERS) as ImageFormat[];
 
 export function isFormat(name: string): name is ImageFormat {
   return Object.hasOwn(NUMBERS, name);

@@ -89,6 +89,17 @@ const REASONS: Readonly<Record<number, string>> = {
     "part of its metadata cannot be followed, so what that uses is not known, and nothing was freed or rewritten: copy what can still be read into a new image with 'millrace convert'",
   [protocol.R_FOREIGN]:
     'its refcounts cannot be rebuilt: a header extension or an autoclear bit that is not known may use clusters of the file',
+  [protocol.R_FORMAT_HEADER]: 'its header is not one of this format, or is damaged',
+  [protocol.R_FORMAT_VERSION]:
+    'it needs something of its format that is not supported (a version, a method of compression, a feature)',
+  [protocol.R_HEADER_CHECKSUM]: 'the checksum of its header or footer is wrong: it is damaged',
+  [protocol.R_DIFFERENCING]:
+    'it holds only the changes to another image (a differencing or child disk, a snapshot), which is not supported: merge the two first',
+  [protocol.R_BLOCK_SIZE]: 'the size of its blocks is invalid',
+  [protocol.R_BLOCK_TABLE]: 'its table of blocks is misplaced, or too small for its disk',
+  [protocol.R_BLOCK_OUTSIDE]: 'an entry of its table of blocks points outside the file',
+  [protocol.R_LOG]:
+    "its log has to be replayed first, for it was not closed: 'qemu-img check -r all' does that",
 };
 
 /** The code that the engine tells; one that it never tells is a failure all the same. */

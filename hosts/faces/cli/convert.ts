@@ -319,7 +319,7 @@ async function copyToQcow2(
 async function copyToRaw(
   disk: Disk,
   target: Target,
-  { cache, sparseSize = HOLE_BYTES }: ConvertCommandOptions,
+  { cacheMode: cache, sparseSize = HOLE_BYTES }: ConvertCommandOptions,
   signal: AbortSignal,
   progress: OnProgress,
 ): Promise<number> {

@@ -4,7 +4,7 @@
  */
 import type { Command } from 'commander';
 import { InvalidArgumentError, Option } from 'commander';
-import type { ImageFormat } from '../../api/disk.ts';
+import { FORMAT_NAMES } from '../../disk/driver/formats.ts';
 import { parseSize } from './sizes.ts';
 
 /** Takes the exit code of a command that has run. */
@@ -21,21 +21,19 @@ export function addExample(command: Command, ...lines: string[]): void {
   );
 }
 
-export const FORMATS: readonly ImageFormat[] = ['raw', 'qcow2'];
-
 /** The format of the image that a command is given. */
 export function imageFormat(): Option {
   return new Option(
     '-f, --format <format>',
     "the image's format (default: told by its first bytes)",
-  ).choices(FORMATS);
+  ).choices(FORMAT_NAMES);
 }
 
 export function baseFormat(): Option {
   return new Option(
     '-F, --base-format <format>',
     "the base's format (default: told by its first bytes)",
-  ).choices(FORMATS);
+  ).choices(FORMAT_NAMES);
 }
 
 /** `-o` of qemu-img: see creationOptions. */

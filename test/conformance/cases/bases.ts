@@ -22,6 +22,12 @@ const FORMATS = [
   'base-zlib.qcow2',
   'base-zstd.qcow2',
   'base-extended.qcow2',
+  'base.vmdk',
+  'base.vhd',
+  'base.vhdx',
+  'base.vdi',
+  'base.qed',
+  'base.hdd',
 ];
 
 export const baseCases: readonly Case[] = [
@@ -227,9 +233,9 @@ export const baseCases: readonly Case[] = [
       await rejects(diskOver(host, 'unknown.qcow2'), 'EUNSUPPORTED', /unknown\.qcow2.*feature/);
       await rejects(diskOver(host, 'base.raw', { baseFormat: 'qcow2' }), 'ECORRUPT', /magic/);
       await rejects(
-        diskOver(host, 'base.raw', { baseFormat: 'vmdk' as 'raw' }),
+        diskOver(host, 'base.raw', { baseFormat: 'bochs' as 'raw' }),
         'EUNSUPPORTED',
-        /vmdk/,
+        /bochs/,
       );
     },
   },
