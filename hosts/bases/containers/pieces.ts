@@ -56,18 +56,18 @@ async function readPieces(
   await Promise.all(reads);
 }
 
-function nextDataIn(
+async function nextDataIn(
   source: BlockSource,
   pieces: readonly Piece[],
   offset: number,
-): { start: number; end: number } | undefined {
+): Promise<{ start: number; end: number } | undefined> {
   for (let index = firstBehind(pieces, offset); index < pieces.length; index++) {
     const piece = pieces[index];
     const from = Math.max(offset, piece.offset);
     const end = piece.offset + piece.length;
     if (source.nextData === undefined) return { start: from, end };
     const shift = piece.offset - piece.at;
-    const data = source.nextData(from - shift);
+    const data = await source.nextData(from - shift);
     if (data !== undefined && data.start + shift < end)
       return { start: data.start + shift, end: Math.min(end, data.end + shift) };
   }

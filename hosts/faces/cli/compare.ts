@@ -5,9 +5,10 @@
 import type { Command } from 'commander';
 import { Option } from 'commander';
 import type { Disk, Extent, ImageFormat } from '../../api/disk.ts';
+import { FORMAT_NAMES } from '../../disk/driver/formats.ts';
 import { openImage, whileUnchanged, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
-import { addExample, FORMATS, imageFormat, refusing } from './options.ts';
+import { addExample, imageFormat, refusing } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, tell } from './platform.ts';
 
@@ -36,7 +37,9 @@ export function declareCompare(program: Command, platform: Platform, ended: Ende
     .argument('<second>', 'a path or URL')
     .addOption(imageFormat())
     .addOption(
-      new Option('-F, --second-format <format>', 'as -f, of the second image').choices(FORMATS),
+      new Option('-F, --second-format <format>', 'as -f, of the second image').choices(
+        FORMAT_NAMES,
+      ),
     )
     .option('--follow-chain', 'follow the backing files that the bases record')
     .action(async (first, second, options) =>

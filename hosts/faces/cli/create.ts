@@ -4,7 +4,6 @@ import { Option } from 'commander';
 import type { CreateOptions, ImageFormat } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import { createDiskWith } from '../../disk/open.ts';
-import { isRemote } from '../../files/location.ts';
 import { creationOptions } from './creation.ts';
 import { withDisk } from './image.ts';
 import type { Ended } from './options.ts';
