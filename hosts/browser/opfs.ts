@@ -285,7 +285,9 @@ export async function openScratch(): Promise<BlockFile | undefined> {
     await folder.removeEntry(left + SCRATCH_SUFFIX).catch(() => {});
   const fileName = crypto.randomUUID() + SCRATCH_SUFFIX;
   const handle = (await folder.getFileHandle(fileName, { create: true })) as OpfsFileHandle;
-  const file = new OpfsFile('what has passed', await handle.createSyncAccessHandle(), 'unsafe');
+  const file = new OpfsFile('what has passed', await handle.createSyncAccessHandle(), {
+    cache: 'unsafe',
+  });
   return {
     get size() {
       return file.size;

@@ -42,6 +42,7 @@ export const cacheFolder: CacheFolder = {
   async touch(path) {
     await Deno.utime(path, new Date(), new Date());
   },
+  remove: (path) => Deno.remove(path),
 };
 
 /** Deno's runtime, with a cache of bases where one is wanted. */

@@ -5,7 +5,6 @@ import * as zlib from 'node:zlib';
 import type { BlockFile } from '../api/block.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { portableDecompressors } from '../bases/containers/portable.ts';
-import { scratchFile } from '../bases/containers/scratch.ts';
 import type { NodeZlib, UnpackTools } from '../bases/containers/unpack.ts';
 import { nodeDecompressors, ROOM_DEFAULT, unpackWith } from '../bases/containers/unpack.ts';
 import { isNbdUri } from '../bases/nbd/uri.ts';
@@ -46,13 +45,18 @@ const { inflateRawSync, zstdDecompressSync } = zlib as unknown as Record<
   ZlibFunction
 >;
 
-/** Beside the overlay there is room for a disk; without one, where the system has temporary files. */
-function scratch(beside: string | undefined): Promise<BlockFile> {
-  const folder =
-    beside === undefined ? (Deno.env.get('TMPDIR') ?? '/tmp') : dirname(localPath(beside));
-  const open = (path: string) => openFile(path, { create: true, cache: 'unsafe' });
-  const path = join(folder, `.millrace-${crypto.randomUUID()}.pass`);
-  return scratchFile(open, (path) => Deno.remove(path), path);
+/**
+ * Beside the overlay there is room for a disk; without one, where the system has temporary files. The
+ * file is never published, so that it goes when it is closed; what a killed process has left is taken
+ * away by the next.
+ */
+async function scratch(beside: string | undefined): Promise<BlockFile> {
+  const make = (path: string) => denoFiles.makeFile(`${path}.pass`, { cache: 'unsafe' });
+  const own = crypto.randomUUID();
+  if (beside === undefined) return make(join(Deno.env.get('TMPDIR') ?? '/tmp', `millrace-${own}`));
+  const path = localPath(beside);
+  // Another base of the same overlay has that name, or a file of somebody else.
+  return make(path).catch(() => make(`${path}.${own}`));
 }
 
 const unpackTools: UnpackTools = {

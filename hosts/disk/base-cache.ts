@@ -46,6 +46,7 @@ export interface CacheFolder {
   list(directory: string, ending: string): Promise<CachedImage[]>;
   /** Notes that an image has been used now. */
   touch(path: string): Promise<void>;
+  remove(path: string): Promise<void>;
 }
 
 const BYTES_DEFAULT: number = 20 * 1024 ** 3;
@@ -170,7 +171,7 @@ class Cache {
       return await openDiskWith(this.#runtime, { overlay: path, base, baseFormat: 'raw' });
     } catch (error) {
       if (!(error instanceof MillraceError)) throw error;
-      if (SPOILED.includes(error.code)) await this.#runtime.remove(path);
+      if (SPOILED.includes(error.code)) await this.#folder.remove(path);
       else if (error.code !== 'ENOENT') throw error;
     }
     const size = Math.ceil(base.size / SECTOR_BYTES) * SECTOR_BYTES;
@@ -193,7 +194,7 @@ class Cache {
     try {
       const file = await this.#runtime.openOverlay(path, {});
       try {
-        await this.#runtime.remove(path);
+        await this.#folder.remove(path);
       } finally {
         await file.close();
       }

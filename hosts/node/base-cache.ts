@@ -1,5 +1,5 @@
 /** The cache of bases under Node and Bun: what it needs of a file system, and the runtime that has it. */
-import { mkdir, readdir, stat, utimes } from 'node:fs/promises';
+import { mkdir, readdir, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Runtime } from '../api/runtime.ts';
 import type { BaseCacheOptions, CachedImage, CacheFolder } from '../disk/base-cache.ts';
@@ -31,6 +31,7 @@ export const cacheFolder: CacheFolder = {
   async touch(path) {
     await utimes(path, new Date(), new Date());
   },
+  remove: (path) => rm(path, { force: true }),
 };
 
 /** Undefined for one that has just been removed. */
