@@ -50,10 +50,15 @@ export interface Runtime {
   openOverlay(location: string, mode: OverlayMode): Promise<BlockFile>;
   /**
    * Opens an image that is only read by its path or URL. A base must not change meanwhile (`ECHANGED`), and unless it is `shared`, no
-   * other program may write it (`EBUSY`, naming who has it); one that is only looked at may be in use.
+   * other program may write it (`EBUSY`, naming who has it); one that is only looked at may be in use. With `sequential` it may be one
+   * that comes in order only.
    * @throws MillraceError `EUNSUPPORTED` for a URL of a scheme that is not known.
    */
-  openSource(location: string | URL, as?: SourceUse): Promise<BlockSource>;
+  openSource(
+    location: string | URL,
+    as?: SourceUse,
+    how?: { sequential?: boolean },
+  ): Promise<BlockSource>;
   /**
    * What a source holds, where it is a compressed file or an archive; the source itself where it is neither. It is closed by what is
    * returned, and where that fails. Default: every source is taken as it is.

@@ -18,10 +18,10 @@ export function sharingBases(runtime: Runtime): Runtime {
   const shared = new Map<string, Shared>();
   return {
     ...runtime,
-    async openSource(location, as) {
-      if (as !== 'base') return runtime.openSource(location, as);
+    async openSource(location, as, how) {
+      if (as !== 'base') return runtime.openSource(location, as, how);
       const key = String(location);
-      const entry = shared.get(key) ?? { opening: runtime.openSource(location, as), users: 0 };
+      const entry = shared.get(key) ?? { opening: runtime.openSource(location, as, how), users: 0 };
       shared.set(key, entry);
       entry.users++;
       const leave = async (): Promise<boolean> => {
@@ -48,6 +48,7 @@ function seatAt(source: BlockSource, leave: () => Promise<void>): BlockSource {
     name: source.name,
     preferred: source.preferred,
     identity: source.identity,
+    inOrder: source.inOrder,
     read: (offset, into, hint) => source.read(offset, into, hint),
     nextData: source.nextData && ((offset) => source.nextData!(offset)),
     close: () => (left ??= leave()),

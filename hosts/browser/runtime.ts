@@ -7,7 +7,7 @@ import type { BlockFile, BlockSource } from '../api/block.ts';
 import type { Codec } from '../api/codec.ts';
 import type { CacheMode } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
-import type { OverlayMode, Runtime, UnpackOptions } from '../api/runtime.ts';
+import type { OverlayMode, Runtime, SourceUse, UnpackOptions } from '../api/runtime.ts';
 import { openBlob } from '../bases/blob.ts';
 import { portableDecompressors } from '../bases/containers/portable.ts';
 import type { UnpackTools } from '../bases/containers/unpack.ts';
@@ -92,8 +92,12 @@ export class BrowserRuntime implements Runtime {
     }
   }
 
-  async openSource(location: string | URL): Promise<BlockSource> {
-    const source = await this.#openSource(String(location));
+  async openSource(
+    location: string | URL,
+    _?: SourceUse,
+    how: { sequential?: boolean } = {},
+  ): Promise<BlockSource> {
+    const source = await this.#openSource(String(location), how);
     if (this.#sources++ === 0) this.identity = source.identity;
     return source;
   }
@@ -109,8 +113,8 @@ export class BrowserRuntime implements Runtime {
     return sum;
   }
 
-  async #openHttp(url: string): Promise<HttpSource> {
-    const source = await openHttp(url, { depth: HTTP_DEPTH });
+  async #openHttp(url: string, how: { sequential?: boolean }): Promise<HttpSource> {
+    const source = await openHttp(url, { ...how, depth: HTTP_DEPTH });
     this.#remote.push(source);
     return source;
   }
@@ -121,9 +125,9 @@ export class BrowserRuntime implements Runtime {
     return source;
   }
 
-  async #openSource(location: string): Promise<BlockSource> {
+  async #openSource(location: string, how: { sequential?: boolean }): Promise<BlockSource> {
     const scheme = SCHEME.exec(location)?.[1].toLowerCase();
-    if (scheme === 'http' || scheme === 'https') return this.#openHttp(location);
+    if (scheme === 'http' || scheme === 'https') return this.#openHttp(location, how);
     if (isNbdUri(location)) return this.#openNbd(location);
     if (scheme !== undefined)
       throw new MillraceError(

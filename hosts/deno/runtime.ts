@@ -73,8 +73,8 @@ export const denoRuntime: Runtime = {
   }),
   openOverlay: async (path, { create, ...mode }) =>
     create ? denoFiles.makeFile(localPath(path), mode) : denoFiles.openFile(localPath(path), mode),
-  async openSource(location, as) {
-    if (isHttpUrl(String(location))) return openHttp(location);
+  async openSource(location, as, how) {
+    if (isHttpUrl(String(location))) return openHttp(location, how);
     if (isNbdUri(String(location))) return openNbd(location);
     const path = localPath(String(location));
     return as === undefined

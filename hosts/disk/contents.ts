@@ -43,11 +43,12 @@ export async function openPlace(
   runtime: Runtime,
   location: string | URL,
   as?: SourceUse,
+  how?: { sequential?: boolean },
 ): Promise<OpenedPlace> {
   const text = String(location);
   const at = text.lastIndexOf('#');
   const open = async (place: string, suffix: string): Promise<OpenedPlace> => ({
-    source: await runtime.openSource(place, as),
+    source: await runtime.openSource(place, as, how?.sequential ? { sequential: true } : undefined),
     place,
     suffix,
     member: suffix === '' ? undefined : memberOf(place, suffix),

@@ -351,7 +351,9 @@ export class Opening {
     const asked = checkedFormat(format);
     const isPlace = typeof location === 'string' || location instanceof URL;
     if (!isPlace) mustBeLocation('base', location);
-    const opened = isPlace ? await openPlace(this.#runtime, location, this.#baseUse) : undefined;
+    const opened = isPlace
+      ? await openPlace(this.#runtime, location, this.#baseUse, this.#choice)
+      : undefined;
     const source = await contentsOf(this.#runtime, opened?.source ?? (location as BlockSource), {
       ...this.#choice,
       ...expected,

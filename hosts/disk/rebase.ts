@@ -102,7 +102,7 @@ async function openBase(
   recorded: { name: string; format?: ImageFormat; identity: string },
 ): Promise<Next> {
   const { overlay, baseFormat, followChain, forceShare, recordBase, memory, unsafe } = options;
-  const opened = await openPlace(runtime, base, forceShare ? 'shared' : 'base');
+  const opened = await openPlace(runtime, base, forceShare ? 'shared' : 'base', options);
   const name =
     checkedRecord(recordBase) ?? recordedName(runtime, opened.place, overlay) + opened.suffix;
   const source = await contentsOf(runtime, opened.source, {

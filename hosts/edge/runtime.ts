@@ -59,10 +59,10 @@ export function edgeRuntime({ storage, bucket }: EdgePlaces): Runtime {
         ? openBucketFile(inBucket(), name.slice('r2:'.length), mode)
         : openDurable(inStorage(), name, mode);
     },
-    openSource: async (location): Promise<BlockSource> => {
+    openSource: async (location, _, how): Promise<BlockSource> => {
       const text = String(location);
       if (BUCKET_NAME.test(text)) return openBucketSource(inBucket(), text.slice('r2:'.length));
-      if (/^https?:/i.test(text)) return openHttp(location);
+      if (/^https?:/i.test(text)) return openHttp(location, how);
       if (isNbdUri(text)) return openNbdWith(connectByWebSocket, text);
       throw new MillraceError(
         'EUNSUPPORTED',

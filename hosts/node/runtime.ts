@@ -84,8 +84,8 @@ export const nodeRuntime: Runtime = {
   codec: nodeCodec,
   openOverlay: async (path, { create, ...mode }) =>
     create ? nodeFiles.makeFile(localPath(path), mode) : nodeFiles.openFile(localPath(path), mode),
-  async openSource(location, as) {
-    if (isHttpUrl(String(location))) return openHttp(location);
+  async openSource(location, as, how) {
+    if (isHttpUrl(String(location))) return openHttp(location, how);
     if (isNbdUri(String(location))) return (await import('./nbd-base.ts')).openNbd(location);
     const path = localPath(String(location));
     return as === undefined

@@ -67,6 +67,7 @@ export class Pass implements BlockSource {
   #waiting = new Set<Waiting>();
   /** How far it goes though nobody waits. */
   #goal = 0;
+  readonly #ahead: number;
   /** Those who go on when something is wanted. */
   #sleeping: (() => void)[] = [];
   #running: Promise<void> | undefined;
@@ -85,6 +86,8 @@ export class Pass implements BlockSource {
     this.#stream = stream;
     this.#flow = flow;
     this.#store = new Store(makeFile);
+    // A server that sends from start to end only would end an answer that nobody takes.
+    this.#ahead = stream.source.inOrder === undefined ? AHEAD_BYTES : Number.POSITIVE_INFINITY;
     this.#isExact = stream.size !== undefined;
     this.#isMeasured = this.#isExact || (sizeMax !== undefined && sizeMax < SIZE_UNKNOWN);
     this.#size = stream.size ?? sizeMax ?? SIZE_UNKNOWN;
@@ -214,7 +217,7 @@ export class Pass implements BlockSource {
     for (const waiting of this.#waiting) {
       if (waiting.end > this.#passed) continue;
       this.#waiting.delete(waiting);
-      if (waiting.end > FIRST_BYTES) this.#goal = Math.max(this.#goal, waiting.end + AHEAD_BYTES);
+      if (waiting.end > FIRST_BYTES) this.#goal = Math.max(this.#goal, waiting.end + this.#ahead);
       waiting.resolve();
     }
   }

@@ -3,7 +3,7 @@
  * web-standard globals only, so that it runs unchanged in Node, Deno, browsers and edge runtimes.
  * It never returns bytes of another version of the object than the one it opened.
  */
-import type { BlockSource, ReadHint } from '../../api/block.ts';
+import type { BlockSource, Flow, ReadHint } from '../../api/block.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { OptionNames } from '../../api/options.ts';
 import { mustKnowOptions } from '../../api/options.ts';
@@ -43,6 +43,7 @@ const HTTP_OPTIONS: OptionNames<HttpOptions> = {
   retries: true,
   onTrouble: true,
   lookFirst: true,
+  sequential: true,
 };
 
 /** How a base is asked for over HTTP. */
@@ -80,6 +81,11 @@ export interface HttpOptions {
    * fetches its first 320 KiB at once.
    */
   lookFirst?: boolean;
+  /**
+   * Take also an object of more than 16 MiB, or of unknown size, from a server without byte ranges: it comes from its start to its
+   * end only. A disk over it reads in one pass; `read` fails.
+   */
+  sequential?: boolean;
 }
 
 /** An object on a server, read by ranges. */
@@ -108,7 +114,7 @@ export interface HttpSource extends BlockSource {
  */
 export async function openHttp(url: UrlSource, options: HttpOptions = {}): Promise<HttpSource> {
   mustKnowOptions('openHttp', options, HTTP_OPTIONS);
-  const { headers = {}, fetch = globalThis.fetch, onTrouble } = options;
+  const { headers = {}, fetch = globalThis.fetch, onTrouble, sequential = false } = options;
   const depth = within('depth', options.depth ?? DEPTH_DEFAULT, DEPTH_MIN, DEPTH_MAX);
   const timeout = within('timeout', options.timeout ?? TIMEOUT_DEFAULT_MS, 1, TIMEOUT_MAX_MS);
   const retries = within('retries', options.retries ?? RETRIES_DEFAULT, 0, RETRIES_MAX);
@@ -116,7 +122,12 @@ export async function openHttp(url: UrlSource, options: HttpOptions = {}): Promi
   if (options.lookFirst && (await object.look()))
     return new HttpRanges(object, new Uint8Array(0), depth);
   const page = new FirstPage();
-  await object.fetch(page, new AbortController().signal);
+  try {
+    await object.fetch(page, new AbortController().signal);
+  } catch (error) {
+    if (!sequential || object.whole === undefined) throw error;
+    return new HttpInOrder(object, error);
+  }
   return new HttpRanges(object, page.bytes(), depth);
 }
 
@@ -141,6 +152,40 @@ class FirstPage implements Transfer {
   bytes(): Uint8Array {
     return this.#bytes.subarray(0, this.end);
   }
+}
+
+/** What comes from start to end only. */
+class HttpInOrder implements HttpSource {
+  readonly size: number;
+  readonly identity?: string;
+  readonly preferred: { chunk: number; depth: number } = { chunk: REQUEST_BYTES_MIN, depth: 1 };
+  readonly inOrder: (flow: Flow) => AsyncIterable<Uint8Array>;
+  readonly #object: HttpObject;
+  readonly #reason: unknown;
+
+  /** `reason` is why it cannot be read anywhere. */
+  constructor(object: HttpObject, reason: unknown) {
+    const { version, size } = object.whole!;
+    this.size = size ?? Number.MAX_SAFE_INTEGER;
+    this.identity = identityOf(version);
+    this.inOrder = (flow) => object.inOrder(flow);
+    this.#object = object;
+    this.#reason = reason;
+  }
+
+  get name(): string {
+    return this.#object.name;
+  }
+
+  get stats(): Readonly<HttpStats> {
+    return this.#object.stats;
+  }
+
+  async read(): Promise<void> {
+    throw this.#reason;
+  }
+
+  async close(): Promise<void> {}
 }
 
 class HttpRanges implements HttpSource {

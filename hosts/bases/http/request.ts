@@ -3,6 +3,7 @@
  * the bytes on as they arrive, and after a failure that may pass asks again from the first missing
  * byte. It keeps no bytes and knows nothing of who reads them.
  */
+import type { Flow } from '../../api/block.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { Transfer } from '../elevator.ts';
 import {
@@ -19,8 +20,9 @@ import { piecesOf } from './body.ts';
 import type { Redirect, Sample } from './mirrors.ts';
 import { Mirrors, ORIGIN_HEADERS, serverOf } from './mirrors.ts';
 import { Queue } from './queue.ts';
-import type { Answer, Checked, Version } from './response.ts';
+import type { Answer, Checked, Version, Whole } from './response.ts';
 import {
+  checkInOrder,
   checkResponse,
   hidesSize,
   sizeOfHead,
@@ -79,6 +81,8 @@ export class HttpObject {
   #version: Version | undefined;
   #sendsIfRange = true;
   readonly #mirrors = new Mirrors();
+  /** Of a server that has sent all in answer to a range. */
+  #whole: Whole | undefined;
   readonly #trouble: Trouble | undefined;
 
   constructor(address: Address, options: RequestOptions) {
@@ -99,6 +103,67 @@ export class HttpObject {
   /** Undefined until the first answer. */
   get version(): Version | undefined {
     return this.#version;
+  }
+
+  /** What a server tells of the object that sends it from start to end only. */
+  get whole(): Whole | undefined {
+    return this.#whole;
+  }
+
+  /**
+   * All bytes in order, of a server that heeds no ranges. After a failure they are asked for once
+   * more, and what has come already is left out.
+   */
+  async *inOrder(flow: Flow): AsyncGenerator<Uint8Array> {
+    const { timeout, retries } = this.#options;
+    let budget = new RetryBudget(retries);
+    for (let position = 0, before = 0; ; before = position) {
+      const attempt = new Attempt(timeout, flow.signal);
+      try {
+        for await (const bytes of this.#pieces(attempt, position)) {
+          position += bytes.length;
+          attempt.finish();
+          yield bytes;
+          attempt.goOn();
+        }
+        attempt.finish();
+        return;
+      } catch (error) {
+        const failure = attempt.explain(error, true);
+        if (!(failure instanceof Failure)) throw failure;
+        const waitMs = failure.transient ? budget.next(failure, position - before) : undefined;
+        if (waitMs === undefined) {
+          await flow.failed(this.#finalError(failure, 'the whole object', position, 1, 0));
+          budget = new RetryBudget(retries);
+        } else await sleep(waitMs, flow.signal);
+        this.stats.retries++;
+      } finally {
+        attempt.abandon();
+      }
+    }
+  }
+
+  /** The object from `position` on, in one answer. */
+  async *#pieces(attempt: Attempt, position: number): AsyncGenerator<Uint8Array> {
+    const { target, headers } = await this.#destination();
+    attempt.target = target;
+    const response = await attempt.guard(this.#ask(attempt, target.href, headers));
+    attempt.progress();
+    const { size } = (this.#whole = checkInOrder(response, this.#whole));
+    let at = 0;
+    for await (const bytes of attempt.pieces(response, size ?? Number.MAX_SAFE_INTEGER)) {
+      this.stats.bytes += bytes.length;
+      const known = Math.min(bytes.length, Math.max(0, position - at));
+      at += bytes.length;
+      if (size !== undefined && at > size)
+        throw new Failure('EIO', 'the server sent more bytes than it told');
+      // The buffer is used again for what comes next.
+      if (known < bytes.length) yield bytes.slice(known);
+    }
+    if (size !== undefined && at < size)
+      throw new Failure('EIO', `the server ended its answer ${size - at} bytes early`, {
+        transient: true,
+      });
   }
 
   /**
@@ -219,6 +284,8 @@ export class HttpObject {
       if (whole !== undefined)
         return this.#receiveWhole(attempt, response, transfer, { ...whole, server });
     }
+    if (this.#version === undefined && response.status === 200)
+      this.#whole = checkInOrder(response);
     const { version, end, unsure } = await this.#check(attempt, response, transfer, server);
     if (unsure) await this.#compare(attempt, href);
     this.#version ??= { ...version, server };
@@ -493,6 +560,14 @@ class Attempt {
       if (this.#bytes >= TIMEOUT_BYTES_MIN) this.progress();
       yield value!;
     }
+  }
+
+  /** Watches once more, after `finish`. */
+  goOn(): void {
+    if (this.#cancelled.aborted) this.#abort();
+    this.#cancelled.addEventListener('abort', this.#abort);
+    this.progress();
+    this.#watch();
   }
 
   /** To be called after success: nothing is left to watch. */

@@ -323,7 +323,7 @@ function checkWhole(response: Answer, known: Version | undefined, elsewhere: boo
   // One that has heeded it before, as a cache does for what it holds, may do so again.
   throw new Failure(
     'EUNSUPPORTED',
-    `${what}: a base of more than ${WHOLE_BYTES_MAX >> 20} MiB, or whose size is not told, needs a server with byte ranges; or download it and give its path`,
+    `${what}: a base of more than ${WHOLE_BYTES_MAX >> 20} MiB, or whose size is not told, needs a server with byte ranges; take it from start to end (sequential, --sequential), or download it and give its path`,
     {
       transient: known !== undefined,
     },
@@ -349,6 +349,31 @@ export function smallWhole({ status, headers }: Answer): Version | undefined {
       `the server sent a page (${type}) in place of an image: check the URL`,
     );
   return versionOf(headers, size);
+}
+
+/** An object that comes whole, in order. */
+export interface Whole {
+  readonly version: Version;
+  /** Bytes; undefined where the server does not tell. */
+  readonly size: number | undefined;
+}
+
+/**
+ * What a server tells that sends the whole object (200) whatever range is asked for. With a known
+ * version it must be of the same one.
+ * @throws Failure saying what is wrong with it
+ */
+export function checkInOrder(response: Answer, known?: Whole): Whole {
+  if (response.status !== 200) throw failureOfStatus(response);
+  checkEncoding(response.headers);
+  const length = response.headers.get('Content-Length');
+  const size = length !== null && /^\d+$/.test(length) ? Number(length) : undefined;
+  const version = versionOf(response.headers, size ?? 0);
+  if (known !== undefined) {
+    if (size !== known.size) throw changed(sizeDifference(size ?? 0, known.size ?? 0));
+    checkVersion(version, known.version);
+  }
+  return { version, size };
 }
 
 /**

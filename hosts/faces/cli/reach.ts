@@ -133,6 +133,7 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
         ...(origins.has(originOf(place)) ? { headers } : {}),
         ...(cache !== undefined && as !== undefined ? { lookFirst: true } : {}),
         onTrouble,
+        sequential: options.sequential,
       };
       return platform.openHttp(place, http);
     },
