@@ -45,6 +45,11 @@ const platform: Platform = {
     const { blocks } = await Deno.stat(localPath(path));
     return blocks === null ? undefined : blocks * STAT_BLOCK_BYTES;
   },
+  async listFolder(path) {
+    const names: string[] = [];
+    for await (const { name } of Deno.readDir(path)) names.push(name);
+    return names;
+  },
   async serve(handler, address) {
     return listen(handler, address);
   },

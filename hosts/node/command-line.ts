@@ -1,6 +1,6 @@
 /** What the shared command line needs of Node. What only some commands need is loaded by these. */
 import { closeSync } from 'node:fs';
-import { stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import process from 'node:process';
 import { isatty } from 'node:tty';
 import { MillraceError } from '../api/errors.ts';
@@ -56,6 +56,7 @@ const platform: Omit<Platform, 'version'> = {
   async allocatedBytes(path) {
     return (await stat(localPath(path))).blocks * STAT_BLOCK_BYTES;
   },
+  listFolder: (path) => readdir(path),
   async serve(handler, address) {
     const { serve } = await import('./serve.ts');
     return serve(handler, address);

@@ -7,7 +7,7 @@ import type { ChildProcess } from 'node:child_process';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync, statSync } from 'node:fs';
-import { mkdtemp, rm, stat } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -139,6 +139,7 @@ export function platformOver(runtime: Runtime): {
     exit: (code) => {
       throw new Error(`exit ${code}`);
     },
+    listFolder: (path) => readdir(path),
     allocatedBytes: async (path) => (await stat(path)).blocks * 512,
     serve,
   };

@@ -6,6 +6,7 @@ import type { Command } from 'commander';
 import { commitWith } from '../../disk/commit.ts';
 import type { Ended } from './options.ts';
 import { addExample } from './options.ts';
+import { warnOfOverlays } from './overlays.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK } from './platform.ts';
 import { formatSize } from './sizes.ts';
@@ -22,7 +23,7 @@ export function declareCommit(program: Command, platform: Platform, ended: Ended
   const command = program
     .command('commit')
     .description(
-      'Write what an overlay holds down into its base, which must be local, and empty the overlay.\nOther overlays over that base show the changes too, or break.',
+      'Write what an overlay holds down into its base, which must be local, and empty the overlay.\nOther overlays over that base show the changes too, or break; overlays over the one that is emptied need rebase -u.',
     )
     .argument('<overlay>')
     .option(
@@ -43,6 +44,8 @@ export async function commit(
 ): Promise<number> {
   const report = await commitWith(platform.runtime, { overlay, ...options });
   const { base, bytes, emptied } = report;
+  if (bytes > 0) await warnOfOverlays(platform, base, { but: overlay, isOther: true });
+  if (emptied) await warnOfOverlays(platform, overlay);
   await platform.stdout.write(
     json
       ? `${JSON.stringify({ filename: overlay, ...report })}\n`

@@ -41,6 +41,8 @@ export interface Platform {
   exit(code: number): never;
   /** Bytes that a local file takes on its storage; undefined where that cannot be told. */
   allocatedBytes(path: string): Promise<number | undefined>;
+  /** Names of what is in a folder. */
+  listFolder?(path: string): Promise<string[]>;
   /** Answers HTTP requests at an address until it is closed; port 0 takes a free one. */
   serve(handler: Handler, address: { hostname: string; port: number }): Promise<Listening>;
   /**

@@ -58,7 +58,7 @@ export function declareServe(program: Command, platform: Platform, ended: Ended)
   const command = program
     .command('serve')
     .description(
-      'Serve disks until Ctrl-C: over HTTP, their flat content by ranges, and their jobs, without a token only to this machine; or with --nbd over NBD, to hypervisors.',
+      'Serve disks until Ctrl-C: over HTTP, their flat content by ranges, and their jobs, without a token only to this machine; or with --nbd over NBD, to hypervisors. A discard gives space back, but for overlays of version 2, which stay as they are.',
     )
     .argument('<image...>', 'images, served as vda, vdb, …, or under a name: NAME=IMAGE')
     .option(

@@ -12,6 +12,7 @@ import { openDiskWith } from '../../disk/open.ts';
 import { openImage, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
 import { addExample, baseFormat, cacheMode, size } from './options.ts';
+import { warnOfOverlays } from './overlays.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import { ProgressBar, Rate } from './progress.ts';
@@ -43,7 +44,7 @@ export function declareStream(program: Command, platform: Platform, ended: Ended
   const command = program
     .command('stream')
     .description(
-      'Copy what is missing from the base into the overlay. When nothing is missing any more, the overlay stands alone.\nCtrl-C stops it; run again, it goes on where it stopped.',
+      'Copy what is missing from the base into the overlay. When nothing is missing any more, the overlay stands alone.\nCtrl-C stops it; run again, it goes on where it stopped. Overlays that are made over this one need rebase -u afterwards.',
     )
     .argument('<overlay>')
     .option('--offset <size>', 'where the range begins (default: 0)', size)
@@ -105,7 +106,9 @@ export async function stream(
       // how much it has.
       outcome.info.remaining = await missingOnDisk(platform, overlay, outcome.info);
     }
-    return await report(platform, overlay, outcome!, json);
+    const code = await report(platform, overlay, outcome!, json);
+    if (outcome!.copied > 0) await warnOfOverlays(platform, overlay);
+    return code;
   } finally {
     release();
   }
