@@ -35,13 +35,20 @@ import { freesBytes, freesInit } from './overlay/frees';
 import { refcountsInit } from './overlay/refcounts';
 import {
   FILES_MAX,
+  FORMAT_PROBE,
   FORMAT_QCOW2,
   IMAGE_BITMAPS,
   IMAGE_CLUSTER_SIZE,
   IMAGE_COMPRESSION,
   IMAGE_CORRUPT,
+  IMAGE_CRYPTO_AT,
+  IMAGE_DATA_FILE_AT,
+  IMAGE_DATA_FILE_BYTES,
   IMAGE_DIRTY,
+  IMAGE_ENCRYPTION,
   IMAGE_EXTENDED_L2,
+  IMAGE_EXTERNAL_DATA,
+  IMAGE_FEATURE_NAMES_AT,
   IMAGE_FILE_SIZE,
   IMAGE_FORMAT,
   IMAGE_FORMAT_AT,
@@ -51,6 +58,7 @@ import {
   IMAGE_LAZY_REFCOUNTS,
   IMAGE_NAME_AT,
   IMAGE_NAME_BYTES,
+  IMAGE_RAW_DATA,
   IMAGE_REFCOUNT_BITS,
   IMAGE_SIZE,
   IMAGE_SNAPSHOTS,
@@ -194,6 +202,9 @@ export function image(index: u32): u32 {
   put(IMAGE_IDENTITY_BYTES, i.identityBytes);
   put(IMAGE_CLUSTER_SIZE, <f64>(i.format == FORMAT_QCOW2 ? clusterBytes(i) : i.unitBytes));
   if (i.format == FORMAT_QCOW2) putQcow2(qcow2Of(i));
+  // Of one that was refused as well.
+  if (i.format == FORMAT_QCOW2 || i.format == FORMAT_PROBE)
+    put(IMAGE_FEATURE_NAMES_AT, qcow2Of(i).featureNamesAt);
   return <u32>reportAt;
 }
 
@@ -207,6 +218,12 @@ function putQcow2(i: Qcow2): void {
   put(IMAGE_DIRTY, i.dirty ? 1 : 0);
   put(IMAGE_SNAPSHOTS, i.snapshots);
   put(IMAGE_BITMAPS, i.bitmapCount);
+  put(IMAGE_ENCRYPTION, i.encryption);
+  put(IMAGE_CRYPTO_AT, i.cryptoAt);
+  put(IMAGE_EXTERNAL_DATA, i.externalData ? 1 : 0);
+  put(IMAGE_RAW_DATA, i.rawData ? 1 : 0);
+  put(IMAGE_DATA_FILE_AT, i.dataFileAt);
+  put(IMAGE_DATA_FILE_BYTES, i.dataFileBytes);
 }
 
 /** Number of the image at a depth of the chain, or -1 below its end. */

@@ -47,8 +47,8 @@ export const SCAN_ENTRIES_MAX: u32 = 16384;
 
 /** The least that a check counts references in: clusters that share one page of refcounts are counted together, however narrow those are. */
 export const CHECK_WINDOW_BYTES_MIN: u32 = 1 << 20;
-/** Repairs of one check; what was wrong after the second would stay so. */
-export const CHECK_REPAIRS_MAX: u32 = 2;
+/** Repairs of one check: of refcounts, of the snapshot table, of what that leaves behind; what was wrong after the last would stay so. */
+export const CHECK_REPAIRS_MAX: u32 = 3;
 
 /** Unit of the data arena. */
 export const BLOCK_BYTES: u32 = 65536;

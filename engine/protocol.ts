@@ -53,6 +53,8 @@ export const KIND_SNAPSHOTS = 15;
 export const OPEN_WRITABLE = 1;
 /** Open: the image is only going to be checked: one without a refcount table is taken. */
 export const OPEN_TO_CHECK = 2;
+/** Open: the image is only going to be described: one is taken whose data cannot be read. */
+export const OPEN_TO_DESCRIBE = 4;
 /** Create: cluster bits in the lowest byte, from these bits on the refcount order, extended L2. */
 export const CREATE_REFCOUNT_ORDER_SHIFT = 8;
 export const CREATE_EXTENDED_L2_SHIFT = 16;
@@ -193,6 +195,15 @@ export const IMAGE_IDENTITY_AT = 15;
 export const IMAGE_IDENTITY_BYTES = 16;
 export const IMAGE_SNAPSHOTS = 17;
 export const IMAGE_BITMAPS = 18;
+/** 0 none, 1 AES, 2 LUKS; where LUKS' offset and length stand. */
+export const IMAGE_ENCRYPTION = 19;
+export const IMAGE_CRYPTO_AT = 20;
+export const IMAGE_EXTERNAL_DATA = 21;
+export const IMAGE_RAW_DATA = 22;
+export const IMAGE_DATA_FILE_AT = 23;
+export const IMAGE_DATA_FILE_BYTES = 24;
+/** The table of the features' names, also of an image that was refused for one. */
+export const IMAGE_FEATURE_NAMES_AT = 25;
 
 /** The job. */
 export const JOB_STATUS = 0;
@@ -293,7 +304,7 @@ export const R_OTHER_FORMAT = 44;
 export const R_REPAIR = 45;
 export const R_DAMAGED = 46;
 export const R_UNREAD = 47;
-export const R_FOREIGN = 48;
+export const R_RAW_DATA = 48;
 export const R_FORMAT_HEADER = 49;
 export const R_FORMAT_VERSION = 50;
 export const R_HEADER_CHECKSUM = 51;

@@ -49,6 +49,7 @@ import {
   REPAIR_NOTHING,
 } from '../protocol';
 import { countBlocks, refer } from './count';
+import { beginMend, mayMend, mendSnapshots } from './mend';
 import { planRebuild, switchTable, writeBlocks, writeTable } from './rebuild';
 import { compareWindow, freeBehindEnd } from './refcounts';
 import { countBitmaps, countSnapshots } from './snapshots';
@@ -59,6 +60,7 @@ import {
   COUNT_BYTES,
   checkOf,
   corruptions,
+  mayFree,
   REBUILD,
   REPAIR,
 } from './state';
@@ -71,16 +73,17 @@ const BEGIN: u32 = 1;
 const LOOKING: u32 = 2;
 const LOOKING_AT_FLAGS: u32 = 3;
 const DECIDE: u32 = 4;
-const REPAIRING: u32 = 5;
-const REBUILDING: u32 = 6;
-const SWITCHING: u32 = 7;
-const REPAIRED: u32 = 8;
-const FLAGS: u32 = 9;
-const FLAGGED: u32 = 10;
-const BEHIND_END: u32 = 11;
-const MARK: u32 = 12;
-const MARKED: u32 = 13;
-const END: u32 = 14;
+const MENDING: u32 = 5;
+const REPAIRING: u32 = 6;
+const REBUILDING: u32 = 7;
+const SWITCHING: u32 = 8;
+const REPAIRED: u32 = 9;
+const FLAGS: u32 = 10;
+const FLAGGED: u32 = 11;
+const BEHIND_END: u32 = 12;
+const MARK: u32 = 13;
+const MARKED: u32 = 14;
+const END: u32 = 15;
 
 /**
  * The argument says what may be repaired. Gives the numbers of CHECK_CORRUPTIONS and the following:
@@ -105,7 +108,9 @@ export function runCheck(t: Task): i32 {
         ? look(t, c, image)
         : t.state == DECIDE
           ? decide(t, c, image)
-          : repair(t, c, image);
+          : t.state == MENDING
+            ? mend(t, c, image)
+            : repair(t, c, image);
     if (next != DONE) return next;
   }
   report(t, c);
@@ -170,7 +175,7 @@ function look(t: Task, c: Check, image: Qcow2): i32 {
 /** Whether to repair, and how. */
 function decide(t: Task, c: Check, image: Qcow2): i32 {
   assert(c.repairs <= CHECK_REPAIRS_MAX);
-  const leaks = image.foreign ? 0 : c.leaks;
+  const leaks = mayFree(c, image) ? c.leaks : 0;
   const fixable =
     t.argument != REPAIR_LEAKS
       ? corruptions(c) - c.wrongEntries + leaks + c.looseZeroes
@@ -181,19 +186,26 @@ function decide(t: Task, c: Check, image: Qcow2): i32 {
   const wrongBlocks = c.wrongBlocks + c.sharedBlocks;
   if (t.argument == REPAIR_CRASH && c.wrongEntries + wrongBlocks + c.shared)
     return refuse(t, c, image);
+  // What cannot be followed may lead to any cluster that nothing else refers to.
+  const wants = t.argument == REPAIR_CRASH || (t.argument != REPAIR_NOTHING && fixable + c.leaks);
+  if (c.unread && wants) return failed(t, ECORRUPT, R_UNREAD, c.unreadAt);
+  if (t.argument == REPAIR_ALL && c.repairs < CHECK_REPAIRS_MAX && mayMend(c)) {
+    c.repairs++;
+    beginMend(t, c, image);
+    t.state = MENDING;
+    return DONE;
+  }
   if (t.argument == REPAIR_NOTHING || fixable == 0 || c.repairs == CHECK_REPAIRS_MAX) {
     c.round = REPAIR;
     c.cursor = c.clusters;
     t.state = t.argument == REPAIR_CRASH ? BEHIND_END : MARK;
     return DONE;
   }
-  // What cannot be followed may lead to any cluster that nothing else refers to.
-  if (c.unread) return failed(t, ECORRUPT, R_UNREAD, c.unreadAt);
   // A block that something else refers to as well, or that is not where blocks can be, must not be written to.
   if (t.argument == REPAIR_LEAKS && wrongBlocks) return failed(t, ECORRUPT, R_DAMAGED, 0);
   c.repairs++;
   const rebuilds = t.argument != REPAIR_LEAKS && wrongBlocks + c.missing != 0;
-  if (rebuilds && !planRebuild(t, c, image, t.argument == REPAIR_CRASH)) return WAIT;
+  if (rebuilds && !planRebuild(t, c, image)) return WAIT;
   if (!rebuilds) c.round = REPAIR;
   startWindows(c, image);
   t.state = REPAIRING;
@@ -217,6 +229,12 @@ function refuse(t: Task, c: Check, image: Qcow2): i32 {
 function failed(t: Task, error: i32, reason: i32, at: u64): i32 {
   fail(t, error, reason, OVERLAY, at);
   return WAIT;
+}
+
+function mend(t: Task, c: Check, image: Qcow2): i32 {
+  const next = mendSnapshots(t, c, image);
+  if (next == DONE) t.state = FLAGGED;
+  return next;
 }
 
 function repair(t: Task, c: Check, image: Qcow2): i32 {

@@ -15,25 +15,16 @@ import {
   refcountsPerPart,
 } from '../overlay/refcounts';
 import { settle } from '../overlay/writeback';
-import {
-  ECORRUPT,
-  ENOSPC,
-  EUNSUPPORTED,
-  OVERLAY,
-  R_FOREIGN,
-  R_REPAIR,
-  R_TOO_LARGE,
-} from '../protocol';
+import { ECORRUPT, ENOSPC, OVERLAY, R_REPAIR, R_TOO_LARGE } from '../protocol';
 import { referencesTo } from './count';
-import { Check, REBUILD, REFERENCES } from './state';
+import { findKept, keptRefcount } from './refcounts';
+import { Check, mayFree, REBUILD, REFERENCES } from './state';
 
-/** Settles where the new blocks and the new table will stand; false if that cannot be. `opening` says that a crash is made good. */
-export function planRebuild(t: Task, c: Check, image: Qcow2, opening: bool): bool {
+/** Settles where the new blocks and the new table will stand; false if that cannot be. */
+export function planRebuild(t: Task, c: Check, image: Qcow2): bool {
   // What points behind the end of the file would point to the new blocks; and what was not counted cannot be written.
   if (c.outside || (c.uncounted && c.refcountMax > REFERENCES))
     return refuse(t, ECORRUPT, R_REPAIR);
-  // At opening, the dirty bit has said that refcounts were left unwritten: an overlay without some of them could not be used at all.
-  if (image.foreign && !opening) return refuse(t, EUNSUPPORTED, R_FOREIGN);
   const perBlock = refcountsPerBlock(image);
   const perTableCluster = clusterBytes(image) >> 3;
   c.newFirst = c.clusters;
@@ -46,6 +37,7 @@ export function planRebuild(t: Task, c: Check, image: Qcow2, opening: bool): boo
       return refuse(t, ENOSPC, R_TOO_LARGE);
   }
   c.round = REBUILD;
+  c.fileBytes = image.fileSize;
   c.clusters = c.newBlocks * perBlock;
   image.fileSize = (c.newFirst + c.newBlocks + c.newTable) << image.clusterBits;
   return true;
@@ -66,6 +58,7 @@ export function writeBlocks(t: Task, c: Check, image: Qcow2): i32 {
   let scanned: u64 = 0;
   while (end > c.cursor) {
     if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
+    if (!findKept(t, c, image, c.cursor)) return WAIT;
     const part = pageGet(
       t,
       image.file,
@@ -76,7 +69,8 @@ export function writeBlocks(t: Task, c: Check, image: Qcow2): i32 {
     for (let i: u64 = 0; i < perPart; i++) {
       const cluster = c.cursor + i;
       const isNew = cluster >= c.newFirst && cluster < inUse;
-      putRefcount(part, <u32>i, image.refcountOrder, isNew ? 1 : referencesTo(c, cluster));
+      const counted = max(referencesTo(c, cluster), keptRefcount(c, image, cluster));
+      putRefcount(part, <u32>i, image.refcountOrder, isNew ? 1 : counted);
     }
     pageChanged(part, partBytes, STAGE_REFCOUNTS);
     c.cursor += perPart;
@@ -123,6 +117,6 @@ export function switchTable(t: Task, c: Check, image: Qcow2): bool {
   pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
   refcountsInit();
   c.corruptionsFixed += c.wrongBlocks + c.tooLow;
-  c.leaksFixed += c.leaks;
+  if (mayFree(c, image)) c.leaksFixed += c.leaks;
   return true;
 }

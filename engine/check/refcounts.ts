@@ -17,25 +17,22 @@ import {
   setRefcount,
 } from '../overlay/refcounts';
 import { claimedWhole, countedOf, referencesTo, showsNoData } from './count';
-import { Check, LOOK, REFERENCES, REPAIR } from './state';
+import { Check, LOOK, mayFree, REFERENCES, REPAIR } from './state';
 
-/**
- * Finds the part of a refcount block that holds a cluster's entry, into `block` of the check. False:
- * the task waits or has failed.
- */
-function findPart(t: Task, c: Check, image: Qcow2, cluster: u64): bool {
+/** Finds the part of a refcount block that holds a cluster's entry, in a file of so many bytes. False: the task waits or has failed. */
+function findPart(t: Task, c: Check, image: Qcow2, cluster: u64, fileBytes: u64): bool {
   c.block = 0;
   c.blockUnknown = false;
   const index = cluster / refcountsPerBlock(image);
   const entryAt = image.refcountTableOffset + (index << 3);
-  if (index << 3 >= image.refcountTableBytes || entryAt >= image.fileSize) return true;
+  if (index << 3 >= image.refcountTableBytes || entryAt >= fileBytes) return true;
   const at = pageGet(t, image.file, entryAt);
   if (!at) return false;
   const block = be64(at) & BLOCK_OFFSET_MASK;
   c.blockUnknown = (block & (clusterBytes(image) - 1)) != 0 || block > <u64>i64.MAX_VALUE;
   if (c.blockUnknown || block == 0) return true;
   const offset = partOffset(image, block, cluster);
-  if (offset >= image.fileSize) return true;
+  if (offset >= fileBytes) return true;
   c.block = pageGet(t, image.file, offset);
   return c.block != 0;
 }
@@ -45,6 +42,25 @@ function partEnd(image: Qcow2, cluster: u64): u64 {
   assert(refcountsPerPart(image) > 0);
   const perPart = refcountsPerPart(image);
   return cluster - (cluster % perPart) + perPart;
+}
+
+/**
+ * Looks up, before a rebuild, the part of the old refcount blocks that a cluster's entry is in: see keptRefcount. False: the task waits
+ * or has failed.
+ */
+export function findKept(t: Task, c: Check, image: Qcow2, cluster: u64): bool {
+  c.block = 0;
+  return mayFree(c, image) || findPart(t, c, image, cluster, c.fileBytes);
+}
+
+/**
+ * The refcount that a cluster keeps at least, though nothing known refers to it, where something unknown may: the one that it had, or
+ * one if that cannot be told.
+ */
+export function keptRefcount(c: Check, image: Qcow2, cluster: u64): u64 {
+  if (mayFree(c, image)) return 0;
+  if (c.block) return refcountInPart(c, image, cluster);
+  return cluster << image.clusterBits < c.fileBytes ? 1 : 0;
 }
 
 function refcountInPart(c: Check, image: Qcow2, cluster: u64): u64 {
@@ -59,14 +75,14 @@ export function compareWindow(t: Task, c: Check, image: Qcow2, raises: bool): i3
   let scanned: u32 = 0;
   while (end > c.cursor) {
     if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
-    if (!findPart(t, c, image, c.cursor)) return WAIT;
+    if (!findPart(t, c, image, c.cursor, image.fileSize)) return WAIT;
     const to = min(end, partEnd(image, c.cursor));
     if (c.blockUnknown) c.cursor = to;
     for (; to > c.cursor; c.cursor++) {
       if (++scanned > SCAN_ENTRIES_MAX) return AGAIN;
       const refcount = refcountInPart(c, image, c.cursor);
       if (c.round == LOOK) compareOne(c, image, refcount);
-      else if (!repairOne(t, c, refcount, raises, !image.foreign)) return WAIT;
+      else if (!repairOne(t, c, refcount, raises, mayFree(c, image))) return WAIT;
     }
   }
   return DONE;
@@ -114,7 +130,7 @@ export function freeBehindEnd(t: Task, c: Check, image: Qcow2): i32 {
   let scanned: u32 = 0;
   while (end > c.cursor) {
     if (++scanned > SCAN_ENTRIES_MAX) return AGAIN;
-    if (!findPart(t, c, image, c.cursor)) return WAIT;
+    if (!findPart(t, c, image, c.cursor, image.fileSize)) return WAIT;
     if (!c.block) {
       c.cursor = c.cursor - (c.cursor % perBlock) + perBlock;
       continue;
@@ -143,7 +159,7 @@ function compareFlag(t: Task, c: Check, image: Qcow2, entry: u64): u32 {
   const cluster = (entry & OFFSET_MASK) >> image.clusterBits;
   if (cluster < c.nearFrom || cluster >= c.nearTo) {
     c.nearTo = 0;
-    if (!findPart(t, c, image, cluster)) return FLAG_WAITS;
+    if (!findPart(t, c, image, cluster, image.fileSize)) return FLAG_WAITS;
     c.nearTo = partEnd(image, cluster);
     c.nearFrom = c.nearTo - refcountsPerPart(image);
   }

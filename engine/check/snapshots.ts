@@ -7,7 +7,7 @@ import { pageGet } from '../core/pages';
 import { AGAIN, DONE, Task, WAIT } from '../core/task';
 import { Qcow2 } from '../formats/qcow2/image';
 import { OFFSET_MASK } from '../formats/qcow2/l2';
-import { BITMAP_ENTRIES_MAX, L1_BYTES_MAX, SCAN_ENTRIES_MAX } from '../limits';
+import { BITMAP_ENTRIES_MAX, L1_BYTES_MAX, SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
 import { entriesOfPage, refer } from './count';
 import { beginTable, Check, telling, unreadAt } from './state';
 import { COUNT, walkTables } from './walk';
@@ -16,16 +16,27 @@ import { COUNT, walkTables } from './walk';
 const SNAPSHOT_L1_OFFSET: u64 = 0;
 const SNAPSHOT_SIZES: u64 = 8;
 const SNAPSHOT_EXTRA: u64 = 32;
-const SNAPSHOT_BYTES: u64 = 40;
-/** Version 3 wants the size of the VM state and of the disk there; QEMU takes no more than this. */
+export const SNAPSHOT_BYTES: u64 = 40;
+/** Version 3 wants the size of the VM state and of the disk there; QEMU takes no more than this, and writes no less than that. */
 const SNAPSHOT_EXTRA_MIN: u64 = 16;
 const SNAPSHOT_EXTRA_MAX: u64 = 1024;
+export const SNAPSHOT_EXTRA_WRITTEN: u64 = 24;
+/** All entries together. */
+const SNAPSHOT_TABLE_BYTES_MAX: u64 = 64 << 20;
 
 /** An entry of the bitmap directory. */
 const BITMAP_TABLE_OFFSET: u64 = 0;
 const BITMAP_TABLE_SIZE: u64 = 8;
-const BITMAP_SIZES: u64 = 16;
+const BITMAP_KIND: u64 = 16;
 const BITMAP_BYTES: u64 = 24;
+/** As QEMU has them: flags that may be set, bits of the granularity, bytes of the name, bytes of all clusters together. */
+const BITMAP_FLAGS_KNOWN: u64 = 3;
+const BITMAP_IN_USE: u64 = 1;
+const BITMAP_DIRTY_TRACKING: u64 = 1;
+const GRANULARITY_BITS_MIN: u64 = 9;
+const GRANULARITY_BITS_MAX: u64 = 31;
+const BITMAP_NAME_BYTES_MAX: u64 = 1023;
+const BITMAP_CLUSTERS_BYTES_MAX: u64 = 512 << 20;
 /** A bitmap table's entry without a cluster says that all bits are set; with one, the bit is reserved like the others. */
 const BITMAP_ALL_SET: u64 = 1;
 const BITMAP_RESERVED: u64 = 0xff000000000001fe;
@@ -71,9 +82,11 @@ function readSnapshot(t: Task, c: Check, image: Qcow2): bool {
   const texts = ((theWord >> 16) & 0xffff) + (theWord & 0xffff);
   if (!word(t, image, at + SNAPSHOT_EXTRA)) return false;
   const extra = theWord & 0xffffffff;
-  if (extra > SNAPSHOT_EXTRA_MAX) return skipList(c, image.snapshots);
-  if (telling(c) && image.version > 2 && extra < SNAPSHOT_EXTRA_MIN) c.wrongEntries++;
   c.itemNext = at + SNAPSHOT_BYTES + extra + texts;
+  const tableBytes = c.itemNext - image.snapshotsOffset;
+  if (c.itemNext > image.fileSize || tableBytes > SNAPSHOT_TABLE_BYTES_MAX)
+    return skipList(c, image.snapshots);
+  if (telling(c)) tellExtra(c, image, extra, texts);
   c.itemTable = table;
   c.itemEntries = entries;
   c.itemRead = true;
@@ -85,6 +98,21 @@ function readSnapshot(t: Task, c: Check, image: Qcow2): bool {
   if (wrong || table >= image.fileSize) c.itemEntries = 0;
   if (!wrong) refer(c, image, table, entries << 3, true);
   return true;
+}
+
+/** Bytes of extra data that a snapshot with `extra` of them has once it has been mended. */
+export function mendedExtra(extra: u64): u64 {
+  return min(max(extra, SNAPSHOT_EXTRA_WRITTEN), SNAPSHOT_EXTRA_MAX);
+}
+
+/** Whether an entry's extra data is of a length that will do; and what the entry takes once it is. */
+function tellExtra(c: Check, image: Qcow2, extra: u64, texts: u64): void {
+  c.snapshotBytes = ((c.snapshotBytes + 7) & ~7) + SNAPSHOT_BYTES + mendedExtra(extra) + texts;
+  const isLong = extra > SNAPSHOT_EXTRA_MAX;
+  if (!isLong && (image.version == 2 || extra >= SNAPSHOT_EXTRA_MIN)) return;
+  c.wrongEntries++;
+  c.badSnapshots++;
+  if (isLong) c.longSnapshots++;
 }
 
 /** The list cannot be followed any further. */
@@ -119,18 +147,49 @@ function readBitmap(t: Task, c: Check, image: Qcow2): bool {
   const table = theWord;
   if (!word(t, image, c.itemAt + BITMAP_TABLE_SIZE)) return false;
   const entries = theWord >> 32;
-  if (!word(t, image, c.itemAt + BITMAP_SIZES)) return false;
-  const texts = ((theWord >> 32) & 0xffff) + (theWord & 0xffffffff);
-  c.itemNext = (c.itemAt + BITMAP_BYTES + texts + 7) & ~7;
+  const flags = theWord & 0xffffffff;
+  if (!word(t, image, c.itemAt + BITMAP_KIND)) return false;
+  const kind = theWord;
+  const extra = kind & 0xffffffff;
+  const name = (kind >> 32) & 0xffff;
+  c.itemNext = (c.itemAt + BITMAP_BYTES + extra + name + 7) & ~7;
   const unaligned = (table & (clusterBytes(image) - 1)) != 0;
   if (c.itemNext > end || unaligned || table == 0 || entries > BITMAP_ENTRIES_MAX)
     return skipList(c, image.bitmapCount);
+  if (telling(c) && !isBitmapSound(image, entries, flags, kind)) c.wrongEntries++;
+  // QEMU takes no extra data, and none behind the last entry: what it would lead to is not known.
+  const isLast = c.item + 1 == image.bitmapCount;
+  if (extra || (isLast && c.itemNext != end)) {
+    if (telling(c)) c.wrongEntries++;
+    unreadAt(c, c.itemAt);
+  }
   refer(c, image, table, entries << 3, true);
   c.itemTable = table;
   c.itemEntries = table < image.fileSize ? entries : 0;
   c.itemRead = true;
   c.l1 = 0;
   return true;
+}
+
+/** Whether QEMU would open an image with this entry: `kind` is its word with the type, the granularity and the name's length. */
+function isBitmapSound(image: Qcow2, entries: u64, flags: u64, kind: u64): bool {
+  const type = kind >> 56;
+  const granularity = (kind >> 48) & 0xff;
+  const name = (kind >> 32) & 0xffff;
+  if (type != BITMAP_DIRTY_TRACKING || flags & ~BITMAP_FLAGS_KNOWN) return false;
+  if (granularity < GRANULARITY_BITS_MIN || granularity > GRANULARITY_BITS_MAX) return false;
+  if (name == 0 || name > BITMAP_NAME_BYTES_MAX || entries == 0) return false;
+  if (entries << image.clusterBits > BITMAP_CLUSTERS_BYTES_MAX) return false;
+  // One that was not stored to its end may be of another size of the disk.
+  return (flags & BITMAP_IN_USE) != 0 || entries == bitmapClusters(image, granularity);
+}
+
+/** Clusters of a bitmap of the disk: a bit for each 2^granularity bytes, in words of 64; QEMU sees whole sectors of the disk. */
+function bitmapClusters(image: Qcow2, granularity: u64): u64 {
+  const sectors = image.size & ~(<u64>SECTOR_BYTES - 1);
+  const bits = (sectors + ((<u64>1) << granularity) - 1) >> granularity;
+  const bytes = ((bits + 63) >> 6) << 3;
+  return (bytes + clusterBytes(image) - 1) >> image.clusterBits;
 }
 
 /** Counts the clusters of one bitmap; `l1` is how far its table has been read. */

@@ -71,6 +71,11 @@ export class Check {
   /** What cannot be followed, so that it is not known what it uses; and where the first of it stands. */
   unread: u64;
   unreadAt: u64;
+  /** Of the wrong entries: snapshots whose extra data is too short or too long, and of these the long ones. */
+  badSnapshots: u64;
+  longSnapshots: u64;
+  /** Bytes of a snapshot table in which each has extra data of a length that will do. */
+  snapshotBytes: u64;
   /** References to what the file does not have. */
   outside: u64;
   /** Entries of the refcount table that are wrong, and those whose block something else refers to as well. */
@@ -95,6 +100,8 @@ export class Check {
   corruptionsFixed: u64;
   leaksFixed: u64;
 
+  /** The file's length before a rebuild. */
+  fileBytes: u64;
   /** A rebuild: first cluster of the new refcount blocks, how many, and how many clusters of the new refcount table behind them. */
   newFirst: u64;
   newBlocks: u64;
@@ -108,6 +115,14 @@ export function checkOf(t: Task): Check {
 
 export function corruptions(c: Check): u64 {
   return c.wrongEntries + c.wrongBlocks + c.tooLow + c.wrongFlags;
+}
+
+/**
+ * Whether what nothing refers to may be given back: not where something may refer to it that is not known, or that is found by way of a
+ * length that is out of bounds.
+ */
+export function mayFree(c: Check, image: Qcow2): bool {
+  return !image.foreign && c.longSnapshots == 0;
 }
 
 /** Takes note of an entry that is wrong. */
@@ -136,6 +151,9 @@ export function beginLook(c: Check, image: Qcow2): void {
   c.reason = 0;
   c.looseZeroes = 0;
   c.unread = 0;
+  c.badSnapshots = 0;
+  c.longSnapshots = 0;
+  c.snapshotBytes = 0;
   c.outside = 0;
   c.wrongBlocks = 0;
   c.sharedBlocks = 0;

@@ -251,6 +251,108 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
       }
   });
 
+  /** The first snapshot's entry with extra data of so many bytes: what it had, cut off or with more behind it. */
+  async function setExtraBytes(path: string, extra: number): Promise<void> {
+    await spoil(
+      path,
+      async (patient: Patient) => {
+        const table = Buffer.alloc(4096);
+        await patient.file.read(table, 0, table.length, patient.snapshotsOffset);
+        const kept = Buffer.alloc(extra, 0xee);
+        table.copy(kept, 0, 40, 40 + Math.min(24, extra));
+        const texts = table.readUInt16BE(12) + table.readUInt16BE(14);
+        table.writeUInt32BE(extra, 36);
+        const first = Buffer.concat([table.subarray(0, 40), kept, table.subarray(64, 64 + texts)]);
+        const room = Buffer.alloc((first.length + 7) & ~7);
+        first.copy(room);
+        const rest = table.subarray((64 + texts + 7) & ~7, 1024);
+        await patient.file.write(
+          Buffer.concat([room, rest]),
+          0,
+          undefined,
+          patient.snapshotsOffset,
+        );
+      },
+      new Random(1),
+    );
+  }
+
+  const EXTRA_BYTES = { '0.10': [1025, 2000], '1.1': [0, 8, 12, 15, 1025, 2000] } as const;
+  for (const [compat, lengths] of Object.entries(EXTRA_BYTES))
+    for (const extra of lengths)
+      it(`mends a snapshot with ${extra} bytes of extra data as QEMU does, of compat ${compat}`, async () => {
+        const [ours, theirs] = ['ours.qcow2', 'theirs.qcow2'].map((name) => join(images.dir, name));
+        await createImage(ours, { size: MIB, with: { compat } });
+        for (const [index, name] of ['a', 'second'].entries()) {
+          await qemuIo(ours, [`write -q -P ${index + 1} 0 1M`]);
+          await qemuImg(['snapshot', '-c', name, ours]);
+        }
+        await setExtraBytes(ours, extra);
+        await copyFile(ours, theirs);
+        const before = await digest(ours);
+        expect((await checkDisk({ overlay: ours }))!.corruptions).toBe(1);
+        expect((await checkDisk({ overlay: ours, repair: 'leaks' }))!.corruptions).toBe(1);
+        expect(await digest(ours)).toBe(before);
+        expect(await checkDisk({ overlay: ours, repair: 'all' })).toMatchObject({
+          corruptions: 0,
+          leaks: 0,
+          corruptionsFixed: 1,
+        });
+        await qemuImg(['check', '-q', '-r', 'all', theirs]);
+        expect((await check(ours)).exitCode).toBe(0);
+        const told = async (path: string): Promise<string> =>
+          (await qemuImg(['snapshot', '-l', path])).trim();
+        expect(await told(ours)).toBe(await told(theirs));
+        for (const [index, name] of ['a', 'second'].entries()) {
+          const copy = join(images.dir, 'copy.raw');
+          await qemuImg(['convert', '-l', `snapshot.name=${name}`, '-O', 'raw', ours, copy]);
+          expect(new Set(await readFile(copy))).toEqual(new Set([index + 1]));
+        }
+      });
+
+  it('gives nothing back where a snapshot has too much extra data, for that may be what was missed', async () => {
+    const path = await withSnapshots('long.qcow2', '1.1');
+    await setExtraBytes(path, 1025);
+    const before = await digest(path);
+    for (const repair of ['leaks', 'all'] as const) {
+      const found = (await checkDisk({ overlay: path, repair }))!;
+      expect(found).toMatchObject({ leaks: 1, leaksFixed: 0, corruptions: 1, corruptionsFixed: 0 });
+    }
+    expect(await digest(path)).toBe(before);
+  });
+
+  it('takes what refcounts are missing for, and nothing refers to, as used by what is not known', async () => {
+    for (const way of ['open', 'all'] as const) {
+      const path = join(images.dir, 'foreign.qcow2');
+      const cluster = 512;
+      await createImage(path, { size: MIB, with: { cluster_size: cluster, lazy_refcounts: 'on' } });
+      await qemuIo(path, ['write -q -P 1 0 256k']);
+      // What the unknown extension uses: in front of the end of the file, and behind it.
+      const hidden = Buffer.alloc(8 * cluster, 'unknown');
+      const at = Math.ceil((await readFile(path)).length / cluster) * cluster;
+      await spoil(
+        path,
+        async (patient: Patient) => {
+          await patient.file.write(hidden, 0, hidden.length, at);
+          await patient.put32(112, 0x41424344);
+          await patient.put64(72, 1n);
+          await patient.put64(patient.usedBlocks.at(-1)!.at, 0n);
+        },
+        new Random(1),
+      );
+      if (way === 'all') await checkDisk({ overlay: path, repair: 'all' });
+      const disk = await openDisk({ overlay: path });
+      await disk.write(256 * 1024, new Uint8Array(512 * 1024).fill(2));
+      await disk.close();
+      const after = await readFile(path);
+      expect(hidden.equals(after.subarray(at, at + hidden.length)), way).toBe(true);
+      const { report } = await check(path);
+      expect(report).toMatchObject({ leaks: expect.any(Number) });
+      expect(report).not.toHaveProperty('corruptions');
+      await qemuIo(path, ['read -q -P 1 0 256k', 'read -q -P 2 256k 512k'], { readOnly: true });
+    }
+  });
+
   it('does not call an image sound whose bitmaps extension QEMU refuses', async () => {
     const path = join(images.dir, 'extension.qcow2');
     await createImage(path, { size: MIB });

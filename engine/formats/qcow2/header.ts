@@ -18,12 +18,12 @@ import {
   R_ENCRYPTED,
   R_EXTENDED_L2,
   R_EXTENSION,
-  R_EXTERNAL_DATA,
   R_HEADER_LENGTH,
   R_INCOMPATIBLE,
   R_L1_OFFSET,
   R_L1_SIZE,
   R_MAGIC,
+  R_RAW_DATA,
   R_REFCOUNT_ORDER,
   R_REFCOUNT_TABLE,
   R_SIZE,
@@ -71,13 +71,21 @@ const INCOMPATIBLE_KNOWN: u64 = 31;
 export const COMPATIBLE_LAZY_REFCOUNTS: u64 = 1;
 /** The bitmaps extension tells of the disk as it is. */
 const AUTOCLEAR_BITMAPS: u64 = 1;
-/** That, and that an external data file is raw. */
+/** The external data file is raw. */
+const AUTOCLEAR_RAW_DATA: u64 = 2;
 const AUTOCLEAR_KNOWN: u64 = 3;
+/** Methods of encryption: AES, LUKS. */
+const CRYPT_METHOD_LUKS: u32 = 2;
 
 export const EXTENSION_END: u32 = 0;
 export const EXTENSION_BACKING_FORMAT: u32 = 0xe2792aca;
 /** Largest text of a format, and the room of its extension. */
 export const FORMAT_BYTES_MAX: u32 = 16;
+/** QEMU takes no longer one. */
+const BACKING_FORMAT_BYTES_MAX: u32 = 15;
+/** Where the header of LUKS stands, and its length. */
+const EXTENSION_CRYPTO: u32 = 0x0537be77;
+const CRYPTO_BYTES: u32 = 16;
 export const EXTENSION_EXTERNAL_DATA: u32 = 0x44415441;
 export const EXTENSION_BITMAPS: u32 = 0x23852875;
 /** Count, padding, size and offset of the bitmap directory. */
@@ -97,8 +105,9 @@ const CLUSTER_BITS_MAX: u32 = 21;
 const CLUSTER_BITS_EXTENDED_MIN: u32 = 14;
 const REFCOUNT_ORDER_MAX: u32 = 6;
 const SNAPSHOTS_MAX: u32 = 65536;
-/** As in QEMU. */
+/** As in QEMU: bitmaps, and bytes of their directory. */
 const BITMAPS_MAX: u32 = 65535;
+const BITMAP_DIRECTORY_BYTES_MAX: u64 = 1024 * <u64>BITMAPS_MAX;
 
 /** Bytes of the header's page that belong to the header: the rest of the first cluster is free for extensions and the base's name. */
 export function headerRoom(image: Qcow2): u32 {
@@ -111,7 +120,10 @@ export function extensionRoom(header: usize, at: u32): u32 {
   return (be32(header + at - 4) + 7) & ~7;
 }
 
-/** Reads the header page at `at` into `image`, whose file size is known; returns 0, or the reason why it cannot be. */
+/**
+ * Reads the header page at `at` into `image`, whose file size is known; returns 0, or the reason why it cannot be. What QEMU does not
+ * open is refused as there; encryption and an external data file are open.ts's to refuse.
+ */
 export function parseHeader(at: usize, image: Qcow2): i32 {
   if (image.fileSize < HEADER_BYTES_V2 || be32(at + AT_MAGIC) != MAGIC) return R_MAGIC;
   image.version = be32(at + AT_VERSION);
@@ -121,7 +133,8 @@ export function parseHeader(at: usize, image: Qcow2): i32 {
     return R_CLUSTER_BITS;
   const reason = image.version == 3 ? parseVersion3(at, image) : versionTwo(image);
   if (reason) return reason;
-  if (be32(at + AT_CRYPT_METHOD)) return R_ENCRYPTED;
+  image.encryption = be32(at + AT_CRYPT_METHOD);
+  if (image.encryption > CRYPT_METHOD_LUKS) return R_ENCRYPTED;
   image.l2EntryBits = image.extendedL2 ? 4 : 3;
   image.l2Bits = image.clusterBits - image.l2EntryBits;
   image.size = be64(at + AT_SIZE);
@@ -141,6 +154,8 @@ function versionTwo(image: Qcow2): i32 {
   image.autoclear = false;
   image.corrupt = false;
   image.lazyRefcounts = false;
+  image.externalData = false;
+  image.rawData = false;
   return OK;
 }
 
@@ -151,8 +166,13 @@ function parseVersion3(at: usize, image: Qcow2): i32 {
   if (image.fileSize < length) return R_TRUNCATED;
   image.headerLength = length;
   const incompatible = be64(at + AT_INCOMPATIBLE);
-  if (incompatible & INCOMPATIBLE_EXTERNAL_DATA) return R_EXTERNAL_DATA;
-  if (incompatible & ~INCOMPATIBLE_KNOWN) return R_INCOMPATIBLE;
+  if (incompatible & ~INCOMPATIBLE_KNOWN) {
+    findFeatureNames(at, image);
+    return R_INCOMPATIBLE;
+  }
+  image.externalData = (incompatible & INCOMPATIBLE_EXTERNAL_DATA) != 0;
+  image.rawData = (be64(at + AT_AUTOCLEAR) & AUTOCLEAR_RAW_DATA) != 0;
+  if (image.rawData && !image.externalData) return R_RAW_DATA;
   image.dirty = (incompatible & INCOMPATIBLE_DIRTY) != 0;
   image.autoclear = be64(at + AT_AUTOCLEAR) != 0;
   image.corrupt = (incompatible & INCOMPATIBLE_CORRUPT) != 0;
@@ -189,6 +209,7 @@ function parseTables(at: usize, image: Qcow2): i32 {
   // As in QEMU, its place counts even where there are none.
   if (
     image.snapshotsOffset & mask ||
+    image.snapshotsOffset > <u64>i64.MAX_VALUE ||
     (image.snapshots && misplaced(image, image.snapshotsOffset, 1, mask))
   )
     return R_SNAPSHOT_TABLE;
@@ -208,65 +229,109 @@ function misplaced(image: Qcow2, offset: u64, bytes: u64, mask: u64): bool {
 function parseBackingName(at: usize, image: Qcow2): i32 {
   const offset = be64(at + AT_BACKING_OFFSET);
   const bytes = be32(at + AT_BACKING_BYTES);
+  const room = headerRoom(image);
   image.backingNameAt = 0;
   image.backingNameBytes = 0;
-  if (offset == 0 || bytes == 0) return OK;
+  image.extensionsLimit = room;
+  if (offset == 0) return OK;
+  // Where it stands ends the extensions, though it be empty.
   if (bytes > BACKING_NAME_BYTES_MAX || offset < image.headerLength) return R_BACKING_NAME;
-  const room = min<u64>(headerRoom(image), image.fileSize);
-  if (offset > room || bytes > room - offset) return R_BACKING_NAME;
+  if (offset > room || bytes > min<u64>(room, image.fileSize) - offset) return R_BACKING_NAME;
+  image.extensionsLimit = <u32>offset;
+  if (bytes == 0) return OK;
   image.backingNameAt = <u32>offset;
   image.backingNameBytes = bytes;
   return OK;
 }
 
 function parseExtensions(at: usize, image: Qcow2): i32 {
-  let end = <u32>min<u64>(headerRoom(image), image.fileSize);
-  if (image.backingNameAt) end = min(end, image.backingNameAt);
   image.backingFormatAt = 0;
   image.backingFormatBytes = 0;
   image.identityAt = 0;
   image.identityBytes = 0;
   image.featureNamesAt = 0;
-  let voidBytes: u32 = 0;
+  image.cryptoAt = 0;
+  image.dataFileAt = 0;
+  image.dataFileBytes = 0;
+  image.voidBytes = 0;
   image.bitmaps = false;
   image.bitmapCount = 0;
   image.foreign = image.version > 2 && (be64(at + AT_AUTOCLEAR) & ~AUTOCLEAR_KNOWN) != 0;
+  const end = image.extensionsLimit;
   let from = image.headerLength;
-  while (from + 8 <= end) {
+  while (from < end) {
+    if (from + EXTENSION_HEAD_BYTES > end) return R_EXTENSION;
+    const bytes = be32(at + from + 4);
+    if (bytes > end - from - EXTENSION_HEAD_BYTES) return R_EXTENSION;
+    const type = be32(at + from);
+    if (type == EXTENSION_END) break;
+    const reason = noteExtension(at, image, type, from + EXTENSION_HEAD_BYTES, bytes);
+    if (reason) return reason;
+    from += EXTENSION_HEAD_BYTES + ((bytes + 7) & ~7);
+  }
+  image.extensionsEnd = min(from, end);
+  return image.encryption == CRYPT_METHOD_LUKS && image.cryptoAt == 0 ? R_EXTENSION : OK;
+}
+
+/** Takes note of an extension whose `bytes` stand at `from` of the header's page. */
+function noteExtension(at: usize, image: Qcow2, type: u32, from: u32, bytes: u32): i32 {
+  if (type == EXTENSION_BACKING_FORMAT) {
+    if (bytes > BACKING_FORMAT_BYTES_MAX) return R_EXTENSION;
+    image.backingFormatAt = from;
+    image.backingFormatBytes = bytes;
+  } else if (type == EXTENSION_IDENTITY) {
+    image.identityAt = from;
+    image.identityBytes = bytes;
+  } else if (type == EXTENSION_VOID && bytes <= FORMAT_BYTES_MAX) {
+    if (!image.backingFormatAt) image.backingFormatAt = from;
+  } else if (type == EXTENSION_VOID) {
+    if (!image.identityBytes && bytes > image.voidBytes) image.identityAt = from;
+    image.voidBytes = max(image.voidBytes, bytes);
+  } else if (type == EXTENSION_FEATURE_NAMES) {
+    image.featureNamesAt = from;
+  } else if (type == EXTENSION_EXTERNAL_DATA) {
+    image.dataFileAt = from;
+    image.dataFileBytes = bytes;
+  } else if (type == EXTENSION_CRYPTO) {
+    const aligned = (be64(at + from) & (clusterBytes(image) - 1)) == 0;
+    if (image.encryption != CRYPT_METHOD_LUKS || bytes != CRYPTO_BYTES || !aligned)
+      return R_EXTENSION;
+    image.cryptoAt = from;
+  } else if (type == EXTENSION_BITMAPS) {
+    return noteBitmaps(at, image, from, bytes);
+  } else {
+    image.foreign = true;
+  }
+  return OK;
+}
+
+/** QEMU refuses an extension of another length whether or not what it tells still holds. */
+function noteBitmaps(at: usize, image: Qcow2, from: u32, bytes: u32): i32 {
+  image.bitmaps = true;
+  if (bytes != BITMAPS_BYTES) return R_EXTENSION;
+  if (image.version == 2 || !(be64(at + AT_AUTOCLEAR) & AUTOCLEAR_BITMAPS)) return OK;
+  image.bitmapCount = be32(at + from);
+  image.bitmapsBytes = be64(at + from + 8);
+  image.bitmapsOffset = be64(at + from + 16);
+  const isWrong =
+    be32(at + from + 4) != 0 ||
+    image.bitmapCount == 0 ||
+    image.bitmapCount > BITMAPS_MAX ||
+    image.bitmapsBytes > BITMAP_DIRECTORY_BYTES_MAX ||
+    (image.bitmapsOffset & (clusterBytes(image) - 1)) != 0;
+  return isWrong ? R_EXTENSION : OK;
+}
+
+/** Of an image that cannot be followed any further: what its own table calls the features that it needs. */
+function findFeatureNames(at: usize, image: Qcow2): void {
+  image.featureNamesAt = 0;
+  const room = headerRoom(image);
+  let from = image.headerLength;
+  while (from + EXTENSION_HEAD_BYTES <= room) {
     const type = be32(at + from);
     const bytes = be32(at + from + 4);
-    if (type == EXTENSION_END) break;
-    if (bytes > end - from - 8) return R_EXTENSION;
-    if (type == EXTENSION_BACKING_FORMAT) {
-      image.backingFormatAt = from + 8;
-      image.backingFormatBytes = bytes;
-    } else if (type == EXTENSION_IDENTITY) {
-      image.identityAt = from + 8;
-      image.identityBytes = bytes;
-    } else if (type == EXTENSION_VOID && bytes <= FORMAT_BYTES_MAX) {
-      if (!image.backingFormatAt) image.backingFormatAt = from + 8;
-    } else if (type == EXTENSION_VOID) {
-      if (!image.identityBytes && bytes > voidBytes) image.identityAt = from + 8;
-      voidBytes = max(voidBytes, bytes);
-    } else if (type == EXTENSION_FEATURE_NAMES) {
-      image.featureNamesAt = from + 8;
-    } else if (type == EXTENSION_EXTERNAL_DATA) {
-      return R_EXTERNAL_DATA;
-    } else if (type == EXTENSION_BITMAPS) {
-      image.bitmaps = true;
-      // QEMU refuses one of another length or without bitmaps, whether or not what it tells still holds.
-      if (bytes != BITMAPS_BYTES) return R_EXTENSION;
-      if (image.version > 2 && be64(at + AT_AUTOCLEAR) & AUTOCLEAR_BITMAPS) {
-        image.bitmapCount = be32(at + from + 8);
-        if (image.bitmapCount == 0 || image.bitmapCount > BITMAPS_MAX) return R_EXTENSION;
-        image.bitmapsBytes = be64(at + from + 16);
-        image.bitmapsOffset = be64(at + from + 24);
-      }
-    } else {
-      image.foreign = true;
-    }
-    from += 8 + ((bytes + 7) & ~7);
+    if (type == EXTENSION_END || bytes > room - from - EXTENSION_HEAD_BYTES) return;
+    if (type == EXTENSION_FEATURE_NAMES) image.featureNamesAt = from + EXTENSION_HEAD_BYTES;
+    from += EXTENSION_HEAD_BYTES + ((bytes + 7) & ~7);
   }
-  image.extensionsEnd = from;
-  return OK;
 }

@@ -22,6 +22,11 @@ export class Qcow2 extends Image {
   /** The dirty bit is being taken out for good: nothing sets it again. */
   cleaning: bool;
   corrupt: bool;
+  /** 0 none, 1 AES, 2 LUKS. */
+  encryption: u32;
+  /** The disk's data is in another file; which is raw by itself. */
+  externalData: bool;
+  rawData: bool;
   /**
    * Has header extensions or autoclear bits that are not known: clusters that nothing refers to may
    * be theirs.
@@ -49,6 +54,14 @@ export class Qcow2 extends Image {
   /** Positions in the header's page: of the names of features, and where the extensions end. */
   featureNamesAt: u32;
   extensionsEnd: u32;
+  /** Where they end at the latest: at the backing file's name, or the end of the first cluster. */
+  extensionsLimit: u32;
+  /** Position of the offset and length of the header of LUKS. */
+  cryptoAt: u32;
+  dataFileAt: u32;
+  dataFileBytes: u32;
+  /** The most room that an extension without a meaning has. */
+  voidBytes: u32;
 }
 
 export function qcow2Of(image: Image): Qcow2 {

@@ -9,6 +9,7 @@ import {
   ECORRUPT,
   EUNSUPPORTED,
   OPEN_TO_CHECK,
+  OPEN_TO_DESCRIBE,
   OPEN_WRITABLE,
   OVERLAY,
   R_BITMAPS,
@@ -42,6 +43,10 @@ export function openQcow2(t: Task, image: Image): bool {
   if (reason) return refuse(t, isUnsupported(reason) ? EUNSUPPORTED : ECORRUPT, reason, image);
   if (own.refcountTableBytes == 0 && !(t.argument & OPEN_TO_CHECK))
     return refuse(t, ECORRUPT, R_REFCOUNT_TABLE, image);
+  if (!(t.argument & OPEN_TO_DESCRIBE)) {
+    if (own.encryption) return refuse(t, EUNSUPPORTED, R_ENCRYPTED, image);
+    if (own.externalData) return refuse(t, EUNSUPPORTED, R_EXTERNAL_DATA, image);
+  }
   if (image.index == OVERLAY && t.argument & OPEN_WRITABLE) {
     if (own.corrupt) return refuse(t, ECORRUPT, R_MARKED_CORRUPT, image);
     if (own.snapshots) return refuse(t, EUNSUPPORTED, R_SNAPSHOTS, image);
@@ -54,7 +59,6 @@ function isUnsupported(reason: i32): bool {
   return (
     reason == R_VERSION ||
     reason == R_ENCRYPTED ||
-    reason == R_EXTERNAL_DATA ||
     reason == R_INCOMPATIBLE ||
     reason == R_EXTENDED_L2 ||
     reason == R_SIZE

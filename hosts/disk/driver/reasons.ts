@@ -41,7 +41,7 @@ const REASONS: Readonly<Record<number, string>> = {
   [protocol.R_REFCOUNT_TABLE]: 'the refcount table is missing, misplaced or too large',
   [protocol.R_BACKING_NAME]:
     'the name of the backing file is too long or lies outside the header cluster',
-  [protocol.R_EXTENSION]: 'a header extension goes past the end of the header',
+  [protocol.R_EXTENSION]: 'a header extension is invalid, or goes past the end of the header',
   [protocol.R_COMPRESSION_TYPE]: 'unknown compression type',
   [protocol.R_SIZE]: 'the disk is larger than 2^53 - 1 bytes',
   [protocol.R_SNAPSHOTS]:
@@ -87,8 +87,8 @@ const REASONS: Readonly<Record<number, string>> = {
     "its refcount table or blocks are damaged: repair it with 'millrace check --repair all'",
   [protocol.R_UNREAD]:
     "part of its metadata cannot be followed, so what that uses is not known, and nothing was freed or rewritten: copy what can still be read into a new image with 'millrace convert'",
-  [protocol.R_FOREIGN]:
-    'its refcounts cannot be rebuilt: a header extension or an autoclear bit that is not known may use clusters of the file',
+  [protocol.R_RAW_DATA]:
+    'the header says that its external data file is raw (an autoclear bit), but has none',
   [protocol.R_FORMAT_HEADER]: 'its header is not one of this format, or is damaged',
   [protocol.R_FORMAT_VERSION]:
     'it needs something of its format that is not supported (a version, a method of compression, a feature)',
