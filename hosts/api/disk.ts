@@ -137,6 +137,10 @@ export interface ImageInfo {
   corrupt?: boolean;
   /** Not closed properly; refcounts may be behind. */
   dirty?: boolean;
+  /** How the guest's data is encrypted; such an image is only described (`millrace info`). */
+  encryption?: AesInfo | LuksInfo;
+  /** The guest's data is in a file of its own; such an image is only described. */
+  dataFile?: DataFileInfo;
   /** The backing file, as recorded. */
   backingFile?: string;
   /** Its format, as recorded. */
@@ -145,6 +149,44 @@ export interface ImageInfo {
   snapshots?: SnapshotInfo[];
   /** Persistent bitmaps that still hold, if there are any; told of the first image of the chain only. */
   bitmaps?: BitmapInfo[];
+}
+
+/** The encryption that QEMU has given up. */
+export interface AesInfo {
+  /** By one password for all. */
+  format: 'aes';
+}
+
+/** What the header of LUKS tells of an encrypted image. */
+export interface LuksInfo {
+  /** Version 1. */
+  format: 'luks';
+  /** With the bits of a key, as in `aes-256`. */
+  cipher: string;
+  /** How blocks are chained. */
+  mode: string;
+  /** How the initial vectors are made. */
+  ivgen: string;
+  /** By what hash, where one is needed for that. */
+  ivgenHash?: string;
+  /** Of keys. */
+  hash: string;
+  /** Of this container. */
+  uuid: string;
+  /** Bytes from the header on to the data. */
+  payloadOffset: number;
+  /** Rounds of the hash for the master key's digest. */
+  masterKeyIterations: number;
+  /** Places of keys, from the header on in bytes; those in use have iterations and stripes. */
+  slots: { keyOffset: number; iterations?: number; stripes?: number }[];
+}
+
+/** An external data file. */
+export interface DataFileInfo {
+  /** As recorded. */
+  name?: string;
+  /** It can be read as a raw image by itself. */
+  raw: boolean;
 }
 
 /** A persistent bitmap of a qcow2 image: what of the disk has changed, for backups. */

@@ -40,6 +40,7 @@ import { checkWith, extentsOf, imageOf } from './driver/answers.ts';
 import type { Engine } from './driver/engine.ts';
 import { reasonText } from './driver/reasons.ts';
 import { bitmapsOf, snapshotsOf } from './driver/snapshots.ts';
+import { encryptionOf } from './encryption.ts';
 import type { Named } from './find-image.ts';
 import { DiskJob } from './job.ts';
 import { inPieces } from './pieces.ts';
@@ -303,6 +304,7 @@ export class EngineDisk extends EventTarget implements Disk {
     if (snapshots) images[0].snapshots = await snapshotsOf(this.#engine, snapshots);
     const bitmaps = report[IMAGE_BITMAPS];
     if (bitmaps) images[0].bitmaps = await bitmapsOf(this.#engine, bitmaps);
+    images[0].encryption = await encryptionOf(this.#engine);
     return images;
   }
 

@@ -5,7 +5,15 @@
  */
 
 import { KIND_CLOSE, KIND_CREATE } from '../../engine/protocol.ts';
-import type { CheckOptions, CheckReport, CreateOptions, OpenOptions } from '../api/disk.ts';
+import type { BlockSource } from '../api/block.ts';
+import type {
+  CheckOptions,
+  CheckReport,
+  CreateOptions,
+  ImageFormat,
+  ImageInfo,
+  OpenOptions,
+} from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import { CHECK_OPTIONS, CREATE_OPTIONS, mustKnowOptions, OPEN_OPTIONS } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
@@ -81,6 +89,27 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
   } catch (error) {
     await opening.undo();
     throw error;
+  }
+}
+
+/**
+ * What an image is, and the bytes of it that are not populated, without its base. That is told of one as well whose data cannot be read:
+ * of one with an external data file, what is populated is not.
+ * @throws MillraceError where the header cannot be read.
+ */
+export async function describeImageWith(
+  runtime: Runtime,
+  overlay: string | BlockSource,
+  format?: ImageFormat,
+): Promise<{ image: ImageInfo; remaining?: number }> {
+  const opening = await Opening.start(runtime, {});
+  try {
+    await opening.openToDescribe(overlay, format);
+    const disk = await opening.finishWithoutBase(true);
+    const [image] = await disk.images();
+    return { image, remaining: image.dataFile ? undefined : await disk.remaining() };
+  } finally {
+    await opening.undo();
   }
 }
 

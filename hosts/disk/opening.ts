@@ -18,6 +18,7 @@ import {
   KIND_CHECK,
   KIND_OPEN,
   OPEN_TO_CHECK,
+  OPEN_TO_DESCRIBE,
   OPEN_WRITABLE,
   REPAIR_CRASH,
 } from '../../engine/protocol.ts';
@@ -158,6 +159,13 @@ export class Opening {
         `${overlayName(overlay)}: an overlay is a qcow2 image, and this is ${formatName(format)} data; open it read-only, or create an overlay over it`,
       );
     }
+  }
+
+  /** Opens an image for nothing but a description: one whose data cannot be read, too. */
+  async openToDescribe(overlay: string | BlockSource, as?: ImageFormat): Promise<void> {
+    await this.#attachOverlay(overlay, { readOnly: true });
+    await this.#openImage(0, checkedFormat(as), OPEN_TO_DESCRIBE);
+    this.engine.texts.keep(0);
   }
 
   /**

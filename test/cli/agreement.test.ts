@@ -1,5 +1,5 @@
 /** `info`, `map` and `check` agree field for field with qemu-img, on every kind of image. */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
@@ -8,6 +8,7 @@ import { baseKind, baseKinds, overlayKinds } from '../fixtures/images.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import type { QemuExtent } from '../support/qemu.ts';
 import { check, createImage, map, qemuImg } from '../support/qemu.ts';
+import { run } from '../support/run.ts';
 import { millraceHere } from './program.ts';
 
 /** The base under each kind of overlay: of another cluster size, and with data, zeros and nothing. */
@@ -44,6 +45,73 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'agreement with qemu-img', () => {
     const { stdout } = await millraceHere('info', path);
     expect(stdout).toContain(
       (await qemuImg(['info', path])).split('Format specific information:')[1].trimEnd(),
+    );
+  });
+
+  it('encrypted images and those with a data file of their own, which are described only', async () => {
+    const secret = ['--object', 'secret,id=key,data=word'];
+    const encrypted = ['encrypt.key-secret=key', 'encrypt.iter-time=10'];
+    const kinds: Record<string, string[]> = {
+      luks: [...secret, '-o', ['encrypt.format=luks', ...encrypted].join()],
+      essiv: [
+        ...secret,
+        '-o',
+        [
+          'encrypt.format=luks,encrypt.cipher-alg=serpent-128,encrypt.cipher-mode=cbc',
+          'encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha256,encrypt.hash-alg=sha1',
+          ...encrypted,
+        ].join(),
+      ],
+      aes: [...secret, '-o', 'encrypt.format=aes,encrypt.key-secret=key'],
+      'aes of version 2': [
+        ...secret,
+        '-o',
+        'compat=0.10,encrypt.format=aes,encrypt.key-secret=key',
+      ],
+      'data file': ['-o', `data_file=${join(folder, 'data.raw')}`],
+      'raw data file': ['-o', `data_file=${join(folder, 'raw.raw')},data_file_raw=on`],
+    };
+    for (const [name, options] of Object.entries(kinds)) {
+      const path = join(folder, `${name}.qcow2`);
+      await qemuImg(['create', '-q', '-f', 'qcow2', ...options, path, '1M']);
+      const { stdout, exitCode } = await millraceHere('info', '--json', path);
+      expect(exitCode, name).toBe(0);
+      const { remaining, ...told } = JSON.parse(stdout) as Record<string, unknown>;
+      expect(told, name).toEqual(await qemuInfoOf(path));
+      expect(remaining, name).toBe(name.includes('data') ? undefined : 0);
+      expect((await millraceHere('info', path)).stdout, name).toBe(await qemuImg(['info', path]));
+      const refused = await millraceHere('map', path);
+      expect(refused.stderr, name).toMatch(/(encrypted images|external data file) .*not supported/);
+    }
+  });
+
+  it('unknown features by the names that the image has for them, wherever it is refused', async () => {
+    const path = join(folder, 'features.qcow2');
+    await createImage(path, { size: 1024 * 1024 });
+    const over = join(folder, 'over-features.qcow2');
+    await createImage(over, { base: path, baseFormat: 'qcow2' });
+    const image = await readFile(path);
+    // The last entry of QEMU's table gets another meaning.
+    const at = image.indexOf('lazy refcounts') - 2;
+    image[at] = 0;
+    image[at + 1] = 40;
+    image.write('chess by mail\0', at + 2);
+    image.writeBigUInt64BE((1n << 40n) | (1n << 63n), 72);
+    await writeFile(path, image);
+    for (const args of [
+      ['info', path],
+      ['map', path],
+      ['check', path],
+      ['check', '-r', 'all', path],
+      ['map', over],
+      ['stream', over],
+      ['convert', path, join(folder, 'none.raw')],
+    ])
+      expect((await millraceHere(...args)).stderr, args.join(' ')).toMatch(
+        /features that are not supported.*: 'chess by mail', bit 63/,
+      );
+    expect((await run('qemu-img', ['info', path], { exitCodes: [1] })).stderr).toContain(
+      'chess by mail',
     );
   });
 

@@ -21,8 +21,11 @@ import {
   IMAGE_CLUSTER_SIZE,
   IMAGE_COMPRESSION,
   IMAGE_CORRUPT,
+  IMAGE_DATA_FILE_AT,
+  IMAGE_DATA_FILE_BYTES,
   IMAGE_DIRTY,
   IMAGE_EXTENDED_L2,
+  IMAGE_EXTERNAL_DATA,
   IMAGE_FILE_SIZE,
   IMAGE_FORMAT,
   IMAGE_FORMAT_AT,
@@ -30,6 +33,7 @@ import {
   IMAGE_LAZY_REFCOUNTS,
   IMAGE_NAME_AT,
   IMAGE_NAME_BYTES,
+  IMAGE_RAW_DATA,
   IMAGE_REFCOUNT_BITS,
   IMAGE_SIZE,
   IMAGE_VERSION,
@@ -41,7 +45,7 @@ import {
   REPAIR_NOTHING,
   ZEROES,
 } from '../../../engine/protocol.ts';
-import type { CheckReport, Extent, ImageInfo } from '../../api/disk.ts';
+import type { CheckReport, DataFileInfo, Extent, ImageInfo } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { Engine } from './engine.ts';
 import { formatName } from './formats.ts';
@@ -75,11 +79,18 @@ export function imageOf(engine: Engine, index: number): ImageInfo {
     extendedL2: image[IMAGE_EXTENDED_L2] !== 0,
     corrupt: image[IMAGE_CORRUPT] !== 0,
     dirty: image[IMAGE_DIRTY] !== 0,
+    dataFile: dataFileOf(engine, index, image),
     backingFile:
       engine.texts.text(index, image[IMAGE_NAME_AT], image[IMAGE_NAME_BYTES]) || undefined,
     backingFormat:
       engine.texts.text(index, image[IMAGE_FORMAT_AT], image[IMAGE_FORMAT_BYTES]) || undefined,
   };
+}
+
+function dataFileOf(engine: Engine, index: number, image: Float64Array): DataFileInfo | undefined {
+  if (!image[IMAGE_EXTERNAL_DATA]) return undefined;
+  const name = engine.texts.text(index, image[IMAGE_DATA_FILE_AT], image[IMAGE_DATA_FILE_BYTES]);
+  return { name: name || undefined, raw: image[IMAGE_RAW_DATA] !== 0 };
 }
 
 /** Checks image 0 of an engine, which shows `size` bytes, and repairs it if that is asked for. */

@@ -8,6 +8,7 @@ import {
   COMPLETION_RESULT,
   COMPLETION_TAG,
   FLAG_BACKGROUND,
+  IMAGE_FEATURE_NAMES_AT,
   INTERFACE_VERSION,
   JOB_DETAIL,
   KIND_CHECK,
@@ -38,6 +39,7 @@ import {
   OP_TRUNCATE,
   OP_WRITE,
   OVERLAY,
+  R_INCOMPATIBLE,
   REPAIR_CRASH,
   REPORT_NUMBERS,
   SUBMISSION_ADDRESS,
@@ -60,8 +62,9 @@ import { codeOf, MillraceError } from '../../api/errors.ts';
 import { BaseReads, isPromise } from './base-reads.ts';
 import type { Failure } from './errors.ts';
 import { ErrorLedger, messageOf } from './errors.ts';
+import { unknownFeatures } from './features.ts';
 import { mapHoles } from './holes.ts';
-import { numberOfCode } from './reasons.ts';
+import { numberOfCode, reasonText } from './reasons.ts';
 import { HeaderTexts } from './texts.ts';
 
 /** What the engine exports; engine/README.md documents each. */
@@ -183,7 +186,16 @@ export class Engine {
     this.#errors = new ErrorLedger(
       (image) => this.name(image),
       () => this.jobReport()[JOB_DETAIL],
+      (failure) => this.#reasonOf(failure),
     );
+  }
+
+  #reasonOf({ reason, image }: Failure): string {
+    const text = reasonText(reason);
+    if (reason !== R_INCOMPATIBLE) return text;
+    const namesAt = this.imageReport(image)[IMAGE_FEATURE_NAMES_AT];
+    const unknown = unknownFeatures(this.firstBytes(image, PAGE_BYTES), namesAt);
+    return unknown.length ? `${text}: ${unknown.join(', ')}` : text;
   }
 
   /** @throws MillraceError `ECLOSED` once the engine has been closed. */

@@ -4,7 +4,7 @@
  */
 import { R_FLUSH_LOST } from '../../../engine/protocol.ts';
 import { codeOf, MillraceError } from '../../api/errors.ts';
-import { codeOfNumber, reasonText } from './reasons.ts';
+import { codeOfNumber } from './reasons.ts';
 
 /** Errors kept for the requests that fail of them; older ones have been told or will not be. */
 const ERRORS_KEPT_MAX = 512;
@@ -22,15 +22,21 @@ export class ErrorLedger {
   readonly #errors = new Map<number, unknown>();
   readonly #nameOf: (image: number) => string;
   readonly #jobsFirst: () => number;
+  readonly #reasonOf: (failure: Failure) => string;
   #flush: { error: unknown } | undefined;
   #next = 1;
   /** The one among them that is older than its place allows. */
   #spared = 0;
 
-  /** `nameOf` gives an image's name; `jobsFirst` the number of the job's first error. */
-  constructor(nameOf: (image: number) => string, jobsFirst: () => number) {
+  /** `nameOf` gives an image's name; `jobsFirst` the number of the job's first error; `reasonOf` what is wrong, in words. */
+  constructor(
+    nameOf: (image: number) => string,
+    jobsFirst: () => number,
+    reasonOf: (failure: Failure) => string,
+  ) {
     this.#nameOf = nameOf;
     this.#jobsFirst = jobsFirst;
+    this.#reasonOf = reasonOf;
   }
 
   /** Keeps an error, and returns the number by which the engine tells of it. */
@@ -57,7 +63,7 @@ export class ErrorLedger {
     const flush = failure.reason === R_FLUSH_LOST && cause === undefined ? this.#flush : undefined;
     const code = flush ? codeOf(flush.error) : codeOfNumber(failure.code);
     const where = `${this.#nameOf(failure.image)}: `;
-    const known = cause === undefined ? reasonText(failure.reason) : messageOf(cause);
+    const known = cause === undefined ? this.#reasonOf(failure) : messageOf(cause);
     const reason = flush ? `${known}: ${messageOf(flush.error)}` : known;
     const at = failure.offset || code === 'ECORRUPT' ? ` (at offset ${failure.offset})` : '';
     return new MillraceError(code, `cannot ${action}: ${where}${reason}${at}`, {

@@ -32,7 +32,7 @@ const REASONS: Readonly<Record<number, string>> = {
   [protocol.R_ENCRYPTED]: 'encrypted images are not supported',
   [protocol.R_EXTERNAL_DATA]: 'images with an external data file are not supported',
   [protocol.R_INCOMPATIBLE]:
-    'the image needs a feature that is not supported (an unknown incompatible feature bit is set)',
+    'the image needs features that are not supported (unknown incompatible feature bits)',
   [protocol.R_MARKED_CORRUPT]:
     "the image is marked corrupt: repair it with 'millrace check --repair all'",
   [protocol.R_REFCOUNT_ORDER]: 'the refcount width is out of range: 1 to 64 bits',

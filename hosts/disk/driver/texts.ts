@@ -3,6 +3,8 @@
  * is to say.
  */
 import {
+  IMAGE_DATA_FILE_AT,
+  IMAGE_DATA_FILE_BYTES,
   IMAGE_FORMAT_AT,
   IMAGE_FORMAT_BYTES,
   IMAGE_NAME_AT,
@@ -15,6 +17,7 @@ import type { Instance } from './engine.ts';
 const TEXTS = [
   [IMAGE_NAME_AT, IMAGE_NAME_BYTES],
   [IMAGE_FORMAT_AT, IMAGE_FORMAT_BYTES],
+  [IMAGE_DATA_FILE_AT, IMAGE_DATA_FILE_BYTES],
 ] as const;
 
 export class HeaderTexts {

@@ -4,12 +4,13 @@
  */
 import type { Command } from 'commander';
 import { IMAGES_MAX } from '../../../engine/protocol.ts';
-import type { BitmapInfo, ImageFormat, ImageInfo, SnapshotInfo } from '../../api/disk.ts';
+import type { AesInfo, ImageFormat, ImageInfo, LuksInfo, SnapshotInfo } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import { SIZE_UNKNOWN } from '../../bases/containers/pass.ts';
+import { describeImageWith } from '../../disk/open.ts';
 import { isRemote } from '../../files/location.ts';
-import { lookBesideWriters, openImage, withDisk } from './image.ts';
+import { lookBesideWriters } from './image.ts';
 import type { Ended } from './options.ts';
 import { addExample, imageFormat, outputFormat, wantsJson } from './options.ts';
 import type { Platform } from './platform.ts';
@@ -17,6 +18,9 @@ import { EXIT_OK, printable } from './platform.ts';
 import { formatExactly, formatSize } from './sizes.ts';
 
 const SECTOR_BYTES = 512;
+
+/** What is told of a format, in the names of `qemu-img info`. */
+type Detail = string | number | boolean | Detail[] | { [name: string]: Detail | undefined };
 
 /** `qemu-img info --output=json`, field for field, and `remaining`. */
 interface InfoReport {
@@ -36,14 +40,15 @@ interface InfoReport {
   'actual-size'?: number;
   'format-specific'?: {
     type: 'qcow2';
-    data: Record<string, string | number | boolean | BitmapInfo[] | undefined>;
+    data: Record<string, Detail | undefined>;
   };
   'backing-filename'?: string;
   'full-backing-filename'?: string;
   'backing-filename-format'?: string;
   'dirty-flag': boolean;
-  /** Bytes that are not populated: neither written nor streamed. */
-  remaining: number;
+  encrypted?: true;
+  /** Bytes that are not populated: neither written nor streamed; not told where they are in a file of their own. */
+  remaining?: number;
 }
 
 /** Declares `millrace info`. */
@@ -119,13 +124,12 @@ async function describe(
   location: string,
   format: ImageFormat | undefined,
 ): Promise<Described> {
-  const unmeasured = { ...platform, runtime: notMeasuring(platform.runtime) };
-  const look = async (): Promise<[ImageInfo, number]> =>
-    withDisk(await openImage(unmeasured, location, { base: null, format }), async (disk) => [
-      (await disk.images())[0],
-      await disk.remaining(),
-    ]);
-  const [image, remaining] = await lookBesideWriters(platform, location, look);
+  const runtime = notMeasuring(platform.runtime);
+  const look = async (): ReturnType<typeof describeImageWith> => {
+    const place = isRemote(location) ? await runtime.openSource(location) : location;
+    return describeImageWith(runtime, place, format);
+  };
+  const { image, remaining } = await lookBesideWriters(platform, location, look);
   const allocated = isRemote(location) ? undefined : await platform.allocatedBytes(location);
   const report = reportOf(isRemote(location) ? image.name : location, image, allocated, remaining);
   return { report, snapshots: image.snapshots };
@@ -158,7 +162,7 @@ function reportOf(
   filename: string,
   image: ImageInfo,
   allocated: number | undefined,
-  remaining: number,
+  remaining: number | undefined,
 ): InfoReport {
   return {
     snapshots: image.snapshots?.map(jsonSnapshot),
@@ -174,26 +178,50 @@ function reportOf(
     'full-backing-filename':
       image.backingFile === undefined ? undefined : besides(filename, image.backingFile),
     'backing-filename-format': image.backingFormat,
+    encrypted: image.encryption && true,
     'dirty-flag': image.dirty ?? false,
     remaining,
   };
 }
 
 /** Version 2 has no feature bits to tell of. */
-function qcow2Data(
-  image: ImageInfo,
-): Record<string, string | number | boolean | BitmapInfo[] | undefined> {
-  const { compressionType, refcountBits, lazyRefcounts, corrupt, extendedL2 } = image;
-  if (image.version === 2)
-    return { compat: '0.10', 'compression-type': compressionType, 'refcount-bits': refcountBits };
+function qcow2Data(image: ImageInfo): Record<string, Detail | undefined> {
+  const { compressionType, refcountBits, lazyRefcounts, corrupt, extendedL2, dataFile } = image;
+  const encrypt = image.encryption && encryptionDetail(image.encryption);
+  const common = { 'compression-type': compressionType, 'refcount-bits': refcountBits, encrypt };
+  if (image.version === 2) return { compat: '0.10', ...common };
   return {
     compat: '1.1',
     'compression-type': compressionType,
     'lazy-refcounts': lazyRefcounts,
-    bitmaps: image.bitmaps,
+    bitmaps: image.bitmaps?.map(({ flags, name, granularity }) => ({ flags, name, granularity })),
     'refcount-bits': refcountBits,
+    encrypt,
+    'data-file': dataFile?.name,
+    'data-file-raw': dataFile?.raw,
     corrupt,
     'extended-l2': extendedL2,
+  };
+}
+
+function encryptionDetail(encryption: AesInfo | LuksInfo): Detail {
+  if (encryption.format === 'aes') return { format: 'aes' };
+  return {
+    'ivgen-alg': encryption.ivgen,
+    'hash-alg': encryption.hash,
+    'cipher-alg': encryption.cipher,
+    uuid: encryption.uuid,
+    'ivgen-hash-alg': encryption.ivgenHash,
+    format: encryption.format,
+    'cipher-mode': encryption.mode,
+    slots: encryption.slots.map(({ keyOffset, iterations, stripes }) => ({
+      active: iterations !== undefined,
+      iters: iterations,
+      'key-offset': keyOffset,
+      stripes,
+    })),
+    'payload-offset': encryption.payloadOffset,
+    'master-key-iters': encryption.masterKeyIterations,
   };
 }
 
@@ -214,20 +242,19 @@ function humanInfo(report: InfoReport, snapshots: SnapshotInfo[] = []): string {
     `disk size: ${actual === undefined ? 'unavailable' : formatSize(actual)}`,
   ];
   if (report.container !== undefined) lines.push(...humanContainer(report.container));
+  if (report.encrypted) lines.push('encrypted: yes');
   if (report['cluster-size'] !== undefined) lines.push(`cluster_size: ${report['cluster-size']}`);
   if (report['dirty-flag']) lines.push('cleanly shut down: no');
   if (backing !== undefined)
     lines.push(`backing file: ${backing}${full === backing ? '' : ` (actual path: ${full})`}`);
   if (report['backing-filename-format'] !== undefined)
     lines.push(`backing file format: ${report['backing-filename-format']}`);
-  if (backing !== undefined)
+  if (backing !== undefined && report.remaining !== undefined)
     lines.push(`still in the backing file: ${formatExactly(report.remaining)}`);
   lines.push(...snapshotList(snapshots));
   if (report['format-specific'] !== undefined) {
     lines.push('Format specific information:');
-    for (const [name, value] of Object.entries(report['format-specific'].data))
-      if (Array.isArray(value)) lines.push(...humanBitmaps(value));
-      else if (value !== undefined) lines.push(`    ${name.replaceAll('-', ' ')}: ${value}`);
+    lines.push(...humanDetails(report['format-specific'].data, '    '));
   }
   return `${lines.map(printable).join('\n')}\n`;
 }
@@ -246,17 +273,17 @@ function humanContainer({
   ];
 }
 
-function humanBitmaps(bitmaps: BitmapInfo[]): string[] {
-  return [
-    '    bitmaps:',
-    ...bitmaps.flatMap(({ flags, name, granularity }, index) => [
-      `        [${index}]:`,
-      '            flags:',
-      ...flags.map((flag, at) => `                [${at}]: ${flag}`),
-      `            name: ${name}`,
-      `            granularity: ${granularity}`,
-    ]),
-  ];
+/** Each on a line of its own, what it is made of below it. */
+function humanDetails(details: Record<string, Detail | undefined>, indent: string): string[] {
+  return Object.entries(details).flatMap(([key, value]) => {
+    if (value === undefined) return [];
+    const name = `${indent}${key.replaceAll('-', ' ')}:`;
+    if (typeof value !== 'object') return [`${name} ${value}`];
+    const parts = Array.isArray(value)
+      ? Object.fromEntries(value.map((part, index) => [`[${index}]`, part]))
+      : value;
+    return [name, ...humanDetails(parts, `${indent}    `)];
+  });
 }
 
 /** The table of `qemu-img info` and `qemu-img snapshot -l`; nothing where there are none. */

@@ -3,7 +3,7 @@
  * now. Only those in its folder can be known of.
  */
 import { rebaseCommand } from '../../disk/recorded.ts';
-import { isUrl } from './image.ts';
+import { isRemote } from '../../files/location.ts';
 import type { Platform } from './platform.ts';
 import { tell } from './platform.ts';
 
@@ -39,7 +39,7 @@ async function overlaysOver(
   but: string | undefined,
 ): Promise<string[]> {
   const { runtime, listFolder } = platform;
-  if (isUrl(image) || listFolder === undefined || runtime.realName === undefined) return [];
+  if (isRemote(image) || listFolder === undefined || runtime.realName === undefined) return [];
   const own = await runtime.realName(image);
   const except = but === undefined ? undefined : await runtime.realName(but);
   const folder = own.slice(0, own.lastIndexOf('/') + 1);
