@@ -164,7 +164,7 @@ export class Opening {
   /** Opens an image for nothing but a description: one whose data cannot be read, too. */
   async openToDescribe(overlay: string | BlockSource, as?: ImageFormat): Promise<void> {
     await this.#attachOverlay(overlay, { readOnly: true });
-    await this.#openImage(0, checkedFormat(as), OPEN_TO_DESCRIBE);
+    await this.#openContents(0, checkedFormat(as), OPEN_TO_DESCRIBE);
     this.engine.texts.keep(0);
   }
 
