@@ -68,7 +68,7 @@ function forRuntime(folder, entries) {
 async function bundleAll() {
   await Promise.all([
     forRuntime('node', ['index', 'main', 'nbd']),
-    forRuntime('deno', ['index']),
+    forRuntime('deno', ['index', 'nbd']),
     forRuntime('edge', ['index']),
     // A page takes them as they are, without a bundler: with their dependencies.
     build({

@@ -53,6 +53,12 @@ const platform: Platform = {
   async serve(handler, address) {
     return listen(handler, address);
   },
+  async listenNbd(server, address, tls) {
+    if (address === 'systemd')
+      throw new MillraceError('EUNSUPPORTED', "systemd's socket cannot be had under Deno");
+    const { listenNbd } = await import('../faces/nbd/listen.ts');
+    return listenNbd(server, address, { tls });
+  },
 };
 
 function outputTo(stream: typeof Deno.stdout): Output {

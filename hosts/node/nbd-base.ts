@@ -9,8 +9,8 @@ import type { NbdBaseOptions, NbdConnect, NbdSource } from '../bases/nbd/nbd.ts'
 import { openNbdWith } from '../bases/nbd/nbd.ts';
 import type { NbdTlsOptions, NbdTransport } from '../bases/nbd/uri.ts';
 import { connectWebSocket } from '../bases/nbd/websocket.ts';
+import { connectionOver } from '../faces/nbd/socket.ts';
 import { fileError } from './file.ts';
-import { connectionOver } from './socket.ts';
 
 /**
  * Opens the export at an NBD URI: `nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`, both with

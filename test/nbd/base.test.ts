@@ -9,7 +9,7 @@ import { millrace } from '../cli/program.ts';
 import { DENO, denoArgs, ROOT } from '../deno/program.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { run } from '../support/run.ts';
-import { certificates } from './certificates.ts';
+import { makeCertificates } from './certificates.ts';
 import type { Server } from './other-servers.ts';
 import { logged, startNbdkit, startQemuNbd } from './other-servers.ts';
 import { client, MIB, withScene } from './scene.ts';
@@ -247,7 +247,7 @@ describeWithPeer(['qemu-nbd', 'openssl'], 'a base from qemu-nbd', () => {
   });
 
   it('is read by TLS from whom the certificates trust', async () => {
-    for (const authority of ['ours', 'other']) await certificates(join(folder, authority));
+    for (const authority of ['ours', 'other']) await makeCertificates(join(folder, authority));
     const { socket } = await qemuNbd(
       ...['-r', '-f', 'raw', '-e', '4', '--tls-creds', 'tls0', '--object'],
       `tls-creds-x509,id=tls0,endpoint=server,verify-peer=yes,dir=${join(folder, 'ours')}`,
@@ -314,7 +314,7 @@ describe('a URI', () => {
 
 describeWithPeer(['nbdkit', 'qemu-nbd', 'openssl'], 'under Deno and Bun', () => {
   it('a base is read and streamed over TCP, Unix sockets and TLS', async () => {
-    await certificates(join(folder, 'tls'));
+    await makeCertificates(join(folder, 'tls'));
     const { uri } = await nbdkit('file', image);
     const ports = await Promise.all([
       tcp(),

@@ -8,8 +8,8 @@ import { run } from '../support/run.ts';
  * An authority with a certificate for a server and one for a client, under the names that libnbd
  * looks for.
  */
-export async function certificates(folder: string): Promise<void> {
-  await mkdir(folder);
+export async function makeCertificates(folder: string): Promise<void> {
+  await mkdir(folder, { recursive: true });
   const openssl = (...args: string[]) => run(peerPath('openssl'), args, { cwd: folder });
   const subject = ['-nodes', '-newkey', 'rsa:2048', '-days', '2'];
   await openssl(

@@ -14,7 +14,7 @@ import { MemoryRuntime } from '../support/memory-runtime.ts';
 import { peerPath } from '../support/peer.ts';
 import { check, createImage } from '../support/qemu.ts';
 import { run } from '../support/run.ts';
-import { certificates } from './certificates.ts';
+import { makeCertificates } from './certificates.ts';
 import { client, contentOf, MIB, nbdsh } from './scene.ts';
 
 const SERVING = /serving until/;
@@ -178,7 +178,7 @@ describeWithPeer(['nbdinfo', 'nbdsh', 'openssl', 'qemu-img'], 'NBD with TLS', ()
   it('lets in clients with a certificate of the right authority only', () =>
     withFolder(async (folder) => {
       await createImage(join(folder, 'a.qcow2'), { size: MIB });
-      for (const authority of ['ours', 'other']) await certificates(join(folder, authority));
+      for (const authority of ['ours', 'other']) await makeCertificates(join(folder, authority));
       const args = ['serve', '--json', '--nbd', '0', '--tls-ca', 'ours/ca-cert.pem', 'a.qcow2'];
       const tls = ['--tls-cert', 'ours/server-cert.pem', '--tls-key', 'ours/server-key.pem'];
       const started = startMillrace([...args, ...tls], { cwd: folder });

@@ -61,7 +61,7 @@ export async function startNbd(
   options: ServeOptions,
 ): Promise<NbdServing> {
   if (platform.listenNbd === undefined)
-    throw new MillraceError('EUNSUPPORTED', 'NBD is served under Node and Bun only');
+    throw new MillraceError('EUNSUPPORTED', 'NBD is not served under this runtime');
   const address = nbdAddress(options.nbd!);
   const tls = await certificates(platform, options);
   mustBePrivate(address, tls);

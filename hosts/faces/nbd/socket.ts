@@ -4,8 +4,8 @@
  */
 import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
-import type { ByteSink, ByteSource, NbdConnection } from '../bases/nbd/duplex.ts';
-import { BATCH_BYTES, ConnectionEnded } from '../bases/nbd/duplex.ts';
+import type { ByteSink, ByteSource, NbdConnection } from '../../bases/nbd/duplex.ts';
+import { BATCH_BYTES, ConnectionEnded } from '../../bases/nbd/duplex.ts';
 
 /** Turns a connection into one by TLS. */
 export type Securing = (socket: Socket) => Promise<TLSSocket>;
