@@ -2,7 +2,9 @@
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
+import { listenNbd, NbdServer } from '../../hosts/node/nbd.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
+import { MemoryRuntime } from '../support/memory-runtime.ts';
 import { check } from '../support/qemu.ts';
 import { client, contentOf, MIB, nbdsh, withScene } from './scene.ts';
 
@@ -69,6 +71,42 @@ describeWithPeer(['nbdinfo', 'nbdcopy'], 'libnbd’s tools', () => {
       },
       { size: 8 * MIB + 512 },
     ));
+});
+
+describeWithPeer(['fio'], 'fio', () => {
+  it('finds every block that it wrote, many at once, by its check sum', () =>
+    withScene(async ({ socket, overlay, close }) => {
+      const { stdout } = await client(
+        'fio',
+        ...['--name=verify', '--ioengine=nbd', `--uri=nbd+unix:///vda?socket=${socket}`],
+        ...['--rw=randwrite', '--bs=12k', '--size=6m', '--iodepth=16', '--fsync=32'],
+        ...['--verify=crc32c', '--verify_fatal=1', '--do_verify=1', '--output-format=json'],
+      );
+      const [job] = JSON.parse(stdout.slice(stdout.indexOf('{'))).jobs;
+      expect(job.error).toBe(0);
+      expect(job.write.total_ios).toBeGreaterThan(20);
+      expect(job.read.total_ios).toBeGreaterThan(20);
+      await close();
+      expect((await check(overlay)).exitCode).toBe(0);
+    }));
+});
+
+describeWithPeer(['nbd-client'], 'nbd-client', () => {
+  it('lists what is served', async () => {
+    const runtime = new MemoryRuntime();
+    const disk = await runtime.create({ overlay: 'vm.qcow2', size: MIB });
+    const server = new NbdServer({ vda: disk, vdb: disk });
+    const listening = await listenNbd(server, { hostname: '127.0.0.1', port: 0 });
+    try {
+      const { port } = listening.address as { port: number };
+      const { stdout } = await client('nbd-client', '-l', '127.0.0.1', String(port));
+      expect(stdout.split('\n').filter((line) => /^vd/.test(line))).toEqual(['vda', 'vdb']);
+    } finally {
+      await listening.close();
+      await server.close();
+      await disk.close();
+    }
+  });
 });
 
 describeWithPeer(['qemu-img', 'qemu-io'], 'QEMU’s tools', () => {

@@ -77,7 +77,7 @@ async function writeSparse(path: string, bytes: Uint8Array): Promise<void> {
 
 /** Runs a client to its end. */
 export function client(
-  name: 'nbdinfo' | 'nbdcopy' | 'qemu-img' | 'qemu-io' | 'fio',
+  name: 'nbdinfo' | 'nbdcopy' | 'qemu-img' | 'qemu-io' | 'fio' | 'nbd-client',
   ...args: string[]
 ): Promise<RunResult> {
   return run(peerPath(name), args, { msMax: CLIENT_MS_MAX });

@@ -40,6 +40,7 @@ const PACKAGES = {
   nbdsh: 'python3-libnbd',
   nbdkit: 'nbdkit',
   fio: 'fio',
+  'nbd-client': 'nbd-client',
 } as const;
 
 /** What npm leaves out where there is no build of it. */
