@@ -2,7 +2,7 @@
  * Errors as a person can act on them: what happened in a sentence, what to do about it, and the
  * exact words of the error below.
  */
-import type { ErrorCode } from '../hosts/browser/index.ts';
+import type { ErrorCode, ErrorReason } from '../hosts/browser/index.ts';
 import { MillraceError } from '../hosts/browser/index.ts';
 import { make, part } from './dom.ts';
 
@@ -106,18 +106,18 @@ const OTHER: Explanation = {
   advice: 'The details say what. Reload the page to try again; what was saved is kept.',
 };
 
-const NEEDS_FILE = /neither a URL nor a disk|cannot be its own base/;
-
-/** What the errors say that have no code of their own. The first that fits is meant. */
-const BY_MESSAGE: readonly [RegExp, Explanation][] = [
-  [/not all that the guest wrote has been stored/, LOST],
-  [/is in storage no more|has taken its file away/, CLEARED],
-  [/the worker of disk .* (has ended|cannot run)/, WORKER],
-  [/^the engine (stopped|failed)|^cannot load the engine/, OTHER],
-  [NEEDS_FILE, FILE],
-  [/no such disk|there is no disk/, GONE],
-  [/byte ranges|ignores? Range|without ranges/i, RANGES],
-];
+/** Where an error tells which of the causes of its code it is. */
+const BY_REASON: Readonly<Record<ErrorReason, Explanation>> = {
+  'base-needed': FILE,
+  'no-such-disk': GONE,
+  cors: HIDDEN,
+  'no-ranges': RANGES,
+  'writes-lost': LOST,
+  'storage-cleared': CLEARED,
+  'storage-failed': STORAGE,
+  'worker-ended': WORKER,
+  'engine-failed': OTHER,
+};
 
 /** What is thrown when an image holds nothing that boots. */
 export class NotAnImage extends Error {}
@@ -130,18 +130,14 @@ const NOT_AN_IMAGE: Explanation = {
 
 /** Whether a disk lacks a base that only the user can give. */
 export function needsFile(error: unknown): boolean {
-  return error instanceof MillraceError && NEEDS_FILE.test(error.message);
+  return error instanceof MillraceError && error.reason === 'base-needed';
 }
 
 export function explain(error: unknown): Explanation {
   if (error instanceof NotAnImage) return NOT_AN_IMAGE;
   if (!(error instanceof MillraceError)) return OTHER;
-  if (/CORS/.test(error.message)) return error.code === 'EIO' ? OFFLINE : HIDDEN;
-  const told = BY_MESSAGE.find(([pattern]) => pattern.test(error.message));
-  if (told) return told[1];
-  if (error.code === 'EIO')
-    return /^cannot \w+ (disk '|the storage of this site)/.test(error.message) ? STORAGE : OFFLINE;
-  return BY_CODE[error.code] ?? OTHER;
+  if (error.reason !== undefined) return BY_REASON[error.reason];
+  return error.code === 'EIO' ? OFFLINE : (BY_CODE[error.code] ?? OTHER);
 }
 
 /** Shows a problem, until `hideProblem`. */

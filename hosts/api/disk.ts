@@ -3,7 +3,7 @@
  * logical positions in the disk unless said otherwise.
  */
 import type { BlockFile, BlockSource, ContainerInfo } from './block.ts';
-import type { ErrorCode } from './errors.ts';
+import type { ErrorCode, ErrorReason } from './errors.ts';
 
 /**
  * Formats that an image can have, by QEMU's names (`vpc` is VHD). An overlay is qcow2; the others
@@ -70,7 +70,7 @@ export interface StreamInfo {
   /** Why a FAILED job failed. */
   reason?: 'aborted' | 'error';
   /** The first error of the job, or where errors pause it the last; `offset` is the disk position it happened at. */
-  error?: { code: ErrorCode; message: string; offset?: number };
+  error?: { code: ErrorCode; reason?: ErrorReason; message: string; offset?: number };
 }
 
 /** A run of the disk in one state. */

@@ -37,12 +37,38 @@ export type ErrorCode =
   /** The disk has been closed. */
   | 'ECLOSED';
 
+/**
+ * Which of the causes of one code it is, where a program can do something about it. As stable as
+ * the codes; new ones may be added.
+ */
+export type ErrorReason =
+  /** `ENOENT`, `EINVAL`: the overlay's base is a file that only the user can give again. */
+  | 'base-needed'
+  /** `ENOENT`: there is no disk of that name in this browser, or on this server. */
+  | 'no-such-disk'
+  /** `EACCES`, `EUNSUPPORTED`: the server's answer is hidden from this page by CORS. */
+  | 'cors'
+  /** `EUNSUPPORTED`: the server has no byte ranges. */
+  | 'no-ranges'
+  /** Some of what the guest wrote could not be stored. */
+  | 'writes-lost'
+  /** `EIO`: the browser has cleared the storage of this site while the disk was open. */
+  | 'storage-cleared'
+  /** `EIO`: the browser's storage fails. */
+  | 'storage-failed'
+  /** `EIO`: the worker that has the disk has ended, or cannot run. */
+  | 'worker-ended'
+  /** `EIO`: the engine cannot be loaded, or has stopped. */
+  | 'engine-failed';
+
 /** Every error that Millrace throws on purpose. */
 export class MillraceError extends Error {
   /** Tells it from other errors where `instanceof` cannot. */
   override readonly name = 'MillraceError';
   /** What kind of failure it is: stable, for programs. */
   readonly code: ErrorCode;
+  /** Which of the code's causes it is, where that is told. */
+  readonly reason?: ErrorReason;
   /**
    * Position in the disk (or, for a source's own errors, in the source) in bytes, where there is
    * one.
@@ -53,10 +79,11 @@ export class MillraceError extends Error {
   constructor(
     code: ErrorCode,
     message: string,
-    options: { cause?: unknown; offset?: number } = {},
+    options: { cause?: unknown; offset?: number; reason?: ErrorReason } = {},
   ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
+    if (options.reason !== undefined) this.reason = options.reason;
     if (options.offset !== undefined) this.offset = options.offset;
   }
 }

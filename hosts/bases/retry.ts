@@ -2,7 +2,7 @@
  * What can go wrong with one request, and whether and when it is asked again: exponential backoff,
  * half of it by chance, limited in count and in time. It sends nothing itself.
  */
-import type { ErrorCode } from '../api/errors.ts';
+import type { ErrorCode, ErrorReason } from '../api/errors.ts';
 import { redactText } from './http/address.ts';
 
 /**
@@ -38,6 +38,7 @@ export const PROGRESS_BYTES_MIN: number = 64 * 1024;
  */
 export class Failure extends Error {
   readonly code: ErrorCode;
+  readonly reason?: ErrorReason;
   readonly transient: boolean;
   /** Whether fresh credentials, or a fresh URL, may help. */
   readonly expired: boolean;
@@ -52,6 +53,7 @@ export class Failure extends Error {
     code: ErrorCode,
     message: string,
     options: {
+      reason?: ErrorReason;
       transient?: boolean;
       expired?: boolean;
       busy?: boolean;
@@ -62,6 +64,7 @@ export class Failure extends Error {
   ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
+    if (options.reason !== undefined) this.reason = options.reason;
     this.transient = options.transient ?? false;
     this.expired = options.expired ?? false;
     this.busy = options.busy ?? false;

@@ -47,7 +47,9 @@ export class WorkerLink {
       const reason = event.message
         ? `: ${event.message}`
         : "; see that its script is served, with a JavaScript type, and allowed by the page's policy";
-      this.end(new MillraceError('EIO', `${this.#what} cannot run${reason}`));
+      this.end(
+        new MillraceError('EIO', `${this.#what} cannot run${reason}`, { reason: 'worker-ended' }),
+      );
     });
     this.#service = Comlink.wrap<DiskService>(this.#worker);
   }
@@ -73,6 +75,7 @@ export class WorkerLink {
       new MillraceError(
         'EIO',
         `${this.#what} has ended unexpectedly: open the disk again; what was flushed is kept`,
+        { reason: 'worker-ended' },
       ),
     );
   }

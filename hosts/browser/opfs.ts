@@ -5,7 +5,7 @@
  */
 import type { BlockFile } from '../api/block.ts';
 import type { CacheMode } from '../api/disk.ts';
-import type { ErrorCode } from '../api/errors.ts';
+import type { ErrorCode, ErrorReason } from '../api/errors.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { SyncFile } from './batch.ts';
 import { GRACE_MS } from './lock.ts';
@@ -58,7 +58,7 @@ export async function disksFolder(): Promise<FileSystemDirectoryHandle | undefin
     throw new MillraceError(
       'EIO',
       `cannot open the storage of this site: ${(error as Error).message}`,
-      { cause: error },
+      { cause: error, reason: 'storage-failed' },
     );
   }
 }
@@ -219,6 +219,7 @@ async function folderOf(name: string): Promise<FileSystemDirectoryHandle> {
     throw new MillraceError(
       'ENOENT',
       `there is no disk '${name}': the browser gives this page no storage`,
+      { reason: 'no-such-disk' },
     );
   return disks;
 }
@@ -407,15 +408,17 @@ function noRoom(name: string, cause?: unknown): MillraceError {
   });
 }
 
-const CODES: Record<string, [ErrorCode, string]> = {
+const CODES: Record<string, [ErrorCode, string, ErrorReason?]> = {
   NotFoundError: [
     'ENOENT',
     'there is no such disk in this browser (its storage may have been cleared)',
+    'no-such-disk',
   ],
   NoModificationAllowedError: ['EBUSY', 'its file is in use by another program of this site'],
   InvalidStateError: [
     'EIO',
     'the browser has taken its file away: the storage of this site was cleared, or has gone',
+    'storage-cleared',
   ],
   NotAllowedError: ['EACCES', 'the browser does not allow it'],
   SecurityError: ['EACCES', 'the browser does not allow it'],
@@ -426,6 +429,9 @@ export function fileError(error: unknown, action: string, name: string): Millrac
   if (error instanceof MillraceError) return error;
   const { name: kind, message } = error as Error;
   if (kind === 'QuotaExceededError') return noRoom(name, error);
-  const [code, reason] = CODES[kind] ?? ['EIO', message];
-  return new MillraceError(code, `cannot ${action} disk '${name}': ${reason}`, { cause: error });
+  const [code, what, reason] = CODES[kind] ?? ['EIO', message, 'storage-failed'];
+  return new MillraceError(code, `cannot ${action} disk '${name}': ${what}`, {
+    cause: error,
+    reason,
+  });
 }

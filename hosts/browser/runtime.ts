@@ -145,7 +145,7 @@ export class BrowserRuntime implements Runtime {
       throw new MillraceError(
         'ENOENT',
         `the base '${location}' is neither a URL nor a disk in this browser: if it was a file, give that again as the base`,
-        { cause },
+        { cause, reason: 'base-needed' },
       );
     }
   }
@@ -174,6 +174,7 @@ function itsOwnBase(name: string): MillraceError {
   return new MillraceError(
     'EINVAL',
     `disk '${name}' cannot be its own base: if its base was a file or disk of the same name, give that as the base`,
+    { reason: 'base-needed' },
   );
 }
 
@@ -184,6 +185,7 @@ async function compileEngine(): Promise<WebAssembly.Module> {
     throw new MillraceError(
       'EIO',
       `cannot load the engine: ${url.href} answered ${response.status}; serve engine.wasm along with the scripts`,
+      { reason: 'engine-failed' },
     );
   const isWasm = response.headers.get('Content-Type')?.split(';')[0].trim() === 'application/wasm';
   // A server that does not know the type of wasm costs the compiling while it loads, no more.

@@ -5,7 +5,7 @@
 import * as Comlink from 'comlink';
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import type { CreateOptions, DiskEvent, OpenOptions, StreamInfo } from '../api/disk.ts';
-import type { ErrorCode } from '../api/errors.ts';
+import type { ErrorCode, ErrorReason } from '../api/errors.ts';
 import { codeOf, MillraceError } from '../api/errors.ts';
 import type { CopyOptions } from './api.ts';
 import type { Holder } from './lock.ts';
@@ -53,6 +53,7 @@ export interface SentEvent {
 
 interface SentError {
   code: ErrorCode;
+  reason?: ErrorReason;
   message: string;
   offset?: number;
   stack?: string;
@@ -90,9 +91,10 @@ export function sendErrorsWhole(): void {
 }
 
 function packed(error: MillraceError): SentError {
-  const { code, message, offset, stack, cause } = error;
+  const { code, reason, message, offset, stack, cause } = error;
   return {
     code,
+    reason,
     message,
     offset,
     stack,
@@ -100,9 +102,9 @@ function packed(error: MillraceError): SentError {
   };
 }
 
-function unpacked({ code, message, offset, stack, cause }: SentError): MillraceError {
-  const reason = cause && Object.assign(new Error(cause.message), { name: cause.name });
-  return Object.assign(new MillraceError(code, message, { offset, cause: reason }), { stack });
+function unpacked({ code, message, stack, cause: sent, ...about }: SentError): MillraceError {
+  const cause = sent && Object.assign(new Error(sent.message), { name: sent.name });
+  return Object.assign(new MillraceError(code, message, { ...about, cause }), { stack });
 }
 
 /** Bytes that the other side may have; the array is of no use here afterwards. */

@@ -382,7 +382,7 @@ export class DiskService {
     )
       return;
     const message = `disk '${this.#name}' is in storage no more: the data of this site were cleared while it was open; before you close it, export what the browser still has of it`;
-    throw (this.#lost = new MillraceError('EIO', message));
+    throw (this.#lost = new MillraceError('EIO', message, { reason: 'storage-cleared' }));
   }
 }
 

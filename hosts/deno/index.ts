@@ -10,21 +10,10 @@
  * await disk.close();
  * ```
  */
-import type {
-  CheckOptions,
-  CheckReport,
-  CommitOptions,
-  CommitReport,
-  CreateOptions,
-  Disk,
-  OpenOptions,
-  RebaseOptions,
-  RebaseReport,
-} from '../api/disk.ts';
+import type { CreateOptions, Disk, OpenOptions } from '../api/disk.ts';
+import type { Library } from '../api/library.ts';
 import type { BaseCacheOptions } from '../disk/base-cache.ts';
-import { commitWith } from '../disk/commit.ts';
-import { checkDiskWith, createDiskWith, openDiskWith } from '../disk/open.ts';
-import { rebaseWith } from '../disk/rebase.ts';
+import { libraryOf } from '../faces/calls.ts';
 import { runtimeWith } from './base-cache.ts';
 import { denoRuntime } from './runtime.ts';
 
@@ -43,32 +32,26 @@ export interface WithBaseCache {
   baseCache?: BaseCacheOptions;
 }
 
+const library: Library = libraryOf(denoRuntime);
+
 /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
 export async function createDisk(options: CreateOptions & WithBaseCache): Promise<Disk> {
   const { baseCache, ...rest } = options;
-  return createDiskWith(runtimeWith(baseCache), rest);
+  return libraryOf(runtimeWith(baseCache)).createDisk(rest);
 }
 
 /** Opens an overlay; its base is the recorded one unless another is given. */
 export async function openDisk(options: OpenOptions & WithBaseCache): Promise<Disk> {
   const { baseCache, ...rest } = options;
-  return openDiskWith(runtimeWith(baseCache), rest);
+  return libraryOf(runtimeWith(baseCache)).openDisk(rest);
 }
 
 /**
  * Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw
  * image, which has nothing to check.
  */
-export function checkDisk(options: CheckOptions): Promise<CheckReport | undefined> {
-  return checkDiskWith(denoRuntime, options);
-}
-
+export const checkDisk: Library['checkDisk'] = library.checkDisk;
 /** Writes what an overlay holds down into a local base of its chain, and empties the overlay. */
-export function commitDisk(options: CommitOptions): Promise<CommitReport> {
-  return commitWith(denoRuntime, options);
-}
-
+export const commitDisk: Library['commitDisk'] = library.commitDisk;
 /** Gives an overlay another base; the disk shows the same as before. */
-export function rebaseDisk(options: RebaseOptions): Promise<RebaseReport> {
-  return rebaseWith(denoRuntime, options);
-}
+export const rebaseDisk: Library['rebaseDisk'] = library.rebaseDisk;

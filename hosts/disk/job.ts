@@ -291,6 +291,7 @@ export class DiskJob {
       {
         cause: this.#failure(),
         offset: info.error?.offset,
+        reason: info.error?.reason,
       },
     );
   }
@@ -306,7 +307,13 @@ export class DiskJob {
       ...this.#report(),
       status: JobStatus.FAILED,
       reason: isAborted ? 'aborted' : 'error',
-      error: isAborted ? undefined : { code: error.code, message: error.message },
+      error: isAborted
+        ? undefined
+        : {
+            code: error.code,
+            ...(error.reason && { reason: error.reason }),
+            message: error.message,
+          },
     };
     this.#jobIsOver();
     this.#emit('failed', this.#last);
@@ -348,7 +355,12 @@ export class DiskJob {
     if (info.status === JobStatus.FAILED) info.reason = job[JOB_ABORTED] ? 'aborted' : 'error';
     const error = this.#failure();
     if (error)
-      info.error = { code: error.code, message: error.message, offset: job[JOB_ERROR_OFFSET] };
+      info.error = {
+        code: error.code,
+        ...(error.reason && { reason: error.reason }),
+        message: error.message,
+        offset: job[JOB_ERROR_OFFSET],
+      };
     return info;
   }
 

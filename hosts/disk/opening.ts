@@ -275,7 +275,7 @@ export class Opening {
       throw new MillraceError(
         error.code,
         `${error.message}; an overlay records its base's URL without user, password and query: give the URL whole (base, --from), or a header (--header, --token-file)`,
-        { cause: error.cause, offset: error.offset },
+        { cause: error.cause, offset: error.offset, reason: error.reason },
       );
     }
   }

@@ -7,16 +7,20 @@
  * import { DurableObject } from 'cloudflare:workers';
  * import { serveDisks } from 'millrace/edge';
  * export class Machine extends DurableObject {
- *   served = serveDisks(this.ctx, { disks: { vda: { overlay: 'vda', base: 'https://images.example/debian.qcow2' } }, token: this.env.TOKEN });
+ *   served = serveDisks(this.ctx, {
+ *     disks: { vda: { overlay: 'vda', base: 'https://images.example/debian.qcow2' } },
+ *     token: this.env.TOKEN,
+ *   });
  *   fetch(request) { return this.served.fetch(request); }
  *   alarm() { return this.served.alarm(); }
  * }
  * ```
  */
 import type { CheckOptions, CheckReport, CreateOptions, Disk, OpenOptions } from '../api/disk.ts';
+import type { Library } from '../api/library.ts';
 import type { OptionNames } from '../api/options.ts';
 import { CHECK_OPTIONS, CREATE_OPTIONS, mustKnowOptions, OPEN_OPTIONS } from '../api/options.ts';
-import { checkDiskWith, createDiskWith, openDiskWith } from '../disk/open.ts';
+import { libraryOf } from '../faces/calls.ts';
 import type { EdgePlaces } from './runtime.ts';
 import { edgeRuntime, inLittleMemory } from './runtime.ts';
 
@@ -31,28 +35,32 @@ export { serveDisks } from './serve.ts';
 
 const PLACES: OptionNames<EdgePlaces> = { storage: true, bucket: true };
 
+/** Hands a call's options over, without those that say where disks can be. */
+function withPlaces<Options extends { memory?: number }, Result>(
+  call: string,
+  known: OptionNames<Options>,
+  act: (library: Library, options: Options) => Promise<Result>,
+): (options: Options & EdgePlaces) => Promise<Result> {
+  return async (given) => {
+    mustKnowOptions(call, given, { ...known, ...PLACES });
+    const { storage, bucket, ...options } = given;
+    const library = libraryOf(edgeRuntime({ storage, bucket }));
+    return act(library, inLittleMemory(options as unknown as Options));
+  };
+}
+
 /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
-export async function createDisk(made: CreateOptions & EdgePlaces): Promise<Disk> {
-  mustKnowOptions('createDisk', made, { ...CREATE_OPTIONS, ...PLACES });
-  const { storage, bucket, ...options } = made;
-  return createDiskWith(edgeRuntime({ storage, bucket }), inLittleMemory(options));
-}
-
+export const createDisk: (options: CreateOptions & EdgePlaces) => Promise<Disk> = withPlaces(
+  'createDisk',
+  CREATE_OPTIONS,
+  (library, options) => library.createDisk(options),
+);
 /** Opens an overlay; its base is the recorded one unless another is given. */
-export async function openDisk(opened: OpenOptions & EdgePlaces): Promise<Disk> {
-  mustKnowOptions('openDisk', opened, { ...OPEN_OPTIONS, ...PLACES });
-  const { storage, bucket, ...options } = opened;
-  return openDiskWith(edgeRuntime({ storage, bucket }), inLittleMemory(options));
-}
-
-/**
- * Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw
- * image, which has nothing to check.
- */
-export async function checkDisk(
-  checked: CheckOptions & EdgePlaces,
-): Promise<CheckReport | undefined> {
-  mustKnowOptions('checkDisk', checked, { ...CHECK_OPTIONS, ...PLACES });
-  const { storage, bucket, ...options } = checked;
-  return checkDiskWith(edgeRuntime({ storage, bucket }), inLittleMemory(options));
-}
+export const openDisk: (options: OpenOptions & EdgePlaces) => Promise<Disk> = withPlaces(
+  'openDisk',
+  OPEN_OPTIONS,
+  (library, options) => library.openDisk(options),
+);
+/** Checks an image by itself, without its base, and repairs it if asked to. */
+export const checkDisk: (options: CheckOptions & EdgePlaces) => Promise<CheckReport | undefined> =
+  withPlaces('checkDisk', CHECK_OPTIONS, (library, options) => library.checkDisk(options));

@@ -1,11 +1,11 @@
 /**
- * What the library has on every runtime: types, errors and events. How disks are opened stands in
- * each runtime's own entry.
+ * What the library has on every runtime beside the calls that open disks: types, errors, events.
  */
 export type { BlockFile, BlockSource, ContainerInfo, Flow, ReadHint } from '../api/block.ts';
 export * from '../api/disk.ts';
-export type { ErrorCode } from '../api/errors.ts';
+export type { ErrorCode, ErrorReason } from '../api/errors.ts';
 export { MillraceError } from '../api/errors.ts';
+export type { Library } from '../api/library.ts';
 export type {
   Answer,
   AnswerBody,

@@ -486,6 +486,7 @@ export class HttpObject {
       attempts === 1 ? '' : ` (${attempts} attempts in ${(elapsedMs / 1000).toFixed(1)} s)`;
     return new MillraceError(failure.code, `${this.name}, ${range}: ${failure.message}${tries}`, {
       offset,
+      reason: failure.reason,
       cause: failure.cause,
     });
   }
@@ -657,6 +658,6 @@ function hidden({ cause }: Failure): Failure {
   return new Failure(
     'EACCES',
     `${reason} (errors too: it may be that there is nothing at this address)`,
-    { cause },
+    { cause, reason: 'cors' },
   );
 }

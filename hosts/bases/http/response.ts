@@ -218,6 +218,7 @@ function parseContentRange(
     throw new Failure(
       'EUNSUPPORTED',
       `the answer's Content-Range is hidden from this page by CORS: the server must send ${fix}`,
+      { reason: 'cors' },
     );
   }
   const match = /^bytes +(\d+)-(\d+)\/(\d+|\*)$/i.exec(text.trim());
@@ -325,6 +326,7 @@ function checkWhole(response: Answer, known: Version | undefined, elsewhere: boo
     'EUNSUPPORTED',
     `${what}: a base of more than ${WHOLE_BYTES_MAX >> 20} MiB, or whose size is not told, needs a server with byte ranges; take it from start to end (sequential, --sequential), or download it and give its path`,
     {
+      reason: 'no-ranges',
       transient: known !== undefined,
     },
   );

@@ -168,6 +168,7 @@ export class Engine {
       this.#broken = new MillraceError(
         'EIO',
         `the engine stopped at an assertion (${name}, line ${line}, column ${column}): please report it`,
+        { reason: 'engine-failed' },
       );
     };
     const instance = new WebAssembly.Instance(module, { env: { memory }, host: { trap } });
@@ -496,7 +497,10 @@ export class Engine {
    * used no more.
    */
   #break(cause: unknown): void {
-    this.#broken ??= new MillraceError('EIO', `the engine failed: ${messageOf(cause)}`, { cause });
+    this.#broken ??= new MillraceError('EIO', `the engine failed: ${messageOf(cause)}`, {
+      cause,
+      reason: 'engine-failed',
+    });
     this.#rejectAll();
   }
 

@@ -1,6 +1,7 @@
 /** `millrace abort`: ends the job of a disk that `millrace serve` has. */
 import type { Command } from 'commander';
 import type { StreamInfo } from '../../api/disk.ts';
+import type { ErrorReason } from '../../api/errors.ts';
 import { MillraceError } from '../../api/errors.ts';
 import { redactUrl } from '../../bases/http/address.ts';
 import type { Ended } from './options.ts';
@@ -43,12 +44,13 @@ export async function abort(
     });
   });
   const told = (await response.json().catch(() => undefined)) as
-    | (StreamInfo & { code?: MillraceError['code']; message?: string })
+    | (StreamInfo & Partial<Pick<MillraceError, 'code' | 'message'>> & { reason?: ErrorReason })
     | undefined;
   if (!response.ok)
     throw new MillraceError(
       told?.code ?? 'EIO',
       `${url.href}: ${told?.message ?? `it answered ${response.status}`}`,
+      { reason: told?.reason },
     );
   if (told === undefined) throw new MillraceError('EIO', `${url.href} is not served by millrace`);
   await platform.stdout.write(

@@ -67,13 +67,16 @@ function refuse(
   request: Request,
   status: number,
   headers: Headers,
-  { code, message }: MillraceError,
+  { code, reason, message }: MillraceError,
 ): Response {
   headers.set('Content-Type', 'application/json');
-  return new Response(request.method === 'HEAD' ? null : JSON.stringify({ code, message }), {
-    status,
-    headers,
-  });
+  return new Response(
+    request.method === 'HEAD' ? null : JSON.stringify({ code, reason, message }),
+    {
+      status,
+      headers,
+    },
+  );
 }
 
 async function give(

@@ -165,7 +165,8 @@ async function answer(request: Request, options: HandlerOptions): Promise<Respon
   }
   const name = decoded(device);
   const disk = await find(options.disks, name, request);
-  if (disk === undefined) throw new MillraceError('ENOENT', `there is no disk '${name}'`);
+  if (disk === undefined)
+    throw new MillraceError('ENOENT', `there is no disk '${name}'`, { reason: 'no-such-disk' });
   return act({ request, url, device: name, disk, identity: options.identity?.(name) });
 }
 
@@ -290,6 +291,7 @@ function refuse(error: unknown, cors: Record<string, string>, bodiless: boolean)
   const status = error instanceof Refusal ? error.status : known ? STATUS[error.code] : 500;
   const told = {
     code: known ? error.code : 'EIO',
+    ...(known && error.reason && { reason: error.reason }),
     message: known
       ? error.message
       : `the handler failed: ${error instanceof Error ? error.message : String(error)}`,

@@ -267,7 +267,7 @@ export class V86Disk extends EventTarget {
         throw new MillraceError(
           this.#lost.code,
           `not all that the guest wrote has been stored: ${this.#lost.message}`,
-          { cause: this.#lost },
+          { cause: this.#lost, reason: 'writes-lost' },
         );
     } catch (error) {
       this.#unsavedSince = since ?? this.#unsavedSince;

@@ -1,0 +1,29 @@
+/** The calls that open disks, as a runtime with local files has them. */
+import type {
+  CheckOptions,
+  CheckReport,
+  CommitOptions,
+  CommitReport,
+  CreateOptions,
+  Disk,
+  OpenOptions,
+  RebaseOptions,
+  RebaseReport,
+} from './disk.ts';
+
+/** The calls of a runtime that has local files. */
+export interface Library {
+  /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
+  createDisk(options: CreateOptions): Promise<Disk>;
+  /** Opens an overlay; its base is the recorded one unless another is given. */
+  openDisk(options: OpenOptions): Promise<Disk>;
+  /**
+   * Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw
+   * image, which has nothing to check.
+   */
+  checkDisk(options: CheckOptions): Promise<CheckReport | undefined>;
+  /** Writes what an overlay holds down into a local base of its chain, and empties the overlay. */
+  commitDisk(options: CommitOptions): Promise<CommitReport>;
+  /** Gives an overlay another base; the disk shows the same as before. */
+  rebaseDisk(options: RebaseOptions): Promise<RebaseReport>;
+}
