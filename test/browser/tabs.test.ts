@@ -123,6 +123,35 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
     ).toMatchObject({ identical: true });
   });
 
+  it('takes up a job only as far as a disk reaches that was shrunk since', async () => {
+    const tab = await scene.tab();
+    for (const overlay of ['reaching', 'behind'])
+      await tab.run(async (tools, overlay) => {
+        const MIB = 1024 * 1024;
+        const disk = await tools.createDisk({ overlay, base: '/images/base.raw' });
+        const offset = overlay === 'behind' ? 5 * MIB : 2 * MIB;
+        await disk.stream({ offset, length: 3 * MIB, speed: 65536, nonblock: true });
+        await disk.pause();
+      }, overlay);
+    await tab.reload();
+    const told = await tab.run(async (tools) => {
+      const told = [];
+      for (const overlay of ['reaching', 'behind']) {
+        const shrinking = await tools.openDisk({ overlay });
+        await shrinking.resize(4 * 1024 * 1024, { shrink: true });
+        await shrinking.close();
+        const disk = await tools.openDisk({ overlay, resumeJob: true });
+        told.push(await disk.info().catch(({ code }) => code));
+        await disk.close();
+      }
+      return told;
+    });
+    expect(told).toEqual([
+      expect.objectContaining({ status: 1, offset: 2 * MIB, length: 2 * MIB, paused: true }),
+      'ENOENT',
+    ]);
+  });
+
   it('takes up a job that was paused as a paused one, which fetches nothing before it is resumed', async () => {
     const tab = await scene.tab();
     await tab.run(async (tools) => {
