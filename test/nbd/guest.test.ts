@@ -4,11 +4,12 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFile, writeFile } from 'node:fs/promises';
+import { mkdir, open, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import type { Started } from '../cli/program.ts';
 import { startMillrace, withFolder } from '../cli/program.ts';
+import type { Guest } from '../guest/guest.ts';
 import { guestPeers, makeGuest } from '../guest/guest.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { startNginx } from '../support/nginx.ts';
@@ -22,6 +23,10 @@ const BOOT_MS_MAX = 150_000;
 /** The stream takes seven seconds at the least. */
 const KILL_MS = 3000;
 const TEST_MS_MAX = 400_000;
+
+/** What the guest's boot and the test write, as diff(1) tells it. */
+const WRITTEN =
+  /^Only in end: (first|second|third)$|[/ ](etc\/mtab|var\/log|run|tmp|dev|root\/\.bash_history)\b/;
 
 /** A machine in QEMU, by its serial console. */
 class QemuMachine {
@@ -73,6 +78,34 @@ class QemuMachine {
 async function handOverScript(): Promise<string> {
   const page = await readFile(new URL('../../hosts/faces/nbd/README.md', import.meta.url), 'utf8');
   return /```python\n(.*?)```/s.exec(page)![1];
+}
+
+/** What lies in front of the file system, and every file that the guest did not write itself. */
+async function mustEqualBase(folder: string, guest: Guest): Promise<void> {
+  const start = async (path: string): Promise<Buffer> => {
+    const file = await open(path);
+    const { buffer } = await file.read(Buffer.alloc(guest.fileSystemOffset), 0, undefined, 0);
+    return file.close().then(() => buffer);
+  };
+  const image = join(folder, 'out.raw');
+  expect((await start(image)).equals(await start(guest.path))).toBe(true);
+  for (const [name, path] of [
+    ['base', guest.path],
+    ['end', image],
+  ]) {
+    await mkdir(join(folder, name));
+    const disk = `${path}?offset=${guest.fileSystemOffset}`;
+    await run(peerPath('debugfs'), ['-R', `rdump / ${join(folder, name)}`, disk]);
+  }
+  const { stdout } = await run('diff', ['-rq', '--no-dereference', 'base', 'end'], {
+    cwd: folder,
+    exitCodes: [0, 1],
+  });
+  const differs = stdout.trim().split('\n');
+  expect(differs.filter((line) => !WRITTEN.test(line))).toEqual([]);
+  expect(differs.filter((line) => /^Only in end: (first|second|third)$/.test(line))).toHaveLength(
+    3,
+  );
 }
 
 describeWithPeer(
@@ -132,6 +165,7 @@ describeWithPeer(
 
             expect((await check(image)).exitCode).toBe(0);
             await run('qemu-img', ['convert', '-O', 'raw', image, 'out.raw'], { cwd: folder });
+            await mustEqualBase(folder, guest);
             const disk = `${join(folder, 'out.raw')}?offset=${guest.fileSystemOffset}`;
             for (const [name, text] of [
               ['/first', 'kept-over-the-kill'],
