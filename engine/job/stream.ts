@@ -261,7 +261,7 @@ function keepsBase(j: Job): bool {
  * the task waits or has failed.
  */
 function missingAt(t: Task, j: Job, offset: u64, length: u64): i64 {
-  assert(offset < j.to || !j.whole);
+  assert(length > 0);
   const extent = lookup(t, overlay(), offset, length);
   if (extent === null) return 0;
   // With nothing below, all that is absent is zeros already, and stays so.

@@ -22,14 +22,7 @@ import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import { ENOSPC, OVERLAY, R_TOO_LARGE } from '../protocol';
 import { freeLater, freesHaveRoom } from './frees';
 import { moveTable } from './move';
-import {
-  grown,
-  isFreePlace,
-  missingBlock,
-  putRefcount,
-  refcountsGrowing,
-  refcountsPerBlock,
-} from './refcounts';
+import { grown, isFreePlace, missingBlock, putRefcount, refcountsPerBlock } from './refcounts';
 import { isMarked, nextWriteback, writebackRunning, writebackWanted } from './writeback';
 import { zeroOnDisk } from './zeropage';
 
@@ -115,7 +108,6 @@ export function runGrow(t: Task): i32 {
 
 /** Whatever became of it, those who wait look again; they fail if it failed. */
 export function growEnded(t: Task): void {
-  assert(refcountsGrowing());
   grown();
   wakeRefcounts(t);
 }

@@ -7,8 +7,7 @@ import { OVERLAY } from '../protocol';
 
 /** Fills the `bytes` at `to` with the `oldBytes` at `from`, then zeros; `cursor` is how far it has come. False: the task waits or has failed. */
 export function moveTable(t: Task, from: u64, oldBytes: u64, to: u64, bytes: u64): bool {
-  assert(oldBytes <= bytes && from != to);
-  assert(((from | to) & (SECTOR_BYTES - 1)) == 0);
+  assert(oldBytes <= bytes && (to & (SECTOR_BYTES - 1)) == 0);
   while (bytes > t.cursor) {
     // The new one first: behind the end of the file it comes at once, and could come in the other's place.
     const target = pageGet(t, OVERLAY, to + t.cursor);
