@@ -98,3 +98,47 @@ describe('the rooms of the hosts', () => {
     expect(() => objection('hosts/node/main.ts', 'engine/index.ts')).toThrow('no room');
   });
 });
+
+/** The engine's folders and loose files, from below; the same rule holds. */
+const ENGINE_FLOORS: Record<string, number> = {
+  'engine/protocol': 0,
+  'engine/limits': 0,
+  'engine/core': 1,
+  'engine/formats': 2,
+  'engine/overlay': 3,
+  'engine/data': 4,
+  'engine/job': 5,
+  'engine/check': 5,
+  'engine/requests': 6,
+  'engine/step': 7,
+  'engine/index': 8,
+};
+
+function engineRoomOf(path: string): string {
+  const room = Object.keys(ENGINE_FLOORS).find(
+    (room) => path === room || path.startsWith(`${room}/`),
+  );
+  if (room === undefined) throw new Error(`${path} is in no room of the engine`);
+  return room;
+}
+
+it('the folders of the engine import only from below', () => {
+  const found = modules('engine').flatMap((path) =>
+    importsOf(readFileSync(join(ROOT, path), 'utf8')).map((name) => {
+      const own = engineRoomOf(path.replace(/\.ts$/, ''));
+      const other = engineRoomOf(
+        relative(ROOT, join(ROOT, dirname(path), name)).replaceAll('\\', '/'),
+      );
+      return own === other || ENGINE_FLOORS[other] < ENGINE_FLOORS[own]
+        ? undefined
+        : `${path} imports ${other}`;
+    }),
+  );
+  expect(found.length).toBeGreaterThan(200);
+  expect(found.filter((fault) => fault !== undefined)).toEqual([]);
+});
+
+it('the engine leaves no answers in exported variables', () => {
+  for (const path of modules('engine'))
+    expect(readFileSync(join(ROOT, path), 'utf8'), path).not.toMatch(/^export let /m);
+});
