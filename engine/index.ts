@@ -1,4 +1,5 @@
-// Every export of the engine. README.md documents them for hosts in any language; nothing here does more than hand on.
+// Every export of the engine. README.md documents them for hosts in any language; nothing here does
+// more than hand on.
 
 import { arenaInit, arenaTableBytes } from './core/arena';
 import { fileOf, filesBytes, filesInit } from './core/files';
@@ -162,7 +163,9 @@ export function setFile(file: u32, bytes: f64, tellsHoles: bool): bool {
   return true;
 }
 
-/** How the disk is to be used, and what its overlay's storage can do, once all its images are open. */
+/**
+ * How the disk is to be used, and what its overlay's storage can do, once all its images are open.
+ */
 export function setUse(copyOnRead: bool, readAhead: bool, trims: bool, flushesDear: bool): void {
   setCopyOnRead(copyOnRead);
   readaheadInit(readAhead);
@@ -175,7 +178,10 @@ export function text(): u32 {
   return <u32>textAt;
 }
 
-/** Says how long the name, format and identity of a base are that the host has put at `text`, one behind the other. */
+/**
+ * Says how long the name, format and identity of a base are that the host has put at `text`, one
+ * behind the other.
+ */
 export function setBacking(name: u32, format: u32, identity: u32): bool {
   return setBackingTexts(name, format, identity);
 }
@@ -231,7 +237,10 @@ export function imageAtDepth(depth: u32): i32 {
   return depth < imageCount() ? <i32>imageAt(depth).index : -1;
 }
 
-/** Address of an image's header page, for the texts that its record points to; 0 if it is not in the cache now. */
+/**
+ * Address of an image's header page, for the texts that its record points to; 0 if it is not in the
+ * cache now.
+ */
 export function headerPage(index: u32): u32 {
   return <u32>pageCached(index, 0);
 }
@@ -260,7 +269,10 @@ export function request(kind: u32, tag: u32, offset: f64, length: f64, argument:
   return true;
 }
 
-/** Takes `completed` entries of the completion queue and goes on as far as is possible; true if it should be called again at once. */
+/**
+ * Takes `completed` entries of the completion queue and goes on as far as is possible; true if it
+ * should be called again at once.
+ */
 export function step(completed: u32, now: f64): bool {
   return runStep(completed, now);
 }
@@ -270,12 +282,17 @@ export function submitted(): u32 {
   return submissionCount();
 }
 
-/** When `step` is wanted again though nothing has completed, by the clock that `step` is given; 0 for not at all. */
+/**
+ * When `step` is wanted again though nothing has completed, by the clock that `step` is given; 0
+ * for not at all.
+ */
 export function wakeAt(): f64 {
   return alarmTime();
 }
 
-/** Makes the disk's job, which a stream request then runs; 0, or the reason why there cannot be one. */
+/**
+ * Makes the disk's job, which a stream request then runs; 0, or the reason why there cannot be one.
+ */
 export function stream(
   offset: f64,
   length: f64,

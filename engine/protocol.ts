@@ -21,7 +21,9 @@ export const FILES_MAX = 64;
 export const TEXT_BYTES = 4096;
 /** Largest text of a base's identity that a header takes. */
 export const IDENTITY_BYTES_MAX = 256;
-/** What one bit of a map of holes stands for, as a power of two: the block of usual file systems. */
+/**
+ * What one bit of a map of holes stands for, as a power of two: the block of usual file systems.
+ */
 export const HOLE_BLOCK_BITS = 12;
 /** Numbers, of 64-bit floats, in a report (an image, the job). */
 export const REPORT_NUMBERS = 32;
@@ -175,7 +177,9 @@ export const SNAPSHOT_TEXT_BYTES = 131070;
 
 // Reports
 
-/** An image. Texts are given by position and length in its header page; what is so or not by 0, 1. */
+/**
+ * An image. Texts are given by position and length in its header page; what is so or not by 0, 1.
+ */
 export const IMAGE_FORMAT = 0;
 export const IMAGE_SIZE = 1;
 export const IMAGE_FILE_SIZE = 2;

@@ -1,4 +1,5 @@
-// The step: completions in, submissions out. Everything the engine does happens here, in a deterministic order.
+// The step: completions in, submissions out. Everything the engine does happens here, in a
+// deterministic order.
 
 import { runCheck } from './check/check';
 import { setNow } from './core/clock';

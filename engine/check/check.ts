@@ -1,5 +1,6 @@
-// check: compares what the overlay's file says is in use with what refers to it, and repairs it. It finds what `qemu-img check` finds;
-// the disk is at rest meanwhile. What is repaired is written so that a crash in between leaves nothing worse than before.
+// check: compares what the overlay's file says is in use with what refers to it, and repairs it. It
+// finds what `qemu-img check` finds; the disk is at rest meanwhile. What is repaired is written so
+// that a crash in between leaves nothing worse than before.
 
 import { arenaBytes } from '../core/arena';
 import { be64, putBe64 } from '../core/bytes';
@@ -162,7 +163,8 @@ function look(t: Task, c: Check, image: Qcow2): i32 {
     beginTable(c);
     t.state = LOOKING_AT_FLAGS;
   }
-  // Opening takes no second way through all tables for flags: with every refcount right, and none of them above one, they are only hints.
+  // Opening takes no second way through all tables for flags: with every refcount right, and none
+  // of them above one, they are only hints.
   if (t.argument == REPAIR_CRASH && corruptions(c) + c.leaks + c.shared == 0) {
     t.state = DECIDE;
     return DONE;
@@ -201,7 +203,8 @@ function decide(t: Task, c: Check, image: Qcow2): i32 {
     t.state = t.argument == REPAIR_CRASH ? BEHIND_END : MARK;
     return DONE;
   }
-  // A block that something else refers to as well, or that is not where blocks can be, must not be written to.
+  // A block that something else refers to as well, or that is not where blocks can be, must not be
+  // written to.
   if (t.argument == REPAIR_LEAKS && wrongBlocks) return failed(t, ECORRUPT, R_DAMAGED, 0);
   c.repairs++;
   const rebuilds = t.argument != REPAIR_LEAKS && wrongBlocks + c.missing != 0;
@@ -212,12 +215,18 @@ function decide(t: Task, c: Check, image: Qcow2): i32 {
   return DONE;
 }
 
-/** With leaks go the flags that they made wrong, as in QEMU; not where more is wrong, which is not asked for. */
+/**
+ * With leaks go the flags that they made wrong, as in QEMU; not where more is wrong, which is not
+ * asked for.
+ */
 function moreIsWrong(c: Check): bool {
   return corruptions(c) != c.wrongFlags;
 }
 
-/** Tells what is wrong that no crash leaves behind. Clusters that are rightly shared are sound, but nothing here writes beside them. */
+/**
+ * Tells what is wrong that no crash leaves behind. Clusters that are rightly shared are sound, but
+ * nothing here writes beside them.
+ */
 function refuse(t: Task, c: Check, image: Qcow2): i32 {
   if (c.wrongEntries && c.reason) return failed(t, ECORRUPT, c.reason, c.reasonAt);
   if (c.wrongEntries + c.wrongBlocks + c.sharedBlocks) return failed(t, ECORRUPT, R_DAMAGED, 0);
@@ -282,7 +291,10 @@ function repair(t: Task, c: Check, image: Qcow2): i32 {
   return markSound(t, c, image);
 }
 
-/** Takes the mark of a corrupt image off one that has been repaired; before writing, what nothing here looks after is taken off too. */
+/**
+ * Takes the mark of a corrupt image off one that has been repaired; before writing, what nothing
+ * here looks after is taken off too.
+ */
 function markSound(t: Task, c: Check, image: Qcow2): i32 {
   if (t.state == MARK) {
     t.state = MARKED;
@@ -314,7 +326,10 @@ const BITMAPS: u32 = 3;
 const BLOCKS: u32 = 4;
 const COMPARE: u32 = 5;
 
-/** Counts the references to all clusters of the file, window by window, and does with each window what the round is for. */
+/**
+ * Counts the references to all clusters of the file, window by window, and does with each window
+ * what the round is for.
+ */
 function allWindows(t: Task, c: Check, image: Qcow2): i32 {
   while (true) {
     if (c.part != COMPARE) {
@@ -334,7 +349,10 @@ function allWindows(t: Task, c: Check, image: Qcow2): i32 {
   }
 }
 
-/** Counts all references to the clusters of the window. The refcount blocks come last: see countBlocks. */
+/**
+ * Counts all references to the clusters of the window. The refcount blocks come last: see
+ * countBlocks.
+ */
 function countReferences(t: Task, c: Check, image: Qcow2): i32 {
   if (c.part == START) {
     memory.fill(c.window, 0, t.bufferBytes);

@@ -1,5 +1,6 @@
-// Counting references: everything in the image that refers to clusters of its file, noted in the check's window, in the order and by
-// the rules of QEMU's own check, so that both find the same. A wrong entry is counted and followed as far as that can be.
+// Counting references: everything in the image that refers to clusters of its file, noted in the
+// check's window, in the order and by the rules of QEMU's own check, so that both find the same. A
+// wrong entry is counted and followed as far as that can be.
 
 import { be64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
@@ -39,10 +40,14 @@ import {
   wrongEntry,
 } from './state';
 
-/** Counts one reference to each cluster that a range touches; `whole` says that no other may refer to them. */
+/**
+ * Counts one reference to each cluster that a range touches; `whole` says that no other may refer
+ * to them.
+ */
 export function refer(c: Check, image: Qcow2, offset: u64, bytes: u64, whole: bool): void {
   if (bytes == 0) return;
-  // What is referred to last may end up to a cluster behind the file: files are not always filled up.
+  // What is referred to last may end up to a cluster behind the file: files are not always filled
+  // up.
   if (offset > OFFSET_MAX || offset + bytes >= image.fileSize + clusterBytes(image)) {
     if (!telling(c)) return;
     wrongEntry(c, R_CLUSTER_OUTSIDE);
@@ -108,7 +113,10 @@ export function enterTable(c: Check, image: Qcow2, entry: u64): void {
   c.tables++;
 }
 
-/** Counts what `count` neighbouring L2 entries refer to, which are at an address, and in the file at `place`; `statistics` says to also count clusters by kind. */
+/**
+ * Counts what `count` neighbouring L2 entries refer to, which are at an address, and in the file at
+ * `place`; `statistics` says to also count clusters by kind.
+ */
 export function countEntries(
   c: Check,
   image: Qcow2,
@@ -191,7 +199,10 @@ function countCompressed(c: Check, image: Qcow2, entry: u64, bitmap: u64, statis
   c.fragmented++;
 }
 
-/** Counts the refcount blocks, after everything else: nothing but the refcount table may refer to them, and that once. */
+/**
+ * Counts the refcount blocks, after everything else: nothing but the refcount table may refer to
+ * them, and that once.
+ */
 export function countBlocks(t: Task, c: Check, image: Qcow2): i32 {
   const entries = image.refcountTableBytes >> 3;
   let scanned: u64 = 0;

@@ -1,5 +1,6 @@
-// Mending the snapshot table: an entry needs extra data (the sizes of the VM's state and of the disk, instructions counted) of a length
-// that QEMU takes. The table is written anew at another place, and one sector of the header then leaves the old one for the new.
+// Mending the snapshot table: an entry needs extra data (the sizes of the VM's state and of the
+// disk, instructions counted) of a length that QEMU takes. The table is written anew at another
+// place, and one sector of the header then leaves the old one for the new.
 
 import { be32, putBe64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
@@ -14,7 +15,10 @@ import { ENOSPC, OVERLAY, R_TOO_LARGE } from '../protocol';
 import { mendedExtra, SNAPSHOT_BYTES, SNAPSHOT_EXTRA_WRITTEN } from './snapshots';
 import { Check, corruptions } from './state';
 
-/** Of an entry: where the lengths of its id and name stand, of the VM's state in 32 bits, and of the extra data. */
+/**
+ * Of an entry: where the lengths of its id and name stand, of the VM's state in 32 bits, and of the
+ * extra data.
+ */
 const AT_ID_BYTES: u64 = 12;
 const AT_STATE_BYTES: u64 = 32;
 const AT_EXTRA_BYTES: u64 = 36;
@@ -22,7 +26,10 @@ const AT_EXTRA_BYTES: u64 = 36;
 const EXTRA_STATE: u64 = 0;
 const EXTRA_DISK: u64 = 1;
 
-/** Nothing else may be wrong: clusters are taken for the table. Behind a length that is out of bounds no leak may show, for an entry that was missed would be one. */
+/**
+ * Nothing else may be wrong: clusters are taken for the table. Behind a length that is out of
+ * bounds no leak may show, for an entry that was missed would be one.
+ */
 export function mayMend(c: Check): bool {
   const isKnown = c.longSnapshots == 0 || c.leaks == 0;
   return c.badSnapshots != 0 && c.unread == 0 && corruptions(c) == c.badSnapshots && isKnown;
@@ -96,7 +103,10 @@ function copyEntry(t: Task, c: Check, image: Qcow2): u64 {
   return bytes;
 }
 
-/** A byte of the new entry in place of the one at `from`, whose extra data becomes `kept` bytes long; -1 if the task waits. */
+/**
+ * A byte of the new entry in place of the one at `from`, whose extra data becomes `kept` bytes
+ * long; -1 if the task waits.
+ */
 function mendedByte(t: Task, image: Qcow2, from: u64, extra: u64, kept: u64, index: u64): i32 {
   if (index >= AT_EXTRA_BYTES && index < SNAPSHOT_BYTES)
     return byteOf(kept << 32, index - AT_EXTRA_BYTES);

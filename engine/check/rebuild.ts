@@ -1,5 +1,6 @@
-// Rebuilding the refcounts: new refcount blocks and a new refcount table behind all that is in the file, filled from the references
-// found. Nothing in use is written to; one sector of the header then leaves the old ones for the new.
+// Rebuilding the refcounts: new refcount blocks and a new refcount table behind all that is in the
+// file, filled from the references found. Nothing in use is written to; one sector of the header
+// then leaves the old ones for the new.
 
 import { putBe32, putBe64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
@@ -22,7 +23,8 @@ import { Check, mayFree, REBUILD, REFERENCES } from './state';
 
 /** Settles where the new blocks and the new table will stand; false if that cannot be. */
 export function planRebuild(t: Task, c: Check, image: Qcow2): bool {
-  // What points behind the end of the file would point to the new blocks; and what was not counted cannot be written.
+  // What points behind the end of the file would point to the new blocks; and what was not counted
+  // cannot be written.
   if (c.outside || (c.uncounted && c.refcountMax > REFERENCES))
     return refuse(t, ECORRUPT, R_REPAIR);
   const perBlock = refcountsPerBlock(image);
@@ -104,7 +106,10 @@ export function writeTable(t: Task, c: Check, image: Qcow2): bool {
   return true;
 }
 
-/** Lets the header refer to the new table, once that is on disk. False: the task waits or has failed. */
+/**
+ * Lets the header refer to the new table, once that is on disk. False: the task waits or has
+ * failed.
+ */
 export function switchTable(t: Task, c: Check, image: Qcow2): bool {
   assert(c.newBlocks > 0);
   if (!settle(t)) return false;

@@ -1,5 +1,6 @@
-// Comparing what refers to a cluster with what its refcount says, and repairing the difference: refcounts first, then the flags in L1
-// and L2 entries that say "the refcount is one". Refcounts are read here without trust in the refcount table.
+// Comparing what refers to a cluster with what its refcount says, and repairing the difference:
+// refcounts first, then the flags in L1 and L2 entries that say "the refcount is one". Refcounts
+// are read here without trust in the refcount table.
 
 import { be64, putBe64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
@@ -19,7 +20,10 @@ import {
 import { claimedWhole, countedOf, referencesTo, showsNoData } from './count';
 import { Check, LOOK, mayFree, REFERENCES, REPAIR } from './state';
 
-/** Finds the part of a refcount block that holds a cluster's entry, in a file of so many bytes. False: the task waits or has failed. */
+/**
+ * Finds the part of a refcount block that holds a cluster's entry, in a file of so many bytes.
+ * False: the task waits or has failed.
+ */
 function findPart(t: Task, c: Check, image: Qcow2, cluster: u64, fileBytes: u64): bool {
   c.block = 0;
   c.blockUnknown = false;
@@ -45,8 +49,8 @@ function partEnd(image: Qcow2, cluster: u64): u64 {
 }
 
 /**
- * Looks up, before a rebuild, the part of the old refcount blocks that a cluster's entry is in: see keptRefcount. False: the task waits
- * or has failed.
+ * Looks up, before a rebuild, the part of the old refcount blocks that a cluster's entry is in: see
+ * keptRefcount. False: the task waits or has failed.
  */
 export function findKept(t: Task, c: Check, image: Qcow2, cluster: u64): bool {
   c.block = 0;
@@ -54,8 +58,8 @@ export function findKept(t: Task, c: Check, image: Qcow2, cluster: u64): bool {
 }
 
 /**
- * The refcount that a cluster keeps at least, though nothing known refers to it, where something unknown may: the one that it had, or
- * one if that cannot be told.
+ * The refcount that a cluster keeps at least, though nothing known refers to it, where something
+ * unknown may: the one that it had, or one if that cannot be told.
  */
 export function keptRefcount(c: Check, image: Qcow2, cluster: u64): u64 {
   if (mayFree(c, image)) return 0;
@@ -69,7 +73,10 @@ function refcountInPart(c: Check, image: Qcow2, cluster: u64): u64 {
     : 0;
 }
 
-/** Compares the refcounts of the clusters in the window, and in a repair sets them: downwards, or also upwards if `raises`. What may be in use by what is not known is not freed. */
+/**
+ * Compares the refcounts of the clusters in the window, and in a repair sets them: downwards, or
+ * also upwards if `raises`. What may be in use by what is not known is not freed.
+ */
 export function compareWindow(t: Task, c: Check, image: Qcow2, raises: bool): i32 {
   const end = min(c.clusters, c.windowFirst + c.windowClusters);
   let scanned: u32 = 0;
@@ -120,8 +127,9 @@ function repairOne(t: Task, c: Check, refcount: u64, raises: bool, frees: bool):
 }
 
 /**
- * Frees what has a refcount behind the end of the file: clusters that a crash left taken before anything was written there. QEMU does
- * not see those, but they would be leaks as soon as the file grows over them.
+ * Frees what has a refcount behind the end of the file: clusters that a crash left taken before
+ * anything was written there. QEMU does not see those, but they would be leaks as soon as the file
+ * grows over them.
  */
 export function freeBehindEnd(t: Task, c: Check, image: Qcow2): i32 {
   if (image.foreign) return DONE;
@@ -169,8 +177,8 @@ function compareFlag(t: Task, c: Check, image: Qcow2, entry: u64): u32 {
 }
 
 /**
- * The flag of an L1 entry, which in a repair is set right. What is known of the table's refcount decides whether its own entries are
- * looked at, and changed. False: the task waits or has failed.
+ * The flag of an L1 entry, which in a repair is set right. What is known of the table's refcount
+ * decides whether its own entries are looked at, and changed. False: the task waits or has failed.
  */
 export function enterFlags(t: Task, c: Check, image: Qcow2, at: usize): bool {
   assert(!c.entered);
@@ -195,7 +203,10 @@ export function enterFlags(t: Task, c: Check, image: Qcow2, at: usize): bool {
   return true;
 }
 
-/** The flags of `count` neighbouring L2 entries; in a repair they are set right where only one L1 entry refers to the table. */
+/**
+ * The flags of `count` neighbouring L2 entries; in a repair they are set right where only one L1
+ * entry refers to the table.
+ */
 export function flagsOfPage(t: Task, c: Check, image: Qcow2, l2: usize, count: u32): bool {
   assert(count > 0);
   const step = (<usize>1) << image.l2EntryBits;

@@ -1,5 +1,6 @@
-// What internal snapshots and persistent bitmaps refer to (QEMU's docs/interop/qcow2.txt, "Snapshots" and "Bitmaps extension"): read
-// only to count it. Both are lists of entries of varying length, each with a table of its own.
+// What internal snapshots and persistent bitmaps refer to (QEMU's docs/interop/qcow2.txt,
+// "Snapshots" and "Bitmaps extension"): read only to count it. Both are lists of entries of varying
+// length, each with a table of its own.
 
 import { be64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
@@ -12,12 +13,17 @@ import { entriesOfPage, refer } from './count';
 import { beginTable, Check, telling, unreadAt } from './state';
 import { COUNT, walkTables } from './walk';
 
-/** An entry of the snapshot table: where the words stand that tell of its L1 table and its lengths. */
+/**
+ * An entry of the snapshot table: where the words stand that tell of its L1 table and its lengths.
+ */
 const SNAPSHOT_L1_OFFSET: u64 = 0;
 const SNAPSHOT_SIZES: u64 = 8;
 const SNAPSHOT_EXTRA: u64 = 32;
 export const SNAPSHOT_BYTES: u64 = 40;
-/** Version 3 wants the size of the VM state and of the disk there; QEMU takes no more than this, and writes no less than that. */
+/**
+ * Version 3 wants the size of the VM state and of the disk there; QEMU takes no more than this, and
+ * writes no less than that.
+ */
 const SNAPSHOT_EXTRA_MIN: u64 = 16;
 const SNAPSHOT_EXTRA_MAX: u64 = 1024;
 export const SNAPSHOT_EXTRA_WRITTEN: u64 = 24;
@@ -29,7 +35,10 @@ const BITMAP_TABLE_OFFSET: u64 = 0;
 const BITMAP_TABLE_SIZE: u64 = 8;
 const BITMAP_KIND: u64 = 16;
 const BITMAP_BYTES: u64 = 24;
-/** As QEMU has them: flags that may be set, bits of the granularity, bytes of the name, bytes of all clusters together. */
+/**
+ * As QEMU has them: flags that may be set, bits of the granularity, bytes of the name, bytes of all
+ * clusters together.
+ */
 const BITMAP_FLAGS_KNOWN: u64 = 3;
 const BITMAP_IN_USE: u64 = 1;
 const BITMAP_DIRTY_TRACKING: u64 = 1;
@@ -37,7 +46,10 @@ const GRANULARITY_BITS_MIN: u64 = 9;
 const GRANULARITY_BITS_MAX: u64 = 31;
 const BITMAP_NAME_BYTES_MAX: u64 = 1023;
 const BITMAP_CLUSTERS_BYTES_MAX: u64 = 512 << 20;
-/** A bitmap table's entry without a cluster says that all bits are set; with one, the bit is reserved like the others. */
+/**
+ * A bitmap table's entry without a cluster says that all bits are set; with one, the bit is
+ * reserved like the others.
+ */
 const BITMAP_ALL_SET: u64 = 1;
 const BITMAP_RESERVED: u64 = 0xff000000000001fe;
 
@@ -71,7 +83,10 @@ export function countSnapshots(t: Task, c: Check, image: Qcow2): i32 {
   return DONE;
 }
 
-/** Reads one entry of the snapshot table; where the table ends too early, the rest is skipped. False: the task waits. */
+/**
+ * Reads one entry of the snapshot table; where the table ends too early, the rest is skipped.
+ * False: the task waits.
+ */
 function readSnapshot(t: Task, c: Check, image: Qcow2): bool {
   const at = (c.itemAt + 7) & ~7;
   if (at + SNAPSHOT_BYTES > image.fileSize) return skipList(c, image.snapshots);
@@ -90,7 +105,8 @@ function readSnapshot(t: Task, c: Check, image: Qcow2): bool {
   c.itemTable = table;
   c.itemEntries = entries;
   c.itemRead = true;
-  // No L1 table stands over the header, and none has been written only in part: its entry or the file has been spoiled.
+  // No L1 table stands over the header, and none has been written only in part: its entry or the
+  // file has been spoiled.
   if (table == 0 || table + (entries << 3) > image.fileSize) unreadAt(c, at);
   const wrong = (table & (clusterBytes(image) - 1)) != 0 || entries << 3 > L1_BYTES_MAX;
   if (wrong && telling(c)) c.wrongEntries++;
@@ -105,7 +121,9 @@ export function mendedExtra(extra: u64): u64 {
   return min(max(extra, SNAPSHOT_EXTRA_WRITTEN), SNAPSHOT_EXTRA_MAX);
 }
 
-/** Whether an entry's extra data is of a length that will do; and what the entry takes once it is. */
+/**
+ * Whether an entry's extra data is of a length that will do; and what the entry takes once it is.
+ */
 function tellExtra(c: Check, image: Qcow2, extra: u64, texts: u64): void {
   c.snapshotBytes = ((c.snapshotBytes + 7) & ~7) + SNAPSHOT_BYTES + mendedExtra(extra) + texts;
   const isLong = extra > SNAPSHOT_EXTRA_MAX;
@@ -171,7 +189,10 @@ function readBitmap(t: Task, c: Check, image: Qcow2): bool {
   return true;
 }
 
-/** Whether QEMU would open an image with this entry: `kind` is its word with the type, the granularity and the name's length. */
+/**
+ * Whether QEMU would open an image with this entry: `kind` is its word with the type, the
+ * granularity and the name's length.
+ */
 function isBitmapSound(image: Qcow2, entries: u64, flags: u64, kind: u64): bool {
   const type = kind >> 56;
   const granularity = (kind >> 48) & 0xff;
@@ -184,7 +205,10 @@ function isBitmapSound(image: Qcow2, entries: u64, flags: u64, kind: u64): bool 
   return (flags & BITMAP_IN_USE) != 0 || entries == bitmapClusters(image, granularity);
 }
 
-/** Clusters of a bitmap of the disk: a bit for each 2^granularity bytes, in words of 64; QEMU sees whole sectors of the disk. */
+/**
+ * Clusters of a bitmap of the disk: a bit for each 2^granularity bytes, in words of 64; QEMU sees
+ * whole sectors of the disk.
+ */
 function bitmapClusters(image: Qcow2, granularity: u64): u64 {
   const sectors = image.size & ~(<u64>SECTOR_BYTES - 1);
   const bits = (sectors + ((<u64>1) << granularity) - 1) >> granularity;

@@ -1,5 +1,6 @@
-// What a check of the overlay has found, and how far it is: one record, kept with the task in memory that it took, so that the memory
-// of a check does not depend on the size of the image. The file is looked at in windows of as many clusters as can be counted at once.
+// What a check of the overlay has found, and how far it is: one record, kept with the task in
+// memory that it took, so that the memory of a check does not depend on the size of the image. The
+// file is looked at in windows of as many clusters as can be counted at once.
 
 import { clusterBytes } from '../core/image';
 import { Task } from '../core/task';
@@ -10,7 +11,10 @@ export const LOOK: u32 = 0;
 export const REPAIR: u32 = 1;
 export const REBUILD: u32 = 2;
 
-/** The low bits of a cluster's count are the references found; the highest one says that something claims the whole cluster. */
+/**
+ * The low bits of a cluster's count are the references found; the highest one says that something
+ * claims the whole cluster.
+ */
 export const REFERENCES: u16 = 0x7fff;
 export const WHOLE: u16 = 0x8000;
 export const COUNT_BYTES: u32 = 2;
@@ -60,7 +64,10 @@ export class Check {
   itemEntries: u64;
   itemNext: u64;
 
-  /** Found by this look. Entries that are wrong; what is wrong with the first of them, and where in the file it stands. */
+  /**
+   * Found by this look. Entries that are wrong; what is wrong with the first of them, and where in
+   * the file it stands.
+   */
   wrongEntries: u64;
   reason: i32;
   reasonAt: u64;
@@ -68,17 +75,26 @@ export class Check {
   entryAt: u64;
   /** Of the wrong entries: zero clusters with a wrong place (it is not needed). */
   looseZeroes: u64;
-  /** What cannot be followed, so that it is not known what it uses; and where the first of it stands. */
+  /**
+   * What cannot be followed, so that it is not known what it uses; and where the first of it
+   * stands.
+   */
   unread: u64;
   unreadAt: u64;
-  /** Of the wrong entries: snapshots whose extra data is too short or too long, and of these the long ones. */
+  /**
+   * Of the wrong entries: snapshots whose extra data is too short or too long, and of these the
+   * long ones.
+   */
   badSnapshots: u64;
   longSnapshots: u64;
   /** Bytes of a snapshot table in which each has extra data of a length that will do. */
   snapshotBytes: u64;
   /** References to what the file does not have. */
   outside: u64;
-  /** Entries of the refcount table that are wrong, and those whose block something else refers to as well. */
+  /**
+   * Entries of the refcount table that are wrong, and those whose block something else refers to as
+   * well.
+   */
   wrongBlocks: u64;
   sharedBlocks: u64;
   /** Refcounts below the references, and of these: without a refcount block. */
@@ -86,7 +102,10 @@ export class Check {
   missing: u64;
   leaks: u64;
   wrongFlags: u64;
-  /** Clusters that more than one entry claims as a whole, or one and a compressed cluster; and where the first of them is. */
+  /**
+   * Clusters that more than one entry claims as a whole, or one and a compressed cluster; and where
+   * the first of them is.
+   */
   shared: u64;
   sharedAt: u64;
   /** References above what can be counted. */
@@ -102,7 +121,10 @@ export class Check {
 
   /** The file's length before a rebuild. */
   fileBytes: u64;
-  /** A rebuild: first cluster of the new refcount blocks, how many, and how many clusters of the new refcount table behind them. */
+  /**
+   * A rebuild: first cluster of the new refcount blocks, how many, and how many clusters of the new
+   * refcount table behind them.
+   */
   newFirst: u64;
   newBlocks: u64;
   newTable: u64;
@@ -118,8 +140,8 @@ export function corruptions(c: Check): u64 {
 }
 
 /**
- * Whether what nothing refers to may be given back: not where something may refer to it that is not known, or that is found by way of a
- * length that is out of bounds.
+ * Whether what nothing refers to may be given back: not where something may refer to it that is not
+ * known, or that is found by way of a length that is out of bounds.
  */
 export function mayFree(c: Check, image: Qcow2): bool {
   return !image.foreign && c.longSnapshots == 0;
@@ -139,7 +161,10 @@ export function unreadAt(c: Check, at: u64): void {
   if (telling(c) && c.unread++ == 0) c.unreadAt = at;
 }
 
-/** The first window of a look also tells what is wrong with the entries themselves; the others see the same entries again. */
+/**
+ * The first window of a look also tells what is wrong with the entries themselves; the others see
+ * the same entries again.
+ */
 export function telling(c: Check): bool {
   return c.round == LOOK && c.windowFirst == 0;
 }

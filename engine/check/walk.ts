@@ -1,4 +1,5 @@
-// Walking an L1 table and its L2 tables: to count what the entries refer to, or to look at their flags.
+// Walking an L1 table and its L2 tables: to count what the entries refer to, or to look at their
+// flags.
 
 import { be64 } from '../core/bytes';
 import { pageGet } from '../core/pages';
@@ -10,7 +11,10 @@ import { countEntries, enterTable, entriesOfPage } from './count';
 import { enterFlags, flagsOfPage } from './refcounts';
 import { Check, telling, unreadAt } from './state';
 
-/** What for: to count what a snapshot's tables refer to, or the disk's own; to compare the flags of the disk's own, or set them right. */
+/**
+ * What for: to count what a snapshot's tables refer to, or the disk's own; to compare the flags of
+ * the disk's own, or set them right.
+ */
 export const COUNT: u32 = 0;
 export const COUNT_ACTIVE: u32 = 1;
 export const COMPARE_FLAGS: u32 = 2;
@@ -41,7 +45,8 @@ export function walkTables(
     while (c.entered && l2Entries > c.l2) {
       if (scanned >= SCAN_ENTRIES_MAX) return AGAIN;
       const offset = (entry & OFFSET_MASK) + (c.l2 << image.l2EntryBits);
-      // Behind the end of the file there are no entries. An L1 table with more L2 tables than the file has clusters is not followed on.
+      // Behind the end of the file there are no entries. An L1 table with more L2 tables than the
+      // file has clusters is not followed on.
       if (offset >= image.fileSize) break;
       if (c.tables > c.clusters) {
         unreadAt(c, c.entryAt);

@@ -1,6 +1,7 @@
-// The data arena: buffers for data on its way between base, requester and overlay. A task takes all it needs at once and holds a
-// range lock before it does, so that no task ever waits for memory while another waits for what it holds. Only what is fetched ahead
-// is held by tasks that wait for more; it has a part of the arena to itself, so that they always find the rest.
+// The data arena: buffers for data on its way between base, requester and overlay. A task takes all
+// it needs at once and holds a range lock before it does, so that no task ever waits for memory
+// while another waits for what it holds. Only what is fetched ahead is held by tasks that wait for
+// more; it has a part of the arena to itself, so that they always find the rest.
 import { BLOCK_BYTES, BLOCKS_MAX } from '../limits';
 
 /** What is fetched ahead is kept to the end of the arena: this part of it. */

@@ -1,4 +1,5 @@
-// The engine's time: what the host gave with the last step, in milliseconds. Nothing else tells it how late it is.
+// The engine's time: what the host gave with the last step, in milliseconds. Nothing else tells it
+// how late it is.
 
 let time: f64 = 0;
 

@@ -111,7 +111,9 @@ export function inflatedBytes(image: Image, offset: u64): u64 {
   return image.cutsLastCluster ? min(cluster, image.size - (offset & ~(cluster - 1))) : cluster;
 }
 
-/** Where the longest image below the overlay ends: behind it, all that the overlay lacks is zeros. */
+/**
+ * Where the longest image below the overlay ends: behind it, all that the overlay lacks is zeros.
+ */
 export function basesEnd(): u64 {
   let end: u64 = 0;
   for (let i: u32 = 1; i < imageCount(); i++) end = max(end, imageAt(i).size);

@@ -1,5 +1,5 @@
-// The job: the state of the one stream that a disk can have at a time, and the count of what it still lacks. What the job does is
-// stream.ts's; here is what others tell it and ask of it.
+// The job: the state of the one stream that a disk can have at a time, and the count of what it
+// still lacks. What the job does is stream.ts's; here is what others tell it and ask of it.
 import { STATUS_ACTIVE, STATUS_NONE } from '../protocol';
 import { imageCount } from './image';
 
@@ -26,7 +26,10 @@ export class Job {
   onError: u32;
   keepBase: bool;
   full: bool;
-  /** The range was all of the disk; what the disk gains while the job runs shows zeros and needs no copying. */
+  /**
+   * The range was all of the disk; what the disk gains while the job runs shows zeros and needs no
+   * copying.
+   */
   whole: bool;
   /** Images from this one down are left; the number of images when all of the chain is streamed. */
   bottom: u32;
@@ -37,7 +40,10 @@ export class Job {
   copies: u32;
   /** How often it has been resumed. */
   resumes: u32;
-  /** Bytes left out because no image has anything there; once the base is gone they are zeros all the same. */
+  /**
+   * Bytes left out because no image has anything there; once the base is gone they are zeros all
+   * the same.
+   */
   holes: u64;
   /** Where the search for the next hole stands, and up to where holes have been counted. */
   holeAt: u64;
@@ -93,8 +99,9 @@ export function alarmTime(): f64 {
 }
 
 /**
- * [offset, offset + bytes) has become populated, by a copy of the job or by a guest. A job that streams down to an image of the chain
- * counts only what it copied itself until it counts again at its end: others also populate what it leaves below.
+ * [offset, offset + bytes) has become populated, by a copy of the job or by a guest. A job that
+ * streams down to an image of the chain counts only what it copied itself until it counts again at
+ * its end: others also populate what it leaves below.
  */
 export function jobPopulated(offset: u64, bytes: u64, byJob: bool): void {
   assert(bytes > 0);

@@ -1,8 +1,10 @@
-// The metadata cache: 64 KiB pages of every image's tables, with what has changed in them noted by sector and by stage.
+// The metadata cache: 64 KiB pages of every image's tables, with what has changed in them noted by
+// sector and by stage.
 //
-// A page may also hold data clusters (where clusters are smaller than a page); those are never looked at here, and never written
-// back, since only sectors that were marked as changed are. Writing back is writeback.ts's work alone. Where the holes of a raw file
-// are is kept in pages as well, at positions that no file reaches.
+// A page may also hold data clusters (where clusters are smaller than a page); those are never
+// looked at here, and never written back, since only sectors that were marked as changed are.
+// Writing back is writeback.ts's work alone. Where the holes of a raw file are is kept in pages as
+// well, at positions that no file reaches.
 
 import { CLEAN_PAGES_MIN, PAGE_BYTES, PAGE_MASK, SECTOR_BITS } from '../limits';
 import { FILES_MAX, FLAG_JOBS, HOLE_BLOCK_BITS, OP_HOLES, OP_READ, OVERLAY } from '../protocol';
@@ -11,9 +13,9 @@ import { ioBegin, slot } from './ring';
 import { ON_PAGE, ON_SLOT, ON_WRITEBACK, Task, wakePage, wakeTurns } from './task';
 
 /**
- * The order in which changes reach the disk: every stage is on stable storage before the next is written. First the mark that the
- * image is not closed, then refcounts (and whatever nothing refers to yet), then what makes refcount blocks reachable, then L2
- * tables, then L1 entries.
+ * The order in which changes reach the disk: every stage is on stable storage before the next is
+ * written. First the mark that the image is not closed, then refcounts (and whatever nothing refers
+ * to yet), then what makes refcount blocks reachable, then L2 tables, then L1 entries.
  */
 export const STAGE_MARK: u32 = 0;
 export const STAGE_REFCOUNTS: u32 = 1;
@@ -22,7 +24,10 @@ export const STAGE_L2: u32 = 3;
 export const STAGE_L1: u32 = 4;
 export const STAGES: u32 = 5;
 
-/** Behind every file: a byte from here on maps eight blocks of a raw file, a bit each, lowest first; it is set where data may stand. */
+/**
+ * Behind every file: a byte from here on maps eight blocks of a raw file, a bit each, lowest first;
+ * it is set where data may stand.
+ */
 const HOLES_AT: u64 = (<u64>1) << 62;
 
 const EMPTY: u32 = 0;
@@ -101,8 +106,8 @@ export function manyDirty(): bool {
 }
 
 /**
- * The address of the byte at `offset` of a file, valid until the end of its page, or 0: the task then waits for the page
- * (or for room), or has failed.
+ * The address of the byte at `offset` of a file, valid until the end of its page, or 0: the task
+ * then waits for the page (or for room), or has failed.
  */
 export function pageGet(t: Task | null, file: u32, offset: u64): usize {
   assert(file < <u32>FILES_MAX);
@@ -125,7 +130,9 @@ export function pageGet(t: Task | null, file: u32, offset: u64): usize {
   return loadPage(t, page, file, start) ? page.frame + <usize>(offset - start) : 0;
 }
 
-/** As pageGet, for the map of a raw image's holes: the address of the byte that tells of `offset`. */
+/**
+ * As pageGet, for the map of a raw image's holes: the address of the byte that tells of `offset`.
+ */
 export function holesGet(t: Task | null, file: u32, offset: u64): usize {
   return pageGet(t, file, HOLES_AT + (offset >> (HOLE_BLOCK_BITS + 3)));
 }
@@ -136,7 +143,10 @@ export function pageCached(file: u32, start: u64): usize {
   return page !== null && page.state == VALID ? page.frame : 0;
 }
 
-/** As pageGet, for a table that is made anew in a page of its own: nothing is read, and the page is all zeros. */
+/**
+ * As pageGet, for a table that is made anew in a page of its own: nothing is read, and the page is
+ * all zeros.
+ */
 export function pageMake(t: Task, file: u32, offset: u64): usize {
   assert(file == OVERLAY);
   assert((offset & PAGE_MASK) == 0);
@@ -158,7 +168,10 @@ export function pageMake(t: Task, file: u32, offset: u64): usize {
   return page.frame;
 }
 
-/** Notes that `bytes` bytes at `address`, which came from pageGet, have changed, and in which stage they are to be written. */
+/**
+ * Notes that `bytes` bytes at `address`, which came from pageGet, have changed, and in which stage
+ * they are to be written.
+ */
 export function pageChanged(address: usize, bytes: u32, stage: u32): void {
   assert(bytes > 0 && stage < STAGES);
   const page = pageOf(address);
@@ -173,7 +186,10 @@ export function pageChanged(address: usize, bytes: u32, stage: u32): void {
   if (!wasDirty) dirtyPages++;
 }
 
-/** Forgets changes to a range that is metadata no longer (a freed table), so that they are not written over what comes there. */
+/**
+ * Forgets changes to a range that is metadata no longer (a freed table), so that they are not
+ * written over what comes there.
+ */
 export function pagesForget(file: u32, from: u64, to: u64): void {
   assert(file == OVERLAY && from <= to);
   for (let i: u32 = 0; i < count; i++) {
@@ -210,7 +226,10 @@ export function sectorsTaken(page: Page, stage: u32, first: u32, sectors: u32): 
   if (!isDirty(page)) dirtyPages--;
 }
 
-/** Drops what is cached of whole pages that were written past the cache: it shows what stood there before. False: the task waits. */
+/**
+ * Drops what is cached of whole pages that were written past the cache: it shows what stood there
+ * before. False: the task waits.
+ */
 export function pagesDrop(t: Task, file: u32, from: u64, to: u64): bool {
   assert((from & PAGE_MASK) == 0 && from < to);
   for (let i: u32 = 0; i < count; i++) {
@@ -241,8 +260,9 @@ export function pageLoaded(address: usize, error: i32, detail: u32): void {
 }
 
 /**
- * Only so many tasks load pages at once as there is room for what each looks at together: more would push out what the others have just
- * loaded, and none would get on. The others wait for their turn; those that tasks in their turn wait for do not.
+ * Only so many tasks load pages at once as there is room for what each looks at together: more
+ * would push out what the others have just loaded, and none would get on. The others wait for their
+ * turn; those that tasks in their turn wait for do not.
  */
 function mayLoad(t: Task | null): bool {
   if (t !== null && (t.loads || t.serves)) return true;

@@ -1,5 +1,5 @@
-// The ring: how the engine hands I/O to the host and learns how it went. The layout is documented in README.md; hosts in any
-// language depend on it. Nothing here knows what an operation is for.
+// The ring: how the engine hands I/O to the host and learns how it went. The layout is documented
+// in README.md; hosts in any language depend on it. Nothing here knows what an operation is for.
 
 import { IO_MAX, SUBMISSIONS_MAX } from '../limits';
 import {
@@ -38,7 +38,10 @@ export class Submission {
   /** Index of the image's file. */
   file: u32;
   flags: u32;
-  /** Bytes in the file, or in the requester's data; for DONE the value, or the disk offset of the error. */
+  /**
+   * Bytes in the file, or in the requester's data; for DONE the value, or the disk offset of the
+   * error.
+   */
   offset: u64;
   length: u32;
   address: u32;
@@ -55,7 +58,9 @@ export class Completion {
   tag: u32;
   /** 0, or a negated error code. */
   result: i32;
-  /** The host's own number for the error behind it, handed back with the request that fails of it. */
+  /**
+   * The host's own number for the error behind it, handed back with the request that fails of it.
+   */
   detail: u32;
   reserved: u32;
 }

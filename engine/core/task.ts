@@ -1,5 +1,6 @@
-// Tasks: everything that the engine does over more than one step. A task is run as a straight-line function that returns when it
-// must wait, and is run again when what it waits for has come; its progress is in its fields, so that running it again is harmless.
+// Tasks: everything that the engine does over more than one step. A task is run as a straight-line
+// function that returns when it must wait, and is run again when what it waits for has come; its
+// progress is in its fields, so that running it again is harmless.
 
 import { CHUNK_CLUSTERS_MAX, GUEST_MEMORY_SHARE, SERVING_TASKS_MAX, TASKS_MAX } from '../limits';
 import { ABORTED, R_HOST } from '../protocol';
@@ -93,7 +94,10 @@ export class Task {
   scratchUsed: u32;
   /** The turn of background work that has yet to take its first memory. */
   memoryTurn: u32;
-  /** Compressed streams among the clusters to be filled; whether the scratch holds them, and all that stands among them. See streams.ts. */
+  /**
+   * Compressed streams among the clusters to be filled; whether the scratch holds them, and all
+   * that stands among them. See streams.ts.
+   */
   streams: u32;
   streamed: bool;
   /** It leaves out holes of raw images of so many blocks or more; 0: it does not ask for them. */
@@ -117,13 +121,19 @@ export class Task {
   gatherAt: u64;
   gatherTo: u64;
 
-  /** The clusters being mapped: the first one, how many, and how far the current step is. See place.ts. */
+  /**
+   * The clusters being mapped: the first one, how many, and how far the current step is. See
+   * place.ts.
+   */
   clusterFirst: u64;
   clusterCount: u32;
   clusterAt: u32;
   /** Host clusters taken and not yet linked must be given back if the task fails. */
   placed: bool;
-  /** An L2 table that has been taken and nothing points to yet, its index in the L1 table, and how far it has been filled. */
+  /**
+   * An L2 table that has been taken and nothing points to yet, its index in the L1 table, and how
+   * far it has been filled.
+   */
   spareTable: u64;
   spareTableIndex: u64;
   spareTableAt: u64;
@@ -143,11 +153,17 @@ export class Task {
   cursor: u64;
   count: u64;
   tries: u32;
-  /** Write-backs that left as many freed clusters as the one before, and how many those were: see `settle` in writeback.ts. */
+  /**
+   * Write-backs that left as many freed clusters as the one before, and how many those were: see
+   * `settle` in writeback.ts.
+   */
   settles: u32;
   settlesLeft: u64;
 
-  /** Bases that have nothing at `passedAt`, and for how long, in a chain of so many images: see lookupChain. */
+  /**
+   * Bases that have nothing at `passedAt`, and for how long, in a chain of so many images: see
+   * lookupChain.
+   */
   passedTo: u32;
   passedOf: u32;
   passedAt: u64;
@@ -229,7 +245,10 @@ export function taskBegin(kind: u32, background: bool, serves: bool = false): Ta
   return null;
 }
 
-/** Gives back all that a task holds; the memory of a request only with the next step, for the host has yet to copy from it. */
+/**
+ * Gives back all that a task holds; the memory of a request only with the next step, for the host
+ * has yet to copy from it.
+ */
 export function taskEnd(t: Task): void {
   assert(t.pending == 0);
   unlock(t);
@@ -338,7 +357,10 @@ export function wake(on: u32): void {
   }
 }
 
-/** Makes the job and its copies ready, whatever they wait for: each looks for itself whether it still has to. */
+/**
+ * Makes the job and its copies ready, whatever they wait for: each looks for itself whether it
+ * still has to.
+ */
 export function wakeJobs(): void {
   for (let i: u32 = 0; i < TASKS_MAX; i++) {
     const t = taskAt(i);
@@ -347,8 +369,8 @@ export function wakeJobs(): void {
 }
 
 /**
- * Makes the tasks that wait for a page ready, failing them if it could not be read. Where it was cancelled with the job, others who
- * wait for it try again.
+ * Makes the tasks that wait for a page ready, failing them if it could not be read. Where it was
+ * cancelled with the job, others who wait for it try again.
  */
 export function wakePage(page: usize, error: i32, image: u32, offset: u64, detail: u32): void {
   for (let i: u32 = 0; i < TASKS_MAX; i++) {
@@ -360,7 +382,10 @@ export function wakePage(page: usize, error: i32, image: u32, offset: u64, detai
   }
 }
 
-/** Another task may load pages now: whoever waits for that looks, each time from another one on, so that everyone's turn comes. */
+/**
+ * Another task may load pages now: whoever waits for that looks, each time from another one on, so
+ * that everyone's turn comes.
+ */
 export function wakeTurns(): void {
   for (let i: u32 = 0; i < TASKS_MAX; i++) {
     const t = taskAt((firstTurn + i) % TASKS_MAX);
@@ -369,13 +394,17 @@ export function wakeTurns(): void {
   firstTurn++;
 }
 
-/** A write-back has failed: those who wait for room in the cache fail with it, the others look for themselves. */
+/**
+ * A write-back has failed: those who wait for room in the cache fail with it, the others look for
+ * themselves.
+ */
 export function wakeFailed(cause: Task): void {
   assert(cause.error != 0);
   for (let i: u32 = 0; i < TASKS_MAX; i++) {
     const t = taskAt(i);
     if (t.kind == KIND_NONE || !(t.waits & ON_WRITEBACK)) continue;
-    // Those that flush look for themselves; nobody else can go on without what it would have made room for.
+    // Those that flush look for themselves; nobody else can go on without what it would have made
+    // room for.
     if (!t.flushStep) failAs(t, cause);
     ready(t);
   }
@@ -392,8 +421,9 @@ export function wakeRefcounts(cause: Task): void {
 }
 
 /**
- * Locks [from, to) of the disk for a task, or says that it must wait. Shared locks go together; a task waits behind every earlier
- * one that its lock conflicts with, held or waiting, so that overlapping requests are done in the order they came.
+ * Locks [from, to) of the disk for a task, or says that it must wait. Shared locks go together; a
+ * task waits behind every earlier one that its lock conflicts with, held or waiting, so that
+ * overlapping requests are done in the order they came.
  */
 export function lock(t: Task, mode: u32, from: u64, to: u64): bool {
   assert(mode != UNLOCKED && from <= to);
@@ -463,8 +493,8 @@ export function takeScratchAhead(t: Task, bytes: u32): bool {
 }
 
 /**
- * Background work begins to take memory in the order of its locks, however much each of it needs: what is fetched side by side lies
- * side by side then, and goes over a line in few requests.
+ * Background work begins to take memory in the order of its locks, however much each of it needs:
+ * what is fetched side by side lies side by side then, and goes over a line in few requests.
  */
 function isNext(t: Task): bool {
   if (!t.background) return true;
@@ -483,8 +513,9 @@ function endTurn(t: Task): void {
 }
 
 /**
- * Background work takes nothing while a guest request waits, and leaves guests their share; but some of it always goes on, and what has
- * a scratch already must, for a guest request may need that memory too.
+ * Background work takes nothing while a guest request waits, and leaves guests their share; but
+ * some of it always goes on, and what has a scratch already must, for a guest request may need that
+ * memory too.
  */
 function mayTake(t: Task, bytes: u32): bool {
   if (!t.background) return true;

@@ -3,9 +3,9 @@
 //
 //   scratch: | compressed streams, as read ->            <- entries: Inflation, one a cluster |
 //
-// Streams that lie next to each other in the file are read by one operation. A compressed cluster of which only a part is wanted is
-// inflated behind its stream in the scratch, alone, and the part is copied out. What streams.ts has fetched ahead is in the scratch
-// already, with its entries.
+// Streams that lie next to each other in the file are read by one operation. A compressed cluster
+// of which only a part is wanted is inflated behind its stream in the scratch, alone, and the part
+// is copied out. What streams.ts has fetched ahead is in the scratch already, with its entries.
 
 import { Extent } from '../core/extent';
 import { clusterBytes, imageAt, imageCount, imageOf, inflatedBytes } from '../core/image';
@@ -15,9 +15,15 @@ import { lookupChain } from '../formats/chain';
 import { GAP_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import { ABSENT, COMPRESSED_DATA, OP_DECOMPRESS, OP_READ, OVERLAY, ZEROES } from '../protocol';
 
-/** What gather returns: WAIT, or one of these. GATHERED says that all is under way; gatherFinish tells when it has come. */
+/**
+ * What gather returns: WAIT, or one of these. GATHERED says that all is under way; gatherFinish
+ * tells when it has come.
+ */
 export const GATHERED: i32 = 10;
-/** Compressed clusters need scratch memory and the task has none: give back everything and begin again with it. */
+/**
+ * Compressed clusters need scratch memory and the task has none: give back everything and begin
+ * again with it.
+ */
 export const NEEDS_SCRATCH: i32 = 12;
 export const GATHER_FAILED: i32 = 13;
 
@@ -29,7 +35,10 @@ const INFLATE: u32 = 2;
 /** Beside the methods of compression: data that was fetched along with streams, and is copied. */
 export const STORED: u32 = 255;
 
-/** A stream in the scratch, where it is to be inflated to, and where it came from: a position in a file. */
+/**
+ * A stream in the scratch, where it is to be inflated to, and where it came from: a position in a
+ * file.
+ */
 @unmanaged
 export class Inflation {
   source: u32;
@@ -43,7 +52,10 @@ export class Inflation {
 
 export const ENTRY_BYTES: u32 = 32;
 
-/** Scratch bytes that a buffer of so many bytes needs, if any image of the chain may hold compressed clusters. */
+/**
+ * Scratch bytes that a buffer of so many bytes needs, if any image of the chain may hold compressed
+ * clusters.
+ */
 export function scratchFor(bufferBytes: u32): u32 {
   let largest: u64 = 0;
   for (let i: u32 = 0; i < imageCount(); i++) {
@@ -54,7 +66,9 @@ export function scratchFor(bufferBytes: u32): u32 {
   return max(bufferBytes + 65536, <u32>(largest * 2) + 2 * SECTOR_BYTES + 2 * ENTRY_BYTES);
 }
 
-/** Starts gathering into the task's buffer, of which nothing is filled yet; gatherRange says what. */
+/**
+ * Starts gathering into the task's buffer, of which nothing is filled yet; gatherRange says what.
+ */
 export function gatherBegin(t: Task): void {
   t.gatherAt = 0;
   t.gatherTo = 0;
@@ -91,7 +105,9 @@ export function gather(t: Task): i32 {
   }
 }
 
-/** Waits until everything that was gathered is in the buffer. False: the task waits or has failed. */
+/**
+ * Waits until everything that was gathered is in the buffer. False: the task waits or has failed.
+ */
 export function gatherFinish(t: Task): bool {
   if (t.entries || t.gatherPhase != PLAN) {
     if (t.gatherPhase == PLAN) t.gatherPhase = READ;
@@ -131,7 +147,8 @@ function takeCompressed(t: Task, extent: Extent, target: usize): i32 {
   if (t.partReady || t.partOpen) dropPart(t);
   if (!addToRun(t, extent.file, extent.host, bytes)) {
     if (!closeRun(t)) return WAIT;
-    // Not a neighbour: the next turn opens a run of its own. No room: what has been gathered is inflated first.
+    // Not a neighbour: the next turn opens a run of its own. No room: what has been gathered is
+    // inflated first.
     if (!roomFor(t, bytes)) t.gatherPhase = READ;
     return 0;
   }
@@ -141,7 +158,10 @@ function takeCompressed(t: Task, extent: Extent, target: usize): i32 {
   return 0;
 }
 
-/** Adds what stands there to the open run of neighbours, or opens one; false if the run must be closed or the scratch be emptied first. */
+/**
+ * Adds what stands there to the open run of neighbours, or opens one; false if the run must be
+ * closed or the scratch be emptied first.
+ */
 export function addToRun(t: Task, file: u32, host: u64, bytes: u32): bool {
   assert(bytes > 0 && t.scratch != 0);
   const end = host + bytes;
@@ -187,7 +207,10 @@ export function closeRun(t: Task): bool {
   return true;
 }
 
-/** A part of a compressed cluster: once that cluster stands inflated in the scratch, the part is copied. */
+/**
+ * A part of a compressed cluster: once that cluster stands inflated in the scratch, the part is
+ * copied.
+ */
 function takePart(t: Task, extent: Extent, target: usize, within: u32, size: u32): i32 {
   assert(within + <u32>extent.length <= size);
   const length = <u32>extent.length;
@@ -263,7 +286,9 @@ function inflateAll(t: Task): bool {
   return true;
 }
 
-/** Notes an extent's stream, or data beside streams, which stands at `source` once it has been read. */
+/**
+ * Notes an extent's stream, or data beside streams, which stands at `source` once it has been read.
+ */
 export function addEntry(
   t: Task,
   extent: Extent,

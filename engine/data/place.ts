@@ -1,6 +1,7 @@
-// Placing: giving clusters of the disk their content in the overlay. A task that stores data goes through four steps over its
-// clusters: classify (what stands there), place (take host clusters), store (write the data), link (let the L2 table point there).
-// Nothing refers to a host cluster before its data is written, so that a failure or a crash in between only wastes space.
+// Placing: giving clusters of the disk their content in the overlay. A task that stores data goes
+// through four steps over its clusters: classify (what stands there), place (take host clusters),
+// store (write the data), link (let the L2 table point there). Nothing refers to a host cluster
+// before its data is written, so that a failure or a crash in between only wastes space.
 
 import { be64, putBe64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
@@ -44,7 +45,10 @@ import { zeroOnDisk } from '../overlay/zeropage';
 import { OP_WRITE, OVERLAY } from '../protocol';
 import { isZero } from './zero';
 
-/** What a task does with a cluster: the low bits of its map entry; the rest is the host cluster's position. */
+/**
+ * What a task does with a cluster: the low bits of its map entry; the rest is the host cluster's
+ * position.
+ */
 export const KEEP: u64 = 0;
 /** Needs content, and a host cluster unless it is all zeros. */
 export const FILL: u64 = 1;
@@ -60,7 +64,10 @@ export const ZEROED: u64 = 5;
 export const WANTED: u64 = 6;
 export const ACTION: u64 = 15;
 
-/** Takes host clusters for what is to be filled; clusters that are all zeros become zero clusters where `zeroes` allows it. */
+/**
+ * Takes host clusters for what is to be filled; clusters that are all zeros become zero clusters
+ * where `zeroes` allows it.
+ */
 export function place(t: Task, zeroes: bool): bool {
   assert(t.clusterAt <= t.clusterCount && t.buffer != 0);
   const cluster = <u32>clusterBytes(overlay());
@@ -90,7 +97,10 @@ export function place(t: Task, zeroes: bool): bool {
   return true;
 }
 
-/** Writes the clusters' data: whole ones to their new places, the bytes [from, to) of the disk to those that stay. */
+/**
+ * Writes the clusters' data: whole ones to their new places, the bytes [from, to) of the disk to
+ * those that stay.
+ */
 export function storeClusters(t: Task, from: u64, to: u64): bool {
   assert(t.clusterAt <= t.clusterCount && from <= to);
   const cluster = clusterBytes(overlay());
@@ -147,8 +157,9 @@ export function link(t: Task): bool {
 }
 
 /**
- * Makes one cluster's L2 entry point to `host`, or be a zero cluster if that is 0, or none at all (`absent`); makes the L2 table if there is none, and frees
- * what the entry pointed to before. False: the task waits or has failed, and nothing has changed.
+ * Makes one cluster's L2 entry point to `host`, or be a zero cluster if that is 0, or none at all
+ * (`absent`); makes the L2 table if there is none, and frees what the entry pointed to before.
+ * False: the task waits or has failed, and nothing has changed.
  */
 export function linkCluster(
   t: Task,
@@ -209,12 +220,16 @@ export function unplace(t: Task): bool {
     setClusterMap(t, i, KEEP);
   }
   t.placed = false;
-  // What comes next takes these clusters: it would make a file longer for which there may be no room.
+  // What comes next takes these clusters: it would make a file longer for which there may be no
+  // room.
   writebackWanted();
   return true;
 }
 
-/** Position of the L2 table that maps `offset`, made if there is none; 0: the task waits or has failed. */
+/**
+ * Position of the L2 table that maps `offset`, made if there is none; 0: the task waits or has
+ * failed.
+ */
 function tableFor(t: Task, image: Qcow2, offset: u64): u64 {
   const index = offset >> (image.clusterBits + image.l2Bits);
   const l1 = pageGet(t, OVERLAY, image.l1Offset + (index << 3));
@@ -245,7 +260,10 @@ function tableFor(t: Task, image: Qcow2, offset: u64): u64 {
   return made;
 }
 
-/** Whether another task is making this table: each would make one of its own otherwise, and all but one be given back. */
+/**
+ * Whether another task is making this table: each would make one of its own otherwise, and all but
+ * one be given back.
+ */
 function isBeingMade(index: u64): bool {
   for (let i: u32 = 0; i < TASKS_MAX; i++) {
     const o = taskAt(i);
@@ -273,7 +291,10 @@ function makeTable(t: Task, table: u64): bool {
   return true;
 }
 
-/** The task has failed before the table was in use: it is given back, and what it has in the cache not written over its next user's data. */
+/**
+ * The task has failed before the table was in use: it is given back, and what it has in the cache
+ * not written over its next user's data.
+ */
 function dropSpareTable(t: Task): void {
   assert(t.spareTable != 0);
   pagesForget(OVERLAY, t.spareTable, t.spareTable + clusterBytes(overlay()));
@@ -313,7 +334,10 @@ function isWritten(entry: u64): bool {
   return action == NEW || action == OWNED || action == IN_PLACE;
 }
 
-/** Whether a cluster's place follows, `distance` bytes behind, the one of `first`, and it is written in the same way. */
+/**
+ * Whether a cluster's place follows, `distance` bytes behind, the one of `first`, and it is written
+ * in the same way.
+ */
 function continues(entry: u64, first: u64, distance: u64): bool {
   if (!isWritten(entry) || (entry & ~ACTION) != (first & ~ACTION) + distance) return false;
   return ((entry & ACTION) == IN_PLACE) == ((first & ACTION) == IN_PLACE);

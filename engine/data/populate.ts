@@ -1,5 +1,6 @@
-// Populating: bringing clusters that the overlay does not have from its base into it. Copy-on-read and the job's copies are this one
-// sequence; a range lock makes sure that no cluster is fetched twice.
+// Populating: bringing clusters that the overlay does not have from its base into it. Copy-on-read
+// and the job's copies are this one sequence; a range lock makes sure that no cluster is fetched
+// twice.
 
 import { clusterBytes, imageAt, imageCount } from '../core/image';
 import { jobAllocatesFull } from '../core/job';
@@ -57,10 +58,16 @@ export function chunkBytes(): u64 {
   return min(max<u64>(CHUNK_BYTES, max(cluster, grain())), cluster * CHUNK_CLUSTERS_MAX);
 }
 
-/** The most that has been allowed so far: what a guest has been told stays true when the base goes that called for it. */
+/**
+ * The most that has been allowed so far: what a guest has been told stays true when the base goes
+ * that called for it.
+ */
 let mostAllowed: u64 = 0;
 
-/** Most that one read or write of a guest may ask for, so that with the clusters around its ends it is a chunk at most. */
+/**
+ * Most that one read or write of a guest may ask for, so that with the clusters around its ends it
+ * is a chunk at most.
+ */
 export function requestBytes(): u64 {
   mostAllowed = max(mostAllowed, max(chunkBytes() / 2, clusterBytes(overlay())));
   return mostAllowed;
@@ -76,7 +83,10 @@ export function grain(): u64 {
   return min(bytes, clusterBytes(overlay()) * CHUNK_CLUSTERS_MAX);
 }
 
-/** Starts populating what is absent of [from, to), which is cut to whole clusters of the disk and to one chunk. */
+/**
+ * Starts populating what is absent of [from, to), which is cut to whole clusters of the disk and to
+ * one chunk.
+ */
 export function populateBegin(t: Task, from: u64, to: u64, bottom: u32): void {
   assert(from < to && bottom <= imageCount());
   const bits = overlay().clusterBits;
@@ -100,8 +110,8 @@ export function hasFetched(t: Task): bool {
 
 /**
  * Goes on; true when the range is populated. False: the task waits or has failed. A task that wants
- * all of what it asked for has it in its buffer then, unless all was there already: it has no buffer
- * then.
+ * all of what it asked for has it in its buffer then, unless all was there already: it has no
+ * buffer then.
  */
 export function populate(t: Task): bool {
   const bits = overlay().clusterBits;
@@ -175,7 +185,8 @@ function classify(t: Task): bool {
       const alike: u32 = image.extendedL2
         ? 1
         : <u32>((extent.length + clusterBytes(image) - 1) >> image.clusterBits);
-      // A disk that grows needs zeros behind its old end: what a compressed cluster has there cannot be changed in its place.
+      // A disk that grows needs zeros behind its old end: what a compressed cluster has there
+      // cannot be changed in its place.
       const filled =
         extent.state == ABSENT || (t.fillsCompressed && extent.state == COMPRESSED_DATA);
       for (let i: u32 = 0; i < alike; i++) setClusterMap(t, t.clusterAt + i, filled ? FILL : KEEP);
@@ -201,7 +212,10 @@ function wantRequested(t: Task): void {
   }
 }
 
-/** When streaming down to an image of the chain: 1 if an image above it has any of the cluster, 0 if none, -1 to wait. */
+/**
+ * When streaming down to an image of the chain: 1 if an image above it has any of the cluster, 0 if
+ * none, -1 to wait.
+ */
 function heldAbove(t: Task, offset: u64, length: u64): i32 {
   assert(length > 0);
   const extent = lookupChain(t, 1, t.bottom, offset, length);
@@ -221,7 +235,10 @@ function nextRun(t: Task): bool {
   return true;
 }
 
-/** Fetches the streams of compressed clusters, before there is a buffer. False: the task waits or has failed. */
+/**
+ * Fetches the streams of compressed clusters, before there is a buffer. False: the task waits or
+ * has failed.
+ */
 function fetchAhead(t: Task): bool {
   if (t.populating == MEASURE) {
     do {
@@ -274,7 +291,10 @@ function gatherClusters(t: Task): bool {
   return populate(t);
 }
 
-/** Makes zero clusters of all that is to be filled, unless some cluster holds data already beside what it lacks. */
+/**
+ * Makes zero clusters of all that is to be filled, unless some cluster holds data already beside
+ * what it lacks.
+ */
 function onlyZeroes(t: Task): bool {
   assert(t.clusterCount > 0);
   for (let i: u32 = 0; i < t.clusterCount; i++)

@@ -1,8 +1,10 @@
-// Streams ahead: background work fetches the compressed streams of its clusters before it takes a buffer for what they inflate to. A
-// stream takes a fraction of its cluster, so that many more of them can be on their way over a slow line than there is memory for
-// clusters. What does not compress stands among the streams, and comes with them. Measured first, all get a scratch (gather.ts) that
-// holds them exactly; the base never changes, so that both walks over its tables, and that of gathering, find the same. What is told of
-// a file's holes may change: these walks do without it.
+// Streams ahead: background work fetches the compressed streams of its clusters before it takes a
+// buffer for what they inflate to. A stream takes a fraction of its cluster, so that many more of
+// them can be on their way over a slow line than there is memory for clusters. What does not
+// compress stands among the streams, and comes with them. Measured first, all get a scratch
+// (gather.ts) that holds them exactly; the base never changes, so that both walks over its tables,
+// and that of gathering, find the same. What is told of a file's holes may change: these walks do
+// without it.
 
 import { arenaAheadBytes } from '../core/arena';
 import { Extent } from '../core/extent';
@@ -64,8 +66,8 @@ function measure(t: Task, extent: Extent, bytes: u32): void {
 }
 
 /**
- * Whether there are streams to be fetched ahead: those of whole clusters are. Of small clusters that lie a little apart, what is between
- * them may come to more than there will ever be room for.
+ * Whether there are streams to be fetched ahead: those of whole clusters are. Of small clusters
+ * that lie a little apart, what is between them may come to more than there will ever be room for.
  */
 export function anyStreams(t: Task): bool {
   return t.streams > 0 && !t.partOpen && scratchBytes(t) <= arenaAheadBytes();
@@ -75,7 +77,10 @@ function scratchBytes(t: Task): u32 {
   return t.scratchUsed + (t.entries + 2) * ENTRY_BYTES;
 }
 
-/** Takes the memory for what has been measured; false: the task waits. The ranges are then walked again. */
+/**
+ * Takes the memory for what has been measured; false: the task waits. The ranges are then walked
+ * again.
+ */
 export function streamsRoom(t: Task): bool {
   if (!takeScratchAhead(t, scratchBytes(t))) return false;
   gatherBegin(t);

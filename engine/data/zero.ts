@@ -1,4 +1,5 @@
-// Zero detection, 64 bytes at a time. Data clusters that are all zeros take no space in the overlay.
+// Zero detection, 64 bytes at a time. Data clusters that are all zeros take no space in the
+// overlay.
 
 /** Whether `bytes` bytes (a multiple of 64) at `address` are all zero. */
 export function isZero(address: usize, bytes: u32): bool {

@@ -203,8 +203,8 @@ export function lookupTables(
 
 /**
  * A block that is deflated, as a whole. How long its stream is is not in the table, so it may reach
- * to the next block that has a place, if that comes behind it: those who write streams write them in
- * order, and what is fetched is little more than what is there.
+ * to the next block that has a place, if that comes behind it: those who write streams write them
+ * in order, and what is fetched is little more than what is there.
  */
 function deflated(
   t: Task | null,

@@ -1,4 +1,5 @@
-// CRC-32C (Castagnoli), the checksum of VHDX's headers: a bit at a time, for they are few and short.
+// CRC-32C (Castagnoli), the checksum of VHDX's headers: a bit at a time, for they are few and
+// short.
 
 const POLYNOMIAL: u32 = 0x82f63b78;
 

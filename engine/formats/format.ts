@@ -12,7 +12,9 @@ import { EINVAL, R_MEMORY } from '../protocol';
 export class Format {
   /** FORMAT_… of protocol.ts. */
   number: u32;
-  /** Whether an image is of this format, told by the first page of its file, which is at `header`. */
+  /**
+   * Whether an image is of this format, told by the first page of its file, which is at `header`.
+   */
   probe: (header: usize, image: Image) => bool;
   /**
    * Reads what the image says of itself into its record: at least `size` and `clusterBits`. What

@@ -15,7 +15,9 @@ import { HOLE_BLOCK_BITS, ZEROES } from '../protocol';
  */
 const RAW_CLUSTER_BITS: u32 = 16;
 
-/** What no other format takes for its own is raw, but for what others would see as something else. */
+/**
+ * What no other format takes for its own is raw, but for what others would see as something else.
+ */
 export function isRaw(header: usize, image: Image): bool {
   return !isOtherFormat(header, image.fileSize);
 }
@@ -56,7 +58,10 @@ function lookupHoles(map: usize, file: u32, offset: u64, length: u64, least: u32
   return dataExtent(min((blocks << HOLE_BLOCK_BITS) - within, length), file, offset);
 }
 
-/** Where the data that begins at `bit` ends, holes of less than `least` bits among it; behind `enough` it does not matter. */
+/**
+ * Where the data that begins at `bit` ends, holes of less than `least` bits among it; behind
+ * `enough` it does not matter.
+ */
 function dataEnd(words: usize, bit: u32, end: u32, enough: u32, least: u32): u32 {
   assert(bit <= end);
   let at = bit;
@@ -76,7 +81,10 @@ function isSet(words: usize, bit: u32): bool {
   return ((load<u8>(words + (bit >> 3)) >> <u8>(bit & 7)) & 1) != 0;
 }
 
-/** The first bit behind `bit`, before `end`, that is not like it; else `end`, which is a multiple of 64. */
+/**
+ * The first bit behind `bit`, before `end`, that is not like it; else `end`, which is a multiple of
+ * 64.
+ */
 function alike(words: usize, bit: u32, end: u32): u32 {
   const like: u64 = isSet(words, bit) ? u64.MAX_VALUE : 0;
   for (let at = bit; at < end; at = (at | 63) + 1) {

@@ -1,7 +1,7 @@
 // Virtual PC's and Azure's disk images (VHD; "Virtual Hard Disk Image Format Specification"). All
 // numbers are big-endian. At the end of the file stands a footer; one of fixed size has that behind
-// raw data. A dynamic one has a copy of it at the start, then a header, a table of 32-bit places, in
-// sectors, and blocks, each behind a bitmap of its sectors. What a block's bitmap leaves out is
+// raw data. A dynamic one has a copy of it at the start, then a header, a table of 32-bit places,
+// in sectors, and blocks, each behind a bitmap of its sectors. What a block's bitmap leaves out is
 // zeros in the block as well, so it is not looked at (nor is it by QEMU).
 
 import { be16, be32, be64 } from '../core/bytes';

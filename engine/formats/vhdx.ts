@@ -1,7 +1,7 @@
-// Hyper-V's disk images (VHDX; Microsoft's [MS-VHDX]). All numbers are little-endian. Of two headers
-// the newer sound one holds, of two region tables either; these say where the table of blocks is and
-// where the metadata are: the size of the disk and of its blocks. Changes of tables go through a log;
-// an image whose log has to be replayed first is refused.
+// Hyper-V's disk images (VHDX; Microsoft's [MS-VHDX]). All numbers are little-endian. Of two
+// headers the newer sound one holds, of two region tables either; these say where the table of
+// blocks is and where the metadata are: the size of the disk and of its blocks. Changes of tables
+// go through a log; an image whose log has to be replayed first is refused.
 
 import { le16, le32, le64 } from '../core/bytes';
 import { Extent } from '../core/extent';

@@ -1,4 +1,5 @@
-// abort: the job ends as soon as what is in flight has ended; the host cancels its background reads meanwhile.
+// abort: the job ends as soon as what is in flight has ended; the host cancels its background reads
+// meanwhile.
 import { jobActive, theJob } from '../core/job';
 import { wakeJobs } from '../core/task';
 

@@ -1,5 +1,6 @@
-// Read-ahead: when a guest reads a remote base from one end to the other, what comes next is fetched before it is asked for. The
-// window doubles while reads go on where the last one ended, and halves when they do not.
+// Read-ahead: when a guest reads a remote base from one end to the other, what comes next is
+// fetched before it is asked for. The window doubles while reads go on where the last one ended,
+// and halves when they do not.
 
 import { clusterBytes, imageCount } from '../core/image';
 import { KIND_COPY, taskBegin } from '../core/task';
@@ -10,7 +11,10 @@ import { HOLE_BLOCKS_MIN } from '../limits';
 /** Bytes of the first window, and of the largest: a few round trips' worth on a fast link. */
 const WINDOW_BYTES_MIN: u64 = 256 << 10;
 const WINDOW_BYTES_MAX: u64 = 4 << 20;
-/** A read that starts so far behind the end of the last one still goes on from it: boot loaders skip. */
+/**
+ * A read that starts so far behind the end of the last one still goes on from it: boot loaders
+ * skip.
+ */
 const SKIP_BYTES_MAX: u64 = 64 << 10;
 
 let expected: u64 = 0;
@@ -40,7 +44,8 @@ export function noteGuestRead(offset: u64, length: u64, missed: bool): void {
   if (missed) window = max(window, WINDOW_BYTES_MIN);
   if (window == 0) return;
   frontier = max(frontier, expected);
-  // Ask for the next piece when half of the window has been used up; the one after that may be larger.
+  // Ask for the next piece when half of the window has been used up; the one after that may be
+  // larger.
   if (frontier - expected > window / 2) return;
   const to = min(expected + window, overlay().size);
   window = min(window * 2, WINDOW_BYTES_MAX);

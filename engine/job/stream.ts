@@ -1,5 +1,6 @@
-// stream: the job that copies the base into the overlay. It counts what is missing, then walks the range from start to end, hands out
-// chunks as copies, several in flight, and when all is populated takes the reference to the base out of the overlay's header.
+// stream: the job that copies the base into the overlay. It counts what is missing, then walks the
+// range from start to end, hands out chunks as copies, several in flight, and when all is populated
+// takes the reference to the base out of the overlay's header.
 
 import { arenaBytes, arenaFreeBytes } from '../core/arena';
 import { now } from '../core/clock';
@@ -76,8 +77,8 @@ const DETACHED: u32 = 9;
 const END: u32 = 10;
 
 /**
- * Makes the job, or says why there cannot be one. One that was made before and never run is forgotten. `bottom` is the depth of the
- * image to stream down to, 0 for all of the chain.
+ * Makes the job, or says why there cannot be one. One that was made before and never run is
+ * forgotten. `bottom` is the depth of the image to stream down to, 0 for all of the chain.
  */
 export function jobBegin(
   from: u64,
@@ -154,7 +155,10 @@ export function runStream(t: Task): i32 {
   return t.state == END ? end(t, j) : detach(t, j);
 }
 
-/** After a job that left nothing behind: takes the reference to the base, or to the images above the new one, out of the header. */
+/**
+ * After a job that left nothing behind: takes the reference to the base, or to the images above the
+ * new one, out of the header.
+ */
 function detach(t: Task, j: Job): i32 {
   assert(j.copies == 0 && j.decided);
   if (t.state == WHOLE) {
@@ -195,7 +199,10 @@ function end(t: Task, j: Job): i32 {
   return DONE;
 }
 
-/** A step of the job itself has failed: it is tried again after a pause, or left out, or the job ends with it. */
+/**
+ * A step of the job itself has failed: it is tried again after a pause, or left out, or the job
+ * ends with it.
+ */
 function failedStep(t: Task, j: Job): i32 {
   assert(t.error != 0);
   if (t.pending) return wait(t, ON_IO);
@@ -272,7 +279,10 @@ function missingAt(t: Task, j: Job, offset: u64, length: u64): i64 {
   return below.state != ABSENT ? below.length : -(<i64>below.length);
 }
 
-/** The first look at the range: what is there already is taken off `remaining`, which starts with all of it. */
+/**
+ * The first look at the range: what is there already is taken off `remaining`, which starts with
+ * all of it.
+ */
 function count(t: Task, j: Job): i32 {
   if (imageCount() < 2) {
     j.remaining = 0;
@@ -290,12 +300,14 @@ function count(t: Task, j: Job): i32 {
 }
 
 /**
- * Counts anew what is missing at the end, where the count that was kept may differ: holes that were left out are missing after all
- * when the base stays; of a job that goes down to an image of the chain, guests may have populated parts; or the first count failed.
+ * Counts anew what is missing at the end, where the count that was kept may differ: holes that were
+ * left out are missing after all when the base stays; of a job that goes down to an image of the
+ * chain, guests may have populated parts; or the first count failed.
  */
 function recount(t: Task, j: Job): i32 {
   if (!(j.holes && keepsBase(j)) && !j.limited && !j.uncounted) return DONE;
-  // What a guest populates meanwhile is told, but to such a job: guests must wait. Others may not, for one may hang on its base.
+  // What a guest populates meanwhile is told, but to such a job: guests must wait. Others may not,
+  // for one may hang on its base.
   if (j.limited && !lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;
   if (t.cursor == 0) {
     j.missing = 0;
@@ -359,13 +371,15 @@ function copyOn(t: Task, j: Job): i32 {
 const UNKNOWN: u64 = u64.MAX_VALUE;
 
 /**
- * How many whole clusters' bytes from the cursor on, of the `absent` ones, are zeros in the chain, as its tables tell. They are
- * linked without reading anything. 0 if data stands there; UNKNOWN if the task waits or has failed.
+ * How many whole clusters' bytes from the cursor on, of the `absent` ones, are zeros in the chain,
+ * as its tables tell. They are linked without reading anything. 0 if data stands there; UNKNOWN if
+ * the task waits or has failed.
  */
 function zeroesFrom(t: Task, j: Job, absent: u64): u64 {
   assert(absent > 0);
   if (j.full || overlay().version < 3) return 0;
-  // The front of this cluster may show what the new base has: it is stored with what is read of that.
+  // The front of this cluster may show what the new base has: it is stored with what is read of
+  // that.
   if (j.cursor & (clusterBytes(overlay()) - 1)) return 0;
   const from = max(j.cursor, j.holeAt);
   let at = from;
@@ -386,7 +400,10 @@ function zeroesFrom(t: Task, j: Job, absent: u64): u64 {
   return at >= overlay().size ? bytes : bytes & ~(clusterBytes(overlay()) - 1);
 }
 
-/** Leaves out the span of a whole L2 table that does not exist and would map nothing but zeros, if the base is going to go. */
+/**
+ * Leaves out the span of a whole L2 table that does not exist and would map nothing but zeros, if
+ * the base is going to go.
+ */
 function skipsHole(j: Job, zeroes: u64, absent: u64): bool {
   assert(zeroes <= absent);
   const span = l2Span(overlay());
@@ -434,7 +451,8 @@ function handOut(t: Task, j: Job, absent: u64, zeroes: u64): i32 {
   j.copies++;
   if (j.speed) j.allowance -= <f64>(end - j.cursor);
   j.cursor = end;
-  // The tables that the next copies need come while these are under way; nobody waits for them here.
+  // The tables that the next copies need come while these are under way; nobody waits for them
+  // here.
   if (end + TABLES_AHEAD_BYTES < overlay().size)
     lookupChain(null, 1, imageCount(), end + TABLES_AHEAD_BYTES, 1);
   return DONE;
@@ -450,7 +468,10 @@ function allowed(j: Job, bytes: u64): bool {
   return false;
 }
 
-/** Whether another copy would only wait for memory, holding its lock; where data is compressed, it begins with little. */
+/**
+ * Whether another copy would only wait for memory, holding its lock; where data is compressed, it
+ * begins with little.
+ */
 function isMemoryShort(): bool {
   const least = scratchFor(1) ? BLOCK_BYTES : <u32>chunkBytes();
   return arenaFreeBytes() < arenaBytes() / GUEST_MEMORY_SHARE + least;
@@ -483,7 +504,8 @@ export function jobCopyFailed(copy: Task): void {
   }
   if (j.ending) return;
   const pauses = pausesOn(j, copy.error);
-  // What a resume has come after is tried again without another: it may fail of what has been mended since.
+  // What a resume has come after is tried again without another: it may fail of what has been
+  // mended since.
   const stale = pauses && copy.resumes != j.resumes;
   if (!stale) noteError(copy, j);
   if (!pauses) {

@@ -1,6 +1,7 @@
-// The overlay's reference to its base, in its header: the name, and two extensions with the base's format and its identity. What refers
-// to them stands in the header's first sector, which storage writes whole or not at all, and so do both extensions: at every moment the
-// header tells of the old base, the new one, or none.
+// The overlay's reference to its base, in its header: the name, and two extensions with the base's
+// format and its identity. What refers to them stands in the header's first sector, which storage
+// writes whole or not at all, and so do both extensions: at every moment the header tells of the
+// old base, the new one, or none.
 
 import { putBe32, putBe64 } from '../core/bytes';
 import { pageChanged, pageGet, STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/pages';
@@ -23,7 +24,10 @@ import { overlay, Qcow2 } from '../formats/qcow2/image';
 import { BACKING_NAME_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import { EUNSUPPORTED, IDENTITY_BYTES_MAX, OVERLAY, R_HEADER_FULL } from '../protocol';
 
-/** What the host wants recorded as the base: name, format and identity, one behind the other, with their lengths. */
+/**
+ * What the host wants recorded as the base: name, format and identity, one behind the other, with
+ * their lengths.
+ */
 let text: usize = 0;
 let nameBytes: u32 = 0;
 let formatBytes: u32 = 0;
@@ -41,7 +45,10 @@ export function backingForget(): void {
   identityBytes = 0;
 }
 
-/** Called once the host has put the three texts at the text area, one behind the other. False if one is too long. */
+/**
+ * Called once the host has put the three texts at the text area, one behind the other. False if one
+ * is too long.
+ */
 export function setBackingTexts(name: u32, format: u32, identity: u32): bool {
   if (name > BACKING_NAME_BYTES_MAX || format > FORMAT_BYTES_MAX) return false;
   nameBytes = name;
@@ -74,7 +81,9 @@ export function backingIdentityAt(): usize {
   return text + nameBytes + formatBytes;
 }
 
-/** Where the texts are to stand in the header's page, 0: nowhere; and where its extensions will end. */
+/**
+ * Where the texts are to stand in the header's page, 0: nowhere; and where its extensions will end.
+ */
 let nameTo: u32 = 0;
 let formatTo: u32 = 0;
 let identityTo: u32 = 0;
@@ -85,8 +94,9 @@ let featureNamesTo: u32 = 0;
 let featureNamesBytes: u32 = 0;
 
 /**
- * Whether the overlay's header has room for the texts; finds their places. The extensions stand where they have room already, or behind
- * the last one, or where the names of features begin, which only make errors of other programs easier to read.
+ * Whether the overlay's header has room for the texts; finds their places. The extensions stand
+ * where they have room already, or behind the last one, or where the names of features begin, which
+ * only make errors of other programs easier to read.
  */
 export function backingFits(header: usize): bool {
   const image = overlay();
@@ -95,7 +105,8 @@ export function backingFits(header: usize): bool {
   identityTo = inFirstSector(header, image.identityAt, identityBytes);
   identityRoom = identityTo ? extensionRoom(header, identityTo) : 0;
   featureNamesTo = 0;
-  // When the name that bounds the extensions now has gone, what stands there must not be taken for one.
+  // When the name that bounds the extensions now has gone, what stands there must not be taken for
+  // one.
   const isEnded = !image.backingNameAt || end + EXTENSION_HEAD_BYTES <= image.backingNameAt;
   if (!isEnded && end + EXTENSION_HEAD_BYTES > SECTOR_BYTES) return false;
   const addsFormat = formatBytes != 0 && !formatTo;
@@ -105,19 +116,25 @@ export function backingFits(header: usize): bool {
   if (addAt(end, addsFormat, addsIdentity) || addToFeatureNames(header, end, addsFormat))
     return true;
   if (!addsIdentity) return false;
-  // Without room for its identity, another base by that name is not noticed. A format must be there: what raw data is must not be guessed.
+  // Without room for its identity, another base by that name is not noticed. A format must be
+  // there: what raw data is must not be guessed.
   identityTo = 0;
   return addsFormat ? addAt(end, true, false) : placeName(end);
 }
 
-/** Other programs move the identity behind the first sector when they write the header: there it will not stay. */
+/**
+ * Other programs move the identity behind the first sector when they write the header: there it
+ * will not stay.
+ */
 function endOfOthers(header: usize, image: Qcow2): u32 {
   const at = image.identityAt;
   const isLast = at > SECTOR_BYTES && at + extensionRoom(header, at) == image.extensionsEnd;
   return isLast ? at - EXTENSION_HEAD_BYTES : image.extensionsEnd;
 }
 
-/** The place `at` of an extension, if it is one in the first sector that has so much room; else 0. */
+/**
+ * The place `at` of an extension, if it is one in the first sector that has so much room; else 0.
+ */
 function inFirstSector(header: usize, at: u32, bytes: u32): u32 {
   assert(bytes <= BACKING_NAME_BYTES_MAX);
   if (at == 0 || at + extensionRoom(header, at) > SECTOR_BYTES) return 0;
@@ -140,7 +157,10 @@ function addAt(end: u32, format: bool, identity: bool): bool {
   return false;
 }
 
-/** Places new extensions where the names of features begin; the last of these stay, as far as there is room for them. */
+/**
+ * Places new extensions where the names of features begin; the last of these stay, as far as there
+ * is room for them.
+ */
 function addToFeatureNames(header: usize, end: u32, format: bool): bool {
   const at = overlay().featureNamesAt;
   if (!at || !placeName(end)) return false;
@@ -157,8 +177,9 @@ function addToFeatureNames(header: usize, end: u32, format: bool): bool {
 }
 
 /**
- * Finds a place for the name behind the extensions, which end at `end`; false: there is none. Behind the first sector it must not touch
- * the one in use: it stands in a sector of its own, or behind that, or before it.
+ * Finds a place for the name behind the extensions, which end at `end`; false: there is none.
+ * Behind the first sector it must not touch the one in use: it stands in a sector of its own, or
+ * behind that, or before it.
  */
 function placeName(end: u32): bool {
   assert(end >= overlay().headerLength);
@@ -177,7 +198,10 @@ function placeName(end: u32): bool {
   return nameTo != 0;
 }
 
-/** Writes what nothing refers to yet, and takes out what would tell of the old base behind the first sector. False: the task waits or has failed. */
+/**
+ * Writes what nothing refers to yet, and takes out what would tell of the old base behind the first
+ * sector. False: the task waits or has failed.
+ */
 export function writeBackingAhead(t: Task): bool {
   const image = overlay();
   const header = pageGet(t, OVERLAY, 0);
@@ -205,7 +229,10 @@ export function writeBackingAhead(t: Task): bool {
   return true;
 }
 
-/** Lets the header tell of the base whose texts have been written ahead, or of none if they are empty. False: the task waits or has failed. */
+/**
+ * Lets the header tell of the base whose texts have been written ahead, or of none if they are
+ * empty. False: the task waits or has failed.
+ */
 export function referToBacking(t: Task): bool {
   const image = overlay();
   const header = pageGet(t, OVERLAY, 0);
@@ -248,10 +275,14 @@ export function referToBacking(t: Task): bool {
   return true;
 }
 
-/** Writes an extension, with its text at `at`; without a text it means nothing, and only keeps its room. */
+/**
+ * Writes an extension, with its text at `at`; without a text it means nothing, and only keeps its
+ * room.
+ */
 export function putExtension(at: usize, type: u32, room: u32, from: usize, bytes: u32): void {
   assert(bytes <= room && (room & 7) == 0);
-  // A format is told exactly. The identity, which nobody else reads, may be followed by zeros: so its room stays, for a longer one.
+  // A format is told exactly. The identity, which nobody else reads, may be followed by zeros: so
+  // its room stays, for a longer one.
   putBe32(at - EXTENSION_HEAD_BYTES, bytes ? type : EXTENSION_VOID);
   putBe32(at - EXTENSION_HEAD_BYTES + 4, type == EXTENSION_BACKING_FORMAT && bytes ? bytes : room);
   memory.fill(at, 0, room);

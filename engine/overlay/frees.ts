@@ -1,5 +1,6 @@
-// Clusters that the overlay uses no longer. They are given back only when nothing on disk refers to them any more: a cluster that was
-// reused or counted free too early would, after a power cut, show one place's data at another.
+// Clusters that the overlay uses no longer. They are given back only when nothing on disk refers to
+// them any more: a cluster that was reused or counted free too early would, after a power cut, show
+// one place's data at another.
 
 import { clusterBytes } from '../core/image';
 import { overlay } from '../formats/qcow2/image';
@@ -49,8 +50,9 @@ export function freeAt(index: u32): Free {
 }
 
 /**
- * Notes one reference less to clusters, after write-back `after` is on stable storage. With `shared`, compressed clusters beside the one
- * that went may still stand there. The caller has made sure of room.
+ * Notes one reference less to clusters, after write-back `after` is on stable storage. With
+ * `shared`, compressed clusters beside the one that went may still stand there. The caller has made
+ * sure of room.
  */
 export function freeLater(offset: u64, clusters: u32, after: u32, shared: bool = false): void {
   assert(clusters > 0 && offset != 0);

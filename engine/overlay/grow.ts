@@ -1,5 +1,6 @@
-// Growth of the refcount tables: a refcount block for clusters that have none yet, and a larger refcount table when the old one is full.
-// One such task runs at a time; all others that look for free clusters wait for it.
+// Growth of the refcount tables: a refcount block for clusters that have none yet, and a larger
+// refcount table when the old one is full. One such task runs at a time; all others that look for
+// free clusters wait for it.
 
 import { putBe32, putBe64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
@@ -35,8 +36,9 @@ const SETTLE: u32 = 5;
 const SWITCH: u32 = 6;
 
 /**
- * `cursor` is the progress of the step, `clusterFirst` the first cluster of the new metadata, `count` how many refcount blocks stand
- * there, `value` how many clusters of a new table behind them.
+ * `cursor` is the progress of the step, `clusterFirst` the first cluster of the new metadata,
+ * `count` how many refcount blocks stand there, `value` how many clusters of a new table behind
+ * them.
  */
 export function runGrow(t: Task): i32 {
   const image = overlay();
@@ -95,7 +97,8 @@ export function runGrow(t: Task): i32 {
     t.state = SETTLE;
   }
   if (t.state == SETTLE) {
-    // The header's first sector must not be on its way for another reason, or it would tell of the new table too early.
+    // The header's first sector must not be on its way for another reason, or it would tell of the
+    // new table too early.
     if (writebackRunning() || headerPending() || !freesHaveRoom(1)) {
       writebackWanted();
       t.waits = ON_WRITEBACK;
@@ -112,7 +115,10 @@ export function growEnded(t: Task): void {
   wakeRefcounts(t);
 }
 
-/** A new table is twice as large as the old; with the blocks that count it and themselves it stands in the area that has none yet. */
+/**
+ * A new table is twice as large as the old; with the blocks that count it and themselves it stands
+ * in the area that has none yet.
+ */
 function planTable(t: Task, perBlock: u64): bool {
   const image = overlay();
   const clusters = (<u64>image.refcountTableBytes >> image.clusterBits) * 2;
@@ -126,7 +132,9 @@ function planTable(t: Task, perBlock: u64): bool {
   return true;
 }
 
-/** Makes block number `index` of the new ones: zeros, but for what stands in the new area itself. */
+/**
+ * Makes block number `index` of the new ones: zeros, but for what stands in the new area itself.
+ */
 function makeBlock(t: Task, index: u64): bool {
   assert(index < t.count);
   const image = overlay();

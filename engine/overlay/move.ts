@@ -1,15 +1,20 @@
-// Moving a table to a larger place: what the old one holds is copied in the cache, sector by sector, with zeros behind it.
+// Moving a table to a larger place: what the old one holds is copied in the cache, sector by
+// sector, with zeros behind it.
 
 import { pageChanged, pageGet, STAGE_REFCOUNTS } from '../core/pages';
 import { Task } from '../core/task';
 import { SECTOR_BYTES } from '../limits';
 import { OVERLAY } from '../protocol';
 
-/** Fills the `bytes` at `to` with the `oldBytes` at `from`, then zeros; `cursor` is how far it has come. False: the task waits or has failed. */
+/**
+ * Fills the `bytes` at `to` with the `oldBytes` at `from`, then zeros; `cursor` is how far it has
+ * come. False: the task waits or has failed.
+ */
 export function moveTable(t: Task, from: u64, oldBytes: u64, to: u64, bytes: u64): bool {
   assert(oldBytes <= bytes && (to & (SECTOR_BYTES - 1)) == 0);
   while (bytes > t.cursor) {
-    // The new one first: behind the end of the file it comes at once, and could come in the other's place.
+    // The new one first: behind the end of the file it comes at once, and could come in the other's
+    // place.
     const target = pageGet(t, OVERLAY, to + t.cursor);
     if (!target) return false;
     const kept = oldBytes > t.cursor ? <u32>min<u64>(oldBytes - t.cursor, SECTOR_BYTES) : 0;

@@ -1,5 +1,6 @@
-// The overlay's refcounts: which clusters of its file are in use, and the search for free ones (QEMU's docs/interop/qcow2.txt, "Host
-// cluster management"). A cluster is taken here long before anything refers to it; order on disk is writeback.ts's work.
+// The overlay's refcounts: which clusters of its file are in use, and the search for free ones
+// (QEMU's docs/interop/qcow2.txt, "Host cluster management"). A cluster is taken here long before
+// anything refers to it; order on disk is writeback.ts's work.
 
 import { be32, be64, putBe32, putBe64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
@@ -53,7 +54,9 @@ export function refcountsPerBlock(image: Qcow2): u64 {
   return (clusterBytes(image) << 3) >> image.refcountOrder;
 }
 
-/** Entries that fit into one page of a block (all of them where clusters are no larger than pages). */
+/**
+ * Entries that fit into one page of a block (all of them where clusters are no larger than pages).
+ */
 export function refcountsPerPart(image: Qcow2): u64 {
   return (min<u64>(clusterBytes(image), PAGE_BYTES) << 3) >> image.refcountOrder;
 }
@@ -77,7 +80,10 @@ export function allocate(t: Task, wanted: u32): Run | null {
   }
 }
 
-/** As allocate, for `wanted` clusters and no fewer: the task's `cursor` passes gaps that are too small, which stay free. */
+/**
+ * As allocate, for `wanted` clusters and no fewer: the task's `cursor` passes gaps that are too
+ * small, which stay free.
+ */
 export function allocateWhole(t: Task, wanted: u32): Run | null {
   assert(wanted > 0);
   const image = overlay();
@@ -126,7 +132,10 @@ function takeRun(t: Task, image: Qcow2, part: usize, run: Run): Run | null {
   return run;
 }
 
-/** What the refcounts say is free must not be where header, L1 table or refcount table are: the task fails then. */
+/**
+ * What the refcounts say is free must not be where header, L1 table or refcount table are: the task
+ * fails then.
+ */
 export function isFreePlace(t: Task, image: Qcow2, offset: u64, bytes: u64): bool {
   if (!inFixedMetadata(image, offset, bytes)) return true;
   fail(t, ECORRUPT, R_CLUSTER_IN_METADATA, image.index, offset);
@@ -216,7 +225,10 @@ export function getRefcount(part: usize, index: u32, order: u32): u64 {
   return (load<u8>(part + (bit >> 3)) >> (bit & 7)) & ((1 << (1 << order)) - 1);
 }
 
-/** The part of the overlay's refcount block that holds `cluster`'s entry; a missing block is made first. */
+/**
+ * The part of the overlay's refcount block that holds `cluster`'s entry; a missing block is made
+ * first.
+ */
 function partOf(t: Task, image: Qcow2, cluster: u64): usize {
   const index = cluster / refcountsPerBlock(image);
   const block = blockOf(t, image, index);

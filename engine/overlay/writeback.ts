@@ -1,8 +1,10 @@
-// Write-back: how changed metadata reaches the overlay, so that what is on disk is a valid image at every moment.
+// Write-back: how changed metadata reaches the overlay, so that what is on disk is a valid image at
+// every moment.
 //
-// One write-back runs at a time. It takes a snapshot of all changed sectors and writes it stage by stage (see pages.ts), with a
-// barrier (a flush) after every stage that a later one depends on; the first barrier also covers the data written before the
-// snapshot. Tasks go on changing pages meanwhile: what they change belongs to the next write-back.
+// One write-back runs at a time. It takes a snapshot of all changed sectors and writes it stage by
+// stage (see pages.ts), with a barrier (a flush) after every stage that a later one depends on; the
+// first barrier also covers the data written before the snapshot. Tasks go on changing pages
+// meanwhile: what they change belongs to the next write-back.
 
 import { be64, putBe64 } from '../core/bytes';
 import { now } from '../core/clock';
@@ -85,7 +87,10 @@ let endedAt: f64 = 0;
 let pause: f64 = WRITEBACK_PAUSE_MS_MIN;
 /** Number of the write-back that runs, or ran last. */
 let started: u32 = 0;
-/** Number of the last one that wrote all there was when it started, and of the last such that a barrier followed. */
+/**
+ * Number of the last one that wrote all there was when it started, and of the last such that a
+ * barrier followed.
+ */
 let complete: u32 = 0;
 let durable: u32 = 0;
 /** `complete` when the barrier in flight was issued. */
@@ -165,7 +170,10 @@ export function writebackRunning(): bool {
   return running;
 }
 
-/** A barrier that covers everything completed before it was issued has succeeded; `covers` was `complete` then. */
+/**
+ * A barrier that covers everything completed before it was issued has succeeded; `covers` was
+ * `complete` then.
+ */
 function barrierDone(covers: u32): void {
   assert(<i32>(complete - covers) >= 0);
   if (<i32>(covers - durable) > 0) durable = covers;
@@ -186,7 +194,8 @@ export function scheduleWriteback(): void {
   const due = manyDirty() || dataDue();
   if (!wanted && !pagesPressed() && (stalled || !due)) return;
   if (!anyDirty() && !anyFree(wanted ? complete : durable)) {
-    // With nothing to be written, whoever wants room in the cache waits for pages that are being read.
+    // With nothing to be written, whoever wants room in the cache waits for pages that are being
+    // read.
     if (wanted) wake(ON_WRITEBACK);
     wanted = false;
     fetched = false;
@@ -195,15 +204,17 @@ export function scheduleWriteback(): void {
   }
   if (taskBegin(KIND_WRITEBACK, false, true) === null) return;
   running = true;
-  // Who wants one from here on may come too late for this one, which may have passed the freed clusters already.
+  // Who wants one from here on may come too late for this one, which may have passed the freed
+  // clusters already.
   wanted = false;
   begun++;
   begunAt = now();
 }
 
 /**
- * What was fetched is written back as soon as the write-back before it has ended, so that a crash takes only what was on its way, and the
- * storage is at work all along. What a guest has written waits for its flush, or until it is much.
+ * What was fetched is written back as soon as the write-back before it has ended, so that a crash
+ * takes only what was on its way, and the storage is at work all along. What a guest has written
+ * waits for its flush, or until it is much.
  */
 function dataDue(): bool {
   if (fetched && !sparing) return true;
@@ -220,14 +231,17 @@ const WRITE: u32 = 5;
 const BARRIER: u32 = 6;
 
 /**
- * Reads of refcounts that one write-back waits for to free clusters; the rest is the next one's. With all of the cache changed but for
- * one page, the table and the block would push each other out for ever, and only this write-back makes room.
+ * Reads of refcounts that one write-back waits for to free clusters; the rest is the next one's.
+ * With all of the cache changed but for one page, the table and the block would push each other out
+ * for ever, and only this write-back makes room.
  */
 const REFCOUNT_READS_MAX: u32 = 64;
 /** Bytes that one discard gives back at most. */
 const DISCARD_BYTES_MAX: u64 = 1 << 30;
 
-/** The write-back task. `cursor` is the next run of the snapshot, `count` the stage being written. */
+/**
+ * The write-back task. `cursor` is the next run of the snapshot, `count` the stage being written.
+ */
 export function runWriteback(t: Task): i32 {
   if (t.error) return t.pending ? wait(t, ON_IO) : failed(t);
   if (t.state == FIRST_BARRIER) {
@@ -276,7 +290,9 @@ export function runWriteback(t: Task): i32 {
   }
 }
 
-/** Where nothing is to be written and freed clusters wait for a barrier all the same, this is it. */
+/**
+ * Where nothing is to be written and freed clusters wait for a barrier all the same, this is it.
+ */
 function firstBarrier(t: Task): bool {
   assert(running);
   if (t.flushStep == 0) {
@@ -297,8 +313,9 @@ function firstBarrier(t: Task): bool {
 }
 
 /**
- * Gives the space of clusters that nothing on disk refers to any more back to the storage, before they count as free: a discard on its
- * way must not hit who takes them next. `cursor` is the run of free clusters, `count` the bytes of it that are done.
+ * Gives the space of clusters that nothing on disk refers to any more back to the storage, before
+ * they count as free: a discard on its way must not hit who takes them next. `cursor` is the run of
+ * free clusters, `count` the bytes of it that are done.
  */
 function punch(t: Task): bool {
   const image = overlay();
@@ -332,7 +349,8 @@ function giveBack(t: Task): bool {
         if (t.error == ECORRUPT) dropFree(t.flushCovers);
         return false;
       }
-      // Without room in the cache for their refcounts, they wait for the next time: this write-back is what makes room.
+      // Without room in the cache for their refcounts, they wait for the next time: this write-back
+      // is what makes room.
       if (!(t.waits & ON_WRITEBACK) && ++t.tries < REFCOUNT_READS_MAX) return false;
       t.waits = 0;
       return true;
@@ -347,7 +365,10 @@ export function isMarked(): bool {
   return image.version < 3 || (image.dirty && !image.autoclear);
 }
 
-/** Sets the header's dirty bit before the first change: whoever opens the image after a crash then knows to look for leaks. */
+/**
+ * Sets the header's dirty bit before the first change: whoever opens the image after a crash then
+ * knows to look for leaks.
+ */
 function markDirty(t: Task): bool {
   assert(running);
   const image = overlay();
@@ -369,7 +390,8 @@ function snapshot(): bool {
   for (let stage: u32 = 0; stage < STAGES; stage++) {
     for (let i: u32 = 0; i < pageCount(); i++) {
       const page = pageAt(i);
-      // A later stage may depend on all of an earlier one: where one does not fit, the later ones wait for the next write-back.
+      // A later stage may depend on all of an earlier one: where one does not fit, the later ones
+      // wait for the next write-back.
       if (stageDirty(page, stage) && !snapshotPage(page, stage)) return false;
     }
   }
@@ -417,7 +439,8 @@ function writeStage(t: Task): bool {
 }
 
 function barrier(t: Task): bool {
-  // Empty stages need no barrier of their own; the next stage to be written is the one of the next run.
+  // Empty stages need no barrier of their own; the next stage to be written is the one of the next
+  // run.
   t.count = runAt(<u32>t.cursor).stage - 1;
   barrierCovers = complete;
   return ioBegin(t, OP_FLUSH, OVERLAY, 0, 0, 0) !== null;
@@ -436,7 +459,10 @@ function succeeded(t: Task): i32 {
   return DONE;
 }
 
-/** Marks what was not written as changed again, so that a later write-back can try it again; but for what has been freed meanwhile. */
+/**
+ * Marks what was not written as changed again, so that a later write-back can try it again; but for
+ * what has been freed meanwhile.
+ */
 function failed(t: Task): i32 {
   assert(running && t.error != 0);
   for (let i: u32 = 0; i < runCount; i++) {
@@ -473,8 +499,8 @@ const FLUSH_WRITEBACK: u32 = 1;
 const FLUSH_BARRIER: u32 = 2;
 
 /**
- * Brings everything completed so far to stable storage: a step that several tasks take, with fields of their own for it. True when
- * that is done; false: the task waits or has failed.
+ * Brings everything completed so far to stable storage: a step that several tasks take, with fields
+ * of their own for it. True when that is done; false: the task waits or has failed.
  */
 export function flushed(t: Task): bool {
   if (t.error) return false;
@@ -483,7 +509,8 @@ export function flushed(t: Task): bool {
     return false;
   }
   if (t.flushStep == FLUSH_START) {
-    // Only a write-back whose snapshot is taken from now on is sure to hold all that was changed before.
+    // Only a write-back whose snapshot is taken from now on is sure to hold all that was changed
+    // before.
     t.flushTarget = nextWriteback();
     t.flushBegun = begun;
     t.flushStep = FLUSH_WRITEBACK;
@@ -513,15 +540,17 @@ export function flushed(t: Task): bool {
     return false;
   }
   barrierDone(t.flushCovers);
-  // Nothing on disk refers to them any more: their space goes back now, not when something is written again.
+  // Nothing on disk refers to them any more: their space goes back now, not when something is
+  // written again.
   if (anyFree(durable)) wanted = true;
   t.flushStep = FLUSH_START;
   return true;
 }
 
 /**
- * Write-backs that settling waits for without fewer freed clusters than before: those freed by one are given back by the next, and
- * counted by the one after. Each gives back only those whose refcounts it has room for.
+ * Write-backs that settling waits for without fewer freed clusters than before: those freed by one
+ * are given back by the next, and counted by the one after. Each gives back only those whose
+ * refcounts it has room for.
  */
 const SETTLES_MAX: u32 = 8;
 

@@ -1,4 +1,5 @@
-// Zeros that are written to the overlay as they are: over a table that is larger than a page of the cache, or where data must really be zeros.
+// Zeros that are written to the overlay as they are: over a table that is larger than a page of the
+// cache, or where data must really be zeros.
 
 import { pagesDrop } from '../core/pages';
 import { ioBegin } from '../core/ring';
@@ -19,7 +20,9 @@ export function zeroPageInit(at: usize): void {
   memory.fill(at, 0, PAGE_BYTES);
 }
 
-/** Writes zeros over a table that is larger than a page. The writes are done when this returns true. */
+/**
+ * Writes zeros over a table that is larger than a page. The writes are done when this returns true.
+ */
 export function zeroOnDisk(t: Task, table: u64, bytes: u64): bool {
   assert(table != 0 && bytes % PAGE_BYTES == 0);
   while (t.spareTableAt < bytes) {

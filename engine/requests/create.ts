@@ -1,5 +1,6 @@
-// Creating an overlay: a qcow2 version 3 image with empty tables, laid out as header, refcount table, refcount blocks, L1 table. The file
-// is empty before; until the header is written, last, it is no image at all.
+// Creating an overlay: a qcow2 version 3 image with empty tables, laid out as header, refcount
+// table, refcount blocks, L1 table. The file is empty before; until the header is written, last, it
+// is no image at all.
 
 import { putBe32, putBe64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
@@ -70,8 +71,8 @@ const REFCOUNT_ORDER_MAX: u64 = 6;
 const IDENTITY_BYTES_SMALL: u32 = 96;
 
 /**
- * `length` is the disk's size; the argument holds cluster bits (bits 0 to 7), refcount order (8 to 15) and whether L2 entries are
- * extended (16). The texts of backing.ts tell the base.
+ * `length` is the disk's size; the argument holds cluster bits (bits 0 to 7), refcount order (8 to
+ * 15) and whether L2 entries are extended (16). The texts of backing.ts tell the base.
  */
 export function runCreate(t: Task): i32 {
   const image = overlay();
@@ -127,7 +128,9 @@ export function runCreate(t: Task): i32 {
   return DONE;
 }
 
-/** Settles the layout: cluster counts depend on each other, since refcount blocks count themselves. */
+/**
+ * Settles the layout: cluster counts depend on each other, since refcount blocks count themselves.
+ */
 function plan(t: Task, image: Qcow2): i32 {
   image.version = 3;
   image.clusterBits = <u32>(t.argument & 255);
@@ -144,7 +147,8 @@ function plan(t: Task, image: Qcow2): i32 {
   if (entries << 3 > L1_BYTES_MAX) return R_TOO_LARGE;
   image.l1Size = <u32>entries;
   const l1Clusters = align(entries << 3, image) >> image.clusterBits;
-  // Room for the refcounts of everything that the disk can take when it is full, so that the table need never grow.
+  // Room for the refcounts of everything that the disk can take when it is full, so that the table
+  // need never grow.
   const dataClusters = (image.size >> image.clusterBits) + (entries << 1) + l1Clusters + 16;
   const perBlock = refcountsPerBlock(image);
   const tableBytes = align(
@@ -187,8 +191,8 @@ function fillPart(t: Task, image: Qcow2): bool {
 }
 
 /**
- * Writes header, extensions and the base's name; returns the bytes used, or 0 if they do not fit into the first cluster. The extensions
- * have room for what another base may need.
+ * Writes header, extensions and the base's name; returns the bytes used, or 0 if they do not fit
+ * into the first cluster. The extensions have room for what another base may need.
  */
 function writeHeader(at: usize, image: Qcow2): u32 {
   assert(image.l1Offset != 0 && image.refcountTableOffset != 0);

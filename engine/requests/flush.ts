@@ -22,7 +22,8 @@ const CLOSED: u32 = 2;
  * disk may go on afterwards: whatever is changed then sets the bit again.
  */
 export function runClose(t: Task): i32 {
-  // What others are halfway through ends first: it would leave clusters behind that nothing refers to yet, and I/O on closed files.
+  // What others are halfway through ends first: it would leave clusters behind that nothing refers
+  // to yet, and I/O on closed files.
   if (!lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;
   if (t.argument == CLOSE_READ_ONLY) return DONE;
   const image = overlay();
@@ -45,7 +46,10 @@ export function runClose(t: Task): i32 {
   return DONE;
 }
 
-/** Called once when a close has ended. Of one that failed, nobody knows what the header on disk says now: the next change says it anew. */
+/**
+ * Called once when a close has ended. Of one that failed, nobody knows what the header on disk says
+ * now: the next change says it anew.
+ */
 export function closeEnded(t: Task): void {
   if (!t.error || !overlay().cleaning) return;
   overlay().cleaning = false;

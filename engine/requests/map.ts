@@ -1,4 +1,5 @@
-// map: the extents of a range, each with the image of the chain that decides it. Neighbours that are alike are told as one.
+// map: the extents of a range, each with the image of the chain that decides it. Neighbours that
+// are alike are told as one.
 
 import { Extent } from '../core/extent';
 import { clusterBytes, imageAt, imageCount, topImage } from '../core/image';
@@ -27,15 +28,19 @@ import {
 export class ExtentRecord {
   offset: u64;
   length: u64;
-  /** Position in the image's file: of data, of zeros or of nothing yet where the cluster keeps a place; else 0. */
+  /**
+   * Position in the image's file: of data, of zeros or of nothing yet where the cluster keeps a
+   * place; else 0.
+   */
   host: u64;
   state: u32;
   depth: u32;
 }
 
 /**
- * Gives as many extents as fit into a block, the last of them perhaps going on in the next answer; `value` is how far they reach. The
- * argument is the depth not to look below: 1 for the overlay alone, 0 for all of the chain.
+ * Gives as many extents as fit into a block, the last of them perhaps going on in the next answer;
+ * `value` is how far they reach. The argument is the depth not to look below: 1 for the overlay
+ * alone, 0 for all of the chain.
  */
 export function runMap(t: Task): i32 {
   const end = t.offset + t.length;
@@ -93,7 +98,10 @@ function write(t: Task, extent: Extent, at: u64): void {
   record.depth = extent.depth;
 }
 
-/** Where `at` is in the file of the image that decides it. Zeros and absent subclusters are told with their cluster's place. */
+/**
+ * Where `at` is in the file of the image that decides it. Zeros and absent subclusters are told
+ * with their cluster's place.
+ */
 function place(extent: Extent, at: u64): u64 {
   if (extent.state == DATA) return extent.host;
   if (extent.state == COMPRESSED_DATA || extent.host == 0) return 0;

@@ -1,6 +1,6 @@
-// A guest's read. What the overlay lacks is populated first (copy-on-read), under the lock that keeps
-// others from fetching it too, and given from the buffer that it was fetched into. What is all there,
-// and everything where nothing can be stored, is read as it stands.
+// A guest's read. What the overlay lacks is populated first (copy-on-read), under the lock that
+// keeps others from fetching it too, and given from the buffer that it was fetched into. What is
+// all there, and everything where nothing can be stored, is read as it stands.
 
 import { clusterBytes, imageCount, topImage } from '../core/image';
 import { tell } from '../core/ring';
@@ -32,7 +32,10 @@ import { lookup } from '../formats/chain';
 import { noteGuestRead } from '../job/readahead';
 import { ABSENT, EINVAL, ENOSPC, OP_GIVE, OVERLAY, R_RANGE } from '../protocol';
 
-/** Times a read lets missing clusters be populated before it reads the base directly: others may discard them again. */
+/**
+ * Times a read lets missing clusters be populated before it reads the base directly: others may
+ * discard them again.
+ */
 const POPULATE_TRIES_MAX: u32 = 16;
 
 const LOCK: u32 = 0;
@@ -108,7 +111,8 @@ function missed(t: Task): void {
   t.tries++;
   t.wantsAll = true;
   const bytes = grain();
-  // All of the request, to be given from the buffer; or what is missing, if that is too much at once.
+  // All of the request, to be given from the buffer; or what is missing, if that is too much at
+  // once.
   let from = t.offset - (t.offset % bytes);
   if (t.offset + t.length > from + chunkBytes()) from = t.cursor - (t.cursor % bytes);
   populateBegin(

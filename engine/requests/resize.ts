@@ -1,5 +1,5 @@
-// Resizing the disk, also while a job runs. What a larger disk gains reads as zeros, also where the base goes on further than the old
-// disk did; what a smaller one loses gives its space back.
+// Resizing the disk, also while a job runs. What a larger disk gains reads as zeros, also where the
+// base goes on further than the old disk did; what a smaller one loses gives its space back.
 
 import { putBe32, putBe64 } from '../core/bytes';
 import { basesEnd, clusterBytes, imageCount } from '../core/image';
@@ -48,14 +48,17 @@ const SIZE: u32 = 9;
 const FLUSHED: u32 = 10;
 const CUT: u32 = 11;
 
-/** `length` is the new size; one such request at a time. For a smaller one, the requester has zeroed the rest of the last cluster. */
+/**
+ * `length` is the new size; one such request at a time. For a smaller one, the requester has zeroed
+ * the rest of the last cluster.
+ */
 export function runResize(t: Task): i32 {
   const image = overlay();
   const cluster = clusterBytes(image);
   const grows = t.length > image.size;
   if (t.state == EDGE) {
-    // The cluster that the old end cuts must show no more of the base, nor of what it has compressed: it is populated, which fills its
-    // rest with zeros.
+    // The cluster that the old end cuts must show no more of the base, nor of what it has
+    // compressed: it is populated, which fills its rest with zeros.
     t.fillsCompressed = true;
     if (grows && image.size & (cluster - 1))
       populateBegin(t, image.size & ~(cluster - 1), image.size, imageCount());
@@ -138,16 +141,20 @@ function cut(t: Task, image: Qcow2): i32 {
   return AGAIN;
 }
 
-/** Called once when a resize has ended: one that failed gives back the table that nothing points to. */
+/**
+ * Called once when a resize has ended: one that failed gives back the table that nothing points to.
+ */
 export function resizeEnded(t: Task): void {
   if (t.error && t.state == FLUSHED) {
-    // The header in the cache tells the size that could not be brought to disk: it tells the old one again.
+    // The header in the cache tells the size that could not be brought to disk: it tells the old
+    // one again.
     const header = pageGet(null, OVERLAY, 0);
     assert(header != 0);
     putBe64(header + AT_SIZE, overlay().size);
     pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
   }
-  // The disk has its new size; what was not freed behind its end is when it grows again, or never shows.
+  // The disk has its new size; what was not freed behind its end is when it grows again, or never
+  // shows.
   if (t.error && t.state == CUT) overlay().size = t.length;
   if (!t.error || (t.state != COPY && t.state != COPIED_TABLE) || !freesHaveRoom(1)) return;
   pagesForget(OVERLAY, t.clusterFirst, t.clusterFirst + (t.count << overlay().clusterBits));
@@ -173,7 +180,10 @@ function zeroTail(t: Task, image: Qcow2): bool {
   return writeZeroes(t, (t.count + mask) & ~mask);
 }
 
-/** What lies behind the end, where a crash came before a smaller disk had freed it, must not show when the disk grows over it. */
+/**
+ * What lies behind the end, where a crash came before a smaller disk had freed it, must not show
+ * when the disk grows over it.
+ */
 function forget(t: Task, image: Qcow2, at: u64): bool {
   assert(image.size <= t.length);
   const size = image.size;
@@ -232,7 +242,8 @@ function growTable(t: Task, image: Qcow2): bool {
   if (t.state == TABLE) {
     const entries = neededEntries(image, t.length);
     const clusters = ((entries << 3) + clusterBytes(image) - 1) >> image.clusterBits;
-    // A table stands in one piece, and so between two refcount blocks: with small clusters that is not far.
+    // A table stands in one piece, and so between two refcount blocks: with small clusters that is
+    // not far.
     if (entries << 3 > L1_BYTES_MAX || clusters >= refcountsPerBlock(image)) return tooLarge(t);
     const taken = allocateWhole(t, <u32>clusters);
     if (taken === null) return false;

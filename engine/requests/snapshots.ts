@@ -1,5 +1,6 @@
-// snapshots: tells of the internal snapshots of image 0 (QEMU's docs/interop/qcow2.txt, "Snapshots"), one a request: what they are
-// called, and when they were made; or of its persistent bitmaps ("Bitmaps extension"). What they hold is not shown.
+// snapshots: tells of the internal snapshots of image 0 (QEMU's docs/interop/qcow2.txt,
+// "Snapshots"), one a request: what they are called, and when they were made; or of its persistent
+// bitmaps ("Bitmaps extension"). What they hold is not shown.
 
 import { be32, be64 } from '../core/bytes';
 import { pageGet } from '../core/pages';
@@ -29,7 +30,10 @@ import {
   SNAPSHOTS_OF_BITMAPS,
 } from '../protocol';
 
-/** An entry's fixed part, and as much of its extra data as is told; QEMU takes no more extra data than this. */
+/**
+ * An entry's fixed part, and as much of its extra data as is told; QEMU takes no more extra data
+ * than this.
+ */
 const FIXED_BYTES: u64 = 40;
 const EXTRA_KNOWN: u64 = 24;
 const EXTRA_MAX: u64 = 1024;
@@ -120,7 +124,10 @@ function refuseBitmap(t: Task, at: u64): i32 {
   return WAIT;
 }
 
-/** Puts the numbers of an entry into the answer, and the length of its texts into `count`; returns the length of its extra data. */
+/**
+ * Puts the numbers of an entry into the answer, and the length of its texts into `count`; returns
+ * the length of its extra data.
+ */
 function tellNumbers(t: Task, entry: usize): u64 {
   const extra = be32(entry + AT_EXTRA_BYTES);
   const idBytes = be32(entry + AT_TEXT_BYTES) >> 16;
@@ -148,7 +155,10 @@ function put(t: Task, index: u32, value: f64): void {
   store<f64>(t.buffer + index * 8, value);
 }
 
-/** Copies bytes of the image's file, as far as `cursor` has not come yet. False: the task waits or has failed. */
+/**
+ * Copies bytes of the image's file, as far as `cursor` has not come yet. False: the task waits or
+ * has failed.
+ */
 function copy(t: Task, image: Qcow2, from: u64, bytes: u64, to: usize): bool {
   assert(t.buffer != 0);
   while (t.cursor < bytes) {

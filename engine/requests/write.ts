@@ -1,5 +1,6 @@
-// A guest's write: in place where the overlay has the whole cluster to itself, else into a new cluster that is filled up with what
-// stood around the written bytes. With the argument WRITE_ZEROES the data is zeros, for parts of clusters that cannot be zero clusters.
+// A guest's write: in place where the overlay has the whole cluster to itself, else into a new
+// cluster that is filled up with what stood around the written bytes. With the argument
+// WRITE_ZEROES the data is zeros, for parts of clusters that cannot be zero clusters.
 
 import { clusterBytes } from '../core/image';
 import { ioBegin } from '../core/ring';

@@ -1,6 +1,7 @@
-// Zeroes and discard over whole clusters: they become zero clusters, and the space they took is freed. (Parts of clusters are written
-// as zeros by write.ts, or for a discard left as they are.) A discarded cluster becomes a zero cluster too, not an absent one: what
-// lies below in the base must not come to light again.
+// Zeroes and discard over whole clusters: they become zero clusters, and the space they took is
+// freed. (Parts of clusters are written as zeros by write.ts, or for a discard left as they are.) A
+// discarded cluster becomes a zero cluster too, not an absent one: what lies below in the base must
+// not come to light again.
 
 import { clusterBytes, imageCount } from '../core/image';
 import { AGAIN, DONE, EXCLUSIVE, fail, lock, Task, WAIT } from '../core/task';
@@ -18,7 +19,10 @@ import {
   ZEROES,
 } from '../protocol';
 
-/** KIND_ZERO and KIND_DISCARD; the range is of whole clusters, except that it may end where the disk does. */
+/**
+ * KIND_ZERO and KIND_DISCARD; the range is of whole clusters, except that it may end where the disk
+ * does.
+ */
 export function runZeroes(t: Task): i32 {
   const image = overlay();
   const cluster = clusterBytes(image);
@@ -27,7 +31,8 @@ export function runZeroes(t: Task): i32 {
     fail(t, EINVAL, R_RANGE, OVERLAY, t.offset);
     return WAIT;
   }
-  // Version 2 has no zero clusters: the host writes zeros instead, and a discard need not do anything.
+  // Version 2 has no zero clusters: the host writes zeros instead, and a discard need not do
+  // anything.
   const empties = t.argument == DISCARD_TO_BASE;
   if (image.version < 3 && !empties) {
     if (t.kind != KIND_DISCARD) fail(t, EINVAL, R_RANGE, OVERLAY, t.offset);

@@ -1,6 +1,6 @@
 /**
- * The public types: what `createDisk`, `openDisk` and a `Disk` take and give on every runtime. Offsets and lengths are bytes,
- * logical positions in the disk unless said otherwise.
+ * The public types: what `createDisk`, `openDisk` and a `Disk` take and give on every runtime.
+ * Offsets and lengths are bytes, logical positions in the disk unless said otherwise.
  */
 import type { BlockFile, BlockSource, ContainerInfo } from './block.ts';
 import type { ErrorCode, ErrorReason } from './errors.ts';
@@ -15,9 +15,10 @@ export type ImageFormat = 'raw' | 'qcow2' | 'vmdk' | 'vpc' | 'vhdx' | 'vdi' | 'q
 export type BaseLocation = string | URL | BlockSource;
 
 /**
- * What a flush does to an overlay's file, after QEMU's cache modes of these names. `writeback`: it returns when the storage has everything.
- * `unsafe`: it leaves that to the system's page cache, and only orders writes. Then a killed process still loses nothing that was flushed,
- * and its image is still valid; but a power cut or a crash of the system can leave an image that is corrupt.
+ * What a flush does to an overlay's file, after QEMU's cache modes of these names. `writeback`: it
+ * returns when the storage has everything. `unsafe`: it leaves that to the system's page cache, and
+ * only orders writes. Then a killed process still loses nothing that was flushed, and its image is
+ * still valid; but a power cut or a crash of the system can leave an image that is corrupt.
  */
 export type CacheMode = 'writeback' | 'unsafe';
 
@@ -34,9 +35,15 @@ export interface StreamOptions {
   nonblock?: boolean;
   /** Bytes a second; 0 (the default) is unlimited. */
   speed?: number;
-  /** What an I/O error does: end the job (`report`, the default), pause it (`stop`), go on (`ignore`), or pause on a full disk and end on others (`enospc`). */
+  /**
+   * What an I/O error does: end the job (`report`, the default), pause it (`stop`), go on
+   * (`ignore`), or pause on a full disk and end on others (`enospc`).
+   */
   onError?: OnError;
-  /** Stream only down to this image of the chain, by any path or URL of it or its depth (1 is the overlay's own base); it becomes the new base. */
+  /**
+   * Stream only down to this image of the chain, by any path or URL of it or its depth (1 is the
+   * overlay's own base); it becomes the new base.
+   */
   base?: string | number;
   /** Leave the overlay's reference to its base when everything is populated. */
   keepBase?: boolean;
@@ -69,7 +76,10 @@ export interface StreamInfo {
   paused: boolean;
   /** Why a FAILED job failed. */
   reason?: 'aborted' | 'error';
-  /** The first error of the job, or where errors pause it the last; `offset` is the disk position it happened at. */
+  /**
+   * The first error of the job, or where errors pause it the last; `offset` is the disk position it
+   * happened at.
+   */
   error?: { code: ErrorCode; reason?: ErrorReason; message: string; offset?: number };
 }
 
@@ -83,7 +93,10 @@ export interface Extent {
   state: 'data' | 'zero' | 'compressed' | 'absent';
   /** The image of the chain that decides it: 0 is the overlay. */
   depth: number;
-  /** Position in that image's file: of data, and of zero or absent parts whose cluster has a place kept for them. */
+  /**
+   * Position in that image's file: of data, and of zero or absent parts whose cluster has a place
+   * kept for them.
+   */
   hostOffset?: number;
 }
 
@@ -147,7 +160,10 @@ export interface ImageInfo {
   backingFormat?: string;
   /** Internal snapshots, if there are any; told of the first image of the chain only. */
   snapshots?: SnapshotInfo[];
-  /** Persistent bitmaps that still hold, if there are any; told of the first image of the chain only. */
+  /**
+   * Persistent bitmaps that still hold, if there are any; told of the first image of the chain
+   * only.
+   */
   bitmaps?: BitmapInfo[];
 }
 
@@ -195,7 +211,10 @@ export interface BitmapInfo {
   name: string;
   /** Bytes of the disk that a bit stands for. */
   granularity: number;
-  /** `in-use`: it was not stored to its end, and does not hold; `auto`: it is to be kept up from the start. */
+  /**
+   * `in-use`: it was not stored to its end, and does not hold; `auto`: it is to be kept up from the
+   * start.
+   */
   flags: ('in-use' | 'auto')[];
 }
 
@@ -238,24 +257,31 @@ export interface CreateOptions {
   /** Follow the backing references of the base itself; default false. */
   followChain?: boolean;
   /**
-   * What the overlay records as its base; default where the base was given: a path (relative to the overlay, if it was given as a
-   * relative one), or a URL without user, password and query, which may hold credentials.
+   * What the overlay records as its base; default where the base was given: a path (relative to the
+   * overlay, if it was given as a relative one), or a URL without user, password and query, which
+   * may hold credentials.
    */
   recordBase?: string;
   /** Store what reads fetch from the base; default true. */
   copyOnRead?: boolean;
-  /** Take local bases that another program (QEMU) has open for writing, too: what is read from one that is then written fails (`ECHANGED`). */
+  /**
+   * Take local bases that another program (QEMU) has open for writing, too: what is read from one
+   * that is then written fails (`ECHANGED`).
+   */
   forceShare?: boolean;
-  /** For an overlay given by path or name; default `writeback`. `unsafe` is quicker, for disks that can be made anew; not on edges. */
+  /**
+   * For an overlay given by path or name; default `writeback`. `unsafe` is quicker, for disks that
+   * can be made anew; not on edges.
+   */
   cache?: CacheMode;
   /**
-   * False: a base that is a compressed file or an archive is taken as it is. Default: what is in it is the base, where no overlay
-   * records it otherwise; `…#NAME` names a file of an archive.
+   * False: a base that is a compressed file or an archive is taken as it is. Default: what is in it
+   * is the base, where no overlay records it otherwise; `…#NAME` names a file of an archive.
    */
   unpack?: boolean;
   /**
-   * Take also a base of a server without byte ranges, which comes from its start to its end only: what lies ahead is waited for, and
-   * the next opening begins anew.
+   * Take also a base of a server without byte ranges, which comes from its start to its end only:
+   * what lies ahead is waited for, and the next opening begins anew.
    */
   sequential?: boolean;
   /** Bytes of WebAssembly memory for this disk, 8 MiB to 1 GiB; default 32 MiB. */
@@ -269,8 +295,9 @@ export interface CheckOptions {
   /** Its format; default told by its first bytes. */
   format?: ImageFormat;
   /**
-   * `leaks` gives back space that nothing uses; `all` also mends what is wrong, as far as that can be done. Nothing is changed
-   * (`ECORRUPT`) while part of the metadata cannot be followed; beside unknown header extensions leaks stay.
+   * `leaks` gives back space that nothing uses; `all` also mends what is wrong, as far as that can
+   * be done. Nothing is changed (`ECORRUPT`) while part of the metadata cannot be followed; beside
+   * unknown header extensions leaks stay.
    */
   repair?: 'leaks' | 'all';
   /** Bytes of WebAssembly memory, 8 MiB to 1 GiB; default 32 MiB. */
@@ -284,31 +311,44 @@ export interface OpenOptions {
   /** The overlay's own format; default told by its first bytes. One that is written is qcow2. */
   format?: ImageFormat;
   /**
-   * The base, or the images below the overlay from the nearest down; default what the overlay records. `null` leaves the base
-   * unopened, so that an overlay can be looked at and checked while its base is out of reach: what is absent can then not be read
-   * (`ENOENT`), and `map` and `images` tell of the overlay alone.
+   * The base, or the images below the overlay from the nearest down; default what the overlay
+   * records. `null` leaves the base unopened, so that an overlay can be looked at and checked while
+   * its base is out of reach: what is absent can then not be read (`ENOENT`), and `map` and
+   * `images` tell of the overlay alone.
    */
   base?: BaseLocation | BaseLocation[] | null;
   /** Default what is recorded, or told by a base's first bytes. */
   baseFormat?: ImageFormat | ImageFormat[];
-  /** Follow the backing references of the base itself; default false: an image from elsewhere must not make us open what its author chose. */
+  /**
+   * Follow the backing references of the base itself; default false: an image from elsewhere must
+   * not make us open what its author chose.
+   */
   followChain?: boolean;
-  /** Changes nothing. Only browsers keep writers out meanwhile: elsewhere, what is read while another program writes may be wrong. */
+  /**
+   * Changes nothing. Only browsers keep writers out meanwhile: elsewhere, what is read while
+   * another program writes may be wrong.
+   */
   readOnly?: boolean;
   /** Store what reads fetch from the base; default true. */
   copyOnRead?: boolean;
-  /** Take local bases that another program (QEMU) has open for writing, too: what is read from one that is then written fails (`ECHANGED`). */
+  /**
+   * Take local bases that another program (QEMU) has open for writing, too: what is read from one
+   * that is then written fails (`ECHANGED`).
+   */
   forceShare?: boolean;
-  /** For an overlay given by path or name; default `writeback`. `unsafe` is quicker, for disks that can be made anew; not on edges. */
+  /**
+   * For an overlay given by path or name; default `writeback`. `unsafe` is quicker, for disks that
+   * can be made anew; not on edges.
+   */
   cache?: CacheMode;
   /**
-   * False: a base that is a compressed file or an archive is taken as it is. Default: what is in it is the base, where no overlay
-   * records it otherwise; `…#NAME` names a file of an archive.
+   * False: a base that is a compressed file or an archive is taken as it is. Default: what is in it
+   * is the base, where no overlay records it otherwise; `…#NAME` names a file of an archive.
    */
   unpack?: boolean;
   /**
-   * Take also a base of a server without byte ranges, which comes from its start to its end only: what lies ahead is waited for, and
-   * the next opening begins anew.
+   * Take also a base of a server without byte ranges, which comes from its start to its end only:
+   * what lies ahead is waited for, and the next opening begins anew.
    */
   sequential?: boolean;
   /** Bytes of WebAssembly memory for this disk, 8 MiB to 1 GiB; default 32 MiB. */
@@ -319,9 +359,15 @@ export interface OpenOptions {
 export interface CommitOptions {
   /** A path or name. */
   overlay: string;
-  /** The image to write into, by any path of it or its depth; default 1, the overlay's own base. With a deeper one, all images above it are committed. */
+  /**
+   * The image to write into, by any path of it or its depth; default 1, the overlay's own base.
+   * With a deeper one, all images above it are committed.
+   */
   base?: string | number;
-  /** Leave the overlay's data where it is; default where `base` is given. Otherwise it is emptied, when its own base was written. */
+  /**
+   * Leave the overlay's data where it is; default where `base` is given. Otherwise it is emptied,
+   * when its own base was written.
+   */
   keep?: boolean;
   /** Follow the backing references of the base itself; default false. */
   followChain?: boolean;
@@ -345,9 +391,14 @@ export interface RebaseOptions {
   overlay: string;
   /** A path or URL; null for none: the overlay then stands alone. */
   base: string | URL | null;
-  /** Default told by the base's first bytes; with `unsafe`, what the overlay records, if it does. */
+  /**
+   * Default told by the base's first bytes; with `unsafe`, what the overlay records, if it does.
+   */
   baseFormat?: ImageFormat;
-  /** Change only the reference. The old base need not be there; that the new one holds the same is the caller's word. */
+  /**
+   * Change only the reference. The old base need not be there; that the new one holds the same is
+   * the caller's word.
+   */
   unsafe?: boolean;
   /** Follow the backing references of the bases themselves; default false. */
   followChain?: boolean;
@@ -356,13 +407,13 @@ export interface RebaseOptions {
   /** What is recorded as the base; default where it was given, as in createDisk. */
   recordBase?: string;
   /**
-   * False: a base that is a compressed file or an archive is taken as it is. Default: what is in it is the base, where no overlay
-   * records it otherwise; `…#NAME` names a file of an archive.
+   * False: a base that is a compressed file or an archive is taken as it is. Default: what is in it
+   * is the base, where no overlay records it otherwise; `…#NAME` names a file of an archive.
    */
   unpack?: boolean;
   /**
-   * Take also a base of a server without byte ranges, which comes from its start to its end only: what lies ahead is waited for, and
-   * the next opening begins anew.
+   * Take also a base of a server without byte ranges, which comes from its start to its end only:
+   * what lies ahead is waited for, and the next opening begins anew.
    */
   sequential?: boolean;
   /** Bytes of WebAssembly memory for each of the two disks. */
@@ -379,7 +430,10 @@ export interface RebaseReport {
   bytes: number;
 }
 
-/** Events of a disk: `progress` (at most ten a second), `completed`, `failed`, `paused`, `resumed`, each a CustomEvent whose `detail` is the job's StreamInfo. */
+/**
+ * Events of a disk: `progress` (at most ten a second), `completed`, `failed`, `paused`, `resumed`,
+ * each a CustomEvent whose `detail` is the job's StreamInfo.
+ */
 export type DiskEvent = 'progress' | 'completed' | 'failed' | 'paused' | 'resumed';
 
 /** A disk: the same calls on every runtime. In a browser it stands for one in a worker. */
@@ -388,30 +442,52 @@ export interface Disk extends EventTarget {
   readonly size: number;
   /** Of the overlay, in bytes; 65536 for a raw image, which has no clusters. */
   readonly clusterSize: number;
-  /** At any byte. A large read is made of pieces: each sees all or nothing of a write, the whole may not. */
+  /**
+   * At any byte. A large read is made of pieces: each sees all or nothing of a write, the whole may
+   * not.
+   */
   read(offset: number, length: number): Promise<Uint8Array>;
-  /** The same into an array of the caller's, which is not to be used before it has ended. Missing where a disk stands for one in a worker. */
+  /**
+   * The same into an array of the caller's, which is not to be used before it has ended. Missing
+   * where a disk stands for one in a worker.
+   */
   readInto?(offset: number, into: Uint8Array): Promise<void>;
-  /** At any byte; `data` must not change until it resolves. It is there for every read that begins afterwards, and safe after a `flush`. */
+  /**
+   * At any byte; `data` must not change until it resolves. It is there for every read that begins
+   * afterwards, and safe after a `flush`.
+   */
   write(offset: number, data: Uint8Array): Promise<void>;
   /** As a write of zeros, at any byte; whole clusters take no space. */
   writeZeroes(offset: number, length: number): Promise<void>;
-  /** Whole clusters of the range read as zeros afterwards, and their space is given back; parts of clusters stay as they are. An overlay of version 2 cannot tell that: it stays as it is. */
+  /**
+   * Whole clusters of the range read as zeros afterwards, and their space is given back; parts of
+   * clusters stay as they are. An overlay of version 2 cannot tell that: it stays as it is.
+   */
   discard(offset: number, length: number): Promise<void>;
   /** Returns when everything written before survives a power cut. */
   flush(): Promise<void>;
-  /** Bytes, a multiple of 512. Growing works while a job runs; shrinking loses data, must be asked for by `shrink`, and is `EBUSY` while a job runs. */
+  /**
+   * Bytes, a multiple of 512. Growing works while a job runs; shrinking loses data, must be asked
+   * for by `shrink`, and is `EBUSY` while a job runs.
+   */
   resize(size: number, options?: { shrink?: boolean }): Promise<void>;
   /**
-   * Populates a range of the overlay from its base. Resolves when the job has completed, or with `nonblock` when it has started; rejects
-   * when it fails, or is aborted (`ABORTED`). One job a disk at a time (`EBUSY`).
+   * Populates a range of the overlay from its base. Resolves when the job has completed, or with
+   * `nonblock` when it has started; rejects when it fails, or is aborted (`ABORTED`). One job a
+   * disk at a time (`EBUSY`).
    */
   stream(options?: StreamOptions): Promise<StreamInfo>;
-  /** Ends a job that was started with `nonblock`, and waits for that; what was copied stays. `ENOENT` when there is none, or none any more. */
+  /**
+   * Ends a job that was started with `nonblock`, and waits for that; what was copied stays.
+   * `ENOENT` when there is none, or none any more.
+   */
   abort(): Promise<void>;
   /** How the job stands, or how the last one ended; `ENOENT` before the first. */
   info(): Promise<StreamInfo>;
-  /** Resolves when nothing of the job is in flight any more. As `resume` and `setSpeed`, `ENOENT` when no job is active. */
+  /**
+   * Resolves when nothing of the job is in flight any more. As `resume` and `setSpeed`, `ENOENT`
+   * when no job is active.
+   */
   pause(): Promise<void>;
   /** Goes on with a paused job. */
   resume(): Promise<void>;
@@ -419,15 +495,18 @@ export interface Disk extends EventTarget {
   setSpeed(bytesPerSecond: number): Promise<void>;
   /** Bytes of the range that are not populated, told by the overlay alone. */
   remaining(offset?: number, length?: number): Promise<number>;
-  /** The extents of a range, through the whole chain; with `depth` 1 only what the overlay itself says, without asking the base. */
+  /**
+   * The extents of a range, through the whole chain; with `depth` 1 only what the overlay itself
+   * says, without asking the base.
+   */
   map(offset?: number, length?: number, options?: { depth?: number }): AsyncIterable<Extent>;
   /** Looks for errors in the overlay's tables, and mends them if asked to: see CheckOptions. */
   check(options?: { repair?: 'leaks' | 'all' }): Promise<CheckReport>;
   /** The images of the chain, the overlay first. */
   images(): Promise<ImageInfo[]>;
   /**
-   * Ends a job, waits for the requests under way (for those that need a base, two seconds at most: they fail with `ECLOSED` then), and
-   * brings all that was written to the storage.
+   * Ends a job, waits for the requests under way (for those that need a base, two seconds at most:
+   * they fail with `ECLOSED` then), and brings all that was written to the storage.
    */
   close(): Promise<void>;
 }

@@ -1,6 +1,7 @@
 /**
- * What a runtime (Node, Deno, a browser, an edge) brings so that disks can be opened there. One object of this kind stands in each
- * runtime's folder; the shared part of the hosts knows no other way to touch the world.
+ * What a runtime (Node, Deno, a browser, an edge) brings so that disks can be opened there. One
+ * object of this kind stands in each runtime's folder; the shared part of the hosts knows no other
+ * way to touch the world.
  */
 
 import type { BlockFile, BlockSource } from './block.ts';
@@ -44,14 +45,16 @@ export interface Runtime {
   /** Default the system's. */
   clock?: Clock;
   /**
-   * Opens an overlay by its path or name. A writable one is locked against every other opener until it is closed.
+   * Opens an overlay by its path or name. A writable one is locked against every other opener until
+   * it is closed.
    * @throws MillraceError `EBUSY` naming who has it, `EEXIST` with `create` when it is there already, `ENOENT`, `EROFS`, `EACCES`.
    */
   openOverlay(location: string, mode: OverlayMode): Promise<BlockFile>;
   /**
-   * Opens an image that is only read by its path or URL. A base must not change meanwhile (`ECHANGED`), and unless it is `shared`, no
-   * other program may write it (`EBUSY`, naming who has it); one that is only looked at may be in use. With `sequential` it may be one
-   * that comes in order only.
+   * Opens an image that is only read by its path or URL. A base must not change meanwhile
+   * (`ECHANGED`), and unless it is `shared`, no other program may write it (`EBUSY`, naming who has
+   * it); one that is only looked at may be in use. With `sequential` it may be one that comes in
+   * order only.
    * @throws MillraceError `EUNSUPPORTED` for a URL of a scheme that is not known.
    */
   openSource(
@@ -60,18 +63,28 @@ export interface Runtime {
     how?: { sequential?: boolean },
   ): Promise<BlockSource>;
   /**
-   * What a source holds, where it is a compressed file or an archive; the source itself where it is neither. It is closed by what is
-   * returned, and where that fails. Default: every source is taken as it is.
+   * What a source holds, where it is a compressed file or an archive; the source itself where it is
+   * neither. It is closed by what is returned, and where that fails. Default: every source is taken
+   * as it is.
    * @throws MillraceError `ECORRUPT`, `EUNSUPPORTED`, `ENOENT` for a member that is not there, and what reading the source throws.
    */
   unpack?(source: BlockSource, options: UnpackOptions): Promise<BlockSource>;
-  /** Where a backing file's name leads that was recorded in the image `from`: relative paths are relative to that image. */
+  /**
+   * Where a backing file's name leads that was recorded in the image `from`: relative paths are
+   * relative to that image.
+   */
   resolve(name: string, from: string): string;
-  /** How a base at a path given by the user is recorded in the overlay: relative paths are relative to that overlay. */
+  /**
+   * How a base at a path given by the user is recorded in the overlay: relative paths are relative
+   * to that overlay.
+   */
   record(base: string, overlay: string): string;
   /** The one name of a file that several paths may lead to; default its path. */
   realName?(location: string): Promise<string>;
-  /** Who has a local image open for writing, as far as the system tells (QEMU's locks); undefined for nobody. */
+  /**
+   * Who has a local image open for writing, as far as the system tells (QEMU's locks); undefined
+   * for nobody.
+   */
   writerOf?(location: string): string | undefined;
   /** Whether a path leads to a block device. */
   isBlockDevice?(location: string): Promise<boolean>;

@@ -1,9 +1,9 @@
 /**
- * The queue in front of a base on a server: reads wait here for a lane, neighbours leave together as one
- * larger request, and each read is done as soon as its own bytes are there. Bytes that are on their
- * way are never asked for again, unless a shared request fails: each read is then tried once more
- * by itself. It sends nothing itself, and never touches a read's buffer after that read has
- * settled.
+ * The queue in front of a base on a server: reads wait here for a lane, neighbours leave together
+ * as one larger request, and each read is done as soon as its own bytes are there. Bytes that are
+ * on their way are never asked for again, unless a shared request fails: each read is then tried
+ * once more by itself. It sends nothing itself, and never touches a read's buffer after that read
+ * has settled.
  */
 import type { ReadHint } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';

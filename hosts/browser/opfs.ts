@@ -130,7 +130,10 @@ export async function hasMark(mark: string, name: string): Promise<boolean> {
   }
 }
 
-/** Removes what there is of a disk that was being made or taken in. The caller holds the disk's lock. */
+/**
+ * Removes what there is of a disk that was being made or taken in. The caller holds the disk's
+ * lock.
+ */
 export async function removePart(name: string): Promise<void> {
   await (await folderOf(name))
     .removeEntry(fileNameOf(name) + PART_SUFFIX)
@@ -276,8 +279,8 @@ async function accessTo(handle: OpfsFileHandle, name: string): Promise<SyncAcces
 }
 
 /**
- * A file for a while, in a worker; undefined where there is no storage. What workers that have ended
- * left behind goes first: a file that is in use cannot be removed.
+ * A file for a while, in a worker; undefined where there is no storage. What workers that have
+ * ended left behind goes first: a file that is in use cannot be removed.
  */
 export async function openScratch(): Promise<BlockFile | undefined> {
   const folder = await disksFolder();

@@ -111,7 +111,10 @@ class DenoFile implements OpenFile {
   }
 }
 
-/** More handles to an open file; none where another file has come to its place since, or where that cannot be told. */
+/**
+ * More handles to an open file; none where another file has come to its place since, or where that
+ * cannot be told.
+ */
 async function openLanes(path: string, file: Deno.FsFile): Promise<Deno.FsFile[]> {
   const lanes: Deno.FsFile[] = [];
   try {

@@ -1,6 +1,7 @@
 /**
- * Where a local file has holes: Deno cannot tell, lseek(2) can, and is called where this process may do all (-A: it takes FFI, and a look
- * into /proc), on Linux. Elsewhere holes are read as the zeros they show.
+ * Where a local file has holes: Deno cannot tell, lseek(2) can, and is called where this process
+ * may do all (-A: it takes FFI, and a look into /proc), on Linux. Elsewhere holes are read as the
+ * zeros they show.
  */
 import type { BlockSource } from '../api/block.ts';
 import { nextDataBy } from '../files/next-data.ts';
@@ -16,7 +17,9 @@ export interface Holes {
   close(): void;
 }
 
-/** What tells of the holes in a file that is open, for its BlockSource; undefined where nothing can. */
+/**
+ * What tells of the holes in a file that is open, for its BlockSource; undefined where nothing can.
+ */
 export async function holesOf(path: string, file: Deno.FsFile): Promise<Holes | undefined> {
   const symbols = await libc();
   const fd = symbols && (await openBeside(symbols, path, file, O_RDONLY));

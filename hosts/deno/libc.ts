@@ -1,6 +1,7 @@
 /**
- * What Deno does not have of the system's C library, where this process may do all (-A: it takes FFI, and a look into /proc), on Linux.
- * Deno tells no file descriptor of what it has opened: these are files that are opened here beside it.
+ * What Deno does not have of the system's C library, where this process may do all (-A: it takes
+ * FFI, and a look into /proc), on Linux. Deno tells no file descriptor of what it has opened: these
+ * are files that are opened here beside it.
  */
 
 const SYMBOLS = {
@@ -30,7 +31,10 @@ export async function libc(): Promise<Symbols | undefined> {
   }
 }
 
-/** A descriptor of the file that is open, which has to be closed; undefined where another file has come to its path since. */
+/**
+ * A descriptor of the file that is open, which has to be closed; undefined where another file has
+ * come to its path since.
+ */
 export async function openBeside(
   symbols: Symbols,
   path: string,

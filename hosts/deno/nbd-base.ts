@@ -16,9 +16,10 @@ const BUFFER_BYTES: number = 256 * 1024;
 const ROOM_BYTES_MIN: number = 64 * 1024;
 
 /**
- * Opens the export at an NBD URI: `nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`, `nbds://…`
- * with TLS, or `ws://…#EXPORT`. Whom TLS trusts is said by DENO_CERT, or by the folder of the URI's
- * parameter `tls-certificates`. TLS over Unix sockets, and certificates of clients, are refused.
+ * Opens the export at an NBD URI: `nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`,
+ * `nbds://…` with TLS, or `ws://…#EXPORT`. Whom TLS trusts is said by DENO_CERT, or by the folder
+ * of the URI's parameter `tls-certificates`. TLS over Unix sockets, and certificates of clients,
+ * are refused.
  * @throws MillraceError as `openNbdWith` of ../bases/nbd/nbd.ts
  */
 export function openNbd(uri: string | URL, options?: NbdBaseOptions): Promise<NbdSource> {

@@ -20,7 +20,10 @@ function mustBeAllowed(path: string): void {
   if (state !== 'granted') throw new Error(`no permission to read ${path}`);
 }
 
-/** Keeps other programs from writing the image that is open. @throws MillraceError `EBUSY` naming who does. */
+/**
+ * Keeps other programs from writing the image that is open. @throws MillraceError `EBUSY` naming
+ * who does.
+ */
 export async function guardOpenImage(
   path: string,
   file: Deno.FsFile,
@@ -47,7 +50,10 @@ export async function guardOpenImage(
   }
 }
 
-/** Who writes the file at a path by QEMU's locks; our own writers are told apart by their lock folder. */
+/**
+ * Who writes the file at a path by QEMU's locks; our own writers are told apart by their lock
+ * folder.
+ */
 export function writerAt(path: string): string | undefined {
   try {
     if (isThere(`${Deno.realPathSync(path)}.lock`)) return undefined;

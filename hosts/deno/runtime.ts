@@ -1,4 +1,7 @@
-/** Deno's way to open things: files by path, bases also by http: and https: URL and by NBD URI. It needs no permission beyond those of the files and hosts used. */
+/**
+ * Deno's way to open things: files by path, bases also by http: and https: URL and by NBD URI. It
+ * needs no permission beyond those of the files and hosts used.
+ */
 import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as zlib from 'node:zlib';
@@ -46,9 +49,9 @@ const { inflateRawSync, zstdDecompressSync } = zlib as unknown as Record<
 >;
 
 /**
- * Beside the overlay there is room for a disk; without one, where the system has temporary files. The
- * file is never published, so that it goes when it is closed; what a killed process has left is taken
- * away by the next.
+ * Beside the overlay there is room for a disk; without one, where the system has temporary files.
+ * The file is never published, so that it goes when it is closed; what a killed process has left is
+ * taken away by the next.
  */
 async function scratch(beside: string | undefined): Promise<BlockFile> {
   const make = (path: string) => denoFiles.makeFile(`${path}.pass`, { cache: 'unsafe' });

@@ -1,8 +1,8 @@
 /**
  * What was fetched of a base is kept in a folder of this machine, so that the next disk over it
- * fetches nothing again: for each base an overlay of our own, whose base it is, under a name made of
- * what identifies it. A base that has changed has another name; one that nothing identifies is not
- * kept.
+ * fetches nothing again: for each base an overlay of our own, whose base it is, under a name made
+ * of what identifies it. A base that has changed has another name; one that nothing identifies is
+ * not kept.
  *
  * The locks of overlays keep programs apart: while one has the image of a base open, others read
  * that base from its server. What a crash leaves is a valid overlay, as it always is.
@@ -53,7 +53,10 @@ const BYTES_DEFAULT: number = 20 * 1024 ** 3;
 const BYTES_MIN: number = 1024 * 1024;
 /** Of our images; others in the folder are left alone. */
 const ENDING = '.base.qcow2';
-/** After so much was fetched, or this part of the cache's size, it is looked at again whether there is room. */
+/**
+ * After so much was fetched, or this part of the cache's size, it is looked at again whether there
+ * is room.
+ */
 const LOOK_BYTES_MAX: number = 16 * 1024 * 1024;
 const LOOK_SHARE = 1 / 4;
 const SECTOR_BYTES = 512;
@@ -178,7 +181,9 @@ class Cache {
     return createDiskWith(this.#runtime, { overlay: path, base, baseFormat: 'raw', size });
   }
 
-  /** Removes what was used longest ago until all fits; false where what is in use takes too much. */
+  /**
+   * Removes what was used longest ago until all fits; false where what is in use takes too much.
+   */
   async makeRoom(): Promise<boolean> {
     const images = await this.#folder.list(this.#directory, ENDING);
     let bytes = images.reduce((sum, image) => sum + image.bytes, 0);
@@ -212,7 +217,9 @@ async function keyOf({ size }: BlockSource, name: string, identity: string): Pro
   return Array.from(digest.subarray(0, 16), (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
-/** The base on its server, below its image: counts what is fetched, and tells whose reads they are. */
+/**
+ * The base on its server, below its image: counts what is fetched, and tells whose reads they are.
+ */
 class Remote implements BlockSource {
   readonly size: number;
   readonly name?: string;

@@ -36,8 +36,8 @@ export interface Expected extends UnpackChoice {
 }
 
 /**
- * Opens `location#member`: of a URL, the fragment; of a path, what follows its last `#`, unless there
- * is a file of the whole name.
+ * Opens `location#member`: of a URL, the fragment; of a path, what follows its last `#`, unless
+ * there is a file of the whole name.
  */
 export async function openPlace(
   runtime: Runtime,

@@ -1,6 +1,6 @@
 /**
- * A disk: one engine instance with the files of its images, behind the public calls. The same on every runtime; it knows neither
- * where the files are nor what format they have.
+ * A disk: one engine instance with the files of its images, behind the public calls. The same on
+ * every runtime; it knows neither where the files are nor what format they have.
  */
 
 import {
@@ -66,9 +66,10 @@ export class EngineDisk extends EventTarget implements Disk {
   #closing: Promise<void> | undefined;
 
   /**
-   * `release` closes the files and gives locks back; `recordBase` hands over what the header is to say of an image as the base; `findImage` tells the
-   * depth of the one that goes by a name. All
-   * images of the engine are open; `baseless` says that what lies below the overlay only stands for a base that was left unopened.
+   * `release` closes the files and gives locks back; `recordBase` hands over what the header is to
+   * say of an image as the base; `findImage` tells the depth of the one that goes by a name. All
+   * images of the engine are open; `baseless` says that what lies below the overlay only stands for
+   * a base that was left unopened.
    */
   constructor(
     engine: Engine,
@@ -106,7 +107,10 @@ export class EngineDisk extends EventTarget implements Disk {
     return this.#clusterSize;
   }
 
-  /** Grows with every change of what the guest sees, at its begin and at its end: the same before and after a read, it saw no change. */
+  /**
+   * Grows with every change of what the guest sees, at its begin and at its end: the same before
+   * and after a read, it saw no change.
+   */
   get changes(): number {
     return this.#content.changes;
   }
@@ -172,7 +176,10 @@ export class EngineDisk extends EventTarget implements Disk {
     await this.#pieces(to, offset + length - to, zeroes);
   }
 
-  /** Whole clusters of the range read as zeros afterwards and take no space; what is left of parts of clusters stays as it is. */
+  /**
+   * Whole clusters of the range read as zeros afterwards and take no space; what is left of parts
+   * of clusters stays as it is.
+   */
   async discard(offset: number, length: number): Promise<void> {
     this.#mustBeWritable('discard');
     while (this.#gate.resizing) await this.#resized();
@@ -316,8 +323,8 @@ export class EngineDisk extends EventTarget implements Disk {
   }
 
   /**
-   * Brings the overlay's file into the state of a closed one, while the disk stays open: what a host does before it copies the file.
-   * It stays so until something is written.
+   * Brings the overlay's file into the state of a closed one, while the disk stays open: what a
+   * host does before it copies the file. It stays so until something is written.
    */
   async settle(): Promise<void> {
     this.#mustBeOpen();
@@ -329,7 +336,10 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#engine.file(this.#engine.exports.imageAtDepth(depth))?.unguard?.();
   }
 
-  /** Gives up all that the overlay holds, so that its base shows: the last step of a commit, when the base holds it too. */
+  /**
+   * Gives up all that the overlay holds, so that its base shows: the last step of a commit, when
+   * the base holds it too.
+   */
   async empty(): Promise<void> {
     this.#mustBeWritable('empty');
     await this.#content.changing(() => this.#wide(KIND_DISCARD, 0, this.#size, DISCARD_TO_BASE));
@@ -358,7 +368,10 @@ export class EngineDisk extends EventTarget implements Disk {
       );
   }
 
-  /** Records another base, or none by an empty name. The images of this disk stay as they are: close it, and open it anew. */
+  /**
+   * Records another base, or none by an empty name. The images of this disk stay as they are: close
+   * it, and open it anew.
+   */
   async refer(name: string, format: ImageFormat | '', identity: string): Promise<void> {
     this.mustHaveRoom(name, format, identity);
     await this.#engine.request(KIND_REFER);
@@ -386,7 +399,9 @@ export class EngineDisk extends EventTarget implements Disk {
     }
   }
 
-  /** Splits a range into requests, at cluster boundaries where it can, and keeps a few in flight. */
+  /**
+   * Splits a range into requests, at cluster boundaries where it can, and keeps a few in flight.
+   */
   #pieces(
     offset: number,
     length: number,
@@ -406,7 +421,10 @@ export class EngineDisk extends EventTarget implements Disk {
       await this.#engine.request(kind, at, Math.min(ZERO_PIECE_BYTES, to - at), argument);
   }
 
-  /** The whole clusters within a range; the last cluster of the disk counts as whole where the disk ends in it. */
+  /**
+   * The whole clusters within a range; the last cluster of the disk counts as whole where the disk
+   * ends in it.
+   */
   #wholeClusters(offset: number, length: number): [number, number] {
     const cluster = this.#clusterSize;
     const end = offset + length;
@@ -457,7 +475,10 @@ function roomFor(length: number): Uint8Array {
   }
 }
 
-/** Chains are far shorter than what a depth may be; the engine takes 32 bits, where 0 means all of the chain. */
+/**
+ * Chains are far shorter than what a depth may be; the engine takes 32 bits, where 0 means all of
+ * the chain.
+ */
 function checkedDepth(depth: number = 0): number {
   if (!Number.isSafeInteger(depth) || depth < 0)
     throw new MillraceError(

@@ -1,6 +1,6 @@
 /**
- * How an image is encrypted: by the header of LUKS, version 1 (its "On-Disk Format Specification" 1.2.3), what `qemu-img info` tells of
- * it. No key is read.
+ * How an image is encrypted: by the header of LUKS, version 1 (its "On-Disk Format Specification"
+ * 1.2.3), what `qemu-img info` tells of it. No key is read.
  */
 import { IMAGE_CRYPTO_AT, IMAGE_ENCRYPTION } from '../../engine/protocol.ts';
 import type { AesInfo, LuksInfo } from '../api/disk.ts';
@@ -34,7 +34,10 @@ const AT_SLOT_ITERATIONS = 4;
 const AT_SLOT_KEY = 40;
 const AT_SLOT_STRIPES = 44;
 
-/** How image 0 is encrypted, if it is. @throws MillraceError `ECORRUPT` where the header of LUKS cannot be read. */
+/**
+ * How image 0 is encrypted, if it is. @throws MillraceError `ECORRUPT` where the header of LUKS
+ * cannot be read.
+ */
 export async function encryptionOf(engine: Engine): Promise<AesInfo | LuksInfo | undefined> {
   const report = engine.imageReport(0);
   if (!report[IMAGE_ENCRYPTION]) return undefined;

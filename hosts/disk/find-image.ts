@@ -10,10 +10,10 @@ const HTTP = /^https?:/i;
 
 /**
  * The depth of `wanted` among the images of a chain, the overlay first; undefined if it is none of
- * those below the overlay. A text is the name that the chain has for the image, or a path from where
- * the process stands, or the name that the image above it records, or a path from the folder of an
- * image; tried in this order, and for each from the nearest image down. A number that is none of
- * these is a depth.
+ * those below the overlay. A text is the name that the chain has for the image, or a path from
+ * where the process stands, or the name that the image above it records, or a path from the folder
+ * of an image; tried in this order, and for each from the nearest image down. A number that is none
+ * of these is a depth.
  */
 export async function findImage(
   runtime: Runtime,

@@ -1,6 +1,7 @@
 /**
- * The stream job of a disk: starts it, hands the caller's wishes to the engine while it runs, and tells what becomes of it. The engine
- * does the work, and keeps all that is counted; only who waits, and which event was told last, is kept here.
+ * The stream job of a disk: starts it, hands the caller's wishes to the engine while it runs, and
+ * tells what becomes of it. The engine does the work, and keeps all that is counted; only who
+ * waits, and which event was told last, is kept here.
  */
 import {
   JOB_ABORTED,
@@ -64,7 +65,10 @@ export interface JobOwner {
   tell(event: DiskEvent, info: StreamInfo): void;
 }
 
-/** The job that a disk has, or had last; its calls are the disk's, which has checked that it is open. */
+/**
+ * The job that a disk has, or had last; its calls are the disk's, which has checked that it is
+ * open.
+ */
 export class DiskJob {
   readonly #engine: Engine;
   readonly #owner: JobOwner;
@@ -185,8 +189,9 @@ export class DiskJob {
   }
 
   /**
-   * Bases whose bytes are known to be right only by a check sum at their end stay until that has been
-   * compared: the engine keeps them, and is asked once more to let them go, when nothing is missing.
+   * Bases whose bytes are known to be right only by a check sum at their end stay until that has
+   * been compared: the engine keeps them, and is asked once more to let them go, when nothing is
+   * missing.
    */
   async #letGo(options: StreamOptions, unproven: readonly BlockSource[]): Promise<void> {
     if (unproven.length === 0 || this.#report().status !== JobStatus.COMPLETED) return;
@@ -202,7 +207,9 @@ export class DiskJob {
     await this.#engine.request(KIND_STREAM);
   }
 
-  /** The images that leave the chain when the job is done, as far as they have to be proven first. */
+  /**
+   * The images that leave the chain when the job is done, as far as they have to be proven first.
+   */
   #unproven({ base, keepBase = false }: StreamOptions): BlockSource[] {
     const leaving: BlockSource[] = [];
     const { exports } = this.#engine;
@@ -215,12 +222,16 @@ export class DiskJob {
     return leaving;
   }
 
-  /** Hands the job to the engine, or says why it cannot be. Gives the bases that have to be proven before they go. */
+  /**
+   * Hands the job to the engine, or says why it cannot be. Gives the bases that have to be proven
+   * before they go.
+   */
   #begin(options: StreamOptions, isProven = false): BlockSource[] {
     const { offset = 0, speed = 0, base, keepBase = false } = options;
     const { onError = 'report', allocate = 'sparse', order = 'sequential' } = options;
     const size = this.#owner.size();
-    // What no length was given for goes on to the end of the disk; a length of 0 is one, but for libvirt's way to mean all of it.
+    // What no length was given for goes on to the end of the disk; a length of 0 is one, but for
+    // libvirt's way to mean all of it.
     const { length = offset === 0 ? 0 : Math.max(0, size - offset) } = options;
     checkStream({ offset, length, onError, allocate, order });
     const bottom = base === undefined ? 0 : this.#newBase(base, keepBase);
@@ -245,7 +256,9 @@ export class DiskJob {
     return unproven;
   }
 
-  /** The depth of the image that becomes the new base; hands over what the header will say of it. */
+  /**
+   * The depth of the image that becomes the new base; hands over what the header will say of it.
+   */
   #newBase(base: string | number, keepBase: boolean): number {
     const names = [];
     let depth = 1;
@@ -275,7 +288,9 @@ export class DiskJob {
     this.#engine.pump();
   }
 
-  /** The job has ended: keeps its result, closes the images that left the chain, and tells it once. */
+  /**
+   * The job has ended: keeps its result, closes the images that left the chain, and tells it once.
+   */
   async #ended(): Promise<StreamInfo> {
     const info = this.#report();
     this.#last = info;

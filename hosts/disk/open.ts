@@ -93,8 +93,9 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
 }
 
 /**
- * What an image is, and the bytes of it that are not populated, without its base. That is told of one as well whose data cannot be read:
- * of one with an external data file, what is populated is not.
+ * What an image is, and the bytes of it that are not populated, without its base. That is told of
+ * one as well whose data cannot be read: of one with an external data file, what is populated is
+ * not.
  * @throws MillraceError where the header cannot be read.
  */
 export async function describeImageWith(

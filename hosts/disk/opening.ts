@@ -138,7 +138,10 @@ export class Opening {
     this.engine.attach(0, file, overlayName(overlay));
   }
 
-  /** The overlay is whole: it comes to be there. One that the caller gave is the caller's to publish. */
+  /**
+   * The overlay is whole: it comes to be there. One that the caller gave is the caller's to
+   * publish.
+   */
   async publish(): Promise<void> {
     await this.#made?.publish?.();
   }

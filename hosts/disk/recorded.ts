@@ -96,7 +96,10 @@ export function parseIdentity(text: string, name: string): RecordedIdentity | un
   }
 }
 
-/** @throws MillraceError `ECHANGED` that says what differs, and which command helps where nothing really has. */
+/**
+ * @throws MillraceError `ECHANGED` that says what differs, and which command helps where nothing
+ * really has.
+ */
 export function checkIdentity(
   overlay: string,
   recorded: RecordedIdentity,

@@ -102,9 +102,9 @@ interface Part {
 }
 
 /**
- * Opens an overlay, or makes it: it is there only once it has been published. Another worker that opens it for writing takes it over, and the
- * first one's next flush is `EBUSY`: overlays in a bucket belong into the hands of one Durable
- * Object.
+ * Opens an overlay, or makes it: it is there only once it has been published. Another worker that
+ * opens it for writing takes it over, and the first one's next flush is `EBUSY`: overlays in a
+ * bucket belong into the hands of one Durable Object.
  * @throws MillraceError `EBUSY` when this worker has it open for writing already, `ENOENT`,
  *   `EEXIST`, `EIO`.
  */

@@ -61,7 +61,10 @@ const SCRATCH = '.pass/';
 /** Those of this object that are open. */
 const scratches = new WeakMap<ObjectStorage, Set<string>>();
 
-/** A file for a while: never published, it goes when it is closed. What an object that has ended has left behind goes first. */
+/**
+ * A file for a while: never published, it goes when it is closed. What an object that has ended has
+ * left behind goes first.
+ */
 export function openScratch(storage: ObjectStorage): BlockFile {
   storage.sql.exec(SCHEMA);
   const open = scratches.get(storage) ?? new Set<string>();

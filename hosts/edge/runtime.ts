@@ -78,7 +78,10 @@ export function edgeRuntime({ storage, bucket }: EdgePlaces): Runtime {
 /** An edge has little memory: large blocks come in order. */
 const ROOM = { block: 4 * 1024 * 1024, all: 16 * 1024 * 1024 };
 
-/** What has passed is kept in the object's storage: it goes with the disk, or when the next one is opened after the object has ended. */
+/**
+ * What has passed is kept in the object's storage: it goes with the disk, or when the next one is
+ * opened after the object has ended.
+ */
 function unpackToolsOf(storage: ObjectStorage | undefined): UnpackTools {
   return {
     decompressors: {

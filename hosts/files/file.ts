@@ -386,7 +386,9 @@ class LocalFile implements BlockFile {
   #size: number;
   /** Undefined once the file has its own name. */
   #newName: string | undefined;
-  /** What is to be kept with it, or '' for nothing any more; undefined as long as nobody has said. */
+  /**
+   * What is to be kept with it, or '' for nothing any more; undefined as long as nobody has said.
+   */
   #toKeep: string | undefined;
   #inFlight = 0;
   /** Called when the last operation in flight has ended, once `close` waits for it. */
@@ -597,7 +599,9 @@ class LocalFile implements BlockFile {
       throw new MillraceError('EROFS', `cannot write to '${this.name}': it was opened read-only`);
   }
 
-  /** What was read since another program has written to a base is not what the overlay was made on. */
+  /**
+   * What was read since another program has written to a base is not what the overlay was made on.
+   */
   #refuseChanged(offset: number): void {
     if (!this.#use.isBase || this.identity === undefined) return;
     if (identityOf(this.#open.stat()) === this.identity) return;

@@ -1,7 +1,7 @@
 /**
  * What a location names on hosts that have files: a path, a file: URL, or an image on a server, by
- * an http: or https: URL or an NBD URI; and how one is told relative to another. It opens nothing, and asks where the process stands only
- * where that matters.
+ * an http: or https: URL or an NBD URI; and how one is told relative to another. It opens nothing,
+ * and asks where the process stands only where that matters.
  */
 import { MillraceError } from '../api/errors.ts';
 import { redactUrl } from '../bases/http/address.ts';
@@ -124,7 +124,8 @@ function byLetters(base: string, overlay: string, paths: Paths): string {
 
 /**
  * `name` as the system follows it from `folder`: `..` leads to what really holds the folder so far.
- * Where the folder's own path has some, that is followed first: joining would take them by the letters.
+ * Where the folder's own path has some, that is followed first: joining would take them by the
+ * letters.
  */
 function follow(folder: string, name: string, paths: Paths): string {
   const parts = folder.split('/');

@@ -1,9 +1,12 @@
 /**
- * The locks by which QEMU keeps programs from writing one image at a time (its `block/file-posix.c`): byte locks of open file
- * descriptions, F_OFD_SETLK of fcntl(2). A byte from 100 on says what its holder does with the image, one from 200 on what it allows
- * nobody else to do. All of them are shared locks: a program takes its own, then asks whether another holds what forbids them.
+ * The locks by which QEMU keeps programs from writing one image at a time (its
+ * `block/file-posix.c`): byte locks of open file descriptions, F_OFD_SETLK of fcntl(2). A byte from
+ * 100 on says what its holder does with the image, one from 200 on what it allows nobody else to
+ * do. All of them are shared locks: a program takes its own, then asks whether another holds what
+ * forbids them.
  *
- * Where the system call cannot be had, /proc/locks tells who holds what; our own writing cannot be told to QEMU then.
+ * Where the system call cannot be had, /proc/locks tells who holds what; our own writing cannot be
+ * told to QEMU then.
  */
 import { MillraceError } from '../api/errors.ts';
 
@@ -36,7 +39,10 @@ const FLOCK_BYTES = 32;
 const AT_START = 8;
 const AT_LENGTH = 16;
 
-/** Processes, and open files of each, that are looked through for the holder of a lock; it is only a name for a message. */
+/**
+ * Processes, and open files of each, that are looked through for the holder of a lock; it is only a
+ * name for a message.
+ */
 const PROCESSES_MAX = 4096;
 const DESCRIPTORS_MAX = 1024;
 
@@ -67,8 +73,8 @@ export interface Guarded {
 }
 
 /**
- * Keeps other programs from writing the image that is open, until it is closed or released; without `fcntl` only looks for those who
- * do. @throws MillraceError `EBUSY` naming who has it open.
+ * Keeps other programs from writing the image that is open, until it is closed or released; without
+ * `fcntl` only looks for those who do. @throws MillraceError `EBUSY` naming who has it open.
  */
 export function guardImage(
   name: string,
@@ -89,7 +95,10 @@ export function guardImage(
   };
 }
 
-/** Who has the file open for writing by these locks, in words; undefined if nobody has, or if that cannot be told. */
+/**
+ * Who has the file open for writing by these locks, in words; undefined if nobody has, or if that
+ * cannot be told.
+ */
 export function writerOf(file: FileId, proc: ProcFiles): string | undefined {
   const isHeld = lookedUp(file, proc);
   const byte = WRITERS_BYTES.find((byte) => isHeld?.(byte));
@@ -137,7 +146,10 @@ function setLocks(fcntl: Fcntl, access: Access, type: number): boolean {
   return bytes.every((byte) => fcntl(F_OFD_SETLK, flockOf(type, byte)) === 0);
 }
 
-/** An exclusive lock could not be had: another description holds the byte. Our own locks do not count. */
+/**
+ * An exclusive lock could not be had: another description holds the byte. Our own locks do not
+ * count.
+ */
 function isHeldByOther(fcntl: Fcntl, byte: number): boolean {
   const flock = flockOf(F_WRLCK, byte);
   return (
@@ -165,7 +177,10 @@ function lookedUp(file: FileId, proc: ProcFiles): ((byte: number) => boolean) | 
   return (byte) => lines.some((line) => holds(line, file, byte));
 }
 
-/** A line as in `1: OFDLCK  ADVISORY  READ -1 08:01:1234 100 101`: device in hexadecimal, inode, first and last byte. */
+/**
+ * A line as in `1: OFDLCK  ADVISORY  READ -1 08:01:1234 100 101`: device in hexadecimal, inode,
+ * first and last byte.
+ */
 function holds(line: string, file: FileId, byte: number): boolean {
   const match = / ([0-9a-f]+):([0-9a-f]+):(\d+) (\d+) (\d+|EOF)\s*$/.exec(line);
   if (!match || !/\b(OFDLCK|POSIX)\b/.test(line)) return false;
@@ -186,7 +201,10 @@ function isDevice(dev: bigint | number, major: string, minor: string): boolean {
   return ours[0] === BigInt(`0x${major}`) && ours[1] === BigInt(`0x${minor}`);
 }
 
-/** The process with a descriptor that holds a lock of the file, as /proc/PID/fdinfo tells those that may be seen. */
+/**
+ * The process with a descriptor that holds a lock of the file, as /proc/PID/fdinfo tells those that
+ * may be seen.
+ */
 function holderOf(file: FileId, proc: ProcFiles, byte: number): string | undefined {
   const pids = orNone(() => proc.list('/proc')).filter((name) => /^\d+$/.test(name));
   const self = orNone(() => [proc.readText('/proc/self/stat').split(' ')[0]])[0];

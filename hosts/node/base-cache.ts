@@ -1,4 +1,7 @@
-/** The cache of bases under Node and Bun: what it needs of a file system, and the runtime that has it. */
+/**
+ * The cache of bases under Node and Bun: what it needs of a file system, and the runtime that has
+ * it.
+ */
 import { mkdir, readdir, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Runtime } from '../api/runtime.ts';

@@ -37,7 +37,10 @@ const FLAGS = {
   write: constants.O_RDWR | (constants.O_NONBLOCK ?? 0),
   make: constants.O_RDWR | constants.O_CREAT | constants.O_EXCL,
 } as const;
-/** Enough in flight for the four threads that node:fs has by default, with as many waiting behind them. */
+/**
+ * Enough in flight for the four threads that node:fs has by default, with as many waiting behind
+ * them.
+ */
 const PREFERRED = { chunk: 1024 * 1024, depth: 8 } as const;
 /** node:fs takes at most 2^31 - 1 bytes a call. */
 const TRANSFER_BYTES_MAX = 1024 * 1024 * 1024;

@@ -1,6 +1,7 @@
 /**
- * Where a local file has holes. node:fs cannot tell, lseek(2) can: it is called through koffi, an optional dependency, where that is
- * installed and the system has SEEK_DATA. Without it, holes are read as the zeros they show.
+ * Where a local file has holes. node:fs cannot tell, lseek(2) can: it is called through koffi, an
+ * optional dependency, where that is installed and the system has SEEK_DATA. Without it, holes are
+ * read as the zeros they show.
  */
 import { constants } from 'node:os';
 import type { BlockSource } from '../api/block.ts';
@@ -14,7 +15,10 @@ const WHENCE: Partial<Record<NodeJS.Platform, { data: number; hole: number }>> =
   freebsd: { data: 3, hole: 4 },
   darwin: { data: 4, hole: 3 },
 };
-/** What tells of the holes in an open file, for its BlockSource; undefined where nothing can, be it the system or the file system. */
+/**
+ * What tells of the holes in an open file, for its BlockSource; undefined where nothing can, be it
+ * the system or the file system.
+ */
 export async function holesOf(fd: number): Promise<BlockSource['nextData']> {
   const whence = WHENCE[process.platform];
   const functions = await libc();

@@ -13,9 +13,9 @@ import { connectionOver } from '../faces/nbd/socket.ts';
 import { fileError } from './file.ts';
 
 /**
- * Opens the export at an NBD URI: `nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`, both with
- * TLS as `nbds…`, or where the runtime has WebSockets `ws://…#EXPORT`. Whom TLS trusts is said by
- * NODE_EXTRA_CA_CERTS, or by the folder of the URI's parameter `tls-certificates`.
+ * Opens the export at an NBD URI: `nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`, both
+ * with TLS as `nbds…`, or where the runtime has WebSockets `ws://…#EXPORT`. Whom TLS trusts is said
+ * by NODE_EXTRA_CA_CERTS, or by the folder of the URI's parameter `tls-certificates`.
  * @throws MillraceError as `openNbdWith` of ../bases/nbd/nbd.ts
  */
 export function openNbd(uri: string | URL, options?: NbdBaseOptions): Promise<NbdSource> {

@@ -9,7 +9,10 @@ const proc: ProcFiles = {
   list: (folder) => readdirSync(folder),
 };
 
-/** Keeps other programs from writing the image that is open as `fd`. @throws MillraceError `EBUSY` naming who does. */
+/**
+ * Keeps other programs from writing the image that is open as `fd`. @throws MillraceError `EBUSY`
+ * naming who does.
+ */
 export async function guardOpenImage(
   path: string,
   fd: number,
@@ -22,7 +25,10 @@ export async function guardOpenImage(
   return guardImage(path, file, access, proc, fcntl);
 }
 
-/** Who writes the file at a path by QEMU's locks; our own writers are told apart by their lock folder. */
+/**
+ * Who writes the file at a path by QEMU's locks; our own writers are told apart by their lock
+ * folder.
+ */
 export function writerAt(path: string): string | undefined {
   try {
     if (existsSync(`${realpathSync.native(path)}.lock`)) return undefined;

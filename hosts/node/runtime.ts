@@ -59,9 +59,9 @@ async function readEngine(): Promise<Uint8Array<ArrayBuffer>> {
 }
 
 /**
- * Beside the overlay there is room for a disk; without one, where the system has temporary files. The
- * file is never published, so that it goes when it is closed; what a killed process has left is taken
- * away by the next.
+ * Beside the overlay there is room for a disk; without one, where the system has temporary files.
+ * The file is never published, so that it goes when it is closed; what a killed process has left is
+ * taken away by the next.
  */
 async function scratch(beside: string | undefined): Promise<BlockFile> {
   const make = (path: string) => nodeFiles.makeFile(`${path}.pass`, { cache: 'unsafe' });
@@ -79,7 +79,8 @@ const unpackTools: UnpackTools = {
 };
 
 export const nodeRuntime: Runtime = {
-  // Compiled by this thread, which takes a millisecond: threads in the background may be busy with what fetch is made of.
+  // Compiled by this thread, which takes a millisecond: threads in the background may be busy with
+  // what fetch is made of.
   engine: () => (engine ??= readEngine().then((bytes) => new WebAssembly.Module(bytes))),
   codec: nodeCodec,
   openOverlay: async (path, { create, ...mode }) =>

@@ -1,6 +1,6 @@
 /**
- * What QEMU does not open is not called sound: one field of a header, a header extension, a snapshot or
- * a bitmap is changed, and both programs are asked.
+ * What QEMU does not open is not called sound: one field of a header, a header extension, a
+ * snapshot or a bitmap is changed, and both programs are asked.
  */
 import { copyFile, mkdtemp, open, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -28,7 +28,9 @@ const FORMAT = 0xe2792acan;
 const CRYPTO = 0x0537be77n;
 const DATA_FILE = 0x44415441n;
 
-/** An extension in the place of the list's end; behind it there are zeros, which end the list anew. */
+/**
+ * An extension in the place of the list's end; behind it there are zeros, which end the list anew.
+ */
 function extension(type: bigint, bytes: number): Change {
   return ({ end }) => [
     [end, 4, type],

@@ -251,7 +251,10 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
       }
   });
 
-  /** The first snapshot's entry with extra data of so many bytes: what it had, cut off or with more behind it. */
+  /**
+   * The first snapshot's entry with extra data of so many bytes: what it had, cut off or with more
+   * behind it.
+   */
   async function setExtraBytes(path: string, extra: number): Promise<void> {
     await spoil(
       path,

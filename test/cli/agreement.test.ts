@@ -11,7 +11,9 @@ import { check, createImage, map, qemuImg } from '../support/qemu.ts';
 import { run } from '../support/run.ts';
 import { millraceHere } from './program.ts';
 
-/** The base under each kind of overlay: of another cluster size, and with data, zeros and nothing. */
+/**
+ * The base under each kind of overlay: of another cluster size, and with data, zeros and nothing.
+ */
 const BASE_OF_OVERLAYS = 'qcow2-v3-4k';
 
 describeWithPeer(['qemu-img', 'qemu-io'], 'agreement with qemu-img', () => {
@@ -160,7 +162,10 @@ async function mapOf(path: string): Promise<QemuExtent[]> {
   });
 }
 
-/** QEMU tells holes that the file system has inside the data of a qcow2 file; no runtime tells us where they are. */
+/**
+ * QEMU tells holes that the file system has inside the data of a qcow2 file; no runtime tells us
+ * where they are.
+ */
 function withoutHoles(rows: QemuExtent[]): QemuExtent[] {
   const result: QemuExtent[] = [];
   for (const row of rows) {
@@ -178,7 +183,10 @@ function withoutHoles(rows: QemuExtent[]): QemuExtent[] {
   return result;
 }
 
-/** qemu-img has no table for images with compressed clusters, nor has it a row for holes: these are compared as JSON alone. */
+/**
+ * qemu-img has no table for images with compressed clusters, nor has it a row for holes: these are
+ * compared as JSON alone.
+ */
 async function humanMap(path: string): Promise<string | undefined> {
   if (!(await hasTable(path))) return undefined;
   return (await millraceHere('map', '--follow-chain', path)).stdout;

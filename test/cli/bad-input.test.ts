@@ -1,6 +1,6 @@
 /**
- * Bad input: each gives one clear line and a non-zero exit, and leaves the overlay as it was, or at least sound. What is wrong with an
- * image is written into one that qemu-img made.
+ * Bad input: each gives one clear line and a non-zero exit, and leaves the overlay as it was, or at
+ * least sound. What is wrong with an image is written into one that qemu-img made.
  */
 import { existsSync } from 'node:fs';
 import { mkdir, open, readFile, writeFile } from 'node:fs/promises';
@@ -16,7 +16,10 @@ import { millrace, startMillrace, withFolder } from './program.ts';
 const MIB = 1024 * 1024;
 const CLUSTER = 65536;
 const SIZE = 4 * MIB;
-/** Places in the header (docs/interop/qcow2.txt), and where qemu-img puts the tables of a new image with clusters of 64 KiB. */
+/**
+ * Places in the header (docs/interop/qcow2.txt), and where qemu-img puts the tables of a new image
+ * with clusters of 64 KiB.
+ */
 const AT = {
   version: 4,
   backingOffset: 8,
@@ -331,7 +334,8 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'compressed data', () => {
           from: 'raw',
           compress: true,
         });
-        // A stream of a whole cluster's descriptor, put where one of half a cluster is: the second cluster of the first is smaller.
+        // A stream of a whole cluster's descriptor, put where one of half a cluster is: the second
+        // cluster of the first is smaller.
         const small = join(cwd, 'small.qcow2');
         await convertImage(join(cwd, 'base.raw'), small, {
           from: 'raw',
@@ -512,7 +516,10 @@ describe.skipIf(!existsSync('/dev/full'))('an output that cannot be written', ()
   );
 });
 
-/** Small file systems can be mounted only by root. In CI these tests run, and fail, where they cannot be. */
+/**
+ * Small file systems can be mounted only by root. In CI these tests run, and fail, where they
+ * cannot be.
+ */
 const asRoot = process.getuid?.() === 0 || process.env.CI ? describe : describe.skip;
 if (asRoot !== describe)
   console.warn('skipped: a full disk, a read-only file system (they need root, for mount)');

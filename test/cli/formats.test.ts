@@ -1,4 +1,6 @@
-/** Images of formats that are not supported: each command refuses them, and names its own option. */
+/**
+ * Images of formats that are not supported: each command refuses them, and names its own option.
+ */
 
 import { existsSync } from 'node:fs';
 import { readFile, rm, writeFile } from 'node:fs/promises';

@@ -13,7 +13,9 @@ import { describeWithPeer } from '../support/describe-with-peer.ts';
 const MIB = 1024 * 1024;
 const BLOCKS = 4096;
 
-/** A file of 4 GiB: one block of 1 MiB as xz makes it, again and again, with the index of them all. */
+/**
+ * A file of 4 GiB: one block of 1 MiB as xz makes it, again and again, with the index of them all.
+ */
 class Repeated {
   readonly #header: Buffer;
   readonly #block: Buffer;

@@ -1,4 +1,7 @@
-/** What only Deno has: permissions, locks that Node heeds and the other way round, the command line, and its package. */
+/**
+ * What only Deno has: permissions, locks that Node heeds and the other way round, the command line,
+ * and its package.
+ */
 
 import type { ChildProcess } from 'node:child_process';
 import { spawn } from 'node:child_process';

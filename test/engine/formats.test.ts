@@ -12,8 +12,8 @@ import { MemoryRuntime } from '../support/memory-runtime.ts';
 
 /**
  * A table of blocks: magic (8 bytes), block bits (u32), version (u32), size (u64), then a u64 for
- * each block: 0 for zeros, else its place in the file, with its compressed length in the upper bits.
- * All little-endian.
+ * each block: 0 for zeros, else its place in the file, with its compressed length in the upper
+ * bits. All little-endian.
  */
 const TINY = `
 import { le32, le64 } from '../core/bytes';

@@ -10,7 +10,9 @@ const SIZE = 4096 * KIB;
 
 const CONTENT = new Uint8Array(SIZE).map((_, i) => (i >> 9) % 251);
 
-/** A disk over a base of SIZE bytes, and the reads of both files, tables of the overlay left out. */
+/**
+ * A disk over a base of SIZE bytes, and the reads of both files, tables of the overlay left out.
+ */
 async function diskWithReads() {
   const runtime = Object.assign(new MemoryRuntime(), { clock: systemClock });
   runtime.add('b', CONTENT.slice());

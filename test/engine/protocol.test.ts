@@ -1,4 +1,6 @@
-/** The numbers that engine and hosts share: none stands for two things, and none lacks its words. */
+/**
+ * The numbers that engine and hosts share: none stands for two things, and none lacks its words.
+ */
 import { expect, it } from 'vitest';
 import * as protocol from '../../engine/protocol.ts';
 import { codeOfNumber, numberOfCode, reasonText } from '../../hosts/disk/driver/reasons.ts';

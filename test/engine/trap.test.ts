@@ -1,4 +1,6 @@
-/** What becomes of a broken assertion: the engine is used no more, and the error names the place. */
+/**
+ * What becomes of a broken assertion: the engine is used no more, and the error names the place.
+ */
 import { readFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
 import { systemClock } from '../../hosts/api/clock.ts';

@@ -1,4 +1,7 @@
-/** Objects of servers without byte ranges, larger than what is kept in memory: in one pass, where that is asked for. */
+/**
+ * Objects of servers without byte ranges, larger than what is kept in memory: in one pass, where
+ * that is asked for.
+ */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

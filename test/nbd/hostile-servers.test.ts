@@ -1,4 +1,6 @@
-/** What servers may say that they must not: an error by name, no hang, and no memory taken for it. */
+/**
+ * What servers may say that they must not: an error by name, no hang, and no memory taken for it.
+ */
 import { describe, expect, it } from 'vitest';
 import type { NbdSource } from '../../hosts/bases/nbd/nbd.ts';
 import { openNbdWith } from '../../hosts/bases/nbd/nbd.ts';

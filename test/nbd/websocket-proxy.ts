@@ -1,6 +1,6 @@
 /**
- * Under Deno: carries NBD from WebSockets to the server at a Unix socket, as websockify does. Prints
- * its port. Argument: the socket.
+ * Under Deno: carries NBD from WebSockets to the server at a Unix socket, as websockify does.
+ * Prints its port. Argument: the socket.
  */
 import { overWebSocket } from '../../hosts/bases/nbd/websocket.ts';
 

@@ -1,4 +1,6 @@
-/** NBD's connection over a WebSocket: order, back-pressure, ends and limits, on both sides of it. */
+/**
+ * NBD's connection over a WebSocket: order, back-pressure, ends and limits, on both sides of it.
+ */
 import { expect, it } from 'vitest';
 import { DENO, denoArgs, ROOT } from '../deno/program.ts';
 import { run } from '../support/run.ts';

@@ -157,7 +157,8 @@ it('what was used longest ago makes room, and what is in use stays', async () =>
   etag = '"d"';
   await streamed('d', cache, old.size);
   expect(existsSync(join(cache, first))).toBe(false);
-  // One that is larger than the cache goes when it is not in use any more; the disk is none the worse.
+  // One that is larger than the cache goes when it is not in use any more; the disk is none the
+  // worse.
   const small = join(folder, 'small');
   content = makeContent('random', 3, SIZE);
   etag = '"e"';

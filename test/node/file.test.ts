@@ -130,7 +130,8 @@ describe('a file', () => {
       for (const length of [1, 4096, CACHED_READ_BYTES_MAX])
         expect(await read(12_345, length), `${length} bytes`).toBe(true);
     expect(await read(12_345, CACHED_READ_BYTES_MAX + 1)).toBe(false);
-    // Written, and dropped from the cache where the file system can: then it waits, and is the same.
+    // Written, and dropped from the cache where the file system can: then it waits, and is the
+    // same.
     spawnSync('sync', [path]);
     spawnSync('dd', [`if=${path}`, 'iflag=nocache', 'count=0']);
     for (let offset = 0; offset < bytes.length - 5000; offset += 300_001) await read(offset, 5000);

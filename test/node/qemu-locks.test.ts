@@ -1,4 +1,7 @@
-/** QEMU and Millrace keep each other from writing one image: by locks of open file descriptions, or by what /proc/locks tells. */
+/**
+ * QEMU and Millrace keep each other from writing one image: by locks of open file descriptions, or
+ * by what /proc/locks tells.
+ */
 import type { ChildProcess } from 'node:child_process';
 import { spawn } from 'node:child_process';
 import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';

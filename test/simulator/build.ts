@@ -11,8 +11,8 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const OUTPUT = 'engine.wasm';
 
 /**
- * `rewrite` is given each source of the engine, by its path from the root of the project; `more` are
- * sources that it has besides.
+ * `rewrite` is given each source of the engine, by its path from the root of the project; `more`
+ * are sources that it has besides.
  * @throws what the compiler says against it.
  */
 export async function buildEngine(

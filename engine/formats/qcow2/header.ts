@@ -1,5 +1,6 @@
-// The qcow2 header and its extensions (QEMU's docs/interop/qcow2.txt, "Header" and "Header extensions"). All numbers on disk are
-// big-endian. Here is parsed and emitted only; what is done about it is open.ts's and create.ts's.
+// The qcow2 header and its extensions (QEMU's docs/interop/qcow2.txt, "Header" and "Header
+// extensions"). All numbers on disk are big-endian. Here is parsed and emitted only; what is done
+// about it is open.ts's and create.ts's.
 
 import { be32, be64 } from '../../core/bytes';
 import { clusterBytes } from '../../core/image';
@@ -90,7 +91,10 @@ export const EXTENSION_EXTERNAL_DATA: u32 = 0x44415441;
 export const EXTENSION_BITMAPS: u32 = 0x23852875;
 /** Count, padding, size and offset of the bitmap directory. */
 const BITMAPS_BYTES: u32 = 24;
-/** What features are called, for errors of programs that do not know them: type, bit and name of each. */
+/**
+ * What features are called, for errors of programs that do not know them: type, bit and name of
+ * each.
+ */
 export const EXTENSION_FEATURE_NAMES: u32 = 0x6803f857;
 export const FEATURE_NAME_BYTES: u32 = 48;
 /** Ours ("MILR"): what identified the base when the overlay was made, as text. Others skip it. */
@@ -109,7 +113,10 @@ const SNAPSHOTS_MAX: u32 = 65536;
 const BITMAPS_MAX: u32 = 65535;
 const BITMAP_DIRECTORY_BYTES_MAX: u64 = 1024 * <u64>BITMAPS_MAX;
 
-/** Bytes of the header's page that belong to the header: the rest of the first cluster is free for extensions and the base's name. */
+/**
+ * Bytes of the header's page that belong to the header: the rest of the first cluster is free for
+ * extensions and the base's name.
+ */
 export function headerRoom(image: Qcow2): u32 {
   return <u32>min<u64>(clusterBytes(image), PAGE_BYTES);
 }
@@ -121,8 +128,9 @@ export function extensionRoom(header: usize, at: u32): u32 {
 }
 
 /**
- * Reads the header page at `at` into `image`, whose file size is known; returns 0, or the reason why it cannot be. What QEMU does not
- * open is refused as there; encryption and an external data file are open.ts's to refuse.
+ * Reads the header page at `at` into `image`, whose file size is known; returns 0, or the reason
+ * why it cannot be. What QEMU does not open is refused as there; encryption and an external data
+ * file are open.ts's to refuse.
  */
 export function parseHeader(at: usize, image: Qcow2): i32 {
   if (image.fileSize < HEADER_BYTES_V2 || be32(at + AT_MAGIC) != MAGIC) return R_MAGIC;
@@ -199,7 +207,8 @@ function parseTables(at: usize, image: Qcow2): i32 {
   const refcountBytes = (<u64>be32(at + AT_REFCOUNT_TABLE_CLUSTERS)) << image.clusterBits;
   if (refcountBytes > REFCOUNT_TABLE_BYTES_MAX) return R_REFCOUNT_TABLE;
   image.refcountTableOffset = be64(at + AT_REFCOUNT_TABLE_OFFSET);
-  // The table's own last cluster may not be written to its end, so only its start must lie in the file. Where there is none, see open.ts.
+  // The table's own last cluster may not be written to its end, so only its start must lie in the
+  // file. Where there is none, see open.ts.
   if (refcountBytes && misplaced(image, image.refcountTableOffset, 1, mask))
     return R_REFCOUNT_TABLE;
   image.refcountTableBytes = <u32>refcountBytes;
@@ -322,7 +331,10 @@ function noteBitmaps(at: usize, image: Qcow2, from: u32, bytes: u32): i32 {
   return isWrong ? R_EXTENSION : OK;
 }
 
-/** Of an image that cannot be followed any further: what its own table calls the features that it needs. */
+/**
+ * Of an image that cannot be followed any further: what its own table calls the features that it
+ * needs.
+ */
 function findFeatureNames(at: usize, image: Qcow2): void {
   image.featureNamesAt = 0;
   const room = headerRoom(image);

@@ -1,4 +1,5 @@
-// L1 and L2 entries (QEMU's docs/interop/qcow2.txt, "Cluster mapping", "L1 table entry", "L2 table entry", "Extended L2 Entries").
+// L1 and L2 entries (QEMU's docs/interop/qcow2.txt, "Cluster mapping", "L1 table entry", "L2 table
+// entry", "Extended L2 Entries").
 
 import { Qcow2 } from './image';
 
@@ -14,7 +15,10 @@ export const ZERO: u64 = 1;
 export const L1_RESERVED: u64 = 0x7f000000000001ff;
 export const L2_RESERVED: u64 = 0x3f000000000001fe;
 
-/** Extended entries: the second word has an "allocated" bit a subcluster below, a "reads as zeros" bit above. */
+/**
+ * Extended entries: the second word has an "allocated" bit a subcluster below, a "reads as zeros"
+ * bit above.
+ */
 export const SUBCLUSTERS: u32 = 32;
 export const ALL_ALLOCATED: u64 = 0x00000000ffffffff;
 export const ALL_ZERO: u64 = 0xffffffff00000000;

@@ -33,7 +33,10 @@ import {
   ZERO,
 } from './l2';
 
-/** Entries that one lookup follows: nobody can use a longer run at once, and who wants to know asks again. */
+/**
+ * Entries that one lookup follows: nobody can use a longer run at once, and who wants to know asks
+ * again.
+ */
 const RUN_ENTRIES_MAX: u32 = 512;
 
 export function lookupQcow2(t: Task | null, base: Image, offset: u64, length: u64): Extent | null {
@@ -56,7 +59,10 @@ export function lookupQcow2(t: Task | null, base: Image, offset: u64, length: u6
     : lookupClusters(t, image, l2, at, offset, length);
 }
 
-/** Whether an L1 entry, which stands at `at` of the file, points to nothing or to where a table can be. */
+/**
+ * Whether an L1 entry, which stands at `at` of the file, points to nothing or to where a table can
+ * be.
+ */
 export function isTableSound(t: Task | null, image: Qcow2, entry: u64, at: u64): bool {
   assert((at & 7) == 0);
   const table = entry & OFFSET_MASK;
@@ -65,7 +71,10 @@ export function isTableSound(t: Task | null, image: Qcow2, entry: u64, at: u64):
   return placed(t, image, table, clusterBytes(image), at);
 }
 
-/** Whether an L2 entry, which stands at `at` of the file, has no place or one where a cluster can be. */
+/**
+ * Whether an L2 entry, which stands at `at` of the file, has no place or one where a cluster can
+ * be.
+ */
 export function isClusterSound(t: Task | null, image: Qcow2, entry: u64, at: u64): bool {
   assert((at & 7) == 0);
   if (entry & COMPRESSED) return isCompressedSound(t, image, entry, at);
@@ -199,7 +208,10 @@ function placed(t: Task | null, image: Qcow2, offset: u64, bytes: u64, at: u64):
   return true;
 }
 
-/** A file may end within its last cluster, as those of some writers do: behind its end there are zeros. */
+/**
+ * A file may end within its last cluster, as those of some writers do: behind its end there are
+ * zeros.
+ */
 function inFile(t: Task | null, image: Qcow2, host: u64, bytes: u64, at: u64): bool {
   const cluster = clusterBytes(image);
   if (host + bytes > ((image.fileSize + cluster - 1) & ~(cluster - 1)))

@@ -31,7 +31,9 @@ interface Entry {
   state: 'waiting' | 'coming' | 'there';
 }
 
-/** Blocks that a copy in order is ahead by, where the source does not say how it likes to be read. */
+/**
+ * Blocks that a copy in order is ahead by, where the source does not say how it likes to be read.
+ */
 const AHEAD_DEFAULT = 2;
 
 /** `room`: bytes of blocks that are kept or on their way, at least one block. */
@@ -155,7 +157,10 @@ class Blocks {
     );
   }
 
-  /** One is always under way; more, as far as there is room: what a guest waits for has some of its own. */
+  /**
+   * One is always under way; more, as far as there is room: what a guest waits for has some of its
+   * own.
+   */
   #start(): void {
     const waiting = [...this.#entries.values()].filter(({ state }) => state === 'waiting');
     for (const entry of [
@@ -192,7 +197,10 @@ class Blocks {
     }
   }
 
-  /** Somebody waits in the foreground for what the background has asked for: asked once more, it goes ahead, and shares what comes. */
+  /**
+   * Somebody waits in the foreground for what the background has asked for: asked once more, it
+   * goes ahead, and shares what comes.
+   */
   #hurry(entry: Entry): void {
     if (entry.isUrgent || entry.state === 'there') return;
     entry.isUrgent = true;

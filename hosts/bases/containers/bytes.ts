@@ -28,7 +28,9 @@ export function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
-/** A number of 64 bits, lowest byte first. @throws RangeError above 2^53 - 1, as a view at its end. */
+/**
+ * A number of 64 bits, lowest byte first. @throws RangeError above 2^53 - 1, as a view at its end.
+ */
 export function u64(view: DataView, at: number): number {
   const value = view.getBigUint64(at, true);
   if (value > BigInt(Number.MAX_SAFE_INTEGER)) throw new RangeError('a number above 2^53 - 1');

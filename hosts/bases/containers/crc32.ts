@@ -1,4 +1,6 @@
-/** CRC-32 of IEEE 802.3, which the headers of xz are protected by. Data is checked by its decoder. */
+/**
+ * CRC-32 of IEEE 802.3, which the headers of xz are protected by. Data is checked by its decoder.
+ */
 
 const POLYNOMIAL = 0xedb88320;
 

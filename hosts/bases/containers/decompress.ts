@@ -1,11 +1,14 @@
 /**
- * What decompresses from start to end. Each runtime brings its quickest: those of node:zlib are here,
- * those that run everywhere in portable.ts. All check what the format has to check by.
+ * What decompresses from start to end. Each runtime brings its quickest: those of node:zlib are
+ * here, those that run everywhere in portable.ts. All check what the format has to check by.
  */
 import { MillraceError } from '../../api/errors.ts';
 import { corrupt } from './bytes.ts';
 
-/** Gives what `input` decompresses to, in pieces that stay as they are; throws where it is damaged or cut off. */
+/**
+ * Gives what `input` decompresses to, in pieces that stay as they are; throws where it is damaged
+ * or cut off.
+ */
 export type Decompress = (input: AsyncIterable<Uint8Array>) => AsyncIterable<Uint8Array>;
 
 /** How to get each; asked when it is first needed. */
@@ -91,7 +94,10 @@ function drained(transform: NodeTransform): Promise<void> {
   });
 }
 
-/** Runs a decompressor, and calls its failures by name: what is wrong with the input itself stays as it is. */
+/**
+ * Runs a decompressor, and calls its failures by name: what is wrong with the input itself stays as
+ * it is.
+ */
 export async function* decompressed(
   decompress: Decompress,
   input: AsyncIterable<Uint8Array>,

@@ -73,8 +73,8 @@ export function chosen<Member extends { name: string }>(
 }
 
 /**
- * The files that are disks by an OVF descriptor (DSP0243, section 7.1): References with a File each,
- * and a DiskSection that refers to them.
+ * The files that are disks by an OVF descriptor (DSP0243, section 7.1): References with a File
+ * each, and a DiskSection that refers to them.
  */
 export function disksOfOvf(text: string): string[] {
   const attributesOf = (tag: string): Map<string, string>[] =>

@@ -1,7 +1,7 @@
 /**
  * A source whose bytes come in order only. One pass goes from its start to its end, as far as
- * somebody wants it and a little farther; a read in front of it waits until it has come by, and what
- * has passed is kept, so that it is never fetched again.
+ * somebody wants it and a little farther; a read in front of it waits until it has come by, and
+ * what has passed is kept, so that it is never fetched again.
  *
  * The last piece is held back until the end has come behind it: only then have the check sums been
  * compared that stand there, and whoever copies all of the source must not be done before.
@@ -13,7 +13,9 @@ import { corrupt } from './bytes.ts';
 import { Store } from './store.ts';
 import type { ByteStream } from './stream.ts';
 
-/** How far the pass goes ahead of what was wanted, once more than the first bytes has been wanted. */
+/**
+ * How far the pass goes ahead of what was wanted, once more than the first bytes has been wanted.
+ */
 const AHEAD_BYTES = 16 * 1024 * 1024;
 const FIRST_BYTES = 1024 * 1024;
 /** Where a source ends that does not tell: not known before it has been measured. */

@@ -1,6 +1,6 @@
 /**
- * A run of another source's bytes, or several with holes between them: a member of an archive, which
- * may be sparse.
+ * A run of another source's bytes, or several with holes between them: a member of an archive,
+ * which may be sparse.
  */
 import type { BlockSource, ReadHint } from '../../api/block.ts';
 

@@ -21,7 +21,10 @@ async function portableZstd(): Promise<Decompress> {
 type FzstdDecompress = typeof import('fzstd')['Decompress'];
 type Hashes = Awaited<ReturnType<typeof import('xxhash-wasm')['default']>>;
 
-/** fzstd leaves out the check sum that may stand behind the frame: the low half of XXH64 (RFC 8878, section 3.1.1). */
+/**
+ * fzstd leaves out the check sum that may stand behind the frame: the low half of XXH64 (RFC 8878,
+ * section 3.1.1).
+ */
 async function* unzstd(
   FrameDecoder: FzstdDecompress,
   hashes: Hashes,

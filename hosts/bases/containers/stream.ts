@@ -1,4 +1,6 @@
-/** Bytes that come in order only, and how those of a source that can be read anywhere are had so. */
+/**
+ * Bytes that come in order only, and how those of a source that can be read anywhere are had so.
+ */
 import type { BlockSource, Flow } from '../../api/block.ts';
 import { corrupt } from './bytes.ts';
 

@@ -31,7 +31,10 @@ export interface TarInput {
   reaches(at: number): Promise<boolean>;
 }
 
-/** Whether a file begins with a header: its checksum is the sum of its bytes, with spaces in its own place. */
+/**
+ * Whether a file begins with a header: its checksum is the sum of its bytes, with spaces in its own
+ * place.
+ */
 export function startsTar(start: Uint8Array): boolean {
   if (start.length < TAR_BLOCK || !hasAt(start, 257, 'ustar')) return false;
   const sum = start
@@ -107,7 +110,10 @@ async function textAt(input: TarInput, at: number, size: number): Promise<string
   return new TextDecoder().decode(await input.read(at, size));
 }
 
-/** Records of the form `LENGTH KEY=VALUE\n`; of sparse files of version 0.0, a key stands there again and again. */
+/**
+ * Records of the form `LENGTH KEY=VALUE\n`; of sparse files of version 0.0, a key stands there
+ * again and again.
+ */
 function paxOf(text: string, name: string | undefined): [Map<string, string>, number[]] {
   const bytes = new TextEncoder().encode(text);
   const records = new Map<string, string>();
@@ -163,7 +169,10 @@ async function paxMap(
   return map.length > 0 ? sparse(member, size, map, member.at, input.name) : member;
 }
 
-/** Decimal numbers, a line each: how many pieces, and of each its offset and length; then up to the next block. */
+/**
+ * Decimal numbers, a line each: how many pieces, and of each its offset and length; then up to the
+ * next block.
+ */
 async function mapAt(input: TarInput, start: number): Promise<{ numbers: number[]; at: number }> {
   let text = '';
   let lines = 0;

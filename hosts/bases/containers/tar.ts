@@ -135,7 +135,10 @@ class OrderedInput implements TarInput {
     return this.#reader.hasMore();
   }
 
-  /** What the file holds, its holes as well; and goes on to the end of all, where check sums may stand. */
+  /**
+   * What the file holds, its holes as well; and goes on to the end of all, where check sums may
+   * stand.
+   */
   async *bytesOf(member: TarMember): AsyncGenerator<Uint8Array> {
     try {
       let filled = 0;

@@ -26,7 +26,10 @@ export { nodeDecompressors } from './decompress.ts';
 /** What a runtime brings. */
 export interface UnpackTools {
   readonly decompressors: Decompressors;
-  /** A new file that nobody else sees, for what has passed; it is gone when it is closed. `beside`: an overlay, where there is room. */
+  /**
+   * A new file that nobody else sees, for what has passed; it is gone when it is closed. `beside`:
+   * an overlay, where there is room.
+   */
   scratch(beside: string | undefined): Promise<BlockFile>;
   readonly room: BlockRoom;
 }
@@ -157,7 +160,8 @@ class Unpacking {
       : await openZstd(this.#layer as BlockSource, decompress, this.#tools.room);
     if (source !== undefined) return source;
     const frames: Decompress = (input) => decodeZstd(decompress, input, name);
-    // What the first frame says is the whole, unless there are more: then the disk's size has to be told.
+    // What the first frame says is the whole, unless there are more: then the disk's size has to be
+    // told.
     const size = this.#options.sizeMax === undefined ? contentSizeOf(start, name) : undefined;
     return this.#stream(decompressed(frames, this.#ordered(), 'zstd', name), size);
   }

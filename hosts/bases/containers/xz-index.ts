@@ -1,7 +1,7 @@
 /**
- * Where the blocks of an .xz file are (The .xz File Format, version 1.2.1): each stream ends with an
- * index of its blocks, and there may be several streams with padding between them. Every field is
- * checked before what it says is believed.
+ * Where the blocks of an .xz file are (The .xz File Format, version 1.2.1): each stream ends with
+ * an index of its blocks, and there may be several streams with padding between them. Every field
+ * is checked before what it says is believed.
  */
 import type { BlockSource } from '../../api/block.ts';
 import { bytesAt, corrupt, hasAt, viewOf } from './bytes.ts';

@@ -66,7 +66,9 @@ function tableOf(blocks: XzBlocks, name: string | undefined): BlockTable {
   };
 }
 
-/** The decoder does not know SHA-256: it is left out of what the decoder gets, and compared here. */
+/**
+ * The decoder does not know SHA-256: it is left out of what the decoder gets, and compared here.
+ */
 async function decodeBlock(
   packed: Uint8Array,
   { unpadded, size, check }: { unpadded: number; size: number; check: number },

@@ -1,6 +1,6 @@
 /**
- * zip (APPNOTE.TXT 6.3): the directory at the end tells where the members are. One that is stored is
- * read where it stands, one that is deflated from its start to its end. Every field is checked
+ * zip (APPNOTE.TXT 6.3): the directory at the end tells where the members are. One that is stored
+ * is read where it stands, one that is deflated from its start to its end. Every field is checked
  * before what it says is followed.
  */
 import type { BlockSource, Flow } from '../../api/block.ts';
@@ -134,7 +134,9 @@ async function directoryOf(source: BlockSource): Promise<Entry[]> {
   return entries;
 }
 
-/** Where the directory is, by the record at the end: that of zip64, where the usual one has no room. */
+/**
+ * Where the directory is, by the record at the end: that of zip64, where the usual one has no room.
+ */
 async function endOf(
   source: BlockSource,
   tail: Uint8Array,

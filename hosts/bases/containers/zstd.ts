@@ -1,6 +1,6 @@
 /**
- * zstd (RFC 8878): a file with a seek table (the "seekable format", a skippable frame at the end) is
- * read frame by frame; any other from its start to its end.
+ * zstd (RFC 8878): a file with a seek table (the "seekable format", a skippable frame at the end)
+ * is read frame by frame; any other from its start to its end.
  */
 import type { BlockSource } from '../../api/block.ts';
 import type { BlockTable } from './blocks.ts';

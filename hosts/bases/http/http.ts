@@ -82,8 +82,8 @@ export interface HttpOptions {
    */
   lookFirst?: boolean;
   /**
-   * Take also an object of more than 16 MiB, or of unknown size, from a server without byte ranges: it comes from its start to its
-   * end only. A disk over it reads in one pass; `read` fails.
+   * Take also an object of more than 16 MiB, or of unknown size, from a server without byte ranges:
+   * it comes from its start to its end only. A disk over it reads in one pass; `read` fails.
    */
   sequential?: boolean;
 }

@@ -194,8 +194,8 @@ export function sizeOfHead(head: Answer, part: Answer): number | undefined {
 }
 
 /**
- * What the answer to a HEAD tells of an object that is to be read by ranges; undefined where it does
- * not tell the size, what identifies the content, and that there are ranges.
+ * What the answer to a HEAD tells of an object that is to be read by ranges; undefined where it
+ * does not tell the size, what identifies the content, and that there are ranges.
  */
 export function versionOfHead({ status, headers }: Answer): Version | undefined {
   const length = headers.get('Content-Length');

@@ -135,8 +135,8 @@ export class Connection {
   }
 
   /**
-   * Fills `into` from `offset` on. When `signal` is aborted it rejects with the signal's reason; what
-   * still comes goes to `into` nevertheless.
+   * Fills `into` from `offset` on. When `signal` is aborted it rejects with the signal's reason;
+   * what still comes goes to `into` nevertheless.
    * @throws Failure
    */
   async read(offset: number, into: Uint8Array, signal: AbortSignal): Promise<void> {

@@ -94,8 +94,8 @@ export interface NbdSource extends BlockSource {
  * Opens the export at an NBD URI (`nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`, both
  * with TLS as `nbds…`) or, where its fragment is the export's name, at a WebSocket's URL.
  * @throws MillraceError `EINVAL` (URI or option), `EUNSUPPORTED`, `ENOENT` (no such export),
- *   `EACCES`, `ETIMEDOUT`, `EIO`. Reads throw these, and `ECHANGED` when the export has another size
- *   than when it was opened.
+ * `EACCES`, `ETIMEDOUT`, `EIO`. Reads throw these, and `ECHANGED` when the export has another size
+ * than when it was opened.
  */
 export async function openNbdWith(
   connect: NbdConnect,

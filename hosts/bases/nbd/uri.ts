@@ -51,7 +51,9 @@ export function isNbdUri(text: string): boolean {
   return SCHEME.test(text) || WEBSOCKET.test(text) || OLD_FORM.test(text);
 }
 
-/** @throws MillraceError `EINVAL` for a URI that says too little, `EUNSUPPORTED` for what it asks. */
+/**
+ * @throws MillraceError `EINVAL` for a URI that says too little, `EUNSUPPORTED` for what it asks.
+ */
 export function parseNbdUri(text: string): NbdPlace {
   if (WEBSOCKET.test(text)) return parseWebSocketUrl(text);
   if (OLD_FORM.test(text)) throw oldForm(text);

@@ -135,7 +135,9 @@ export interface Instance {
 export class Engine {
   /** Called after every round of steps: the disk looks at its job then. */
   onstep: () => void = () => {};
-  /** Let go when the engine is closed: whoever still holds a closed disk does not hold its memory. */
+  /**
+   * Let go when the engine is closed: whoever still holds a closed disk does not hold its memory.
+   */
   #instance: Instance | undefined;
   readonly #files: (BlockSource | BlockFile | undefined)[] = [];
   readonly #names: string[] = [];
@@ -253,7 +255,10 @@ export class Engine {
     });
   }
 
-  /** The engine's report on the job, by JOB_STATUS and the following; good until the engine is asked for another. */
+  /**
+   * The engine's report on the job, by JOB_STATUS and the following; good until the engine is asked
+   * for another.
+   */
   jobReport(): Float64Array {
     return this.#report(this.exports.info());
   }

@@ -28,7 +28,10 @@ export class ErrorLedger {
   /** The one among them that is older than its place allows. */
   #spared = 0;
 
-  /** `nameOf` gives an image's name; `jobsFirst` the number of the job's first error; `reasonOf` what is wrong, in words. */
+  /**
+   * `nameOf` gives an image's name; `jobsFirst` the number of the job's first error; `reasonOf`
+   * what is wrong, in words.
+   */
   constructor(
     nameOf: (image: number) => string,
     jobsFirst: () => number,

@@ -1,4 +1,7 @@
-/** What an image that is refused for a feature calls it: its header has a table of names (QEMU's docs/interop/qcow2.txt). */
+/**
+ * What an image that is refused for a feature calls it: its header has a table of names (QEMU's
+ * docs/interop/qcow2.txt).
+ */
 
 /** Where the incompatible features stand in the header; those of the lowest bits are known. */
 const AT_INCOMPATIBLE = 72;
@@ -8,7 +11,10 @@ const BITS = 64;
 const ENTRY_BYTES = 48;
 const NAME_AT = 2;
 
-/** The unknown incompatible features of an image by its first bytes; its table of names begins at `namesAt`, 0 for none. */
+/**
+ * The unknown incompatible features of an image by its first bytes; its table of names begins at
+ * `namesAt`, 0 for none.
+ */
 export function unknownFeatures(header: Uint8Array, namesAt: number): string[] {
   if (header.length < AT_INCOMPATIBLE + 8) return [];
   const view = new DataView(header.buffer, header.byteOffset, header.length);

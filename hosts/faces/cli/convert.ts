@@ -1,7 +1,7 @@
 /**
- * `millrace convert`: a flat copy of what a disk shows, as a file of its own. It writes over what is
- * there only where that was asked for (`-n`, a block device), and never over an image that it reads;
- * a new file is there only once it is whole.
+ * `millrace convert`: a flat copy of what a disk shows, as a file of its own. It writes over what
+ * is there only where that was asked for (`-n`, a block device), and never over an image that it
+ * reads; a new file is there only once it is whole.
  */
 
 import type { Command } from 'commander';
@@ -193,7 +193,10 @@ export async function convert(
   }
 }
 
-/** Tells each whole percent once, as `qemu-img convert -p` does: no bar, which only a terminal can draw over. */
+/**
+ * Tells each whole percent once, as `qemu-img convert -p` does: no bar, which only a terminal can
+ * draw over.
+ */
 function percents(platform: Platform, total: number): OnProgress {
   let told = -1;
   return (done) => {
@@ -204,7 +207,10 @@ function percents(platform: Platform, total: number): OnProgress {
   };
 }
 
-/** Does not wait for the end of work that is stopped: it may be one of a server that does not answer, and the process ends anyway. */
+/**
+ * Does not wait for the end of work that is stopped: it may be one of a server that does not
+ * answer, and the process ends anyway.
+ */
 function unlessStopped<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   const stopped = new Promise<never>((_, reject) => {
     signal.addEventListener('abort', () => reject(signal.reason));
@@ -212,7 +218,10 @@ function unlessStopped<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   return Promise.race([stopped, work]);
 }
 
-/** The file that is made. One that was there before is touched only where that was asked for, and never removed. */
+/**
+ * The file that is made. One that was there before is touched only where that was asked for, and
+ * never removed.
+ */
 class Target {
   readonly path: string;
   readonly existing: boolean;
@@ -350,7 +359,10 @@ async function copyToRaw(
   return disk.size;
 }
 
-/** What is not known to be zero, in pieces that begin and end at multiples of a piece where they can. */
+/**
+ * What is not known to be zero, in pieces that begin and end at multiples of a piece where they
+ * can.
+ */
 async function* piecesOf(
   extents: AsyncIterable<Extent>,
   size: number,

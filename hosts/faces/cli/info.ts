@@ -1,6 +1,6 @@
 /**
- * `millrace info`: what an image is, in the words and fields of `qemu-img info`, and how much of it is still missing. The base is
- * opened only where the chain is asked for: it may be out of reach.
+ * `millrace info`: what an image is, in the words and fields of `qemu-img info`, and how much of it
+ * is still missing. The base is opened only where the chain is asked for: it may be out of reach.
  */
 import type { Command } from 'commander';
 import { IMAGES_MAX } from '../../../engine/protocol.ts';
@@ -47,7 +47,10 @@ interface InfoReport {
   'backing-filename-format'?: string;
   'dirty-flag': boolean;
   encrypted?: true;
-  /** Bytes that are not populated: neither written nor streamed; not told where they are in a file of their own. */
+  /**
+   * Bytes that are not populated: neither written nor streamed; not told where they are in a file
+   * of their own.
+   */
   remaining?: number;
 }
 
@@ -225,7 +228,10 @@ function encryptionDetail(encryption: AesInfo | LuksInfo): Detail {
   };
 }
 
-/** A relative backing file lies beside its image; the path is told as QEMU tells it, which does not shorten it. */
+/**
+ * A relative backing file lies beside its image; the path is told as QEMU tells it, which does not
+ * shorten it.
+ */
 function besides(image: string, backing: string): string {
   if (backing.startsWith('/') || /^[^/]*:/.test(backing)) return backing;
   return image.slice(0, image.lastIndexOf('/') + 1) + backing;

@@ -9,7 +9,9 @@ import { tell } from './platform.ts';
 
 /** Files that are looked at in a folder. */
 const FILES_MAX = 1000;
-/** Where the name of a backing file stands in a qcow2 header: its place, and its length after it. */
+/**
+ * Where the name of a backing file stands in a qcow2 header: its place, and its length after it.
+ */
 const NAME_AT = 8;
 const NAME_BYTES_MAX = 1023;
 const QCOW2_MAGIC = 0x514649fb;

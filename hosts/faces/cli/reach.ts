@@ -1,6 +1,6 @@
 /**
- * How a command gets at bases on servers: what to send to them, where a base is that its overlay records elsewhere, or without its
- * query; and a word to the user while a server brings nothing.
+ * How a command gets at bases on servers: what to send to them, where a base is that its overlay
+ * records elsewhere, or without its query; and a word to the user while a server brings nothing.
  */
 import type { Command } from 'commander';
 import { MillraceError } from '../../api/errors.ts';
@@ -96,8 +96,9 @@ export function declareReach(command: Command): void {
 }
 
 /**
- * The runtime for one command. Headers go to the servers of the URLs that the command line names; if it names none, to that of the
- * first one that an image names: an image must not choose to whom a token is sent.
+ * The runtime for one command. Headers go to the servers of the URLs that the command line names;
+ * if it names none, to that of the first one that an image names: an image must not choose to whom
+ * a token is sent.
  */
 export async function reachingRuntime(platform: Platform, command: Command): Promise<Runtime> {
   if (command.name() === WITHOUT_BASES) return platform.runtime;
@@ -160,7 +161,10 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
       });
 }
 
-/** Unpacks as the command line has it, and says of what comes in order only, before anything waits for it. */
+/**
+ * Unpacks as the command line has it, and says of what comes in order only, before anything waits
+ * for it.
+ */
 function unpackingAs(
   platform: Platform,
   runtime: Runtime,
@@ -185,8 +189,9 @@ function unpackingAs(
 }
 
 /**
- * Says once of each image that is only looked at that another program has it open for writing, or that this could not be told of one that
- * is written here. A base that another program writes is taken with `forceShare`, and with a word by commands that only read.
+ * Says once of each image that is only looked at that another program has it open for writing, or
+ * that this could not be told of one that is written here. A base that another program writes is
+ * taken with `forceShare`, and with a word by commands that only read.
  */
 function tellingOfWriters(
   platform: Platform,
@@ -239,9 +244,10 @@ function tellingOfWriters(
 }
 
 /**
- * Opens the base of each overlay at `from`: the one of the chain that is recorded as `from` is without its user, password and query; else
- * the nearest one, where `isKind` says so only if both are URLs or neither is. What the command line gives by name, as `given`, stays;
- * where `isBelowGiven` says so, the nearest one is what that stands on.
+ * Opens the base of each overlay at `from`: the one of the chain that is recorded as `from` is
+ * without its user, password and query; else the nearest one, where `isKind` says so only if both
+ * are URLs or neither is. What the command line gives by name, as `given`, stays; where
+ * `isBelowGiven` says so, the nearest one is what that stands on.
  */
 export function baseAt(
   runtime: Runtime,
@@ -315,7 +321,10 @@ function withoutDevice(text: string): string {
   return text.replace(/^[a-z][a-z0-9_-]{0,31}=(?=https?:)/, '');
 }
 
-/** @throws MillraceError `EINVAL` for what is no header; its value, which may be a secret, is not repeated. */
+/**
+ * @throws MillraceError `EINVAL` for what is no header; its value, which may be a secret, is not
+ * repeated.
+ */
 function headersOf(lines: readonly string[]): Record<string, string> {
   const headers: Record<string, string> = {};
   for (const line of lines) {

@@ -1,4 +1,7 @@
-/** `millrace resize`: makes a disk larger, or smaller if that is asked for, as `qemu-img resize` does. */
+/**
+ * `millrace resize`: makes a disk larger, or smaller if that is asked for, as `qemu-img resize`
+ * does.
+ */
 import type { Command } from 'commander';
 import { InvalidArgumentError } from 'commander';
 import type { ImageFormat } from '../../api/disk.ts';

@@ -1,4 +1,6 @@
-/** `millrace snapshot`: lists the internal snapshots of an image, as `qemu-img snapshot -l` does. */
+/**
+ * `millrace snapshot`: lists the internal snapshots of an image, as `qemu-img snapshot -l` does.
+ */
 import type { Command } from 'commander';
 import type { ImageFormat } from '../../api/disk.ts';
 import { lookBesideWriters, openImage, withDisk } from './image.ts';

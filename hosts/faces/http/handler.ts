@@ -3,13 +3,14 @@
  * runtime with web-standard Request and Response. Access is closed unless the caller opens it;
  * every refusal is JSON with a `code` and a `message`. It never writes to a disk.
  *
- *   GET, HEAD /disks/DEVICE/data     the flat disk, whatever formats lie below, by ranges (handler-data.ts)
- *   POST /disks/DEVICE/stream        starts a job: StreamOptions as JSON, or nothing; gives its StreamInfo
- *   POST /disks/DEVICE/abort         ends a job that was started with nonblock; gives its StreamInfo
- *   POST /disks/DEVICE/resume        goes on with a job that has paused itself (`onError`); gives its StreamInfo
- *   GET /disks/DEVICE/info           the StreamInfo of the job that runs, or of the last one
- *   GET /disks/DEVICE/map            the extents: `offset`, `length`, `depth` as in Disk.map
- *   GET /disks/DEVICE/events         the events of the disk, as they come (handler-events.ts)
+ * GET, HEAD /disks/DEVICE/data     the flat disk, whatever formats lie below, by ranges
+ * (handler-data.ts) POST /disks/DEVICE/stream        starts a job: StreamOptions as JSON, or
+ * nothing; gives its StreamInfo POST /disks/DEVICE/abort         ends a job that was started with
+ * nonblock; gives its StreamInfo POST /disks/DEVICE/resume        goes on with a job that has
+ * paused itself (`onError`); gives its StreamInfo GET /disks/DEVICE/info           the StreamInfo
+ * of the job that runs, or of the last one GET /disks/DEVICE/map            the extents: `offset`,
+ * `length`, `depth` as in Disk.map GET /disks/DEVICE/events         the events of the disk, as they
+ * come (handler-events.ts)
  */
 import type { Disk, Extent, StreamOptions } from '../../api/disk.ts';
 import { JobStatus } from '../../api/disk.ts';

@@ -27,7 +27,8 @@ const PROBE_MS_MAX = 2_000;
 const TLS_MS_MAX = 30_000;
 
 /**
- * Listens, and serves everyone who connects; `fd` is a socket that listens already. A Unix socket has mode 0600; one that was left behind, and at which nobody listens, is replaced.
+ * Listens, and serves everyone who connects; `fd` is a socket that listens already. A Unix socket
+ * has mode 0600; one that was left behind, and at which nobody listens, is replaced.
  * @throws MillraceError `EBUSY` when another program listens there, `EEXIST` when something else is there.
  */
 export async function listenNbd(
@@ -102,7 +103,10 @@ async function taken(listener: Server, address: NbdAddress | { fd: number }): Pr
   return { hostname: 'hostname' in address ? address.hostname : bound.address, port: bound.port };
 }
 
-/** Node does not tell the path of a socket that it was given; Linux does. Empty where it cannot be told. */
+/**
+ * Node does not tell the path of a socket that it was given; Linux does. Empty where it cannot be
+ * told.
+ */
 async function pathOfSocket(fd: number): Promise<string> {
   const link = await readlink(`/proc/self/fd/${fd}`).catch(() => '');
   const inode = /^socket:\[(\d+)\]$/.exec(link)?.[1];
@@ -162,7 +166,8 @@ function securing({ cert, key, ca }: NbdTls): Securing {
     }
   };
   server();
-  // A server of its own for each socket, which is never listened with, tells which of the sockets is secure now.
+  // A server of its own for each socket, which is never listened with, tells which of the sockets
+  // is secure now.
   return (socket) =>
     new Promise((resolve, reject) => {
       const secured = server();
@@ -179,7 +184,10 @@ function securing({ cert, key, ca }: NbdTls): Securing {
 /** Descriptors that systemd hands over (sd_listen_fds(3)) begin with this one. */
 const LISTEN_FDS_START = 3;
 
-/** The socket that systemd has opened for this process, if it has. @throws MillraceError `EUNSUPPORTED` for more than one. */
+/**
+ * The socket that systemd has opened for this process, if it has. @throws MillraceError
+ * `EUNSUPPORTED` for more than one.
+ */
 export function activatedSocket(
   environment: Readonly<Record<string, string | undefined>>,
   pid: number,

@@ -1,6 +1,6 @@
 /**
- * The NBD server: serves disks over any pair of byte streams. Sockets, TLS and WebSockets are brought by the runtimes' bindings; it knows
- * none of them.
+ * The NBD server: serves disks over any pair of byte streams. Sockets, TLS and WebSockets are
+ * brought by the runtimes' bindings; it knows none of them.
  */
 import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
@@ -27,11 +27,14 @@ export interface NbdOptions {
   /** Refuse what would change a disk. Default false; a disk that was opened read-only needs it. */
   readOnly?: boolean;
   /**
-   * Milliseconds that a request waits for a base that fails in ways that may pass, or does not answer, before the client is told of an
-   * error; default 60000. Clients have time limits of their own, from 90 seconds on.
+   * Milliseconds that a request waits for a base that fails in ways that may pass, or does not
+   * answer, before the client is told of an error; default 60000. Clients have time limits of their
+   * own, from 90 seconds on.
    */
   ioTimeout?: number;
-  /** Nothing is told or done before a client has asked for TLS; connections then bring `startTls`. */
+  /**
+   * Nothing is told or done before a client has asked for TLS; connections then bring `startTls`.
+   */
   tlsRequired?: boolean;
   /** Time a client has to choose an export, in milliseconds; default 60000. */
   handshakeTimeout?: number;
@@ -47,7 +50,10 @@ const NBD_OPTIONS: OptionNames<NbdOptions> = {
 /** The longest time-out that timers take. */
 const MS_MAX = 2 ** 31 - 1;
 
-/** Serves disks by name to all clients that connect, until it is closed. The disks stay open, and the caller's. */
+/**
+ * Serves disks by name to all clients that connect, until it is closed. The disks stay open, and
+ * the caller's.
+ */
 export class NbdServer {
   readonly #exports: ReadonlyMap<string, Export>;
   readonly #tlsRequired: boolean;
@@ -60,7 +66,10 @@ export class NbdServer {
   #isClosing = false;
   #closing: Promise<void> | undefined;
 
-  /** Serves disks by their names. @throws MillraceError `EINVAL` for an option that does not exist, and a name or time that cannot be. */
+  /**
+   * Serves disks by their names. @throws MillraceError `EINVAL` for an option that does not exist,
+   * and a name or time that cannot be.
+   */
   constructor(disks: Readonly<Record<string, Disk>>, options: NbdOptions = {}) {
     mustKnowOptions('NbdServer', options, NBD_OPTIONS);
     const { readOnly = false, ioTimeout = IO_TIMEOUT_MS_DEFAULT } = options;
@@ -88,7 +97,9 @@ export class NbdServer {
     return new Promise((resolve) => this.#onLastGone.push(resolve));
   }
 
-  /** Serves one client; resolves when its connection has ended, however it did. It never rejects. */
+  /**
+   * Serves one client; resolves when its connection has ended, however it did. It never rejects.
+   */
   serve(connection: NbdConnection): Promise<void> {
     const serving = this.#serve(connection);
     this.#live.add(serving);
@@ -100,8 +111,8 @@ export class NbdServer {
   }
 
   /**
-   * Lets no client in any more, lets requests under way end (those that still wait for a base then end with NBD_ESHUTDOWN), brings what was written
-   * to the storage, and closes the connections.
+   * Lets no client in any more, lets requests under way end (those that still wait for a base then
+   * end with NBD_ESHUTDOWN), brings what was written to the storage, and closes the connections.
    * @throws MillraceError when a disk could not be flushed.
    */
   close(): Promise<void> {
@@ -174,8 +185,9 @@ export class NbdServer {
 }
 
 /**
- * Serves disks to one client, whose connection is any pair of byte streams; resolves when the connection has ended. For more than one
- * client, make one NbdServer: writes that one of them did not wait for then stay in order with the others'.
+ * Serves disks to one client, whose connection is any pair of byte streams; resolves when the
+ * connection has ended. For more than one client, make one NbdServer: writes that one of them did
+ * not wait for then stay in order with the others'.
  */
 export function serveNbd(
   disks: Readonly<Record<string, Disk>>,

@@ -19,7 +19,9 @@ export function connectionOver(socket: Socket, secure?: Securing): NbdConnection
   };
 }
 
-/** Buffers of replies that have been sent are kept for the next ones, so many bytes a connection. */
+/**
+ * Buffers of replies that have been sent are kept for the next ones, so many bytes a connection.
+ */
 const SPARE_BYTES_MAX = 4 * 1024 * 1024;
 const SPARES_MAX = 32;
 /** So much may have come that was not asked for yet; then the socket is read no further. */

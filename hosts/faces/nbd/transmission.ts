@@ -1,6 +1,7 @@
 /**
- * The transmission ("Transmission"): requests are read one after another, carried out side by side, and answered as they end. What is in
- * flight is bounded by not reading the next request, so that a client feels it.
+ * The transmission ("Transmission"): requests are read one after another, carried out side by side,
+ * and answered as they end. What is in flight is bounded by not reading the next request, so that a
+ * client feels it.
  */
 
 import type { ByteReader, ByteWriter } from '../../bases/nbd/duplex.ts';
@@ -76,7 +77,9 @@ export class Transmission {
     this.#stop.give();
   }
 
-  /** From now on requests are answered NBD_ESHUTDOWN; resolves when those before have been answered. */
+  /**
+   * From now on requests are answered NBD_ESHUTDOWN; resolves when those before have been answered.
+   */
   finish(): Promise<void> {
     this.#isClosing = true;
     return this.#answered();
@@ -128,7 +131,10 @@ export class Transmission {
     return carries ? length : 0;
   }
 
-  /** "Size constraints": too much at once is passed over, or the client dropped; memory is taken for none of it. */
+  /**
+   * "Size constraints": too much at once is passed over, or the client dropped; memory is taken for
+   * none of it.
+   */
   async #passOver(request: Request, payloadBytes: number): Promise<void> {
     if (this.#agreement.style === 'extended' || payloadBytes > SKIP_BYTES_MAX)
       throw new ConnectionEnded('the client sends too much at once');
