@@ -18,7 +18,9 @@ export interface NbdConnection {
 
 /** A connection of web streams. */
 export interface StreamConnection extends NbdConnection {
+  /** What the other side sends. */
   readable: ReadableStream<Uint8Array>;
+  /** What is sent to it. */
   writable: WritableStream<Uint8Array>;
 }
 

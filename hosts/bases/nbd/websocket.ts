@@ -30,12 +30,17 @@ const CLEAN_CODES: readonly number[] = [1000, 1001, 1005];
 
 /** As much of a WebSocket as is needed here: the platform's, or one like it. */
 export interface WebSocketLike {
+  /** 0 connecting, 1 open, 2 closing, 3 closed. */
   readonly readyState: number;
+  /** Is set to `arraybuffer`. */
   binaryType: string;
   /** Missing in workerd. */
   readonly bufferedAmount?: number;
+  /** Sends one binary message. */
   send(data: Uint8Array<ArrayBuffer>): void;
+  /** Begins to close it. */
   close(code?: number, reason?: string): void;
+  /** Of `open`, `message`, `error` and `close`. */
   addEventListener(type: string, listener: (event: Event) => void): void;
 }
 
