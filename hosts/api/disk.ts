@@ -134,10 +134,10 @@ export interface ImageInfo {
   fileSize: number;
   /** What the file was unpacked from. */
   container?: ContainerInfo;
+  /** Bytes of a cluster, or of what other formats call a block or grain; missing where there are none. */
+  clusterSize?: number;
   /** The rest only for qcow2. */
   version?: number;
-  /** Bytes. */
-  clusterSize?: number;
   /** How compressed clusters are compressed. */
   compressionType?: 'zlib' | 'zstd';
   /** Bits a refcount entry takes. */
@@ -440,7 +440,7 @@ export type DiskEvent = 'progress' | 'completed' | 'failed' | 'paused' | 'resume
 export interface Disk extends EventTarget {
   /** Bytes the guest sees. */
   readonly size: number;
-  /** Of the overlay, in bytes; 65536 for a raw image, which has no clusters. */
+  /** Of the overlay, in bytes; 65536 for an image of another format than qcow2. */
   readonly clusterSize: number;
   /**
    * At any byte. A large read is made of pieces: each sees all or nothing of a write, the whole may

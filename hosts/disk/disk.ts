@@ -49,6 +49,8 @@ import { ResizeGate } from './resize-gate.ts';
 /** So long a disk that is being closed waits for what still needs its bases. */
 const CLOSE_WAITS_MS = 2000;
 const SECTOR_BYTES = 512;
+/** Bytes in which requests are cut where there are no clusters, as the engine does. */
+const REQUEST_UNIT = 65536;
 /** Pieces of zeroes or discard: bounded so that others get between. */
 const ZERO_PIECE_BYTES = 1024 ** 3;
 
@@ -89,8 +91,9 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#baseless = options.baseless;
     this.#release = options.release;
     this.#findImage = options.findImage;
-    this.#size = imageOf(this.#engine, 0).virtualSize;
-    this.#clusterSize = imageOf(this.#engine, 0).clusterSize ?? 65536;
+    const { virtualSize, format, clusterSize = REQUEST_UNIT } = imageOf(this.#engine, 0);
+    this.#size = virtualSize;
+    this.#clusterSize = format === 'qcow2' ? clusterSize : REQUEST_UNIT;
     this.#job = new DiskJob(engine, {
       size: () => this.#size,
       recordBase: options.recordBase,

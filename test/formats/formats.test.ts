@@ -145,6 +145,18 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a base that qemu-img made', () => {
     }
   });
 
+  it('a disk that is only looked at is read as a whole, whatever the size of its blocks', async () => {
+    const raw = await readFile(path('source.raw'));
+    for (const name of ['large-blocks.vhdx', 'dynamic.vdi', 'a.hdd', 'stream.vmdk']) {
+      const disk = await openDisk({ overlay: path(name), readOnly: true });
+      try {
+        expect(Buffer.compare(await disk.read(0, 20 * MIB), raw.subarray(0, 20 * MIB))).toBe(0);
+      } finally {
+        await disk.close();
+      }
+    }
+  });
+
   it.each(['vmdk', 'vpc', 'vhdx', 'vdi', 'qed', 'parallels'] as const)(
     '2 TiB of %s, sparse',
     async (format) => {

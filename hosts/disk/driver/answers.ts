@@ -68,7 +68,10 @@ export function imageOf(engine: Engine, index: number): ImageInfo {
     fileSize: image[IMAGE_FILE_SIZE],
     container: engine.file(index)?.container,
   };
-  if (info.format === 'raw') return info;
+  if (info.format !== 'qcow2') {
+    const clusterSize = image[IMAGE_CLUSTER_SIZE];
+    return clusterSize ? { ...info, clusterSize } : info;
+  }
   return {
     ...info,
     version: image[IMAGE_VERSION],

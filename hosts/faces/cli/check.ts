@@ -62,7 +62,7 @@ export async function check(
   // A repair locks the image, and is what changes it.
   const found = repair ? await look() : await whileUnchanged(platform, path, look);
   if (found === undefined) {
-    await tell(platform, `${path} is a raw image, which has nothing to check`);
+    await tell(platform, `${path} is no qcow2 image: there is nothing to check`);
     return EXIT_NOT_CHECKABLE;
   }
   await platform.stdout.write(
