@@ -103,11 +103,11 @@ const HEADER: Damage[] = [
     'an unknown incompatible feature',
     AT.incompatible,
     1n << 40n,
-    /feature that is not supported/,
+    /features that are not supported/,
   ),
   u64('an external data file', AT.incompatible, 4n, /external data file/),
   u32('AES encryption', AT.encryption, 1, /encrypted/),
-  u32('LUKS encryption', AT.encryption, 2, /encrypted/),
+  u32('LUKS encryption without its header', AT.encryption, 2, /header extension is invalid/),
   u64('a snapshot table past the end', AT.snapshots, 1n << 32n, /snapshot table/),
   u64(
     'a snapshot table off its cluster, though there are no snapshots',
@@ -423,7 +423,7 @@ describe('a base', () => {
         await mkdir(join(cwd, 'folder'));
         const bad: [base: string, message: RegExp][] = [
           ['ftp://127.0.0.1/base.raw', /scheme 'ftp:' is not supported/],
-          ['nbd://127.0.0.1/base', /scheme 'nbd:' is not supported/],
+          ['sftp://127.0.0.1/base', /scheme 'sftp:' is not supported/],
           ['json:{"driver":"raw"}', /json|not supported/],
           ['missing.raw', /no such file/],
           ['folder', /it is a folder/],

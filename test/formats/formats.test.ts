@@ -2,7 +2,7 @@
  * Images of other programs' formats as bases, against QEMU: what qemu-img makes of one disk in each
  * format, whole, in extents, and after qemu-io has written to it.
  */
-import { copyFile, mkdtemp, open, readFile, rm } from 'node:fs/promises';
+import { appendFile, copyFile, mkdtemp, open, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
@@ -143,6 +143,18 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a base that qemu-img made', () => {
     } finally {
       await disk.close();
     }
+  });
+
+  it.each(IMAGES)('$name that has changed is noticed', async (made) => {
+    const [base, overlay] = [path(`changing-${made.name}`), path('changing.qcow2')];
+    await copyFile(path(made.name), base);
+    const baseFormat = made.unprobed ? made.format : undefined;
+    await (await createDisk({ overlay, base, baseFormat })).close();
+    await (await openDisk({ overlay })).close();
+    await appendFile(base, new Uint8Array(512));
+    await expect(openDisk({ overlay })).rejects.toMatchObject({ code: 'ECHANGED' });
+    await rm(overlay);
+    await rm(base);
   });
 
   it('a disk that is only looked at is read as a whole, whatever the size of its blocks', async () => {

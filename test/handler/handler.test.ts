@@ -275,6 +275,7 @@ describe('the job of a served disk', () => {
       overlay: join(folder, 'paused.qcow2'),
       base: { size: 4 * MIB, name: 'base', read, close: () => {} },
       baseFormat: 'raw',
+      unpack: false,
     });
     await served({ disks: { vdb: far } }, async (ask) => {
       expect((await ask('/disks/vdb/resume', { method: 'POST' })).status).toBe(404);
@@ -513,10 +514,12 @@ describe('what is refused', () => {
     it(what, () =>
       served({}, async (ask) => {
         const response = await ask(path, init);
-        expect([response.status, await response.json()]).toEqual([
+        const { reason, ...error } = (await response.json()) as Record<string, unknown>;
+        expect([response.status, error]).toEqual([
           status,
           { code, message: expect.stringMatching(message) },
         ]);
+        expect(reason).toBe(what.startsWith('a disk ') ? 'no-such-disk' : undefined);
       }),
     );
   }

@@ -193,7 +193,7 @@ eachTransport((openHttp) => {
       [
         'larger than 16 MiB',
         (ask) => ask.response.writeHead(200, { 'Content-Length': 2 ** 24 + 1 }).flushHeaders(),
-        /more than 16 MiB.*byte ranges; or download it/,
+        /more than 16 MiB.*byte ranges; take it from start to end.*or download it/,
       ],
       ['of unknown length', (ask) => ask.response.writeHead(200).end(object), /16 MiB/],
       [

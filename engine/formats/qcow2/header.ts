@@ -81,7 +81,7 @@ const CRYPT_METHOD_LUKS: u32 = 2;
 export const EXTENSION_END: u32 = 0;
 export const EXTENSION_BACKING_FORMAT: u32 = 0xe2792aca;
 /** Largest text of a format, and the room of its extension. */
-export const FORMAT_BYTES_MAX: u32 = 16;
+export const FORMAT_BYTES_MAX: u32 = 8;
 /** QEMU takes no longer one. */
 const BACKING_FORMAT_BYTES_MAX: u32 = 15;
 /** Where the header of LUKS stands, and its length. */

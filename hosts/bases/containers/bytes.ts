@@ -1,6 +1,6 @@
 /** What the readers of all containers do with bytes. */
 import type { BlockSource, ReadHint } from '../../api/block.ts';
-import { MillraceError } from '../../api/errors.ts';
+import { codeOf, MillraceError } from '../../api/errors.ts';
 
 /** Reads `length` bytes at `offset`, as many of them as there are. */
 export async function bytesAt(
@@ -10,8 +10,21 @@ export async function bytesAt(
   hint?: ReadHint,
 ): Promise<Uint8Array> {
   const bytes = new Uint8Array(Math.max(0, Math.min(length, source.size - offset)));
-  if (bytes.length > 0) await source.read(offset, bytes, hint);
+  if (bytes.length === 0) return bytes;
+  try {
+    await source.read(offset, bytes, hint);
+  } catch (error) {
+    throw asOurs(error, source, offset);
+  }
   return bytes;
+}
+
+/** A source of a caller's own may throw anything. */
+function asOurs(error: unknown, { name = 'the base' }: BlockSource, offset: number): MillraceError {
+  if (error instanceof MillraceError) return error;
+  const { message } = error as { message?: unknown };
+  const said = typeof message === 'string' ? message : String(error);
+  return new MillraceError(codeOf(error), `cannot open ${name}: ${said}`, { cause: error, offset });
 }
 
 /** Each byte as the character of its number. */

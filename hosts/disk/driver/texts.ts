@@ -20,6 +20,11 @@ const TEXTS = [
   [IMAGE_DATA_FILE_AT, IMAGE_DATA_FILE_BYTES],
 ] as const;
 
+/**
+ * A longer word for a format (parallels) has no room in the header: without one, the base's first
+ * bytes tell it.
+ */
+const FORMAT_BYTES_MAX = 8;
 export class HeaderTexts {
   readonly #running: () => Instance;
   readonly #reportOf: (image: number) => Float64Array;
@@ -57,7 +62,8 @@ export class HeaderTexts {
 
   /** Hands over what is to be recorded as the base; false if it is too long. */
   setBacking(name: string, format: string, identity: string): boolean {
-    const texts = [name, format, identity].map((text) => new TextEncoder().encode(text));
+    const told = format.length <= FORMAT_BYTES_MAX ? format : '';
+    const texts = [name, told, identity].map((text) => new TextEncoder().encode(text));
     const [nameBytes, formatBytes, identityBytes] = texts.map((bytes) => bytes.length);
     if (nameBytes + formatBytes + identityBytes > TEXT_BYTES) return false;
     const { exports, memory } = this.#running();

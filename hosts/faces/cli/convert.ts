@@ -12,7 +12,7 @@ import { MillraceError } from '../../api/errors.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import { copyWith } from '../../disk/copy.ts';
 import { creationOptions } from './creation.ts';
-import { openImage, whileUnchanged, withDisk } from './image.ts';
+import { besideWriters, changedMeanwhile, openImage, withDisk } from './image.ts';
 import { writeOntoQcow2 } from './onto-qcow2.ts';
 import type { Ended } from './options.ts';
 import { addExample, cacheMode, creation, imageFormat, refusing, size } from './options.ts';
@@ -161,9 +161,12 @@ export async function convert(
     };
   };
   try {
-    const copying = whileUnchanged(platform, source, () =>
-      copy(platform, source, target, options, stop.signal, begin),
-    );
+    const copying = besideWriters(platform, source, async (changed) => {
+      target.beforeEnd = async () => {
+        if (await changed()) throw changedMeanwhile(source);
+      };
+      return copy(platform, source, target, options, stop.signal, begin);
+    });
     const size = await unlessStopped(copying, stop.signal);
     bar?.stop();
     if (options.progress && !platform.stderr.isTTY)
@@ -228,6 +231,8 @@ class Target {
   readonly #platform: Platform;
   readonly #signal: AbortSignal;
   #file: Promise<BlockFile> | undefined;
+  /** Throws where what was made must not be kept. */
+  beforeEnd: () => Promise<void> = async () => {};
 
   constructor(platform: Platform, path: string, existing: boolean, signal: AbortSignal) {
     this.#platform = platform;
@@ -239,7 +244,14 @@ class Target {
   async make(cache: CacheMode | undefined): Promise<BlockFile> {
     this.#signal.throwIfAborted();
     const mode = this.existing ? { fixed: true, cache } : { create: true, cache };
-    return (this.#file = this.#platform.runtime.openOverlay(this.path, mode));
+    this.#file = this.#platform.runtime.openOverlay(this.path, mode);
+    const file = await this.#file;
+    const publish = file.publish?.bind(file);
+    file.publish = async () => {
+      await this.beforeEnd();
+      await publish?.();
+    };
+    return file;
   }
 
   /** Removes what was made, if it was not finished, and says whether that was anything. */
@@ -282,6 +294,7 @@ async function copy(
       await mustBeAnother(platform.runtime, disk, target.path);
       const how = { followChain, cache, signal, progress: begin(disk.size) };
       await writeOntoQcow2(platform.runtime, disk, target.path, how);
+      await target.beforeEnd();
       return disk.size;
     });
   // What could be opened here is the chain that may be followed below, as the base of the copy.

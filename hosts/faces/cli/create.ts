@@ -112,7 +112,9 @@ export async function create(
     await platform.stdout.write(`${JSON.stringify(result)}\n`);
   } else {
     const over =
-      backingFile === undefined ? 'without a base' : `over ${backingFile} (${backingFormat})`;
+      backingFile === undefined
+        ? 'without a base'
+        : `over ${backingFile}${backingFormat === undefined ? '' : ` (${backingFormat})`}`;
     await platform.stdout.write(`${overlay}: a disk of ${formatSize(virtualSize)}, ${over}\n`);
   }
   return EXIT_OK;

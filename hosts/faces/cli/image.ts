@@ -95,7 +95,7 @@ export async function besideWriters<T>(
   }
 }
 
-function changedMeanwhile(location: string): MillraceError {
+export function changedMeanwhile(location: string): MillraceError {
   return new MillraceError(
     'ECHANGED',
     `${location} was written by another program while it was read: run this again when nothing writes it`,

@@ -1,17 +1,19 @@
 /**
  * `millrace map`: where each part of a disk is, in the words and fields of `qemu-img map`. Where
  * the runtime does not tell the holes of a raw file, they are found by reading it, if it takes less
- * space than it is long; those in a qcow2 file are not told.
+ * space than it is long; those in a qcow2 file are told of one that was preallocated (preallocated.ts).
  */
 import type { Command } from 'commander';
 import type { Disk, Extent, ImageFormat, ImageInfo } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import { closeAll } from '../../disk/close-all.ts';
 import { isRemote } from '../../files/location.ts';
 import { besideWriters, openImage, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
 import { addExample, imageFormat, outputFormat, size, wantsJson } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, printable } from './platform.ts';
+import { holesOfPreallocated, rowsWithHoles } from './preallocated.ts';
 import { runsOf } from './zeros.ts';
 
 /** Blocks of the usual file systems: a hole is not smaller. */
@@ -85,9 +87,15 @@ export async function map(
       async (disk) => {
         const images = await disk.images();
         const untold = await Promise.all(images.map((image) => hasUntoldHoles(platform, image)));
-        const rows = merged(rowsOf(disk, images, untold, rangeOf(disk.size, options)));
-        if (options.json) await writeJson(platform, rows);
-        else await writeTable(platform, rows, images);
+        const holes = await holesOfPreallocated(platform, images);
+        try {
+          const found = rowsOf(disk, images, untold, rangeOf(disk.size, options));
+          const rows = merged(rowsWithHoles(found, holes));
+          if (options.json) await writeJson(platform, rows);
+          else await writeTable(platform, rows, images);
+        } finally {
+          await closeAll(holes);
+        }
       },
     ),
   );
