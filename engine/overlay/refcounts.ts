@@ -122,7 +122,7 @@ function findRun(image: Qcow2, part: usize, from: u64, most: u32): Run {
 
 /** Takes the clusters that findRun has found; null: the task has failed. */
 function takeRun(t: Task, image: Qcow2, part: usize, run: Run): Run | null {
-  assert(run.count > 0 && run.at != 0);
+  assert(run.count > 0);
   if (!isFreePlace(t, image, run.at, (<u64>run.count) << image.clusterBits)) return null;
   const first = run.at >> image.clusterBits;
   const index = <u32>(first % refcountsPerPart(image));
