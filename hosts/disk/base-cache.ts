@@ -60,6 +60,8 @@ const ENDING = '.base.qcow2';
 const LOOK_BYTES_MAX: number = 16 * 1024 * 1024;
 const LOOK_SHARE = 1 / 4;
 const SECTOR_BYTES = 512;
+/** What is in a base is for the disk above its image to tell. */
+const BYTES_AS_THEY_ARE = { baseFormat: 'raw', unpack: false } as const;
 /** Another program has it, or has just made it. */
 const TAKEN: readonly ErrorCode[] = ['EBUSY', 'EEXIST'];
 /** A file that is no image any more, or is another's: it is made anew. */
@@ -171,14 +173,14 @@ class Cache {
 
   async #openOrMake(path: string, base: Remote): Promise<EngineDisk> {
     try {
-      return await openDiskWith(this.#runtime, { overlay: path, base, baseFormat: 'raw' });
+      return await openDiskWith(this.#runtime, { ...BYTES_AS_THEY_ARE, overlay: path, base });
     } catch (error) {
       if (!(error instanceof MillraceError)) throw error;
       if (SPOILED.includes(error.code)) await this.#folder.remove(path);
       else if (error.code !== 'ENOENT') throw error;
     }
     const size = Math.ceil(base.size / SECTOR_BYTES) * SECTOR_BYTES;
-    return createDiskWith(this.#runtime, { overlay: path, base, baseFormat: 'raw', size });
+    return createDiskWith(this.#runtime, { ...BYTES_AS_THEY_ARE, overlay: path, base, size });
   }
 
   /**

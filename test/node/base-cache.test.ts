@@ -7,6 +7,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { createDisk, openDisk } from '../../hosts/node/index.ts';
 import { millrace, startMillrace } from '../cli/program.ts';
@@ -104,6 +105,23 @@ it('a second disk fetches nothing, in this process, in another, and under Deno',
     expect(digest(await disk.read(0, SIZE))).toBe(digest(content));
     await disk.close();
   }
+});
+
+it('a container is kept as it is, and unpacked above its image', async () => {
+  const inside = content;
+  content = gzipSync(inside);
+  for (const name of ['a', 'b']) {
+    sent.bytes = 0;
+    const disk = await createDisk({
+      overlay: overlay(name),
+      base: url,
+      baseCache: { directory: cache },
+    });
+    await disk.stream();
+    expect(Buffer.compare(await disk.read(0, SIZE), inside)).toBe(0);
+    await disk.close();
+  }
+  expect(sent.bytes).toBe(0);
 });
 
 it('disks at once share what is fetched, also where one has it in part', async () => {
