@@ -227,9 +227,10 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'locks between QEMU and Millrace', () 
       stderr: expect.stringContaining("base.raw' is open for writing by qemu-io"),
     });
     await leaveToUs();
-    const slow = ['stream', '--follow-chain', '--speed', '64K', top];
+    const slow = ['stream', '--follow-chain', '--speed', '1K', top];
     const holder = spawn(DENO, [...withAll(), ...slow], { cwd: folder, stdio: 'ignore' });
-    while (await qemuMayWrite(base, 'raw')) await setTimeout(50);
+    while (holder.exitCode === null && (await qemuMayWrite(base, 'raw'))) await setTimeout(50);
+    expect(holder.exitCode).toBe(null);
     holder.kill('SIGTERM');
     await new Promise((resolve) => holder.once('exit', resolve));
     expect(await qemuMayWrite(base, 'raw')).toBe(true);

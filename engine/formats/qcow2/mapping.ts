@@ -11,6 +11,7 @@ import {
   ABSENT,
   DATA,
   ECORRUPT,
+  OVERLAY,
   R_CLUSTER_IN_METADATA,
   R_CLUSTER_OUTSIDE,
   R_CLUSTER_UNALIGNED,
@@ -120,7 +121,7 @@ function lookupClusters(
   extent.host = state == DATA ? host + within : host;
   extent.whole = state == DATA;
   extent.copied = (first & COPIED) != 0;
-  return extent;
+  return insideFile(image, extent);
 }
 
 /** Whether a standard entry says nothing that it must not. */
@@ -178,6 +179,20 @@ function lookupSubclusters(
   extent.partial = (allocated | zero) != 0 && (allocated | zero) != 0xffffffff;
   extent.whole = allocated == 0xffffffff;
   extent.copied = (entry & COPIED) != 0;
+  return insideFile(image, extent);
+}
+
+/**
+ * A read stays inside a base's file: behind its end, which may lie within its last cluster, there are
+ * zeros. The overlay's grows as it is written.
+ */
+function insideFile(image: Qcow2, extent: Extent): Extent {
+  if (image.index == <u32>OVERLAY || extent.state != DATA) return extent;
+  if (extent.host >= image.fileSize) {
+    extent.state = ZEROES;
+    extent.host = 0;
+    extent.whole = false;
+  } else extent.length = min(extent.length, image.fileSize - extent.host);
   return extent;
 }
 
