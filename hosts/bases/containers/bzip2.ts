@@ -28,12 +28,17 @@ const MAGIC = [0x42, 0x5a, 0x68];
 
 async function load(): Promise<{ library: Library; makeReader: MakeBitReader }> {
   const [library, makeReader] = await Promise.all([
-    // @ts-expect-error: without types
+    // biome-ignore lint/suspicious/noTsIgnore: Deno finds types in it, others none
+    // @ts-ignore: without types
     import('unbzip2-stream/lib/bzip2.js'),
-    // @ts-expect-error: without types
+    // biome-ignore lint/suspicious/noTsIgnore: Deno finds types in it, others none
+    // @ts-ignore: without types
     import('unbzip2-stream/lib/bit_iterator.js'),
   ]);
-  return { library: library.default as Library, makeReader: makeReader.default as MakeBitReader };
+  return {
+    library: library.default as unknown as Library,
+    makeReader: makeReader.default as unknown as MakeBitReader,
+  };
 }
 
 /** All streams, one after another; what follows them and is none is left out, as bzip2 does. */
