@@ -11,6 +11,17 @@ import type { ErrorCode, ErrorReason } from './errors.ts';
  */
 export type ImageFormat = 'raw' | 'qcow2' | 'vmdk' | 'vpc' | 'vhdx' | 'vdi' | 'qed' | 'parallels';
 
+/** Where what is fetched of bases on servers is kept for the next disk over them. */
+export interface BaseCacheOptions {
+  /** A folder for nothing else; it is made if it is missing. */
+  directory: string;
+  /**
+   * Bytes that its images may take together; default 20 GiB. Those used longest ago go first, and
+   * none that is in use: where these take all, no more is kept.
+   */
+  size?: number;
+}
+
 /** Where a base comes from: a path or URL, or an opened source. */
 export type BaseLocation = string | URL | BlockSource;
 

@@ -10,14 +10,12 @@
  * await disk.close();
  * ```
  */
-import type { CreateOptions, Disk, OpenOptions } from '../api/disk.ts';
+import type { BaseCacheOptions, CreateOptions, Disk, OpenOptions } from '../api/disk.ts';
 import type { Library } from '../api/library.ts';
-import type { BaseCacheOptions } from '../disk/base-cache.ts';
 import { libraryOf } from '../faces/calls.ts';
 import { runtimeWith } from './base-cache.ts';
 import { denoRuntime } from './runtime.ts';
 
-export type { BaseCacheOptions } from '../disk/base-cache.ts';
 export type { Handler, HandlerOptions } from '../faces/http/handler.ts';
 export { createHandler } from '../faces/http/handler.ts';
 export * from '../faces/library.ts';

@@ -8,6 +8,7 @@
  * that base from its server. What a crash leaves is a valid overlay, as it always is.
  */
 import type { BlockSource, ReadHint } from '../api/block.ts';
+import type { BaseCacheOptions } from '../api/disk.ts';
 import type { ErrorCode } from '../api/errors.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { OptionNames } from '../api/options.ts';
@@ -15,17 +16,6 @@ import { mustKnowOptions } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
 import type { EngineDisk } from './disk.ts';
 import { createDiskWith, openDiskWith } from './open.ts';
-
-/** Where bases are kept. */
-export interface BaseCacheOptions {
-  /** A folder for nothing else; it is made if it is missing. */
-  directory: string;
-  /**
-   * Bytes that its images may take together; default 20 GiB. Those used longest ago go first, and
-   * none that is in use: where these take all, no more is kept.
-   */
-  size?: number;
-}
 
 const CACHE_OPTIONS: OptionNames<BaseCacheOptions> = { directory: true, size: true };
 

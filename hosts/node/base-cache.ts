@@ -4,8 +4,9 @@
  */
 import { mkdir, readdir, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { BaseCacheOptions } from '../api/disk.ts';
 import type { Runtime } from '../api/runtime.ts';
-import type { BaseCacheOptions, CachedImage, CacheFolder } from '../disk/base-cache.ts';
+import type { CachedImage, CacheFolder } from '../disk/base-cache.ts';
 import { cachingBases } from '../disk/base-cache.ts';
 import { isHttpUrl } from '../files/location.ts';
 import { fileError } from './file.ts';
