@@ -132,6 +132,36 @@ export interface Instance {
   readonly words: Uint32Array;
 }
 
+/**
+ * The engine, with a memory of its own. Apart from the class: what is made in one function holds all
+ * that the others made there need, so that a closed engine would go on holding its memory.
+ */
+function instantiated(
+  module: WebAssembly.Module,
+  memoryBytes: number,
+  onBroken: (error: MillraceError) => void,
+): Instance {
+  const pages = Math.floor(memoryBytes / PAGE_BYTES);
+  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+  const trap = (file: number, bytes: number, line: number, column: number): void => {
+    const name = new TextDecoder('utf-16le').decode(new Uint8Array(memory.buffer, file, bytes));
+    onBroken(
+      new MillraceError(
+        'EIO',
+        `the engine stopped at an assertion (${name}, line ${line}, column ${column}): please report it`,
+        { reason: 'engine-failed' },
+      ),
+    );
+  };
+  const instance = new WebAssembly.Instance(module, { env: { memory }, host: { trap } });
+  const exports = instance.exports as unknown as Exports;
+  if (exports.version() !== INTERFACE_VERSION)
+    throw new MillraceError('EINVAL', 'the engine has another version than its host');
+  if (!exports.init(memory.buffer.byteLength))
+    throw new MillraceError('EINVAL', `${memoryBytes} bytes are too little memory for a disk`);
+  return { exports, memory: memory.buffer, words: new Uint32Array(memory.buffer) };
+}
+
 export class Engine {
   /** Called after every round of steps: the disk looks at its job then. */
   onstep: () => void = () => {};
@@ -163,23 +193,7 @@ export class Engine {
     codec: Codec,
     clock: Clock = systemClock,
   ) {
-    const pages = Math.floor(memoryBytes / PAGE_BYTES);
-    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
-    const trap = (file: number, bytes: number, line: number, column: number): void => {
-      const name = new TextDecoder('utf-16le').decode(new Uint8Array(memory.buffer, file, bytes));
-      this.#broken = new MillraceError(
-        'EIO',
-        `the engine stopped at an assertion (${name}, line ${line}, column ${column}): please report it`,
-        { reason: 'engine-failed' },
-      );
-    };
-    const instance = new WebAssembly.Instance(module, { env: { memory }, host: { trap } });
-    const exports = instance.exports as unknown as Exports;
-    if (exports.version() !== INTERFACE_VERSION)
-      throw new MillraceError('EINVAL', 'the engine has another version than its host');
-    if (!exports.init(memory.buffer.byteLength))
-      throw new MillraceError('EINVAL', `${memoryBytes} bytes are too little memory for a disk`);
-    this.#instance = { exports, memory: memory.buffer, words: new Uint32Array(memory.buffer) };
+    this.#instance = instantiated(module, memoryBytes, (broken) => (this.#broken = broken));
     this.#codec = codec;
     this.clock = clock;
     this.texts = new HeaderTexts(
