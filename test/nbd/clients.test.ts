@@ -80,7 +80,8 @@ describeWithPeer(['fio'], 'fio', () => {
         'fio',
         ...['--name=verify', '--ioengine=nbd', `--uri=nbd+unix:///vda?socket=${socket}`],
         ...['--rw=randwrite', '--bs=12k', '--size=6m', '--iodepth=16', '--fsync=32'],
-        ...['--verify=crc32c', '--verify_fatal=1', '--do_verify=1', '--output-format=json'],
+        ...['--verify=crc32c', '--verify_fatal=1', '--do_verify=1', '--verify_state_save=0'],
+        '--output-format=json',
       );
       const [job] = JSON.parse(stdout.slice(stdout.indexOf('{'))).jobs;
       expect(job.error).toBe(0);
