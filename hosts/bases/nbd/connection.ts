@@ -8,25 +8,27 @@ import { MillraceError } from '../../api/errors.ts';
 import { Failure, transportFailure } from '../retry.ts';
 import type { ByteReader, ByteWriter, NbdConnection } from './duplex.ts';
 import { ConnectionEnded } from './duplex.ts';
+import { viewOf } from './fields.ts';
 import type { Negotiated } from './handshake.ts';
 import { broken, negotiate } from './handshake.ts';
-import type { Descriptor, ReplyHeader } from './protocol.ts';
+import type { Descriptor, ReplyHeader } from './messages.ts';
 import {
-  Command,
   DATA_OFFSET_BYTES,
   emitRequest,
   HOLE_BYTES,
-  NbdError,
   parseBlockStatus,
   parseDataOffset,
   parseError,
   parseHole,
   parseReply,
+  replyHeaderBytes,
+} from './messages.ts';
+import {
+  Command,
+  NbdError,
   REPLY_TYPE_ERROR_BIT,
   ReplyType,
-  replyHeaderBytes,
   SIMPLE_REPLY_BYTES,
-  viewOf,
 } from './protocol.ts';
 import type { NbdPlace } from './uri.ts';
 

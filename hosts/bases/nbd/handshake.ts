@@ -6,28 +6,30 @@
 import { Failure } from '../retry.ts';
 import type { NbdConnection } from './duplex.ts';
 import { ByteReader, ByteWriter } from './duplex.ts';
-import type { BlockSizes, HeaderStyle } from './protocol.ts';
 import {
-  BLOCK_SIZES_DEFAULT,
-  ExportFlag,
   emitClientFlags,
   emitGo,
   emitMetaContextQuery,
   emitOption,
+  OptionData,
+  parseBlockSizes,
+  parseExport,
+  parseGreeting,
+  parseOptionReply,
+  textOf,
+} from './options.ts';
+import type { BlockSizes, HeaderStyle } from './protocol.ts';
+import {
+  BLOCK_SIZES_DEFAULT,
+  ExportFlag,
   GREETING_BYTES,
   HandshakeFlag,
   Info,
   OPTION_REPLY_HEADER_BYTES,
   Option,
-  OptionData,
   OptionReply,
-  parseBlockSizes,
-  parseExport,
-  parseGreeting,
-  parseOptionReply,
   RESERVED_BYTES,
   STRING_BYTES_MAX,
-  textOf,
 } from './protocol.ts';
 import type { NbdPlace } from './uri.ts';
 

@@ -3,7 +3,7 @@
  * that follow. A server that cannot tell, or not now, costs no more than reading its zeros.
  */
 import type { Connection } from './connection.ts';
-import type { Descriptor } from './protocol.ts';
+import type { Descriptor } from './messages.ts';
 import { AllocationFlag } from './protocol.ts';
 
 /** What one request asks about, at most: less than the 32 bits of a compact one. */

@@ -2,8 +2,9 @@
 import type { Extent } from '../../api/disk.ts';
 import type { ErrorCode } from '../../api/errors.ts';
 import { MillraceError } from '../../api/errors.ts';
-import type { Descriptor, HeaderStyle, Request } from '../../bases/nbd/protocol.ts';
-import * as protocol from '../../bases/nbd/protocol.ts';
+import type { Descriptor, Request } from '../../bases/nbd/messages.ts';
+import * as messages from '../../bases/nbd/messages.ts';
+import type { HeaderStyle } from '../../bases/nbd/protocol.ts';
 import { AllocationFlag, Command, CommandFlag, NbdError } from '../../bases/nbd/protocol.ts';
 import type { Export } from './export.ts';
 import { codeOf } from './export.ts';
@@ -104,14 +105,14 @@ export function refusal(
   message: string,
 ): Uint8Array[] {
   return style === 'simple'
-    ? [protocol.emitSimpleReply(request, error)]
-    : [protocol.emitError(request, style, error, message)];
+    ? [messages.emitSimpleReply(request, error)]
+    : [messages.emitError(request, style, error, message)];
 }
 
 function success({ request, style }: Task): Uint8Array[] {
   return style === 'extended'
-    ? [protocol.emitNone(request, style)]
-    : [protocol.emitSimpleReply(request, NbdError.none)];
+    ? [messages.emitNone(request, style)]
+    : [messages.emitSimpleReply(request, NbdError.none)];
 }
 
 /** What does the request, if it is one that can be. */
@@ -186,7 +187,7 @@ async function read(task: Task): Promise<Uint8Array[]> {
 /** A read of nothing has no content chunk. */
 function success0(task: Task): Uint8Array[] {
   return task.style === 'structured'
-    ? [protocol.emitNone(task.request, task.style)]
+    ? [messages.emitNone(task.request, task.style)]
     : success(task);
 }
 
@@ -222,11 +223,11 @@ async function contentOf(
   { offset, length, isZero }: Run,
   done: boolean,
 ): Promise<Uint8Array[]> {
-  if (isZero) return [protocol.emitOffsetHole(request, style, offset, length, done)];
+  if (isZero) return [messages.emitOffsetHole(request, style, offset, length, done)];
   const header =
     style === 'simple'
-      ? protocol.emitSimpleReply(request, NbdError.none)
-      : protocol.emitOffsetData(request, style, offset, length, done);
+      ? messages.emitSimpleReply(request, NbdError.none)
+      : messages.emitOffsetData(request, style, offset, length, done);
   const reply = room(header.length + length);
   reply.set(header);
   await target.readInto(offset, reply.subarray(header.length));
@@ -345,7 +346,7 @@ async function blockStatus(task: Task): Promise<Uint8Array[]> {
     stop,
   );
   return contexts.map((context, index) =>
-    protocol.emitBlockStatus(request, style, context, lists[index], index === contexts.length - 1),
+    messages.emitBlockStatus(request, style, context, lists[index], index === contexts.length - 1),
   );
 }
 
@@ -355,7 +356,7 @@ function rangeOfStatus({ target, request, payload, contexts }: Task): {
   contexts: readonly number[];
 } {
   if (payload === undefined) return { offset: request.offset, length: request.length, contexts };
-  const asked = protocol.parseBlockStatusPayload(payload);
+  const asked = messages.parseBlockStatusPayload(payload);
   const isSound =
     asked !== undefined &&
     new Set(asked.contexts).size === asked.contexts.length &&

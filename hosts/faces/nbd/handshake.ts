@@ -4,8 +4,17 @@
  */
 import type { NbdConnection } from '../../bases/nbd/duplex.ts';
 import { ByteReader, ByteWriter } from '../../bases/nbd/duplex.ts';
-import * as protocol from '../../bases/nbd/protocol.ts';
-import { HandshakeFlag, Info, Option, OptionReply } from '../../bases/nbd/protocol.ts';
+import { viewOf } from '../../bases/nbd/fields.ts';
+import * as options from '../../bases/nbd/options.ts';
+import type { HeaderStyle } from '../../bases/nbd/protocol.ts';
+import {
+  CLIENT_FLAGS_BYTES,
+  HandshakeFlag,
+  Info,
+  OPTION_HEADER_BYTES,
+  Option,
+  OptionReply,
+} from '../../bases/nbd/protocol.ts';
 import type { Export } from './export.ts';
 import { OPTION_BYTES_MAX, OPTIONS_MAX, PAYLOAD_BYTES_MAX, SKIP_BYTES_MAX } from './limits.ts';
 
@@ -25,7 +34,7 @@ export const ALLOCATION_DEPTH = 1;
 /** What a client has settled on. */
 export interface Agreement {
   target: Export;
-  style: protocol.HeaderStyle;
+  style: HeaderStyle;
   /** Indices in CONTEXTS. */
   contexts: readonly number[];
 }
@@ -40,7 +49,7 @@ export class Handshake {
   #writer: ByteWriter;
   #noZeroes = false;
   #isSecure = false;
-  #style: protocol.HeaderStyle = 'simple';
+  #style: HeaderStyle = 'simple';
   /** What the last NBD_OPT_SET_META_CONTEXT chose, and for which export. */
   #chosen: { target: Export; contexts: readonly number[] } | undefined;
 
@@ -64,15 +73,13 @@ export class Handshake {
    * @throws ConnectionEnded
    */
   async run(): Promise<Agreement | undefined> {
-    this.#writer.push([protocol.emitGreeting()]);
-    const flags = protocol
-      .viewOf(await this.#reader.take(protocol.CLIENT_FLAGS_BYTES))
-      .getUint32(0);
+    this.#writer.push([options.emitGreeting()]);
+    const flags = viewOf(await this.#reader.take(CLIENT_FLAGS_BYTES)).getUint32(0);
     // "Client flags": one that we do not know ends the connection.
     if (flags & ~(HandshakeFlag.fixedNewstyle | HandshakeFlag.noZeroes)) return undefined;
     this.#noZeroes = (flags & HandshakeFlag.noZeroes) !== 0;
     for (let count = 0; count < OPTIONS_MAX; count++) {
-      const header = protocol.parseOption(await this.#reader.take(protocol.OPTION_HEADER_BYTES));
+      const header = options.parseOption(await this.#reader.take(OPTION_HEADER_BYTES));
       if (header === undefined) return undefined;
       const step = await this.#option(header);
       // Nothing piles up for a client that asks and does not read.
@@ -83,7 +90,7 @@ export class Handshake {
     return undefined;
   }
 
-  async #option({ option, length }: protocol.OptionHeader): Promise<Step> {
+  async #option({ option, length }: options.OptionHeader): Promise<Step> {
     if (length > OPTION_BYTES_MAX) {
       if (length > SKIP_BYTES_MAX) return 'end';
       await this.#reader.skip(length);
@@ -131,11 +138,11 @@ export class Handshake {
   }
 
   #reply(option: number, type: number, data?: Uint8Array): void {
-    this.#writer.push([protocol.emitOptionReply(option, type, data)]);
+    this.#writer.push([options.emitOptionReply(option, type, data)]);
   }
 
   #refuse(option: number, type: number, message: string): undefined {
-    this.#writer.push([protocol.emitOptionError(option, type, message)]);
+    this.#writer.push([options.emitOptionError(option, type, message)]);
     return undefined;
   }
 
@@ -157,13 +164,13 @@ export class Handshake {
   }
 
   #exportName(data: Uint8Array): Step {
-    const name = protocol.textOf(data);
+    const name = options.textOf(data);
     const target = name === undefined ? undefined : this.#find(name);
     // Extended headers go with NBD_OPT_GO only. There is no way to say what is wrong.
     if (target === undefined || this.#style === 'extended') return 'end';
     const agreement = this.#agree(target);
     const flags = target.flags(this.#style, agreement.contexts.length > 0);
-    this.#writer.push([protocol.emitExportName(target.disk.size, flags, this.#noZeroes)]);
+    this.#writer.push([options.emitExportName(target.disk.size, flags, this.#noZeroes)]);
     return agreement;
   }
 
@@ -175,7 +182,7 @@ export class Handshake {
   #list(data: Uint8Array): undefined {
     if (data.length > 0) return this.#hasData(Option.list);
     for (const name of this.#offer.exports.keys())
-      this.#reply(Option.list, OptionReply.server, protocol.emitServer(name));
+      this.#reply(Option.list, OptionReply.server, options.emitServer(name));
     this.#reply(Option.list, OptionReply.ack);
   }
 
@@ -209,7 +216,7 @@ export class Handshake {
 
   /** NBD_OPT_INFO and NBD_OPT_GO. */
   #go(option: number, data: Uint8Array): Step {
-    const fields = new protocol.OptionData(data);
+    const fields = new options.OptionData(data);
     const name = fields.string();
     const count = fields.u16();
     const asked = new Set<number>();
@@ -229,10 +236,10 @@ export class Handshake {
   #tellExport(option: number, { target, contexts }: Agreement, asked: ReadonlySet<number>): void {
     const flags = target.flags(this.#style, contexts.length > 0);
     const tell = (data: Uint8Array): void => this.#reply(option, OptionReply.info, data);
-    tell(protocol.emitInfoExport(target.disk.size, flags));
-    if (asked.has(Info.name)) tell(protocol.emitInfoText(Info.name, target.name));
+    tell(options.emitInfoExport(target.disk.size, flags));
+    if (asked.has(Info.name)) tell(options.emitInfoText(Info.name, target.name));
     if (asked.has(Info.blockSize))
-      tell(protocol.emitInfoBlockSize(1, target.preferredBlock, PAYLOAD_BYTES_MAX));
+      tell(options.emitInfoBlockSize(1, target.preferredBlock, PAYLOAD_BYTES_MAX));
     this.#reply(option, OptionReply.ack);
   }
 
@@ -279,7 +286,7 @@ export class Handshake {
         OptionReply.invalid,
         'structured replies must be agreed on first',
       );
-    const fields = new protocol.OptionData(data);
+    const fields = new options.OptionData(data);
     const name = fields.string();
     const count = fields.u32();
     if (name === undefined || count === undefined) return this.#malformed(option);
@@ -299,7 +306,7 @@ export class Handshake {
       this.#reply(
         option,
         OptionReply.metaContext,
-        protocol.emitMetaContext(sets ? id : 0, CONTEXTS[id]),
+        options.emitMetaContext(sets ? id : 0, CONTEXTS[id]),
       );
     if (sets) this.#chosen = { target, contexts };
     this.#reply(option, OptionReply.ack);

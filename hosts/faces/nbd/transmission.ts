@@ -6,13 +6,13 @@
 
 import type { ByteReader, ByteWriter } from '../../bases/nbd/duplex.ts';
 import { ConnectionEnded } from '../../bases/nbd/duplex.ts';
-import type { Request } from '../../bases/nbd/protocol.ts';
+import type { Request } from '../../bases/nbd/messages.ts';
+import { parseRequest } from '../../bases/nbd/messages.ts';
 import {
   Command,
   CommandFlag,
   EXTENDED_REQUEST_BYTES,
   NbdError,
-  parseRequest,
   REQUEST_BYTES,
 } from '../../bases/nbd/protocol.ts';
 import { answer, refusal } from './commands.ts';
