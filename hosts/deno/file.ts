@@ -6,15 +6,10 @@
 import { basename, dirname, isAbsolute, join } from 'node:path';
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import type { FileKind, SystemWords } from '../files/errors.ts';
-import type {
-  FileError,
-  FileHost,
-  FileStat,
-  Files,
-  OpenFile,
-  OpenFileOptions,
-} from '../files/file.ts';
-import { fileErrorsOf, filesOf, STAT_BLOCK_BYTES } from '../files/file.ts';
+import type { Files, OpenFileOptions } from '../files/file.ts';
+import { filesOf } from '../files/file.ts';
+import type { FileError, FileHost, FileStat, OpenFile } from '../files/host.ts';
+import { fileErrorsOf, STAT_BLOCK_BYTES } from '../files/host.ts';
 import type { Access, Guarded } from '../files/qemu-locks.ts';
 import type { Holes } from './holes.ts';
 import { holesOf } from './holes.ts';

@@ -6,10 +6,10 @@
  */
 import * as http from 'node:http';
 import * as https from 'node:https';
+import type { FetchInit } from '../bases/http/fetch.ts';
 import { ORIGIN_HEADERS } from '../bases/http/mirrors.ts';
 import type { ProxyServer } from '../bases/http/proxy.ts';
 import { proxyFor, throughProxy } from '../bases/http/proxy.ts';
-import type { FetchInit } from '../bases/http/request.ts';
 import type { Answer, AnswerBody, PieceReader } from '../bases/http/response.ts';
 import { Failure } from '../bases/retry.ts';
 import { proxyHeaders, proxyPlace, TunnelAgent } from './tunnel.ts';

@@ -5,7 +5,7 @@
  */
 import { MillraceError } from '../../api/errors.ts';
 import { redactUrl } from './address.ts';
-import type { Fetch } from './request.ts';
+import type { Fetch } from './fetch.ts';
 import type { Answer } from './response.ts';
 
 /** Reads an environment variable; undefined for one that is not set, or may not be read. */
