@@ -1,5 +1,6 @@
 /** The calls that open disks, as a runtime with local files has them. */
 import type {
+  BaseCacheOptions,
   CheckOptions,
   CheckReport,
   CommitOptions,
@@ -26,4 +27,18 @@ export interface Library {
   commitDisk(options: CommitOptions): Promise<CommitReport>;
   /** Gives an overlay another base; the disk shows the same as before. */
   rebaseDisk(options: RebaseOptions): Promise<RebaseReport>;
+}
+
+/** What disks over bases on servers may have besides. */
+export interface WithBaseCache {
+  /** A folder in which what is fetched of a base is kept for the next disk over it. */
+  baseCache?: BaseCacheOptions;
+}
+
+/** The calls, where what is fetched of bases can be kept. */
+export interface CachingLibrary extends Library {
+  /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
+  createDisk(options: CreateOptions & WithBaseCache): Promise<Disk>;
+  /** Opens an overlay; its base is the recorded one unless another is given. */
+  openDisk(options: OpenOptions & WithBaseCache): Promise<Disk>;
 }

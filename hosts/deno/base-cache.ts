@@ -1,13 +1,7 @@
-/** The cache of bases under Deno: what it needs of a file system, and the runtime that has it. */
+/** The cache of bases under Deno: what it needs of a file system. */
 import { join } from 'node:path';
-import type { BaseCacheOptions } from '../api/disk.ts';
-import type { Runtime } from '../api/runtime.ts';
 import type { CachedImage, CacheFolder } from '../disk/base-cache.ts';
-import { cachingBases } from '../disk/base-cache.ts';
-import { isHttpUrl } from '../files/location.ts';
 import { fileError } from './file.ts';
-import { openHttp } from './http.ts';
-import { denoRuntime } from './runtime.ts';
 
 /** stat(2) counts in these. */
 const STAT_BLOCK_BYTES = 512;
@@ -45,13 +39,3 @@ export const cacheFolder: CacheFolder = {
   },
   remove: (path) => Deno.remove(path),
 };
-
-/** Deno's runtime, with a cache of bases where one is wanted. */
-export function runtimeWith(baseCache: BaseCacheOptions | undefined): Runtime {
-  if (baseCache === undefined) return denoRuntime;
-  const openSource: Runtime['openSource'] = async (location, as) =>
-    as !== undefined && isHttpUrl(String(location))
-      ? openHttp(location, { lookFirst: true })
-      : denoRuntime.openSource(location, as);
-  return cachingBases({ ...denoRuntime, openSource }, cacheFolder, baseCache);
-}

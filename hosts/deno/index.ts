@@ -10,12 +10,13 @@
  * await disk.close();
  * ```
  */
-import type { BaseCacheOptions, CreateOptions, Disk, OpenOptions } from '../api/disk.ts';
-import type { Library } from '../api/library.ts';
-import { libraryOf } from '../faces/calls.ts';
-import { runtimeWith } from './base-cache.ts';
+import type { CachingLibrary } from '../api/library.ts';
+import { cachingLibraryOf } from '../faces/calls.ts';
+import { cacheFolder } from './base-cache.ts';
+import { openHttp } from './http.ts';
 import { denoRuntime } from './runtime.ts';
 
+export type { CachingLibrary, WithBaseCache } from '../api/library.ts';
 export type { Handler, HandlerOptions } from '../faces/http/handler.ts';
 export { createHandler } from '../faces/http/handler.ts';
 export * from '../faces/library.ts';
@@ -24,32 +25,18 @@ export { openFile, openFileSource } from './file.ts';
 export { openHttp } from './http.ts';
 export { openNbd } from './nbd-base.ts';
 
-/** What disks over bases on servers may have besides. */
-export interface WithBaseCache {
-  /** A folder in which what is fetched of a base is kept for the next disk over it. */
-  baseCache?: BaseCacheOptions;
-}
-
-const library: Library = libraryOf(denoRuntime);
+const library: CachingLibrary = cachingLibraryOf(denoRuntime, { folder: cacheFolder, openHttp });
 
 /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
-export async function createDisk(options: CreateOptions & WithBaseCache): Promise<Disk> {
-  const { baseCache, ...rest } = options;
-  return libraryOf(runtimeWith(baseCache)).createDisk(rest);
-}
-
+export const createDisk: CachingLibrary['createDisk'] = library.createDisk;
 /** Opens an overlay; its base is the recorded one unless another is given. */
-export async function openDisk(options: OpenOptions & WithBaseCache): Promise<Disk> {
-  const { baseCache, ...rest } = options;
-  return libraryOf(runtimeWith(baseCache)).openDisk(rest);
-}
-
+export const openDisk: CachingLibrary['openDisk'] = library.openDisk;
 /**
  * Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw
  * image, which has nothing to check.
  */
-export const checkDisk: Library['checkDisk'] = library.checkDisk;
+export const checkDisk: CachingLibrary['checkDisk'] = library.checkDisk;
 /** Writes what an overlay holds down into a local base of its chain, and empties the overlay. */
-export const commitDisk: Library['commitDisk'] = library.commitDisk;
+export const commitDisk: CachingLibrary['commitDisk'] = library.commitDisk;
 /** Gives an overlay another base; the disk shows the same as before. */
-export const rebaseDisk: Library['rebaseDisk'] = library.rebaseDisk;
+export const rebaseDisk: CachingLibrary['rebaseDisk'] = library.rebaseDisk;

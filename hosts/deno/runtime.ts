@@ -5,7 +5,6 @@
 import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as zlib from 'node:zlib';
-import type { BlockFile } from '../api/block.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { portableDecompressors } from '../bases/containers/portable.ts';
 import type { NodeZlib, UnpackTools } from '../bases/containers/unpack.ts';
@@ -15,6 +14,7 @@ import type { ZlibFunction } from '../disk/codecs/codecs.ts';
 import { codecOf, zlibDecoder } from '../disk/codecs/codecs.ts';
 import type { Paths } from '../files/location.ts';
 import { isHttpUrl, isRemote, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
+import { scratchFile } from '../files/scratch.ts';
 import engine from './engine.js';
 import { denoFiles } from './file.ts';
 import { openHttp } from './http.ts';
@@ -48,23 +48,13 @@ const { inflateRawSync, zstdDecompressSync } = zlib as unknown as Record<
   ZlibFunction
 >;
 
-/**
- * Beside the overlay there is room for a disk; without one, where the system has temporary files.
- * The file is never published, so that it goes when it is closed; what a killed process has left is
- * taken away by the next.
- */
-async function scratch(beside: string | undefined): Promise<BlockFile> {
-  const make = (path: string) => denoFiles.makeFile(`${path}.pass`, { cache: 'unsafe' });
-  const own = crypto.randomUUID();
-  if (beside === undefined) return make(join(Deno.env.get('TMPDIR') ?? '/tmp', `millrace-${own}`));
-  const path = localPath(beside);
-  // Another base of the same overlay has that name, or a file of somebody else.
-  return make(path).catch(() => make(`${path}.${own}`));
-}
-
 const unpackTools: UnpackTools = {
   decompressors: nodeDecompressors(zlib as unknown as NodeZlib, portableDecompressors),
-  scratch,
+  scratch: (beside) =>
+    scratchFile(denoFiles, {
+      beside: beside && localPath(beside),
+      temporary: Deno.env.get('TMPDIR') ?? '/tmp',
+    }),
   room: ROOM_DEFAULT,
 };
 

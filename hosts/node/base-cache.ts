@@ -1,17 +1,8 @@
-/**
- * The cache of bases under Node and Bun: what it needs of a file system, and the runtime that has
- * it.
- */
+/** The cache of bases under Node and Bun: what it needs of a file system. */
 import { mkdir, readdir, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { BaseCacheOptions } from '../api/disk.ts';
-import type { Runtime } from '../api/runtime.ts';
 import type { CachedImage, CacheFolder } from '../disk/base-cache.ts';
-import { cachingBases } from '../disk/base-cache.ts';
-import { isHttpUrl } from '../files/location.ts';
 import { fileError } from './file.ts';
-import { openHttp } from './http.ts';
-import { nodeRuntime } from './runtime.ts';
 
 /** stat(2) counts in these. */
 const STAT_BLOCK_BYTES = 512;
@@ -44,14 +35,4 @@ async function look(path: string): Promise<CachedImage | undefined> {
   return (
     stats && { path, bytes: stats.blocks * STAT_BLOCK_BYTES, usedMs: Math.floor(stats.mtimeMs) }
   );
-}
-
-/** Node's runtime, with a cache of bases where one is wanted. */
-export function runtimeWith(baseCache: BaseCacheOptions | undefined): Runtime {
-  if (baseCache === undefined) return nodeRuntime;
-  const openSource: Runtime['openSource'] = async (location, as) =>
-    as !== undefined && isHttpUrl(String(location))
-      ? openHttp(location, { lookFirst: true })
-      : nodeRuntime.openSource(location, as);
-  return cachingBases({ ...nodeRuntime, openSource }, cacheFolder, baseCache);
 }

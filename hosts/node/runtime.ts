@@ -5,7 +5,6 @@ import { tmpdir } from 'node:os';
 import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as zlib from 'node:zlib';
-import type { BlockFile } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { portableDecompressors } from '../bases/containers/portable.ts';
@@ -14,6 +13,7 @@ import { nodeDecompressors, ROOM_DEFAULT, unpackWith } from '../bases/containers
 import { isNbdUri } from '../bases/nbd/uri.ts';
 import type { Paths } from '../files/location.ts';
 import { isHttpUrl, isRemote, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
+import { scratchFile } from '../files/scratch.ts';
 import { nodeCodec } from './codecs.ts';
 import { fileError, nodeFiles } from './file.ts';
 import { openHttp } from './http.ts';
@@ -58,23 +58,10 @@ async function readEngine(): Promise<Uint8Array<ArrayBuffer>> {
   }
 }
 
-/**
- * Beside the overlay there is room for a disk; without one, where the system has temporary files.
- * The file is never published, so that it goes when it is closed; what a killed process has left is
- * taken away by the next.
- */
-async function scratch(beside: string | undefined): Promise<BlockFile> {
-  const make = (path: string) => nodeFiles.makeFile(`${path}.pass`, { cache: 'unsafe' });
-  const own = crypto.randomUUID();
-  if (beside === undefined) return make(join(tmpdir(), `millrace-${own}`));
-  const path = localPath(beside);
-  // Another base of the same overlay has that name, or a file of somebody else.
-  return make(path).catch(() => make(`${path}.${own}`));
-}
-
 const unpackTools: UnpackTools = {
   decompressors: nodeDecompressors(zlib as unknown as NodeZlib, portableDecompressors),
-  scratch,
+  scratch: (beside) =>
+    scratchFile(nodeFiles, { beside: beside && localPath(beside), temporary: tmpdir() }),
   room: ROOM_DEFAULT,
 };
 
