@@ -31,7 +31,8 @@ export interface BlockSource {
    * Fills the whole of `into` from `offset` on; the range lies inside `size`. Synchronous hosts
    * return nothing, asynchronous ones a promise. Reads may be issued concurrently and finish in any
    * order.
-   * @throws MillraceError (`EIO`, `ECHANGED`, …) when the bytes cannot be had; `into` is then undefined.
+   * @throws MillraceError (`EIO`, `ECHANGED`, …) when the bytes cannot be had; `into` is then
+   *   undefined.
    */
   read(offset: number, into: Uint8Array, hint?: ReadHint): void | Promise<void>;
   /**

@@ -145,7 +145,10 @@ export interface ImageInfo {
   fileSize: number;
   /** What the file was unpacked from. */
   container?: ContainerInfo;
-  /** Bytes of a cluster, or of what other formats call a block or grain; missing where there are none. */
+  /**
+   * Bytes of a cluster, or of what other formats call a block or grain; missing where there are
+   * none.
+   */
   clusterSize?: number;
   /** The rest only for qcow2. */
   version?: number;

@@ -47,7 +47,8 @@ export interface Runtime {
   /**
    * Opens an overlay by its path or name. A writable one is locked against every other opener until
    * it is closed.
-   * @throws MillraceError `EBUSY` naming who has it, `EEXIST` with `create` when it is there already, `ENOENT`, `EROFS`, `EACCES`.
+   * @throws MillraceError `EBUSY` naming who has it, `EEXIST` with `create` when it is there
+   *   already, `ENOENT`, `EROFS`, `EACCES`.
    */
   openOverlay(location: string, mode: OverlayMode): Promise<BlockFile>;
   /**
@@ -66,7 +67,8 @@ export interface Runtime {
    * What a source holds, where it is a compressed file or an archive; the source itself where it is
    * neither. It is closed by what is returned, and where that fails. Default: every source is taken
    * as it is.
-   * @throws MillraceError `ECORRUPT`, `EUNSUPPORTED`, `ENOENT` for a member that is not there, and what reading the source throws.
+   * @throws MillraceError `ECORRUPT`, `EUNSUPPORTED`, `ENOENT` for a member that is not there, and
+   *   what reading the source throws.
    */
   unpack?(source: BlockSource, options: UnpackOptions): Promise<BlockSource>;
   /**

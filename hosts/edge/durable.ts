@@ -17,7 +17,9 @@ const SCHEMA = `
   CREATE TABLE IF NOT EXISTS millrace_files (name TEXT PRIMARY KEY, size INTEGER NOT NULL);
   CREATE TABLE IF NOT EXISTS millrace_new (file TEXT PRIMARY KEY);
   CREATE TABLE IF NOT EXISTS millrace_kept (file TEXT PRIMARY KEY, text TEXT NOT NULL);
-  CREATE TABLE IF NOT EXISTS millrace_blobs (file TEXT NOT NULL, number INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (file, number)) WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS millrace_blobs (
+    file TEXT NOT NULL, number INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (file, number)
+  ) WITHOUT ROWID;
 `;
 
 /**

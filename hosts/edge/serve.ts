@@ -35,7 +35,9 @@ const PAUSED_LOOK_MS = 3_600_000;
 const TRIES_MAX = 17;
 /** Jobs that go on, and what became of the last ones. */
 const SCHEMA = `
-  CREATE TABLE IF NOT EXISTS millrace_jobs (device TEXT PRIMARY KEY, options TEXT NOT NULL, tries INTEGER NOT NULL);
+  CREATE TABLE IF NOT EXISTS millrace_jobs (
+    device TEXT PRIMARY KEY, options TEXT NOT NULL, tries INTEGER NOT NULL
+  );
   CREATE TABLE IF NOT EXISTS millrace_ends (device TEXT PRIMARY KEY, info TEXT NOT NULL);
 `;
 

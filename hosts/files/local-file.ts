@@ -1,6 +1,6 @@
 /**
- * A local file that is open: reads and writes at any offset, what is kept beside it, its publishing,
- * and its end. Every error names the file, and the offset where there is one.
+ * A local file that is open: reads and writes at any offset, what is kept beside it, its
+ * publishing, and its end. Every error names the file, and the offset where there is one.
  */
 import type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
 import type { CacheMode } from '../api/disk.ts';

@@ -1,10 +1,13 @@
 /**
- * The program of a decoding thread, as text. It is text because it has to start from wherever the module that starts it is run: from
- * TypeScript sources (Node 20 runs no .ts file in a worker), from dist, or from a user's bundle (which has no file beside it).
- * So it imports nothing of ours, and only decodes: what a stream may claim has been checked before, how much it gave is checked after.
+ * The program of a decoding thread, as text. It is text because it has to start from wherever the
+ * module that starts it is run: from TypeScript sources (Node 20 runs no .ts file in a worker),
+ * from dist, or from a user's bundle (which has no file beside it). So it imports nothing of ours,
+ * and only decodes: what a stream may claim has been checked before, how much it gave is checked
+ * after.
  *
- * A message is a batch: `input` holds the streams one after another, `output` has room for their clusters one after another; both
- * are given back with a result for each, the number of bytes it gave or the reason why it does not inflate.
+ * A message is a batch: `input` holds the streams one after another, `output` has room for their
+ * clusters one after another; both are given back with a result for each, the number of bytes it
+ * gave or the reason why it does not inflate.
  */
 
 /**
@@ -44,7 +47,8 @@ const { parentPort, workerData, MessageChannel } = require('node:worker_threads'
 const zlib = require('node:zlib');
 
 const SPARE_BYTES = 64;
-const bounded = (decompress) => (from, size) => decompress(from, { chunkSize: size + SPARE_BYTES, maxOutputLength: size });
+const bounded = (decompress) => (from, size) =>
+  decompress(from, { chunkSize: size + SPARE_BYTES, maxOutputLength: size });
 
 async function loadZstd() {
   if (zlib.zstdDecompressSync) return bounded(zlib.zstdDecompressSync);
@@ -56,8 +60,9 @@ async function loadZstd() {
 const decoders = { zlib: () => bounded(zlib.inflateRawSync), zstd: loadZstd };
 const loading = {};
 
-// Each decoded cluster is a new buffer. Left to the garbage collector, they pile up to 40 MB a thread and more, so each is detached as
-// soon as it has been copied: by transfer (Node 21), or by sending it where nobody is. Buffers out of Node's shared pool are let be.
+// Each decoded cluster is a new buffer. Left to the garbage collector, they pile up to 40 MB a
+// thread and more, so each is detached as soon as it has been copied: by transfer (Node 21), or by
+// sending it where nobody is. Buffers out of Node's shared pool are let be.
 const nobody = new MessageChannel();
 nobody.port2.close();
 function free(out) {
@@ -68,7 +73,8 @@ function free(out) {
 
 const { gate } = workerData;
 function decode(decoder, from, into) {
-  if (Atomics.compareExchange(gate, 0, ${FREE}, ${DECODING}) !== ${FREE}) return 'this thread is being ended';
+  if (Atomics.compareExchange(gate, 0, ${FREE}, ${DECODING}) !== ${FREE})
+    return 'this thread is being ended';
   try {
     const out = decoder(from, into.length);
     const count = out.length;
@@ -89,7 +95,8 @@ parentPort.on('message', async ({ id, streams, input, output }) => {
   let to = 0;
   for (const { method, length, size } of streams) {
     const decoder = await (loading[method] ??= decoders[method]());
-    results.push(decode(decoder, new Uint8Array(input, from, length), new Uint8Array(output, to, size)));
+    const into = new Uint8Array(output, to, size);
+    results.push(decode(decoder, new Uint8Array(input, from, length), into));
     from += length;
     to += size;
   }

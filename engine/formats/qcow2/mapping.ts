@@ -183,8 +183,8 @@ function lookupSubclusters(
 }
 
 /**
- * A read stays inside a base's file: behind its end, which may lie within its last cluster, there are
- * zeros. The overlay's grows as it is written.
+ * A read stays inside a base's file: behind its end, which may lie within its last cluster, there
+ * are zeros. The overlay's grows as it is written.
  */
 function insideFile(image: Qcow2, extent: Extent): Extent {
   if (image.index == <u32>OVERLAY || extent.state != DATA) return extent;

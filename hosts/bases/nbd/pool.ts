@@ -53,8 +53,8 @@ export class Pool {
 
   /**
    * The connection that has the least to do.
-   * @throws Failure where there is none and none can be made, `ECHANGED` where the export is another
-   *   one than before; the signal's reason.
+   * @throws Failure where there is none and none can be made, `ECHANGED` where the export is
+   *   another one than before; the signal's reason.
    */
   async take(background: boolean, signal: AbortSignal): Promise<Connection> {
     this.#open = this.#open.filter(({ isOpen }) => isOpen);

@@ -133,8 +133,8 @@ export interface Instance {
 }
 
 /**
- * The engine, with a memory of its own. Apart from the class: what is made in one function holds all
- * that the others made there need, so that a closed engine would go on holding its memory.
+ * The engine, with a memory of its own. Apart from the class: what is made in one function holds
+ * all that the others made there need, so that a closed engine would go on holding its memory.
  */
 function instantiated(
   module: WebAssembly.Module,

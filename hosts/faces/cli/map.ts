@@ -1,7 +1,8 @@
 /**
  * `millrace map`: where each part of a disk is, in the words and fields of `qemu-img map`. Where
  * the runtime does not tell the holes of a raw file, they are found by reading it, if it takes less
- * space than it is long; those in a qcow2 file are told of one that was preallocated (preallocated.ts).
+ * space than it is long; those in a qcow2 file are told of one that was preallocated
+ * (preallocated.ts).
  */
 import type { Command } from 'commander';
 import type { Disk, Extent, ImageFormat, ImageInfo } from '../../api/disk.ts';

@@ -1,8 +1,9 @@
 /**
  * Holes in qcow2 files, as `qemu-img map` tells them: clusters that have a place in the file, of
- * which the file system has nothing, read as zeros and are still data. QEMU looks for them in images
- * whose metadata was preallocated, which it takes those for that have many more clusters in use than
- * the file system has blocks (qcow2_detect_metadata_preallocation of its block/qcow2-refcount.c).
+ * which the file system has nothing, read as zeros and are still data. QEMU looks for them in
+ * images whose metadata was preallocated, which it takes those for that have many more clusters in
+ * use than the file system has blocks (qcow2_detect_metadata_preallocation of its
+ * block/qcow2-refcount.c).
  */
 import type { BlockSource } from '../../api/block.ts';
 import type { ImageInfo } from '../../api/disk.ts';

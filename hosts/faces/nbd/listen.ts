@@ -29,7 +29,8 @@ const TLS_MS_MAX = 30_000;
 /**
  * Listens, and serves everyone who connects; `fd` is a socket that listens already. A Unix socket
  * has mode 0600; one that was left behind, and at which nobody listens, is replaced.
- * @throws MillraceError `EBUSY` when another program listens there, `EEXIST` when something else is there.
+ * @throws MillraceError `EBUSY` when another program listens there, `EEXIST` when something else is
+ *   there.
  */
 export async function listenNbd(
   server: NbdServer,
