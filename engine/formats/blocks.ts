@@ -229,7 +229,7 @@ function deflated(
 }
 
 /** Whether a block that the entry at `entryAt` of the file tells of begins where one can. */
-export function isBlockPlaced(t: Task | null, image: Blocks, block: u64, entryAt: u64): bool {
+function isBlockPlaced(t: Task | null, image: Blocks, block: u64, entryAt: u64): bool {
   if (block >= image.blocksFrom && block < image.fileSize) return true;
   refuseEntry(t, image, entryAt);
   return false;

@@ -27,8 +27,7 @@ export interface Offer {
 }
 
 /** Metadata contexts, by name; an index is their ID. */
-export const CONTEXTS = ['base:allocation', 'qemu:allocation-depth'] as const;
-export const BASE_ALLOCATION = 0;
+const CONTEXTS = ['base:allocation', 'qemu:allocation-depth'] as const;
 export const ALLOCATION_DEPTH = 1;
 
 /** What a client has settled on. */
