@@ -28,7 +28,7 @@ export function declareCheck(program: Command, platform: Platform, ended: Ended)
   const command = program
     .command('check')
     .description(
-      'Look for errors in an image. Exit code: 0 sound, 1 could not be checked, 2 corrupt, 3 only leaks, 63 a raw image.',
+      'Look for errors in an image. Exit code: 0 sound, 1 could not be checked, 2 corrupt, 3 only leaks, 63 no qcow2 image.',
     )
     .argument('<image>', 'a qcow2 file')
     .addOption(imageFormat())
