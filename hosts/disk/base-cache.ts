@@ -52,6 +52,7 @@ const LOOK_SHARE = 1 / 4;
 const SECTOR_BYTES = 512;
 /** What is in a base is for the disk above its image to tell. */
 const BYTES_AS_THEY_ARE = { baseFormat: 'raw', unpack: false } as const;
+const ON_SERVER = /^(?!file:)[a-z][a-z0-9+.-]+:\/\//i;
 /** Another program has it, or has just made it. */
 const TAKEN: readonly ErrorCode[] = ['EBUSY', 'EEXIST'];
 /** A file that is no image any more, or is another's: it is made anew. */
@@ -84,11 +85,15 @@ export function cachingBases(
   };
   return {
     ...runtime,
-    async openSource(location, as) {
-      const source = await runtime.openSource(location, as);
+    async openSource(location, as, how) {
+      const source = await runtime.openSource(location, as, how);
       // Local files are near enough.
-      if (as === undefined || source.preferred === undefined) return source;
+      if (as === undefined || !ON_SERVER.test(String(location))) return source;
       const { name = String(location), identity } = source;
+      if (source.inOrder !== undefined) {
+        once(name, 'its server sends it from start to end only');
+        return source;
+      }
       if (identity === undefined) {
         once(name, 'nothing tells whether it has changed');
         return source;

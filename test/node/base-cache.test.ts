@@ -238,6 +238,35 @@ it('a server without HEAD, or that identifies nothing, is read as before', async
   );
 });
 
+it('files of this machine are not kept, a base or what stands beside an overlay', async () => {
+  await writeFile(join(folder, 'local.raw'), content);
+  for (const command of [
+    ['create', 'l.qcow2', '--base', 'local.raw', '--base-format', 'raw', '--cache', cache],
+    ['stream', 'l.qcow2', '--cache', cache],
+  ])
+    expect(await millrace(command, { cwd: folder })).toMatchObject({ exitCode: 0, stderr: '' });
+  expect(existsSync(cache)).toBe(false);
+});
+
+it('what a server sends in one pass only is not kept, and is said to be', async () => {
+  const whole = makeContent('random', 2, 17 * MIB);
+  server.removeAllListeners('request').on('request', (_, response) => {
+    response.writeHead(200, { ETag: etag, 'Content-Length': whole.length }).end(whole);
+  });
+  const how = ['--sequential', '--cache', cache];
+  for (const command of [
+    ['create', 'p.qcow2', '--base', url, '--base-format', 'raw', ...how],
+    ['stream', 'p.qcow2', ...how],
+  ]) {
+    const { exitCode, stderr } = await millrace(command, { cwd: folder });
+    expect([exitCode, stderr]).toEqual([0, expect.stringMatching(/not kept.*start to end only/)]);
+  }
+  expect(existsSync(cache)).toBe(false);
+  const disk = await openDisk({ overlay: overlay('p'), base: null, readOnly: true });
+  expect(Buffer.compare(await disk.read(0, whole.length), whole)).toBe(0);
+  await disk.close();
+});
+
 it('its options are checked', async () => {
   const wrong = (baseCache: object) =>
     createDisk({ overlay: overlay('x'), base: url, baseCache: baseCache as { directory: string } });

@@ -109,7 +109,8 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
   });
   const local = unpackingAs(platform, guarded, options, LOOKING.includes(command.name()));
   const isOwn = WITHOUT_FROM.includes(command.name());
-  const { from, base, header = [] } = options;
+  // Before they are cleared below: these are the values themselves.
+  const { from, base, header = [], cache, cacheSize, sequential } = options;
   const tokenOption = command.name() === SERVER ? 'baseTokenFile' : 'tokenFile';
   const tokenFile = options[tokenOption];
   const headers = headersOf(header);
@@ -119,7 +120,6 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
   const origins = new Set(
     named.filter((place) => isHttpUrl(place) && URL.canParse(place)).map(originOf),
   );
-  const { cache, cacheSize } = options;
   if (cache === undefined && cacheSize !== undefined)
     throw new MillraceError('EINVAL', '--cache-size is of a folder that --cache names');
   const onTrouble = (message: string): void => void tell(platform, message);
@@ -134,7 +134,7 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
         ...(origins.has(originOf(place)) ? { headers } : {}),
         ...(cache !== undefined && as !== undefined ? { lookFirst: true } : {}),
         onTrouble,
-        sequential: options.sequential,
+        sequential,
       };
       return platform.openHttp(place, http);
     },
