@@ -27,9 +27,8 @@ import {
 import { requestBytes } from './data/populate';
 import { formatsInit } from './formats/formats';
 import { overlay, Qcow2, qcow2Of } from './formats/qcow2/image';
-import { jobAbort } from './job/abort';
+import { jobAbort, jobBegin, jobResume, jobSetSpeed } from './job/control';
 import { readaheadInit } from './job/readahead';
-import { jobBegin, jobResume, jobSetSpeed } from './job/stream';
 import { BLOCK_BYTES, PAGE_BYTES, PAGES_MAX, PAGES_MIN, REQUESTS_MAX, TASKS_MAX } from './limits';
 import { backingFits, backingInit, setBackingTexts } from './overlay/backing';
 import { freesBytes, freesInit } from './overlay/frees';

@@ -30,7 +30,8 @@ import {
   wake,
 } from './core/task';
 import { unplace } from './data/place';
-import { copyEnded, runCopy } from './job/copy';
+import { runCopy } from './job/copy';
+import { copyEnded } from './job/errors';
 import { runStream } from './job/stream';
 import { RUNS_PER_STEP_MAX } from './limits';
 import { growEnded, runGrow } from './overlay/grow';
@@ -66,7 +67,7 @@ import { runRemaining } from './requests/remaining';
 import { resizeEnded, runResize } from './requests/resize';
 import { runSnapshots } from './requests/snapshots';
 import { runWrite } from './requests/write';
-import { runZeroes } from './requests/zeroes';
+import { runDiscard, runZero } from './requests/zeroes';
 
 /** Takes `completed` completions, runs what can run; returns whether more could be done at once. */
 export function step(completed: u32, time: f64): bool {
@@ -123,7 +124,8 @@ function run(t: Task): i32 {
   if (t.kind == KIND_READ) return runRead(t);
   if (t.kind == KIND_WRITE) return runWrite(t);
   if (t.kind == KIND_COPY) return runCopy(t);
-  if (t.kind == KIND_ZERO || t.kind == KIND_DISCARD) return runZeroes(t);
+  if (t.kind == KIND_ZERO) return runZero(t);
+  if (t.kind == KIND_DISCARD) return runDiscard(t);
   if (t.kind == KIND_FLUSH) return runFlush(t);
   if (t.kind == KIND_GROW) return runGrow(t);
   if (t.kind == KIND_MAP) return runMap(t);

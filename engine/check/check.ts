@@ -13,6 +13,7 @@ import {
   fail,
   lock,
   ON_REFCOUNTS,
+  recordOf,
   Task,
   takeMemory,
   WAIT,
@@ -36,6 +37,7 @@ import {
   ECORRUPT,
   EUNSUPPORTED,
   FORMAT_QCOW2,
+  KIND_CHECK,
   OP_GIVE,
   OVERLAY,
   R_BITMAPS,
@@ -86,12 +88,21 @@ const MARK: u32 = 13;
 const MARKED: u32 = 14;
 const END: u32 = 15;
 
+@unmanaged
+class CheckTask extends Task {
+  /** What may be repaired: REPAIR_NOTHING and the following. */
+  get mayRepair(): u64 {
+    return this.argument;
+  }
+}
+
 /**
- * The argument says what may be repaired. Gives the numbers of CHECK_CORRUPTIONS and the following:
+ * Gives the numbers of CHECK_CORRUPTIONS and the following:
  * clusters of the disk that have a place are allocated, the end is that of the last cluster in use,
  * and clusters that do not follow the one before them are fragmented.
  */
-export function runCheck(t: Task): i32 {
+export function runCheck(task: Task): i32 {
+  const t = recordOf<CheckTask>(task, KIND_CHECK);
   const image = overlay();
   if (!mayCheck(t, image) || !lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;
   if (t.state == REST) {
@@ -118,9 +129,9 @@ export function runCheck(t: Task): i32 {
   return DONE;
 }
 
-function mayCheck(t: Task, image: Qcow2): bool {
+function mayCheck(t: CheckTask, image: Qcow2): bool {
   if (image.format != FORMAT_QCOW2) fail(t, EUNSUPPORTED, R_MAGIC, OVERLAY, 0);
-  else if (t.argument != REPAIR_NOTHING && image.bitmapCount)
+  else if (t.mayRepair != REPAIR_NOTHING && image.bitmapCount)
     fail(t, EUNSUPPORTED, R_BITMAPS, OVERLAY, 0);
   return t.error == 0;
 }
@@ -156,7 +167,7 @@ function startWindows(c: Check, image: Qcow2): void {
   c.part = START;
 }
 
-function look(t: Task, c: Check, image: Qcow2): i32 {
+function look(t: CheckTask, c: Check, image: Qcow2): i32 {
   if (t.state == LOOKING) {
     const next = allWindows(t, c, image);
     if (next != DONE) return next;
@@ -165,7 +176,7 @@ function look(t: Task, c: Check, image: Qcow2): i32 {
   }
   // Opening takes no second way through all tables for flags: with every refcount right, and none
   // of them above one, they are only hints.
-  if (t.argument == REPAIR_CRASH && corruptions(c) + c.leaks + c.shared == 0) {
+  if (t.mayRepair == REPAIR_CRASH && corruptions(c) + c.leaks + c.shared == 0) {
     t.state = DECIDE;
     return DONE;
   }
@@ -175,39 +186,39 @@ function look(t: Task, c: Check, image: Qcow2): i32 {
 }
 
 /** Whether to repair, and how. */
-function decide(t: Task, c: Check, image: Qcow2): i32 {
+function decide(t: CheckTask, c: Check, image: Qcow2): i32 {
   assert(c.repairs <= CHECK_REPAIRS_MAX);
   const leaks = mayFree(c, image) ? c.leaks : 0;
   const fixable =
-    t.argument != REPAIR_LEAKS
+    t.mayRepair != REPAIR_LEAKS
       ? corruptions(c) - c.wrongEntries + leaks + c.looseZeroes
       : moreIsWrong(c)
         ? leaks
         : leaks + c.wrongFlags;
   t.settles = 0;
   const wrongBlocks = c.wrongBlocks + c.sharedBlocks;
-  if (t.argument == REPAIR_CRASH && c.wrongEntries + wrongBlocks + c.shared)
+  if (t.mayRepair == REPAIR_CRASH && c.wrongEntries + wrongBlocks + c.shared)
     return refuse(t, c, image);
   // What cannot be followed may lead to any cluster that nothing else refers to.
-  const wants = t.argument == REPAIR_CRASH || (t.argument != REPAIR_NOTHING && fixable + c.leaks);
+  const wants = t.mayRepair == REPAIR_CRASH || (t.mayRepair != REPAIR_NOTHING && fixable + c.leaks);
   if (c.unread && wants) return failed(t, ECORRUPT, R_UNREAD, c.unreadAt);
-  if (t.argument == REPAIR_ALL && c.repairs < CHECK_REPAIRS_MAX && mayMend(c)) {
+  if (t.mayRepair == REPAIR_ALL && c.repairs < CHECK_REPAIRS_MAX && mayMend(c)) {
     c.repairs++;
     beginMend(t, c, image);
     t.state = MENDING;
     return DONE;
   }
-  if (t.argument == REPAIR_NOTHING || fixable == 0 || c.repairs == CHECK_REPAIRS_MAX) {
+  if (t.mayRepair == REPAIR_NOTHING || fixable == 0 || c.repairs == CHECK_REPAIRS_MAX) {
     c.round = REPAIR;
     c.cursor = c.clusters;
-    t.state = t.argument == REPAIR_CRASH ? BEHIND_END : MARK;
+    t.state = t.mayRepair == REPAIR_CRASH ? BEHIND_END : MARK;
     return DONE;
   }
   // A block that something else refers to as well, or that is not where blocks can be, must not be
   // written to.
-  if (t.argument == REPAIR_LEAKS && wrongBlocks) return failed(t, ECORRUPT, R_DAMAGED, 0);
+  if (t.mayRepair == REPAIR_LEAKS && wrongBlocks) return failed(t, ECORRUPT, R_DAMAGED, 0);
   c.repairs++;
-  const rebuilds = t.argument != REPAIR_LEAKS && wrongBlocks + c.missing != 0;
+  const rebuilds = t.mayRepair != REPAIR_LEAKS && wrongBlocks + c.missing != 0;
   if (rebuilds && !planRebuild(t, c, image)) return WAIT;
   if (!rebuilds) c.round = REPAIR;
   startWindows(c, image);
@@ -246,7 +257,7 @@ function mend(t: Task, c: Check, image: Qcow2): i32 {
   return next;
 }
 
-function repair(t: Task, c: Check, image: Qcow2): i32 {
+function repair(t: CheckTask, c: Check, image: Qcow2): i32 {
   assert(c.repairs > 0 || t.state >= BEHIND_END);
   if (t.state == REPAIRING) {
     const next = allWindows(t, c, image);
@@ -267,7 +278,7 @@ function repair(t: Task, c: Check, image: Qcow2): i32 {
   if (t.state == REPAIRED) {
     if (!settle(t)) return WAIT;
     beginTable(c);
-    t.state = t.argument == REPAIR_LEAKS && moreIsWrong(c) ? FLAGGED : FLAGS;
+    t.state = t.mayRepair == REPAIR_LEAKS && moreIsWrong(c) ? FLAGGED : FLAGS;
   }
   if (t.state == FLAGS) {
     const next = walkTables(t, c, image, image.l1Offset, image.l1Size, COMPARE_FLAGS);
@@ -276,7 +287,7 @@ function repair(t: Task, c: Check, image: Qcow2): i32 {
   }
   if (t.state == FLAGGED) {
     if (!settle(t)) return WAIT;
-    if (t.argument != REPAIR_CRASH) {
+    if (t.mayRepair != REPAIR_CRASH) {
       startLook(t, c, image);
       return DONE;
     }
@@ -295,11 +306,11 @@ function repair(t: Task, c: Check, image: Qcow2): i32 {
  * Takes the mark of a corrupt image off one that has been repaired; before writing, what nothing
  * here looks after is taken off too.
  */
-function markSound(t: Task, c: Check, image: Qcow2): i32 {
+function markSound(t: CheckTask, c: Check, image: Qcow2): i32 {
   if (t.state == MARK) {
     t.state = MARKED;
-    const mends = t.argument == REPAIR_ALL && image.corrupt && corruptions(c) == 0;
-    if (mends || (t.argument == REPAIR_CRASH && image.autoclear)) {
+    const mends = t.mayRepair == REPAIR_ALL && image.corrupt && corruptions(c) == 0;
+    if (mends || (t.mayRepair == REPAIR_CRASH && image.autoclear)) {
       const header = pageGet(t, OVERLAY, 0);
       if (!header) {
         t.state = MARK;
@@ -330,7 +341,7 @@ const COMPARE: u32 = 5;
  * Counts the references to all clusters of the file, window by window, and does with each window
  * what the round is for.
  */
-function allWindows(t: Task, c: Check, image: Qcow2): i32 {
+function allWindows(t: CheckTask, c: Check, image: Qcow2): i32 {
   while (true) {
     if (c.part != COMPARE) {
       const next = countReferences(t, c, image);
@@ -341,7 +352,7 @@ function allWindows(t: Task, c: Check, image: Qcow2): i32 {
     const next =
       c.round == REBUILD
         ? writeBlocks(t, c, image)
-        : compareWindow(t, c, image, t.argument != REPAIR_LEAKS);
+        : compareWindow(t, c, image, t.mayRepair != REPAIR_LEAKS);
     if (next != DONE) return next;
     c.windowFirst += c.windowClusters;
     c.part = START;

@@ -36,7 +36,7 @@ export function mayMend(c: Check): bool {
 }
 
 export function beginMend(t: Task, c: Check, image: Qcow2): void {
-  t.cursor = 0;
+  t.searchFrom = 0;
   c.newTable = 0;
   c.item = 0;
   c.itemAt = image.snapshotsOffset;

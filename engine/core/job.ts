@@ -34,6 +34,7 @@ export class Job {
   /** Images from this one down are left; the number of images when all of the chain is streamed. */
   bottom: u32;
   limited: bool;
+  /** Where the next copy begins. */
   cursor: u64;
   /** How far the first count has come; what is populated behind it is not counted yet. */
   counted: u64;

@@ -38,6 +38,11 @@ export const UNLOCKED: u32 = 0;
 export const SHARED: u32 = 1;
 export const EXCLUSIVE: u32 = 2;
 
+/**
+ * What every task has. What only one kind of them has is in a record of its own, which extends this
+ * one and stands in the same place: see `recordOf`. The steps that several kinds take (to populate,
+ * to gather, to flush, …) have fields of their own here.
+ */
 @unmanaged
 export class Task {
   kind: u32;
@@ -55,7 +60,10 @@ export class Task {
 
   /** The host's tag. */
   request: u32;
-  /** What was asked: bytes of the disk. */
+  /**
+   * What was asked: bytes of the disk. Of a request that is about something else, the host's
+   * numbers, to which the record of its kind gives names.
+   */
   offset: u64;
   length: u64;
   argument: u64;
@@ -130,13 +138,9 @@ export class Task {
   clusterAt: u32;
   /** Host clusters taken and not yet linked must be given back if the task fails. */
   placed: bool;
-  /**
-   * An L2 table that has been taken and nothing points to yet, its index in the L1 table, and how
-   * far it has been filled.
-   */
+  /** An L2 table that has been taken and nothing points to yet, and its index in the L1 table. */
   spareTable: u64;
   spareTableIndex: u64;
-  spareTableAt: u64;
   /** Images from this one down are left where they are: see populate.ts. */
   bottom: u32;
   /** What it populates is also to replace compressed clusters. */
@@ -147,12 +151,10 @@ export class Task {
   wantsAll: bool;
   /** What is populated shows zeros only: nothing has to be read for it. */
   zeroes: bool;
-  /** Of a copy: how often the job had been resumed when it began. */
-  resumes: u32;
-  /** General progress of scans. */
-  cursor: u64;
-  count: u64;
-  tries: u32;
+  /** How far `zeroOnDisk`, `moveTable` and `allocateWhole` have come: bytes, bytes, clusters. */
+  zeroed: u64;
+  moved: u64;
+  searchFrom: u64;
   /**
    * Write-backs that left as many freed clusters as the one before, and how many those were: see
    * `settle` in writeback.ts.
@@ -176,8 +178,11 @@ export class Task {
   flushCovers: u32;
 }
 
+/** Room for a task's record, whatever its kind; behind it stands the map of its clusters. */
+const RECORD_BYTES: u32 = 512;
+const TASK_BYTES: u32 = RECORD_BYTES + CHUNK_CLUSTERS_MAX * 8;
+
 let tasks: usize = 0;
-let taskBytes: u32 = 0;
 let turn: u32 = 0;
 let firstTurn: u32 = 0;
 let given: u32 = 0;
@@ -189,13 +194,12 @@ let backFirst: Task | null = null;
 let backLast: Task | null = null;
 
 export function tasksBytes(): usize {
-  taskBytes = ((<u32>offsetof<Task>() + 7) & ~7) + CHUNK_CLUSTERS_MAX * 8;
-  return TASKS_MAX * taskBytes;
+  return TASKS_MAX * TASK_BYTES;
 }
 
 export function tasksInit(at: usize): void {
   tasks = at;
-  memory.fill(tasks, 0, TASKS_MAX * taskBytes);
+  memory.fill(tasks, 0, TASKS_MAX * TASK_BYTES);
   turn = 0;
   firstTurn = 0;
   given = 0;
@@ -208,7 +212,14 @@ export function tasksInit(at: usize): void {
 
 export function taskAt(index: u32): Task {
   assert(index < TASKS_MAX);
-  return changetype<Task>(tasks + index * taskBytes);
+  return changetype<Task>(tasks + index * TASK_BYTES);
+}
+
+/** A task as the record of its kind. */
+export function recordOf<T>(t: Task, kind: u32): T {
+  if (offsetof<T>() > RECORD_BYTES) ERROR('a kind of task needs more room than tasks have');
+  assert(t.kind == kind);
+  return changetype<T>(t);
 }
 
 /** The map entry of a task's cluster: see place.ts. */
@@ -222,7 +233,7 @@ export function setClusterMap(t: Task, index: u32, entry: u64): void {
 
 function mapAddress(t: Task, index: u32): usize {
   assert(index < CHUNK_CLUSTERS_MAX);
-  return changetype<usize>(t) + ((offsetof<Task>() + 7) & ~7) + index * 8;
+  return changetype<usize>(t) + RECORD_BYTES + index * 8;
 }
 
 /**
@@ -235,7 +246,7 @@ export function taskBegin(kind: u32, background: bool, serves: bool = false): Ta
   for (let i: u32 = 0; i < places; i++) {
     const t = taskAt(i);
     if (t.kind != KIND_NONE) continue;
-    memory.fill(changetype<usize>(t), 0, offsetof<Task>());
+    memory.fill(changetype<usize>(t), 0, RECORD_BYTES);
     t.kind = kind;
     t.background = background;
     t.serves = serves;

@@ -246,7 +246,7 @@ function tableFor(t: Task, image: Qcow2, offset: u64): u64 {
     if (taken === null) return 0;
     t.spareTable = taken.at;
     t.spareTableIndex = index;
-    t.spareTableAt = 0;
+    t.zeroed = 0;
   }
   if (!makeTable(t, t.spareTable)) return 0;
   // Making the table may have taken a while: the L1 page may have gone.

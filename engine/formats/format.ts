@@ -4,9 +4,48 @@
 import { arenaBytes } from '../core/arena';
 import { Extent } from '../core/extent';
 import { clusterBytes, Image } from '../core/image';
-import { fail, Task } from '../core/task';
+import { fail, recordOf, Task } from '../core/task';
 import { BLOCK_BYTES, CHUNK_BYTES } from '../limits';
-import { EINVAL, R_MEMORY } from '../protocol';
+import {
+  EINVAL,
+  KIND_OPEN,
+  OPEN_TO_CHECK,
+  OPEN_TO_DESCRIBE,
+  OPEN_WRITABLE,
+  R_MEMORY,
+} from '../protocol';
+
+/** The task that opens an image. */
+@unmanaged
+export class OpenTask extends Task {
+  /** Number of the image. */
+  get image(): u32 {
+    return <u32>this.offset;
+  }
+
+  /** FORMAT_… of protocol.ts; FORMAT_PROBE: the one that the first bytes tell. */
+  get format(): u32 {
+    return <u32>this.length;
+  }
+
+  get isWritable(): bool {
+    return (this.argument & OPEN_WRITABLE) != 0;
+  }
+
+  /** It is only checked: one without a refcount table will do. */
+  get isToCheck(): bool {
+    return (this.argument & OPEN_TO_CHECK) != 0;
+  }
+
+  /** Only what its header says is wanted. */
+  get isToDescribe(): bool {
+    return (this.argument & OPEN_TO_DESCRIBE) != 0;
+  }
+}
+
+export function openTaskOf(t: Task): OpenTask {
+  return recordOf<OpenTask>(t, KIND_OPEN);
+}
 
 @unmanaged
 export class Format {

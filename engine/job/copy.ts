@@ -2,10 +2,22 @@
 
 import { imageCount } from '../core/image';
 import { theJob } from '../core/job';
-import { DONE, fail, ON_JOB, Task, WAIT, wake } from '../core/task';
+import { DONE, fail, KIND_COPY, Task, taskBegin, WAIT } from '../core/task';
 import { hasFetched, populate, populateBegin } from '../data/populate';
+import { HOLE_BLOCKS_MIN } from '../limits';
 import { ABORTED, OVERLAY, R_ABORTED } from '../protocol';
-import { jobCopyFailed } from './stream';
+import { CopyTask, copyTaskOf } from './tasks';
+
+/** Begins to populate [from, to) of the disk; null when the table of tasks is full. */
+export function beginCopy(from: u64, to: u64): CopyTask | null {
+  assert(from < to);
+  const task = taskBegin(KIND_COPY, true);
+  if (task === null) return null;
+  task.offset = from;
+  task.length = to - from;
+  task.holeBlocksMin = HOLE_BLOCKS_MIN;
+  return copyTaskOf(task);
+}
 
 export function runCopy(t: Task): i32 {
   assert(t.background && t.length > 0);
@@ -19,14 +31,4 @@ export function runCopy(t: Task): i32 {
     return WAIT;
   }
   return populate(t) ? DONE : WAIT;
-}
-
-/** Called once when a copy has ended, well or badly. */
-export function copyEnded(t: Task): void {
-  assert(t.pending == 0);
-  if (!t.isJobs) return;
-  const job = theJob();
-  job.copies--;
-  if (t.error) jobCopyFailed(t);
-  wake(ON_JOB);
 }

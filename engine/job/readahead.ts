@@ -3,10 +3,9 @@
 // and halves when they do not.
 
 import { clusterBytes, imageCount } from '../core/image';
-import { KIND_COPY, taskBegin } from '../core/task';
 import { chunkBytes } from '../data/populate';
 import { overlay } from '../formats/qcow2/image';
-import { HOLE_BLOCKS_MIN } from '../limits';
+import { beginCopy } from './copy';
 
 /** Bytes of the first window, and of the largest: a few round trips' worth on a fast link. */
 const WINDOW_BYTES_MIN: u64 = 256 << 10;
@@ -51,11 +50,7 @@ export function noteGuestRead(offset: u64, length: u64, missed: bool): void {
   window = min(window * 2, WINDOW_BYTES_MAX);
   while (frontier < to) {
     const end = min(to, frontier - (frontier % clusterBytes(overlay())) + chunkBytes());
-    const t = taskBegin(KIND_COPY, true);
-    if (t === null) return;
-    t.offset = frontier;
-    t.length = end - frontier;
-    t.holeBlocksMin = HOLE_BLOCKS_MIN;
+    if (beginCopy(frontier, end) === null) return;
     frontier = end;
   }
 }

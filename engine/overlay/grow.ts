@@ -16,7 +16,16 @@ import {
   STAGE_ROOTS,
   sectorDirty,
 } from '../core/pages';
-import { DONE, fail, ON_WRITEBACK, Task, WAIT, wakeRefcounts } from '../core/task';
+import {
+  DONE,
+  fail,
+  KIND_GROW,
+  ON_WRITEBACK,
+  recordOf,
+  Task,
+  WAIT,
+  wakeRefcounts,
+} from '../core/task';
 import { AT_REFCOUNT_TABLE_CLUSTERS, AT_REFCOUNT_TABLE_OFFSET } from '../formats/qcow2/header';
 import { overlay } from '../formats/qcow2/image';
 import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from '../limits';
@@ -35,45 +44,52 @@ const ENTER: u32 = 4;
 const SETTLE: u32 = 5;
 const SWITCH: u32 = 6;
 
-/**
- * `cursor` is the progress of the step, `clusterFirst` the first cluster of the new metadata,
- * `count` how many refcount blocks stand there, `value` how many clusters of a new table behind
- * them.
- */
-export function runGrow(t: Task): i32 {
+/** The growth of the refcount tables. */
+@unmanaged
+class GrowTask extends Task {
+  /** First cluster of the new metadata: refcount blocks, and behind them a new table, or none. */
+  first: u64;
+  blocks: u64;
+  tableClusters: u64;
+  /** The next of the blocks that is made, or entered into the table. */
+  block: u64;
+}
+
+export function runGrow(task: Task): i32 {
+  const t = recordOf<GrowTask>(task, KIND_GROW);
   const image = overlay();
   if (t.state == PLAN) {
     const perBlock = refcountsPerBlock(image);
-    t.clusterFirst = missingBlock() * perBlock;
-    t.count = 1;
-    t.value = 0;
+    t.first = missingBlock() * perBlock;
+    t.blocks = 1;
+    t.tableClusters = 0;
     if (missingBlock() << 3 >= image.refcountTableBytes && !planTable(t, perBlock)) return WAIT;
     if (
       !isFreePlace(
         t,
         image,
-        t.clusterFirst << image.clusterBits,
-        (t.count + t.value) << image.clusterBits,
+        t.first << image.clusterBits,
+        (t.blocks + t.tableClusters) << image.clusterBits,
       )
     )
       return WAIT;
     t.state = BLOCKS;
   }
   if (t.state == BLOCKS) {
-    while (t.cursor < t.count) {
-      if (!makeBlock(t, t.cursor)) return WAIT;
-      t.spareTableAt = 0;
-      t.cursor++;
+    while (t.block < t.blocks) {
+      if (!makeBlock(t, t.block)) return WAIT;
+      t.zeroed = 0;
+      t.block++;
     }
-    t.cursor = 0;
-    t.state = t.value ? COPY : LINK;
+    t.block = 0;
+    t.state = t.tableClusters ? COPY : LINK;
   }
   if (t.state == LINK) {
     if (!enterBlock(t, image.refcountTableOffset, 0, STAGE_ROOTS)) return WAIT;
-    image.fileSize = max(image.fileSize, (t.clusterFirst + 1) << image.clusterBits);
+    image.fileSize = max(image.fileSize, (t.first + 1) << image.clusterBits);
     return DONE;
   }
-  const newTable = (t.clusterFirst + t.count) << image.clusterBits;
+  const newTable = (t.first + t.blocks) << image.clusterBits;
   if (t.state == COPY) {
     if (
       !moveTable(
@@ -81,19 +97,18 @@ export function runGrow(t: Task): i32 {
         image.refcountTableOffset,
         image.refcountTableBytes,
         newTable,
-        t.value << image.clusterBits,
+        t.tableClusters << image.clusterBits,
       )
     )
       return WAIT;
-    t.cursor = 0;
     t.state = ENTER;
   }
   if (t.state == ENTER) {
-    while (t.cursor < t.count) {
-      if (!enterBlock(t, newTable, t.cursor, STAGE_REFCOUNTS)) return WAIT;
-      t.cursor++;
+    while (t.block < t.blocks) {
+      if (!enterBlock(t, newTable, t.block, STAGE_REFCOUNTS)) return WAIT;
+      t.block++;
     }
-    image.fileSize = max(image.fileSize, newTable + (t.value << image.clusterBits));
+    image.fileSize = max(image.fileSize, newTable + (t.tableClusters << image.clusterBits));
     t.state = SETTLE;
   }
   if (t.state == SETTLE) {
@@ -119,27 +134,27 @@ export function growEnded(t: Task): void {
  * A new table is twice as large as the old; with the blocks that count it and themselves it stands
  * in the area that has none yet.
  */
-function planTable(t: Task, perBlock: u64): bool {
+function planTable(t: GrowTask, perBlock: u64): bool {
   const image = overlay();
   const clusters = (<u64>image.refcountTableBytes >> image.clusterBits) * 2;
   const entries = clusters << (image.clusterBits - 3);
   if (clusters << image.clusterBits > REFCOUNT_TABLE_BYTES_MAX || missingBlock() >= entries) {
-    fail(t, ENOSPC, R_TOO_LARGE, OVERLAY, t.clusterFirst << image.clusterBits);
+    fail(t, ENOSPC, R_TOO_LARGE, OVERLAY, t.first << image.clusterBits);
     return false;
   }
-  t.value = clusters;
-  t.count = (clusters + perBlock - 2) / (perBlock - 1);
+  t.tableClusters = clusters;
+  t.blocks = (clusters + perBlock - 2) / (perBlock - 1);
   return true;
 }
 
 /**
  * Makes block number `index` of the new ones: zeros, but for what stands in the new area itself.
  */
-function makeBlock(t: Task, index: u64): bool {
-  assert(index < t.count);
+function makeBlock(t: GrowTask, index: u64): bool {
+  assert(index < t.blocks);
   const image = overlay();
   const bytes = clusterBytes(image);
-  const at = (t.clusterFirst + index) << image.clusterBits;
+  const at = (t.first + index) << image.clusterBits;
   if (bytes > PAGE_BYTES && !zeroOnDisk(t, at, bytes)) return false;
   const part = bytes < PAGE_BYTES ? pageGet(t, OVERLAY, at) : pageMake(t, OVERLAY, at);
   if (!part) return false;
@@ -147,7 +162,7 @@ function makeBlock(t: Task, index: u64): bool {
   memory.fill(part, 0, partBytes);
   const perBlock = refcountsPerBlock(image);
   const perPart = min(perBlock, ((<u64>partBytes) << 3) >> image.refcountOrder);
-  const used = t.count + t.value - min(t.count + t.value, index * perBlock);
+  const used = t.blocks + t.tableClusters - min(t.blocks + t.tableClusters, index * perBlock);
   for (let i: u64 = 0; i < min(used, perPart); i++)
     putRefcount(part, <u32>i, image.refcountOrder, 1);
   pageChanged(part, partBytes, STAGE_REFCOUNTS);
@@ -155,12 +170,12 @@ function makeBlock(t: Task, index: u64): bool {
 }
 
 /** Enters block number `index` of the new ones into a refcount table. */
-function enterBlock(t: Task, table: u64, index: u64, stage: u32): bool {
-  assert(index < t.count && table != 0);
+function enterBlock(t: GrowTask, table: u64, index: u64, stage: u32): bool {
+  assert(index < t.blocks && table != 0);
   const image = overlay();
   const at = pageGet(t, OVERLAY, table + ((missingBlock() + index) << 3));
   if (!at) return false;
-  putBe64(at, (t.clusterFirst + index) << image.clusterBits);
+  putBe64(at, (t.first + index) << image.clusterBits);
   pageChanged(at, 8, stage);
   return true;
 }
@@ -178,13 +193,13 @@ function headerPending(): bool {
   return !isMarked();
 }
 
-function switchTable(t: Task, newTable: u64): i32 {
-  assert(newTable != 0 && t.value > 0);
+function switchTable(t: GrowTask, newTable: u64): i32 {
+  assert(newTable != 0 && t.tableClusters > 0);
   const image = overlay();
   const header = pageGet(t, OVERLAY, 0);
   if (!header) return WAIT;
   putBe64(header + AT_REFCOUNT_TABLE_OFFSET, newTable);
-  putBe32(header + AT_REFCOUNT_TABLE_CLUSTERS, <u32>t.value);
+  putBe32(header + AT_REFCOUNT_TABLE_CLUSTERS, <u32>t.tableClusters);
   pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
   pagesForget(
     OVERLAY,
@@ -197,6 +212,6 @@ function switchTable(t: Task, newTable: u64): i32 {
     nextWriteback(),
   );
   image.refcountTableOffset = newTable;
-  image.refcountTableBytes = <u32>(t.value << image.clusterBits);
+  image.refcountTableBytes = <u32>(t.tableClusters << image.clusterBits);
   return DONE;
 }

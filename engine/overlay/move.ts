@@ -7,23 +7,23 @@ import { SECTOR_BYTES } from '../limits';
 import { OVERLAY } from '../protocol';
 
 /**
- * Fills the `bytes` at `to` with the `oldBytes` at `from`, then zeros; `cursor` is how far it has
- * come. False: the task waits or has failed.
+ * Fills the `bytes` at `to` with the `oldBytes` at `from`, then zeros; `t.moved` is how far it
+ * has come. False: the task waits or has failed.
  */
 export function moveTable(t: Task, from: u64, oldBytes: u64, to: u64, bytes: u64): bool {
   assert(oldBytes <= bytes && (to & (SECTOR_BYTES - 1)) == 0);
-  while (bytes > t.cursor) {
+  while (bytes > t.moved) {
     // The new one first: behind the end of the file it comes at once, and could come in the other's
     // place.
-    const target = pageGet(t, OVERLAY, to + t.cursor);
+    const target = pageGet(t, OVERLAY, to + t.moved);
     if (!target) return false;
-    const kept = oldBytes > t.cursor ? <u32>min<u64>(oldBytes - t.cursor, SECTOR_BYTES) : 0;
-    const source = kept ? pageGet(t, OVERLAY, from + t.cursor) : target;
+    const kept = oldBytes > t.moved ? <u32>min<u64>(oldBytes - t.moved, SECTOR_BYTES) : 0;
+    const source = kept ? pageGet(t, OVERLAY, from + t.moved) : target;
     if (!source) return false;
     memory.copy(target, source, kept);
     memory.fill(target + kept, 0, SECTOR_BYTES - kept);
     pageChanged(target, SECTOR_BYTES, STAGE_REFCOUNTS);
-    t.cursor += SECTOR_BYTES;
+    t.moved += SECTOR_BYTES;
   }
   return true;
 }

@@ -81,19 +81,19 @@ export function allocate(t: Task, wanted: u32): Run | null {
 }
 
 /**
- * As allocate, for `wanted` clusters and no fewer: the task's `cursor` passes gaps that are too
+ * As allocate, for `wanted` clusters and no fewer: `t.searchFrom` passes gaps that are too
  * small, which stay free.
  */
 export function allocateWhole(t: Task, wanted: u32): Run | null {
   assert(wanted > 0);
   const image = overlay();
-  t.cursor = max(t.cursor, freeFrom);
+  t.searchFrom = max(t.searchFrom, freeFrom);
   while (true) {
-    const part = partOf(t, image, t.cursor);
+    const part = partOf(t, image, t.searchFrom);
     if (!part) return null;
-    const run = findRun(image, part, t.cursor, wanted);
+    const run = findRun(image, part, t.searchFrom, wanted);
     if (run.count == wanted) return takeRun(t, image, part, run);
-    t.cursor = (run.at >> image.clusterBits) + run.count;
+    t.searchFrom = (run.at >> image.clusterBits) + run.count;
   }
 }
 

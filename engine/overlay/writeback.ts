@@ -33,6 +33,7 @@ import {
   ON_IO,
   ON_SLOT,
   ON_WRITEBACK,
+  recordOf,
   Task,
   taskBegin,
   WAIT,
@@ -239,16 +240,30 @@ const REFCOUNT_READS_MAX: u32 = 64;
 /** Bytes that one discard gives back at most. */
 const DISCARD_BYTES_MAX: u64 = 1 << 30;
 
-/**
- * The write-back task. `cursor` is the next run of the snapshot, `count` the stage being written.
- */
-export function runWriteback(t: Task): i32 {
+@unmanaged
+class WritebackTask extends Task {
+  /** The first barrier has been issued. */
+  barrierIssued: bool;
+  /** Write-backs that are on stable storage, or will be with the first barrier. */
+  covers: u32;
+  /** The next freed run whose space goes back to the storage, and the bytes of it that have. */
+  punchRun: u32;
+  punched: u64;
+  /** Reads of refcounts that it has waited for. */
+  refcountReads: u32;
+  /** The snapshot holds all that was changed. */
+  hasAll: bool;
+  /** The next run of the snapshot, and the stage that is being written. */
+  writeRun: u32;
+  stage: u32;
+}
+
+export function runWriteback(task: Task): i32 {
+  const t = recordOf<WritebackTask>(task, KIND_WRITEBACK);
   if (t.error) return t.pending ? wait(t, ON_IO) : failed(t);
   if (t.state == FIRST_BARRIER) {
     if (!firstBarrier(t)) return WAIT;
-    t.flushCovers = durable;
-    t.cursor = 0;
-    t.count = 0;
+    t.covers = durable;
     t.state = PUNCH;
   }
   if (t.state == PUNCH) {
@@ -268,9 +283,7 @@ export function runWriteback(t: Task): i32 {
     unwritten = 0;
     fetched = false;
     pagesRelieved();
-    t.value = snapshot() ? 1 : 0;
-    t.cursor = 0;
-    t.count = 0;
+    t.hasAll = snapshot();
     t.state = WRITE;
   }
   while (true) {
@@ -278,14 +291,14 @@ export function runWriteback(t: Task): i32 {
       if (!writeStage(t)) return wait(t, ON_SLOT);
       if (t.pending) return wait(t, ON_IO);
       if (t.error) return failed(t);
-      if (<u32>t.cursor == runCount) return succeeded(t);
+      if (t.writeRun == runCount) return succeeded(t);
       if (!barrier(t)) return wait(t, ON_SLOT);
       t.state = BARRIER;
     }
     if (t.pending) return wait(t, ON_IO);
     if (t.error) return failed(t);
     barrierDone(barrierCovers);
-    t.count++;
+    t.stage++;
     t.state = WRITE;
   }
 }
@@ -293,69 +306,68 @@ export function runWriteback(t: Task): i32 {
 /**
  * Where nothing is to be written and freed clusters wait for a barrier all the same, this is it.
  */
-function firstBarrier(t: Task): bool {
+function firstBarrier(t: WritebackTask): bool {
   assert(running);
-  if (t.flushStep == 0) {
+  if (!t.barrierIssued) {
     if (anyDirty() || anyFree(durable)) return true;
-    t.flushCovers = complete;
+    t.covers = complete;
     if (ioBegin(t, OP_FLUSH, OVERLAY, 0, 0, 0) === null) {
       t.waits = ON_SLOT;
       return false;
     }
-    t.flushStep = 1;
+    t.barrierIssued = true;
   }
   if (t.pending) {
     t.waits = ON_IO;
     return false;
   }
-  barrierDone(t.flushCovers);
+  barrierDone(t.covers);
   return true;
 }
 
 /**
  * Gives the space of clusters that nothing on disk refers to any more back to the storage, before
- * they count as free: a discard on its way must not hit who takes them next. `cursor` is the run of
- * free clusters, `count` the bytes of it that are done.
+ * they count as free: a discard on its way must not hit who takes them next.
  */
-function punch(t: Task): bool {
+function punch(t: WritebackTask): bool {
   const image = overlay();
-  while (<u32>t.cursor < freeCount()) {
-    const entry = freeAt(<u32>t.cursor);
+  while (t.punchRun < freeCount()) {
+    const entry = freeAt(t.punchRun);
     const bytes = (<u64>entry.clusters) << image.clusterBits;
-    if (entry.shared || entry.after > t.flushCovers || t.count >= bytes) {
-      t.cursor++;
-      t.count = 0;
+    if (entry.shared || entry.after > t.covers || t.punched >= bytes) {
+      t.punchRun++;
+      t.punched = 0;
       continue;
     }
-    const piece = <u32>min(DISCARD_BYTES_MAX, bytes - t.count);
-    if (ioBegin(t, OP_DISCARD, OVERLAY, entry.offset + t.count, piece, 0) === null) {
+    const piece = <u32>min(DISCARD_BYTES_MAX, bytes - t.punched);
+    if (ioBegin(t, OP_DISCARD, OVERLAY, entry.offset + t.punched, piece, 0) === null) {
       t.waits = ON_SLOT;
       return false;
     }
-    t.count += piece;
+    t.punched += piece;
   }
   if (t.pending) t.waits = ON_IO;
   return t.pending == 0;
 }
 
 /** Lowers the refcounts of clusters that nothing on disk refers to any more. */
-function giveBack(t: Task): bool {
+function giveBack(t: WritebackTask): bool {
   const image = overlay();
   while (true) {
-    const offset = peekFree(t.flushCovers);
+    const offset = peekFree(t.covers);
     if (!offset) return true;
     if (!release(t, offset >> image.clusterBits)) {
       if (t.error) {
-        if (t.error == ECORRUPT) dropFree(t.flushCovers);
+        if (t.error == ECORRUPT) dropFree(t.covers);
         return false;
       }
       // Without room in the cache for their refcounts, they wait for the next time: this write-back
       // is what makes room.
-      if (!(t.waits & ON_WRITEBACK) && ++t.tries < REFCOUNT_READS_MAX) return false;
+      if (!(t.waits & ON_WRITEBACK) && ++t.refcountReads < REFCOUNT_READS_MAX) return false;
       t.waits = 0;
       return true;
     }
-    dropFree(t.flushCovers);
+    dropFree(t.covers);
   }
 }
 
@@ -427,30 +439,30 @@ function snapshotPage(page: Page, stage: u32): bool {
 }
 
 /** Issues the writes of the current stage; false when slots have run out. */
-function writeStage(t: Task): bool {
-  assert(t.count < STAGES);
-  while (<u32>t.cursor < runCount) {
-    const run = runAt(<u32>t.cursor);
-    if (run.stage > <u32>t.count) return true;
+function writeStage(t: WritebackTask): bool {
+  assert(t.stage < STAGES);
+  while (t.writeRun < runCount) {
+    const run = runAt(t.writeRun);
+    if (run.stage > t.stage) return true;
     if (ioBegin(t, OP_WRITE, OVERLAY, run.offset, run.bytes, run.address) === null) return false;
-    t.cursor++;
+    t.writeRun++;
   }
   return true;
 }
 
-function barrier(t: Task): bool {
+function barrier(t: WritebackTask): bool {
   // Empty stages need no barrier of their own; the next stage to be written is the one of the next
   // run.
-  t.count = runAt(<u32>t.cursor).stage - 1;
+  t.stage = runAt(t.writeRun).stage - 1;
   barrierCovers = complete;
   return ioBegin(t, OP_FLUSH, OVERLAY, 0, 0, 0) !== null;
 }
 
-function succeeded(t: Task): i32 {
+function succeeded(t: WritebackTask): i32 {
   assert(running && t.pending == 0);
-  assert(<u32>t.cursor == runCount);
+  assert(t.writeRun == runCount);
   unpin();
-  if (t.value) complete = started;
+  if (t.hasAll) complete = started;
   endedAt = now();
   pause = min(max(endedAt - begunAt, WRITEBACK_PAUSE_MS_MIN), WRITEBACK_PAUSE_MS_MAX);
   running = false;

@@ -25,12 +25,12 @@ export function zeroPageInit(at: usize): void {
  */
 export function zeroOnDisk(t: Task, table: u64, bytes: u64): bool {
   assert(table != 0 && bytes % PAGE_BYTES == 0);
-  while (t.spareTableAt < bytes) {
-    if (ioBegin(t, OP_WRITE, OVERLAY, table + t.spareTableAt, PAGE_BYTES, zeroPage) === null) {
+  while (t.zeroed < bytes) {
+    if (ioBegin(t, OP_WRITE, OVERLAY, table + t.zeroed, PAGE_BYTES, zeroPage) === null) {
       t.waits = ON_SLOT;
       return false;
     }
-    t.spareTableAt += PAGE_BYTES;
+    t.zeroed += PAGE_BYTES;
   }
   overlay().fileSize = max(overlay().fileSize, table + bytes);
   if (t.pending) {

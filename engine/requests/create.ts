@@ -6,7 +6,7 @@ import { putBe32, putBe64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
 import { pageChanged, pageGet, STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/pages';
 import { ioBegin } from '../core/ring';
-import { DONE, fail, ON_IO, ON_SLOT, Task, WAIT, wait } from '../core/task';
+import { DONE, fail, ON_IO, ON_SLOT, recordOf, Task, WAIT, wait } from '../core/task';
 import {
   AT_BACKING_BYTES,
   AT_BACKING_OFFSET,
@@ -50,6 +50,7 @@ import {
   EINVAL,
   FORMAT_QCOW2,
   IDENTITY_BYTES_MAX,
+  KIND_CREATE,
   OK,
   OP_TRUNCATE,
   OVERLAY,
@@ -70,11 +71,35 @@ const REFCOUNT_ORDER_MAX: u64 = 6;
 /** Room for an identity where the header is one sector; the longest that servers usually give. */
 const IDENTITY_BYTES_SMALL: u32 = 96;
 
-/**
- * `length` is the disk's size; the argument holds cluster bits (bits 0 to 7), refcount order (8 to
- * 15) and whether L2 entries are extended (16). The texts of backing.ts tell the base.
- */
-export function runCreate(t: Task): i32 {
+/** The texts of backing.ts tell the base. */
+@unmanaged
+class CreateTask extends Task {
+  /** Refcount blocks, and how many of them the table has. */
+  blocks: u64;
+  entered: u64;
+  /** Clusters that have been counted in them. */
+  counted: u64;
+
+  /** Bytes of the disk. */
+  get size(): u64 {
+    return this.length;
+  }
+
+  get clusterBits(): u32 {
+    return <u32>(this.argument & 255);
+  }
+
+  get refcountOrder(): u32 {
+    return <u32>((this.argument >> CREATE_REFCOUNT_ORDER_SHIFT) & 255);
+  }
+
+  get extendedL2(): bool {
+    return this.argument >> CREATE_EXTENDED_L2_SHIFT != 0;
+  }
+}
+
+export function runCreate(task: Task): i32 {
+  const t = recordOf<CreateTask>(task, KIND_CREATE);
   const image = overlay();
   if (t.state == PLAN) {
     const reason = plan(t, image);
@@ -93,17 +118,16 @@ export function runCreate(t: Task): i32 {
   }
   if (t.pending) return wait(t, ON_IO);
   if (t.state == BLOCKS) {
-    while (t.cursor < image.fileSize >> image.clusterBits) if (!fillPart(t, image)) return WAIT;
-    t.cursor = 0;
+    while (t.counted < image.fileSize >> image.clusterBits) if (!fillPart(t, image)) return WAIT;
     t.state = TABLE;
   }
   if (t.state == TABLE) {
-    while (t.cursor < t.count) {
-      const at = pageGet(t, OVERLAY, image.refcountTableOffset + (t.cursor << 3));
+    while (t.entered < t.blocks) {
+      const at = pageGet(t, OVERLAY, image.refcountTableOffset + (t.entered << 3));
       if (!at) return WAIT;
-      putBe64(at, firstBlock(image) + (t.cursor << image.clusterBits));
+      putBe64(at, firstBlock(image) + (t.entered << image.clusterBits));
       pageChanged(at, 8, STAGE_REFCOUNTS);
-      t.cursor++;
+      t.entered++;
     }
     t.state = HEADER;
   }
@@ -116,7 +140,6 @@ export function runCreate(t: Task): i32 {
       return WAIT;
     }
     pageChanged(header, bytes, STAGE_ROOTS);
-    t.cursor = 0;
     t.state = FLUSH;
     image.format = FORMAT_QCOW2;
     const reason = parseHeader(header, image);
@@ -131,12 +154,12 @@ export function runCreate(t: Task): i32 {
 /**
  * Settles the layout: cluster counts depend on each other, since refcount blocks count themselves.
  */
-function plan(t: Task, image: Qcow2): i32 {
+function plan(t: CreateTask, image: Qcow2): i32 {
   image.version = 3;
-  image.clusterBits = <u32>(t.argument & 255);
-  image.refcountOrder = <u32>((t.argument >> CREATE_REFCOUNT_ORDER_SHIFT) & 255);
-  image.extendedL2 = t.argument >> CREATE_EXTENDED_L2_SHIFT != 0;
-  image.size = t.length;
+  image.clusterBits = t.clusterBits;
+  image.refcountOrder = t.refcountOrder;
+  image.extendedL2 = t.extendedL2;
+  image.size = t.size;
   if (image.clusterBits < 9 || image.clusterBits > 21) return R_CLUSTER_BITS;
   if (image.extendedL2 && image.clusterBits < 14) return R_CLUSTER_BITS;
   if (image.refcountOrder > REFCOUNT_ORDER_MAX) return R_REFCOUNT_ORDER;
@@ -161,7 +184,7 @@ function plan(t: Task, image: Qcow2): i32 {
   image.refcountTableOffset = clusterBytes(image);
   image.refcountTableBytes = <u32>(tableClusters << image.clusterBits);
   image.l1Offset = firstBlock(image) + (blocks << image.clusterBits);
-  t.count = blocks;
+  t.blocks = blocks;
   return 0;
 }
 
@@ -174,19 +197,19 @@ function align(bytes: u64, image: Qcow2): u64 {
   return (bytes + mask) & ~mask;
 }
 
-/** Counts the clusters in use from `cursor` on, as far as one page of refcounts goes. */
-function fillPart(t: Task, image: Qcow2): bool {
-  assert(t.cursor < image.fileSize >> image.clusterBits);
+/** Counts the clusters in use that have not been yet, as far as one page of refcounts goes. */
+function fillPart(t: CreateTask, image: Qcow2): bool {
+  assert(t.counted < image.fileSize >> image.clusterBits);
   const used = image.fileSize >> image.clusterBits;
-  const byte = (t.cursor << image.refcountOrder) >> 3;
+  const byte = (t.counted << image.refcountOrder) >> 3;
   const at = pageGet(t, OVERLAY, firstBlock(image) + byte);
   if (!at) return false;
   const pageEnd = PAGE_BYTES - <u32>((firstBlock(image) + byte) % PAGE_BYTES);
   const room = ((<u64>pageEnd) << 3) >> image.refcountOrder;
-  const count = min(used - t.cursor, room);
+  const count = min(used - t.counted, room);
   for (let i: u64 = 0; i < count; i++) putRefcount(at, <u32>i, image.refcountOrder, 1);
   pageChanged(at, <u32>(((count << image.refcountOrder) + 7) >> 3), STAGE_REFCOUNTS);
-  t.cursor += count;
+  t.counted += count;
   return true;
 }
 

@@ -2,12 +2,12 @@
 
 import { be64, putBe64 } from '../core/bytes';
 import { pageChanged, pageGet, STAGE_ROOTS } from '../core/pages';
-import { DONE, EXCLUSIVE, lock, Task, WAIT } from '../core/task';
+import { DONE, EXCLUSIVE, lock, recordOf, Task, WAIT } from '../core/task';
 import { AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY } from '../formats/qcow2/header';
 import { overlay } from '../formats/qcow2/image';
 import { SECTOR_BYTES } from '../limits';
 import { flushed, settle } from '../overlay/writeback';
-import { CLOSE_READ_ONLY, OVERLAY } from '../protocol';
+import { CLOSE_READ_ONLY, KIND_CLOSE, OVERLAY } from '../protocol';
 
 export function runFlush(t: Task): i32 {
   return flushed(t) ? DONE : WAIT;
@@ -17,15 +17,24 @@ const SETTLE: u32 = 0;
 const CLEAN: u32 = 1;
 const CLOSED: u32 = 2;
 
+@unmanaged
+class CloseTask extends Task {
+  /** Nothing may be written. */
+  get isReadOnly(): bool {
+    return this.argument == CLOSE_READ_ONLY;
+  }
+}
+
 /**
  * Writes everything, gives every freed cluster back, and takes the dirty bit out of the header. The
  * disk may go on afterwards: whatever is changed then sets the bit again.
  */
-export function runClose(t: Task): i32 {
+export function runClose(task: Task): i32 {
+  const t = recordOf<CloseTask>(task, KIND_CLOSE);
   // What others are halfway through ends first: it would leave clusters behind that nothing refers
   // to yet, and I/O on closed files.
   if (!lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;
-  if (t.argument == CLOSE_READ_ONLY) return DONE;
+  if (t.isReadOnly) return DONE;
   const image = overlay();
   if (t.state == SETTLE) {
     if (!settle(t)) return WAIT;

@@ -4,7 +4,7 @@
 import { Extent } from '../core/extent';
 import { clusterBytes, imageAt, imageCount, topImage } from '../core/image';
 import { tell } from '../core/ring';
-import { AGAIN, DONE, fail, Task, takeMemory, WAIT } from '../core/task';
+import { AGAIN, DONE, fail, recordOf, Task, takeMemory, WAIT } from '../core/task';
 import { lookupChain } from '../formats/chain';
 import { SCAN_ENTRIES_MAX } from '../limits';
 import {
@@ -17,6 +17,7 @@ import {
   EXTENT_LENGTH,
   EXTENT_OFFSET,
   EXTENT_STATE,
+  KIND_MAP,
   MAP_BYTES,
   OP_GIVE,
   OVERLAY,
@@ -37,12 +38,24 @@ export class ExtentRecord {
   depth: u32;
 }
 
+@unmanaged
+class MapTask extends Task {
+  /** Extents that stand in the buffer, and the bytes of the disk that they tell of. */
+  extents: u32;
+  told: u64;
+
+  /** The depth not to look below: 1 for the overlay alone, and so on. */
+  get lastDepth(): u32 {
+    return this.argument ? min(<u32>this.argument, imageCount()) : imageCount();
+  }
+}
+
 /**
  * Gives as many extents as fit into a block, the last of them perhaps going on in the next answer;
- * `value` is how far they reach. The argument is the depth not to look below: 1 for the overlay
- * alone, 0 for all of the chain.
+ * `value` is how far they reach.
  */
-export function runMap(t: Task): i32 {
+export function runMap(task: Task): i32 {
+  const t = recordOf<MapTask>(task, KIND_MAP);
   const end = t.offset + t.length;
   if (end > topImage().size) {
     fail(t, EINVAL, R_RANGE, OVERLAY, t.offset);
@@ -52,32 +65,32 @@ export function runMap(t: Task): i32 {
   mustBeLaidOut();
   // Every hole is told.
   t.holeBlocksMin = 1;
-  const bottom = t.argument ? min(<u32>t.argument, imageCount()) : imageCount();
+  const bottom = t.lastDepth;
   const most: u32 = MAP_BYTES / EXTENT_BYTES;
   for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
-    const at = t.offset + t.cursor;
+    const at = t.offset + t.told;
     if (at >= end) break;
     const extent = lookupChain(t, OVERLAY, bottom, at, end - at);
     if (extent === null) return WAIT;
     if (!add(t, extent, at)) {
-      if (<u32>t.count == most) break;
-      t.count++;
+      if (t.extents == most) break;
+      t.extents++;
       write(t, extent, at);
     }
-    t.cursor += extent.length;
+    t.told += extent.length;
     if (i == SCAN_ENTRIES_MAX - 1) return AGAIN;
   }
   const give = tell(OP_GIVE, t.request);
   give.address = <u32>t.buffer;
-  give.length = <u32>t.count * <u32>EXTENT_BYTES;
-  t.value = t.offset + t.cursor;
+  give.length = t.extents * <u32>EXTENT_BYTES;
+  t.value = t.offset + t.told;
   return DONE;
 }
 
 /** Lengthens the last extent if what was found goes on like it. */
-function add(t: Task, extent: Extent, at: u64): bool {
-  if (t.count == 0) return false;
-  const last = recordAt(t, <u32>t.count - 1);
+function add(t: MapTask, extent: Extent, at: u64): bool {
+  if (t.extents == 0) return false;
+  const last = recordAt(t, t.extents - 1);
   if (last.state != extent.state || last.depth != extent.depth || last.offset + last.length != at)
     return false;
   const host = place(extent, at);
@@ -88,9 +101,9 @@ function add(t: Task, extent: Extent, at: u64): bool {
   return true;
 }
 
-function write(t: Task, extent: Extent, at: u64): void {
-  assert(t.count > 0);
-  const record = recordAt(t, <u32>t.count - 1);
+function write(t: MapTask, extent: Extent, at: u64): void {
+  assert(t.extents > 0);
+  const record = recordAt(t, t.extents - 1);
   record.offset = at;
   record.length = extent.length;
   record.host = place(extent, at);

@@ -9,6 +9,7 @@ import {
   fail,
   lock,
   ON_IO,
+  recordOf,
   releaseMemory,
   SHARED,
   Task,
@@ -30,7 +31,7 @@ import { unplace } from '../data/place';
 import { chunkBytes, grain, populate, populateBegin, requestBytes } from '../data/populate';
 import { lookup } from '../formats/chain';
 import { noteGuestRead } from '../job/readahead';
-import { ABSENT, EINVAL, ENOSPC, OP_GIVE, OVERLAY, R_RANGE } from '../protocol';
+import { ABSENT, EINVAL, ENOSPC, KIND_READ, OP_GIVE, OVERLAY, R_RANGE } from '../protocol';
 
 /**
  * Times a read lets missing clusters be populated before it reads the base directly: others may
@@ -53,9 +54,19 @@ export function setCopyOnRead(yes: bool): void {
   copyOnRead = yes;
 }
 
-export function runRead(t: Task): i32 {
+@unmanaged
+class ReadTask extends Task {
+  /** How often it has begun to populate what it lacks. */
+  populateTries: u32;
+  /** How far the overlay is known to have all of it: a position of the disk. */
+  presentTo: u64;
+}
+
+export function runRead(task: Task): i32 {
+  const t = recordOf<ReadTask>(task, KIND_READ);
   // A read need not fail because there is no room to keep what it has read.
-  if (t.error) return t.error == ENOSPC && t.tries < POPULATE_TRIES_MAX ? withoutStoring(t) : WAIT;
+  if (t.error)
+    return t.error == ENOSPC && t.populateTries < POPULATE_TRIES_MAX ? withoutStoring(t) : WAIT;
   const image = topImage();
   if (t.offset + t.length > image.size || t.length > requestBytes()) {
     fail(t, EINVAL, R_RANGE, OVERLAY, t.offset);
@@ -64,8 +75,8 @@ export function runRead(t: Task): i32 {
   if (t.state == LOCK) {
     const mask = clusterBytes(image) - 1;
     if (!lock(t, SHARED, t.offset & ~mask, (t.offset + t.length + mask) & ~mask)) return WAIT;
-    t.cursor = t.offset;
-    t.state = copyOnRead && t.tries < POPULATE_TRIES_MAX ? SEEK : MEMORY;
+    t.presentTo = t.offset;
+    t.state = copyOnRead && t.populateTries < POPULATE_TRIES_MAX ? SEEK : MEMORY;
   }
   if (t.state == SEEK && !seek(t)) return WAIT;
   if (t.state == POPULATE) {
@@ -90,31 +101,31 @@ export function runRead(t: Task): i32 {
 }
 
 /** Looks whether the overlay has all of the range, and begins to populate it if not. */
-function seek(t: Task): bool {
+function seek(t: ReadTask): bool {
   const end = t.offset + t.length;
-  while (t.cursor < end) {
-    const extent = lookup(t, topImage(), t.cursor, end - t.cursor);
+  while (t.presentTo < end) {
+    const extent = lookup(t, topImage(), t.presentTo, end - t.presentTo);
     if (extent === null) return false;
     if (extent.state == ABSENT) {
       missed(t);
       return true;
     }
-    t.cursor += extent.length;
+    t.presentTo += extent.length;
   }
   t.state = MEMORY;
   return true;
 }
 
-function missed(t: Task): void {
-  assert(t.cursor >= t.offset && t.cursor < t.offset + t.length);
+function missed(t: ReadTask): void {
+  assert(t.presentTo >= t.offset && t.presentTo < t.offset + t.length);
   unlock(t);
-  t.tries++;
+  t.populateTries++;
   t.wantsAll = true;
   const bytes = grain();
   // All of the request, to be given from the buffer; or what is missing, if that is too much at
   // once.
   let from = t.offset - (t.offset % bytes);
-  if (t.offset + t.length > from + chunkBytes()) from = t.cursor - (t.cursor % bytes);
+  if (t.offset + t.length > from + chunkBytes()) from = t.presentTo - (t.presentTo % bytes);
   populateBegin(
     t,
     from,
@@ -131,22 +142,22 @@ function hasAll(t: Task): bool {
 }
 
 /** Gives what was asked for from the buffer, which holds it. */
-function give(t: Task): i32 {
+function give(t: ReadTask): i32 {
   assert(hasAll(t));
   const within = t.offset - t.bufferFrom;
   const give = tell(OP_GIVE, t.request);
   give.address = <u32>(t.buffer + <usize>within);
   give.length = <u32>t.length;
-  noteGuestRead(t.offset, t.length, t.tries > 0);
+  noteGuestRead(t.offset, t.length, t.populateTries > 0);
   return DONE;
 }
 
-function withoutStoring(t: Task): i32 {
+function withoutStoring(t: ReadTask): i32 {
   assert(t.error == ENOSPC);
   if (t.pending) return wait(t, ON_IO);
   if (!unplace(t)) return WAIT;
   t.error = 0;
-  t.tries = POPULATE_TRIES_MAX;
+  t.populateTries = POPULATE_TRIES_MAX;
   return again(t);
 }
 

@@ -15,6 +15,7 @@ import {
   ON_IO,
   ON_SLOT,
   ON_WRITEBACK,
+  recordOf,
   releaseMemory,
   setClusterMap,
   Task,
@@ -33,7 +34,7 @@ import { moveTable } from '../overlay/move';
 import { allocate, allocateWhole, refcountsPerBlock } from '../overlay/refcounts';
 import { flushed, nextWriteback, writebackWanted } from '../overlay/writeback';
 import { zeroPageAt } from '../overlay/zeropage';
-import { ABSENT, EUNSUPPORTED, OP_WRITE, OVERLAY, R_TOO_LARGE } from '../protocol';
+import { ABSENT, EUNSUPPORTED, KIND_RESIZE, OP_WRITE, OVERLAY, R_TOO_LARGE } from '../protocol';
 
 const EDGE: u32 = 0;
 const LOCK: u32 = 1;
@@ -49,13 +50,32 @@ const FLUSHED: u32 = 10;
 const CUT: u32 = 11;
 
 /**
- * `length` is the new size; one such request at a time. For a smaller one, the requester has zeroed
- * the rest of the last cluster.
+ * One such request at a time. For a smaller disk, the requester has zeroed the rest of the last
+ * cluster.
  */
-export function runResize(t: Task): i32 {
+@unmanaged
+class ResizeTask extends Task {
+  /** Up to where zeros are being written to the file; 0 before the first. */
+  zeroAt: u64;
+  /** The larger L1 table: its position in the file, and its clusters. */
+  table: u64;
+  tableClusters: u64;
+  /** Up to where what a larger disk gains shows zeros: a position of the disk. */
+  hiddenTo: u64;
+  /** Up to where what a smaller one has lost has been freed. */
+  cutTo: u64;
+
+  /** Bytes of the disk that it is to have. */
+  get size(): u64 {
+    return this.length;
+  }
+}
+
+export function runResize(task: Task): i32 {
+  const t = recordOf<ResizeTask>(task, KIND_RESIZE);
   const image = overlay();
   const cluster = clusterBytes(image);
-  const grows = t.length > image.size;
+  const grows = t.size > image.size;
   if (t.state == EDGE) {
     // The cluster that the old end cuts must show no more of the base, nor of what it has
     // compressed: it is populated, which fills its rest with zeros.
@@ -72,25 +92,22 @@ export function runResize(t: Task): i32 {
   }
   if (t.state == LOCK) {
     if (!lock(t, EXCLUSIVE, 0, u64.MAX_VALUE)) return WAIT;
-    t.cursor = 0;
     t.state = TAIL;
   }
   if (t.state == TAIL) {
     if (grows && image.size & (cluster - 1) && !zeroTail(t, image)) return WAIT;
-    t.cursor = 0;
     t.state = FLUSH;
   }
   if (t.state == FLUSH) {
     if (!flushed(t)) return WAIT;
-    t.state = neededEntries(image, t.length) > image.l1Size ? TABLE : HIDE;
-    t.cursor = t.state == TABLE ? 0 : image.size;
+    t.state = neededEntries(image, t.size) > image.l1Size ? TABLE : HIDE;
+    t.hiddenTo = image.size;
   }
   if (t.state < HIDE && !growTable(t, image)) return WAIT;
   if (t.state == HIDE) {
     for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
-      const at = (t.cursor + cluster - 1) & ~(cluster - 1);
-      if (at >= t.length) {
-        t.cursor = 0;
+      const at = (t.hiddenTo + cluster - 1) & ~(cluster - 1);
+      if (at >= t.size) {
         t.state = SETTLE;
         break;
       }
@@ -98,7 +115,7 @@ export function runResize(t: Task): i32 {
         if (!forget(t, image, at)) return WAIT;
       } else {
         if (!hide(t, image, at)) return WAIT;
-        t.cursor = at + cluster;
+        t.hiddenTo = at + cluster;
       }
     }
     if (t.state == HIDE) return AGAIN;
@@ -110,32 +127,32 @@ export function runResize(t: Task): i32 {
   if (t.state == SIZE) {
     const header = pageGet(t, OVERLAY, 0);
     if (!header) return WAIT;
-    putBe64(header + AT_SIZE, t.length);
+    putBe64(header + AT_SIZE, t.size);
     pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
     t.state = FLUSHED;
   }
   if (t.state == FLUSHED) {
     if (!flushed(t)) return WAIT;
-    t.cursor = (t.length + cluster - 1) & ~(cluster - 1);
+    t.cutTo = (t.size + cluster - 1) & ~(cluster - 1);
     t.state = CUT;
   }
   const next = cut(t, image);
-  if (next == DONE) image.size = t.length;
+  if (next == DONE) image.size = t.size;
   return next;
 }
 
 /** Frees what lies behind the new end, once the header tells of that. */
-function cut(t: Task, image: Qcow2): i32 {
+function cut(t: ResizeTask, image: Qcow2): i32 {
   const mask = clusterBytes(image) - 1;
   for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
-    if (t.cursor >= image.size) return DONE;
-    const extent = lookup(t, image, t.cursor, image.size - t.cursor);
+    if (t.cutTo >= image.size) return DONE;
+    const extent = lookup(t, image, t.cutTo, image.size - t.cutTo);
     if (extent === null) return WAIT;
     if (extent.state == ABSENT && extent.host == 0) {
-      t.cursor = (t.cursor + extent.length + mask) & ~mask;
+      t.cutTo = (t.cutTo + extent.length + mask) & ~mask;
     } else {
-      if (!linkCluster(t, image, t.cursor, 0)) return WAIT;
-      t.cursor += clusterBytes(image);
+      if (!linkCluster(t, image, t.cutTo, 0)) return WAIT;
+      t.cutTo += clusterBytes(image);
     }
   }
   return AGAIN;
@@ -144,7 +161,8 @@ function cut(t: Task, image: Qcow2): i32 {
 /**
  * Called once when a resize has ended: one that failed gives back the table that nothing points to.
  */
-export function resizeEnded(t: Task): void {
+export function resizeEnded(task: Task): void {
+  const t = recordOf<ResizeTask>(task, KIND_RESIZE);
   if (t.error && t.state == FLUSHED) {
     // The header in the cache tells the size that could not be brought to disk: it tells the old
     // one again.
@@ -155,10 +173,10 @@ export function resizeEnded(t: Task): void {
   }
   // The disk has its new size; what was not freed behind its end is when it grows again, or never
   // shows.
-  if (t.error && t.state == CUT) overlay().size = t.length;
+  if (t.error && t.state == CUT) overlay().size = t.size;
   if (!t.error || (t.state != COPY && t.state != COPIED_TABLE) || !freesHaveRoom(1)) return;
-  pagesForget(OVERLAY, t.clusterFirst, t.clusterFirst + (t.count << overlay().clusterBits));
-  freeLater(t.clusterFirst, <u32>t.count, 0);
+  pagesForget(OVERLAY, t.table, t.table + (t.tableClusters << overlay().clusterBits));
+  freeLater(t.table, <u32>t.tableClusters, 0);
 }
 
 function neededEntries(image: Qcow2, size: u64): u64 {
@@ -167,41 +185,41 @@ function neededEntries(image: Qcow2, size: u64): u64 {
 }
 
 /** Zeros in the last cluster behind the old end, where it has a place of its own. */
-function zeroTail(t: Task, image: Qcow2): bool {
+function zeroTail(t: ResizeTask, image: Qcow2): bool {
   const within = image.size & (clusterBytes(image) - 1);
-  if (t.count == 0) {
+  if (t.zeroAt == 0) {
     const extent = lookup(t, image, image.size - within, 1);
     if (extent === null) return false;
     if (!extent.host) return true;
     // Of data, it is where the asked position stands, which is the cluster's first byte.
-    t.count = extent.host + within;
+    t.zeroAt = extent.host + within;
   }
   const mask = clusterBytes(image) - 1;
-  return writeZeroes(t, (t.count + mask) & ~mask);
+  return writeZeroes(t, (t.zeroAt + mask) & ~mask);
 }
 
 /**
  * What lies behind the end, where a crash came before a smaller disk had freed it, must not show
  * when the disk grows over it.
  */
-function forget(t: Task, image: Qcow2, at: u64): bool {
-  assert(image.size <= t.length);
+function forget(t: ResizeTask, image: Qcow2, at: u64): bool {
+  assert(image.size <= t.size);
   const size = image.size;
-  image.size = t.length;
-  const extent = lookup(t, image, at, t.length - at);
+  image.size = t.size;
+  const extent = lookup(t, image, at, t.size - at);
   image.size = size;
   if (extent === null) return false;
   if (extent.state == ABSENT && extent.host == 0) {
-    t.cursor = at + extent.length;
+    t.hiddenTo = at + extent.length;
     return true;
   }
   if (!linkCluster(t, image, at, 0)) return false;
-  t.cursor = at + clusterBytes(image);
+  t.hiddenTo = at + clusterBytes(image);
   return true;
 }
 
 /** Makes the cluster at `at` show zeros, whatever the base has there. */
-function hide(t: Task, image: Qcow2, at: u64): bool {
+function hide(t: ResizeTask, image: Qcow2, at: u64): bool {
   assert((at & (clusterBytes(image) - 1)) == 0);
   if (image.version > 2) return linkCluster(t, image, at, 0);
   // Version 2 has no zero clusters: one full of zeros does it too.
@@ -211,7 +229,7 @@ function hide(t: Task, image: Qcow2, at: u64): bool {
     setClusterMap(t, 0, taken.at | NEW);
     t.clusterCount = 1;
     t.placed = true;
-    t.count = taken.at;
+    t.zeroAt = taken.at;
   }
   const host = clusterMap(t, 0) & ~ACTION;
   if (!writeZeroes(t, host + clusterBytes(image)) || !linkCluster(t, image, at, host)) return false;
@@ -219,16 +237,16 @@ function hide(t: Task, image: Qcow2, at: u64): bool {
   return true;
 }
 
-/** Writes zeros to the file from `count` on to `to`; true when that is done. */
-function writeZeroes(t: Task, to: u64): bool {
-  assert(t.count > 0);
-  while (t.count < to) {
-    const bytes = <u32>min<u64>(PAGE_BYTES, to - t.count);
-    if (ioBegin(t, OP_WRITE, OVERLAY, t.count, bytes, zeroPageAt()) === null) {
+/** Writes zeros to the file from `zeroAt` on to `to`; true when that is done. */
+function writeZeroes(t: ResizeTask, to: u64): bool {
+  assert(t.zeroAt > 0);
+  while (t.zeroAt < to) {
+    const bytes = <u32>min<u64>(PAGE_BYTES, to - t.zeroAt);
+    if (ioBegin(t, OP_WRITE, OVERLAY, t.zeroAt, bytes, zeroPageAt()) === null) {
       wait(t, ON_SLOT);
       return false;
     }
-    t.count += bytes;
+    t.zeroAt += bytes;
   }
   // What came from elsewhere may end where the disk did.
   overlay().fileSize = max(overlay().fileSize, to);
@@ -237,19 +255,18 @@ function writeZeroes(t: Task, to: u64): bool {
 }
 
 /** Moves the L1 table to a larger place; true when that is done. */
-function growTable(t: Task, image: Qcow2): bool {
+function growTable(t: ResizeTask, image: Qcow2): bool {
   assert(t.state >= TABLE);
   if (t.state == TABLE) {
-    const entries = neededEntries(image, t.length);
+    const entries = neededEntries(image, t.size);
     const clusters = ((entries << 3) + clusterBytes(image) - 1) >> image.clusterBits;
     // A table stands in one piece, and so between two refcount blocks: with small clusters that is
     // not far.
     if (entries << 3 > L1_BYTES_MAX || clusters >= refcountsPerBlock(image)) return tooLarge(t);
     const taken = allocateWhole(t, <u32>clusters);
     if (taken === null) return false;
-    t.clusterFirst = taken.at;
-    t.count = clusters;
-    t.cursor = 0;
+    t.table = taken.at;
+    t.tableClusters = clusters;
     t.state = COPY;
   }
   if (t.state == COPY) {
@@ -258,27 +275,25 @@ function growTable(t: Task, image: Qcow2): bool {
         t,
         image.l1Offset,
         (<u64>image.l1Size) << 3,
-        t.clusterFirst,
-        t.count << image.clusterBits,
+        t.table,
+        t.tableClusters << image.clusterBits,
       )
     )
       return false;
-    t.cursor = 0;
     t.state = COPIED_TABLE;
   }
   if (!flushed(t) || !roomToFree(t)) return false;
   const header = pageGet(t, OVERLAY, 0);
   if (!header) return false;
-  putBe64(header + AT_L1_OFFSET, t.clusterFirst);
-  putBe32(header + AT_L1_SIZE, <u32>(t.count << (image.clusterBits - 3)));
+  putBe64(header + AT_L1_OFFSET, t.table);
+  putBe32(header + AT_L1_SIZE, <u32>(t.tableClusters << (image.clusterBits - 3)));
   pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
   const oldBytes =
     (((<u64>image.l1Size) << 3) + clusterBytes(image) - 1) & ~(clusterBytes(image) - 1);
   pagesForget(OVERLAY, image.l1Offset, image.l1Offset + oldBytes);
   if (oldBytes) freeLater(image.l1Offset, <u32>(oldBytes >> image.clusterBits), nextWriteback());
-  image.l1Offset = t.clusterFirst;
-  image.l1Size = <u32>(t.count << (image.clusterBits - 3));
-  t.cursor = image.size;
+  image.l1Offset = t.table;
+  image.l1Size = <u32>(t.tableClusters << (image.clusterBits - 3));
   t.state = HIDE;
   return true;
 }

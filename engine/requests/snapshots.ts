@@ -5,7 +5,7 @@
 import { be32, be64 } from '../core/bytes';
 import { pageGet } from '../core/pages';
 import { tell } from '../core/ring';
-import { DONE, fail, Task, takeMemory, WAIT } from '../core/task';
+import { DONE, fail, recordOf, Task, takeMemory, WAIT } from '../core/task';
 import { overlay, Qcow2 } from '../formats/qcow2/image';
 import { PAGE_BYTES, PAGE_MASK } from '../limits';
 import {
@@ -13,6 +13,7 @@ import {
   BITMAP_GRANULARITY_BITS,
   BITMAP_NAME_BYTES,
   ECORRUPT,
+  KIND_SNAPSHOTS,
   OP_GIVE,
   OVERLAY,
   R_SNAPSHOT_TABLE,
@@ -60,37 +61,50 @@ const AT_GRANULARITY_BITS: u32 = 17;
 const AT_BITMAP_NAME_BYTES: u32 = 18;
 const AT_BITMAP_EXTRA_BYTES: u32 = 20;
 
+@unmanaged
+class SnapshotTask extends Task {
+  /** Where the texts of the entry stand in the file, and their bytes. */
+  textsAt: u64;
+  textBytes: u64;
+  /** Bytes of the entry's fixed part, then of its texts, that have been copied. */
+  copied: u64;
+
+  /** Where the entry stands in the file; 0: it is the first. */
+  get entryAt(): u64 {
+    return this.offset;
+  }
+
+  get isBitmap(): bool {
+    return this.argument == SNAPSHOTS_OF_BITMAPS;
+  }
+}
+
 /**
- * `offset` is where the entry stands in the file, 0 for the first. Gives the numbers of
- * SNAPSHOT_DATE_SECONDS and the following, then id and name. `value` is where the next entry would
- * stand.
+ * Gives the numbers of SNAPSHOT_DATE_SECONDS and the following, then id and name. `value` is where
+ * the next entry would stand.
  */
-export function runSnapshots(t: Task): i32 {
+export function runSnapshots(task: Task): i32 {
+  const t = recordOf<SnapshotTask>(task, KIND_SNAPSHOTS);
   const image = overlay();
-  if (t.argument == SNAPSHOTS_OF_BITMAPS) return runBitmap(t, image);
-  const at = t.offset ? t.offset : image.snapshotsOffset;
+  if (t.isBitmap) return runBitmap(t, image);
+  const at = t.entryAt ? t.entryAt : image.snapshotsOffset;
   if (!image.snapshots || at & 7 || at + FIXED_BYTES > image.fileSize) return refuse(t, at);
   if (!takeMemory(t, ANSWER_BYTES, 0)) return WAIT;
   const texts = t.buffer + NUMBERS_BYTES;
   if (t.state == FIXED) {
     if (!copy(t, image, at, FIXED_BYTES + EXTRA_KNOWN, texts)) return WAIT;
     const extra = tellNumbers(t, texts);
-    t.value = at + FIXED_BYTES + extra;
-    if (extra > EXTRA_MAX || t.value + t.count > image.fileSize) return refuse(t, at);
-    t.cursor = 0;
+    t.textsAt = at + FIXED_BYTES + extra;
+    if (extra > EXTRA_MAX || t.textsAt + t.textBytes > image.fileSize) return refuse(t, at);
+    t.copied = 0;
     t.state = TEXTS;
   }
-  if (!copy(t, image, t.value, t.count, texts)) return WAIT;
-  const give = tell(OP_GIVE, t.request);
-  give.address = <u32>t.buffer;
-  give.length = NUMBERS_BYTES + <u32>t.count;
-  t.value = (t.value + t.count + 7) & ~7;
-  return DONE;
+  return copy(t, image, t.textsAt, t.textBytes, texts) ? give(t) : WAIT;
 }
 
 /** As runSnapshots, with the numbers of BITMAP_FLAGS and the following, then the name. */
-function runBitmap(t: Task, image: Qcow2): i32 {
-  const at = t.offset ? t.offset : image.bitmapsOffset;
+function runBitmap(t: SnapshotTask, image: Qcow2): i32 {
+  const at = t.entryAt ? t.entryAt : image.bitmapsOffset;
   const end = min(image.bitmapsOffset + image.bitmapsBytes, image.fileSize);
   if (!image.bitmapCount || at & 7 || at + BITMAP_BYTES > end) return refuseBitmap(t, at);
   if (!takeMemory(t, ANSWER_BYTES, 0)) return WAIT;
@@ -99,18 +113,21 @@ function runBitmap(t: Task, image: Qcow2): i32 {
     if (!copy(t, image, at, BITMAP_BYTES, texts)) return WAIT;
     put(t, BITMAP_FLAGS, be32(texts + AT_BITMAP_FLAGS));
     put(t, BITMAP_GRANULARITY_BITS, load<u8>(texts + AT_GRANULARITY_BITS));
-    t.count = be32(texts + AT_BITMAP_NAME_BYTES) >> 16;
-    put(t, BITMAP_NAME_BYTES, <f64>t.count);
-    t.value = at + BITMAP_BYTES + be32(texts + AT_BITMAP_EXTRA_BYTES);
-    if (t.value + t.count > end) return refuseBitmap(t, at);
-    t.cursor = 0;
+    t.textBytes = be32(texts + AT_BITMAP_NAME_BYTES) >> 16;
+    put(t, BITMAP_NAME_BYTES, <f64>t.textBytes);
+    t.textsAt = at + BITMAP_BYTES + be32(texts + AT_BITMAP_EXTRA_BYTES);
+    if (t.textsAt + t.textBytes > end) return refuseBitmap(t, at);
+    t.copied = 0;
     t.state = TEXTS;
   }
-  if (!copy(t, image, t.value, t.count, texts)) return WAIT;
+  return copy(t, image, t.textsAt, t.textBytes, texts) ? give(t) : WAIT;
+}
+
+function give(t: SnapshotTask): i32 {
   const give = tell(OP_GIVE, t.request);
   give.address = <u32>t.buffer;
-  give.length = NUMBERS_BYTES + <u32>t.count;
-  t.value = (t.value + t.count + 7) & ~7;
+  give.length = NUMBERS_BYTES + <u32>t.textBytes;
+  t.value = (t.textsAt + t.textBytes + 7) & ~7;
   return DONE;
 }
 
@@ -125,10 +142,10 @@ function refuseBitmap(t: Task, at: u64): i32 {
 }
 
 /**
- * Puts the numbers of an entry into the answer, and the length of its texts into `count`; returns
- * the length of its extra data.
+ * Puts the numbers of an entry into the answer, and the length of its texts into `t`; returns the
+ * length of its extra data.
  */
-function tellNumbers(t: Task, entry: usize): u64 {
+function tellNumbers(t: SnapshotTask, entry: usize): u64 {
   const extra = be32(entry + AT_EXTRA_BYTES);
   const idBytes = be32(entry + AT_TEXT_BYTES) >> 16;
   const nameBytes = be32(entry + AT_TEXT_BYTES) & 0xffff;
@@ -146,7 +163,7 @@ function tellNumbers(t: Task, entry: usize): u64 {
   put(t, SNAPSHOT_ICOUNT, icount == u64.MAX_VALUE ? -1 : <f64>icount);
   put(t, SNAPSHOT_ID_BYTES, idBytes);
   put(t, SNAPSHOT_NAME_BYTES, nameBytes);
-  t.count = idBytes + nameBytes;
+  t.textBytes = idBytes + nameBytes;
   return extra;
 }
 
@@ -156,18 +173,18 @@ function put(t: Task, index: u32, value: f64): void {
 }
 
 /**
- * Copies bytes of the image's file, as far as `cursor` has not come yet. False: the task waits or
+ * Copies bytes of the image's file, as far as they have not been yet. False: the task waits or
  * has failed.
  */
-function copy(t: Task, image: Qcow2, from: u64, bytes: u64, to: usize): bool {
+function copy(t: SnapshotTask, image: Qcow2, from: u64, bytes: u64, to: usize): bool {
   assert(t.buffer != 0);
-  while (t.cursor < bytes) {
-    const at = from + t.cursor;
+  while (t.copied < bytes) {
+    const at = from + t.copied;
     const page = pageGet(t, image.file, at);
     if (!page) return false;
-    const length = min(bytes - t.cursor, <u64>PAGE_BYTES - (at & PAGE_MASK));
-    memory.copy(to + <usize>t.cursor, page, <usize>length);
-    t.cursor += length;
+    const length = min(bytes - t.copied, <u64>PAGE_BYTES - (at & PAGE_MASK));
+    memory.copy(to + <usize>t.copied, page, <usize>length);
+    t.copied += length;
   }
   return true;
 }

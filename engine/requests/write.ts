@@ -1,6 +1,5 @@
 // A guest's write: in place where the overlay has the whole cluster to itself, else into a new
-// cluster that is filled up with what stood around the written bytes. With the argument
-// WRITE_ZEROES the data is zeros, for parts of clusters that cannot be zero clusters.
+// cluster that is filled up with what stood around the written bytes.
 
 import { clusterBytes } from '../core/image';
 import { ioBegin } from '../core/ring';
@@ -12,6 +11,7 @@ import {
   lock,
   ON_IO,
   ON_SLOT,
+  recordOf,
   releaseMemory,
   setClusterMap,
   Task,
@@ -37,6 +37,7 @@ import {
   COMPRESSED_DATA,
   ECORRUPT,
   EINVAL,
+  KIND_WRITE,
   OP_TAKE,
   OVERLAY,
   R_RANGE,
@@ -57,7 +58,16 @@ const STORE: u32 = 8;
 const STORED: u32 = 9;
 const DROP: u32 = 10;
 
-export function runWrite(t: Task): i32 {
+@unmanaged
+class WriteTask extends Task {
+  /** The data is zeros, for parts of clusters that cannot be zero clusters. */
+  get isZeroes(): bool {
+    return (this.argument & WRITE_ZEROES) != 0;
+  }
+}
+
+export function runWrite(task: Task): i32 {
+  const t = recordOf<WriteTask>(task, KIND_WRITE);
   const image = overlay();
   const bits = image.clusterBits;
   const end = t.offset + t.length;
@@ -87,7 +97,7 @@ export function runWrite(t: Task): i32 {
   }
   if (t.state == TAKE) {
     const at = t.buffer + <usize>(t.offset - t.bufferFrom);
-    if (t.argument & WRITE_ZEROES) memory.fill(at, 0, <usize>t.length);
+    if (t.isZeroes) memory.fill(at, 0, <usize>t.length);
     else {
       const take = ioBegin(t, OP_TAKE, OVERLAY, 0, <u32>t.length, at);
       if (take === null) return wait(t, ON_SLOT);
@@ -130,14 +140,14 @@ export function runWrite(t: Task): i32 {
 }
 
 /** Decides for every cluster whether it is written in place. */
-function classify(t: Task): bool {
+function classify(t: WriteTask): bool {
   const image = overlay();
   while (t.clusterAt < t.clusterCount) {
     const offset = (t.clusterFirst + t.clusterAt) << image.clusterBits;
     const extent = lookup(t, image, offset, 1);
     if (extent === null) return false;
     let entry = FILL;
-    if (extent.state == ZEROES && t.argument & WRITE_ZEROES && !image.extendedL2) {
+    if (extent.state == ZEROES && t.isZeroes && !image.extendedL2) {
       entry = KEEP;
     } else if (extent.host && extent.state != COMPRESSED_DATA) {
       entry = extent.host | (extent.whole ? IN_PLACE : OWNED);

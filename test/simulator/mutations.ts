@@ -20,7 +20,7 @@ export const MUTATIONS: Mutation[] = [
     name: 'no barriers between the stages of a write-back',
     path: 'engine/overlay/writeback.ts',
     from: 'if (!barrier(t)) return wait(t, ON_SLOT);\n      t.state = BARRIER;',
-    to: 't.count = runAt(<u32>t.cursor).stage;\n      continue;',
+    to: 't.stage = runAt(t.writeRun).stage;\n      continue;',
   },
   {
     name: 'refcounts go to disk together with the tables that rely on them',
@@ -49,7 +49,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: 'freed clusters are given back to the storage while the disk still refers to them',
     path: 'engine/overlay/writeback.ts',
-    from: 'entry.shared || entry.after > t.flushCovers ||',
+    from: 'entry.shared || entry.after > t.covers ||',
     to: 'entry.shared ||',
   },
   {
@@ -139,19 +139,19 @@ export const MUTATIONS: Mutation[] = [
   {
     name: 'autoclear bits stay where nothing has to be repaired',
     path: 'engine/check/check.ts',
-    from: 'if (mends || (t.argument == REPAIR_CRASH && image.autoclear)) {',
+    from: 'if (mends || (t.mayRepair == REPAIR_CRASH && image.autoclear)) {',
     to: 'if (mends) {',
   },
   {
     name: 'a disk that grows shows what stood behind its end',
     path: 'engine/requests/resize.ts',
     from: 'if (!forget(t, image, at)) return WAIT;',
-    to: 't.cursor = t.length;',
+    to: 't.hiddenTo = t.size;',
   },
   {
     name: 'a discarded cluster shows what its base has there',
     path: 'engine/requests/zeroes.ts',
-    from: 'if (!linkCluster(t, image, at, 0, empties)) return WAIT;',
+    from: 'if (!linkCluster(t, image, at, 0, absent)) return WAIT;',
     to: 'if (!linkCluster(t, image, at, 0, true)) return WAIT;',
   },
   {
@@ -192,7 +192,7 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'a job down to an image makes zeros of the front of a cluster',
-    path: 'engine/job/stream.ts',
+    path: 'engine/job/handout.ts',
     from: 'if (j.cursor & (clusterBytes(overlay()) - 1)) return 0;',
     to: '',
   },
@@ -205,8 +205,8 @@ export const MUTATIONS: Mutation[] = [
   {
     name: 'an answer is told twice',
     path: 'engine/requests/read.ts',
-    from: 'noteGuestRead(t.offset, t.length, t.tries > 0);',
-    to: 'if (t.tries == 1) tell(9, t.request);\n    noteGuestRead(t.offset, t.length, t.tries > 0);',
+    from: 'noteGuestRead(t.offset, t.length, t.populateTries > 0);',
+    to: 'if (t.populateTries == 1) tell(9, t.request);\n    noteGuestRead(t.offset, t.length, t.populateTries > 0);',
   },
   {
     name: 'a guest is given what stands before what it missed',

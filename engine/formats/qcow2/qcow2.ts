@@ -8,9 +8,6 @@ import { Task } from '../../core/task';
 import {
   ECORRUPT,
   EUNSUPPORTED,
-  OPEN_TO_CHECK,
-  OPEN_TO_DESCRIBE,
-  OPEN_WRITABLE,
   OVERLAY,
   R_BITMAPS,
   R_ENCRYPTED,
@@ -23,7 +20,7 @@ import {
   R_SNAPSHOTS,
   R_VERSION,
 } from '../../protocol';
-import { hasMemory, refuse } from '../format';
+import { hasMemory, openTaskOf, refuse } from '../format';
 import { AT_VERSION, HEADER_BYTES_V2, MAGIC, parseHeader } from './header';
 import { qcow2Of } from './image';
 
@@ -35,19 +32,20 @@ export function isQcow2(header: usize, image: Image): bool {
   return image.fileSize < HEADER_BYTES_V2 || be32(header + AT_VERSION) != 1;
 }
 
-export function openQcow2(t: Task, image: Image): bool {
+export function openQcow2(task: Task, image: Image): bool {
+  const t = openTaskOf(task);
   const header = pageGet(t, image.file, 0);
   if (!header) return false;
   const own = qcow2Of(image);
   const reason = parseHeader(header, own);
   if (reason) return refuse(t, isUnsupported(reason) ? EUNSUPPORTED : ECORRUPT, reason, image);
-  if (own.refcountTableBytes == 0 && !(t.argument & OPEN_TO_CHECK))
+  if (own.refcountTableBytes == 0 && !t.isToCheck)
     return refuse(t, ECORRUPT, R_REFCOUNT_TABLE, image);
-  if (!(t.argument & OPEN_TO_DESCRIBE)) {
+  if (!t.isToDescribe) {
     if (own.encryption) return refuse(t, EUNSUPPORTED, R_ENCRYPTED, image);
     if (own.externalData) return refuse(t, EUNSUPPORTED, R_EXTERNAL_DATA, image);
   }
-  if (image.index == OVERLAY && t.argument & OPEN_WRITABLE) {
+  if (image.index == OVERLAY && t.isWritable) {
     if (own.corrupt) return refuse(t, ECORRUPT, R_MARKED_CORRUPT, image);
     if (own.snapshots) return refuse(t, EUNSUPPORTED, R_SNAPSHOTS, image);
     if (own.bitmaps) return refuse(t, EUNSUPPORTED, R_BITMAPS, image);
