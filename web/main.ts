@@ -2,35 +2,34 @@
  * The console: goes between the list of disks and a machine at work, and takes what the user asks
  * for.
  */
-import './style.css';
-import { listDisks, MillraceError, persistDisks } from '../hosts/browser/index.ts';
-import { announce, chooseFile, make, part } from './dom.ts';
-import { bytes } from './format.ts';
-import { isSpoken, note, noteSpoken } from './memory.ts';
-import type { Remedy } from './problems.ts';
-import { hideProblem, needsFile, showProblem } from './problems.ts';
-import type { Boot } from './session.ts';
-import { Session } from './session.ts';
-import { showShelf } from './shelf.ts';
-import { saveDisk, takeDisk } from './transfer.ts';
-
-/** An image that this site offers, as samples.json beside the page lists it. */
-interface Sample {
-  name: string;
-  /** Absolute, or relative to the page. */
-  url: string;
-  text?: string;
-  /** Bytes of the image. */
-  size?: number;
-}
+import './style/base.css';
+import './style/start.css';
+import './style/console.css';
+import './style/disk.css';
+import { MillraceError, persistDisks } from '../hosts/browser/index.ts';
+import { DiskPanel } from './disk/panel.ts';
+import { wirePanes } from './machine/panes.ts';
+import type { Boot } from './machine/session.ts';
+import { Session } from './machine/session.ts';
+import { showAbout } from './page/about.ts';
+import { announce, answerTo, chooseFile, make, part } from './page/dom.ts';
+import type { Remedy } from './page/problems.ts';
+import { hideProblem, needsFile, showProblem } from './page/problems.ts';
+import type { Sample } from './shelf/images.ts';
+import {
+  diskFrom,
+  fetchSamples,
+  freeName,
+  nameOf,
+  showSamples,
+  withoutEnding,
+} from './shelf/images.ts';
+import { linkTo, showLink } from './shelf/link.ts';
+import { showShelf } from './shelf/list.ts';
+import { isSpoken, note, noteSpoken, notesOf } from './shelf/memory.ts';
+import { saveDisk, takeDisk } from './shelf/transfer.ts';
 
 const MEBIBYTE = 1024 * 1024;
-/**
- * Of a name that the page chooses, with its characters as they count in names of disks: less than
- * one may have, for a number behind it.
- */
-const NAME_BYTES_MAX = 200;
-const PANES = ['serial-pane', 'screen-pane', 'disk-pane'];
 
 let session: Session | undefined;
 /** Gives up the disk that is being opened. */
@@ -40,6 +39,8 @@ let opening: AbortController | undefined;
  * where it was shown.
  */
 let ended: Promise<void> = Promise.resolve();
+let samples: Sample[] = [];
+const panel: DiskPanel = makePanel();
 
 async function boot(wanted: Boot): Promise<void> {
   if (opening || session) return;
@@ -54,12 +55,13 @@ async function boot(wanted: Boot): Promise<void> {
     show('console');
     await ended;
     signal.throwIfAborted();
-    session = await Session.start(wanted, signal);
+    session = await Session.start(wanted, panel, signal);
     opened();
     history.replaceState(null, '', `#disk=${encodeURIComponent(wanted.name)}`);
     part('title').textContent = wanted.name;
     document.title = `${wanted.name} – Millrace`;
     part('power').hidden = false;
+    part('share').hidden = notesOf(wanted.name).image === undefined;
     announce(`${wanted.name} boots.`);
   } catch (error) {
     // The list is shown already, and another disk may be.
@@ -96,42 +98,33 @@ async function waitFor(wanted: Boot): Promise<void> {
   await boot({ ...wanted, wait: true });
 }
 
+/** Boots the image at an address: the disk that was made from it before, or a new one. */
+async function bootImage(image: string): Promise<void> {
+  const known = await diskFrom(image);
+  if (known === undefined) return bootNew(nameOf(image, samples), image);
+  const answer = await answerTo({
+    title: `Continue with ${known}?`,
+    text: 'You have booted this image before, and what the machine wrote is still here. Starting afresh makes another disk, and leaves that one as it is.',
+    yes: 'Continue',
+    other: 'Start afresh',
+  });
+  if (answer === 'yes') await boot({ name: known, create: false });
+  if (answer === 'other') await bootNew(nameOf(image, samples), image);
+}
+
 /** Makes a new disk over an image, and boots it. */
-async function bootImage(base: string | File): Promise<void> {
-  const name = await freeName(typeof base === 'string' ? lastPartOf(base) : base.name);
+async function bootNew(wanted: string, base: string | File): Promise<void> {
+  const name = await freeName(wanted);
   note(name, {
     memory: Number(part<HTMLSelectElement>('memory').value) * MEBIBYTE,
     written: undefined,
+    image: typeof base === 'string' ? base : undefined,
   });
   await boot({ name, create: true, base });
 }
 
-function lastPartOf(url: string): string {
-  const part = new URL(url).pathname.split('/').pop()!;
-  try {
-    return decodeURIComponent(part);
-  } catch {
-    // A per cent sign that means itself.
-    return part;
-  }
-}
-
-/** A name for a disk that no disk has, from that of an image. */
-async function freeName(image: string): Promise<string> {
-  // Half of a character is no text.
-  let wanted =
-    image.replace(/\.(raw|img|qcow2|bin)$/i, '').replace(/\p{Surrogate}/gu, '') || 'disk';
-  while (encodeURIComponent(wanted).length > NAME_BYTES_MAX)
-    wanted = [...wanted].slice(0, -1).join('');
-  const taken = new Set((await listDisks()).map(({ name }) => name));
-  for (let number = 1; ; number++) {
-    const name = number === 1 ? wanted : `${wanted} ${number}`;
-    if (!taken.has(name)) return name;
-  }
-}
-
 async function importFile(file: File): Promise<void> {
-  await takeDisk(await freeName(file.name), file);
+  await takeDisk(await freeName(withoutEnding(file.name)), file);
   await showStart();
 }
 
@@ -148,8 +141,7 @@ async function showStart(): Promise<void> {
   }
   part('power').hidden = true;
   document.title = 'Millrace';
-  if (location.hash.startsWith('#disk='))
-    history.replaceState(null, '', location.pathname + location.search);
+  if (location.hash !== '') history.replaceState(null, '', location.pathname + location.search);
   await ended;
   // Something else may have been booted meanwhile.
   if (opening || session) return;
@@ -172,24 +164,25 @@ function show(view: 'start' | 'console'): void {
   part('console').hidden = view !== 'console';
 }
 
-async function showSamples(): Promise<void> {
-  const response = await fetch('samples.json').catch(() => undefined);
-  // A site need not offer any; some servers answer with a page of theirs then.
-  const samples = response?.ok ? ((await response.json().catch(() => [])) as Sample[]) : [];
-  part('samples').replaceChildren(
-    ...samples.map(({ name, url, text, size }) =>
-      make(
-        'button',
-        {
-          type: 'button',
-          className: 'sample',
-          onclick: () => void bootImage(new URL(url, document.baseURI).href).catch(showProblem),
-        },
-        make('b', {}, name),
-        make('span', {}, [text, size && bytes(size)].filter(Boolean).join(' · ')),
-      ),
+/** Of the disk at work, with the ways out of the browser for it. */
+function makePanel(): DiskPanel {
+  const exports = (['qcow2', 'raw'] as const).map((format) =>
+    make(
+      'button',
+      {
+        type: 'button',
+        id: `export-${format}`,
+        onclick: () => session && void saveDisk(session.name, format, session.disk),
+      },
+      `Export ${format}`,
     ),
   );
+  return new DiskPanel(part('disk-pane'), {
+    title: 'Disk',
+    figures: ['copied', 'rate', 'left', 'requests', 'downloaded', 'read', 'wrote'],
+    tools: exports,
+    problem: showProblem,
+  });
 }
 
 function wire(): void {
@@ -201,7 +194,7 @@ function wire(): void {
       input.value = '';
     });
   };
-  files('file', bootImage);
+  files('file', (file) => bootNew(withoutEnding(file.name), file));
   files('import', importFile);
   part('boot').addEventListener('submit', (event) => {
     event.preventDefault();
@@ -216,17 +209,16 @@ function wire(): void {
     () => void showStart().then(() => part('boot-button').focus()),
   );
   part('off').addEventListener('click', () => void switchOff());
+  part('restart').addEventListener('click', () => session?.restart());
+  part('share').addEventListener('click', () => {
+    const image = session && notesOf(session.name).image;
+    if (image) showLink(linkTo(image)).catch(showProblem);
+  });
   const spoken = part<HTMLInputElement>('spoken');
   spoken.checked = isSpoken();
   spoken.addEventListener('change', () => noteSpoken(spoken.checked));
-  part('restart').addEventListener('click', () => session?.restart());
-  for (const format of ['qcow2', 'raw'] as const)
-    part(`export-${format}`).addEventListener(
-      'click',
-      () => session && void saveDisk(session.name, format, session.disk),
-    );
   wireDrop();
-  wirePanes();
+  wirePanes(() => session !== undefined);
 }
 
 /** A file dropped anywhere boots, unless a machine is at work. */
@@ -240,43 +232,28 @@ function wireDrop(): void {
     event.preventDefault();
     document.body.classList.remove('dropping');
     const file = event.dataTransfer?.files[0];
-    if (file && !session) bootImage(file).catch(showProblem);
+    if (file && !session) bootNew(withoutEnding(file.name), file).catch(showProblem);
   });
 }
 
-/**
- * F6 goes from pane to pane: out of the terminal and the screen, which take every other key for the
- * machine.
- */
-function wirePanes(): void {
-  addEventListener(
-    'keydown',
-    (event) => {
-      if (event.key !== 'F6' || !session) return;
-      event.preventDefault();
-      event.stopImmediatePropagation();
-      const panes = PANES.map(part);
-      const at = panes.findIndex((pane) => pane.contains(document.activeElement));
-      const next =
-        panes[
-          (at + (event.shiftKey ? panes.length - 1 : 1) + (at < 0 && event.shiftKey ? 1 : 0)) %
-            panes.length
-        ];
-      (next.querySelector<HTMLElement>('textarea, #screen') ?? next).focus();
-    },
-    { capture: true },
-  );
+/** What the address asks for: a disk that is here, or an image. */
+async function follow(hash: URLSearchParams): Promise<void> {
+  const [disk, image] = [hash.get('disk'), hash.get('image')];
+  if (disk !== null) return boot({ name: disk, create: false });
+  await showStart();
+  if (image === null) return;
+  if (!URL.canParse(image, document.baseURI))
+    throw new MillraceError('EINVAL', `the address of this page names no image: '${image}'`);
+  await bootImage(new URL(image, document.baseURI).href);
 }
 
 async function start(): Promise<void> {
-  wire();
   const hash = new URLSearchParams(location.hash.slice(1));
-  const disk = hash.get('disk');
-  // A link may name an image; booting it is for the user to decide.
-  part<HTMLInputElement>('url').value = hash.get('url') ?? '';
-  await showSamples();
-  if (disk !== null) await boot({ name: disk, create: false });
-  else await showStart();
+  wire();
+  showAbout('help.html');
+  samples = await fetchSamples();
+  showSamples(samples, ({ url }) => void bootImage(url).catch(showProblem));
+  await follow(hash).catch(showProblem);
 }
 
 // Only an address that the user has gone to is told here.

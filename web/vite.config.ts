@@ -8,6 +8,7 @@ import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import type { Plugin, Rolldown, UserConfig } from 'vite';
 import { defineConfig } from 'vite';
+import { FACTS } from './package-facts.mjs';
 
 const SEABIOS = process.env.SEABIOS ?? '/usr/share/seabios';
 if (!existsSync(SEABIOS))
@@ -48,6 +49,7 @@ function contentOf(file: Rolldown.OutputAsset | Rolldown.OutputChunk): string | 
 const config: UserConfig = defineConfig({
   root: here('.'),
   base: './',
+  define: FACTS,
   plugins: [offline()],
   resolve: { alias: { seabios: SEABIOS } },
   server: { fs: { allow: [here('..'), SEABIOS] } },
@@ -60,7 +62,12 @@ const config: UserConfig = defineConfig({
     assetsInlineLimit: 0,
     chunkSizeWarningLimit: 1024,
     rolldownOptions: {
-      input: { index: here('index.html'), example: here('example.html'), sw: here('sw.ts') },
+      input: {
+        index: here('index.html'),
+        example: here('example.html'),
+        help: here('help.html'),
+        sw: here('sw.ts'),
+      },
       output: {
         entryFileNames: ({ name }) => (name === 'sw' ? 'sw.js' : 'assets/[name]-[hash].js'),
       },

@@ -136,7 +136,7 @@ describeWithPeer(
         await page.goto(`${site.origin}/`);
         // Chosen before, so that it cannot be over before it is paused.
         await page
-          .locator('#job-speed')
+          .locator('.job-speed')
           .evaluate((select: HTMLSelectElement) => (select.value = String(256 * 1024)));
         await boot(page, `${site.origin}/images/halted.raw`);
         await job(page, 'Pause', 'paused: true');
@@ -162,9 +162,9 @@ describeWithPeer(
       'boots from the sample to a prompt while it streams, and keeps what the guest writes',
       async () => {
         await page.goto(`${site.origin}/`);
-        await page.getByRole('button', { name: 'A small Debian' }).waitFor();
+        await page.getByRole('button', { name: 'Boot A small Debian' }).waitFor();
         await shoot(page, 'first-visit');
-        await page.getByRole('button', { name: 'A small Debian' }).click();
+        await page.getByRole('button', { name: 'Boot A small Debian' }).click();
         // So slowly that it cannot end before the longest boot has.
         await page.getByLabel('Speed').selectOption({ label: '256 KiB/s' });
         await prompt(page);
@@ -173,12 +173,12 @@ describeWithPeer(
         await job(page, 'Pause', 'paused: true');
         await shoot(page, 'paused');
         await job(page, 'Resume', 'paused: false');
-        await job(page, 'Abort', 'reason: "aborted"');
+        await job(page, 'Stop copying', 'reason: "aborted"');
         await shoot(page, 'aborted');
-        await job(page, 'Start streaming', 'status: 1 (ACTIVE)');
+        await job(page, 'Copy the rest', 'status: 1 (ACTIVE)');
         // The keyboard stays with the job, and comes to the machine's screen and back to its serial
         // console.
-        expect(await focus(page)).toBe('job-pause');
+        expect(await page.evaluate(() => document.activeElement!.className)).toBe('job-pause');
         await page.keyboard.press('F6');
         expect(await focus(page)).toBe('serial');
         await page.keyboard.press('F6');
@@ -196,7 +196,7 @@ describeWithPeer(
         await page.reload();
         // The job goes on with the speed that it was started with.
         await page.waitForFunction(
-          () => document.getElementById('info')!.textContent!.includes('status: 1 (ACTIVE)'),
+          () => document.querySelector('.job-info')!.textContent!.includes('status: 1 (ACTIVE)'),
           undefined,
           { timeout: BOOT_MS_MAX },
         );
@@ -217,7 +217,7 @@ describeWithPeer(
       async () => {
         const second = await browser.context.newPage();
         await second.goto(`${site.origin}/`);
-        await second.getByRole('button', { name: 'Boot: guest' }).click();
+        await second.getByRole('button', { name: 'Boot: A small Debian' }).click();
         await second.getByRole('alert').getByText('Another tab has this disk').waitFor();
         await shoot(second, 'problem-busy');
         await second.close();
@@ -253,8 +253,8 @@ describeWithPeer(
         await page.getByRole('button', { name: 'Switch off' }).click();
         await page.getByText('complete: boots without the network').waitFor();
         await shoot(page, 'second-visit');
-        const qcow2 = await save(page, 'Export qcow2: guest', join(work, 'guest.qcow2'));
-        const raw = await save(page, 'Export raw: guest', join(work, 'guest.raw'));
+        const qcow2 = await save(page, 'Export qcow2: A small Debian', join(work, 'guest.qcow2'));
+        const raw = await save(page, 'Export raw: A small Debian', join(work, 'guest.raw'));
         await run('qemu-img', ['check', qcow2]);
         await run('qemu-img', ['compare', '-f', 'qcow2', '-F', 'raw', qcow2, raw]);
         const information = JSON.parse(
@@ -280,7 +280,7 @@ describeWithPeer(
     it(
       'renames, imports and deletes disks',
       async () => {
-        await page.getByRole('button', { name: 'Rename: guest' }).click();
+        await page.getByRole('button', { name: 'Rename: A small Debian' }).click();
         await shoot(page, 'rename');
         await page.getByRole('dialog').getByLabel('Name').fill('kept');
         await page.keyboard.press('Enter');
@@ -310,7 +310,7 @@ async function remove(page: Page, name: string): Promise<void> {
 async function job(page: Page, button: string, info: string): Promise<void> {
   await page.getByRole('button', { name: button }).click();
   await page.waitForFunction(
-    (info) => document.getElementById('info')!.textContent!.includes(info),
+    (info) => document.querySelector('.job-info')!.textContent!.includes(info),
     info,
     { timeout: COMPLETE_MS_MAX },
   );

@@ -74,7 +74,7 @@ describeWithPeer(
       async () => {
         await page.reload();
         await page.waitForFunction(
-          () => document.getElementById('info')!.textContent!.includes('status: 1 (ACTIVE)'),
+          () => document.querySelector('.job-info')!.textContent!.includes('status: 1 (ACTIVE)'),
           { timeout: BOOT_MS_MAX },
         );
         await choose('unlimited');
@@ -92,7 +92,7 @@ describeWithPeer(
     async function choose(speed: string): Promise<void> {
       await page.waitForFunction(() => document.getElementById('console')!.hidden === false);
       await page.evaluate((speed) => {
-        const select = document.getElementById('job-speed') as HTMLSelectElement;
+        const select = document.querySelector('.job-speed') as HTMLSelectElement;
         select.value = [...select.options].find(({ label }) => label === speed)!.value;
         select.dispatchEvent(new Event('change'));
       }, speed);

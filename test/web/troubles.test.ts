@@ -248,13 +248,38 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
     await runs('halted');
   });
 
+  it('boots what a link names, and offers to continue with the disk that was made from it', async () => {
+    const link = `${site.origin}/#image=${encodeURIComponent(`${site.origin}/images/halted.raw`)}`;
+    const go = async (): Promise<void> => {
+      await page.goto('about:blank');
+      await page.goto(link);
+      await page.getByRole('heading', { name: 'Continue with halted?' }).waitFor();
+    };
+    await go();
+    await page.getByRole('button', { name: 'Continue', exact: true }).click();
+    await runs('halted');
+    await page.getByRole('button', { name: 'Share a link' }).click();
+    expect(await page.getByRole('dialog').getByLabel('Link').inputValue()).toBe(link);
+    await page.getByRole('button', { name: 'Done' }).click();
+    await go();
+    await page.getByRole('button', { name: 'Start afresh' }).click();
+    await runs('halted 2');
+    await page.getByRole('button', { name: 'Switch off' }).click();
+    await page.getByRole('button', { name: 'Delete: halted 2' }).click();
+    await page.getByRole('button', { name: 'Delete', exact: true }).click();
+    await page.getByRole('button', { name: 'Boot: halted 2' }).waitFor({ state: 'detached' });
+    await page.goto('about:blank');
+    await page.goto(`${site.origin}/#image=http://[`);
+    await told('That cannot be');
+  });
+
   it(
     'saves a disk as it was, though it is at work again before the download has ended',
     async () => {
       await page
-        .locator('#job-speed')
+        .locator('.job-speed')
         .evaluate((select: HTMLSelectElement) => (select.value = String(2 * 1024 * 1024)));
-      await boot(page, `${site.origin}/images/halted.raw`);
+      await boot(page, `${site.origin}/images/halted.raw?2`);
       const name = (await page
         .locator('#title')
         .getByText(/^halted/)
@@ -275,8 +300,8 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
       ]);
       const file = await readFile(await download.path());
       await page.getByRole('button', { name: `Boot: ${name}` }).click();
-      await page.locator('#job-speed').selectOption({ label: 'unlimited' });
-      await page.locator('#left').getByText('complete').waitFor();
+      await page.locator('.job-speed').selectOption({ label: 'unlimited' });
+      await page.locator('.left').getByText('complete').waitFor();
       const saved = await page.evaluate(async () => {
         const digest = await crypto.subtle.digest(
           'SHA-256',
@@ -297,7 +322,7 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
       const path = join(site.folder, 'chosen.raw');
       await writeFile(path, haltedImage());
       await page
-        .locator('#job-speed')
+        .locator('.job-speed')
         .evaluate((select: HTMLSelectElement) => (select.value = String(256 * 1024)));
       await page.setInputFiles('#file', path);
       await runs('chosen');
@@ -355,7 +380,7 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
       await once(server, 'listening');
       try {
         await page
-          .locator('#job-speed')
+          .locator('.job-speed')
           .evaluate((select: HTMLSelectElement) => (select.value = String(2 * 1024 * 1024)));
         await boot(page, `http://127.0.0.1:${(server.address() as AddressInfo).port}/closing.raw`);
         await runs('closing');
@@ -390,7 +415,7 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
   });
 
   it('says that the disk\u2019s worker has ended, though the guest wants nothing', async () => {
-    await boot(page, `${site.origin}/images/halted.raw`);
+    await boot(page, `${site.origin}/images/halted.raw?3`);
     await runs('halted 3');
     for (const worker of page.workers()) void worker.evaluate(() => self.close()).catch(() => {});
     await told('part of the page that has the disk has ended');
@@ -414,7 +439,7 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
       await page.getByText('All writes saved').waitFor();
       await runs(waiting!.replace(' waits for its disk', ''));
       await page.getByRole('button', { name: 'Try again' }).click();
-      await page.locator('#left').getByText('complete').waitFor();
+      await page.locator('.left').getByText('complete').waitFor();
     },
     START_MS_MAX,
   );
@@ -423,7 +448,7 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
     'says so when it is switched off with writes that could not be stored',
     async () => {
       const limit = await limitRoom();
-      await boot(page, `${site.origin}/images/writer.raw`);
+      await boot(page, `${site.origin}/images/writer.raw?2`);
       await told('no room left in this browser');
       await key();
       await page.getByRole('button', { name: 'Try again' }).waitFor({ state: 'detached' });
@@ -438,7 +463,7 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
   it(
     'says that the storage of a disk was cleared, and what can be done yet',
     async () => {
-      await boot(page, `${site.origin}/images/writer.raw`);
+      await boot(page, `${site.origin}/images/writer.raw?3`);
       await starts();
       await page.evaluate(() => fetch('clear'));
       await key();

@@ -9,7 +9,7 @@ import vgaBiosUrl from 'seabios/vgabios-stdvga.bin?url';
 import type { V86Options } from 'v86';
 import { V86 } from 'v86';
 import v86Url from 'v86/build/v86.wasm?url';
-import type { Emulator } from '../hosts/faces/v86/index.ts';
+import type { Emulator } from '../../hosts/faces/v86/index.ts';
 
 const VGA_MEMORY_BYTES = 8 * 1024 * 1024;
 const COLUMNS = 80;

@@ -1,11 +1,13 @@
 /**
  * What this page alone remembers of a disk, beside Millrace's own catalogue: how much memory its
- * machine has, and where its guest has written. Where the browser keeps nothing, the page works
+ * machine has, which image it was made from, and where its guest has written. Where the browser keeps nothing, the page works
  * without.
  */
 export interface DiskNotes {
   /** Bytes of the machine's memory. */
   memory: number;
+  /** URL of the image that it was made from. */
+  image?: string;
   /** Segments of the map that the guest has written, as a bit each, in base64. */
   written?: string;
 }

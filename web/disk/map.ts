@@ -3,8 +3,8 @@
  * reads as flashes. Drawing is frugal, because the machine runs in the same thread: only what has
  * changed is drawn.
  */
-import type { Extent } from '../hosts/api/disk.ts';
-import { bytes, percent } from './format.ts';
+import type { Extent } from '../../hosts/api/disk.ts';
+import { bytes, percent } from '../page/format.ts';
 
 const SEGMENTS_MAX = 2048;
 const FLASH_MS = 450;
@@ -199,10 +199,10 @@ export class DiskMap {
     const part = (cells: Float32Array): number =>
       cells.reduce((sum, value) => sum + value, 0) / this.#count;
     const written = this.#written.reduce((sum, value) => sum + value, 0);
-    const text = `${percent(part(this.#data) + part(this.#zero))} of ${bytes(this.#size)} is here, ${percent(part(this.#zero))} of it as zeros`;
+    const text = `${percent(part(this.#data) + part(this.#zero))} of ${bytes(this.#size)} is copied, ${percent(part(this.#zero))} of it as zeros`;
     this.#canvas.setAttribute(
       'aria-label',
-      `Map of the disk: ${text}; the guest has written in ${written} of ${this.#count} places`,
+      `Map of the disk: ${text}; the machine has written in ${written} of ${this.#count} places`,
     );
   }
 }

@@ -2,20 +2,12 @@
  * Errors as a person can act on them: what happened in a sentence, what to do about it, and the
  * exact words of the error below.
  */
-import type { ErrorCode, ErrorReason } from '../hosts/browser/index.ts';
-import { MillraceError } from '../hosts/browser/index.ts';
-import { make, part } from './dom.ts';
+import type { ErrorCode, ErrorReason } from '../../hosts/api/errors.ts';
+import { MillraceError } from '../../hosts/api/errors.ts';
+import type { Explanation, Remedy } from './notice.ts';
+import { hideNotice, showNotice } from './notice.ts';
 
-/** What the page can offer to do. */
-export interface Remedy {
-  label: string;
-  act(): void;
-}
-
-interface Explanation {
-  title: string;
-  advice: string;
-}
+export type { Remedy } from './notice.ts';
 
 const BY_CODE: Partial<Record<ErrorCode, Explanation>> = {
   ENOSPC: {
@@ -141,31 +133,9 @@ export function explain(error: unknown): Explanation {
 }
 
 /** Shows a problem, until `hideProblem`. */
-export function showProblem(error: unknown, remedies: Remedy[] = []): void {
-  const { title, advice } = explain(error);
-  part('problem-title').textContent = title;
-  part('problem-advice').textContent = advice;
-  part('problem-detail').textContent =
-    error instanceof MillraceError ? `${error.code}: ${error.message}` : String(error);
-  const buttons = [...remedies, { label: 'Dismiss', act: () => {} }].map(({ label, act }) =>
-    make(
-      'button',
-      {
-        type: 'button',
-        onclick: () => {
-          hideProblem();
-          act();
-        },
-      },
-      label,
-    ),
-  );
-  part('problem-actions').replaceChildren(...buttons);
-  part('problem').hidden = false;
-  // On a small screen what is looked at may be far below.
-  part('problem').scrollIntoView({ block: 'nearest' });
+export function showProblem(error: unknown, remedies: readonly Remedy[] = []): void {
+  const detail = error instanceof MillraceError ? `${error.code}: ${error.message}` : String(error);
+  showNotice(explain(error), detail, remedies);
 }
 
-export function hideProblem(): void {
-  part('problem').hidden = true;
-}
+export const hideProblem: () => void = hideNotice;

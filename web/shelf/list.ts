@@ -1,10 +1,10 @@
 /** The list of disks in this browser, and what can be done with one that is not in use. */
-import type { DiskRecord } from '../hosts/browser/index.ts';
-import { deleteDisk, listDisks, renameDisk, storageRoom } from '../hosts/browser/index.ts';
-import { announce, ask, make, part } from './dom.ts';
-import { ago, bytes, percent } from './format.ts';
+import type { DiskRecord } from '../../hosts/browser/index.ts';
+import { deleteDisk, listDisks, renameDisk, storageRoom } from '../../hosts/browser/index.ts';
+import { announce, ask, make, part } from '../page/dom.ts';
+import { ago, bytes, percent } from '../page/format.ts';
+import { showProblem } from '../page/problems.ts';
 import * as memory from './memory.ts';
-import { showProblem } from './problems.ts';
 import { saveDisk } from './transfer.ts';
 
 const NO_STORAGE =

@@ -2,12 +2,12 @@
  * Ways out of the browser for a disk, and in: with progress that can be cancelled, one transfer at
  * a time.
  */
-import type { BrowserDisk, CopyOptions } from '../hosts/browser/index.ts';
-import { exportDisk, importDisk, MillraceError, openDisk } from '../hosts/browser/index.ts';
-import { announce, chooseFile, make, part } from './dom.ts';
-import { bytes, percent } from './format.ts';
-import type { Remedy } from './problems.ts';
-import { needsFile, showProblem } from './problems.ts';
+import type { BrowserDisk, CopyOptions } from '../../hosts/browser/index.ts';
+import { exportDisk, importDisk, MillraceError, openDisk } from '../../hosts/browser/index.ts';
+import { announce, chooseFile, make, part } from '../page/dom.ts';
+import { bytes, percent } from '../page/format.ts';
+import type { Remedy } from '../page/problems.ts';
+import { needsFile, showProblem } from '../page/problems.ts';
 
 const FILE_TYPE = 'application/octet-stream';
 /** Until then a download has surely begun, and its address can be given back. */

@@ -29,32 +29,51 @@ export function chooseFile(take: (file: File) => void): void {
   input.click();
 }
 
-/** Asks for a name, or for a yes. Undefined when the question was dismissed. */
-export function ask(question: {
+/** What a question of the page says, and what may be answered. */
+export interface Question {
   title: string;
   text: string;
   yes: string;
+  /** Another answer than yes and no. */
+  other?: string;
   danger?: boolean;
+  /** What the field has at first; without it there is none. */
   name?: string;
-}): Promise<string | undefined> {
+  /** What the field is called; default Name. */
+  label?: string;
+}
+
+/** Asks for a name, or for a yes. Undefined when the question was dismissed. */
+export async function ask(question: Question): Promise<string | undefined> {
+  const answer = await answerTo(question);
+  return answer === 'yes' ? part<HTMLInputElement>('ask-input').value.trim() : undefined;
+}
+
+/** Asks which of two things to do. Undefined when the question was dismissed. */
+export function answerTo(question: Question): Promise<'yes' | 'other' | undefined> {
   const dialog = part<HTMLDialogElement>('ask');
   const input = part<HTMLInputElement>('ask-input');
-  const yes = part('ask-yes');
+  const [yes, other] = [part('ask-yes'), part('ask-other')];
   part('ask-title').textContent = question.title;
   part('ask-text').textContent = question.text;
   yes.textContent = question.yes;
   yes.className = question.danger ? 'danger' : 'main';
+  other.textContent = question.other ?? '';
+  other.hidden = question.other === undefined;
   part('ask-field').hidden = question.name === undefined;
+  part('ask-label').textContent = question.label ?? 'Name';
   input.required = question.name !== undefined;
   input.value = question.name ?? '';
   part('ask-no').onclick = () => dialog.close();
+  other.onclick = () => dialog.close('other');
   dialog.returnValue = '';
   dialog.showModal();
-  input.select();
+  if (question.name !== undefined) input.select();
+  else if (!question.danger) yes.focus();
   return new Promise((resolve) => {
     dialog.addEventListener(
       'close',
-      () => resolve(dialog.returnValue === 'yes' ? input.value.trim() : undefined),
+      () => resolve((dialog.returnValue || undefined) as 'yes' | 'other' | undefined),
       { once: true },
     );
   });

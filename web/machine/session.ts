@@ -2,15 +2,15 @@
  * A machine at work: its disk, the disk's connection to v86, the machine itself and what the page
  * shows of them.
  */
-import type { BrowserDisk, MillraceError } from '../hosts/browser/index.ts';
-import { createDisk, deleteDisk, openDisk } from '../hosts/browser/index.ts';
-import type { Emulator, V86Disk } from '../hosts/faces/v86/index.ts';
-import { attachDisk } from '../hosts/faces/v86/index.ts';
-import { part } from './dom.ts';
-import { Gauge } from './gauge.ts';
+import type { BrowserDisk, MillraceError } from '../../hosts/browser/index.ts';
+import { createDisk, deleteDisk, openDisk } from '../../hosts/browser/index.ts';
+import type { Emulator, GuestAccess, V86Disk } from '../../hosts/faces/v86/index.ts';
+import { attachDisk } from '../../hosts/faces/v86/index.ts';
+import type { DiskPanel, DiskWatch } from '../disk/panel.ts';
+import { part } from '../page/dom.ts';
+import { hideProblem, NotAnImage, showProblem } from '../page/problems.ts';
+import { note, notesOf } from '../shelf/memory.ts';
 import { Machine } from './machine.ts';
-import { notesOf } from './memory.ts';
-import { hideProblem, NotAnImage, showProblem } from './problems.ts';
 
 /** What to boot: a disk that is here, or a new one over a base. */
 export interface Boot {
@@ -29,14 +29,15 @@ export class Session {
   readonly disk: BrowserDisk;
   readonly #hda: V86Disk;
   readonly #machine: Machine;
-  readonly #gauge: Gauge;
+  readonly #watch: DiskWatch;
+  readonly #ended = new AbortController();
 
   /**
-   * `signal` gives it up.
+   * Shows the disk in `panel`; `signal` gives it up.
    * @throws MillraceError; NotAnImage when a new disk would not boot. Nothing is left of a new disk
    *   then.
    */
-  static async start(boot: Boot, signal: AbortSignal): Promise<Session> {
+  static async start(boot: Boot, panel: DiskPanel, signal: AbortSignal): Promise<Session> {
     const disk = await open(boot, signal);
     try {
       signal.throwIfAborted();
@@ -44,10 +45,10 @@ export class Session {
       if (boot.create) checkBootRecord(boot, hda);
       const lacking = (await disk.remaining()) > 0;
       signal.throwIfAborted();
-      const session = new Session(boot.name, disk, hda);
+      const session = new Session(boot.name, disk, hda, panel);
       // A new disk begins to stream at once; what was under way on another has been taken up by
       // opening it.
-      if (boot.create && lacking) session.#gauge.start().catch(showProblem);
+      if (boot.create && lacking) session.#watch.start().catch(showProblem);
       return session;
     } catch (error) {
       await disk.close().catch(() => {});
@@ -56,7 +57,7 @@ export class Session {
     }
   }
 
-  private constructor(name: string, disk: BrowserDisk, hda: V86Disk) {
+  private constructor(name: string, disk: BrowserDisk, hda: V86Disk, panel: DiskPanel) {
     this.name = name;
     this.disk = disk;
     this.#hda = hda;
@@ -65,7 +66,7 @@ export class Session {
     );
     hda.addEventListener('recovered', () => {
       hideProblem();
-      this.#gauge.recovered();
+      this.#watch.recovered();
     });
     const tellSaved = (saved: boolean): void =>
       tell(
@@ -88,7 +89,23 @@ export class Session {
       spoken: part('spoken'),
     });
     hda.pace(this.#showing(this.#machine.emulator));
-    this.#gauge = new Gauge(name, disk, hda);
+    this.#watch = panel.watch(disk, notesOf(name).written);
+    this.#follow();
+  }
+
+  /** Shows what the guest does to its disk. */
+  #follow(): void {
+    const heard = (type: string, show: (access: GuestAccess) => void): void =>
+      this.#hda.addEventListener(
+        type,
+        (event) => show((event as CustomEvent<GuestAccess>).detail),
+        {
+          signal: this.#ended.signal,
+        },
+      );
+    heard('read', ({ offset, length }) => this.#watch.guestRead(offset, length));
+    heard('write', ({ offset, length }) => this.#watch.guestWrote(offset, length));
+    heard('flushed', () => note(this.name, { written: this.#watch.written }));
   }
 
   /** The machine, which says when it stands still. */
@@ -116,7 +133,8 @@ export class Session {
    * Switches the machine off and closes its disk; a job that is under way goes on at the next boot.
    */
   async end(): Promise<void> {
-    this.#gauge.end();
+    this.#ended.abort();
+    this.#watch.end();
     this.#hda.pace(undefined);
     const ends: PromiseSettledResult<void>[] = [];
     for (const what of [
