@@ -8,11 +8,12 @@
  * `engine.wasm`: modules look for that at `../engine.wasm`, wherever they end up.
  */
 import { spawnSync } from 'node:child_process';
-import { copyFile, mkdir, rm } from 'node:fs/promises';
+import { copyFile, mkdir, rm, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
+import { servedPage } from '../web/served/build.mjs';
 
 const HOSTS = fileURLToPath(new URL('.', import.meta.url));
 const DIST = fileURLToPath(new URL('../dist/', import.meta.url));
@@ -23,6 +24,7 @@ const DIST = fileURLToPath(new URL('../dist/', import.meta.url));
  */
 const COPIES = [
   'engine.wasm',
+  'served.html',
   'deno/engine.js',
   'deno/engine.d.ts',
   'edge/engine.js',
@@ -100,6 +102,8 @@ function declareAll() {
   if (status !== 0) process.exit(1);
 }
 
+// It lies where the sources look for it, too.
+await writeFile(join(HOSTS, 'served.html'), await servedPage());
 await rm(DIST, { recursive: true, force: true });
 await Promise.all([bundleAll(), copyAll()]);
 declareAll();

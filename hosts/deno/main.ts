@@ -50,6 +50,8 @@ const platform: Platform = {
     for await (const { name } of Deno.readDir(path)) names.push(name);
     return names;
   },
+  servedPage: () =>
+    Deno.readTextFile(new URL('../served.html', import.meta.url)).catch(() => undefined),
   async serve(handler, address) {
     return listen(handler, address);
   },

@@ -105,7 +105,8 @@ export function serveDisks(state: ObjectState, options: ServeDisksOptions): Serv
       else if (asked) await disks.noteEnd(device);
       // Of a disk that cannot be opened, too: its job waits for that.
       if (call === 'abort') await disks.forget(device);
-      if (call === 'resume') await disks.lookAfter(device);
+      if (response.ok && (call === 'pause' || call === 'resume' || call === 'speed'))
+        await disks.noteJob(device);
       const end = call === 'info' && response.status === 404 ? disks.lastEnd(device) : undefined;
       return end === undefined ? response : new Response(end, { headers: response.headers });
     },
@@ -179,6 +180,25 @@ class DiskTable {
       'INSERT OR REPLACE INTO millrace_jobs (device, options, tries) VALUES (?, ?, 0)',
       device,
       options,
+    );
+    await this.lookAfter(device);
+  }
+
+  /** Keeps how the job was told to go on: an object that is lost takes it up like that. */
+  async noteJob(device: string): Promise<void> {
+    const disk = await this.#open.get(device);
+    const info = disk && (await infoOf(disk));
+    const [job] = this.#storage.sql
+      .exec('SELECT options FROM millrace_jobs WHERE device = ?', device)
+      .toArray() as { options: string }[];
+    if (!info || !job) return;
+    // Paused by an error, it is tried again when it is taken up.
+    const paused = info.paused && info.error === undefined;
+    const options = { ...JSON.parse(job.options || '{}'), speed: info.speed, paused };
+    this.#storage.sql.exec(
+      'UPDATE millrace_jobs SET options = ? WHERE device = ?',
+      JSON.stringify(options),
+      device,
     );
     await this.lookAfter(device);
   }

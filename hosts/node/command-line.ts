@@ -1,6 +1,6 @@
 /** What the shared command line needs of Node. What only some commands need is loaded by these. */
 import { closeSync } from 'node:fs';
-import { readdir, stat } from 'node:fs/promises';
+import { readdir, readFile, stat } from 'node:fs/promises';
 import process from 'node:process';
 import { isatty } from 'node:tty';
 import { MillraceError } from '../api/errors.ts';
@@ -57,6 +57,9 @@ const platform: Omit<Platform, 'version'> = {
     return (await stat(localPath(path))).blocks * STAT_BLOCK_BYTES;
   },
   listFolder: (path) => readdir(path),
+  // Beside the engine, wherever this module ends up: see hosts/build.mjs.
+  servedPage: () =>
+    readFile(new URL('../served.html', import.meta.url), 'utf8').catch(() => undefined),
   async serve(handler, address) {
     const { serve } = await import('./serve.ts');
     return serve(handler, address);

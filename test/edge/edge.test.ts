@@ -203,6 +203,13 @@ describe('a job whose object is gone, asked for before any alarm', () => {
         );
         await whenStarted(async (tell) => {
           expect(await tell('info')).toMatchObject({ status: 1, speed: 7777777 });
+          expect(await tell('pause', 'POST')).toMatchObject({ status: 1, paused: true });
+          expect(await tell('speed', 'POST', '{"speed":123456}')).toMatchObject({ speed: 123456 });
+        });
+        await whenStarted(async (tell) => {
+          expect(await tell('info')).toMatchObject({ status: 1, paused: true, speed: 123456 });
+          expect(await tell('resume', 'POST')).toMatchObject({ paused: false });
+          expect(await tell('speed', 'POST', '{"speed":7777777}')).toMatchObject({ status: 1 });
           expect(await tell('abort', 'POST')).toMatchObject({ status: 2, reason: 'aborted' });
         });
         await whenStarted(async (tell) => {

@@ -2,6 +2,7 @@
  * The handler over real HTTP: a served disk is a good base, its job is controlled from afar, and
  * bad requests are refused by name.
  */
+import { createHash } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { Agent, request } from 'node:http';
 import { tmpdir } from 'node:os';
@@ -217,6 +218,52 @@ describeWithPeer(['nginx'], 'a served disk behind nginx', () => {
     }));
 });
 
+describe('what is served', () => {
+  const shape = { device: 'vda', size: DISK_BYTES, clusterSize: 65536 };
+
+  it('is listed, and told of', () =>
+    served({}, async (ask) => {
+      expect(await (await ask('/disks')).json()).toEqual([shape]);
+      expect(await (await ask('/disks/vda')).json()).toEqual({ ...shape, remaining: 0 });
+    }));
+
+  it('is not listed where disks are found by name', () =>
+    served({ disks: () => disk }, async (ask) => {
+      const answer = await ask('/disks');
+      expect([answer.status, await answer.json()]).toMatchObject([422, { code: 'EUNSUPPORTED' }]);
+    }));
+
+  it('has a page for people, to which a policy allows its own scripts and styles only', () =>
+    served({ page: '<style>a{}</style><script type="module">1</script>' }, async (ask) => {
+      for (const method of ['GET', 'HEAD']) {
+        const page = await ask('/', { method, headers: { Authorization: '' } });
+        expect([page.status, await page.text()]).toEqual([
+          200,
+          method === 'GET' ? '<style>a{}</style><script type="module">1</script>' : '',
+        ]);
+        const digest = (text: string): string =>
+          `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
+        expect(page.headers.get('Content-Security-Policy')!.split('; ')).toEqual(
+          expect.arrayContaining([
+            "default-src 'none'",
+            `script-src ${digest('1')}`,
+            `style-src ${digest('a{}')}`,
+            "connect-src 'self'",
+            "frame-ancestors 'none'",
+          ]),
+        );
+      }
+      expect((await ask('/', { method: 'POST' })).status).toBe(405);
+      expect((await ask('/', { headers: { Origin: PAGE } })).status).toBe(403);
+      expect((await ask('/disks', { headers: { Authorization: '' } })).status).toBe(401);
+    }));
+
+  it('has its page for those only whom the own check lets in', () =>
+    served({ page: '<p>', token: undefined, authorize: () => false }, async (ask) => {
+      expect((await ask('/')).status).toBe(403);
+    }));
+});
+
 describe('the job of a served disk', () => {
   it('is started, watched and aborted', () =>
     served({}, async (ask) => {
@@ -245,6 +292,16 @@ describe('the job of a served disk', () => {
           code: 'EBUSY',
         });
         expect(await (await ask('/disks/vdb/info')).json()).toMatchObject({ status: 1 });
+        for (let time = 0; time < 2; time++)
+          expect(await (await ask('/disks/vdb/pause', { method: 'POST' })).json()).toMatchObject({
+            status: 1,
+            paused: true,
+          });
+        expect(await (await ask('/disks/vdb/resume', { method: 'POST' })).json()).toMatchObject({
+          paused: false,
+        });
+        const speed = { method: 'POST', body: '{"speed":2}' };
+        expect(await (await ask('/disks/vdb/speed', speed)).json()).toMatchObject({ speed: 2 });
         expect(await (await ask('/disks/vdb/abort', { method: 'POST' })).json()).toMatchObject({
           status: 2,
           reason: 'aborted',
@@ -484,6 +541,34 @@ describe('what is refused', () => {
       /longer/,
     ],
     ['resuming by GET', '/disks/vda/resume', {}, 405, 'EINVAL', /POST/],
+    ['its shape by POST', '/disks/vda', { method: 'POST' }, 405, 'EINVAL', /GET/],
+    ['the list of disks by POST', '/disks', { method: 'POST' }, 405, 'EINVAL', /GET/],
+    ['pausing no job', '/disks/vda/pause', { method: 'POST' }, 404, 'ENOENT', /no job/],
+    ['no speed', '/disks/vda/speed', { method: 'POST' }, 400, 'EINVAL', /not JSON/],
+    [
+      'a speed that is a text',
+      '/disks/vda/speed',
+      { method: 'POST', body: '{"speed":"8M"}' },
+      400,
+      'EINVAL',
+      /"8M"/,
+    ],
+    [
+      'more than a speed',
+      '/disks/vda/speed',
+      { method: 'POST', body: '{"speed":1,"paused":true}' },
+      400,
+      'EINVAL',
+      /paused/,
+    ],
+    [
+      'the speed of no job',
+      '/disks/vda/speed',
+      { method: 'POST', body: '{"speed":1}' },
+      404,
+      'ENOENT',
+      /no job/,
+    ],
     [
       'aborting when there is no job',
       '/disks/vda/abort',

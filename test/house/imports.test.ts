@@ -33,7 +33,7 @@ const DATA = ['hosts/engine.wasm', 'deno.json'];
  * What `hosts/` holds besides rooms: nothing that is part of a program, but the engine that is
  * built there.
  */
-const LOOSE_FILES = ['README.md', 'build.mjs', 'engine.wasm', 'tsconfig.build.json'];
+const LOOSE_FILES = ['README.md', 'build.mjs', 'engine.wasm', 'served.html', 'tsconfig.build.json'];
 
 const IMPORT =
   /^(?:import|export)\b[^'"`;]*?\bfrom\s*'(\.[^']+)'|^import\s*'(\.[^']+)'|\bimport\(\s*'(\.[^']+)'/gm;

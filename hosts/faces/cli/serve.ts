@@ -58,7 +58,7 @@ export function declareServe(program: Command, platform: Platform, ended: Ended)
   const command = program
     .command('serve')
     .description(
-      'Serve disks until Ctrl-C: over HTTP, their flat content by ranges, and their jobs, without a token only to this machine; or with --nbd over NBD, to hypervisors. A discard gives space back, but for overlays of version 2, which stay as they are.',
+      'Serve disks until Ctrl-C: over HTTP, their flat content by ranges, and their jobs, without a token only to this machine, with a page for people at /; or with --nbd over NBD, to hypervisors. A discard gives space back, but for overlays of version 2, which stay as they are.',
     )
     .argument('<image...>', 'images, served as vda, vdb, …, or under a name: NAME=IMAGE')
     .option(
@@ -91,6 +91,7 @@ export function declareServe(program: Command, platform: Platform, ended: Ended)
     'curl -r 0-511 http://127.0.0.1:7468/disks/vda/data',
     'curl -d \'{"nonblock":true}\' http://127.0.0.1:7468/disks/vda/stream',
     'curl http://127.0.0.1:7468/disks/vda/info',
+    'xdg-open http://127.0.0.1:7468/',
     'millrace serve --nbd unix:/run/vm.sock --stream vda=vm.qcow2',
   );
 }
@@ -217,7 +218,7 @@ async function openOrCreate(runtime: Runtime, image: string, options: ServeOptio
   return createDiskWith(runtime, { overlay: image, base, followChain, baseFormat });
 }
 
-function startHttp(
+async function startHttp(
   platform: Platform,
   served: ReadonlyMap<string, ServedImage>,
   address: { hostname: string; port: number },
@@ -225,10 +226,11 @@ function startHttp(
   origins: string[] | undefined,
 ): Promise<Listening> {
   const handler = createHandler({
-    disks: (device) => served.get(device)?.disk,
+    disks: Object.fromEntries([...served].map(([device, { disk }]) => [device, disk])),
     token,
     authorize: token === undefined ? namesThisMachine : undefined,
     origins,
+    page: await platform.servedPage?.(),
   });
   return platform.serve(handler, address);
 }
@@ -324,5 +326,6 @@ async function tellWhere(
     if (http) lines.push(`${device}: ${urlOf(device)}`);
     for (const line of lines) await platform.stdout.write(`${line}\n`);
   }
-  await tell(platform, 'serving until it is stopped (Ctrl-C)');
+  const page = http === undefined ? '' : `; for people: ${http}/`;
+  await tell(platform, `serving until it is stopped (Ctrl-C)${page}`);
 }

@@ -3,14 +3,18 @@
  * runtime with web-standard Request and Response. Access is closed unless the caller opens it;
  * every refusal is JSON with a `code` and a `message`. It never writes to a disk.
  *
- * GET, HEAD /disks/DEVICE/data     the flat disk, whatever formats lie below, by ranges
- * (handler-data.ts) POST /disks/DEVICE/stream        starts a job: StreamOptions as JSON, or
- * nothing; gives its StreamInfo POST /disks/DEVICE/abort         ends a job that was started with
- * nonblock; gives its StreamInfo POST /disks/DEVICE/resume        goes on with a job that has
- * paused itself (`onError`); gives its StreamInfo GET /disks/DEVICE/info           the StreamInfo
- * of the job that runs, or of the last one GET /disks/DEVICE/map            the extents: `offset`,
- * `length`, `depth` as in Disk.map GET /disks/DEVICE/events         the events of the disk, as they
- * come (handler-events.ts)
+ * - GET, HEAD `/disks/DEVICE/data`: the flat disk, whatever formats lie below, by ranges (data.ts)
+ * - POST `/disks/DEVICE/stream`: starts a job: StreamOptions as JSON, or nothing; gives its
+ *   StreamInfo, as the next four do
+ * - POST `/disks/DEVICE/abort`: ends a job that was started with `nonblock`
+ * - POST `/disks/DEVICE/pause` and `/resume`: of the job that runs
+ * - POST `/disks/DEVICE/speed`: of the job that runs: `{ "speed": BYTES_A_SECOND }`, 0 is unlimited
+ * - GET `/disks/DEVICE/info`: the StreamInfo of the job that runs, or of the last one
+ * - GET `/disks/DEVICE/map`: the extents: `offset`, `length`, `depth` as in Disk.map
+ * - GET `/disks/DEVICE/events`: the events of the disk, as they come (events.ts)
+ * - GET `/disks/DEVICE`: `{ device, size, clusterSize, remaining }`, in bytes
+ * - GET `/disks`: `{ device, size, clusterSize }` of each disk, where `disks` is a table of them
+ * - GET, HEAD `/`: a page for people, where there is one (page.ts)
  */
 import type { Disk, Extent, StreamOptions } from '../../api/disk.ts';
 import { JobStatus } from '../../api/disk.ts';
@@ -20,6 +24,7 @@ import type { OptionNames } from '../../api/options.ts';
 import { mustKnowOptions } from '../../api/options.ts';
 import { answerData } from './data.ts';
 import { answerEvents } from './events.ts';
+import { answerPage } from './page.ts';
 
 /** A fetch handler. */
 export type Handler = (request: Request) => Promise<Response>;
@@ -44,6 +49,11 @@ export interface HandlerOptions {
    * this library tells that itself. Any other has an ETag that lasts as long as it is open.
    */
   identity?: (device: string) => string | undefined;
+  /**
+   * HTML that `/` answers. It goes to whoever may ask without a token, so it holds no secrets; its
+   * inline scripts and styles run, and nothing else is loaded (Content-Security-Policy).
+   */
+  page?: string;
 }
 
 export const HANDLER_OPTIONS: OptionNames<HandlerOptions> = {
@@ -52,6 +62,7 @@ export const HANDLER_OPTIONS: OptionNames<HandlerOptions> = {
   authorize: true,
   origins: true,
   identity: true,
+  page: true,
 };
 
 /** Far more than the options of a job take. */
@@ -112,12 +123,17 @@ const ROUTES: Readonly<Record<string, Readonly<Record<string, Answer>>>> = {
     HEAD: (ask) => answerData(ask.request, ask.disk, ask.identity),
   },
   stream: { POST: answerStream },
-  abort: { POST: answerAbort },
-  resume: { POST: answerResume },
+  abort: { POST: controlled(({ disk }) => disk.abort()) },
+  pause: { POST: controlled(pause) },
+  resume: { POST: controlled(({ disk }) => disk.resume()) },
+  speed: { POST: controlled(setSpeed) },
   info: { GET: async ({ disk }) => json(await disk.info()) },
   map: { GET: answerMap },
   events: { GET: ({ request, disk }) => answerEvents(request, disk) },
+  // The disk itself: `/disks/DEVICE`.
+  '': { GET: async (ask) => json({ ...shapeOf(ask), remaining: await ask.disk.remaining() }) },
 };
+const CALLS = Object.keys(ROUTES).filter((call) => call !== '');
 
 /**
  * Makes the handler. It holds no state but the disks': several may serve the same ones.
@@ -146,24 +162,25 @@ export function createHandler(options: HandlerOptions): Handler {
 async function answer(request: Request, options: HandlerOptions): Promise<Response> {
   const url = urlOf(request);
   refuseForeignPages(request, url, options.origins ?? []);
+  if (url.pathname === '/' && options.page !== undefined) {
+    if (options.authorize) await mayEnter(request, options);
+    mustAllow(['GET', 'HEAD'], request, url);
+    return answerPage(request, options.page);
+  }
   await mayEnter(request, options);
+  if (url.pathname === '/disks') {
+    mustAllow(['GET'], request, url);
+    return json(listOf(options.disks));
+  }
   const { device, call } = placeOf(url);
   const route = call !== undefined && Object.hasOwn(ROUTES, call) ? ROUTES[call] : undefined;
   if (device === undefined || route === undefined)
     throw new MillraceError(
       'ENOENT',
-      `there is nothing at ${url.pathname}: /disks/DEVICE/data, stream, abort, resume, info, map or events`,
+      `there is nothing at ${url.pathname}: /disks/DEVICE/ and ${CALLS.slice(0, -1).join(', ')} or ${CALLS.at(-1)}`,
     );
-  const act = Object.hasOwn(route, request.method) ? route[request.method] : undefined;
-  if (act === undefined) {
-    const allow = Object.keys(route).join(', ');
-    throw new Refusal(
-      405,
-      'EINVAL',
-      `${request.method} is no method of ${url.pathname}: ${allow}`,
-      { Allow: allow },
-    );
-  }
+  mustAllow(Object.keys(route), request, url);
+  const act = route[request.method];
   const name = decoded(device);
   const disk = await find(options.disks, name, request);
   if (disk === undefined)
@@ -171,13 +188,32 @@ async function answer(request: Request, options: HandlerOptions): Promise<Respon
   return act({ request, url, device: name, disk, identity: options.identity?.(name) });
 }
 
+/** @throws Refusal of a method that is not one of these. */
+function mustAllow(methods: readonly string[], { method }: Request, { pathname }: URL): void {
+  if (methods.includes(method)) return;
+  const allow = methods.join(', ');
+  throw new Refusal(405, 'EINVAL', `${method} is no method of ${pathname}: ${allow}`, {
+    Allow: allow,
+  });
+}
+
 /**
- * What a URL asks for: the device, still encoded, and what is to be done with it; nothing where it
- * leads to no disk.
+ * What a URL asks for: the device, still encoded, and what is to be done with it ('' for the disk
+ * itself); nothing where it leads to no disk.
  */
 export function placeOf({ pathname }: URL): { device?: string; call?: string } {
-  const [, device, call] = /^\/disks\/([^/]+)\/([^/]+)$/.exec(pathname) ?? [];
-  return { device, call };
+  const [, device, call = ''] = /^\/disks\/([^/]+)(?:\/([^/]+))?$/.exec(pathname) ?? [];
+  return device === undefined ? {} : { device, call };
+}
+
+function shapeOf({ device, disk }: { device: string; disk: Disk }): object {
+  return { device, size: disk.size, clusterSize: disk.clusterSize };
+}
+
+function listOf(disks: HandlerOptions['disks']): object[] {
+  if (typeof disks === 'function')
+    throw new MillraceError('EUNSUPPORTED', 'the disks here are found by name, and not listed');
+  return Object.entries(disks).map(([device, disk]) => shapeOf({ device, disk }));
 }
 
 /**
@@ -322,14 +358,38 @@ async function answerStream({ request, disk }: Ask): Promise<Response> {
   return json(info, info.status === JobStatus.ACTIVE ? 202 : 200);
 }
 
-async function answerAbort({ disk }: Ask): Promise<Response> {
-  await disk.abort();
-  return json(await disk.info());
+/** What is done to the job that runs; its StreamInfo is told afterwards. */
+function controlled(act: (ask: Ask) => Promise<void>): Answer {
+  return async (ask) => {
+    await act(ask);
+    return json(await ask.disk.info());
+  };
 }
 
-async function answerResume({ disk }: Ask): Promise<Response> {
-  await disk.resume();
-  return json(await disk.info());
+/** Done as soon as the job is told to: what it has in flight may take its time. */
+async function pause({ disk }: Ask): Promise<void> {
+  const { status, paused } = await disk.info();
+  if (status === JobStatus.ACTIVE && paused) return;
+  const done = new AbortController();
+  const told = new Promise<void>((resolve) =>
+    disk.addEventListener('paused', () => resolve(), { signal: done.signal }),
+  );
+  try {
+    await Promise.race([disk.pause(), told]);
+  } finally {
+    done.abort();
+  }
+}
+
+async function setSpeed({ request, disk }: Ask): Promise<void> {
+  const { speed, ...others } = fieldsOf(await textOf(request), 'speed');
+  const wrong = Object.keys(others)[0];
+  if (wrong !== undefined || typeof speed !== 'number')
+    throw new MillraceError(
+      'EINVAL',
+      `the body is { "speed": BYTES_A_SECOND }, not with ${wrong === undefined ? `a speed of ${JSON.stringify(speed)}` : `'${wrong}'`}`,
+    );
+  await disk.setSpeed(speed);
 }
 
 /** The body, which must be small. */
@@ -363,9 +423,8 @@ const STREAM_FIELDS = {
   order: ['string'],
 } as const satisfies Partial<Record<keyof StreamOptions, readonly string[]>>;
 
-/** Checks names and types; what the values mean, the disk checks. */
-function streamOptions(text: string): StreamOptions {
-  if (text.trim() === '') return {};
+/** Of a body, which is a JSON object. */
+function fieldsOf(text: string, what: string): Record<string, unknown> {
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -375,7 +434,14 @@ function streamOptions(text: string): StreamOptions {
     });
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw new MillraceError('EINVAL', 'the body is not a JSON object of options');
+    throw new MillraceError('EINVAL', `the body is not a JSON object of ${what}`);
+  return value as Record<string, unknown>;
+}
+
+/** Checks names and types; what the values mean, the disk checks. */
+function streamOptions(text: string): StreamOptions {
+  if (text.trim() === '') return {};
+  const value = fieldsOf(text, 'options');
   for (const [name, field] of Object.entries(value)) {
     if (!Object.hasOwn(STREAM_FIELDS, name))
       throw new MillraceError(
@@ -389,7 +455,7 @@ function streamOptions(text: string): StreamOptions {
         `the option '${name}' is a ${types.join(' or ')}, not ${JSON.stringify(field)}`,
       );
   }
-  return value as StreamOptions;
+  return value;
 }
 
 async function answerMap({ disk, url }: Ask): Promise<Response> {
