@@ -13,7 +13,7 @@ const config: ViteUserConfig = defineConfig({
     pool: 'forks',
     // One file at a time: browsers, guests and servers of one test take both cores of a small
     // machine.
-    maxWorkers: 1,
+    maxWorkers: 2,
     testTimeout: 180_000,
     hookTimeout: 180_000,
     reporters: ['default', new Tally()],

@@ -14,6 +14,7 @@ interface OtherFormat {
 }
 
 const CONVERT = "convert it first ('qemu-img convert')";
+const CONVERT_ON_MAC = "convert it to raw on macOS first ('hdiutil convert')";
 const DECOMPRESS = 'decompress it first';
 const UNPACK = 'unpack it first';
 const DOWNLOAD = 'it may be what a server answered in place of the image: download that again';
@@ -24,20 +25,47 @@ const FORMATS: readonly OtherFormat[] = [
   { name: 'gzip', magic: '\x1f\x8b\x08', advice: DECOMPRESS },
   { name: 'zstd', magic: '\x28\xb5\x2f\xfd', advice: DECOMPRESS },
   { name: 'lz4', magic: '\x04\x22\x4d\x18', advice: DECOMPRESS },
+  { name: 'lzip', magic: 'LZIP\x01', advice: DECOMPRESS },
+  { name: 'lzop', magic: '\x89LZO\0\r\n\x1a\n', advice: DECOMPRESS },
+  { name: 'compress (.Z)', magic: '\x1f\x9d\x90', advice: DECOMPRESS },
   { name: '7z', magic: '7z\xbc\xaf\x27\x1c', advice: UNPACK },
   { name: 'rar', magic: 'Rar!\x1a\x07', advice: UNPACK },
   { name: 'zip', magic: 'PK\x03\x04', advice: UNPACK },
+  { name: 'ar (a Debian package)', magic: '!<arch>\n', advice: UNPACK },
+  { name: 'cabinet', magic: 'MSCF\0\0\0\0', advice: UNPACK },
+  { name: 'WIM', magic: 'MSWIM\0\0\0', advice: UNPACK },
   { name: 'VMDK of version 3 (vmfsSparse)', magic: 'COWD' },
   { name: 'VMDK in other files (a descriptor)', magic: '# Disk DescriptorFile' },
   { name: 'LUKS', magic: 'LUKS\xba\xbe', advice: 'decrypt it first' },
   { name: 'Bochs', magic: 'Bochs Virtual HD Image' },
   { name: 'cloop', magic: '#!/bin/sh\n#V2.0 Format\nmodprobe cloop' },
+  { name: 'a script', magic: '#!/', advice: 'it may unpack to the image: run it' },
+  { name: 'ASIF (a sparse image of macOS)', magic: 'shdw\0\0\0', advice: CONVERT_ON_MAC },
+  { name: 'a sparse image of macOS', magic: 'sprs\0\0\0', advice: CONVERT_ON_MAC },
+  {
+    name: 'an Android sparse image',
+    magic: '\x3a\xff\x26\xed\x01\0',
+    advice: "convert it first ('simg2img')",
+  },
+  {
+    name: 'EWF (a forensic image)',
+    magic: 'EVF\t\r\n\xff\0',
+    advice: "convert it first ('ewfexport')",
+  },
+  { name: 'cow', magic: 'OOOM\0\0\0\x02', advice: 'convert it first' },
+  {
+    name: 'a pointer of Git LFS',
+    magic: 'version https://git-lfs.',
+    advice: "fetch what it stands for ('git lfs pull', or the server's link for the raw file)",
+  },
   { name: 'qcow (version 1)', magic: 'QFI\xfb\0\0\0\x01' },
 ];
 const BZIP2 = /^BZh[1-9]/;
 /** Of a block, and of the end, which alone makes an empty file. */
 const BZIP2_BLOCKS = ['1AY&SY', '\x17rE8P\x90'];
 const HTML = /^(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|body|\?xml)\b/i;
+/** What `xz --format=lzma` writes: properties, a dictionary's size, and a size that is not known. */
+const LZMA = /^\x5d\0\0..\xff{8}/s;
 const JSON_START = /^(\xef\xbb\xbf)?\s*[[{]/;
 /** Whatever is looked at stands in so many bytes. */
 export const PROBE_BYTES = 512;
@@ -61,11 +89,15 @@ export function otherFormat(start: Uint8Array): string | undefined {
     return `it is ${found.name}, a format that is not supported: ${found.advice ?? CONVERT}`;
   if (BZIP2.test(text) && BZIP2_BLOCKS.some((block) => text.startsWith(block, 4)))
     return `it is bzip2, a format that is not supported: ${DECOMPRESS}`;
+  if (LZMA.test(text)) return `it is lzma, a format that is not supported: ${DECOMPRESS}`;
   // A disk with a boot sector may hold anything before its end.
   if (text.startsWith('\x55\xaa', SIGNATURE_AT)) return undefined;
   if (isTar(start, text)) return `it is tar, a format that is not supported: ${UNPACK}`;
   if (HTML.test(text)) return `it is a page of HTML or XML, and no image: ${DOWNLOAD}`;
   if (JSON_START.test(text) && isText(text)) return `it is JSON, and no image: ${DOWNLOAD}`;
+  // A disk has whole sectors; what a server says in place of an image is shorter than one.
+  if (start.length > 0 && start.length < PROBE_BYTES && isText(text))
+    return `it is a text of ${start.length} bytes, and no image: ${DOWNLOAD}`;
   return undefined;
 }
 

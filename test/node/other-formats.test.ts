@@ -54,6 +54,33 @@ const OTHERS: [name: string, bytes: Uint8Array, told: RegExp][] = [
   ['a.vmdk', padded('COWD'), /it is VMDK of version 3 \(vmfsSparse\), a format/],
   ['a.bochs', padded('Bochs Virtual HD Image\0'), /it is Bochs, a format/],
   ['a.cloop', padded('#!/bin/sh\n#V2.0 Format\nmodprobe cloop'), /it is cloop, a format/],
+  ['a.lz', padded('LZIP\x01'), /it is lzip, a format.*decompress/],
+  ['a.lzo', padded('\x89LZO\0\r\n\x1a\n'), /it is lzop, a format.*decompress/],
+  [
+    'a.lzma',
+    padded('\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff'),
+    /it is lzma, a format.*decompress/,
+  ],
+  ['a.Z', padded('\x1f\x9d\x90'), /it is compress \(\.Z\), a format.*decompress/],
+  ['a.deb', padded('!<arch>\ndebian-binary'), /it is ar .*unpack/],
+  ['a.cab', padded('MSCF\0\0\0\0'), /it is cabinet, a format.*unpack/],
+  ['a.wim', padded('MSWIM\0\0\0'), /it is WIM, a format.*unpack/],
+  ['a.run', padded('#!/bin/sh\nexit 0\n'), /it is a script, a format.*run it/],
+  ['a.asif', padded('shdw\0\0\0\x01'), /it is ASIF .*hdiutil/],
+  ['a.sparseimage', padded('sprs\0\0\0\x03'), /it is a sparse image of macOS.*hdiutil/],
+  ['a.simg', padded('\x3a\xff\x26\xed\x01\0\0\0'), /it is an Android sparse image.*simg2img/],
+  ['a.E01', padded('EVF\t\r\n\xff\0'), /it is EWF .*ewfexport/],
+  ['a.cow', padded('OOOM\0\0\0\x02'), /it is cow, a format/],
+  [
+    'pointer',
+    new TextEncoder().encode('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n'),
+    /it is a pointer of Git LFS.*git lfs pull/,
+  ],
+  [
+    'answer',
+    new TextEncoder().encode('404 page not found\n'),
+    /it is a text of 19 bytes, and no image/,
+  ],
   ['a.dmg', dmg(), /it is DMG, a format/],
 ];
 
