@@ -4,14 +4,15 @@
  *
  * Bundles, not a file each: a program starts sooner, and what stands in `engine/` can be imported
  * without moving every path. Entries that are used together are built together, so that both see
- * the same class `MillraceError`. A bundle and its pieces lie in one folder, a level below
- * `engine.wasm`: modules look for that at `../engine.wasm`, wherever they end up.
+ * the same class `MillraceError`. A bundle and its pieces lie a level below `engine.wasm`: modules
+ * look for that at `../engine.wasm`, wherever they end up.
  */
 import { spawnSync } from 'node:child_process';
-import { copyFile, mkdir, rm, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { constants, gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 import { servedPage } from '../web/served/build.mjs';
 
@@ -31,15 +32,42 @@ const COPIES = [
   'edge/engine.d.ts',
 ];
 
-/** @type {import('esbuild').Plugin} */
+/**
+ * Of deno and edge: as seen from their own folders and from `shared`.
+ * @type {import('esbuild').Plugin}
+ */
 const engineApart = {
   name: 'engine apart',
   setup({ onResolve }) {
-    onResolve({ filter: /^\.\/engine\.js$/ }, ({ path }) => ({ path, external: true }));
+    onResolve({ filter: /^\.\/engine\.js$/ }, ({ path, importer }) => ({
+      path: `../${basename(dirname(importer))}/${path.slice(2)}`,
+      external: true,
+    }));
   },
 };
 
-/** @type {import('esbuild').BuildOptions} */
+/**
+ * The page's program with the worker and the engine in it, as modules of text.
+ * @param {Record<string, string>} packed
+ * @returns {import('esbuild').Plugin}
+ */
+function withPacked(packed) {
+  return {
+    name: 'packed',
+    setup({ onResolve, onLoad }) {
+      onResolve({ filter: /^\.\/program\.ts$/ }, () => ({
+        path: join(HOSTS, 'browser/packed.ts'),
+      }));
+      onResolve({ filter: /^millrace:/ }, ({ path }) => ({ path, namespace: 'packed' }));
+      onLoad({ filter: /./, namespace: 'packed' }, ({ path }) => ({ contents: packed[path] }));
+    },
+  };
+}
+
+/**
+ * Minified: as it is, it would be twice as much to fetch, and to read at each start.
+ * @type {import('esbuild').BuildOptions}
+ */
 const common = {
   absWorkingDir: HOSTS,
   outbase: HOSTS,
@@ -48,47 +76,90 @@ const common = {
   format: 'esm',
   target: 'es2022',
   logLevel: 'warning',
+  legalComments: 'none',
+  minify: true,
   plugins: [engineApart],
 };
 
 /**
- * Bundles a runtime's entries; dependencies are imported from where they are installed.
- * @param {string} folder
- * @param {string[]} entries
+ * All of them together, so that what they share is there once; dependencies are imported from where
+ * they are installed.
  */
-function forRuntime(folder, entries) {
-  return build({
+async function bundleForServers() {
+  const { metafile } = await build({
     ...common,
-    entryPoints: entries.map((entry) => `${folder}/${entry}.ts`),
+    entryPoints: [
+      'node/index.ts',
+      'node/main.ts',
+      'node/nbd.ts',
+      'deno/index.ts',
+      'deno/nbd.ts',
+      'edge/index.ts',
+    ],
     platform: 'node',
     packages: 'external',
     splitting: true,
-    chunkNames: `${folder}/[name]-[hash]`,
+    chunkNames: 'shared/[name]-[hash]',
+    metafile: true,
+  });
+  for (const [path, { exports }] of Object.entries(metafile.outputs)) {
+    const [, name] = /(deno|edge)\/index\.js$/.exec(path) ?? [];
+    if (name) await writeFile(await madeRoom(`elsewhere/${name}.js`), elsewhere(name, exports));
+  }
+}
+
+const RUNTIMES = { deno: 'Deno', edge: 'edge runtimes (workerd)' };
+
+/**
+ * What another runtime finds under an entry's name. It has the names that are imported, so that the
+ * program comes as far as the error.
+ * @param {string} name
+ * @param {string[]} names
+ */
+function elsewhere(name, names) {
+  const message = `'millrace/${name}' is for ${RUNTIMES[name]}: in Node, Bun and Deno, import 'millrace'; in a page, 'millrace/browser'`;
+  return `throw new Error(${JSON.stringify(message)});\nexport let ${names.join(', ')};\n`;
+}
+
+/**
+ * A place in dist, with its folder.
+ * @param {string} file
+ */
+async function madeRoom(file) {
+  await mkdir(dirname(join(DIST, file)), { recursive: true });
+  return join(DIST, file);
+}
+
+/** With their dependencies: a page takes them as they are, without a bundler. */
+async function bundleForPages() {
+  const how = { ...common, platform: /** @type {const} */ ('browser') };
+  // One file, which anybody can serve: a worker's script that imports others is bundlers' trouble.
+  await build({ ...how, entryPoints: ['browser/worker.ts'] });
+  const packed = {
+    'millrace:worker': await pack(join(DIST, 'browser/worker.js')),
+    'millrace:engine': await pack(join(HOSTS, 'engine.wasm')),
+  };
+  await build({
+    ...how,
+    entryPoints: ['browser/index.ts', 'faces/v86/index.ts', 'faces/nbd/index.ts'],
+    splitting: true,
+    chunkNames: 'browser/[name]-[hash]',
+    plugins: [withPacked(packed)],
   });
 }
 
-async function bundleAll() {
-  await Promise.all([
-    forRuntime('node', ['index', 'main', 'nbd']),
-    forRuntime('deno', ['index', 'nbd']),
-    forRuntime('edge', ['index']),
-    // A page takes them as they are, without a bundler: with their dependencies.
-    build({
-      ...common,
-      entryPoints: ['browser/index.ts', 'faces/v86/index.ts', 'faces/nbd/index.ts'],
-      platform: 'browser',
-      splitting: true,
-      chunkNames: 'browser/[name]-[hash]',
-    }),
-    // One file: bundlers make a classic script of a worker, which cannot be split.
-    build({ ...common, entryPoints: ['browser/worker.ts'], platform: 'browser' }),
-  ]);
+/**
+ * A module that exports a file as text.
+ * @param {string} path
+ */
+async function pack(path) {
+  const bytes = gzipSync(await readFile(path), { level: constants.Z_BEST_COMPRESSION });
+  return `export default '${bytes.toString('base64')}';`;
 }
 
 async function copyAll() {
   for (const file of COPIES) {
-    await mkdir(dirname(join(DIST, file)), { recursive: true });
-    await copyFile(join(HOSTS, file), join(DIST, file));
+    await copyFile(join(HOSTS, file), await madeRoom(file));
   }
 }
 
@@ -102,8 +173,49 @@ function declareAll() {
   if (status !== 0) process.exit(1);
 }
 
+/** `export … from` and `import … from` lead to other declarations; the first to public ones. */
+const EXPORT = /^export\b[^;]*?\bfrom\s*["'](\.[^"']+)["']/gm;
+const ANY = /(?:from|import\()\s*["'](\.[^"']+)["']/g;
+
+/**
+ * All declarations that some lead to.
+ * @param {string[]} entries
+ * @param {RegExp} link
+ */
+async function reachedFrom(entries, link) {
+  const reached = new Set(entries);
+  for (const path of reached) {
+    for (const [, to] of (await readFile(path, 'utf8')).matchAll(link))
+      reached.add(join(dirname(path), to.replace(/(?<!\.d)\.[jt]s$/, '.d.ts')));
+  }
+  return reached;
+}
+
+/**
+ * Leaves out the declarations that nothing leads to from what package.json exports, and the
+ * comments of those that no user sees.
+ */
+async function keepPublicDeclarations() {
+  const { exports } = JSON.parse(await readFile(join(DIST, '../package.json'), 'utf8'));
+  const entries = (JSON.stringify(exports).match(/\.\/dist\/types\/[^"]+/g) ?? []).map((path) =>
+    join(DIST, '..', path),
+  );
+  const [reached, seen] = [await reachedFrom(entries, ANY), await reachedFrom(entries, EXPORT)];
+  for (const name of await readdir(join(DIST, 'types'), { recursive: true })) {
+    const path = join(DIST, 'types', name);
+    if (!name.endsWith('.ts')) continue;
+    if (!reached.has(path)) await rm(path);
+    else if (!seen.has(path))
+      await writeFile(
+        path,
+        (await readFile(path, 'utf8')).replace(/^\s*\/\*\*[\s\S]*?\*\/\n/gm, ''),
+      );
+  }
+}
+
 // It lies where the sources look for it, too.
 await writeFile(join(HOSTS, 'served.html'), await servedPage());
 await rm(DIST, { recursive: true, force: true });
-await Promise.all([bundleAll(), copyAll()]);
+await Promise.all([bundleForServers(), bundleForPages(), copyAll()]);
 declareAll();
+await keepPublicDeclarations();

@@ -48,6 +48,8 @@ export type ErrorReason =
   | 'no-such-disk'
   /** `EACCES`, `EUNSUPPORTED`: the server's answer is hidden from this page by CORS. */
   | 'cors'
+  /** `EACCES`: the page's own policy (Content Security Policy, Trusted Types) forbids it. */
+  | 'policy'
   /** `EUNSUPPORTED`: the server has no byte ranges. */
   | 'no-ranges'
   /** Some of what the guest wrote could not be stored. */
@@ -63,6 +65,11 @@ export type ErrorReason =
 
 /** Every error that Millrace throws on purpose. */
 export class MillraceError extends Error {
+  static {
+    // Minified, the class has another name, which traces would begin with.
+    Object.defineProperty(MillraceError, 'name', { value: 'MillraceError' });
+  }
+
   /** Tells it from other errors where `instanceof` cannot. */
   override readonly name = 'MillraceError';
   /** What kind of failure it is: stable, for programs. */

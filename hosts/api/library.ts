@@ -12,21 +12,34 @@ import type {
   RebaseReport,
 } from './disk.ts';
 
+/** A `WebAssembly.Module`, where the types of the runtime know it. */
+export type EngineModule = typeof globalThis extends {
+  WebAssembly: { Module: { prototype: infer Module } };
+}
+  ? Module
+  : object;
+
+/** For programs that are bundled without the files of this package. */
+export interface WithEngine {
+  /** The engine, `millrace/engine.wasm`, compiled; default the package's own. */
+  wasm?: EngineModule;
+}
+
 /** The calls of a runtime that has local files. */
 export interface Library {
   /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
-  createDisk(options: CreateOptions): Promise<Disk>;
+  createDisk(options: CreateOptions & WithEngine): Promise<Disk>;
   /** Opens an overlay; its base is the recorded one unless another is given. */
-  openDisk(options: OpenOptions): Promise<Disk>;
+  openDisk(options: OpenOptions & WithEngine): Promise<Disk>;
   /**
    * Checks an image by itself, without its base, and repairs it if asked to; undefined for a raw
    * image, which has nothing to check.
    */
-  checkDisk(options: CheckOptions): Promise<CheckReport | undefined>;
+  checkDisk(options: CheckOptions & WithEngine): Promise<CheckReport | undefined>;
   /** Writes what an overlay holds down into a local base of its chain, and empties the overlay. */
-  commitDisk(options: CommitOptions): Promise<CommitReport>;
+  commitDisk(options: CommitOptions & WithEngine): Promise<CommitReport>;
   /** Gives an overlay another base; the disk shows the same as before. */
-  rebaseDisk(options: RebaseOptions): Promise<RebaseReport>;
+  rebaseDisk(options: RebaseOptions & WithEngine): Promise<RebaseReport>;
 }
 
 /** What disks over bases on servers may have besides. */
@@ -38,7 +51,7 @@ export interface WithBaseCache {
 /** The calls, where what is fetched of bases can be kept. */
 export interface CachingLibrary extends Library {
   /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
-  createDisk(options: CreateOptions & WithBaseCache): Promise<Disk>;
+  createDisk(options: CreateOptions & WithBaseCache & WithEngine): Promise<Disk>;
   /** Opens an overlay; its base is the recorded one unless another is given. */
-  openDisk(options: OpenOptions & WithBaseCache): Promise<Disk>;
+  openDisk(options: OpenOptions & WithBaseCache & WithEngine): Promise<Disk>;
 }

@@ -12,8 +12,22 @@ import type { HttpStats } from '../bases/http/http.ts';
  */
 export type BrowserBase = BaseLocation | Blob | ArrayBuffer | Uint8Array;
 
+/**
+ * Where the worker's program and the engine come from. The package brings both as text, which works
+ * with every bundler and without one; a page whose policy forbids `worker-src blob:` gives the
+ * address of its own copy of `millrace/browser/worker.js`.
+ */
+export interface ProgramOptions {
+  /** The worker's script; relative ones are resolved against the page. */
+  workerUrl?: string | URL;
+  /** The engine, `millrace/engine.wasm`. */
+  wasmUrl?: string | URL;
+  /** The engine, compiled already. */
+  wasm?: WebAssembly.Module;
+}
+
 /** `overlay` is the name of the disk: any text of up to about 240 bytes. */
-export interface BrowserCreateOptions extends Omit<CreateOptions, 'base'> {
+export interface BrowserCreateOptions extends Omit<CreateOptions, 'base'>, ProgramOptions {
   /** A URL, or a File, Blob or ArrayBuffer. */
   base?: BrowserBase;
 }
@@ -22,7 +36,7 @@ export interface BrowserCreateOptions extends Omit<CreateOptions, 'base'> {
  * `overlay` is the name of the disk. A disk made on a file, blob or buffer needs that base given
  * again.
  */
-export interface BrowserOpenOptions extends Omit<OpenOptions, 'base'> {
+export interface BrowserOpenOptions extends Omit<OpenOptions, 'base'>, ProgramOptions {
   /** The base, or the images below the overlay from the nearest down; `null` leaves it unopened. */
   base?: BrowserBase | BrowserBase[] | null;
   /**

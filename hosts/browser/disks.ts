@@ -6,7 +6,7 @@ import { transfer } from 'comlink';
 import type { CheckOptions, CheckReport, ImageFormat } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import { CHECK_OPTIONS, mustKnowOptions } from '../api/options.ts';
-import type { CopyOptions } from './api.ts';
+import type { CopyOptions, ProgramOptions } from './api.ts';
 import type { DiskRecord } from './catalog.ts';
 import { forgetDisk, recallDisk, rememberDisk } from './catalog.ts';
 import type { Service } from './link.ts';
@@ -24,6 +24,7 @@ import {
   removeDisk,
   removePart,
 } from './opfs.ts';
+import { PROGRAM_OPTIONS, programOf } from './program-options.ts';
 import { reportTo, sendSource } from './wire.ts';
 
 /** All disks of this site, in order of their names, with what is remembered of each. */
@@ -99,9 +100,14 @@ export async function exportDisk(name: string): Promise<File> {
 export async function importDisk(
   name: string,
   file: Blob,
-  options: { format?: ImageFormat } & CopyOptions = {},
+  options: { format?: ImageFormat } & CopyOptions & ProgramOptions = {},
 ): Promise<void> {
-  mustKnowOptions('importDisk', options, { format: true, progress: true, signal: true });
+  mustKnowOptions('importDisk', options, {
+    format: true,
+    progress: true,
+    signal: true,
+    ...PROGRAM_OPTIONS,
+  });
   if (!(await disksFolder()))
     throw new MillraceError(
       'EUNSUPPORTED',
@@ -109,7 +115,7 @@ export async function importDisk(
     );
   if (await diskExists(name))
     throw new MillraceError('EEXIST', `there is a disk '${name}' already`);
-  await inWorker(name, (service) =>
+  await inWorker(name, options, (service) =>
     service.importFile(name, file, options.format, thisPage(), reportTo(options)),
   );
 }
@@ -120,22 +126,30 @@ export async function importDisk(
  * @throws MillraceError `EBUSY` while it is open, `ENOENT`; where the header cannot be read, or
  *   (`ECORRUPT`) a repair could lose data.
  */
-export async function checkDisk(checked: CheckOptions): Promise<CheckReport | undefined> {
-  mustKnowOptions('checkDisk', checked, CHECK_OPTIONS);
-  const { overlay, ...options } = checked;
+export async function checkDisk(
+  checked: CheckOptions & ProgramOptions,
+): Promise<CheckReport | undefined> {
+  mustKnowOptions('checkDisk', checked, { ...CHECK_OPTIONS, ...PROGRAM_OPTIONS });
+  const { program, rest } = programOf(checked);
+  const { overlay, ...options } = rest;
   if (typeof overlay === 'string')
-    return inWorker(overlay, (service) => service.checkImage(overlay, options, thisPage()));
+    return inWorker(overlay, program, (service) =>
+      service.checkImage(overlay, options, thisPage()),
+    );
   const sent = sendSource(overlay);
-  return inWorker(overlay.name ?? 'image', (service) =>
+  return inWorker(overlay.name ?? 'image', program, (service) =>
     service.checkImage(transfer(sent, [sent.port]), options, thisPage()),
   );
 }
 
 /** Runs one call in a worker of its own. */
-async function inWorker<T>(name: string, call: (service: Service) => Promise<T>): Promise<T> {
-  const link = new WorkerLink(name, () => {});
+async function inWorker<T>(
+  name: string,
+  program: ProgramOptions,
+  call: (service: Service) => Promise<T>,
+): Promise<T> {
+  const link = await WorkerLink.start(name, () => {}, program);
   try {
-    await link.watch();
     return await link.call(call);
   } finally {
     link.end(new MillraceError('ECLOSED', `the worker of disk '${name}' has done its work`));

@@ -22,15 +22,21 @@ import type { OptionNames } from '../api/options.ts';
 import { CREATE_OPTIONS, mustKnowOptions, OPEN_OPTIONS } from '../api/options.ts';
 import { openBuffer } from '../bases/blob.ts';
 import { jobWithin } from '../disk/job-range.ts';
-import type { BrowserBase, BrowserCreateOptions, BrowserDisk, BrowserOpenOptions } from './api.ts';
+import type {
+  BrowserBase,
+  BrowserCreateOptions,
+  BrowserDisk,
+  BrowserOpenOptions,
+  ProgramOptions,
+} from './api.ts';
 import { recallDisk } from './catalog.ts';
 import { thisPage, WorkerLink } from './link.ts';
+import { PROGRAM_OPTIONS, programOf } from './program-options.ts';
 import { RemoteDisk } from './remote-disk.ts';
 import type { Order, SentBase, SentEvent, SentSource } from './wire.ts';
 import { sendSource } from './wire.ts';
 
 export { openBlob, openBuffer } from '../bases/blob.ts';
-export { openHttp } from '../bases/http/http.ts';
 export * from '../faces/library.ts';
 export type {
   BrowserBase,
@@ -38,9 +44,11 @@ export type {
   BrowserDisk,
   BrowserOpenOptions,
   CopyOptions,
+  ProgramOptions,
 } from './api.ts';
 export type { DiskRecord, RememberedJob } from './catalog.ts';
 export { checkDisk, deleteDisk, exportDisk, importDisk, listDisks, renameDisk } from './disks.ts';
+export { openHttp } from './http.ts';
 export { persistDisks, storageRoom } from './quota.ts';
 
 const BROWSER_OPEN_OPTIONS: OptionNames<BrowserOpenOptions> = {
@@ -48,25 +56,34 @@ const BROWSER_OPEN_OPTIONS: OptionNames<BrowserOpenOptions> = {
   whenBusy: true,
   signal: true,
   resumeJob: true,
+  ...PROGRAM_OPTIONS,
+};
+
+const BROWSER_CREATE_OPTIONS: OptionNames<BrowserCreateOptions> = {
+  ...CREATE_OPTIONS,
+  ...PROGRAM_OPTIONS,
 };
 
 /** Makes a new overlay over a base, or an empty disk of a given size, and opens it. */
 export async function createDisk(options: BrowserCreateOptions): Promise<BrowserDisk> {
-  mustKnowOptions('createDisk', options, CREATE_OPTIONS);
-  const { overlay, base, ...rest } = options;
+  mustKnowOptions('createDisk', options, BROWSER_CREATE_OPTIONS);
+  const { program, rest: own } = programOf(options);
+  const { overlay, base, ...rest } = own;
   return open({
     create: true,
     options: rest,
     overlay,
     bases: base === undefined ? [] : [base],
     wait: false,
+    program,
   });
 }
 
 /** Opens an overlay; its base is the recorded one unless another is given. */
 export async function openDisk(options: BrowserOpenOptions): Promise<BrowserDisk> {
   mustKnowOptions('openDisk', options, BROWSER_OPEN_OPTIONS);
-  const { overlay, base, whenBusy = 'fail', signal, resumeJob = false, ...rest } = options;
+  const { program, rest: own } = programOf(options);
+  const { overlay, base, whenBusy = 'fail', signal, resumeJob = false, ...rest } = own;
   if (whenBusy !== 'fail' && whenBusy !== 'wait')
     throw new MillraceError('EINVAL', `whenBusy is fail or wait, not '${String(whenBusy)}'`);
   const bases = base === undefined ? [] : base === null || Array.isArray(base) ? base : [base];
@@ -77,6 +94,7 @@ export async function openDisk(options: BrowserOpenOptions): Promise<BrowserDisk
     bases,
     wait: whenBusy === 'wait',
     signal,
+    program,
   });
   const remembered =
     resumeJob && typeof overlay === 'string' ? (await recallDisk(overlay))?.job : undefined;
@@ -94,9 +112,10 @@ interface Wanted extends Omit<Order, 'overlay' | 'bases' | 'holder'> {
   overlay: BrowserOpenOptions['overlay'];
   bases: BrowserBase[] | null;
   signal?: AbortSignal;
+  program: ProgramOptions;
 }
 
-async function open({ overlay, bases, signal, ...wanted }: Wanted): Promise<BrowserDisk> {
+async function open({ overlay, bases, signal, program, ...wanted }: Wanted): Promise<BrowserDisk> {
   const name = typeof overlay === 'string' ? overlay : (overlay.name ?? 'overlay');
   const early: SentEvent[] = [];
   let hear = (event: SentEvent): void => void early.push(event);
@@ -105,11 +124,11 @@ async function open({ overlay, bases, signal, ...wanted }: Wanted): Promise<Brow
       cause: signal?.reason,
     });
   if (signal?.aborted) throw aborted();
-  const link = new WorkerLink(name, (event) => hear(event));
+  const link = await WorkerLink.start(name, (event) => hear(event), program);
   const cancel = (): void => link.end(aborted());
+  if (signal?.aborted) cancel();
   signal?.addEventListener('abort', cancel);
   try {
-    await link.watch();
     const order: Order = {
       ...wanted,
       overlay: typeof overlay === 'string' ? overlay : sendSource(overlay),
@@ -142,5 +161,7 @@ function sendBase(base: BrowserBase): SentBase {
   if (base instanceof ArrayBuffer || base instanceof Uint8Array)
     return sendSource(openBuffer(base));
   if (typeof base !== 'string') return sendSource(base);
-  return /^\.{0,2}\//.test(base) ? new URL(base, document.baseURI).href : base;
+  return /^\.{0,2}\//.test(base)
+    ? new URL(base, globalThis.document?.baseURI ?? location.href).href
+    : base;
 }

@@ -5,6 +5,9 @@
  */
 import * as Comlink from 'comlink';
 import { MillraceError } from '../api/errors.ts';
+import type { ProgramOptions } from './api.ts';
+import type { SentEngine } from './start.ts';
+import { engineOf, PolicyWatch, startWorker } from './start.ts';
 import type { SentEvent } from './wire.ts';
 import { sendErrorsWhole } from './wire.ts';
 import type { DiskService } from './worker.ts';
@@ -30,35 +33,61 @@ export class WorkerLink {
   readonly #watch = new AbortController();
   #ended: MillraceError | undefined;
 
-  /** Starts a worker for the disk `name`; `heard` is called for each event of the disk. */
-  constructor(name: string, heard: (event: SentEvent) => void) {
+  /**
+   * Starts a worker for the disk `name`; `heard` is called for each event of the disk.
+   * @throws MillraceError `EACCES` when the page's policy forbids it, `EIO` when it cannot run.
+   */
+  static async start(
+    name: string,
+    heard: (event: SentEvent) => void,
+    program: ProgramOptions,
+  ): Promise<WorkerLink> {
+    const what = `the worker of disk '${name}'`;
+    const policy = new PolicyWatch();
+    try {
+      const engine = await engineOf(program);
+      const link = new WorkerLink(what, await startWorker(what, program), heard, policy);
+      await link.#begin(engine).catch((error: MillraceError) => {
+        link.end(error);
+        throw error;
+      });
+      return link;
+    } finally {
+      policy.end();
+    }
+  }
+
+  private constructor(
+    what: string,
+    worker: Worker,
+    heard: (event: SentEvent) => void,
+    policy: PolicyWatch,
+  ) {
     sendErrorsWhole();
-    this.#what = `the worker of disk '${name}'`;
-    // The name is the emitted one; bundlers find worker.ts by it in the sources.
-    this.#worker = new Worker(new URL('./worker.js', import.meta.url), {
-      type: 'module',
-      name: 'millrace',
-    });
-    this.#worker.addEventListener('message', ({ data }: MessageEvent) => {
+    this.#what = what;
+    this.#worker = worker;
+    worker.addEventListener('message', ({ data }: MessageEvent) => {
       if (data?.millraceEvent !== undefined) heard(data as SentEvent);
     });
-    this.#worker.addEventListener('error', (event) => {
+    worker.addEventListener('error', (event) => {
       event.preventDefault();
       const reason = event.message
         ? `: ${event.message}`
         : "; see that its script is served, with a JavaScript type, and allowed by the page's policy";
-      this.end(
-        new MillraceError('EIO', `${this.#what} cannot run${reason}`, { reason: 'worker-ended' }),
-      );
+      const ended = new MillraceError('EIO', `${what} cannot run${reason}`, {
+        reason: 'worker-ended',
+      });
+      void policy.explain(what).then((forbidden) => this.end(forbidden ?? ended));
     });
-    this.#service = Comlink.wrap<DiskService>(this.#worker);
+    this.#service = Comlink.wrap<DiskService>(worker);
   }
 
-  /** Watches over the worker's life from now on. */
-  async watch(): Promise<void> {
-    if (!navigator.locks) return;
-    const lock = `millrace/worker/${crypto.randomUUID()}`;
-    await this.call((service) => service.live(lock));
+  /** Gives the worker its engine, and watches over its life from now on. */
+  async #begin(engine: SentEngine): Promise<void> {
+    // Where there are no locks, there is no secure context either, and no randomUUID.
+    const lock = navigator.locks && `millrace/worker/${crypto.randomUUID()}`;
+    await this.call((service) => service.begin(engine, lock));
+    if (lock === undefined) return;
     const { signal } = this.#watch;
     const died = navigator.locks.request(lock, { signal }, () => this.#confirm());
     died.catch(() => {});

@@ -13,19 +13,22 @@ import { portableDecompressors } from '../bases/containers/portable.ts';
 import type { UnpackTools } from '../bases/containers/unpack.ts';
 import { ROOM_DEFAULT, unpackWith } from '../bases/containers/unpack.ts';
 import type { HttpSource, HttpStats } from '../bases/http/http.ts';
-import { openHttp, redactUrl } from '../bases/http/http.ts';
+import { redactUrl } from '../bases/http/http.ts';
 import type { NbdSource } from '../bases/nbd/nbd.ts';
 import { openNbdWith } from '../bases/nbd/nbd.ts';
 import { isNbdUri } from '../bases/nbd/uri.ts';
 import { connectByWebSocket } from '../bases/nbd/websocket.ts';
 import { codecOf, portableDecoders } from '../disk/codecs/codecs.ts';
 import { BatchedFile } from './batch.ts';
+import { compileEngine } from './engine.ts';
+import { openHttp } from './http.ts';
 import type { DiskLock, Holder } from './lock.ts';
 import { lockDisk } from './lock.ts';
 import { MemoryFile } from './memory.ts';
 import type { OpfsFile } from './opfs.ts';
 import { diskFile, disksFolder, openDiskFile, openScratch } from './opfs.ts';
 import { explainNoRoom } from './quota.ts';
+import type { SentEngine } from './start.ts';
 
 /**
  * Requests in flight, one of them kept for the guest. Each answer takes its way through several
@@ -59,14 +62,17 @@ export class BrowserRuntime implements Runtime {
   #sources = 0;
   readonly #remote: (HttpSource | NbdSource)[] = [];
 
+  readonly #engine: SentEngine;
+
   /** `holder` is what others are told who find a disk in use; `wait` is to wait for others. */
-  constructor(holder: Holder, wait: boolean) {
+  constructor(engine: SentEngine, holder: Holder, wait: boolean) {
+    this.#engine = engine;
     this.#holder = holder;
     this.#wait = wait;
   }
 
   engine(): Promise<WebAssembly.Module> {
-    return compileEngine();
+    return compileEngine(this.#engine);
   }
 
   async openOverlay(
@@ -176,22 +182,6 @@ function itsOwnBase(name: string): MillraceError {
     `disk '${name}' cannot be its own base: if its base was a file or disk of the same name, give that as the base`,
     { reason: 'base-needed' },
   );
-}
-
-async function compileEngine(): Promise<WebAssembly.Module> {
-  const url = new URL('../engine.wasm', import.meta.url);
-  const response = await fetch(url);
-  if (!response.ok)
-    throw new MillraceError(
-      'EIO',
-      `cannot load the engine: ${url.href} answered ${response.status}; serve engine.wasm along with the scripts`,
-      { reason: 'engine-failed' },
-    );
-  const isWasm = response.headers.get('Content-Type')?.split(';')[0].trim() === 'application/wasm';
-  // A server that does not know the type of wasm costs the compiling while it loads, no more.
-  return isWasm
-    ? WebAssembly.compileStreaming(response)
-    : WebAssembly.compile(await response.arrayBuffer());
 }
 
 /** The lock goes when the file is closed. */

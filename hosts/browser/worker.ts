@@ -30,6 +30,7 @@ import type { Holder } from './lock.ts';
 import { hold, lockDisk } from './lock.ts';
 import { diskExists, hasMark, storageMark, writeDisk } from './opfs.ts';
 import { BrowserRuntime } from './runtime.ts';
+import type { SentEngine } from './start.ts';
 import type { DiskShape, Order, Report, SentBase, SentEvent, SentSource } from './wire.ts';
 import { handOver, receiveSource, sendErrorsWhole } from './wire.ts';
 
@@ -52,6 +53,8 @@ interface Job {
 }
 
 export class DiskService {
+  /** Given by the first call. */
+  #engine!: SentEngine;
   #runtime: BrowserRuntime | undefined;
   #disk: EngineDisk | undefined;
   /** Under which the catalogue has the disk, if it does. */
@@ -68,16 +71,19 @@ export class DiskService {
   /** The disk's file has been taken away. */
   #lost: MillraceError | undefined;
 
-  /** Holds a lock of this name as long as the worker lives, by which the page learns of its end. */
-  async live(lock: string): Promise<void> {
-    if (navigator.locks) await hold(lock, { mode: 'exclusive' });
+  /**
+   * Holds a lock of this name as long as the worker lives, by which the page learns of its end.
+   */
+  async begin(engine: SentEngine, lock: string | undefined): Promise<void> {
+    this.#engine = engine;
+    if (lock !== undefined) await hold(lock, { mode: 'exclusive' });
   }
 
   /** Nothing but an answer. */
   answer(): void {}
 
   async open(order: Order): Promise<DiskShape> {
-    const runtime = new BrowserRuntime(order.holder, order.wait);
+    const runtime = new BrowserRuntime(this.#engine, order.holder, order.wait);
     if (typeof order.overlay === 'string') this.#mark = await storageMark();
     const bases = order.bases?.map(receiveBase) ?? null;
     const overlay =
@@ -277,7 +283,7 @@ export class DiskService {
     holder: Holder,
     report: Report,
   ): Promise<void> {
-    const runtime = new BrowserRuntime(holder, false);
+    const runtime = new BrowserRuntime(this.#engine, holder, false);
     await report(0);
     const image = format === 'raw' ? undefined : await probe(runtime, file);
     if (image?.format === 'qcow2') return importImage(name, file, image, holder, report);
@@ -296,7 +302,7 @@ export class DiskService {
     holder: Holder,
   ): Promise<CheckReport | undefined> {
     const overlay = typeof image === 'string' ? image : receiveSource(image);
-    return checkDiskWith(new BrowserRuntime(holder, false), { ...options, overlay });
+    return checkDiskWith(new BrowserRuntime(this.#engine, holder, false), { ...options, overlay });
   }
 
   get #open(): EngineDisk {

@@ -27,6 +27,7 @@ const platform: Platform = {
   openNbd,
   cacheFolder,
   version: manifest.version,
+  lockAdvice: 'with -A, Deno tells it',
   stdout: outputTo(Deno.stdout),
   stderr: outputTo(Deno.stderr),
   onInterrupt(handler) {

@@ -1,7 +1,8 @@
 /** The calls that open disks, over what a runtime brings. */
 import type { BlockSource } from '../api/block.ts';
 import type { BaseCacheOptions } from '../api/disk.ts';
-import type { CachingLibrary, Library } from '../api/library.ts';
+import { MillraceError } from '../api/errors.ts';
+import type { CachingLibrary, EngineModule, Library, WithEngine } from '../api/library.ts';
 import type { Runtime } from '../api/runtime.ts';
 import type { CacheFolder } from '../disk/base-cache.ts';
 import { cachingBases } from '../disk/base-cache.ts';
@@ -12,13 +13,26 @@ import { isHttpUrl } from '../files/location.ts';
 
 /** The calls, over what a runtime brings. */
 export function libraryOf(runtime: Runtime): Library {
+  const over =
+    <Options, Result>(call: (runtime: Runtime, options: Options) => Promise<Result>) =>
+    async (given: Options & WithEngine): Promise<Result> => {
+      const { wasm, ...options }: WithEngine = given ?? {};
+      return call(withEngine(runtime, wasm), options as Options);
+    };
   return {
-    createDisk: (options) => createDiskWith(runtime, options),
-    openDisk: (options) => openDiskWith(runtime, options),
-    checkDisk: (options) => checkDiskWith(runtime, options),
-    commitDisk: (options) => commitWith(runtime, options),
-    rebaseDisk: (options) => rebaseWith(runtime, options),
+    createDisk: over(createDiskWith),
+    openDisk: over(openDiskWith),
+    checkDisk: over(checkDiskWith),
+    commitDisk: over(commitWith),
+    rebaseDisk: over(rebaseWith),
   };
+}
+
+function withEngine(runtime: Runtime, wasm: EngineModule | undefined): Runtime {
+  if (wasm === undefined) return runtime;
+  if (!(wasm instanceof WebAssembly.Module))
+    throw new MillraceError('EINVAL', 'wasm is a WebAssembly.Module, the compiled engine');
+  return { ...runtime, engine: async () => wasm };
 }
 
 /** What a runtime that has folders brings besides. */
@@ -32,8 +46,14 @@ export function cachingLibraryOf(runtime: Runtime, caching: Caching): CachingLib
   const over = (cache?: BaseCacheOptions): Library => libraryOf(withCache(runtime, caching, cache));
   return {
     ...libraryOf(runtime),
-    createDisk: async ({ baseCache, ...options }) => over(baseCache).createDisk(options),
-    openDisk: async ({ baseCache, ...options }) => over(baseCache).openDisk(options),
+    createDisk: async (given) => {
+      const { baseCache, ...options } = given ?? {};
+      return over(baseCache).createDisk(options);
+    },
+    openDisk: async (given) => {
+      const { baseCache, ...options } = given ?? {};
+      return over(baseCache).openDisk(options);
+    },
   };
 }
 

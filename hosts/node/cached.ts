@@ -1,7 +1,7 @@
 /**
  * Short reads of what the page cache holds, at once: a thread of node:fs costs ten times what
  * copying does. preadv2(2) with RWF_NOWAIT reads what is there and never waits for the device; it
- * is called through koffi, an optional dependency, on Linux.
+ * is called through koffi, which users add, on Linux.
  */
 import { constants } from 'node:os';
 import { libc } from './libc.ts';

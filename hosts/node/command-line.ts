@@ -37,6 +37,7 @@ process.on('exit', () => {
 
 const platform: Omit<Platform, 'version'> = {
   runtime: nodeRuntime,
+  lockAdvice: 'with the package koffi beside this one, it is told: npm install koffi',
   openHttp,
   cacheFolder,
   openNbd: async (uri, options) => (await import('./nbd-base.ts')).openNbd(uri, options),

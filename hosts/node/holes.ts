@@ -1,6 +1,6 @@
 /**
- * Where a local file has holes. node:fs cannot tell, lseek(2) can: it is called through koffi, an
- * optional dependency, where that is installed and the system has SEEK_DATA. Without it, holes are
+ * Where a local file has holes. node:fs cannot tell, lseek(2) can: it is called through koffi,
+ * which users add, where that is installed and the system has SEEK_DATA. Without it, holes are
  * read as the zeros they show.
  */
 import { constants } from 'node:os';

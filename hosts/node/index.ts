@@ -15,7 +15,7 @@ import { cacheFolder } from './base-cache.ts';
 import { openHttp } from './http.ts';
 import { nodeRuntime } from './runtime.ts';
 
-export type { CachingLibrary, WithBaseCache } from '../api/library.ts';
+export type { CachingLibrary, EngineModule, WithBaseCache, WithEngine } from '../api/library.ts';
 export type { Handler, HandlerOptions } from '../faces/http/handler.ts';
 export { createHandler } from '../faces/http/handler.ts';
 export * from '../faces/library.ts';

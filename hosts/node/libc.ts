@@ -1,6 +1,6 @@
 /**
  * What node:fs does not have of the system's C library: lseek(2), fcntl(2) and preadv2(2), through
- * koffi, an optional dependency. Undefined where that is not installed, or where their arguments
+ * koffi, which users add (a peer dependency). Undefined where that is not installed, or where their arguments
  * are other ones than here.
  */
 

@@ -52,7 +52,7 @@ async function readEngine(): Promise<Uint8Array<ArrayBuffer>> {
     const cause = fileError('open the engine', path, error);
     throw new MillraceError(
       cause.code,
-      `${cause.message}; a bundle has to leave the package millrace out (external), or to bring its dist/engine.wasm there`,
+      `${cause.message}; a bundle leaves the package millrace out (external), gives 'wasm' (millrace/engine.wasm, compiled) to its calls, or brings that file there`,
       { cause },
     );
   }

@@ -133,6 +133,7 @@ export function platformOver(runtime: Runtime): {
     openNbd,
     cacheFolder,
     version: '0.0.0',
+    lockAdvice: 'by some means',
     stdout: output('stdout'),
     stderr: output('stderr'),
     onInterrupt: () => () => {},

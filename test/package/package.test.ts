@@ -3,37 +3,23 @@
  * a bundler takes, and that a strict TypeScript accepts its types.
  */
 import { existsSync } from 'node:fs';
-import {
-  copyFile,
-  mkdir,
-  mkdtemp,
-  readdir,
-  readFile,
-  realpath,
-  rm,
-  symlink,
-  writeFile,
-} from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { dirname, join, relative } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { copyFile, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { join, relative } from 'node:path';
+import { checkPackage, createPackageFromTarballData } from '@arethetypeswrong/core';
 import { build, transform } from 'esbuild';
+import { publint } from 'publint';
+import { formatMessage } from 'publint/utils';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { serveFile } from '../demo/file-server.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { run } from '../support/run.ts';
+import type { Manifest, Project } from './project.ts';
+import { isBuilt, makeProject, ROOT } from './project.ts';
 
-const ROOT = fileURLToPath(new URL('../..', import.meta.url));
-const built =
-  existsSync(join(ROOT, 'dist/engine.wasm')) && existsSync(join(ROOT, 'dist/browser/worker.js'));
-if (!built) console.warn('skipped: the package (it needs `npm run build`)');
+if (!isBuilt) console.warn('skipped: the package (it needs `npm run build`)');
 
-interface Manifest {
-  bin: Record<string, string>;
-  exports: Record<string, unknown>;
-  dependencies: Record<string, string>;
-  optionalDependencies: Record<string, string>;
-}
+/** What npm shows as 1.2 MB. */
+const UNPACKED_BYTES_MAX = 1_250_000;
 
 /** The files that a tree of export conditions names. */
 function targets(exports: unknown): string[] {
@@ -42,36 +28,17 @@ function targets(exports: unknown): string[] {
     : Object.values(exports as object).flatMap(targets);
 }
 
-describe.skipIf(!built)('the package', () => {
+describe.skipIf(!isBuilt)('the package', () => {
+  let made: Project;
   let project: string;
   let manifest: Manifest;
-  const installed = (path: string): string => join(project, 'node_modules/millrace', path);
-  const link = async (name: string): Promise<void> => {
-    const place = join(project, 'node_modules', name);
-    await mkdir(dirname(place), { recursive: true });
-    await symlink(join(ROOT, 'node_modules', name), place);
-  };
+  const installed = (path: string): string => made.installed(path);
 
   beforeAll(async () => {
-    project = await realpath(await mkdtemp(join(tmpdir(), 'millrace-package-')));
-    await run('npm', ['pack', '--ignore-scripts', '--silent', '--pack-destination', project], {
-      cwd: ROOT,
-    });
-    const [tarball] = await readdir(project);
-    await mkdir(installed(''), { recursive: true });
-    await run('tar', ['-xzf', join(project, tarball), '--strip-components=1', '-C', installed('')]);
-    await writeFile(join(project, 'package.json'), '{ "type": "module", "private": true }');
-    manifest = JSON.parse(await readFile(installed('package.json'), 'utf8')) as Manifest;
-    // What it does not declare is not there, except for what the project itself brings.
-    for (const name of [
-      ...Object.keys(manifest.dependencies),
-      ...Object.keys(manifest.optionalDependencies),
-      '@types/node',
-    ]) {
-      if (existsSync(join(ROOT, 'node_modules', name))) await link(name);
-    }
+    made = await makeProject();
+    ({ folder: project, manifest } = made);
   });
-  afterAll(() => rm(project, { recursive: true, force: true }));
+  afterAll(() => made.remove());
 
   it('holds what it names and what its README leads to, and nothing of the repository besides', async () => {
     const readme = await readFile(installed('README.md'), 'utf8');
@@ -80,21 +47,54 @@ describe.skipIf(!built)('the package', () => {
       ([, path]) => path,
     );
     expect(links).toContain('hosts/api/disk.ts');
-    for (const file of [
-      ...targets(manifest.exports),
-      ...Object.values(manifest.bin),
-      'README.md',
-      'LICENSE',
-      ...links,
-    ]) {
+    for (const path of links) expect(existsSync(join(ROOT, path)), path).toBe(true);
+    for (const file of [...targets(manifest.exports), ...Object.values(manifest.bin)])
       expect(existsSync(installed(file)), file).toBe(true);
-    }
-    const besides = (await readdir(installed(''), { recursive: true, withFileTypes: true }))
+    const files = (await readdir(installed(''), { recursive: true, withFileTypes: true }))
       .filter((entry) => entry.isFile())
       .map((entry) => relative(installed(''), join(entry.parentPath, entry.name)));
-    expect(besides.filter((path) => !path.startsWith('dist/')).sort()).toEqual(
-      [...new Set(['README.md', 'package.json', ...links])].sort(),
+    expect(files.filter((path) => !path.startsWith('dist/')).sort()).toEqual([
+      'CHANGELOG.md',
+      'LICENSE',
+      'README.md',
+      'package.json',
+    ]);
+    const sizes = await Promise.all(files.map(async (path) => (await stat(installed(path))).size));
+    expect(sizes.reduce((sum, size) => sum + size)).toBeLessThan(UNPACKED_BYTES_MAX);
+  });
+
+  it('is what publint and attw want a package to be', async () => {
+    const tarball = new Uint8Array(await readFile(made.tarball)).buffer;
+    const { messages, pkg } = await publint({ pack: { tarball }, strict: true });
+    expect(messages.map((message) => formatMessage(message, pkg))).toEqual([]);
+    const checked = await checkPackage(createPackageFromTarballData(new Uint8Array(tarball)), {
+      excludeEntrypoints: ['./engine.wasm', './browser/worker.js', './package.json'],
+    });
+    expect(checked.types).toMatchObject({ kind: 'included' });
+    const problems = 'problems' in checked ? checked.problems : [];
+    // As `attw --profile esm-only`: it is for programs of ES modules.
+    const others = ['node10', 'node16-cjs'];
+    expect(
+      problems.filter((problem) =>
+        'resolutionKind' in problem ? !others.includes(problem.resolutionKind) : true,
+      ),
+    ).toEqual([]);
+  });
+
+  it.each([
+    ['deno', "'millrace/deno' is for Deno: in Node, Bun and Deno, import 'millrace'"],
+    ['edge', "'millrace/edge' is for edge runtimes"],
+    ['browser', "'millrace/browser' is for pages and their workers"],
+  ])('says so where millrace/%s is imported in Node', async (entry, message) => {
+    await writeFile(
+      join(project, 'elsewhere.js'),
+      `import { createDisk } from 'millrace/${entry}';\nawait createDisk({ overlay: 'a', size: 512 });`,
     );
+    const { stderr } = await run(process.execPath, ['elsewhere.js'], {
+      cwd: project,
+      exitCodes: [1],
+    });
+    expect(stderr).toContain(message);
   });
 
   it('runs as a program', async () => {
@@ -156,7 +156,7 @@ describe.skipIf(!built)('the package', () => {
       metafile: true,
       logLevel: 'silent',
       packages: 'bundle',
-      external: ['*.wasm', 'koffi', 'node:*', 'cloudflare:*'],
+      external: ['*.wasm', 'node:*', 'cloudflare:*'],
       ...how,
       conditions: [...('conditions' in how ? how.conditions : [])],
     });
@@ -178,20 +178,61 @@ describe.skipIf(!built)('the package', () => {
       bundle: true,
       platform: 'node',
       format: 'esm',
-      external: ['koffi'],
       logLevel: 'silent',
     });
     const bundled = await run(process.execPath, [outfile], { cwd: project, exitCodes: [0, 1] });
     expect(bundled).toMatchObject({
       exitCode: 1,
       stderr: expect.stringMatching(
-        /MillraceError: cannot open the engine '.*engine\.wasm': no such file .* bring its dist\/engine\.wasm there/,
+        /MillraceError: cannot open the engine '.*engine\.wasm': no such file .* or brings that file there/,
       ),
     });
     await copyFile(installed('dist/engine.wasm'), join(project, 'engine.wasm'));
     expect(await run(process.execPath, [outfile], { cwd: project })).toMatchObject({
       stdout: '512\n',
     });
+  });
+
+  it('is bundled by esbuild with its engine', async () => {
+    await writeFile(
+      join(project, 'whole.js'),
+      "import { createDisk } from 'millrace';\nimport engine from 'millrace/engine.wasm';\nconst disk = await createDisk({ overlay: 'whole.qcow2', size: 512, wasm: new WebAssembly.Module(engine) });\nconsole.log(disk.size);\nawait disk.close();",
+    );
+    const outfile = join(project, 'whole/whole.js');
+    await build({
+      entryPoints: [join(project, 'whole.js')],
+      outfile,
+      bundle: true,
+      platform: 'node',
+      format: 'esm',
+      target: 'node20',
+      loader: { '.wasm': 'binary' },
+      logLevel: 'silent',
+    });
+    expect(await run(process.execPath, [outfile], { cwd: project })).toMatchObject({
+      stdout: '512\n',
+    });
+  });
+
+  it('is compiled by Bun into one program', async () => {
+    await writeFile(
+      join(project, 'compiled.js'),
+      "import { createDisk } from 'millrace';\nimport path from 'millrace/engine.wasm' with { type: 'file' };\nconst wasm = await WebAssembly.compile(await Bun.file(path).arrayBuffer());\nconst disk = await createDisk({ overlay: 'compiled.qcow2', size: 512, wasm });\nconsole.log(disk.size);\nawait disk.close();",
+    );
+    await run(
+      join(ROOT, 'node_modules/.bin/bun'),
+      ['build', '--compile', 'compiled.js', '--outfile', 'compiled'],
+      { cwd: project },
+    );
+    // By itself: nothing of the package is to be found.
+    const program = join(project, 'elsewhere-than-its-package');
+    await rename(join(project, 'compiled'), program);
+    await rename(installed(''), join(project, 'put-away'));
+    try {
+      expect(await run(program, [], { cwd: project })).toMatchObject({ stdout: '512\n' });
+    } finally {
+      await rename(join(project, 'put-away'), installed(''));
+    }
   });
 
   it.each([

@@ -43,8 +43,8 @@ const PACKAGES = {
   'nbd-client': 'nbd-client',
 } as const;
 
-/** What npm leaves out where there is no build of it. */
-const OPTIONAL = { koffi: 'npm install --include=optional' } as const;
+/** What npm has no build of for every system. */
+const OPTIONAL = { koffi: 'npm ci' } as const;
 
 export type PeerName = keyof typeof PACKAGES | keyof typeof OPTIONAL;
 

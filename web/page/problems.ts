@@ -103,6 +103,7 @@ const BY_REASON: Readonly<Record<ErrorReason, Explanation>> = {
   'base-needed': FILE,
   'no-such-disk': GONE,
   cors: HIDDEN,
+  policy: OTHER,
   'no-ranges': RANGES,
   'writes-lost': LOST,
   'storage-cleared': CLEARED,

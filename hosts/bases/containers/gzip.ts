@@ -8,11 +8,11 @@ const WINDOW_BITS_GZIP = 15 + 16;
 
 /** Takes all members; what follows them and is none is left out, as gzip does. */
 export async function portableGzip(): Promise<Decompress> {
-  const pako = await import('pako');
+  const pako = await import('./pako.ts');
   return (input) => gunzip(pako, input);
 }
 
-type Pako = typeof import('pako');
+type Pako = typeof import('./pako.ts');
 
 async function* gunzip(pako: Pako, input: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   const inflate = new GzipMembers(pako);

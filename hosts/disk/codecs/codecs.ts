@@ -98,7 +98,7 @@ function reasonOf(cause: unknown): string {
  */
 export const portableDecoders: Decoders = {
   async zlib() {
-    const { inflateSync } = await import('fflate');
+    const { inflateSync } = await import('./fflate.ts');
     // One byte more than the cluster has tells a stream that gives too much from one that gives
     // just enough.
     let scratch = new Uint8Array(0);

@@ -30,6 +30,8 @@ export interface Platform {
   /** The operations of the cache of bases. */
   readonly cacheFolder: CacheFolder;
   readonly version: string;
+  /** What lets this program take locks that QEMU sees, where it does not. */
+  readonly lockAdvice: string;
   readonly stdout: Output;
   readonly stderr: Output;
   /**

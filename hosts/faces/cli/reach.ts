@@ -224,6 +224,11 @@ function tellingOfWriters(
           '',
           'the locks of other programs cannot be seen here: make sure that none has the image open',
         );
+      if (!mode.readOnly && !mode.create && file.guard === 'looked')
+        await once(
+          '',
+          `QEMU is not told that the image is being written: do not open it there meanwhile (${platform.lockAdvice})`,
+        );
       return file;
     },
     async openSource(location, as) {

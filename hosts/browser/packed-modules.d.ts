@@ -1,0 +1,9 @@
+/** What hosts/build.mjs makes of dist: base64 of what gzip made. */
+declare module 'millrace:worker' {
+  const packed: string;
+  export default packed;
+}
+declare module 'millrace:engine' {
+  const packed: string;
+  export default packed;
+}
