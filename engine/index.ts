@@ -88,7 +88,8 @@ import {
 import { setCopyOnRead } from './requests/read';
 import { step as runStep } from './step';
 import './core/trap';
-import { setSparing, setTrimming, writebackBytes, writebackInit } from './overlay/writeback';
+import { setSparing, setTrimming, writebacksInit } from './overlay/progress';
+import { stagingBytes, stagingInit } from './overlay/staging';
 import { zeroPageInit } from './overlay/zeropage';
 
 let textAt: usize = 0;
@@ -131,8 +132,9 @@ export function init(bytes: f64): bool {
   at += PAGE_BYTES;
   pagesInit(pageTable, at, pages);
   at += pages * PAGE_BYTES;
-  writebackInit(at);
-  at = align(at + writebackBytes(), BLOCK_BYTES);
+  stagingInit(at);
+  at = align(at + stagingBytes(), BLOCK_BYTES);
+  writebacksInit();
   refcountsInit();
   readaheadInit(false);
   guestInit();

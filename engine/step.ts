@@ -35,7 +35,8 @@ import { copyEnded } from './job/errors';
 import { runStream } from './job/stream';
 import { RUNS_PER_STEP_MAX } from './limits';
 import { growEnded, runGrow } from './overlay/grow';
-import { barrierFailed, runWriteback, scheduleWriteback } from './overlay/writeback';
+import { barrierFailed } from './overlay/progress';
+import { runWriteback, scheduleWriteback } from './overlay/writeback';
 import {
   KIND_CHECK,
   KIND_CLOSE,

@@ -22,8 +22,9 @@ import {
 import { AT_INCOMPATIBLE, INCOMPATIBLE_CORRUPT } from '../formats/qcow2/header';
 import { inFixedMetadata, overlay, Qcow2 } from '../formats/qcow2/image';
 import { CHECK_REPAIRS_MAX, CHECK_WINDOW_BYTES_MIN, SECTOR_BYTES } from '../limits';
+import { settle } from '../overlay/flush';
+import { settled } from '../overlay/progress';
 import { refcountsGrowing } from '../overlay/refcounts';
-import { settle, settled } from '../overlay/writeback';
 import {
   CHECK_ALLOCATED,
   CHECK_COMPRESSED,

@@ -9,13 +9,13 @@ import { AGAIN, DONE, fail, Task, WAIT } from '../core/task';
 import { AT_REFCOUNT_TABLE_CLUSTERS, AT_REFCOUNT_TABLE_OFFSET } from '../formats/qcow2/header';
 import { Qcow2 } from '../formats/qcow2/image';
 import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
+import { settle } from '../overlay/flush';
 import {
   putRefcount,
   refcountsInit,
   refcountsPerBlock,
   refcountsPerPart,
 } from '../overlay/refcounts';
-import { settle } from '../overlay/writeback';
 import { ECORRUPT, ENOSPC, OVERLAY, R_REPAIR, R_TOO_LARGE } from '../protocol';
 import { referencesTo } from './count';
 import { findKept, keptRefcount } from './refcounts';

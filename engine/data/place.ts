@@ -34,13 +34,13 @@ import {
 import { isClusterSound, isTableSound, l2EntryPlace } from '../formats/qcow2/mapping';
 import { CHUNK_CLUSTERS_MAX, PAGE_BYTES, TASKS_MAX } from '../limits';
 import { freeLater, freesHaveRoom } from '../overlay/frees';
-import { allocate } from '../overlay/refcounts';
 import {
   nextWriteback,
   noteUnwritten,
   writebackStalled,
   writebackWanted,
-} from '../overlay/writeback';
+} from '../overlay/progress';
+import { allocate } from '../overlay/refcounts';
 import { zeroOnDisk } from '../overlay/zeropage';
 import { OP_WRITE, OVERLAY } from '../protocol';
 import { isZero } from './zero';

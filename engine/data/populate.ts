@@ -17,7 +17,7 @@ import {
 import { lookup, lookupChain } from '../formats/chain';
 import { overlay } from '../formats/qcow2/image';
 import { CHUNK_BYTES, CHUNK_CLUSTERS_MAX } from '../limits';
-import { noteFetched } from '../overlay/writeback';
+import { noteFetched } from '../overlay/progress';
 import { ABSENT, COMPRESSED_DATA } from '../protocol';
 import {
   GATHERED,

@@ -19,7 +19,7 @@ import {
 import { chunkBytes } from '../data/populate';
 import { HOLE_BLOCKS_MIN } from '../limits';
 import { backingForget, referToBacking, writeBackingAhead } from '../overlay/backing';
-import { flushed } from '../overlay/writeback';
+import { flushed } from '../overlay/flush';
 import {
   ABORTED,
   ON_ERROR_IGNORE,

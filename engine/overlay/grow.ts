@@ -31,9 +31,10 @@ import { overlay } from '../formats/qcow2/image';
 import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import { ENOSPC, OVERLAY, R_TOO_LARGE } from '../protocol';
 import { freeLater, freesHaveRoom } from './frees';
+import { isMarked } from './mark';
 import { moveTable } from './move';
+import { nextWriteback, writebackRunning, writebackWanted } from './progress';
 import { grown, isFreePlace, missingBlock, putRefcount, refcountsPerBlock } from './refcounts';
-import { isMarked, nextWriteback, writebackRunning, writebackWanted } from './writeback';
 import { zeroOnDisk } from './zeropage';
 
 const PLAN: u32 = 0;

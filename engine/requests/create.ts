@@ -42,8 +42,8 @@ import {
   backingNameBytes,
   putExtension,
 } from '../overlay/backing';
+import { flushed } from '../overlay/flush';
 import { putRefcount, refcountsPerBlock } from '../overlay/refcounts';
-import { flushed } from '../overlay/writeback';
 import {
   CREATE_EXTENDED_L2_SHIFT,
   CREATE_REFCOUNT_ORDER_SHIFT,

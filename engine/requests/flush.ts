@@ -6,7 +6,7 @@ import { DONE, EXCLUSIVE, lock, recordOf, Task, WAIT } from '../core/task';
 import { AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY } from '../formats/qcow2/header';
 import { overlay } from '../formats/qcow2/image';
 import { SECTOR_BYTES } from '../limits';
-import { flushed, settle } from '../overlay/writeback';
+import { flushed, settle } from '../overlay/flush';
 import { CLOSE_READ_ONLY, KIND_CLOSE, OVERLAY } from '../protocol';
 
 export function runFlush(t: Task): i32 {

@@ -3,7 +3,7 @@
 
 import { DONE, EXCLUSIVE, lock, Task, WAIT } from '../core/task';
 import { referToBacking, writeBackingAhead } from '../overlay/backing';
-import { flushed } from '../overlay/writeback';
+import { flushed } from '../overlay/flush';
 
 const AHEAD: u32 = 0;
 const FLUSH: u32 = 1;

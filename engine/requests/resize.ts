@@ -29,10 +29,11 @@ import { lookup } from '../formats/chain';
 import { AT_L1_OFFSET, AT_L1_SIZE, AT_SIZE } from '../formats/qcow2/header';
 import { overlay, Qcow2 } from '../formats/qcow2/image';
 import { L1_BYTES_MAX, PAGE_BYTES, SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
+import { flushed } from '../overlay/flush';
 import { freeLater, freesHaveRoom } from '../overlay/frees';
 import { moveTable } from '../overlay/move';
+import { nextWriteback, writebackWanted } from '../overlay/progress';
 import { allocate, allocateWhole, refcountsPerBlock } from '../overlay/refcounts';
-import { flushed, nextWriteback, writebackWanted } from '../overlay/writeback';
 import { zeroPageAt } from '../overlay/zeropage';
 import { ABSENT, EUNSUPPORTED, KIND_RESIZE, OP_WRITE, OVERLAY, R_TOO_LARGE } from '../protocol';
 
