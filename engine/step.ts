@@ -3,16 +3,15 @@
 
 import { runCheck } from './check/check';
 import { setNow } from './core/clock';
+import { anyGiven, givenTaken, taskEnd } from './core/end';
 import { noteGuest } from './core/guest';
 import { alarmTime, setAlarm } from './core/job';
 import { loadsEnded, pageLoaded } from './core/pages';
 import { completion, ioEnd, ringHasRoom, ringTaken, slot, tell } from './core/ring';
 import {
   AGAIN,
-  anyGiven,
   anyReady,
   failOfHost,
-  givenTaken,
   KIND_COPY,
   KIND_GROW,
   KIND_REQUEST_LAST,
@@ -24,11 +23,10 @@ import {
   ready,
   Task,
   takeReady,
-  taskEnd,
   WAIT,
   wait,
-  wake,
 } from './core/task';
+import { wake } from './core/wake';
 import { unplace } from './data/place';
 import { runCopy } from './job/copy';
 import { copyEnded } from './job/errors';

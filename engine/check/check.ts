@@ -5,20 +5,11 @@
 import { arenaBytes } from '../core/arena';
 import { be64, putBe64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
+import { lock } from '../core/lock';
+import { takeMemory } from '../core/memory';
 import { pageChanged, pageGet, STAGE_ROOTS } from '../core/pages';
 import { tell } from '../core/ring';
-import {
-  DONE,
-  EXCLUSIVE,
-  fail,
-  lock,
-  ON_REFCOUNTS,
-  recordOf,
-  Task,
-  takeMemory,
-  WAIT,
-  wait,
-} from '../core/task';
+import { DONE, EXCLUSIVE, fail, ON_REFCOUNTS, recordOf, Task, WAIT, wait } from '../core/task';
 import { AT_INCOMPATIBLE, INCOMPATIBLE_CORRUPT } from '../formats/qcow2/header';
 import { inFixedMetadata, overlay, Qcow2 } from '../formats/qcow2/image';
 import { CHECK_REPAIRS_MAX, CHECK_WINDOW_BYTES_MIN, SECTOR_BYTES } from '../limits';

@@ -10,7 +10,8 @@ import { CLEAN_PAGES_MIN, PAGE_BYTES, PAGE_MASK, SECTOR_BITS } from '../limits';
 import { FILES_MAX, FLAG_JOBS, HOLE_BLOCK_BITS, OP_HOLES, OP_READ, OVERLAY } from '../protocol';
 import { fileOf } from './files';
 import { ioBegin, slot } from './ring';
-import { ON_PAGE, ON_SLOT, ON_WRITEBACK, Task, wakePage, wakeTurns } from './task';
+import { ON_PAGE, ON_SLOT, ON_WRITEBACK, Task } from './task';
+import { wakePage, wakeTurns } from './wake';
 
 /**
  * The order in which changes reach the disk: every stage is on stable storage before the next is

@@ -2,9 +2,8 @@
 // function that returns when it must wait, and is run again when what it waits for has come; its
 // progress is in its fields, so that running it again is harmless.
 
-import { CHUNK_CLUSTERS_MAX, GUEST_MEMORY_SHARE, SERVING_TASKS_MAX, TASKS_MAX } from '../limits';
-import { ABORTED, R_HOST } from '../protocol';
-import { arenaBytes, arenaFreeBytes, arenaGive, arenaTake, arenaTakeAhead } from './arena';
+import { CHUNK_CLUSTERS_MAX, SERVING_TASKS_MAX, TASKS_MAX } from '../limits';
+import { R_HOST } from '../protocol';
 
 /** What a run of a task returns. */
 export const DONE: i32 = 0;
@@ -157,7 +156,7 @@ export class Task {
   searchFrom: u64;
   /**
    * Write-backs that left as many freed clusters as the one before, and how many those were: see
-   * `settle` in writeback.ts.
+   * `settle` in flush.ts.
    */
   settles: u32;
   settlesLeft: u64;
@@ -171,7 +170,7 @@ export class Task {
   passedAt: u64;
   passedLength: u64;
 
-  /** See `flushed` in writeback.ts. */
+  /** See `flushed` in flush.ts. */
   flushStep: u32;
   flushTarget: u32;
   flushBegun: u32;
@@ -183,15 +182,21 @@ const RECORD_BYTES: u32 = 512;
 const TASK_BYTES: u32 = RECORD_BYTES + CHUNK_CLUSTERS_MAX * 8;
 
 let tasks: usize = 0;
-let turn: u32 = 0;
-let firstTurn: u32 = 0;
-let given: u32 = 0;
-/** Buffers that tasks hold. */
-let buffers: u32 = 0;
-let readyFirst: Task | null = null;
-let readyLast: Task | null = null;
-let backFirst: Task | null = null;
-let backLast: Task | null = null;
+
+/** Tasks that are ready to run, in their order. */
+@unmanaged
+class Queue {
+  first: Task | null;
+  last: Task | null;
+}
+
+const QUEUES_BYTES: u32 = 2 * offsetof<Queue>();
+
+/** Those of the background, or all others. */
+function queue(background: bool): Queue {
+  const first = memory.data(QUEUES_BYTES, 8);
+  return changetype<Queue>(background ? first + offsetof<Queue>() : first);
+}
 
 export function tasksBytes(): usize {
   return TASKS_MAX * TASK_BYTES;
@@ -200,14 +205,7 @@ export function tasksBytes(): usize {
 export function tasksInit(at: usize): void {
   tasks = at;
   memory.fill(tasks, 0, TASKS_MAX * TASK_BYTES);
-  turn = 0;
-  firstTurn = 0;
-  given = 0;
-  buffers = 0;
-  readyFirst = null;
-  readyLast = null;
-  backFirst = null;
-  backLast = null;
+  memory.fill(changetype<usize>(queue(false)), 0, QUEUES_BYTES);
 }
 
 export function taskAt(index: u32): Task {
@@ -256,40 +254,6 @@ export function taskBegin(kind: u32, background: bool, serves: bool = false): Ta
   return null;
 }
 
-/**
- * Gives back all that a task holds; the memory of a request only with the next step, for the host
- * has yet to copy from it.
- */
-export function taskEnd(t: Task): void {
-  assert(t.pending == 0);
-  unlock(t);
-  endTurn(t);
-  t.waits = 0;
-  if (t.buffer && t.kind <= KIND_REQUEST_LAST) {
-    t.kind = KIND_GIVEN;
-    given++;
-    return;
-  }
-  releaseMemory(t);
-  t.kind = KIND_NONE;
-}
-
-/** Called at the start of a step: the host has copied what ended requests gave it. */
-export function givenTaken(): void {
-  if (!given) return;
-  given = 0;
-  for (let i: u32 = 0; i < TASKS_MAX; i++) {
-    const t = taskAt(i);
-    if (t.kind != KIND_GIVEN) continue;
-    releaseMemory(t);
-    t.kind = KIND_NONE;
-  }
-}
-
-export function anyGiven(): bool {
-  return given != 0;
-}
-
 /** Notes the first error of a task; later ones are its consequences. */
 export function fail(t: Task, error: i32, reason: i32, image: u32, offset: u64): void {
   assert(error > 0);
@@ -307,7 +271,7 @@ export function failOfHost(t: Task, error: i32, image: u32, offset: u64, detail:
 }
 
 /** Fails a task of what another one has failed of. */
-function failAs(t: Task, cause: Task): void {
+export function failAs(t: Task, cause: Task): void {
   if (t.error) return;
   fail(t, cause.error, cause.reason, cause.errorImage, cause.errorOffset);
   t.detail = cause.detail;
@@ -326,239 +290,24 @@ export function ready(t: Task): void {
   if (t.queued) return;
   t.queued = true;
   t.next = null;
-  if (t.background) {
-    const last = backLast;
-    if (last === null) backFirst = t;
-    else last.next = t;
-    backLast = t;
-  } else {
-    const last = readyLast;
-    if (last === null) readyFirst = t;
-    else last.next = t;
-    readyLast = t;
-  }
+  const q = queue(t.background);
+  const last = q.last;
+  if (last === null) q.first = t;
+  else last.next = t;
+  q.last = t;
 }
 
 export function takeReady(): Task | null {
-  let t = readyFirst;
-  if (t !== null) {
-    readyFirst = t.next;
-    if (readyFirst === null) readyLast = null;
-  } else {
-    t = backFirst;
-    if (t === null) return null;
-    backFirst = t.next;
-    if (backFirst === null) backLast = null;
-  }
+  const q = queue(queue(false).first === null);
+  const t = q.first;
+  if (t === null) return null;
+  q.first = t.next;
+  if (t.next === null) q.last = null;
   t.queued = false;
   t.next = null;
   return t;
 }
 
 export function anyReady(): bool {
-  return readyFirst !== null || backFirst !== null;
-}
-
-/** Makes every task that waits on one of these ready again, in the order of the table. */
-export function wake(on: u32): void {
-  assert(on != 0);
-  for (let i: u32 = 0; i < TASKS_MAX; i++) {
-    const t = taskAt(i);
-    if (t.kind != KIND_NONE && t.waits & on) ready(t);
-  }
-}
-
-/**
- * Makes the job and its copies ready, whatever they wait for: each looks for itself whether it
- * still has to.
- */
-export function wakeJobs(): void {
-  for (let i: u32 = 0; i < TASKS_MAX; i++) {
-    const t = taskAt(i);
-    if (t.kind != KIND_NONE && t.waits && t.isJobs) ready(t);
-  }
-}
-
-/**
- * Makes the tasks that wait for a page ready, failing them if it could not be read. Where it was
- * cancelled with the job, others who wait for it try again.
- */
-export function wakePage(page: usize, error: i32, image: u32, offset: u64, detail: u32): void {
-  for (let i: u32 = 0; i < TASKS_MAX; i++) {
-    const t = taskAt(i);
-    if (t.kind == KIND_NONE || !(t.waits & ON_PAGE) || (t.page != page && t.page != 0)) continue;
-    if (error && t.page == page && (error != ABORTED || t.isJobs))
-      failOfHost(t, error, image, offset, detail);
-    ready(t);
-  }
-}
-
-/**
- * Another task may load pages now: whoever waits for that looks, each time from another one on, so
- * that everyone's turn comes.
- */
-export function wakeTurns(): void {
-  for (let i: u32 = 0; i < TASKS_MAX; i++) {
-    const t = taskAt((firstTurn + i) % TASKS_MAX);
-    if (t.kind != KIND_NONE && t.waits == ON_PAGE && t.page == 0) ready(t);
-  }
-  firstTurn++;
-}
-
-/**
- * A write-back has failed: those who wait for room in the cache fail with it, the others look for
- * themselves.
- */
-export function wakeFailed(cause: Task): void {
-  assert(cause.error != 0);
-  for (let i: u32 = 0; i < TASKS_MAX; i++) {
-    const t = taskAt(i);
-    if (t.kind == KIND_NONE || !(t.waits & ON_WRITEBACK)) continue;
-    // Those that flush look for themselves; nobody else can go on without what it would have made
-    // room for.
-    if (!t.flushStep) failAs(t, cause);
-    ready(t);
-  }
-}
-
-/** The refcount tables could not grow: those who wait for it fail. */
-export function wakeRefcounts(cause: Task): void {
-  for (let i: u32 = 0; i < TASKS_MAX; i++) {
-    const t = taskAt(i);
-    if (t.kind == KIND_NONE || !(t.waits & ON_REFCOUNTS)) continue;
-    if (cause.error) failAs(t, cause);
-    ready(t);
-  }
-}
-
-/**
- * Locks [from, to) of the disk for a task, or says that it must wait. Shared locks go together; a
- * task waits behind every earlier one that its lock conflicts with, held or waiting, so that
- * overlapping requests are done in the order they came.
- */
-export function lock(t: Task, mode: u32, from: u64, to: u64): bool {
-  assert(mode != UNLOCKED && from <= to);
-  if (t.lockHeld) return true;
-  if (t.lockMode == UNLOCKED) {
-    t.lockMode = mode;
-    t.lockFrom = from;
-    t.lockTo = to;
-    t.lockTurn = ++turn;
-  }
-  for (let i: u32 = 0; i < TASKS_MAX; i++) {
-    const o = taskAt(i);
-    if (o === t || o.kind == KIND_NONE || o.lockMode == UNLOCKED) continue;
-    if (o.lockFrom >= t.lockTo || t.lockFrom >= o.lockTo) continue;
-    if (o.lockMode == SHARED && t.lockMode == SHARED) continue;
-    if (o.lockHeld || <i32>(o.lockTurn - t.lockTurn) < 0) {
-      t.waits = ON_LOCK;
-      return false;
-    }
-  }
-  t.lockHeld = true;
-  return true;
-}
-
-export function unlock(t: Task): void {
-  if (t.lockMode == UNLOCKED) return;
-  t.lockMode = UNLOCKED;
-  t.lockHeld = false;
-  wake(ON_LOCK);
-}
-
-/** Takes a buffer and, unless the task has it already, a scratch, or says that it must wait. */
-export function takeMemory(t: Task, bufferBytes: u32, scratchBytes: u32): bool {
-  assert(bufferBytes > 0);
-  if (t.buffer) return true;
-  if (t.scratch) scratchBytes = 0;
-  else if (!isNext(t)) return lacksMemory(t);
-  if (!mayTake(t, bufferBytes + scratchBytes)) return lacksMemory(t);
-  const buffer = arenaTake(bufferBytes);
-  if (!buffer) return lacksMemory(t);
-  if (scratchBytes) {
-    const scratch = arenaTake(scratchBytes);
-    if (!scratch) {
-      arenaGive(buffer, bufferBytes);
-      return lacksMemory(t);
-    }
-    t.scratch = scratch;
-    t.scratchBytes = scratchBytes;
-  }
-  t.buffer = buffer;
-  t.bufferBytes = bufferBytes;
-  buffers++;
-  endTurn(t);
-  return true;
-}
-
-/** Takes a scratch for what is fetched before the task has a buffer, or says that it must wait. */
-export function takeScratchAhead(t: Task, bytes: u32): bool {
-  assert(bytes > 0 && !t.buffer);
-  if (t.scratch) return true;
-  const scratch = isNext(t) && mayTake(t, bytes) ? arenaTakeAhead(bytes) : 0;
-  if (!scratch) return lacksMemory(t);
-  t.scratch = scratch;
-  t.scratchBytes = bytes;
-  endTurn(t);
-  return true;
-}
-
-/**
- * Background work begins to take memory in the order of its locks, however much each of it needs:
- * what is fetched side by side lies side by side then, and goes over a line in few requests.
- */
-function isNext(t: Task): bool {
-  if (!t.background) return true;
-  t.memoryTurn = t.lockTurn;
-  for (let i: u32 = 0; i < TASKS_MAX; i++) {
-    const o = taskAt(i);
-    if (o.kind != KIND_NONE && o.memoryTurn && <i32>(o.memoryTurn - t.memoryTurn) < 0) return false;
-  }
-  return true;
-}
-
-function endTurn(t: Task): void {
-  if (!t.memoryTurn) return;
-  t.memoryTurn = 0;
-  wake(ON_MEMORY);
-}
-
-/**
- * Background work takes nothing while a guest request waits, and leaves guests their share; but
- * some of it always goes on, and what has a scratch already must, for a guest request may need that
- * memory too.
- */
-function mayTake(t: Task, bytes: u32): bool {
-  if (!t.background) return true;
-  if (buffers == 0) return t.scratch != 0 || !guestWaitsForMemory();
-  return !guestWaitsForMemory() && arenaFreeBytes() >= bytes + arenaBytes() / GUEST_MEMORY_SHARE;
-}
-
-function lacksMemory(t: Task): bool {
-  t.waits = ON_MEMORY;
-  return false;
-}
-
-export function releaseMemory(t: Task): void {
-  if (!t.buffer && !t.scratch) return;
-  if (t.buffer) {
-    arenaGive(t.buffer, t.bufferBytes);
-    buffers--;
-  }
-  if (t.scratch) arenaGive(t.scratch, t.scratchBytes);
-  t.buffer = 0;
-  t.scratch = 0;
-  t.bufferBytes = 0;
-  t.scratchBytes = 0;
-  t.streamed = false;
-  wake(ON_MEMORY);
-}
-
-export function guestWaitsForMemory(): bool {
-  for (let i: u32 = 0; i < TASKS_MAX; i++) {
-    const t = taskAt(i);
-    // The job's own task waits until there is room for another copy; it takes none itself.
-    if (t.kind != KIND_NONE && !t.isJobs && !t.background && t.waits & ON_MEMORY) return true;
-  }
-  return false;
+  return queue(false).first !== null || queue(true).first !== null;
 }

@@ -17,8 +17,8 @@ import {
   setClusterMap,
   Task,
   taskAt,
-  wake,
 } from '../core/task';
+import { wake } from '../core/wake';
 import { inFixedMetadata, overlay, Qcow2 } from '../formats/qcow2/image';
 import {
   ALL_ALLOCATED,

@@ -4,16 +4,9 @@
 
 import { clusterBytes, imageAt, imageCount } from '../core/image';
 import { jobAllocatesFull } from '../core/job';
-import {
-  clusterMap,
-  EXCLUSIVE,
-  lock,
-  ON_IO,
-  releaseMemory,
-  setClusterMap,
-  Task,
-  takeMemory,
-} from '../core/task';
+import { lock } from '../core/lock';
+import { releaseMemory, takeMemory } from '../core/memory';
+import { clusterMap, EXCLUSIVE, ON_IO, setClusterMap, Task } from '../core/task';
 import { lookup, lookupChain } from '../formats/chain';
 import { overlay } from '../formats/qcow2/image';
 import { CHUNK_BYTES, CHUNK_CLUSTERS_MAX } from '../limits';

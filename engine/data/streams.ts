@@ -9,7 +9,8 @@
 import { arenaAheadBytes } from '../core/arena';
 import { Extent } from '../core/extent';
 import { imageCount, imageOf, inflatedBytes } from '../core/image';
-import { ON_IO, Task, takeScratchAhead } from '../core/task';
+import { takeScratchAhead } from '../core/memory';
+import { ON_IO, Task } from '../core/task';
 import { lookupChain } from '../formats/chain';
 import { COMPRESSED_DATA, DATA, OVERLAY } from '../protocol';
 import {

@@ -1,4 +1,5 @@
 // The formats that images may have, in the order in which they are probed.
+
 import {
   FORMAT_PARALLELS,
   FORMAT_QCOW2,
@@ -11,7 +12,8 @@ import {
 } from '../protocol';
 import { format, formatsForget } from './format';
 import { isParallels, lookupParallels, openParallels } from './parallels';
-import { isQcow2, lookupQcow2, openQcow2 } from './qcow2/qcow2';
+import { lookupQcow2 } from './qcow2/mapping';
+import { isQcow2, openQcow2 } from './qcow2/qcow2';
 import { isQed, lookupQed, openQed } from './qed';
 import { isRaw, lookupRaw, openRaw } from './raw';
 import { isVdi, lookupVdi, openVdi } from './vdi';

@@ -3,7 +3,8 @@
 import { now } from '../core/clock';
 import { clusterBytes, imageCount } from '../core/image';
 import { Job, jobActive, theJob } from '../core/job';
-import { ON_JOB, taskAt, wake, wakeJobs } from '../core/task';
+import { ON_JOB, taskAt } from '../core/task';
+import { wake, wakeJobs } from '../core/wake';
 import { overlay } from '../formats/qcow2/image';
 import { TASKS_MAX } from '../limits';
 import {

@@ -2,7 +2,8 @@
 
 import { clusterBytes } from '../core/image';
 import { Job, theJob } from '../core/job';
-import { ON_JOB, Task, wake } from '../core/task';
+import { ON_JOB, Task } from '../core/task';
+import { wake } from '../core/wake';
 import { overlay } from '../formats/qcow2/image';
 import { ENOSPC, ON_ERROR_ENOSPC, ON_ERROR_IGNORE, ON_ERROR_STOP } from '../protocol';
 import { CopyTask, copyTaskOf } from './tasks';

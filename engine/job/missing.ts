@@ -2,7 +2,8 @@
 
 import { basesEnd, imageCount } from '../core/image';
 import { Job } from '../core/job';
-import { AGAIN, DONE, EXCLUSIVE, lock, Task, unlock, WAIT } from '../core/task';
+import { lock, unlock } from '../core/lock';
+import { AGAIN, DONE, EXCLUSIVE, Task, WAIT } from '../core/task';
 import { lookup, lookupChain } from '../formats/chain';
 import { overlay } from '../formats/qcow2/image';
 import { SCAN_ENTRIES_MAX } from '../limits';

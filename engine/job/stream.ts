@@ -4,18 +4,8 @@
 
 import { imageCount, imagesDropped } from '../core/image';
 import { Job, setAlarm, theJob } from '../core/job';
-import {
-  AGAIN,
-  DONE,
-  EXCLUSIVE,
-  lock,
-  ON_IO,
-  ON_JOB,
-  Task,
-  unlock,
-  WAIT,
-  wait,
-} from '../core/task';
+import { lock, unlock } from '../core/lock';
+import { AGAIN, DONE, EXCLUSIVE, ON_IO, ON_JOB, Task, WAIT, wait } from '../core/task';
 import { chunkBytes } from '../data/populate';
 import { HOLE_BLOCKS_MIN } from '../limits';
 import { backingForget, referToBacking, writeBackingAhead } from '../overlay/backing';

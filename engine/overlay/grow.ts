@@ -16,16 +16,8 @@ import {
   STAGE_ROOTS,
   sectorDirty,
 } from '../core/pages';
-import {
-  DONE,
-  fail,
-  KIND_GROW,
-  ON_WRITEBACK,
-  recordOf,
-  Task,
-  WAIT,
-  wakeRefcounts,
-} from '../core/task';
+import { DONE, fail, KIND_GROW, ON_WRITEBACK, recordOf, Task, WAIT } from '../core/task';
+import { wakeRefcounts } from '../core/wake';
 import { AT_REFCOUNT_TABLE_CLUSTERS, AT_REFCOUNT_TABLE_OFFSET } from '../formats/qcow2/header';
 import { overlay } from '../formats/qcow2/image';
 import { PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from '../limits';

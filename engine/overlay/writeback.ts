@@ -20,9 +20,8 @@ import {
   taskBegin,
   WAIT,
   wait,
-  wake,
-  wakeFailed,
 } from '../core/task';
+import { wake, wakeFailed } from '../core/wake';
 import {
   WRITEBACK_BYTES_MAX,
   WRITEBACK_BYTES_MIN,

@@ -1,8 +1,9 @@
 // A guest's flush, and the end of a disk.
 
 import { be64, putBe64 } from '../core/bytes';
+import { lock } from '../core/lock';
 import { pageChanged, pageGet, STAGE_ROOTS } from '../core/pages';
-import { DONE, EXCLUSIVE, lock, recordOf, Task, WAIT } from '../core/task';
+import { DONE, EXCLUSIVE, recordOf, Task, WAIT } from '../core/task';
 import { AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY } from '../formats/qcow2/header';
 import { overlay } from '../formats/qcow2/image';
 import { SECTOR_BYTES } from '../limits';

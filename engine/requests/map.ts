@@ -3,8 +3,9 @@
 
 import { Extent } from '../core/extent';
 import { clusterBytes, imageAt, imageCount, topImage } from '../core/image';
+import { takeMemory } from '../core/memory';
 import { tell } from '../core/ring';
-import { AGAIN, DONE, fail, recordOf, Task, takeMemory, WAIT } from '../core/task';
+import { AGAIN, DONE, fail, recordOf, Task, WAIT } from '../core/task';
 import { lookupChain } from '../formats/chain';
 import { SCAN_ENTRIES_MAX } from '../limits';
 import {

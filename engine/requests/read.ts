@@ -3,21 +3,10 @@
 // all there, and everything where nothing can be stored, is read as it stands.
 
 import { clusterBytes, imageCount, topImage } from '../core/image';
+import { lock, unlock } from '../core/lock';
+import { releaseMemory, takeMemory } from '../core/memory';
 import { tell } from '../core/ring';
-import {
-  DONE,
-  fail,
-  lock,
-  ON_IO,
-  recordOf,
-  releaseMemory,
-  SHARED,
-  Task,
-  takeMemory,
-  unlock,
-  WAIT,
-  wait,
-} from '../core/task';
+import { DONE, fail, ON_IO, recordOf, SHARED, Task, WAIT, wait } from '../core/task';
 import {
   GATHERED,
   gather,

@@ -1,7 +1,8 @@
 // refer: gives the overlay another base in its header, or none. What the overlay lacks then shows
 // from there: whoever asks for it has seen to that, and closes the disk after it.
 
-import { DONE, EXCLUSIVE, lock, Task, WAIT } from '../core/task';
+import { lock } from '../core/lock';
+import { DONE, EXCLUSIVE, Task, WAIT } from '../core/task';
 import { referToBacking, writeBackingAhead } from '../overlay/backing';
 import { flushed } from '../overlay/flush';
 

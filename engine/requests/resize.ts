@@ -3,6 +3,8 @@
 
 import { putBe32, putBe64 } from '../core/bytes';
 import { basesEnd, clusterBytes, imageCount } from '../core/image';
+import { lock, unlock } from '../core/lock';
+import { releaseMemory } from '../core/memory';
 import { pageChanged, pageGet, pagesForget, STAGE_ROOTS } from '../core/pages';
 import { ioBegin } from '../core/ring';
 import {
@@ -11,15 +13,12 @@ import {
   DONE,
   EXCLUSIVE,
   fail,
-  lock,
   ON_IO,
   ON_SLOT,
   ON_WRITEBACK,
   recordOf,
-  releaseMemory,
   setClusterMap,
   Task,
-  unlock,
   WAIT,
   wait,
 } from '../core/task';

@@ -3,9 +3,10 @@
 // bitmaps ("Bitmaps extension"). What they hold is not shown.
 
 import { be32, be64 } from '../core/bytes';
+import { takeMemory } from '../core/memory';
 import { pageGet } from '../core/pages';
 import { tell } from '../core/ring';
-import { DONE, fail, recordOf, Task, takeMemory, WAIT } from '../core/task';
+import { DONE, fail, recordOf, Task, WAIT } from '../core/task';
 import { overlay, Qcow2 } from '../formats/qcow2/image';
 import { PAGE_BYTES, PAGE_MASK } from '../limits';
 import {

@@ -2,20 +2,19 @@
 // cluster that is filled up with what stood around the written bytes.
 
 import { clusterBytes } from '../core/image';
+import { lock } from '../core/lock';
+import { releaseMemory, takeMemory } from '../core/memory';
 import { ioBegin } from '../core/ring';
 import {
   clusterMap,
   DONE,
   EXCLUSIVE,
   fail,
-  lock,
   ON_IO,
   ON_SLOT,
   recordOf,
-  releaseMemory,
   setClusterMap,
   Task,
-  takeMemory,
   WAIT,
   wait,
 } from '../core/task';

@@ -4,7 +4,8 @@
 // not come to light again.
 
 import { clusterBytes, imageCount } from '../core/image';
-import { AGAIN, DONE, EXCLUSIVE, fail, lock, recordOf, Task, WAIT } from '../core/task';
+import { lock } from '../core/lock';
+import { AGAIN, DONE, EXCLUSIVE, fail, recordOf, Task, WAIT } from '../core/task';
 import { linkCluster } from '../data/place';
 import { lookup } from '../formats/chain';
 import { overlay } from '../formats/qcow2/image';

@@ -102,7 +102,7 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'requests that overlap do not wait for one another',
-    path: 'engine/core/task.ts',
+    path: 'engine/core/lock.ts',
     from: 'if (o.lockHeld || <i32>(o.lockTurn - t.lockTurn) < 0) {',
     to: 'if (o.lockHeld && o.lockMode == SHARED) {',
   },
