@@ -4,7 +4,8 @@
 
 import { putBe32, putBe64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
-import { pageChanged, pageGet, STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/pages';
+import { STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/page';
+import { pageChanged, pageGet } from '../core/pages';
 import { AGAIN, DONE, fail, Task, WAIT } from '../core/task';
 import { AT_REFCOUNT_TABLE_CLUSTERS, AT_REFCOUNT_TABLE_OFFSET } from '../formats/qcow2/header';
 import { Qcow2 } from '../formats/qcow2/image';

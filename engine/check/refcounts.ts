@@ -4,7 +4,8 @@
 
 import { be64, putBe64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
-import { pageChanged, pageGet, STAGE_L1, STAGE_L2 } from '../core/pages';
+import { STAGE_L1, STAGE_L2 } from '../core/page';
+import { pageChanged, pageGet } from '../core/pages';
 import { AGAIN, DONE, Task, WAIT } from '../core/task';
 import { Qcow2 } from '../formats/qcow2/image';
 import { ALL_ZERO, COMPRESSED, COPIED, OFFSET_MASK, ZERO } from '../formats/qcow2/l2';

@@ -9,21 +9,10 @@
 import { CLEAN_PAGES_MIN, PAGE_BYTES, PAGE_MASK, SECTOR_BITS } from '../limits';
 import { FILES_MAX, FLAG_JOBS, HOLE_BLOCK_BITS, OP_HOLES, OP_READ, OVERLAY } from '../protocol';
 import { fileOf } from './files';
+import { clearDirty, EMPTY, isDirty, LOADING, Page, STAGES, setDirty, VALID } from './page';
 import { ioBegin, slot } from './ring';
 import { ON_PAGE, ON_SLOT, ON_WRITEBACK, Task } from './task';
 import { wakePage, wakeTurns } from './wake';
-
-/**
- * The order in which changes reach the disk: every stage is on stable storage before the next is
- * written. First the mark that the image is not closed, then refcounts (and whatever nothing refers
- * to yet), then what makes refcount blocks reachable, then L2 tables, then L1 entries.
- */
-export const STAGE_MARK: u32 = 0;
-export const STAGE_REFCOUNTS: u32 = 1;
-export const STAGE_ROOTS: u32 = 2;
-export const STAGE_L2: u32 = 3;
-export const STAGE_L1: u32 = 4;
-export const STAGES: u32 = 5;
 
 /**
  * Behind every file: a byte from here on maps eight blocks of a raw file, a bit each, lowest first;
@@ -31,44 +20,25 @@ export const STAGES: u32 = 5;
  */
 const HOLES_AT: u64 = (<u64>1) << 62;
 
-const EMPTY: u32 = 0;
-const LOADING: u32 = 1;
-const VALID: u32 = 2;
-
+/** The cache: a table of pages, and what is counted of them. */
 @unmanaged
-export class Page {
-  state: u32;
-  /** Number of the file. */
-  file: u32;
-  /** Position in the file, a multiple of PAGE_BYTES. */
-  offset: u64;
-  frame: usize;
-  /** Kept in the cache while a write-back writes its sectors. */
-  pins: u32;
-  used: u32;
-  /** Changed sectors, two words a stage. */
-  dirty0: u64;
-  dirty0b: u64;
-  dirty1: u64;
-  dirty1b: u64;
-  dirty2: u64;
-  dirty2b: u64;
-  dirty3: u64;
-  dirty3b: u64;
-  dirty4: u64;
-  dirty4b: u64;
+class Cache {
+  pages: usize;
+  pageCount: u32;
+  /** Goes on with every use of a page. */
+  clock: u32;
+  /** The page that was found last. */
+  last: Page | null;
+  dirtyPages: u32;
+  /** Tasks whose turn it is to load pages. */
+  loaders: u32;
+  /** A task found no page that could be evicted: a write-back is wanted. */
+  pressed: bool;
 }
 
-let pages: usize = 0;
-let count: u32 = 0;
-let clock: u32 = 0;
-let last: usize = 0;
-let dirtyPages: u32 = 0;
-/** Tasks whose turn it is to load pages. */
-let loaders: u32 = 0;
-
-/** Set when a task found no page that could be evicted: a write-back is wanted. */
-let pressed: bool = false;
+function cache(): Cache {
+  return changetype<Cache>(memory.data(offsetof<Cache>(), 8));
+}
 
 export function pagesTableBytes(pageCount: u32): usize {
   return pageCount * offsetof<Page>();
@@ -77,33 +47,32 @@ export function pagesTableBytes(pageCount: u32): usize {
 export function pagesInit(table: usize, frames: usize, pageCount: u32): void {
   assert(pageCount > CLEAN_PAGES_MIN);
   assert((frames & <usize>PAGE_MASK) == 0);
-  pages = table;
-  count = pageCount;
+  const c = cache();
+  memory.fill(changetype<usize>(c), 0, offsetof<Cache>());
+  c.pages = table;
+  c.pageCount = pageCount;
   memory.fill(table, 0, pageCount * offsetof<Page>());
-  for (let i: u32 = 0; i < count; i++) pageAt(i).frame = frames + i * PAGE_BYTES;
-  clock = 0;
-  last = 0;
-  dirtyPages = 0;
-  loaders = 0;
-  pressed = false;
+  for (let i: u32 = 0; i < pageCount; i++) pageAt(i).frame = frames + i * PAGE_BYTES;
 }
 
 export function pageCount(): u32 {
-  return count;
+  return cache().pageCount;
 }
 
 export function pageAt(index: u32): Page {
-  assert(index < count);
-  return changetype<Page>(pages + index * offsetof<Page>());
+  const c = cache();
+  assert(index < c.pageCount);
+  return changetype<Page>(c.pages + index * offsetof<Page>());
 }
 
 export function anyDirty(): bool {
-  return dirtyPages != 0;
+  return cache().dirtyPages != 0;
 }
 
 /** More than half of the cache is changed: time to write back before tasks must wait for it. */
 export function manyDirty(): bool {
-  return dirtyPages * 2 > count;
+  const c = cache();
+  return c.dirtyPages * 2 > c.pageCount;
 }
 
 /**
@@ -116,7 +85,7 @@ export function pageGet(t: Task | null, file: u32, offset: u64): usize {
   const cached = find(file, start);
   if (cached !== null) {
     if (cached.state == VALID) {
-      cached.used = ++clock;
+      cached.used = ++cache().clock;
       return cached.frame + <usize>(offset - start);
     }
     if (t !== null) waitFor(t, changetype<usize>(cached));
@@ -164,7 +133,7 @@ export function pageMake(t: Task, file: u32, offset: u64): usize {
   page.file = file;
   page.offset = offset;
   page.state = VALID;
-  page.used = ++clock;
+  page.used = ++cache().clock;
   memory.fill(page.frame, 0, PAGE_BYTES);
   return page.frame;
 }
@@ -179,12 +148,8 @@ export function pageChanged(address: usize, bytes: u32, stage: u32): void {
   const wasDirty = isDirty(page);
   const first = <u32>(address - page.frame) >> SECTOR_BITS;
   const end = (<u32>(address - page.frame) + bytes - 1) >> SECTOR_BITS;
-  const words = dirtyWords(page, stage);
-  for (let i = first; i <= end; i++) {
-    const word = words + ((i >> 6) << 3);
-    store<u64>(word, load<u64>(word) | ((<u64>1) << (i & 63)));
-  }
-  if (!wasDirty) dirtyPages++;
+  setDirty(page, stage, first, end);
+  if (!wasDirty) cache().dirtyPages++;
 }
 
 /**
@@ -192,8 +157,9 @@ export function pageChanged(address: usize, bytes: u32, stage: u32): void {
  * written over what comes there.
  */
 export function pagesForget(file: u32, from: u64, to: u64): void {
+  const c = cache();
   assert(file == OVERLAY && from <= to);
-  for (let i: u32 = 0; i < count; i++) {
+  for (let i: u32 = 0; i < c.pageCount; i++) {
     const page = pageAt(i);
     if (page.state != VALID || page.file != file) continue;
     if (page.offset >= to || page.offset + PAGE_BYTES <= from || !isDirty(page)) continue;
@@ -202,21 +168,8 @@ export function pagesForget(file: u32, from: u64, to: u64): void {
     for (let stage: u32 = 0; stage < STAGES; stage++) {
       for (let s = first; s < end; s++) clearDirty(page, stage, s);
     }
-    if (!isDirty(page)) dirtyPages--;
+    if (!isDirty(page)) c.dirtyPages--;
   }
-}
-
-export function sectorDirty(page: Page, stage: u32, sector: u32): bool {
-  assert(stage < STAGES && sector < PAGE_BYTES >> SECTOR_BITS);
-  return (
-    (load<u64>(dirtyWords(page, stage) + ((sector >> 6) << 3)) & ((<u64>1) << (sector & 63))) != 0
-  );
-}
-
-export function stageDirty(page: Page, stage: u32): bool {
-  assert(stage < STAGES);
-  const words = dirtyWords(page, stage);
-  return (load<u64>(words) | load<u64>(words, 8)) != 0;
 }
 
 /** A write-back has taken these sectors into its snapshot. */
@@ -224,7 +177,7 @@ export function sectorsTaken(page: Page, stage: u32, first: u32, sectors: u32): 
   assert(sectors > 0);
   assert(isDirty(page));
   for (let s = first; s < first + sectors; s++) clearDirty(page, stage, s);
-  if (!isDirty(page)) dirtyPages--;
+  if (!isDirty(page)) cache().dirtyPages--;
 }
 
 /**
@@ -233,7 +186,7 @@ export function sectorsTaken(page: Page, stage: u32, first: u32, sectors: u32): 
  */
 export function pagesDrop(t: Task, file: u32, from: u64, to: u64): bool {
   assert((from & PAGE_MASK) == 0 && from < to);
-  for (let i: u32 = 0; i < count; i++) {
+  for (let i: u32 = 0; i < cache().pageCount; i++) {
     const page = pageAt(i);
     if (page.state == EMPTY || page.file != file || page.offset < from || page.offset >= to)
       continue;
@@ -266,14 +219,15 @@ export function pageLoaded(address: usize, error: i32, detail: u32): void {
  * turn; those that tasks in their turn wait for do not.
  */
 function mayLoad(t: Task | null): bool {
+  const c = cache();
   if (t !== null && (t.loads || t.serves)) return true;
-  if (loaders >= max<u32>(1, cleanPages() / CLEAN_PAGES_MIN)) {
+  if (c.loaders >= max<u32>(1, cleanPages() / CLEAN_PAGES_MIN)) {
     if (t !== null) waitFor(t, 0);
     return false;
   }
   if (t !== null) {
     t.loads = true;
-    loaders++;
+    c.loaders++;
   }
   return true;
 }
@@ -282,7 +236,7 @@ function mayLoad(t: Task | null): bool {
 export function loadsEnded(t: Task): void {
   if (!t.loads) return;
   t.loads = false;
-  loaders--;
+  cache().loaders--;
   wakeTurns();
 }
 
@@ -292,7 +246,7 @@ function loadPage(t: Task | null, page: Page, file: u32, start: u64): bool {
   const isHoles = start >= HOLES_AT;
   page.file = file;
   page.offset = start;
-  page.used = ++clock;
+  page.used = ++cache().clock;
   if (start >= size && !isHoles) {
     memory.fill(page.frame, 0, PAGE_BYTES);
     page.state = VALID;
@@ -322,28 +276,28 @@ function waitFor(t: Task, page: usize): void {
 }
 
 function waitForRoom(t: Task): void {
-  pressed = true;
+  cache().pressed = true;
   t.page = 0;
   t.waits = ON_PAGE | ON_WRITEBACK;
 }
 
 export function pagesPressed(): bool {
-  return pressed;
+  return cache().pressed;
 }
 
 export function pagesRelieved(): void {
-  pressed = false;
+  cache().pressed = false;
 }
 
 function find(file: u32, start: u64): Page | null {
-  if (last) {
-    const page = changetype<Page>(last);
-    if (page.state != EMPTY && page.file == file && page.offset == start) return page;
-  }
-  for (let i: u32 = 0; i < count; i++) {
+  const c = cache();
+  const last = c.last;
+  if (last !== null && last.state != EMPTY && last.file == file && last.offset == start)
+    return last;
+  for (let i: u32 = 0; i < c.pageCount; i++) {
     const page = pageAt(i);
     if (page.state == EMPTY || page.file != file || page.offset != start) continue;
-    last = changetype<usize>(page);
+    c.last = page;
     return page;
   }
   return null;
@@ -352,7 +306,7 @@ function find(file: u32, start: u64): Page | null {
 function evict(): Page | null {
   if (cleanPages() < CLEAN_PAGES_MIN) return null;
   let oldest: Page | null = null;
-  for (let i: u32 = 0; i < count; i++) {
+  for (let i: u32 = 0; i < cache().pageCount; i++) {
     const page = pageAt(i);
     if (page.state == EMPTY) return page;
     if (page.state == LOADING || !isClean(page)) continue;
@@ -364,7 +318,7 @@ function evict(): Page | null {
 /** Pages that hold nothing that has to stay. */
 function cleanPages(): u32 {
   let clean: u32 = 0;
-  for (let i: u32 = 0; i < count; i++) if (isClean(pageAt(i))) clean++;
+  for (let i: u32 = 0; i < cache().pageCount; i++) if (isClean(pageAt(i))) clean++;
   return clean;
 }
 
@@ -379,31 +333,6 @@ function isHeader(page: Page): bool {
 
 function pageOf(address: usize): Page {
   const index = <u32>((address - pageAt(0).frame) / PAGE_BYTES);
-  assert(index < count);
+  assert(index < cache().pageCount);
   return pageAt(index);
-}
-
-function isDirty(page: Page): bool {
-  return (
-    (page.dirty0 |
-      page.dirty0b |
-      page.dirty1 |
-      page.dirty1b |
-      page.dirty2 |
-      page.dirty2b |
-      page.dirty3 |
-      page.dirty3b |
-      page.dirty4 |
-      page.dirty4b) !=
-    0
-  );
-}
-
-function clearDirty(page: Page, stage: u32, sector: u32): void {
-  const word = dirtyWords(page, stage) + ((sector >> 6) << 3);
-  store<u64>(word, load<u64>(word) & ~((<u64>1) << (sector & 63)));
-}
-
-function dirtyWords(page: Page, stage: u32): usize {
-  return changetype<usize>(page) + offsetof<Page>('dirty0') + stage * 16;
 }

@@ -6,7 +6,8 @@
 import { be64, putBe64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
 import { jobPopulated } from '../core/job';
-import { pageChanged, pageGet, pageMake, pagesForget, STAGE_L1, STAGE_L2 } from '../core/pages';
+import { STAGE_L1, STAGE_L2 } from '../core/page';
+import { pageChanged, pageGet, pageMake, pagesForget } from '../core/pages';
 import { ioBegin } from '../core/ring';
 import {
   clusterMap,

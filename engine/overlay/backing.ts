@@ -4,7 +4,8 @@
 // old base, the new one, or none.
 
 import { putBe32, putBe64 } from '../core/bytes';
-import { pageChanged, pageGet, STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/pages';
+import { STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/page';
+import { pageChanged, pageGet } from '../core/pages';
 import { fail, Task } from '../core/task';
 import {
   AT_BACKING_BYTES,

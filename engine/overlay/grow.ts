@@ -4,18 +4,8 @@
 
 import { putBe32, putBe64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
-import {
-  pageAt,
-  pageChanged,
-  pageCount,
-  pageGet,
-  pageMake,
-  pagesForget,
-  STAGE_MARK,
-  STAGE_REFCOUNTS,
-  STAGE_ROOTS,
-  sectorDirty,
-} from '../core/pages';
+import { STAGE_MARK, STAGE_REFCOUNTS, STAGE_ROOTS, sectorDirty } from '../core/page';
+import { pageAt, pageChanged, pageCount, pageGet, pageMake, pagesForget } from '../core/pages';
 import { DONE, fail, KIND_GROW, ON_WRITEBACK, recordOf, Task, WAIT } from '../core/task';
 import { wakeRefcounts } from '../core/wake';
 import { AT_REFCOUNT_TABLE_CLUSTERS, AT_REFCOUNT_TABLE_OFFSET } from '../formats/qcow2/header';

@@ -1,7 +1,8 @@
 // The marks in the overlay's header that say whether it is in use.
 
 import { be64, putBe64 } from '../core/bytes';
-import { pageChanged, pageGet, STAGE_MARK } from '../core/pages';
+import { STAGE_MARK } from '../core/page';
+import { pageChanged, pageGet } from '../core/pages';
 import { Task } from '../core/task';
 import { AT_AUTOCLEAR, AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY } from '../formats/qcow2/header';
 import { overlay } from '../formats/qcow2/image';

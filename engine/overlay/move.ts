@@ -1,7 +1,8 @@
 // Moving a table to a larger place: what the old one holds is copied in the cache, sector by
 // sector, with zeros behind it.
 
-import { pageChanged, pageGet, STAGE_REFCOUNTS } from '../core/pages';
+import { STAGE_REFCOUNTS } from '../core/page';
+import { pageChanged, pageGet } from '../core/pages';
 import { Task } from '../core/task';
 import { SECTOR_BYTES } from '../limits';
 import { OVERLAY } from '../protocol';

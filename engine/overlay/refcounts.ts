@@ -4,7 +4,8 @@
 
 import { be32, be64, putBe32, putBe64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
-import { pageChanged, pageGet, STAGE_REFCOUNTS } from '../core/pages';
+import { STAGE_REFCOUNTS } from '../core/page';
+import { pageChanged, pageGet } from '../core/pages';
 import { fail, KIND_GROW, ON_REFCOUNTS, Task, taskBegin } from '../core/task';
 import { inFixedMetadata, overlay, Qcow2 } from '../formats/qcow2/image';
 import { PAGE_BYTES } from '../limits';

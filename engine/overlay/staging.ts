@@ -1,15 +1,7 @@
 // The snapshot of a write-back: a copy of all changed sectors, in runs of neighbours, stage by stage.
 
-import {
-  Page,
-  pageAt,
-  pageChanged,
-  pageCount,
-  STAGES,
-  sectorDirty,
-  sectorsTaken,
-  stageDirty,
-} from '../core/pages';
+import { Page, STAGES, sectorDirty, stageDirty } from '../core/page';
+import { pageAt, pageChanged, pageCount, sectorsTaken } from '../core/pages';
 import { PAGE_BYTES, SECTOR_BITS, SECTOR_BYTES, STAGED_RUNS_MAX, STAGING_BYTES } from '../limits';
 import { OVERLAY } from '../protocol';
 import { isFree } from './frees';

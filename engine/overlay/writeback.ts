@@ -7,7 +7,8 @@
 // meanwhile: what they change belongs to the next write-back.
 
 import { now } from '../core/clock';
-import { anyDirty, manyDirty, pagesPressed, pagesRelieved, STAGES } from '../core/pages';
+import { STAGES } from '../core/page';
+import { anyDirty, manyDirty, pagesPressed, pagesRelieved } from '../core/pages';
 import { ioBegin } from '../core/ring';
 import {
   DONE,

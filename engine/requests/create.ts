@@ -4,7 +4,8 @@
 
 import { putBe32, putBe64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
-import { pageChanged, pageGet, STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/pages';
+import { STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/page';
+import { pageChanged, pageGet } from '../core/pages';
 import { ioBegin } from '../core/ring';
 import { DONE, fail, ON_IO, ON_SLOT, recordOf, Task, WAIT, wait } from '../core/task';
 import {

@@ -2,7 +2,8 @@
 
 import { be64, putBe64 } from '../core/bytes';
 import { lock } from '../core/lock';
-import { pageChanged, pageGet, STAGE_ROOTS } from '../core/pages';
+import { STAGE_ROOTS } from '../core/page';
+import { pageChanged, pageGet } from '../core/pages';
 import { DONE, EXCLUSIVE, recordOf, Task, WAIT } from '../core/task';
 import { AT_INCOMPATIBLE, INCOMPATIBLE_DIRTY } from '../formats/qcow2/header';
 import { overlay } from '../formats/qcow2/image';

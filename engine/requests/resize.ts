@@ -5,7 +5,8 @@ import { putBe32, putBe64 } from '../core/bytes';
 import { basesEnd, clusterBytes, imageCount } from '../core/image';
 import { lock, unlock } from '../core/lock';
 import { releaseMemory } from '../core/memory';
-import { pageChanged, pageGet, pagesForget, STAGE_ROOTS } from '../core/pages';
+import { STAGE_ROOTS } from '../core/page';
+import { pageChanged, pageGet, pagesForget } from '../core/pages';
 import { ioBegin } from '../core/ring';
 import {
   AGAIN,

@@ -24,13 +24,13 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'refcounts go to disk together with the tables that rely on them',
-    path: 'engine/core/pages.ts',
+    path: 'engine/core/page.ts',
     from: 'STAGE_REFCOUNTS: u32 = 1;',
     to: 'STAGE_REFCOUNTS: u32 = 3;',
   },
   {
     name: 'L1 entries go to disk together with the new L2 tables they point to',
-    path: 'engine/core/pages.ts',
+    path: 'engine/core/page.ts',
     from: 'STAGE_L1: u32 = 4;',
     to: 'STAGE_L1: u32 = 3;',
   },
