@@ -30,9 +30,10 @@ import { overlay, Qcow2, qcow2Of } from './formats/qcow2/image';
 import { jobAbort, jobBegin, jobResume, jobSetSpeed } from './job/control';
 import { readaheadInit } from './job/readahead';
 import { BLOCK_BYTES, PAGE_BYTES, PAGES_MAX, PAGES_MIN, REQUESTS_MAX, TASKS_MAX } from './limits';
-import { backingFits, backingInit, setBackingTexts } from './overlay/backing';
 import { freesBytes, freesInit } from './overlay/frees';
+import { backingFits } from './overlay/places';
 import { refcountsInit } from './overlay/refcounts';
+import { setBackingTexts, textsInit } from './overlay/texts';
 import {
   FILES_MAX,
   FORMAT_PROBE,
@@ -120,7 +121,7 @@ export function init(bytes: f64): bool {
   freesInit(at);
   at = align(at + freesBytes(), 16);
   textAt = at;
-  backingInit(at);
+  textsInit(at);
   at = align(at + TEXT_BYTES, 16);
   reportAt = at;
   at = align(at + REPORT_NUMBERS * 8, 16);

@@ -8,8 +8,9 @@ import { lock, unlock } from '../core/lock';
 import { AGAIN, DONE, EXCLUSIVE, ON_IO, ON_JOB, Task, WAIT, wait } from '../core/task';
 import { chunkBytes } from '../data/populate';
 import { HOLE_BLOCKS_MIN } from '../limits';
-import { backingForget, referToBacking, writeBackingAhead } from '../overlay/backing';
+import { referToBacking, writeBackingAhead } from '../overlay/backing';
 import { flushed } from '../overlay/flush';
+import { textsForget } from '../overlay/texts';
 import {
   ABORTED,
   ON_ERROR_IGNORE,
@@ -85,7 +86,7 @@ function detach(t: StreamTask, j: Job): i32 {
     t.state = t.showsThrough ? END : AHEAD;
   }
   if (t.state == AHEAD) {
-    if (!j.limited) backingForget();
+    if (!j.limited) textsForget();
     if (!writeBackingAhead(t)) return WAIT;
     t.state = dropsAll(j) ? DETACH : FLUSH_AHEAD;
   }

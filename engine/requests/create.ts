@@ -34,17 +34,10 @@ import {
 } from '../formats/qcow2/header';
 import { overlay, Qcow2 } from '../formats/qcow2/image';
 import { L1_BYTES_MAX, PAGE_BYTES, REFCOUNT_TABLE_BYTES_MAX, SECTOR_BYTES } from '../limits';
-import {
-  backingFormatAt,
-  backingFormatBytes,
-  backingIdentityAt,
-  backingIdentityBytes,
-  backingNameAt,
-  backingNameBytes,
-  putExtension,
-} from '../overlay/backing';
+import { putExtension } from '../overlay/backing';
 import { flushed } from '../overlay/flush';
 import { putRefcount, refcountsPerBlock } from '../overlay/refcounts';
+import { backingTexts } from '../overlay/texts';
 import {
   CREATE_EXTENDED_L2_SHIFT,
   CREATE_REFCOUNT_ORDER_SHIFT,
@@ -233,10 +226,11 @@ function writeHeader(at: usize, image: Qcow2): u32 {
   putBe64(at + AT_INCOMPATIBLE, image.extendedL2 ? INCOMPATIBLE_EXTENDED_L2 : 0);
   putBe32(at + AT_REFCOUNT_ORDER, image.refcountOrder);
   putBe32(at + AT_HEADER_LENGTH, HEADER_BYTES);
-  const name = backingNameBytes();
+  const texts = backingTexts();
+  const name = texts.nameBytes;
   const formatAt = HEADER_BYTES + EXTENSION_HEAD_BYTES;
   const identityAt = formatAt + FORMAT_BYTES_MAX + EXTENSION_HEAD_BYTES;
-  const identityLeast = (backingIdentityBytes() + 7) & ~7;
+  const identityLeast = (texts.identityBytes + 7) & ~7;
   // The end of the extensions is eight zero bytes.
   const others = identityAt + EXTENSION_HEAD_BYTES + name;
   if (others + identityLeast > room) return 0;
@@ -246,20 +240,20 @@ function writeHeader(at: usize, image: Qcow2): u32 {
     at + formatAt,
     EXTENSION_BACKING_FORMAT,
     FORMAT_BYTES_MAX,
-    backingFormatAt(),
-    backingFormatBytes(),
+    texts.formatAt,
+    texts.formatBytes,
   );
   putExtension(
     at + identityAt,
     EXTENSION_IDENTITY,
     identityRoom,
-    backingIdentityAt(),
-    backingIdentityBytes(),
+    texts.identityAt,
+    texts.identityBytes,
   );
   const end = identityAt + identityRoom + EXTENSION_HEAD_BYTES;
   if (!name) return end;
   putBe64(at + AT_BACKING_OFFSET, end);
   putBe32(at + AT_BACKING_BYTES, name);
-  memory.copy(at + end, backingNameAt(), name);
+  memory.copy(at + end, texts.nameAt, name);
   return end + name;
 }
