@@ -77,12 +77,22 @@ export class Io {
   next: Io | null;
 }
 
-let submissions: usize = 0;
-let completions: usize = 0;
-let slots: usize = 0;
-let free: Io | null = null;
-let submitted: u32 = 0;
-let inFlight: u32 = 0;
+/** The queues, and the slots of operations in flight. */
+@unmanaged
+class Ring {
+  submissions: usize;
+  completions: usize;
+  slots: usize;
+  /** The first free slot. */
+  free: Io | null;
+  /** Entries of the submission queue. */
+  submitted: u32;
+  inFlight: u32;
+}
+
+function ring(): Ring {
+  return changetype<Ring>(memory.data(offsetof<Ring>(), 8));
+}
 
 export function ringBytes(): usize {
   return (
@@ -113,50 +123,51 @@ function mustBeLaidOut(): void {
 }
 
 export function ringInit(at: usize): void {
+  const r = ring();
   mustBeLaidOut();
-  submissions = at;
-  completions = submissions + SUBMISSIONS_MAX * offsetof<Submission>();
-  slots = completions + IO_MAX * offsetof<Completion>();
-  free = null;
+  r.submissions = at;
+  r.completions = r.submissions + SUBMISSIONS_MAX * offsetof<Submission>();
+  r.slots = r.completions + IO_MAX * offsetof<Completion>();
+  r.free = null;
   for (let i: i32 = <i32>IO_MAX - 1; i >= 0; i--) {
     const io = slot(i);
-    io.next = free;
-    free = io;
+    io.next = r.free;
+    r.free = io;
   }
-  submitted = 0;
-  inFlight = 0;
+  r.submitted = 0;
+  r.inFlight = 0;
 }
 
 export function submissionsAt(): usize {
-  return submissions;
+  return ring().submissions;
 }
 
 export function completionsAt(): usize {
-  return completions;
+  return ring().completions;
 }
 
 /** Called at the start of a step: the host has taken what the last step submitted. */
 export function ringTaken(): void {
-  submitted = 0;
+  ring().submitted = 0;
 }
 
 export function submissionCount(): u32 {
-  return submitted;
+  return ring().submitted;
 }
 
 /** Whether the queue has room for what one task run may say without a slot: a GIVE and a DONE. */
 export function ringHasRoom(): bool {
-  return submitted + 2 <= SUBMISSIONS_MAX;
+  return ring().submitted + 2 <= SUBMISSIONS_MAX;
 }
 
 export function completion(index: u32): Completion {
   assert(index < IO_MAX);
-  return changetype<Completion>(completions + index * offsetof<Completion>());
+  return changetype<Completion>(ring().completions + index * offsetof<Completion>());
 }
 
 export function slot(tag: u32): Io {
   assert(tag < IO_MAX);
-  return changetype<Io>(slots + tag * offsetof<Io>());
+  return changetype<Io>(ring().slots + tag * offsetof<Io>());
 }
 
 /** Takes a slot for an operation, or returns null when all are in flight or the queue is full. */
@@ -168,12 +179,13 @@ export function ioBegin(
   length: u32,
   address: usize,
 ): Submission | null {
+  const r = ring();
   assert(op >= <u32>OP_READ && op <= <u32>OP_HOLES);
   assert(op != OP_WRITE || file == OVERLAY);
-  const io = free;
-  if (io === null || submitted + 2 >= SUBMISSIONS_MAX) return null;
-  free = io.next;
-  inFlight++;
+  const io = r.free;
+  if (io === null || r.submitted + 2 >= SUBMISSIONS_MAX) return null;
+  r.free = io.next;
+  r.inFlight++;
   io.task = task;
   io.page = 0;
   io.op = op;
@@ -181,7 +193,7 @@ export function ioBegin(
   io.offset = offset;
   if (task !== null) task.pending++;
   const s = next();
-  s.tag = <u32>((changetype<usize>(io) - slots) / offsetof<Io>());
+  s.tag = <u32>((changetype<usize>(io) - r.slots) / offsetof<Io>());
   s.op = op;
   s.file = file;
   s.flags = task !== null && task.isJobs ? FLAG_BACKGROUND | FLAG_JOBS : 0;
@@ -193,11 +205,12 @@ export function ioBegin(
 
 /** Gives the slot of a completed operation back. */
 export function ioEnd(io: Io): void {
-  assert(inFlight > 0);
-  inFlight--;
+  const r = ring();
+  assert(r.inFlight > 0);
+  r.inFlight--;
   io.task = null;
-  io.next = free;
-  free = io;
+  io.next = r.free;
+  r.free = io;
 }
 
 /** A message to a requester: GIVE or DONE. The caller has made sure of room. */
@@ -210,9 +223,10 @@ export function tell(op: u32, request: u32): Submission {
 }
 
 function next(): Submission {
-  assert(submitted < SUBMISSIONS_MAX);
-  const s = changetype<Submission>(submissions + submitted * offsetof<Submission>());
-  submitted++;
+  const r = ring();
+  assert(r.submitted < SUBMISSIONS_MAX);
+  const s = changetype<Submission>(r.submissions + r.submitted * offsetof<Submission>());
+  r.submitted++;
   memory.fill(changetype<usize>(s), 0, offsetof<Submission>());
   return s;
 }
