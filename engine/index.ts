@@ -2,7 +2,7 @@
 // more than hand on.
 
 import { arenaInit, arenaTableBytes } from './core/arena';
-import { fileOf, filesBytes, filesInit } from './core/files';
+import { fileOf, filesBytes, filesInit, PART_ZEROES } from './core/files';
 import { guestInit } from './core/guest';
 import {
   clusterBytes,
@@ -162,6 +162,21 @@ export function setFile(file: u32, bytes: f64, tellsHoles: bool): bool {
   fileOf(file).size = <u64>bytes;
   fileOf(file).tellsHoles = tellsHoles;
   if (file < <u32>IMAGES_MAX) setImageCount(max(imageCount(), file + 1));
+  return true;
+}
+
+/**
+ * Tells what a file from IMAGES_MAX on has of the disk that an image shows: `length` bytes from
+ * `start` on, which in the file begin at `at`; less than 0 for zeros, which are in no file. It is
+ * opened as an image of its own, before the whole.
+ */
+export function setPart(file: u32, image: u32, start: f64, length: f64, at: f64): bool {
+  if (file < <u32>IMAGES_MAX || file >= <u32>FILES_MAX || image >= <u32>IMAGES_MAX) return false;
+  const part = fileOf(file);
+  part.partOf = image;
+  part.partStart = <u64>start;
+  part.partBytes = <u64>length;
+  part.partAt = at < 0 ? PART_ZEROES : <u64>at;
   return true;
 }
 

@@ -16,7 +16,7 @@ export const IMAGES_MAX = 32;
  * Files: image n begins in file n; an image that lies in several has more of them, whose numbers
  * begin at IMAGES_MAX.
  */
-export const FILES_MAX = 64;
+export const FILES_MAX = 288;
 /** Text passed between host and engine: a backing file name, format and identity. */
 export const TEXT_BYTES = 4096;
 /** Largest text of a base's identity that a header takes. */
@@ -141,6 +141,8 @@ export const EXTENT_LENGTH = 8;
 export const EXTENT_HOST = 16;
 export const EXTENT_STATE = 24;
 export const EXTENT_DEPTH = 28;
+/** The number of the file, in the state. */
+export const EXTENT_FILE_BITS = 8;
 
 /** States of an extent. */
 export const ABSENT = 0;
@@ -317,3 +319,5 @@ export const R_BLOCK_SIZE = 53;
 export const R_BLOCK_TABLE = 54;
 export const R_BLOCK_OUTSIDE = 55;
 export const R_LOG = 56;
+export const R_PARTS = 57;
+export const R_PART_SIZE = 58;

@@ -3,12 +3,20 @@
 
 import { FILES_MAX } from '../protocol';
 
+export const PART_ZEROES: u64 = u64.MAX_VALUE;
+
 @unmanaged
 export class File {
   /** Bytes; the overlay's grows as it is written. */
   size: u64;
   /** Its host can tell where it has holes. */
   tellsHoles: bool;
+  /** What it has a part of: an image's number, and bytes of the disk that this one shows. */
+  partOf: u32;
+  partStart: u64;
+  partBytes: u64;
+  /** Where in the file they begin; PART_ZEROES: nowhere, they are zeros. */
+  partAt: u64;
 }
 
 let files: usize = 0;

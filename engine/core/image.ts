@@ -1,6 +1,8 @@
 // The images of the chain: the overlay is image 0, its base 1, and so on down. Here is what all of
 // them have; what only one format has is in a record of its own, which stands in the same place.
-import { IMAGES_MAX, OVERLAY } from '../protocol';
+// Where an image lies in several files, each of those has a record too, as an image that is in no
+// chain (formats/parts.ts).
+import { FILES_MAX, IMAGES_MAX, OVERLAY } from '../protocol';
 import { fileOf } from './files';
 
 /** Room for an image's record, whatever its format. */
@@ -25,6 +27,9 @@ export class Image {
   cutsLastCluster: bool;
   /** A compressed cluster has been seen: copies take scratch memory from the start. */
   compressedSeen: bool;
+  /** Of one that lies in several files: the number of the first part's, and how many follow it. */
+  firstPart: u32;
+  partCount: u32;
 
   /**
    * What it says of its base: positions in the first page of its file, 0 where there is nothing.
@@ -53,24 +58,24 @@ let order: usize = 0;
 let imageTotal: u32 = 0;
 
 export function imagesBytes(): usize {
-  return IMAGES_MAX * (IMAGE_BYTES + 4);
+  return FILES_MAX * IMAGE_BYTES + IMAGES_MAX * 4;
 }
 
 export function imagesInit(at: usize): void {
   images = at;
-  order = at + IMAGES_MAX * IMAGE_BYTES;
+  order = at + FILES_MAX * IMAGE_BYTES;
   imageTotal = 0;
   memory.fill(images, 0, imagesBytes());
-  for (let i: u32 = 0; i < <u32>IMAGES_MAX; i++) {
+  for (let i: u32 = 0; i < <u32>FILES_MAX; i++) {
     imageOf(i).index = i;
     imageOf(i).file = i;
-    store<u32>(order + i * 4, i);
   }
+  for (let i: u32 = 0; i < <u32>IMAGES_MAX; i++) store<u32>(order + i * 4, i);
 }
 
-/** An image by its number, which never changes. */
+/** An image by its number, which never changes, or a part of one by that of its file. */
 export function imageOf(index: u32): Image {
-  assert(index < <u32>IMAGES_MAX);
+  assert(index < <u32>FILES_MAX);
   return changetype<Image>(images + index * IMAGE_BYTES);
 }
 

@@ -97,6 +97,7 @@ export function blocksBegun(base: Image): Blocks {
   image.zeroEntries = false;
   image.unitBytes = 0;
   image.cutsLastCluster = false;
+  image.partCount = 0;
   return image;
 }
 

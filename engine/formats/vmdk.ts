@@ -2,7 +2,8 @@
 // each file of twoGbMaxExtentSparse. A header, a text that describes the disk, a grain directory of
 // 32-bit places, in sectors, of grain tables, and those, of places of grains. All numbers are
 // little-endian. Grains of a stream-optimized one are deflated, and its header, written before they
-// were, may leave the directory's place to a footer.
+// were, may leave the directory's place to a footer. A file that is such a text and nothing else
+// describes a disk in other files: the host reads it, and tells the parts (parts.ts).
 
 import { le16, le32, le64 } from '../core/bytes';
 import { Extent } from '../core/extent';
@@ -30,6 +31,7 @@ import {
   ZERO_BLOCK,
 } from './blocks';
 import { hasMemory } from './format';
+import { lookupParts, openParts } from './parts';
 
 /** "KDMV" */
 const MAGIC: u32 = 0x564d444b;
@@ -63,6 +65,12 @@ const ENTRY_ZERO: u32 = 1;
 /** In front of a deflated grain: its sector and its bytes (12 bytes), and the header of zlib. */
 const MARKER_BYTES: u32 = 14;
 
+/** "# Disk DescriptorFil", with which a text in a file of its own begins; little-endian. */
+const TEXT_START: u64 = 0x44206b7369442023;
+const TEXT_START_2: u64 = 0x6f74706972637365;
+const TEXT_START_3: u32 = 0x6c694672;
+const TEXT_START_BYTES: u64 = 20;
+
 const TEXT_BYTES_MAX: u64 = 20480;
 /** "parentCID=" and "ffffffff", little-endian. */
 const PARENT: u64 = 0x4943746e65726170;
@@ -73,7 +81,20 @@ const NO_PARENT_BYTES: u32 = 8;
 const LOWER_CASE: u64 = 0x2020202020202020;
 
 export function isVmdk(at: usize, image: Image): bool {
+  return isSparse(at, image) || isText(at, image);
+}
+
+function isSparse(at: usize, image: Image): bool {
   return image.fileSize >= HEADER_BYTES && le32(at) == MAGIC;
+}
+
+function isText(at: usize, image: Image): bool {
+  return (
+    image.fileSize >= TEXT_START_BYTES &&
+    le64(at) == TEXT_START &&
+    le64(at + 8) == TEXT_START_2 &&
+    le32(at + 16) == TEXT_START_3
+  );
 }
 
 /** Reads header, footer and text. False: the task waits or has failed. */
@@ -81,7 +102,8 @@ export function openVmdk(t: Task, base: Image): bool {
   const image = blocksBegun(base);
   let header = pageGet(t, image.file, 0);
   if (!header) return false;
-  if (!isVmdk(header, image)) return refuseBlocks(t, image, R_FORMAT_HEADER);
+  if (isText(header, image)) return openParts(t, image);
+  if (!isSparse(header, image)) return refuseBlocks(t, image, R_FORMAT_HEADER);
   const textAt = le64(header + AT_DESCRIPTOR) * SECTOR_BYTES;
   const textBytes = le64(header + AT_DESCRIPTOR_SECTORS) * SECTOR_BYTES;
   if (le64(header + AT_DIRECTORY) == IN_FOOTER) {
@@ -149,6 +171,7 @@ function namesParent(text: usize, bytes: u32): bool {
 }
 
 export function lookupVmdk(t: Task | null, image: Image, offset: u64, length: u64): Extent | null {
+  if (image.partCount) return lookupParts(t, image, offset, length);
   return lookupTables(t, blocksOf(image), offset, length, placeAt, blockAt);
 }
 

@@ -14,6 +14,7 @@ import {
   EINVAL,
   EXTENT_BYTES,
   EXTENT_DEPTH,
+  EXTENT_FILE_BITS,
   EXTENT_HOST,
   EXTENT_LENGTH,
   EXTENT_OFFSET,
@@ -35,6 +36,7 @@ export class ExtentRecord {
    * place; else 0.
    */
   host: u64;
+  /** The state, and from EXTENT_FILE_BITS on, of data, the number of its file. */
   state: u32;
   depth: u32;
 }
@@ -92,7 +94,11 @@ export function runMap(task: Task): i32 {
 function add(t: MapTask, extent: Extent, at: u64): bool {
   if (t.extents == 0) return false;
   const last = recordAt(t, t.extents - 1);
-  if (last.state != extent.state || last.depth != extent.depth || last.offset + last.length != at)
+  if (
+    last.state != stateOf(extent) ||
+    last.depth != extent.depth ||
+    last.offset + last.length != at
+  )
     return false;
   const host = place(extent, at);
   const placed = extent.state == DATA || host != 0;
@@ -108,7 +114,7 @@ function write(t: MapTask, extent: Extent, at: u64): void {
   record.offset = at;
   record.length = extent.length;
   record.host = place(extent, at);
-  record.state = extent.state;
+  record.state = stateOf(extent);
   record.depth = extent.depth;
 }
 
@@ -120,6 +126,11 @@ function place(extent: Extent, at: u64): u64 {
   if (extent.state == DATA) return extent.host;
   if (extent.state == COMPRESSED_DATA || extent.host == 0) return 0;
   return extent.host + (at & (clusterBytes(imageAt(extent.depth)) - 1));
+}
+
+/** Its state, and the file of data in which it lies. */
+function stateOf(extent: Extent): u32 {
+  return extent.state | (extent.state == DATA ? extent.file << EXTENT_FILE_BITS : 0);
 }
 
 /** The class above lays out what hosts read by the numbers of the protocol. */

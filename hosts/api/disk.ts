@@ -109,6 +109,8 @@ export interface Extent {
    * kept for them.
    */
   hostOffset?: number;
+  /** That file, where the image lies in several. */
+  hostFile?: string;
 }
 
 /** What a check found, and what it mended. */
@@ -145,6 +147,8 @@ export interface ImageInfo {
   fileSize: number;
   /** What the file was unpacked from. */
   container?: ContainerInfo;
+  /** The other files with its data, where it lies in several. */
+  files?: string[];
   /**
    * Bytes of a cluster, or of what other formats call a block or grain; missing where there are
    * none.
@@ -268,7 +272,10 @@ export interface CreateOptions {
   refcountBits?: number;
   /** 32 subclusters a cluster; clusters of 16 KiB or more. */
   extendedL2?: boolean;
-  /** Follow the backing references of the base itself; default false. */
+  /**
+   * Follow the backing references of the base itself, and open the other files of an image that lies
+   * in several; default false.
+   */
   followChain?: boolean;
   /**
    * What the overlay records as its base; default where the base was given: a path (relative to the
@@ -334,8 +341,8 @@ export interface OpenOptions {
   /** Default what is recorded, or told by a base's first bytes. */
   baseFormat?: ImageFormat | ImageFormat[];
   /**
-   * Follow the backing references of the base itself; default false: an image from elsewhere must
-   * not make us open what its author chose.
+   * Follow the backing references of the base itself, and open the other files of an image that lies
+   * in several; default false: an image from elsewhere must not make us open what its author chose.
    */
   followChain?: boolean;
   /**
@@ -383,7 +390,10 @@ export interface CommitOptions {
    * when its own base was written.
    */
   keep?: boolean;
-  /** Follow the backing references of the base itself; default false. */
+  /**
+   * Follow the backing references of the base itself, and open the other files of an image that lies
+   * in several; default false.
+   */
   followChain?: boolean;
   /** Bytes of WebAssembly memory for each of the two disks. */
   memory?: number;

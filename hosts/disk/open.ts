@@ -93,7 +93,8 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
 }
 
 /**
- * What an image is, and the bytes of it that are not populated, without its base. That is told of
+ * What an image is, and the bytes of it that are not populated, without its base. The other files
+ * of one that lies in several are opened with `followChain`. That is told of
  * one as well whose data cannot be read: of one with an external data file, what is populated is
  * not.
  * @throws MillraceError where the header cannot be read.
@@ -101,9 +102,9 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
 export async function describeImageWith(
   runtime: Runtime,
   overlay: string | BlockSource,
-  format?: ImageFormat,
+  { format, followChain }: { format?: ImageFormat; followChain?: boolean } = {},
 ): Promise<{ image: ImageInfo; remaining?: number }> {
-  const opening = await Opening.start(runtime, {});
+  const opening = await Opening.start(runtime, { followChain });
   try {
     await opening.openToDescribe(overlay, format);
     const disk = await opening.finishWithoutBase(true);

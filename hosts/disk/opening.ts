@@ -5,6 +5,7 @@
 import {
   FORMAT_QCOW2,
   FORMAT_RAW,
+  FORMAT_VMDK,
   FORMAT_VPC,
   IMAGE_FORMAT,
   IMAGE_FORMAT_AT,
@@ -49,15 +50,19 @@ import {
   PROBE_BYTES,
   TRAILER_BYTES,
 } from './other-formats.ts';
+import type { PartedSource } from './parts.ts';
+import { openPartsOf } from './parts.ts';
 import type { RecordedIdentity } from './recorded.ts';
 import {
   checkIdentity,
+  checkParts,
   parseIdentity,
   rebaseCommand,
   recordedName,
   recordOf,
   textOf,
 } from './recorded.ts';
+import { startsVmdkText } from './vmdk-text.ts';
 
 /** How the format of what was given is said: of an image that is looked at, and of a base. */
 export const RAW_IMAGE = "format: 'raw', -f raw";
@@ -78,6 +83,8 @@ export interface OpeningOptions extends UnpackChoice {
   forceShare?: boolean;
   /** Bytes of the disk, where they are told. */
   size?: number;
+  /** Open what an image names: the base of a base, and the other files of one in several. */
+  followChain?: boolean;
 }
 
 /**
@@ -95,7 +102,12 @@ export class Opening {
   #isRecorded = false;
   /** By which places the bases go, and the members of archives that they are (`#NAME`). */
   readonly #places: { place: string; suffix: string }[] = [];
+  /** Where the images were opened, as it was given; parts are beside them. */
+  readonly #given: (string | undefined)[] = [];
   readonly #choice: UnpackChoice;
+  readonly #follow: boolean;
+  /** Number of the next file, of images that lie in several. */
+  #nextFile: number = IMAGES_MAX;
   /** Bytes of the disk, where they are told. */
   #size: number | undefined;
   #count = 0;
@@ -111,13 +123,14 @@ export class Opening {
   private constructor(
     runtime: Runtime,
     engine: Engine,
-    { forceShare, unpack, sequential, size }: OpeningOptions,
+    { forceShare, unpack, sequential, size, followChain }: OpeningOptions,
   ) {
     this.#runtime = runtime;
     this.engine = engine;
     this.#baseUse = forceShare ? 'shared' : 'base';
     this.#choice = { unpack, sequential };
     this.#size = size;
+    this.#follow = followChain ?? false;
   }
 
   /** Keeps number 0 for an overlay that is made after its base has been opened. */
@@ -192,6 +205,7 @@ export class Opening {
     this.#overlay = mode.readOnly
       ? await this.#toRead(overlay, mode)
       : await this.#toWrite(overlay, mode);
+    this.#given[0] = typeof overlay === 'string' ? overlay : overlay.name;
     this.engine.attach(0, this.#overlay, overlayName(overlay));
     this.#count = 1;
   }
@@ -302,11 +316,14 @@ export class Opening {
    */
   async #openImage(image: number, asked: number, argument = 0): Promise<number> {
     const opening = this.engine.request(KIND_OPEN, image, asked, argument);
-    if (asked) return opening;
+    if (asked && asked !== FORMAT_VMDK) return opening;
     const failed = await opening.then(
       () => undefined,
       (error) => error,
     );
+    if (failed !== undefined && (await this.#openParts(image)))
+      return this.engine.request(KIND_OPEN, image, FORMAT_VMDK, argument);
+    if (asked) return opening;
     const isRaw = failed === undefined && (await opening) === FORMAT_RAW;
     const isUnknown = failed instanceof MillraceError && failed.code === 'EUNSUPPORTED';
     const found = isRaw || isUnknown ? await this.#otherFormat(image, isRaw) : undefined;
@@ -318,6 +335,22 @@ export class Opening {
       `cannot open ${this.engine.name(image)}: ${found}${this.#asRawAdvice(image, argument)}`,
       { cause: failed },
     );
+  }
+
+  /** Opens the other files of an image that lies in several; false where it does not. */
+  async #openParts(image: number): Promise<boolean> {
+    if (!startsVmdkText(this.engine.firstBytes(image, PROBE_BYTES))) return false;
+    const parted = await openPartsOf(this.#runtime, this.engine, image, {
+      ...this.#choice,
+      follow: this.#follow,
+      as: image === 0 ? undefined : this.#baseUse,
+      place: this.#given[image],
+      first: this.#nextFile,
+    });
+    this.#nextFile = parted.end;
+    this.engine.attach(image, parted, this.engine.name(image));
+    if (image === 0) this.#overlay = parted;
+    return true;
   }
 
   /** How the format raw is given to an image; nothing for an overlay that is written. */
@@ -374,6 +407,7 @@ export class Opening {
     const { recorded } = expected;
     const image = this.#count++;
     if (opened !== undefined) this.#places[image] = opened;
+    this.#given[image] = opened?.place ?? source.name;
     this.engine.attach(
       image,
       source,
@@ -384,7 +418,8 @@ export class Opening {
     const found = await recordOf(source);
     if (recorded) checkIdentity(this.engine.name(0), recorded, found, source.name);
     await this.#openContents(image, asked);
-    this.#identities[image] = await recordOf(source);
+    this.#identities[image] = await recordOf(this.engine.file(image) as PartedSource);
+    if (recorded) checkParts(this.engine.name(0), recorded, this.#identities[image], source.name);
     this.engine.texts.keep(image);
   }
 

@@ -35,7 +35,6 @@ const FORMATS: readonly OtherFormat[] = [
   { name: 'cabinet', magic: 'MSCF\0\0\0\0', advice: UNPACK },
   { name: 'WIM', magic: 'MSWIM\0\0\0', advice: UNPACK },
   { name: 'VMDK of version 3 (vmfsSparse)', magic: 'COWD' },
-  { name: 'VMDK in other files (a descriptor)', magic: '# Disk DescriptorFile' },
   { name: 'LUKS', magic: 'LUKS\xba\xbe', advice: 'decrypt it first' },
   { name: 'Bochs', magic: 'Bochs Virtual HD Image' },
   { name: 'cloop', magic: '#!/bin/sh\n#V2.0 Format\nmodprobe cloop' },

@@ -13,6 +13,8 @@ export interface RecordedIdentity {
   container?: string;
   /** Bytes of the container. */
   packed?: number;
+  /** Of an image that lies in several files, what identifies the others. */
+  parts?: string;
   /**
    * A checksum of the base's name: what another program has given another base, which leaves this
    * as it is, tells of that one no more.
@@ -47,22 +49,22 @@ function checksum(text: string): string {
  * stands for it, behind the word of its kind.
  */
 export async function recordOf(
-  source: Pick<BlockSource, 'size' | 'identity' | 'container'>,
+  source: Pick<BlockSource, 'size' | 'identity' | 'container'> & { parts?: string },
 ): Promise<RecordedIdentity> {
-  const { size, identity, container } = source;
+  const { size, identity, container, parts } = source;
   const packing = container && {
     container: container.formats.join('+'),
     packed: container.packedSize,
   };
-  const whole: RecordedIdentity = { size, identity, ...packing };
+  const whole: RecordedIdentity = { size, identity, ...packing, parts };
   const encoder = new TextEncoder();
   if (identity === undefined || encoder.encode(JSON.stringify(whole)).length <= IDENTITY_BYTES_MAX)
     return whole;
   const short = shortIdentity(identity);
-  if (short !== identity) return recordOf({ size, identity: short, container });
+  if (short !== identity) return recordOf({ size, identity: short, container, parts });
   // A page without a secure context has no digests; nor has it storage in which an overlay could
   // last.
-  if (crypto.subtle === undefined) return { size, ...packing };
+  if (crypto.subtle === undefined) return { size, ...packing, parts };
   const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', encoder.encode(identity)));
   const [kind] = /^(etag |modified )?/.exec(identity)!;
   return {
@@ -120,6 +122,24 @@ export function checkIdentity(
   throw new MillraceError(
     'ECHANGED',
     `${base} is not the base that ${overlay} was made on (${detail}): ${help}`,
+  );
+}
+
+/**
+ * As `checkIdentity`, of the other files of an image that lies in several.
+ * @throws MillraceError `ECHANGED`.
+ */
+export function checkParts(
+  overlay: string,
+  recorded: RecordedIdentity,
+  found: RecordedIdentity,
+  base = 'the base',
+): void {
+  if (recorded.parts === undefined || found.parts === undefined) return;
+  if (recorded.parts === found.parts) return;
+  throw new MillraceError(
+    'ECHANGED',
+    `${base} is not the base that ${overlay} was made on (one of the files with its data has changed): give the right base; if it holds the same bytes as before: ${rebaseCommand(overlay, base)}`,
   );
 }
 

@@ -14,6 +14,7 @@ import {
   DATA,
   EXTENT_BYTES,
   EXTENT_DEPTH,
+  EXTENT_FILE_BITS,
   EXTENT_HOST,
   EXTENT_LENGTH,
   EXTENT_OFFSET,
@@ -37,6 +38,7 @@ import {
   IMAGE_REFCOUNT_BITS,
   IMAGE_SIZE,
   IMAGE_VERSION,
+  IMAGES_MAX,
   KIND_CHECK,
   KIND_MAP,
   MAP_BYTES,
@@ -67,6 +69,7 @@ export function imageOf(engine: Engine, index: number): ImageInfo {
     virtualSize: image[IMAGE_SIZE],
     fileSize: image[IMAGE_FILE_SIZE],
     container: engine.file(index)?.container,
+    files: filesOf(engine, index),
   };
   if (info.format !== 'qcow2') {
     const clusterSize = image[IMAGE_CLUSTER_SIZE];
@@ -88,6 +91,11 @@ export function imageOf(engine: Engine, index: number): ImageInfo {
     backingFormat:
       engine.texts.text(index, image[IMAGE_FORMAT_AT], image[IMAGE_FORMAT_BYTES]) || undefined,
   };
+}
+
+function filesOf(engine: Engine, index: number): string[] | undefined {
+  const { files } = (engine.file(index) ?? {}) as { files?: readonly string[] };
+  return files && [...files];
 }
 
 function dataFileOf(engine: Engine, index: number, image: Float64Array): DataFileInfo | undefined {
@@ -134,7 +142,7 @@ export async function* extentsOf(
   for (let at = offset; at < end; ) {
     const block = new Uint8Array(MAP_BYTES);
     at = await engine.request(KIND_MAP, at, end - at, depth, { into: block });
-    for (const extent of extentsIn(block, at)) {
+    for (const extent of extentsIn(engine, block, at)) {
       if (held && goesOn(held, extent)) held.length += extent.length;
       else {
         if (held) yield held;
@@ -146,20 +154,23 @@ export async function* extentsOf(
 }
 
 /** The extents in an answer of the engine, which reaches up to `end`. */
-function* extentsIn(block: Uint8Array, end: number): Generator<Extent> {
+function* extentsIn(engine: Engine, block: Uint8Array, end: number): Generator<Extent> {
   const view = new DataView(block.buffer);
   const number = (at: number) =>
     view.getUint32(at, true) + view.getUint32(at + 4, true) * 4294967296;
   for (let at = 0, reached = 0; reached < end && at < block.length; at += EXTENT_BYTES) {
+    const state = view.getUint32(at + EXTENT_STATE, true);
+    const file = state >> EXTENT_FILE_BITS;
     const extent: Extent = {
       offset: number(at + EXTENT_OFFSET),
       length: number(at + EXTENT_LENGTH),
-      state: STATES[view.getUint32(at + EXTENT_STATE, true)],
+      state: STATES[state & ((1 << EXTENT_FILE_BITS) - 1)],
       depth: view.getUint32(at + EXTENT_DEPTH, true),
     };
     if (extent.length === 0) return;
     const hostOffset = number(at + EXTENT_HOST);
     if (extent.state === 'data' || hostOffset) extent.hostOffset = hostOffset;
+    if (file >= IMAGES_MAX) extent.hostFile = engine.name(file);
     reached = extent.offset + extent.length;
     yield extent;
   }
@@ -168,6 +179,7 @@ function* extentsIn(block: Uint8Array, end: number): Generator<Extent> {
 /** Whether an extent continues the one before it, across two answers. */
 function goesOn(before: Extent, extent: Extent): boolean {
   if (before.state !== extent.state || before.depth !== extent.depth) return false;
+  if (before.hostFile !== extent.hostFile) return false;
   return before.hostOffset === undefined
     ? extent.hostOffset === undefined
     : before.hostOffset + before.length === extent.hostOffset;

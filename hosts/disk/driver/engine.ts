@@ -74,6 +74,7 @@ export interface Exports {
   submissions(): number;
   completions(): number;
   setFile(image: number, bytes: number, tellsHoles: boolean): number;
+  setPart(file: number, image: number, start: number, length: number, at: number): number;
   setUse(copyOnRead: boolean, readAhead: boolean, trims: boolean, flushesDear: boolean): void;
   text(): number;
   setBacking(name: number, format: number, identity: number): number;
@@ -226,7 +227,7 @@ export class Engine {
     return this.#instance;
   }
 
-  /** Gives an image its file; image 0 is the overlay. */
+  /** Gives an image, or a part of one, its file; image 0 is the overlay. */
   attach(image: number, file: BlockSource | BlockFile, name: string): void {
     if (!this.exports.setFile(image, file.size, file.nextData !== undefined))
       throw new MillraceError('EUNSUPPORTED', `${name}: the chain has too many images`);

@@ -98,6 +98,8 @@ const REASONS: Readonly<Record<number, string>> = {
   [protocol.R_BLOCK_SIZE]: 'the size of its blocks is invalid',
   [protocol.R_BLOCK_TABLE]: 'its table of blocks is misplaced, or too small for its disk',
   [protocol.R_BLOCK_OUTSIDE]: 'an entry of its table of blocks points outside the file',
+  [protocol.R_PARTS]: 'its data is in other files, which were not given',
+  [protocol.R_PART_SIZE]: 'the sizes of the files that its data is in are not what it says',
   [protocol.R_LOG]:
     "its log has to be replayed first, for it was not closed: 'qemu-img check -r all' does that",
 };

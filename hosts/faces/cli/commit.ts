@@ -31,7 +31,10 @@ export function declareCommit(program: Command, platform: Platform, ended: Ended
       'write into this image of the chain (a path, or its depth: 1 is the base), together with all that lies between; the overlay then stays as it is',
     )
     .option('-d, --keep', "keep the overlay's data")
-    .option('--follow-chain', 'follow the backing files that the base records')
+    .option(
+      '--follow-chain',
+      'follow what the base names: backing files, the other files of a VMDK',
+    )
     .option('--json', 'tell the result as JSON')
     .action(async (overlay, options) => ended(await commit(platform, overlay, options)));
   addExample(command, 'millrace commit vm.qcow2');

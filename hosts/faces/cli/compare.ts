@@ -41,7 +41,10 @@ export function declareCompare(program: Command, platform: Platform, ended: Ende
         FORMAT_NAMES,
       ),
     )
-    .option('--follow-chain', 'follow the backing files that the bases record')
+    .option(
+      '--follow-chain',
+      'follow what the bases name: backing files, the other files of a VMDK',
+    )
     .action(async (first, second, options) =>
       ended(await compare(platform, first, second, options)),
     );

@@ -76,7 +76,10 @@ export function declareConvert(program: Command, platform: Platform, ended: Ende
     .addOption(new Option('-W', 'writes may go out of order, which they always may').hideHelp())
     .addOption(new Option('-m <n>', 'copies in flight, which are chosen by themselves').hideHelp())
     .addOption(cacheMode())
-    .option('--follow-chain', 'follow the backing files that the base records')
+    .option(
+      '--follow-chain',
+      'follow what the base names: backing files, the other files of a VMDK',
+    )
     .option('--json', 'tell the result as JSON')
     .action(async (source, target, { W: _, m: __, ...options }) =>
       ended(await convert(platform, source, target, withCreation(options))),

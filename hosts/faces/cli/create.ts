@@ -43,7 +43,10 @@ export function declareCreate(program: Command, platform: Platform, ended: Ended
     .option('--extended-l2', '32 subclusters a cluster')
     .addOption(creation())
     .addOption(new Option('-f, --format <format>', 'the only one').choices(['qcow2']))
-    .option('--follow-chain', 'follow the backing files that the base records')
+    .option(
+      '--follow-chain',
+      'follow what the base names: backing files, the other files of a VMDK',
+    )
     .option(
       '--record-base <name>',
       "what the overlay records as its base's place (default: where it is, without user, password and query of a URL)",

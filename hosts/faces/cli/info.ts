@@ -63,11 +63,19 @@ export function declareInfo(program: Command, platform: Platform, ended: Ended):
     )
     .argument('<image>', 'a path or URL')
     .addOption(imageFormat())
+    .option('--follow-chain', 'open the other files of an image that lies in several')
     .option('--backing-chain', 'tell of the backing files, too, down to the last')
     .addOption(outputFormat())
     .option('--json', 'the same as --output json')
-    .action(async (image, { format, backingChain, ...options }) =>
-      ended(await info(platform, image, { json: wantsJson(options), format, backingChain })),
+    .action(async (image, { format, backingChain, followChain, ...options }) =>
+      ended(
+        await info(platform, image, {
+          json: wantsJson(options),
+          format,
+          backingChain,
+          followChain,
+        }),
+      ),
     );
   addExample(command, 'millrace info vm.qcow2 --output json');
 }
@@ -77,6 +85,7 @@ export interface InfoCommandOptions {
   json: boolean;
   format?: ImageFormat;
   backingChain?: boolean;
+  followChain?: boolean;
 }
 
 /** An image of the chain. */
@@ -104,9 +113,9 @@ export async function info(
 async function chainOf(
   platform: Platform,
   location: string,
-  { format, backingChain }: InfoCommandOptions,
+  { format, backingChain, followChain }: InfoCommandOptions,
 ): Promise<Described[]> {
-  const chain = [await describe(platform, location, format)];
+  const chain = [await describe(platform, location, { format, followChain })];
   while (backingChain) {
     const above = chain[chain.length - 1].report;
     const place = above['full-backing-filename'];
@@ -117,7 +126,7 @@ async function chainOf(
         `${location}: the chain has more than ${IMAGES_MAX} images, or goes round in a circle`,
       );
     const recorded = above['backing-filename-format'] as ImageFormat | undefined;
-    chain.push(await describe(platform, place, recorded));
+    chain.push(await describe(platform, place, { format: recorded, followChain }));
   }
   return chain;
 }
@@ -125,17 +134,34 @@ async function chainOf(
 async function describe(
   platform: Platform,
   location: string,
-  format: ImageFormat | undefined,
+  how: { format?: ImageFormat; followChain?: boolean },
 ): Promise<Described> {
   const runtime = notMeasuring(platform.runtime);
   const look = async (): ReturnType<typeof describeImageWith> => {
     const place = isRemote(location) ? await runtime.openSource(location) : location;
-    return describeImageWith(runtime, place, format);
+    return describeImageWith(runtime, place, how);
   };
   const { image, remaining } = await lookBesideWriters(platform, location, look);
-  const allocated = isRemote(location) ? undefined : await platform.allocatedBytes(location);
+  const allocated = isRemote(location)
+    ? undefined
+    : await allocatedBytes(platform, location, image);
   const report = reportOf(isRemote(location) ? image.name : location, image, allocated, remaining);
   return { report, snapshots: image.snapshots };
+}
+
+/** Of all the files that it lies in. */
+async function allocatedBytes(
+  platform: Platform,
+  location: string,
+  { files = [] }: ImageInfo,
+): Promise<number | undefined> {
+  let sum = 0;
+  for (const file of [location, ...files]) {
+    const bytes = await platform.allocatedBytes(file);
+    if (bytes === undefined) return undefined;
+    sum += bytes;
+  }
+  return sum;
 }
 
 /** Where a disk ends whose size is told by nothing but all of its bytes. */

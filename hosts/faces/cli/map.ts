@@ -36,6 +36,8 @@ export interface MapRow {
   compressed: boolean;
   /** Position in that image's file. */
   offset?: number;
+  /** That file, where the image lies in several. */
+  file?: string;
 }
 
 /** Declares `millrace map`. */
@@ -51,7 +53,10 @@ export function declareMap(program: Command, platform: Platform, ended: Ended): 
     .option('--json', 'the same as --output json')
     .option('-s, --start-offset <size>', 'where the range begins (default: 0)', size)
     .option('-l, --max-length <size>', 'how long it is at most', size)
-    .option('--follow-chain', 'follow the backing files that the base records')
+    .option(
+      '--follow-chain',
+      'follow what the base names: backing files, the other files of a VMDK',
+    )
     .action(async (image, options) =>
       ended(
         await map(platform, image, {
@@ -136,14 +141,14 @@ async function writeTable(
       .join('')}${cells.at(-1)}\n`;
   const hex = (value: number): string => (value ? `0x${value.toString(16)}` : '0');
   await platform.stdout.write(line('Offset', 'Length', 'Mapped to', 'File'));
-  for await (const { start, length, depth, data, zero, offset } of rows) {
+  for await (const { start, length, depth, data, zero, offset, file } of rows) {
     if (!data || zero) continue;
     await platform.stdout.write(
       line(
         hex(start),
         hex(length),
         offset === undefined ? 'compressed' : hex(offset),
-        printable(images[depth].name),
+        printable(file ?? images[depth].name),
       ),
     );
   }
@@ -198,7 +203,7 @@ async function* rowsOf(
 }
 
 function rowOf(
-  { offset, state, depth, hostOffset }: Extent,
+  { offset, state, depth, hostOffset, hostFile }: Extent,
   end: number,
   image: ImageInfo,
 ): MapRow {
@@ -214,7 +219,7 @@ function rowOf(
   };
   // A hole of a raw file stands where its zeros are read.
   const place = image.format === 'raw' ? offset : hostOffset;
-  return place === undefined ? row : { ...row, offset: place };
+  return place === undefined ? row : { ...row, offset: place, file: hostFile };
 }
 
 /** Data of a raw file, with what reads as zeros told as its holes. */
@@ -300,7 +305,8 @@ function goesOn(before: MapRow, row: MapRow): boolean {
     before.depth !== row.depth ||
     before.present !== row.present ||
     before.zero !== row.zero ||
-    before.data !== row.data
+    before.data !== row.data ||
+    before.file !== row.file
   )
     return false;
   if (before.compressed !== row.compressed) return false;

@@ -53,7 +53,10 @@ export function declareMeasure(program: Command, platform: Platform, ended: Ende
     .addOption(creation())
     .option('--size <size>', 'of an empty disk of that size, in place of an image', size)
     .addOption(imageFormat())
-    .option('--follow-chain', 'follow the backing files that the base records')
+    .option(
+      '--follow-chain',
+      'follow what the base names: backing files, the other files of a VMDK',
+    )
     .addOption(outputFormat())
     .option('--json', 'the same as --output json')
     .action(async (image, options) =>

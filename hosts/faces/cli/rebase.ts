@@ -34,7 +34,10 @@ export function declareRebase(program: Command, platform: Platform, ended: Ended
       '-u, --unsafe',
       'change only the reference, for a base that was moved; the old one need not be there, and the format stays as recorded',
     )
-    .option('--follow-chain', 'follow the backing files that the bases record')
+    .option(
+      '--follow-chain',
+      'follow what the bases name: backing files, the other files of a VMDK',
+    )
     .option(
       '--record-base <name>',
       "what the overlay records as its base's place (default: where it is, without user, password and query of a URL)",

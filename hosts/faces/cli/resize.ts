@@ -39,7 +39,10 @@ export function declareResize(program: Command, platform: Platform, ended: Ended
     .argument('<size>', 'the new size; +SIZE and -SIZE are from the size that it has', wanted)
     .addOption(imageFormat())
     .option('--shrink', 'make it smaller, which loses what lies behind the new end')
-    .option('--follow-chain', 'follow the backing files that the base records')
+    .option(
+      '--follow-chain',
+      'follow what the base names: backing files, the other files of a VMDK',
+    )
     .option('--json', 'tell the result as JSON')
     .action(async (image, size, options) => ended(await resize(platform, image, size, options)));
   addExample(command, 'millrace resize vm.qcow2 +10G');

@@ -82,7 +82,10 @@ export function declareServe(program: Command, platform: Platform, ended: Ended)
     )
     .addOption(imageFormat())
     .addOption(baseFormat())
-    .option('--follow-chain', 'follow the backing files that the base records')
+    .option(
+      '--follow-chain',
+      'follow what the base names: backing files, the other files of a VMDK',
+    )
     .option('--json', 'tell where the disks are as JSON');
   addNbd(command).action(async (images, options) => ended(await serve(platform, images, options)));
   addExample(

@@ -67,7 +67,10 @@ export function declareStream(program: Command, platform: Platform, ended: Ended
     .option('--from <url|path>', 'where the base is now, if not where the overlay records it')
     .addOption(cacheMode())
     .addOption(baseFormat())
-    .option('--follow-chain', 'follow the backing files that the base records')
+    .option(
+      '--follow-chain',
+      'follow what the base names: backing files, the other files of a VMDK',
+    )
     .option('--json', 'tell how it stands once a second, and at the end, as a line of JSON')
     .action(async (overlay, options) => ended(await stream(platform, overlay, options)));
   addExample(command, 'millrace stream vm.qcow2 --speed 20M');
