@@ -46,11 +46,6 @@ const OTHERS: [name: string, bytes: Uint8Array, told: RegExp][] = [
   ['a.html', padded('\n <!DOCTYPE html><html>'), /page of HTML/],
   ['short.html', new TextEncoder().encode('<html>Sign in</html>'), /page of HTML/],
   ['a.json', new TextEncoder().encode('{"error": "not found"}'), /JSON.*no image/],
-  [
-    'flat.vmdk',
-    padded('# Disk DescriptorFile\nversion=1\n'),
-    /it is VMDK in other files \(a descriptor\), a format.*qemu-img/,
-  ],
   ['a.vmdk', padded('COWD'), /it is VMDK of version 3 \(vmfsSparse\), a format/],
   ['a.bochs', padded('Bochs Virtual HD Image\0'), /it is Bochs, a format/],
   ['a.cloop', padded('#!/bin/sh\n#V2.0 Format\nmodprobe cloop'), /it is cloop, a format/],
