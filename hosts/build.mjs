@@ -26,6 +26,7 @@ const DIST = fileURLToPath(new URL('../dist/', import.meta.url));
 const COPIES = [
   'engine.wasm',
   'served.html',
+  'xz.wasm',
   'deno/engine.js',
   'deno/engine.d.ts',
   'edge/engine.js',

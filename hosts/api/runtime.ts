@@ -31,6 +31,8 @@ export interface UnpackOptions {
   member?: string;
   /** Bytes in which a source ends at the latest that does not tell its size. */
   sizeMax?: number;
+  /** What does not tell its size is not gone through to learn it: it is `SIZE_UNMEASURED`. */
+  unmeasured?: boolean;
   /** Take also what a server sends from start to end only, whatever its size. */
   sequential?: boolean;
   /** The overlay that is being opened, beside which there is room for what has passed. */

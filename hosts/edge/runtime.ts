@@ -8,6 +8,7 @@ import type { Runtime } from '../api/runtime.ts';
 import { portableGzip } from '../bases/containers/gzip.ts';
 import type { Decompressors, NodeZlib, UnpackTools } from '../bases/containers/unpack.ts';
 import { nodeDecompressors, unpackWith } from '../bases/containers/unpack.ts';
+import type { XzExports } from '../bases/containers/xz-decoder.ts';
 import { redactUrl } from '../bases/http/address.ts';
 import { openHttp } from '../bases/http/http.ts';
 import { openNbdWith } from '../bases/nbd/nbd.ts';
@@ -17,7 +18,7 @@ import type { Decoder, ZlibFunction } from '../disk/codecs/codecs.ts';
 import { codecOf, portableDecoders, zlibDecoder } from '../disk/codecs/codecs.ts';
 import { keyBeside, openBucketFile, openBucketSource } from './bucket.ts';
 import { openDurable, openScratch } from './durable.ts';
-import engine from './engine.js';
+import engine, { xz } from './engine.js';
 import type { Bucket, ObjectStorage } from './platform.ts';
 
 /** Where disks can be: what the platform has given to this worker. */
@@ -94,7 +95,16 @@ function unpackToolsOf(storage: ObjectStorage | undefined): UnpackTools {
         storage ?? missing('storage', "what has passed is kept in a Durable Object's storage"),
       ),
     room: ROOM,
+    loadXz,
   };
+}
+
+let decoder: XzExports | undefined;
+
+/** Not from its package, which would compile it now. */
+async function loadXz(): Promise<XzExports> {
+  decoder ??= new WebAssembly.Instance(xz).exports as unknown as XzExports;
+  return decoder;
 }
 
 async function platformDecompressors(): Promise<Decompressors> {

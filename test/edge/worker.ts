@@ -1,6 +1,6 @@
 /**
  * Runs a worker of the tests in workerd, by Miniflare: bundled as a deployment does it, with the
- * engine as a compiled module.
+ * engine and the decoder of xz as compiled modules.
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -8,7 +8,8 @@ import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { Miniflare } from 'miniflare';
 
-const ENGINE = fileURLToPath(new URL('../../hosts/engine.wasm', import.meta.url));
+const MODULES = ['hosts/engine.wasm', 'hosts/xz.wasm'];
+const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 
 export interface WorkerOptions {
   /** The Durable Object's class, bound under the name in capitals. */
@@ -35,10 +36,17 @@ export async function startWorker(
     conditions: ['workerd'],
     external: ['*.wasm', 'node:*'],
   });
+  const wasm = await Promise.all(
+    MODULES.map(async (path) => ({
+      type: 'CompiledWasm' as const,
+      path,
+      contents: await readFile(join(ROOT, path)),
+    })),
+  );
   const worker = new Miniflare({
     modules: [
       { type: 'ESModule', path: 'hosts/edge/worker.js', contents: bundle.outputFiles[0].text },
-      { type: 'CompiledWasm', path: 'hosts/engine.wasm', contents: await readFile(ENGINE) },
+      ...wasm,
     ],
     compatibilityDate: '2026-07-01',
     compatibilityFlags: ['nodejs_compat'],

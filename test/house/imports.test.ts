@@ -27,13 +27,21 @@ const FLOORS: Record<string, number> = {
 };
 
 /** What no compiler makes a module of: anyone may have it. */
-const DATA = ['hosts/engine.wasm', 'deno.json'];
+const DATA = ['hosts/engine.wasm', 'hosts/xz.wasm', 'deno.json'];
 
 /**
- * What `hosts/` holds besides rooms: nothing that is part of a program, but the engine that is
- * built there.
+ * What `hosts/` holds besides rooms: nothing that is part of a program, but the WebAssembly that
+ * is built there.
  */
-const LOOSE_FILES = ['README.md', 'build.mjs', 'engine.wasm', 'served.html', 'tsconfig.build.json'];
+const LOOSE_FILES = [
+  'README.md',
+  'build.mjs',
+  'engine.wasm',
+  'served.html',
+  'tsconfig.build.json',
+  'xz.mjs',
+  'xz.wasm',
+];
 
 const IMPORT =
   /^(?:import|export)\b[^'"`;]*?\bfrom\s*'(\.[^']+)'|^import\s*'(\.[^']+)'|\bimport\(\s*'(\.[^']+)'/gm;

@@ -20,6 +20,8 @@ const AHEAD_BYTES = 16 * 1024 * 1024;
 const FIRST_BYTES = 1024 * 1024;
 /** Where a source ends that does not tell: not known before it has been measured. */
 export const SIZE_UNKNOWN: number = 2 ** 52;
+/** The same, where nobody is going to measure it. */
+export const SIZE_UNMEASURED: number = SIZE_UNKNOWN - 512;
 /** What is measured may be a bomb. A larger disk needs to be told its size. */
 const MEASURED_BYTES_MAX = 256 * 1024 ** 3;
 
@@ -79,7 +81,7 @@ export class Pass implements BlockSource {
     stream: ByteStream,
     flow: PassFlow,
     makeFile: () => Promise<BlockFile>,
-    { sizeMax, info }: { sizeMax?: number; info: ContainerInfo },
+    { sizeMax, unmeasured, info }: { sizeMax?: number; unmeasured?: boolean; info: ContainerInfo },
   ) {
     const { name, identity, preferred } = stream.source;
     this.name = name;
@@ -91,8 +93,9 @@ export class Pass implements BlockSource {
     // A server that sends from start to end only would end an answer that nobody takes.
     this.#ahead = stream.source.inOrder === undefined ? AHEAD_BYTES : Number.POSITIVE_INFINITY;
     this.#isExact = stream.size !== undefined;
-    this.#isMeasured = this.#isExact || (sizeMax !== undefined && sizeMax < SIZE_UNKNOWN);
-    this.#size = stream.size ?? sizeMax ?? SIZE_UNKNOWN;
+    const end = sizeMax ?? (unmeasured ? SIZE_UNMEASURED : SIZE_UNKNOWN);
+    this.#isMeasured = this.#isExact || end < SIZE_UNKNOWN;
+    this.#size = stream.size ?? end;
     this.#info = () => ({ ...info, access: 'sequential', passed: this.#passed });
     flow.onfailed = (error) => this.#failed(error);
     flow.isUrgent = () => [...this.#waiting].some(({ urgent }) => urgent);

@@ -16,6 +16,8 @@ import { openTar, streamTar } from './tar.ts';
 import { startsTar } from './tar-header.ts';
 import type { BlockRoom } from './xz.ts';
 import { decodeXz, openXz } from './xz.ts';
+import type { XzExports } from './xz-decoder.ts';
+import { loadXz } from './xz-decoder.ts';
 import { XZ_MAGIC } from './xz-index.ts';
 import { openZip } from './zip.ts';
 import { contentSizeOf, decodeZstd, openZstd, startsZstd } from './zstd.ts';
@@ -32,6 +34,8 @@ export interface UnpackTools {
    */
   scratch(beside: string | undefined): Promise<BlockFile>;
   readonly room: BlockRoom;
+  /** The decoder of xz, where it is not to be compiled from its package. */
+  readonly loadXz?: () => Promise<XzExports>;
 }
 
 /** On hosts with some memory to spare. */
@@ -145,10 +149,13 @@ class Unpacking {
 
   async #xz(): Promise<Layer> {
     const { name } = this.#source;
+    const load = this.#tools.loadXz ?? loadXz;
     const file =
-      this.#layer instanceof ByteStream ? undefined : await openXz(this.#layer, this.#tools.room);
+      this.#layer instanceof ByteStream
+        ? undefined
+        : await openXz(this.#layer, this.#tools.room, load);
     if (file?.source !== undefined) return file.source;
-    return this.#stream(decodeXz(this.#ordered(), name), file?.size);
+    return this.#stream(decodeXz(this.#ordered(), name, load), file?.size);
   }
 
   async #zstd(start: Uint8Array): Promise<Layer> {
@@ -232,9 +239,13 @@ class Unpacking {
   }
 
   #pass(stream: ByteStream): BlockSource {
-    const { sizeMax, beside } = this.#options;
+    const { sizeMax, unmeasured, beside } = this.#options;
     const makeFile = () => this.#tools.scratch(beside);
-    return new Pass(stream, this.#flow, makeFile, { sizeMax, info: this.#info('sequential') });
+    return new Pass(stream, this.#flow, makeFile, {
+      sizeMax,
+      unmeasured,
+      info: this.#info('sequential'),
+    });
   }
 
   #random(layer: BlockSource): BlockSource {

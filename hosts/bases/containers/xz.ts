@@ -8,9 +8,13 @@ import type { BlockTable } from './blocks.ts';
 import { sourceOfBlocks } from './blocks.ts';
 import { corrupt, unsupported } from './bytes.ts';
 import { nextTurn } from './turn.ts';
-import { loadXz, XzContext, XzFailure } from './xz-decoder.ts';
+import type { XzExports } from './xz-decoder.ts';
+import { XzContext, XzFailure } from './xz-decoder.ts';
 import type { XzBlocks } from './xz-index.ts';
 import { Check, padded, readXzIndex, wrapBlock } from './xz-index.ts';
+
+/** Gives the decoder, when it is first needed. */
+export type LoadXz = () => Promise<XzExports>;
 
 const SHA256_BYTES = 32;
 /** Decoded between two turns of the event loop: some 10 ms. */
@@ -33,7 +37,11 @@ export interface XzFile {
 }
 
 /** @throws MillraceError `ECORRUPT`, `EUNSUPPORTED` */
-export async function openXz(source: BlockSource, room: BlockRoom): Promise<XzFile | undefined> {
+export async function openXz(
+  source: BlockSource,
+  room: BlockRoom,
+  load: LoadXz,
+): Promise<XzFile | undefined> {
   const blocks = await readXzIndex(source);
   if (blocks === undefined) return undefined;
   const size = blocks.starts[blocks.count];
@@ -45,10 +53,10 @@ export async function openXz(source: BlockSource, room: BlockRoom): Promise<XzFi
   const isSmall =
     largest <= room.block && blocks.unpadded.every((bytes) => bytes <= 2 * room.block);
   if (!isSmall || (blocks.count === 1 && size > room.block / 4)) return { size };
-  return { size, source: sourceOfBlocks(source, tableOf(blocks, source.name), room.all) };
+  return { size, source: sourceOfBlocks(source, tableOf(blocks, source.name, load), room.all) };
 }
 
-function tableOf(blocks: XzBlocks, name: string | undefined): BlockTable {
+function tableOf(blocks: XzBlocks, name: string | undefined, load: LoadXz): BlockTable {
   return {
     count: blocks.count,
     size: blocks.starts[blocks.count],
@@ -58,7 +66,7 @@ function tableOf(blocks: XzBlocks, name: string | undefined): BlockTable {
       const size = blocks.starts[index + 1] - blocks.starts[index];
       const block = { unpadded: blocks.unpadded[index], size, check: blocks.check[index] };
       try {
-        return await decodeBlock(packed, block);
+        return await decodeBlock(packed, block, load);
       } catch (error) {
         throw xzError(name, `block ${index} (at ${blocks.at[index]})`, error);
       }
@@ -72,15 +80,17 @@ function tableOf(blocks: XzBlocks, name: string | undefined): BlockTable {
 async function decodeBlock(
   packed: Uint8Array,
   { unpadded, size, check }: { unpadded: number; size: number; check: number },
+  load: LoadXz,
 ): Promise<Uint8Array> {
-  if (check !== Check.sha256) return decodeFile(wrapBlock(packed, { unpadded, size, check }), size);
+  if (check !== Check.sha256)
+    return decodeFile(wrapBlock(packed, { unpadded, size, check }), size, load);
   if (crypto.subtle === undefined)
     throw new MillraceError(
       'EUNSUPPORTED',
       'its SHA-256 cannot be checked in a page without a secure context',
     );
   const bare = { unpadded: unpadded - SHA256_BYTES, size, check: Check.none };
-  const block = await decodeFile(wrapBlock(packed.subarray(0, -SHA256_BYTES), bare), size);
+  const block = await decodeFile(wrapBlock(packed.subarray(0, -SHA256_BYTES), bare), size, load);
   const sum = new Uint8Array(await crypto.subtle.digest('SHA-256', block));
   if (!sum.every((byte, at) => byte === packed[packed.length - SHA256_BYTES + at]))
     throw new XzFailure(7);
@@ -88,8 +98,12 @@ async function decodeBlock(
 }
 
 /** A file of one stream that gives exactly `size` bytes. */
-async function decodeFile(file: Uint8Array, size: number): Promise<Uint8Array<ArrayBuffer>> {
-  const context = new XzContext(await loadXz());
+async function decodeFile(
+  file: Uint8Array,
+  size: number,
+  load: LoadXz,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const context = new XzContext(await load());
   const block = new Uint8Array(size);
   let filled = 0;
   let slice = 0;
@@ -119,8 +133,9 @@ async function decodeFile(file: Uint8Array, size: number): Promise<Uint8Array<Ar
 export async function* decodeXz(
   input: AsyncIterable<Uint8Array>,
   name: string | undefined,
+  load: LoadXz,
 ): AsyncGenerator<Uint8Array> {
-  const context = new XzContext(await loadXz());
+  const context = new XzContext(await load());
   try {
     for await (const bytes of input) {
       let slice = 0;

@@ -17,6 +17,8 @@ const TABLE_MAGIC = 0x184d2a5e;
 const TABLE_FOOTER_MAGIC = 0x8f92eab1;
 const TABLE_FOOTER_BYTES = 9;
 const TABLE_BYTES_MAX = 16 * 1024 * 1024;
+/** The table of some 4000 frames is had with its footer. */
+const TAIL_BYTES = 32 * 1024;
 const SKIPPABLE_HEADER_BYTES = 8;
 const BLOCK_HEADER_BYTES = 3;
 const BLOCK_RLE = 1;
@@ -76,6 +78,7 @@ function frameHeader(bytes: Uint8Array, name: string | undefined): FrameHeader {
   const flag = descriptor >> 6;
   const sizeBytes = flag === 0 && isSingleSegment ? 1 : CONTENT_SIZE_BYTES[flag];
   const contentSize = contentSizeAt(view, at, sizeBytes, name);
+  if (isSingleSegment) window = contentSize ?? 0;
   if (window > ZSTD_WINDOW_BYTES_MAX)
     throw unsupported(
       name,
@@ -158,6 +161,7 @@ export async function openZstd(
 ): Promise<BlockSource | undefined> {
   const table = await readSeekTable(source);
   if (table === undefined || table.largest > room.block) return undefined;
+  if (table.largestPacked > 2 * room.block) return undefined;
   const blocks: BlockTable = {
     count: table.starts.length - 1,
     size: table.starts[table.starts.length - 1],
@@ -195,13 +199,13 @@ interface SeekTable {
   at: Float64Array;
   /** Bytes of the largest frame. */
   largest: number;
+  largestPacked: number;
 }
 
 async function readSeekTable(source: BlockSource): Promise<SeekTable | undefined> {
   if (source.size < SKIPPABLE_HEADER_BYTES + TABLE_FOOTER_BYTES) return undefined;
-  const footer = viewOf(
-    await bytesAt(source, source.size - TABLE_FOOTER_BYTES, TABLE_FOOTER_BYTES),
-  );
+  const tail = await bytesAt(source, Math.max(0, source.size - TAIL_BYTES), TAIL_BYTES);
+  const footer = viewOf(tail.subarray(-TABLE_FOOTER_BYTES));
   if (footer.getUint32(5, true) !== TABLE_FOOTER_MAGIC) return undefined;
   const bad = (what: string) => corrupt(source.name, 'zstd', `its seek table ${what}`);
   const count = footer.getUint32(0, true);
@@ -212,7 +216,9 @@ async function readSeekTable(source: BlockSource): Promise<SeekTable | undefined
   if (bytes > TABLE_BYTES_MAX) return undefined;
   const at = source.size - bytes;
   if (at < 0) throw bad('would begin before the file');
-  const table = viewOf(await bytesAt(source, at, bytes));
+  const table = viewOf(
+    bytes <= tail.length ? tail.subarray(-bytes) : await bytesAt(source, at, bytes),
+  );
   if (
     table.getUint32(0, true) !== TABLE_MAGIC ||
     table.getUint32(4, true) !== bytes - SKIPPABLE_HEADER_BYTES
@@ -222,10 +228,13 @@ async function readSeekTable(source: BlockSource): Promise<SeekTable | undefined
     starts: new Float64Array(count + 1),
     at: new Float64Array(count + 1),
     largest: 0,
+    largestPacked: 0,
   };
   for (let index = 0, entry = SKIPPABLE_HEADER_BYTES; index < count; index++, entry += entryBytes) {
     const size = table.getUint32(entry + 4, true);
-    result.at[index + 1] = result.at[index] + table.getUint32(entry, true);
+    const packed = table.getUint32(entry, true);
+    result.at[index + 1] = result.at[index] + packed;
+    result.largestPacked = Math.max(result.largestPacked, packed);
     result.starts[index + 1] = result.starts[index] + size;
     result.largest = Math.max(result.largest, size);
   }

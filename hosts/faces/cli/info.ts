@@ -7,7 +7,7 @@ import { IMAGES_MAX } from '../../../engine/protocol.ts';
 import type { AesInfo, ImageFormat, ImageInfo, LuksInfo, SnapshotInfo } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { Runtime } from '../../api/runtime.ts';
-import { SIZE_UNKNOWN } from '../../bases/containers/pass.ts';
+import { SIZE_UNMEASURED } from '../../bases/containers/pass.ts';
 import { describeImageWith } from '../../disk/open.ts';
 import { isRemote } from '../../files/location.ts';
 import { lookBesideWriters } from './image.ts';
@@ -164,21 +164,18 @@ async function allocatedBytes(
   return sum;
 }
 
-/** Where a disk ends whose size is told by nothing but all of its bytes. */
-const NOT_MEASURED = SIZE_UNKNOWN - SECTOR_BYTES;
-
 /** What comes in order is not gone through only to learn its size. */
 function notMeasuring(runtime: Runtime): Runtime {
   if (runtime.unpack === undefined) return runtime;
   const unpack: Runtime['unpack'] = (source, how) =>
-    runtime.unpack!(source, { ...how, sizeMax: how.sizeMax ?? NOT_MEASURED });
+    runtime.unpack!(source, { ...how, unmeasured: true });
   return { ...runtime, unpack };
 }
 
 /** QEMU sees whole sectors, whatever the length of a raw file is. */
 function virtualSizeOf({ virtualSize }: ImageInfo): number | undefined {
   const bytes = Math.ceil(virtualSize / SECTOR_BYTES) * SECTOR_BYTES;
-  return bytes === NOT_MEASURED ? undefined : bytes;
+  return bytes === SIZE_UNMEASURED ? undefined : bytes;
 }
 
 function containerOf({ container }: ImageInfo): InfoReport['container'] {
