@@ -4,11 +4,13 @@ import { runPowerCut } from '../nbd/power-cut.ts';
 import { loadEngine } from '../simulator/simulate.ts';
 import { tool, whole } from '../support/tool.ts';
 import { runCase } from './case.ts';
+import { makeContainerFixtures, runContainerCase } from './container-case.ts';
 import { runServerCases } from './server-case.ts';
 
 const IMAGES_DEFAULT = 100_000;
 const SERVERS_DEFAULT = 1000;
 const NBD_DEFAULT = 1000;
+const CONTAINERS_DEFAULT = 10_000;
 /** How often a run says how far it is. */
 const PROGRESS_MS = 10_000;
 /** Cases of servers mostly wait. */
@@ -19,13 +21,14 @@ interface Options {
   cases?: number;
   servers?: boolean;
   nbd?: boolean;
+  containers?: boolean;
   keep?: boolean;
   engine?: string;
 }
 
 const options = tool(
   'fuzz',
-  'Opens and uses images that were damaged, or made to do harm; with --servers, reads from servers that lie, stall and reset; with --nbd, serves clients that do harm, and loses power under others.',
+  'Opens and uses images that were damaged, or made to do harm; with --servers, reads from servers that lie, stall and reset; with --nbd, serves clients that do harm, and loses power under others; with --containers, reads compressed files and archives that were damaged.',
 )
   .option(
     '--seed <n>',
@@ -34,20 +37,29 @@ const options = tool(
   )
   .option(
     '--cases <n>',
-    `how many (default: ${IMAGES_DEFAULT} images, ${SERVERS_DEFAULT} servers, ${NBD_DEFAULT} of NBD)`,
+    `how many (default: ${IMAGES_DEFAULT} images, ${SERVERS_DEFAULT} servers, ${NBD_DEFAULT} of NBD, ${CONTAINERS_DEFAULT} containers)`,
     whole,
   )
   .option('--servers', 'servers in place of images')
   .option('--nbd', 'clients of the NBD server in place of images')
+  .option('--containers', 'compressed files and archives in place of images')
   .option('--keep', 'go on after a failure')
   .option('--engine <path>', 'another engine.wasm, for images')
   .parse()
   .opts<Options>();
 const first = options.seed ?? Date.now() % 1_000_000_000;
-const fallback = options.servers ? SERVERS_DEFAULT : options.nbd ? NBD_DEFAULT : IMAGES_DEFAULT;
+/** What is attacked, how often unless that is told, and how. */
+const KINDS = {
+  images: { fallback: IMAGES_DEFAULT, fuzz: async () => fuzzImages() },
+  servers: { fallback: SERVERS_DEFAULT, fuzz: fuzzServers },
+  nbd: { fallback: NBD_DEFAULT, fuzz: fuzzNbd },
+  containers: { fallback: CONTAINERS_DEFAULT, fuzz: fuzzContainers },
+} as const;
+const kind = (['servers', 'nbd', 'containers'] as const).find((name) => options[name]) ?? 'images';
+const { fallback, fuzz } = KINDS[kind];
 const cases = options.cases ?? (options.seed !== undefined ? 1 : fallback);
 const started = performance.now();
-const counts = options.servers ? await fuzzServers() : options.nbd ? await fuzzNbd() : fuzzImages();
+const counts = await fuzz();
 console.log({
   ...counts,
   casesASecond: Math.round((counts.cases / (performance.now() - started)) * 10_000) / 10,
@@ -109,11 +121,34 @@ async function fuzzNbd(): Promise<{ cases: number; failed: number }> {
   return { cases: Math.min(seed - first + 1, cases), failed };
 }
 
+async function fuzzContainers(): Promise<{
+  cases: number;
+  errors: Record<string, number>;
+  whole: number;
+  failed: number;
+}> {
+  const fixtures = await makeContainerFixtures();
+  const errors: Record<string, number> = {};
+  let whole = 0;
+  let failed = 0;
+  let seed = first;
+  for (; seed < first + cases; seed++) {
+    const { error, code, isWhole, mutations } = await runContainerCase(fixtures, seed);
+    if (code !== undefined) errors[code] = (errors[code] ?? 0) + 1;
+    if (isWhole) whole++;
+    if (!error) continue;
+    failed++;
+    tell(seed, error, mutations);
+    if (!options.keep) break;
+  }
+  return { cases: Math.min(seed - first + 1, cases), errors, whole, failed };
+}
+
 function tell(seed: number, error: Error, deeds: readonly string[]): void {
-  const kind = options.servers ? ' --servers' : options.nbd ? ' --nbd' : '';
+  const flag = kind === 'images' ? '' : ` --${kind}`;
   const what = cases === 1 ? error.stack : error.message.slice(0, 300);
   console.log(
-    `seed ${seed}: ${what}\n  ${deeds.join('\n  ')}\n  replay: npm run fuzz --${kind} --seed ${seed}`,
+    `seed ${seed}: ${what}\n  ${deeds.join('\n  ')}\n  replay: npm run fuzz --${flag} --seed ${seed}`,
   );
   process.exitCode = 1;
 }

@@ -9,6 +9,10 @@ export const TAR_BLOCK: number = 512;
 /** A pax header, a long name, an OVF descriptor: what is read whole. */
 export const TEXT_BYTES_MAX: number = 1024 * 1024;
 const PIECES_MAX = 1_000_000;
+/** Of a map of a sparse file: the digits of 2^64, and the end of the line. */
+const MAP_LINE_BYTES_MAX = 21;
+/** Each costs a request, those that only tell of the next as well. */
+const HEADERS_MAX = 30_000;
 
 /** A file of the archive. */
 export interface TarMember {
@@ -48,7 +52,9 @@ export async function* tarMembers(input: TarInput): AsyncGenerator<TarMember> {
   let pax = new Map<string, string>();
   let longName: string | undefined;
   let sparse00: number[] = [];
-  for (let at = 0; await input.reaches(at); ) {
+  for (let at = 0, headers = 0; await input.reaches(at); headers++) {
+    if (headers === HEADERS_MAX)
+      throw corrupt(input.name, 'tar', `it has more than ${HEADERS_MAX} headers`);
     const header = await input.read(at, TAR_BLOCK);
     if (header.every((byte) => byte === 0)) return;
     if (!startsTar(header)) throw corrupt(input.name, 'tar', `there is no header at ${at}`);
@@ -121,7 +127,8 @@ function paxOf(text: string, name: string | undefined): [Map<string, string>, nu
   for (let at = 0; at < bytes.length; ) {
     const space = bytes.indexOf(0x20, at);
     const length = Number(charactersOf(bytes.subarray(at, Math.max(at, Math.min(space, at + 10)))));
-    if (!(length > space - at) || at + length > bytes.length)
+    const isNumber = space > at && Number.isSafeInteger(length);
+    if (!isNumber || length <= space - at || at + length > bytes.length)
       throw corrupt(name, 'tar', 'a pax header that cannot be read');
     const record = new TextDecoder().decode(bytes.subarray(space + 1, at + length - 1));
     const equals = record.indexOf('=');
@@ -143,12 +150,13 @@ async function oldMap(input: TarInput, header: Uint8Array, member: TarMember): P
     }
   };
   take(header, 386, 4);
-  for (let goesOn = header[482] !== 0; goesOn; ) {
+  for (let goesOn = header[482] !== 0, blocks = 1; goesOn; blocks++) {
     const block = await input.read(member.at, TAR_BLOCK);
     member.at += TAR_BLOCK;
     take(block, 0, 21);
     goesOn = block[504] !== 0;
-    mustBeFew(numbers.length / 2, input.name);
+    // However few of them it uses.
+    mustBeFew(blocks * 21, input.name);
   }
   return sparse(member, number(header, 483, 12), numbers, member.at, input.name);
 }
@@ -184,6 +192,8 @@ async function mapAt(input: TarInput, start: number): Promise<{ numbers: number[
     if (Number.isNaN(count))
       throw corrupt(input.name, 'tar', 'a map of a sparse file that cannot be read');
     mustBeFew(count, input.name);
+    if (text.length > MAP_LINE_BYTES_MAX * (2 * count + 1) + TAR_BLOCK)
+      throw corrupt(input.name, 'tar', 'a map of a sparse file that has no end');
     if (lines > 2 * count)
       return {
         numbers: text
@@ -212,7 +222,8 @@ function sparse(
   let before = 0;
   for (let index = 0; index + 1 < numbers.length; index += 2) {
     const [offset, length] = [numbers[index], numbers[index + 1]];
-    if (!(offset >= before && length >= 0 && offset + length <= size))
+    const isWhole = Number.isSafeInteger(offset) && Number.isSafeInteger(length);
+    if (!(isWhole && offset >= before && length >= 0 && offset + length <= size))
       throw corrupt(name, 'tar', `the map of the sparse file '${member.name}' contradicts itself`);
     if (length > 0) pieces.push({ offset, length, at: place });
     place += length;

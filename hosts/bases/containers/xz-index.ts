@@ -16,6 +16,8 @@ const TAIL_BYTES = 64 * 1024;
 /** An index that is larger has millions of blocks: it is not held in memory. */
 const INDEX_BYTES_MAX = 16 * 1024 * 1024;
 const STREAMS_MAX = 64;
+/** Of all streams: a terabyte in blocks of 1 MiB. */
+const BLOCKS_MAX = 1024 * 1024;
 /** A number is seven bits a byte, and 63 in all. */
 const VARINT_BYTES_MAX = 9;
 /** Bytes of a check, by the number of its kind. */
@@ -56,7 +58,8 @@ export async function readXzIndex(source: BlockSource): Promise<XzBlocks | undef
     end = await tail.withoutPadding(end);
     if (end === 0) break;
     if (streams.length === STREAMS_MAX) return undefined;
-    const stream = await readStream(source, tail, end);
+    const known = streams.reduce((sum, { records }) => sum + records.length, 0);
+    const stream = await readStream(source, tail, end, BLOCKS_MAX - known);
     if (stream === undefined) return undefined;
     streams.unshift(stream);
     end = stream.at - HEADER_BYTES;
@@ -101,6 +104,7 @@ async function readStream(
   source: BlockSource,
   tail: Tail,
   end: number,
+  blocksMax: number,
 ): Promise<Stream | undefined> {
   const bad = (what: string) => corrupt(source.name, 'xz', `${what} (at ${end})`);
   if (end < HEADER_BYTES + FOOTER_BYTES) throw bad('it is cut off');
@@ -114,7 +118,8 @@ async function readStream(
   const indexAt = end - FOOTER_BYTES - indexBytes;
   if (indexAt < HEADER_BYTES) throw bad('its index would begin before it');
   if (indexBytes > INDEX_BYTES_MAX) return undefined;
-  const records = recordsOf((await tail.read(indexAt, indexBytes)).slice(), bad);
+  const records = recordsOf((await tail.read(indexAt, indexBytes)).slice(), bad, blocksMax);
+  if (records === undefined) return undefined;
   const packed = records.reduce((sum, { unpadded }) => sum + padded(unpadded), 0);
   const at = indexAt - packed;
   if (at < HEADER_BYTES) throw bad('its blocks would begin before it');
@@ -135,10 +140,12 @@ function checkOf(flags: Uint8Array): number | undefined {
   return flags[0] === 0 && flags[1] < CHECK_BYTES.length ? flags[1] : undefined;
 }
 
+/** Undefined where they are more than `most`. */
 function recordsOf(
   index: Uint8Array,
   bad: (what: string) => Error,
-): { unpadded: number; size: number }[] {
+  most: number,
+): { unpadded: number; size: number }[] | undefined {
   const end = index.length - 4;
   if (viewOf(index).getUint32(end, true) !== crc32(index.subarray(0, end)))
     throw bad('the check sum of its index is wrong');
@@ -155,6 +162,7 @@ function recordsOf(
   const count = next();
   // Each takes two bytes at least.
   if (index[0] !== 0 || count > index.length / 2) throw bad('its index cannot be read');
+  if (count > most) return undefined;
   const records = Array.from({ length: count }, () => ({ unpadded: next(), size: next() }));
   if (end - at > 3 || index.subarray(at, end).some((byte) => byte !== 0))
     throw bad('its index does not end where it should');

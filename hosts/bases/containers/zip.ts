@@ -65,7 +65,8 @@ export async function openZip(
   gunzip: () => Promise<Decompress>,
   flow: Flow,
 ): Promise<ZipMember> {
-  const files = (await directoryOf(source)).filter(({ name }) => !name.endsWith('/'));
+  const directory = await directoryOf(source);
+  const files = directory.entries.filter(({ name }) => !name.endsWith('/'));
   const entry = chosen(files, wanted, 'zip', source.name);
   const { name, method, flags, size, packed } = entry;
   if (flags & FLAG_ENCRYPTED)
@@ -77,6 +78,7 @@ export async function openZip(
       `with the method ${METHODS[method] ?? method} is not supported ('${name}'): stored or deflated`,
     );
   const at = await dataOf(source, entry);
+  mustStandAlone(source, entry, at + packed, directory);
   if (method === STORED) {
     if (size !== packed)
       throw corrupt(source.name, 'zip', `'${name}' is stored, and has two sizes`);
@@ -104,7 +106,27 @@ async function* asGzip(
   yield end;
 }
 
-async function directoryOf(source: BlockSource): Promise<Entry[]> {
+interface Directory {
+  at: number;
+  entries: Entry[];
+}
+
+/** What stands for several files at once is made to unpack to more than there is. */
+function mustStandAlone(
+  source: BlockSource,
+  entry: Entry,
+  end: number,
+  directory: Directory,
+): void {
+  const isOver = (at: number): boolean => at > entry.at && at < end;
+  const isShared = directory.entries.some(
+    (other) => isOver(other.at) || (other !== entry && other.at === entry.at),
+  );
+  if (isShared || isOver(directory.at))
+    throw corrupt(source.name, 'zip', `'${entry.name}' overlaps what else is in it`);
+}
+
+async function directoryOf(source: BlockSource): Promise<Directory> {
   const tail = await bytesAt(
     source,
     Math.max(0, source.size - END_BYTES - COMMENT_BYTES_MAX - LOCATOR64_BYTES - END64_BYTES),
@@ -131,7 +153,7 @@ async function directoryOf(source: BlockSource): Promise<Entry[]> {
     if (!(error instanceof RangeError)) throw error;
     throw corrupt(source.name, 'zip', 'its directory cannot be read', error);
   }
-  return entries;
+  return { at, entries };
 }
 
 /**
