@@ -11,6 +11,7 @@ import { bunzip2 } from './bzip2.ts';
 import type { Decompress, Decompressors } from './decompress.ts';
 import { decompressed } from './decompress.ts';
 import { Pass, PassFlow } from './pass.ts';
+import { SharedPasses } from './shared-passes.ts';
 import { ByteStream, inOrder } from './stream.ts';
 import { openTar, streamTar } from './tar.ts';
 import { startsTar } from './tar-header.ts';
@@ -59,14 +60,21 @@ export async function unpackWith(
   source: BlockSource,
   options: UnpackOptions,
 ): Promise<BlockSource> {
-  const unpacking = new Unpacking(tools, source, options);
-  try {
-    return await unpacking.run();
-  } catch (error) {
-    await unpacking.giveUp(error);
-    throw error;
-  }
+  let passes = passesOf.get(tools);
+  if (passes === undefined) passesOf.set(tools, (passes = new SharedPasses()));
+  return passes.open(source, options, async () => {
+    const unpacking = new Unpacking(tools, source, options);
+    try {
+      return await unpacking.run();
+    } catch (error) {
+      await unpacking.giveUp(error);
+      throw error;
+    }
+  });
 }
+
+/** What has passed is where the tools of a runtime keep it. */
+const passesOf = new WeakMap<UnpackTools, SharedPasses>();
 
 class Unpacking {
   readonly #tools: UnpackTools;
