@@ -8,13 +8,15 @@ import './style/console.css';
 import './style/disk.css';
 import { MillraceError, persistDisks } from '../hosts/browser/index.ts';
 import { DiskPanel } from './disk/panel.ts';
-import { wirePanes } from './machine/panes.ts';
+import { wireKeys } from './machine/keys.ts';
+import { Panes } from './machine/panes.ts';
 import type { Boot } from './machine/session.ts';
 import { Session } from './machine/session.ts';
+import { wireTools } from './machine/tools.ts';
 import { showAbout } from './page/about.ts';
 import { announce, answerTo, chooseFile, make, part } from './page/dom.ts';
 import type { Remedy } from './page/problems.ts';
-import { hideProblem, needsFile, showProblem } from './page/problems.ts';
+import { hideProblem, needsBoot, needsFile, showProblem } from './page/problems.ts';
 import type { Sample } from './shelf/images.ts';
 import {
   diskFrom,
@@ -27,7 +29,7 @@ import {
 import { linkTo, showLink } from './shelf/link.ts';
 import { showShelf } from './shelf/list.ts';
 import { isSpoken, note, noteSpoken, notesOf } from './shelf/memory.ts';
-import { saveDisk, takeDisk } from './shelf/transfer.ts';
+import { saveDisk, takeDisk, transfer } from './shelf/transfer.ts';
 
 const MEBIBYTE = 1024 * 1024;
 
@@ -41,6 +43,7 @@ let opening: AbortController | undefined;
 let ended: Promise<void> = Promise.resolve();
 let samples: Sample[] = [];
 const panel: DiskPanel = makePanel();
+const panes: Panes = new Panes(() => session !== undefined);
 
 async function boot(wanted: Boot): Promise<void> {
   if (opening || session) return;
@@ -55,7 +58,11 @@ async function boot(wanted: Boot): Promise<void> {
     show('console');
     await ended;
     signal.throwIfAborted();
-    session = await Session.start(wanted, panel, signal);
+    session = await Session.start(
+      wanted,
+      { panel, panes, failed: (error) => void gaveUp(error, wanted) },
+      signal,
+    );
     opened();
     history.replaceState(null, '', `#disk=${encodeURIComponent(wanted.name)}`);
     part('title').textContent = wanted.name;
@@ -66,11 +73,16 @@ async function boot(wanted: Boot): Promise<void> {
   } catch (error) {
     // The list is shown already, and another disk may be.
     if (signal.aborted) return;
-    opened();
-    await showStart();
-    showProblem(error, remediesFor(error, wanted));
-    part('problem-actions').querySelector('button')?.focus();
+    await gaveUp(error, wanted);
   }
+}
+
+/** A machine that does not start: says why, and what can be done. */
+async function gaveUp(error: unknown, wanted: Boot): Promise<void> {
+  opened();
+  await showStart();
+  showProblem(error, remediesFor(error, wanted));
+  part('problem-actions').querySelector('button')?.focus();
 }
 
 function opened(): void {
@@ -80,6 +92,8 @@ function opened(): void {
 
 /** What can be done about a disk that did not open. */
 function remediesFor(error: unknown, wanted: Boot): Remedy[] {
+  if (needsBoot(error))
+    return [{ label: 'Boot it', act: () => void boot({ ...wanted, fresh: true }) }];
   if (!(error instanceof MillraceError)) return [];
   const again = { label: 'Try again', act: () => void boot(wanted) };
   if (error.code === 'EBUSY') return [{ label: 'Wait for it', act: () => void waitFor(wanted) }];
@@ -146,16 +160,34 @@ async function showStart(): Promise<void> {
   // Something else may have been booted meanwhile.
   if (opening || session) return;
   part('title').textContent = '';
-  show('start');
-  await showShelf((name) => void boot({ name, create: false })).catch(showProblem);
+  await showShelf((name, fresh) => void boot({ name, create: false, fresh })).catch(showProblem);
+  // Never as it was before.
+  if (!opening && !session) show('start');
 }
 
 async function switchOff(): Promise<void> {
   const name = session?.name;
   await showStart();
   announce(`${name} is switched off.`);
+  focusRow(`Boot: ${name}`);
+}
+
+/** Switches the machine off so that it can go on where it was. */
+async function suspend(): Promise<void> {
+  const suspended = session;
+  if (!suspended) return;
+  const done = await transfer(`Suspending ${suspended.name}`, ({ progress, signal }) => {
+    progress(0);
+    return suspended.suspend(signal);
+  });
+  if (!done || session !== suspended) return;
+  await showStart();
+  focusRow(`Continue: ${suspended.name}`);
+}
+
+function focusRow(label: string): void {
   [...part('disks').querySelectorAll('button')]
-    .find(({ ariaLabel }) => ariaLabel === `Boot: ${name}`)
+    .find(({ ariaLabel }) => ariaLabel === label)
     ?.focus();
 }
 
@@ -208,6 +240,7 @@ function wire(): void {
     'click',
     () => void showStart().then(() => part('boot-button').focus()),
   );
+  part('suspend').addEventListener('click', () => void suspend());
   part('off').addEventListener('click', () => void switchOff());
   part('restart').addEventListener('click', () => session?.restart());
   part('share').addEventListener('click', () => {
@@ -218,7 +251,8 @@ function wire(): void {
   spoken.checked = isSpoken();
   spoken.addEventListener('change', () => noteSpoken(spoken.checked));
   wireDrop();
-  wirePanes(() => session !== undefined);
+  wireTools(() => session?.machine);
+  wireKeys(() => session && { machine: session.machine, shown: panes.shown });
 }
 
 /** A file dropped anywhere boots, unless a machine is at work. */

@@ -58,6 +58,8 @@ export type ErrorReason =
   | 'storage-cleared'
   /** `EIO`: the browser's storage fails. */
   | 'storage-failed'
+  /** `ECHANGED`: the state of a machine that was saved does not fit its disk any more. */
+  | 'state-outdated'
   /** `EIO`: the worker that has the disk has ended, or cannot run. */
   | 'worker-ended'
   /** `EIO`: the engine cannot be loaded, or has stopped. */

@@ -81,4 +81,19 @@ export interface BrowserDisk extends Disk {
    * overlay lacks them. What is written meanwhile may or may not be in it.
    */
   exportRaw(): ReadableStream<Uint8Array>;
+  /**
+   * Keeps the state of the machine that has this disk beside it, in place of one that was kept
+   * before. It belongs to what the disk holds now: the first write takes it away. The machine
+   * stands still until this resolves. A job does not harm it, and the disk's name may change.
+   * @throws MillraceError `ENOSPC`; `ECHANGED` when the disk is written to meanwhile; `EUNSUPPORTED`
+   *   for a disk in memory.
+   */
+  saveState(state: Blob): Promise<void>;
+  /**
+   * The state that was kept, if there is one, to be taken up before anything is written.
+   * @throws MillraceError `ECHANGED` (`state-outdated`) when the disk does not hold any more what
+   *   it did then, whoever has changed it, or when a page that had it open has ended without
+   *   closing it.
+   */
+  savedState(): Promise<Blob | undefined>;
 }

@@ -34,6 +34,11 @@ export interface DiskRecord {
   lastUsed?: number;
   /** The job that was under way when the disk was last used: see `resumeJob`. */
   job?: RememberedJob;
+  /**
+   * The state of its machine that `saveState` has put beside the disk: bytes, and when, in
+   * milliseconds since 1970.
+   */
+  state?: { size: number; saved: number };
 }
 
 let store: UseStore | undefined;

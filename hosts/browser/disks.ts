@@ -7,6 +7,7 @@ import type { CheckOptions, CheckReport, ImageFormat } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import { CHECK_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import type { CopyOptions, ProgramOptions } from './api.ts';
+import { describeState, moveBeside, removeBeside } from './beside.ts';
 import type { DiskRecord } from './catalog.ts';
 import { forgetDisk, recallDisk, rememberDisk } from './catalog.ts';
 import type { Service } from './link.ts';
@@ -31,7 +32,12 @@ import { reportTo, sendSource } from './wire.ts';
 export async function listDisks(): Promise<DiskRecord[]> {
   await removeParts().catch(() => {});
   const names = await diskNames();
-  return Promise.all(names.map(async (name) => ({ ...(await recallDisk(name)), name })));
+  return Promise.all(
+    names.map(async (name) => {
+      const [record, state] = await Promise.all([recallDisk(name), describeState(name)]);
+      return { ...record, name, ...(state && { state }) };
+    }),
+  );
 }
 
 /** Of imports whose page was left halfway: nothing else would ever give their room back. */
@@ -57,6 +63,7 @@ export async function renameDisk(name: string, to: string): Promise<void> {
           `cannot rename disk '${name}': there is a disk '${to}' already`,
         );
       await moveDisk(name, to);
+      await moveBeside(name, to);
       const record = await recallDisk(name);
       // Of a disk of that name whose file is gone, something may still be remembered.
       await forgetDisk(to);
@@ -70,6 +77,7 @@ export async function renameDisk(name: string, to: string): Promise<void> {
 export async function deleteDisk(name: string): Promise<void> {
   await whileLocked(name, async () => {
     await removeDisk(name);
+    await removeBeside(name);
     await forgetDisk(name);
   });
 }

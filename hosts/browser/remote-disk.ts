@@ -174,6 +174,16 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
     );
   }
 
+  async saveState(state: Blob): Promise<void> {
+    if (!(state instanceof Blob))
+      throw new MillraceError('EINVAL', 'cannot save a state: it is a Blob');
+    return this.#call((service) => service.saveState(state));
+  }
+
+  savedState(): Promise<Blob | undefined> {
+    return this.#call((service) => service.savedState());
+  }
+
   close(): Promise<void> {
     return (this.#closing ??= this.#close());
   }

@@ -20,6 +20,7 @@ import { isNbdUri } from '../bases/nbd/uri.ts';
 import { connectByWebSocket } from '../bases/nbd/websocket.ts';
 import { codecOf, portableDecoders } from '../disk/codecs/codecs.ts';
 import { BatchedFile } from './batch.ts';
+import { keepWith, keptWith, removeBeside } from './beside.ts';
 import { compileEngine } from './engine.ts';
 import { openHttp } from './http.ts';
 import type { DiskLock, Holder } from './lock.ts';
@@ -88,10 +89,12 @@ export class BrowserRuntime implements Runtime {
     const lock = await this.#lock(name, readOnly ? 'shared' : 'exclusive');
     try {
       if (readOnly) return readOnlyFile(withLock(openBlob(await diskFile(name), name), lock));
+      if (create) await removeBeside(name);
+      const kept = create ? undefined : await keptWith(name);
       const file = await openDiskFile(name, { create, cache });
       const batched = new BatchedFile(file, (error) => explainNoRoom(error, this.missing()));
       this.overlay = batched;
-      return writableFile(batched, file, cache, lock);
+      return writableFile(batched, file, { cache, lock, kept });
     } catch (error) {
       await lock.release();
       throw error;
@@ -198,10 +201,16 @@ function withLock(source: BlockSource, lock: DiskLock): BlockSource {
 function writableFile(
   file: BatchedFile,
   stored: OpfsFile,
-  cache: CacheMode,
-  lock: DiskLock,
+  { cache, lock, kept }: { cache: CacheMode; lock: DiskLock; kept: string | undefined },
 ): BlockFile {
+  // With the date that the file has at its end: before, every write changes it.
+  let keeping = '';
   return {
+    kept,
+    async keep(text) {
+      keeping = text;
+      if (text === '') await keepWith(file.name, '');
+    },
     get name() {
       return file.name;
     },
@@ -219,6 +228,7 @@ function writableFile(
       try {
         file.close();
         await stored.removeUnlessPublished();
+        if (keeping !== '') await keepWith(file.name, keeping).catch(() => {});
       } finally {
         await lock.release();
       }

@@ -24,6 +24,7 @@ import type { HttpStats } from '../bases/http/http.ts';
 import { copyWith } from '../disk/copy.ts';
 import type { EngineDisk } from '../disk/disk.ts';
 import { checkDiskWith, createDiskWith, openDiskWith } from '../disk/open.ts';
+import { describeState, readState, removeBeside, removeState, writeState } from './beside.ts';
 import type { RememberedJob } from './catalog.ts';
 import { forgetDisk, rememberDisk } from './catalog.ts';
 import type { Holder } from './lock.ts';
@@ -61,6 +62,8 @@ export class DiskService {
   #name: string | undefined;
   /** Of the storage that has the disk. */
   #mark: string | undefined;
+  /** There is a state of its machine, which the first write takes away. */
+  #hasState = false;
   /** Of the nearest base. */
   #identity: string | undefined;
   #job: Job | undefined;
@@ -110,6 +113,10 @@ export class DiskService {
     this.#identity = given?.identity ?? runtime.identity;
     // Of a disk of this name whose file is gone, something may still be remembered.
     if (order.create && this.#name) await forgetDisk(this.#name);
+    this.#hasState =
+      this.#name !== undefined &&
+      runtime.overlay !== undefined &&
+      (await describeState(this.#name)) !== undefined;
     await this.#remember();
     return { size: disk.size, clusterSize: disk.clusterSize, persistent: runtime.persistent };
   }
@@ -122,16 +129,19 @@ export class DiskService {
   async write(offset: number, data: Uint8Array): Promise<void> {
     this.#writeBackSoon();
     if (this.#lost) throw this.#lost;
+    this.#outdateState();
     await this.#open.write(offset, data);
   }
 
   writeZeroes(offset: number, length: number): Promise<void> {
     this.#writeBackSoon();
+    this.#outdateState();
     return this.#open.writeZeroes(offset, length);
   }
 
   discard(offset: number, length: number): Promise<void> {
     this.#writeBackSoon();
+    this.#outdateState();
     return this.#open.discard(offset, length);
   }
 
@@ -152,6 +162,7 @@ export class DiskService {
   }
 
   async resize(size: number, options?: { shrink?: boolean }): Promise<void> {
+    this.#outdateState();
     await this.#open.resize(size, options);
     await this.#remember();
   }
@@ -229,6 +240,43 @@ export class DiskService {
 
   images(): Promise<ImageInfo[]> {
     return this.#open.images();
+  }
+
+  /** As BrowserDisk has it. */
+  async saveState(state: Blob): Promise<void> {
+    const name = this.#mayHaveState();
+    await this.flush();
+    const content = await this.#open.contentId();
+    await writeState(name, content, state);
+    this.#hasState = true;
+    if ((await this.#open.contentId()) === content) return;
+    this.#outdateState();
+    throw new MillraceError(
+      'ECHANGED',
+      `disk '${name}' was written to while the state of its machine was saved: stop the machine first`,
+    );
+  }
+
+  /** As BrowserDisk has it. */
+  async savedState(): Promise<Blob | undefined> {
+    return this.#hasState
+      ? readState(this.#mayHaveState(), await this.#open.contentId())
+      : undefined;
+  }
+
+  #mayHaveState(): string {
+    if (this.#name !== undefined && this.#runtime?.overlay) return this.#name;
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      "the state of a machine is kept beside a disk that is open for writing in the browser's storage only",
+    );
+  }
+
+  /** It is of no use any more. That it fits no other content does not hang on this. */
+  #outdateState(): void {
+    if (!this.#hasState || this.#name === undefined) return;
+    this.#hasState = false;
+    void removeState(this.#name);
   }
 
   async close(): Promise<void> {
@@ -416,6 +464,7 @@ async function importImage(
   try {
     if (await diskExists(name))
       throw new MillraceError('EEXIST', `there is a disk '${name}' already`);
+    await removeBeside(name);
     await writeDisk(name, file, (bytes) => report(bytes / file.size));
   } finally {
     await lock.release();

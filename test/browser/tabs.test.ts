@@ -345,4 +345,113 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
     });
     expect([told.before?.remaining, told.after?.remaining]).toEqual([8 * MIB, 7 * MIB]);
   });
+
+  it('keeps the state of a machine as long as its disk holds what it did', async () => {
+    const tab = await scene.tab();
+    const told = await tab.run(async (tools) => {
+      const { createDisk, openDisk, listDisks, refusal } = tools;
+      const textOf = async (overlay: string): Promise<string | undefined> => {
+        const disk = await openDisk({ overlay });
+        const state = await disk.savedState();
+        await disk.close();
+        return state?.text();
+      };
+      const disk = await createDisk({ overlay: 'paused', base: '/images/base.raw' });
+      await disk.write(512, new Uint8Array([1, 2, 3]));
+      const none = await disk.savedState();
+      await disk.saveState(new Blob(['first']));
+      await disk.saveState(new Blob(['second']));
+      await disk.close();
+      const kept = [await textOf('paused')];
+      const streamed = await openDisk({ overlay: 'paused' });
+      await streamed.stream();
+      await streamed.close();
+      await tools.renameDisk('paused', 'renamed');
+      kept.push(await textOf('renamed'));
+      const [record] = (await listDisks()).filter(({ name }) => name === 'renamed');
+      const readOnly = await openDisk({ overlay: 'renamed', readOnly: true });
+      const refused = await refusal(readOnly.saveState(new Blob(['third'])));
+      await readOnly.close();
+      const written = await openDisk({ overlay: 'renamed' });
+      await written.write(0, new Uint8Array([4]));
+      kept.push(await (await written.savedState())?.text());
+      await written.close();
+      kept.push(await textOf('renamed'));
+      return { none, kept, refused, listed: record.state?.size };
+    });
+    expect(told).toEqual({
+      kept: ['second', 'second', undefined, undefined],
+      refused: expect.objectContaining({ code: 'EUNSUPPORTED' }),
+      listed: expect.any(Number),
+    });
+  });
+
+  it('refuses a state whose disk has changed by another way, and leaves none of a disk behind', async () => {
+    const tab = await scene.tab();
+    const told = await tab.run(async (tools) => {
+      const { createDisk, openDisk, refusal } = tools;
+      const root = await navigator.storage.getDirectory();
+      const folder = await root.getDirectoryHandle('millrace');
+      const write = async (
+        name: string,
+        keep: boolean,
+        at: number,
+        data: BlobPart,
+      ): Promise<void> => {
+        const handle = await folder.getFileHandle(name, { create: true });
+        const stream = await handle.createWritable({ keepExistingData: keep });
+        await stream.write({ type: 'write', position: at, data: new Blob([data]) });
+        await stream.close();
+      };
+      const attempt = async (overlay: string): Promise<string | undefined> => {
+        const disk = await openDisk({ overlay });
+        const { code, message } = await refusal(disk.savedState());
+        await disk.close();
+        return `${code}: ${message.includes('held something else')}`;
+      };
+      const suspend = async (overlay: string): Promise<void> => {
+        const disk = await openDisk({ overlay });
+        await disk.saveState(new Blob(['state']));
+        await disk.close();
+      };
+      await (await createDisk({ overlay: 'stale', size: 1024 * 1024 })).close();
+      await suspend('stale');
+      const state = await (await folder.getFileHandle('stale.qcow2.state')).getFile();
+      const copy = await state.arrayBuffer();
+      const disk = await openDisk({ overlay: 'stale' });
+      await disk.write(0, new Uint8Array([4]));
+      await disk.close();
+      await write('stale.qcow2.state', false, 0, copy);
+      const told = [await attempt('stale')];
+      await suspend('stale');
+      // What is written is the same, and the file's date is another.
+      await new Promise((resolve) => setTimeout(resolve, 10));
+      await write('stale.qcow2', true, 0, 'QFI\xfb'.slice(0, 3));
+      told.push(await attempt('stale'));
+      await suspend('stale');
+      await tools.deleteDisk('stale');
+      const names: string[] = [];
+      for await (const name of folder.keys()) if (name.startsWith('stale')) names.push(name);
+      return { told, names };
+    });
+    expect(told).toEqual({ told: ['ECHANGED: true', 'ECHANGED: true'], names: [] });
+  });
+
+  it('refuses a state after its disk was left open', async () => {
+    const [first, second] = [await scene.tab(), await scene.tab()];
+    await first.run(async (tools) => {
+      const made = await tools.createDisk({ overlay: 'left', base: '/images/base.raw' });
+      await made.saveState(new Blob(['state']));
+      await made.close();
+      const disk = await tools.openDisk({ overlay: 'left' });
+      await disk.stream({ length: 1024 * 1024 });
+      await disk.flush();
+    });
+    await first.close();
+    const refused = await second.run(async (tools) => {
+      const disk = await tools.openDisk({ overlay: 'left', whenBusy: 'wait' });
+      return tools.refusal(disk.savedState());
+    });
+    expect(refused).toMatchObject({ code: 'ECHANGED' });
+  });
 }

@@ -1,16 +1,18 @@
 /**
  * The console in a real Chromium, as its users meet it: a Linux guest boots from a base behind a
- * slow link, writes, lives through a reload in the middle of the stream, then without any server,
- * and leaves as a file. With MILLRACE_SCREENSHOTS set to a folder, each state is drawn there at the
+ * slow link, writes, is used by a phone, takes files and gives them, lives through a reload in the
+ * middle of the stream, is suspended, goes on without any server, and leaves as a file. With MILLRACE_SCREENSHOTS set to a folder, each state is drawn there at the
  * width of a desktop and of a phone, and in light colours.
  */
 import { createHash } from 'node:crypto';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import axe from 'axe-core';
 import type { Page } from 'playwright-core';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Site } from '../browser/site.ts';
+import { makeContent } from '../fixtures/content.ts';
 import type { Guest } from '../guest/guest.ts';
 import { guestPeers, makeGuest } from '../guest/guest.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
@@ -52,7 +54,9 @@ describeWithPeer(
       work = await mkdtemp(join(tmpdir(), 'millrace-console-test-'));
       guest = await makeGuest();
       images = await serveGuest(guest, ROUND_TRIP_MS, BITS_PER_SECOND);
-      site = await serveConsole({ sample: { name: 'A small Debian', url: images.url } });
+      site = await serveConsole({
+        sample: { name: 'A small Debian', url: images.url, size: guest.size },
+      });
       browser = await startBrowser();
       page = await browser.context.newPage();
       page.on('pageerror', (error) => complaints.push(String(error.stack)));
@@ -162,12 +166,15 @@ describeWithPeer(
       'boots from the sample to a prompt while it streams, and keeps what the guest writes',
       async () => {
         await page.goto(`${site.origin}/`);
-        await page.getByRole('button', { name: 'Boot A small Debian' }).waitFor();
+        await page.getByRole('button', { name: 'Boot a small Debian 160 MiB' }).waitFor();
         await shoot(page, 'first-visit');
-        await page.getByRole('button', { name: 'Boot A small Debian' }).click();
+        await page.getByRole('button', { name: 'Boot a small Debian 160 MiB' }).click();
         // So slowly that it cannot end before the longest boot has.
         await page.getByLabel('Speed').selectOption({ label: '256 KiB/s' });
+        await page.getByText(/The machine starts: \d+ s, \d+.* read from its disk/).waitFor();
+        await shoot(page, 'starting');
         await prompt(page);
+        expect(await page.locator('#waiting').textContent()).toBe('');
         expect(await state(page)).toBe('active');
         await shoot(page, 'streaming');
         await job(page, 'Pause', 'paused: true');
@@ -191,6 +198,90 @@ describeWithPeer(
     );
 
     it(
+      'has the keys, the columns and the panes of a phone',
+      async () => {
+        const wide = await page
+          .locator('.xterm-rows > div')
+          .first()
+          .evaluate((row) => row.clientWidth);
+        await page.setViewportSize(PHONE);
+        await page.waitForFunction(
+          (wide) => document.querySelector('.xterm-rows > div')!.clientWidth < wide,
+          wide,
+        );
+        await page.getByRole('button', { name: 'Fit: tell the shell' }).click();
+        await shell(page, 'stty size', /^\d+ [345]\d$/m);
+        await page.keyboard.type('sleep 1000\n');
+        await page.getByRole('button', { name: 'Ctrl', exact: true }).click();
+        await page.keyboard.type('c');
+        expect(
+          await page
+            .getByRole('button', { name: 'Ctrl', exact: true })
+            .getAttribute('aria-pressed'),
+        ).toBe('false');
+        await prompt(page);
+        await page.keyboard.type('clear; echo $((40+2))-again\n');
+        await shows(page, '42-again');
+        await page.keyboard.type('clear\n');
+        await page.waitForFunction(
+          () => !document.querySelector('.xterm-rows')!.textContent!.includes('42-again'),
+        );
+        for (const name of ['Up', 'Up'])
+          await page.getByRole('button', { name, exact: true }).click();
+        await page.keyboard.press('Enter');
+        await shows(page, '42-again');
+        await page.getByRole('button', { name: 'Screen', exact: true }).click();
+        expect(await page.locator('#serial').isVisible()).toBe(false);
+        await shoot(page, 'screen');
+        await page.setViewportSize(PHONE);
+        await page.getByRole('button', { name: 'Serial console', exact: true }).click();
+        await page.setViewportSize(DESKTOP);
+        await shell(page, 'stty cols 80 rows 24');
+      },
+      COMPLETE_MS_MAX,
+    );
+
+    it(
+      'copies and pastes, and takes files into the guest and out of it',
+      async () => {
+        await browser.context.grantPermissions(['clipboard-read', 'clipboard-write'], {
+          origin: site.origin,
+        });
+        await page.evaluate(() => navigator.clipboard.writeText('clear; echo pasted-$((40+2))\r'));
+        await page.locator('#serial-paste').click();
+        await shows(page, 'pasted-42');
+        await prompt(page);
+        await page.locator('#serial-copy').click();
+        await page.waitForFunction(async () =>
+          (await navigator.clipboard.readText()).includes('pasted-42'),
+        );
+        const content = makeContent('random', 9, 50_001);
+        await writeFile(join(work, "it's one.bin"), content);
+        const [chooser] = await Promise.all([
+          page.waitForEvent('filechooser'),
+          page.getByRole('button', { name: 'Send a file…' }).click(),
+        ]);
+        await chooser.setFiles(join(work, "it's one.bin"));
+        await page.getByRole('dialog').getByRole('button', { name: 'Send' }).click();
+        await page.locator('#announcer').getByText("Sending it's one.bin: done.").waitFor();
+        await shell(page, `md5sum "it's one.bin"`, createHash('md5').update(content).digest('hex'));
+        const fetch = async (path: string): Promise<void> => {
+          await page.getByRole('button', { name: 'Fetch a file…' }).click();
+          await page.getByLabel('Path in the machine').fill(path);
+          await page.keyboard.press('Enter');
+        };
+        const fetched = page.waitForEvent('download');
+        await fetch("it's one.bin");
+        expect(Buffer.compare(await readFile(await (await fetched).path()), content)).toBe(0);
+        await fetch('/nowhere');
+        await page.getByRole('alert').getByText('The file was not copied').waitFor();
+        await page.getByRole('button', { name: 'Dismiss' }).click();
+        await shell(page, 'cat /root/note', NOTE);
+      },
+      COMPLETE_MS_MAX,
+    );
+
+    it(
       'boots again after a reload in the middle of the stream, and the file is there',
       async () => {
         await page.reload();
@@ -203,11 +294,6 @@ describeWithPeer(
         await page.getByLabel('Speed').selectOption({ label: 'unlimited' });
         await prompt(page);
         await shell(page, 'cat /root/note', NOTE);
-        await shell(
-          page,
-          'md5sum /data/blob.bin | cut -c1-32; grep -o "^.* data/blob.bin" /data/MD5SUMS',
-          /([0-9a-f]{32})\s*\n\1 {2}data\/blob.bin/,
-        );
       },
       BOOT_MS_MAX,
     );
@@ -226,7 +312,7 @@ describeWithPeer(
     );
 
     it(
-      'becomes complete, and then boots without any server',
+      'becomes complete, is suspended, and then goes on without any server',
       async () => {
         await page.waitForFunction(
           () => document.getElementById('disk-pane')!.dataset.state === 'complete',
@@ -237,10 +323,23 @@ describeWithPeer(
         await page.waitForFunction(() =>
           navigator.serviceWorker.ready.then(({ active }) => active?.state === 'activated'),
         );
+        await shell(page, 'marker=never-on-disk');
+        await page.getByRole('button', { name: 'Suspend' }).click();
+        await page
+          .getByRole('button', { name: 'Continue: A small Debian' })
+          .waitFor({ timeout: COMPLETE_MS_MAX });
+        await shoot(page, 'suspended');
         await stopServers();
         await page.reload();
+        await page.getByRole('button', { name: 'Continue: A small Debian' }).click();
+        // The terminal shows what it showed, and the shell is the same one.
         await prompt(page);
-        await shell(page, 'cat /root/note', NOTE);
+        await shell(page, 'echo "it is $marker"', 'it is never-on-disk');
+        await shell(
+          page,
+          'echo 3 > /proc/sys/vm/drop_caches; md5sum /data/blob.bin | cut -c1-32; grep -o "^.* data/blob.bin" /data/MD5SUMS',
+          /([0-9a-f]{32})\s*\n\1 {2}data\/blob.bin/,
+        );
         await shell(page, 'sync; mount -o remount,ro /');
         await page.getByText('All writes saved').waitFor();
       },
@@ -334,6 +433,15 @@ async function prompt(page: Page): Promise<void> {
   );
 }
 
+/** Waits until the serial console shows a text. */
+async function shows(page: Page, text: string): Promise<void> {
+  await page.waitForFunction(
+    (text) => document.querySelector('.xterm-rows')?.textContent?.includes(text),
+    text,
+    { timeout: COMPLETE_MS_MAX, polling: 200 },
+  );
+}
+
 let commands = 0;
 
 /**
@@ -345,11 +453,7 @@ async function shell(page: Page, command: string, expected: string | RegExp = ''
   const number = ++commands;
   // What is typed shows as well: the sum is what only the shell says.
   await page.keyboard.type(`clear; ${command}; echo done-$((${number}+1000))\n`);
-  await page.waitForFunction(
-    (end) => document.querySelector('.xterm-rows')?.textContent?.includes(end),
-    `done-${number + 1000}`,
-    { timeout: COMPLETE_MS_MAX, polling: 200 },
-  );
+  await shows(page, `done-${number + 1000}`);
   const rows = await page.locator('.xterm-rows > div').allTextContents();
   const output = rows.map((row) => row.replaceAll('\u00a0', ' ').trimEnd()).join('\n');
   if (typeof expected === 'string') expect(output).toContain(expected);
@@ -367,7 +471,31 @@ async function save(page: Page, button: string, path: string): Promise<string> {
   return path;
 }
 
+/** The states that differ in what they are made of: axe finds nothing to object to. */
+const JUDGED = [
+  'first-visit',
+  'starting',
+  'streaming',
+  'screen',
+  'suspended',
+  'rename',
+  'problem-cors',
+];
+
 async function shoot(page: Page, name: string): Promise<void> {
+  if (JUDGED.includes(name)) {
+    await page.evaluate(axe.source);
+    for (const colorScheme of ['light', 'dark'] as const) {
+      await page.emulateMedia({ colorScheme });
+      const faults = await page.evaluate(async () => {
+        const { violations } = await (
+          globalThis as unknown as { axe: typeof import('axe-core') }
+        ).axe.run();
+        return violations.map(({ id, nodes }) => `${id}: ${nodes[0].html}`);
+      });
+      expect(faults, name).toEqual([]);
+    }
+  }
   const folder = process.env.MILLRACE_SCREENSHOTS;
   if (!folder) return;
   for (const [kind, size] of Object.entries({ desktop: DESKTOP, phone: PHONE })) {

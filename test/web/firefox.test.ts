@@ -1,6 +1,6 @@
 /**
- * The console in Firefox: boots while the image streams, and again after a reload in the middle,
- * with what the guest wrote.
+ * The console in Firefox: boots while the image streams, is suspended in the middle, and goes on
+ * after a reload.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -31,8 +31,11 @@ describeWithPeer(
     const complaints: string[] = [];
 
     beforeAll(async () => {
-      images = await serveGuest(await makeGuest(), ROUND_TRIP_MS, BITS_PER_SECOND);
-      site = await serveConsole({ sample: { name: 'A small Debian', url: images.url } });
+      const guest = await makeGuest();
+      images = await serveGuest(guest, ROUND_TRIP_MS, BITS_PER_SECOND);
+      site = await serveConsole({
+        sample: { name: 'A small Debian', url: images.url, size: guest.size },
+      });
       profile = await mkdtemp(join(tmpdir(), 'millrace-firefox-console-'));
       browser = await puppeteer.launch({
         browser: 'firefox',
@@ -70,16 +73,22 @@ describeWithPeer(
     );
 
     it(
-      'boots again after a reload in the middle of the stream, and the file is there',
+      'is suspended in the middle of the stream, and goes on after a reload',
       async () => {
+        await shell('marker=never-on-disk; clear; echo "$((40+2)) set"', '42 set');
+        await page.click('#suspend');
+        const go = '[aria-label="Continue: A small Debian"]';
+        await page.waitForSelector(go, { timeout: BOOT_MS_MAX });
         await page.reload();
+        await page.waitForSelector(go);
+        await page.click(go);
         await page.waitForFunction(
           () => document.querySelector('.job-info')!.textContent!.includes('status: 1 (ACTIVE)'),
           { timeout: BOOT_MS_MAX },
         );
         await choose('unlimited');
         await prompt();
-        await shell('echo "still $(cat /root/note)"', 'still kept');
+        await shell('echo "still $(cat /root/note), $marker"', 'still kept, never-on-disk');
         await page.waitForFunction(
           () => document.getElementById('disk-pane')!.dataset.state === 'complete',
           { timeout: BOOT_MS_MAX },

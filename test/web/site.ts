@@ -18,6 +18,13 @@ import { peerPath } from '../support/peer.ts';
 import type { SlowLinkProcess } from '../support/slow-link.ts';
 import { startSlowLinkProcess } from '../support/slow-link.ts';
 
+/** As samples.json lists it. */
+interface Sample {
+  name: string;
+  url: string;
+  size: number;
+}
+
 const WEB = fileURLToPath(new URL('../../web/', import.meta.url));
 export const DESKTOP = { width: 1280, height: 860 } as const;
 export const PHONE = { width: 390, height: 844 } as const;
@@ -81,9 +88,7 @@ export async function serveConsole({
   sample,
   beside,
   ...options
-}: { sample?: { name: string; url: string }; beside?: Guest } & SiteOptions): Promise<
-  Site & { readonly folder: string }
-> {
+}: { sample?: Sample; beside?: Guest } & SiteOptions): Promise<Site & { readonly folder: string }> {
   const folder = await mkdtemp(join(tmpdir(), 'millrace-console-'));
   // The test runner sets NODE_ENV, and Vite would take this for a build that is not to be deployed.
   const define = { 'import.meta.env.PROD': 'true' };

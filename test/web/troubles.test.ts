@@ -471,4 +471,73 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
     },
     START_MS_MAX,
   );
+
+  it(
+    'suspends a machine, and refuses to go on when its disk has changed since, by name',
+    async () => {
+      // Its storage was cleared.
+      await boot(page, `${site.origin}/images/writer.raw`);
+      await starts();
+      await page.getByRole('button', { name: 'Suspend' }).click();
+      await page.getByRole('button', { name: 'Continue: writer' }).click();
+      await runs('writer');
+      await page.locator('#screen').getByText('Booting from Hard Disk').waitFor();
+      await page.getByRole('button', { name: 'Suspend' }).click();
+      await page.getByRole('button', { name: 'Continue: writer' }).waitFor();
+      const kept = (what: 'aside' | 'back'): Promise<void> =>
+        page.evaluate(async (what) => {
+          const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle(
+            'millrace',
+          );
+          const [from, to] = what === 'aside' ? ['state', 'aside'] : ['aside', 'state'];
+          const file = await (await folder.getFileHandle(`writer.qcow2.${from}`)).getFile();
+          const copy = await folder.getFileHandle(`writer.qcow2.${to}`, { create: true });
+          await file.stream().pipeTo(await copy.createWritable());
+        }, what);
+      await kept('aside');
+      await page.getByRole('button', { name: 'Boot: writer' }).click();
+      await key();
+      await page.getByText('Saving\u2026').waitFor();
+      await page.getByText('All writes saved').waitFor();
+      await page.getByRole('button', { name: 'Switch off' }).click();
+      await page.getByRole('button', { name: 'Boot: writer' }).waitFor();
+      expect(await page.getByRole('button', { name: 'Continue: writer' }).count()).toBe(0);
+      await kept('back');
+      await page.reload();
+      await page.getByRole('button', { name: 'Continue: writer' }).click();
+      await told('cannot go on from where it was suspended');
+      await page.getByRole('button', { name: 'Boot it' }).click();
+      await runs('writer');
+      await starts();
+    },
+    START_MS_MAX,
+  );
+
+  it('starts again by Ctrl-Alt-Del, and divides its panes as it is told', async () => {
+    await boot(page, `${site.origin}/images/halted.raw`);
+    await starts();
+    await page.evaluate(() => {
+      for (const row of document.querySelector('#screen > div')!.children) row.textContent = '';
+    });
+    await page.getByRole('button', { name: 'Ctrl-Alt-Del' }).click();
+    await starts();
+    const divider = page.getByRole('separator', { name: 'Between serial console and screen' });
+    await divider.focus();
+    await page.keyboard.press('ArrowLeft');
+    expect(await divider.getAttribute('aria-valuenow')).toBe('45');
+    const [place, console] = [
+      await divider.boundingBox(),
+      await page.locator('#console').boundingBox(),
+    ];
+    await page.mouse.move(place!.x + 2, place!.y + 40);
+    await page.mouse.down();
+    await page.mouse.move(console!.x + console!.width * 0.7, place!.y + 40);
+    await page.mouse.up();
+    expect(await divider.getAttribute('aria-valuenow')).toBe('70');
+    await page.locator('#serial-full').click();
+    await page.waitForFunction(() => document.fullscreenElement?.id === 'serial-pane');
+    await page.evaluate(() => document.exitFullscreen());
+    await page.reload();
+    await page.waitForFunction(() => document.getElementById('divider')!.ariaValueNow === '70');
+  });
 });

@@ -8,9 +8,13 @@ import type { Emulator, GuestAccess, V86Disk } from '../../hosts/faces/v86/index
 import { attachDisk } from '../../hosts/faces/v86/index.ts';
 import type { DiskPanel, DiskWatch } from '../disk/panel.ts';
 import { part } from '../page/dom.ts';
-import { hideProblem, NotAnImage, showProblem } from '../page/problems.ts';
+import { hideProblem, NotAnImage, NotRestored, showProblem } from '../page/problems.ts';
 import { note, notesOf } from '../shelf/memory.ts';
 import { Machine } from './machine.ts';
+import type { Panes } from './panes.ts';
+import type { Restored } from './state.ts';
+import { packState, unpackState } from './state.ts';
+import { Waiting } from './waiting.ts';
 
 /** What to boot: a disk that is here, or a new one over a base. */
 export interface Boot {
@@ -20,6 +24,15 @@ export interface Boot {
   base?: string | File;
   /** Wait for another tab to close the disk. */
   wait?: boolean;
+  /** Start the machine, though it was suspended. */
+  fresh?: boolean;
+}
+
+/** Where a session shows itself, and whom it tells that its machine cannot go on from its state. */
+export interface Stage {
+  panel: DiskPanel;
+  panes: Panes;
+  failed(error: unknown): void;
 }
 
 const BOOT_RECORD_BYTES = 512;
@@ -28,24 +41,28 @@ export class Session {
   readonly name: string;
   readonly disk: BrowserDisk;
   readonly #hda: V86Disk;
-  readonly #machine: Machine;
+  readonly machine: Machine;
   readonly #watch: DiskWatch;
+  readonly #waiting: Waiting;
+  #memory = 0;
   readonly #ended = new AbortController();
 
   /**
-   * Shows the disk in `panel`; `signal` gives it up.
+   * `signal` gives it up. A machine that was suspended goes on where it was.
    * @throws MillraceError; NotAnImage when a new disk would not boot. Nothing is left of a new disk
    *   then.
    */
-  static async start(boot: Boot, panel: DiskPanel, signal: AbortSignal): Promise<Session> {
+  static async start(boot: Boot, stage: Stage, signal: AbortSignal): Promise<Session> {
     const disk = await open(boot, signal);
     try {
       signal.throwIfAborted();
       const hda = await attachDisk(disk);
       if (boot.create) checkBootRecord(boot, hda);
       const lacking = (await disk.remaining()) > 0;
+      const kept = boot.create || boot.fresh ? undefined : await disk.savedState();
+      const restored = kept && (await unpackState(kept));
       signal.throwIfAborted();
-      const session = new Session(boot.name, disk, hda, panel);
+      const session = new Session(boot.name, { disk, hda, restored }, stage);
       // A new disk begins to stream at once; what was under way on another has been taken up by
       // opening it.
       if (boot.create && lacking) session.#watch.start().catch(showProblem);
@@ -57,7 +74,11 @@ export class Session {
     }
   }
 
-  private constructor(name: string, disk: BrowserDisk, hda: V86Disk, panel: DiskPanel) {
+  private constructor(
+    name: string,
+    { disk, hda, restored }: { disk: BrowserDisk; hda: V86Disk; restored?: Restored },
+    stage: Stage,
+  ) {
     this.name = name;
     this.disk = disk;
     this.#hda = hda;
@@ -81,16 +102,36 @@ export class Session {
     tellSaved(true);
     // A disk in memory has no file.
     part('export-qcow2').hidden = !disk.persistent;
-    this.#machine = new Machine({
-      hda,
-      memory: notesOf(name).memory,
+    this.#watch = stage.panel.watch(disk, notesOf(name).written);
+    this.#waiting = new Waiting(() => this.#watch.read);
+    this.machine = this.#machineOn(stage, restored);
+    hda.pace(this.#showing(this.machine.emulator));
+    this.#follow();
+  }
+
+  #machineOn({ panes, failed }: Stage, restored: Restored | undefined): Machine {
+    panes.begin();
+    this.#memory = restored?.memory ?? notesOf(this.name).memory;
+    const machine = new Machine({
+      hda: this.#hda,
+      memory: this.#memory,
       screen: part('screen'),
+      screenKeys: part('screen-keys'),
       serial: part('serial'),
       spoken: part('spoken'),
+      state: restored?.state,
+      uses: (what) => {
+        if (what === 'serial') this.#waiting.end();
+        panes.uses(what);
+      },
+      runs: () => this.#waiting.runs(),
+      failed: (error) => failed(new NotRestored(String(error))),
     });
-    hda.pace(this.#showing(this.#machine.emulator));
-    this.#watch = panel.watch(disk, notesOf(name).written);
-    this.#follow();
+    if (!restored) return machine;
+    // It may have nothing more to say.
+    this.#waiting.end();
+    machine.terminal.showText(restored.terminal);
+    return machine;
   }
 
   /** Shows what the guest does to its disk. */
@@ -126,7 +167,30 @@ export class Session {
   }
 
   restart(): void {
-    this.#machine.restart();
+    this.machine.restart();
+  }
+
+  /**
+   * Keeps the machine's state beside its disk; it stands still afterwards, and is to be ended. Given
+   * up or failed, it goes on.
+   * @throws MillraceError
+   */
+  async suspend(signal: AbortSignal): Promise<void> {
+    const { emulator, terminal } = this.machine;
+    this.#hda.pace(undefined);
+    try {
+      await emulator.stop();
+      // What the guest has asked for may never come while a base cannot be reached.
+      await Promise.race([this.#hda.flush(), aborted(signal)]);
+      const state = await this.machine.save();
+      await this.disk.saveState(
+        packState({ memory: this.#memory, terminal: terminal.text, state }),
+      );
+    } catch (error) {
+      this.#hda.pace(this.#showing(emulator));
+      await emulator.run();
+      throw error;
+    }
   }
 
   /**
@@ -134,17 +198,20 @@ export class Session {
    */
   async end(): Promise<void> {
     this.#ended.abort();
+    this.#waiting.end();
     this.#watch.end();
     this.#hda.pace(undefined);
     const ends: PromiseSettledResult<void>[] = [];
-    for (const what of [
-      () => this.#machine.end(),
-      () => this.#hda.close(),
-      () => this.disk.close(),
-    ])
+    for (const what of [() => this.machine.end(), () => this.#hda.close(), () => this.disk.close()])
       ends.push(...(await Promise.allSettled([what()])));
     for (const end of ends) if (end.status === 'rejected') throw end.reason;
   }
+}
+
+function aborted(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) =>
+    signal.addEventListener('abort', () => reject(signal.reason as Error)),
+  );
 }
 
 function open({ name, create, base, wait }: Boot, signal: AbortSignal): Promise<BrowserDisk> {

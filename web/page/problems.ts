@@ -93,6 +93,11 @@ const WORKER: Explanation = {
   advice:
     'The browser may have been short of memory. Reload the page to boot the disk again; what was saved is kept.',
 };
+const OUTDATED: Explanation = {
+  title: 'The machine cannot go on from where it was suspended',
+  advice:
+    'Its disk has changed since, or the browser ended without closing it. Going on would mix the two and destroy the disk. What is on the disk is kept: boot it.',
+};
 const OTHER: Explanation = {
   title: 'Something went wrong',
   advice: 'The details say what. Reload the page to try again; what was saved is kept.',
@@ -106,6 +111,7 @@ const BY_REASON: Readonly<Record<ErrorReason, Explanation>> = {
   policy: OTHER,
   'no-ranges': RANGES,
   'writes-lost': LOST,
+  'state-outdated': OUTDATED,
   'storage-cleared': CLEARED,
   'storage-failed': STORAGE,
   'worker-ended': WORKER,
@@ -121,13 +127,41 @@ const NOT_AN_IMAGE: Explanation = {
     'Its first sector is no boot record. See that the address leads to the image itself, not to a page about it or to a compressed archive.',
 };
 
+/** What is thrown when a file does not come into the guest, or out of it. */
+export class GuestProblem extends Error {}
+
+const NOT_COPIED: Explanation = {
+  title: 'The file was not copied',
+  advice:
+    'It goes by the shell on the serial console: log in there, wait for its prompt, and try again. The details say what went wrong.',
+};
+
+/** What is thrown when the emulator does not take a state. */
+export class NotRestored extends Error {}
+
+const NOT_RESTORED: Explanation = {
+  title: 'The machine cannot go on from its saved state',
+  advice:
+    'The state may be of another version of the emulator. What is on the disk is kept: boot it.',
+};
+
 /** Whether a disk lacks a base that only the user can give. */
 export function needsFile(error: unknown): boolean {
   return error instanceof MillraceError && error.reason === 'base-needed';
 }
 
+/** Whether a machine cannot go on from its state, but can be booted. */
+export function needsBoot(error: unknown): boolean {
+  return (
+    error instanceof NotRestored ||
+    (error instanceof MillraceError && error.reason === 'state-outdated')
+  );
+}
+
 export function explain(error: unknown): Explanation {
   if (error instanceof NotAnImage) return NOT_AN_IMAGE;
+  if (error instanceof GuestProblem) return NOT_COPIED;
+  if (error instanceof NotRestored) return NOT_RESTORED;
   if (!(error instanceof MillraceError)) return OTHER;
   if (error.reason !== undefined) return BY_REASON[error.reason];
   return error.code === 'EIO' ? OFFLINE : (BY_CODE[error.code] ?? OTHER);

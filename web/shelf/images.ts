@@ -34,7 +34,11 @@ export function showSamples(samples: readonly Sample[], boot: (sample: Sample) =
       make(
         'button',
         { type: 'button', className: 'sample main', onclick: () => boot(sample) },
-        make('b', {}, `Boot ${sample.name}`),
+        make(
+          'b',
+          {},
+          `Boot ${sample.name.replace(/^(A|An|The) /, (article) => article.toLowerCase())}`,
+        ),
         make(
           'span',
           {},

@@ -14,8 +14,11 @@ async function keepsDisks(): Promise<boolean> {
   return (await navigator.storage?.getDirectory?.().catch(() => undefined)) !== undefined;
 }
 
+/** Starts a machine from its disk; one that was suspended goes on unless it is started `fresh`. */
+export type Start = (name: string, fresh?: boolean) => void;
+
 /** Shows the list anew. `boot` is called for the disk that is chosen. */
-export async function showShelf(boot: (name: string) => void): Promise<void> {
+export async function showShelf(boot: Start): Promise<void> {
   const disks = await listDisks();
   disks.sort((a, b) => (b.lastUsed ?? 0) - (a.lastUsed ?? 0));
   part('no-disks').hidden = disks.length > 0;
@@ -52,8 +55,8 @@ function focusPlace({ row, button }: { row: number; button: number }): void {
   (item?.querySelectorAll('button')[button] ?? part('import')).focus();
 }
 
-function row(disk: DiskRecord, boot: (name: string) => void): HTMLLIElement {
-  const { name, size, remaining, lastUsed } = disk;
+function row(disk: DiskRecord, boot: Start): HTMLLIElement {
+  const { name, size, remaining, lastUsed, state: suspended } = disk;
   const again = (): Promise<void> => showShelf(boot);
   const button = (label: string, act: () => unknown, kind = ''): HTMLButtonElement =>
     make(
@@ -66,13 +69,24 @@ function row(disk: DiskRecord, boot: (name: string) => void): HTMLLIElement {
       },
       label,
     );
-  const start = make(
-    'button',
-    { type: 'button', className: 'main', onclick: () => boot(name), ariaLabel: `Boot: ${name}` },
-    'Boot',
-  );
+  const start = (label: string, fresh: boolean, className = ''): HTMLButtonElement =>
+    make(
+      'button',
+      {
+        type: 'button',
+        className,
+        onclick: () => boot(name, fresh),
+        ariaLabel: `${label}: ${name}`,
+      },
+      label,
+    );
+  const starts = suspended
+    ? [start('Continue', false, 'main'), start('Boot', true)]
+    : [start('Boot', false, 'main')];
   const about = make('div', {}, make('h3', {}, name), make('p', {}, ...state(disk)));
-  if (lastUsed !== undefined) about.append(make('p', {}, `used ${ago(lastUsed)}`));
+  if (suspended)
+    about.append(make('p', {}, `suspended ${ago(suspended.saved)} · ${bytes(suspended.size)}`));
+  else if (lastUsed !== undefined) about.append(make('p', {}, `used ${ago(lastUsed)}`));
   const item = make(
     'li',
     {},
@@ -80,7 +94,7 @@ function row(disk: DiskRecord, boot: (name: string) => void): HTMLLIElement {
     make(
       'div',
       { className: 'row' },
-      start,
+      ...starts,
       button('Rename', () => rename(name)),
       button('Export qcow2', () => saveDisk(name, 'qcow2')),
       button('Export raw', () => saveDisk(name, 'raw')),

@@ -13,6 +13,7 @@ export interface DiskNotes {
 }
 
 const SPOKEN = 'millrace/spoken';
+const SPLIT = 'millrace/split';
 const MEMORY_DEFAULT = 128 * 1024 * 1024;
 
 export function notesOf(disk: string): DiskNotes {
@@ -51,6 +52,23 @@ export function isSpoken(): boolean {
 
 export function noteSpoken(spoken: boolean): void {
   attempt(() => (spoken ? localStorage.setItem(SPOKEN, 'yes') : localStorage.removeItem(SPOKEN)));
+}
+
+/** Which part of the width the serial console has, in per cent, if the user has chosen. */
+export function split(): number | undefined {
+  try {
+    return Number(localStorage.getItem(SPLIT)) || undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+export function noteSplit(percent: number | undefined): void {
+  attempt(() =>
+    percent === undefined
+      ? localStorage.removeItem(SPLIT)
+      : localStorage.setItem(SPLIT, String(percent)),
+  );
 }
 
 function key(disk: string): string {

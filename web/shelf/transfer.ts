@@ -105,15 +105,16 @@ async function gather(
   return blob.slice(0, blob.size, FILE_TYPE);
 }
 
-async function transfer(
+/** Runs a copy under the bar that shows it and can cancel it. Problems are shown; true when done. */
+export async function transfer(
   text: string,
   action: (copy: Required<CopyOptions>) => Promise<void>,
   remedies: (error: unknown) => Remedy[] = () => [],
-): Promise<void> {
-  if (running)
-    return showProblem(
-      new Error('another export or import is under way: wait for it, or cancel it'),
-    );
+): Promise<boolean> {
+  if (running) {
+    showProblem(new Error('another transfer is under way: wait for it, or cancel it'));
+    return false;
+  }
   running = new AbortController();
   const { signal } = running;
   const bar = part<HTMLProgressElement>('transfer-bar');
@@ -130,15 +131,17 @@ async function transfer(
   try {
     await action({ progress, signal });
     announce(`${text}: done.`);
+    return true;
   } catch (error) {
     if (!signal.aborted) showProblem(error, remedies(error));
+    return false;
   } finally {
     running = undefined;
     part('transfer').hidden = true;
   }
 }
 
-function download(name: string, blob: Blob): void {
+export function download(name: string, blob: Blob): void {
   const url = URL.createObjectURL(blob);
   make('a', { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), DOWNLOAD_MS);
