@@ -165,6 +165,8 @@ describeWithPeer(
     it(
       'boots from the sample to a prompt while it streams, and keeps what the guest writes',
       async () => {
+        await page.goto(`${site.origin}/help.html`);
+        await shoot(page, 'help');
         await page.goto(`${site.origin}/`);
         await page.getByRole('button', { name: 'Boot a small Debian 160 MiB' }).waitFor();
         await shoot(page, 'first-visit');
@@ -473,6 +475,7 @@ async function save(page: Page, button: string, path: string): Promise<string> {
 
 /** The states that differ in what they are made of: axe finds nothing to object to. */
 const JUDGED = [
+  'help',
   'first-visit',
   'starting',
   'streaming',

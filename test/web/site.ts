@@ -2,7 +2,7 @@
  * What the console's tests and its bench share: the built page, the guest behind a slow link, and a
  * browser with a profile.
  */
-import { mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -81,14 +81,12 @@ export async function serveGuest(
 }
 
 /**
- * The console as it is deployed in `folder`, with this image as its sample, and the guest's image
- * beside the page where that is wanted.
+ * The console as it is deployed in `folder`, with this image as its sample.
  */
 export async function serveConsole({
   sample,
-  beside,
   ...options
-}: { sample?: Sample; beside?: Guest } & SiteOptions): Promise<Site & { readonly folder: string }> {
+}: { sample?: Sample } & SiteOptions = {}): Promise<Site & { readonly folder: string }> {
   const folder = await mkdtemp(join(tmpdir(), 'millrace-console-'));
   // The test runner sets NODE_ENV, and Vite would take this for a build that is not to be deployed.
   const define = { 'import.meta.env.PROD': 'true' };
@@ -100,7 +98,6 @@ export async function serveConsole({
     build: { outDir: folder },
   });
   if (sample) await writeFile(join(folder, 'samples.json'), JSON.stringify([sample]));
-  if (beside) await symlink(beside.path, join(folder, beside.file));
   const site = await serveSite(folder, options);
   return {
     ...site,

@@ -16,14 +16,16 @@
  * - GET `/disks`: `{ device, size, clusterSize }` of each disk, where `disks` is a table of them
  * - GET, HEAD `/`: a page for people, where there is one (page.ts)
  */
-import type { Disk, Extent, StreamOptions } from '../../api/disk.ts';
-import { JobStatus } from '../../api/disk.ts';
-import type { ErrorCode } from '../../api/errors.ts';
+import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { OptionNames } from '../../api/options.ts';
 import { mustKnowOptions } from '../../api/options.ts';
+import type { Answer } from './answer.ts';
+import { json, Refusal, refuse } from './answer.ts';
 import { answerData } from './data.ts';
 import { answerEvents } from './events.ts';
+import { answerStream, controlled, pause, setSpeed } from './job.ts';
+import { answerMap } from './map.ts';
 import { answerPage } from './page.ts';
 
 /** A fetch handler. */
@@ -65,57 +67,7 @@ export const HANDLER_OPTIONS: OptionNames<HandlerOptions> = {
   page: true,
 };
 
-/** Far more than the options of a job take. */
-const BODY_BYTES_MAX = 64 * 1024;
-/** Text of a map that is handed over at once. */
-const MAP_EXTENTS_PER_PIECE = 1000;
 const PREFLIGHT_SECONDS = 600;
-
-const STATUS: Readonly<Record<ErrorCode, number>> = {
-  EINVAL: 400,
-  EACCES: 403,
-  ENOENT: 404,
-  EBUSY: 409,
-  EEXIST: 409,
-  ABORTED: 409,
-  ECHANGED: 409,
-  ECORRUPT: 422,
-  EUNSUPPORTED: 422,
-  EROFS: 403,
-  EIO: 502,
-  ECLOSED: 503,
-  ETIMEDOUT: 504,
-  ENOSPC: 507,
-};
-
-/** A refusal with a status of its own. */
-class Refusal extends MillraceError {
-  readonly status: number;
-  readonly headers: Record<string, string>;
-
-  constructor(
-    status: number,
-    code: ErrorCode,
-    message: string,
-    headers: Record<string, string> = {},
-  ) {
-    super(code, message);
-    this.status = status;
-    this.headers = headers;
-  }
-}
-
-/** One request for one disk. */
-interface Ask {
-  request: Request;
-  url: URL;
-  device: string;
-  disk: Disk;
-  /** What the caller says that its content is. */
-  identity: string | undefined;
-}
-
-type Answer = (ask: Ask) => Response | Promise<Response>;
 
 const ROUTES: Readonly<Record<string, Readonly<Record<string, Answer>>>> = {
   data: {
@@ -321,189 +273,4 @@ function preflight(): Response {
       'Access-Control-Max-Age': String(PREFLIGHT_SECONDS),
     },
   });
-}
-
-function refuse(error: unknown, cors: Record<string, string>, bodiless: boolean): Response {
-  const known = error instanceof MillraceError;
-  const status = error instanceof Refusal ? error.status : known ? STATUS[error.code] : 500;
-  const told = {
-    code: known ? error.code : 'EIO',
-    ...(known && error.reason && { reason: error.reason }),
-    message: known
-      ? error.message
-      : `the handler failed: ${error instanceof Error ? error.message : String(error)}`,
-  };
-  const headers = {
-    'Content-Type': 'application/json',
-    'Cache-Control': 'no-store',
-    ...cors,
-    ...(error instanceof Refusal ? error.headers : {}),
-  };
-  return new Response(bodiless ? null : JSON.stringify(told), { status, headers });
-}
-
-function json(value: unknown, status = 200): Response {
-  return new Response(JSON.stringify(value), {
-    status,
-    headers: { 'Content-Type': 'application/json', 'Cache-Control': 'no-store' },
-  });
-}
-
-/** A blocking job ends with its request: who no longer waits for it, cancels it. */
-async function answerStream({ request, disk }: Ask): Promise<Response> {
-  const options = streamOptions(await textOf(request));
-  const info = await disk.stream(
-    options.nonblock ? options : { ...options, signal: request.signal },
-  );
-  return json(info, info.status === JobStatus.ACTIVE ? 202 : 200);
-}
-
-/** What is done to the job that runs; its StreamInfo is told afterwards. */
-function controlled(act: (ask: Ask) => Promise<void>): Answer {
-  return async (ask) => {
-    await act(ask);
-    return json(await ask.disk.info());
-  };
-}
-
-/** Done as soon as the job is told to: what it has in flight may take its time. */
-async function pause({ disk }: Ask): Promise<void> {
-  const { status, paused } = await disk.info();
-  if (status === JobStatus.ACTIVE && paused) return;
-  const done = new AbortController();
-  const told = new Promise<void>((resolve) =>
-    disk.addEventListener('paused', () => resolve(), { signal: done.signal }),
-  );
-  try {
-    await Promise.race([disk.pause(), told]);
-  } finally {
-    done.abort();
-  }
-}
-
-async function setSpeed({ request, disk }: Ask): Promise<void> {
-  const { speed, ...others } = fieldsOf(await textOf(request), 'speed');
-  const wrong = Object.keys(others)[0];
-  if (wrong !== undefined || typeof speed !== 'number')
-    throw new MillraceError(
-      'EINVAL',
-      `the body is { "speed": BYTES_A_SECOND }, not with ${wrong === undefined ? `a speed of ${JSON.stringify(speed)}` : `'${wrong}'`}`,
-    );
-  await disk.setSpeed(speed);
-}
-
-/** The body, which must be small. */
-async function textOf(request: Request): Promise<string> {
-  let text = '';
-  let bytes = 0;
-  if (request.body === null) return text;
-  const decoder = new TextDecoder();
-  for (const reader = request.body.getReader(); ; ) {
-    const { done, value } = await reader.read();
-    if (done) return text + decoder.decode();
-    bytes += value.length;
-    if (bytes > BODY_BYTES_MAX) {
-      await reader.cancel();
-      throw new Refusal(413, 'EINVAL', `the body is longer than ${BODY_BYTES_MAX} bytes`);
-    }
-    text += decoder.decode(value, { stream: true });
-  }
-}
-
-/** What a job can be asked over HTTP, and of which type each is. */
-const STREAM_FIELDS = {
-  offset: ['number'],
-  length: ['number'],
-  nonblock: ['boolean'],
-  speed: ['number'],
-  onError: ['string'],
-  base: ['string', 'number'],
-  keepBase: ['boolean'],
-  allocate: ['string'],
-  order: ['string'],
-} as const satisfies Partial<Record<keyof StreamOptions, readonly string[]>>;
-
-/** Of a body, which is a JSON object. */
-function fieldsOf(text: string, what: string): Record<string, unknown> {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (cause) {
-    throw new MillraceError('EINVAL', `the body is not JSON: ${(cause as Error).message}`, {
-      cause,
-    });
-  }
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw new MillraceError('EINVAL', `the body is not a JSON object of ${what}`);
-  return value as Record<string, unknown>;
-}
-
-/** Checks names and types; what the values mean, the disk checks. */
-function streamOptions(text: string): StreamOptions {
-  if (text.trim() === '') return {};
-  const value = fieldsOf(text, 'options');
-  for (const [name, field] of Object.entries(value)) {
-    if (!Object.hasOwn(STREAM_FIELDS, name))
-      throw new MillraceError(
-        'EINVAL',
-        `stream has no option '${name}': ${Object.keys(STREAM_FIELDS).join(', ')}`,
-      );
-    const types: readonly string[] = STREAM_FIELDS[name as keyof typeof STREAM_FIELDS];
-    if (!types.includes(typeof field))
-      throw new MillraceError(
-        'EINVAL',
-        `the option '${name}' is a ${types.join(' or ')}, not ${JSON.stringify(field)}`,
-      );
-  }
-  return value;
-}
-
-async function answerMap({ disk, url }: Ask): Promise<Response> {
-  const offset = numberOf(url, 'offset') ?? 0;
-  const extents = disk
-    .map(offset, numberOf(url, 'length'), { depth: numberOf(url, 'depth') })
-    [Symbol.asyncIterator]();
-  // The first before the answer begins: what is wrong with the range shows in the status.
-  const first = await extents.next();
-  const body = textStream(mapText(first, extents));
-  return new Response(body, {
-    headers: { 'Content-Type': 'application/json', 'Cache-Control': 'no-store' },
-  });
-}
-
-async function* mapText(
-  first: IteratorResult<Extent>,
-  extents: AsyncIterator<Extent>,
-): AsyncGenerator<string> {
-  let text = '[';
-  let count = 0;
-  for (let next = first; !next.done; next = await extents.next()) {
-    text += `${count++ === 0 ? '' : ','}${JSON.stringify(next.value)}`;
-    if (count % MAP_EXTENTS_PER_PIECE > 0) continue;
-    yield text;
-    text = '';
-  }
-  yield `${text}]`;
-}
-
-function textStream(texts: AsyncGenerator<string>): ReadableStream<Uint8Array> {
-  const encoder = new TextEncoder();
-  return new ReadableStream({
-    async pull(controller) {
-      const { done, value } = await texts.next();
-      if (done) controller.close();
-      else controller.enqueue(encoder.encode(value));
-    },
-    async cancel() {
-      await texts.return(undefined);
-    },
-  });
-}
-
-function numberOf(url: URL, name: string): number | undefined {
-  const text = url.searchParams.get(name);
-  if (text === null) return undefined;
-  if (!/^\d{1,16}$/.test(text))
-    throw new MillraceError('EINVAL', `${name} '${text}' is not a whole number`);
-  return Number(text);
 }
