@@ -21,15 +21,15 @@ import { DISK_EVENTS } from '../api/disk-events.ts';
 import { MillraceError } from '../api/errors.ts';
 import { openBlob } from '../bases/blob.ts';
 import type { HttpStats } from '../bases/http/http.ts';
-import { copyWith } from '../disk/copy.ts';
 import type { EngineDisk } from '../disk/disk.ts';
 import { checkDiskWith, createDiskWith, openDiskWith } from '../disk/open.ts';
-import { describeState, readState, removeBeside, removeState, writeState } from './beside.ts';
+import { describeState, readState, removeState, writeState } from './beside.ts';
 import type { RememberedJob } from './catalog.ts';
 import { forgetDisk, rememberDisk } from './catalog.ts';
+import { importFile } from './import-file.ts';
 import type { Holder } from './lock.ts';
-import { hold, lockDisk } from './lock.ts';
-import { diskExists, hasMark, storageMark, writeDisk } from './opfs.ts';
+import { hold } from './lock.ts';
+import { diskExists, hasMark, storageMark } from './opfs.ts';
 import { BrowserRuntime } from './runtime.ts';
 import type { SentEngine } from './start.ts';
 import type { DiskShape, Order, Report, SentBase, SentEvent, SentSource } from './wire.ts';
@@ -332,15 +332,7 @@ export class DiskService {
     report: Report,
   ): Promise<void> {
     const runtime = new BrowserRuntime(this.#engine, holder, false);
-    await report(0);
-    const image = format === 'raw' ? undefined : await probe(runtime, file);
-    if (image?.format === 'qcow2') return importImage(name, file, image, holder, report);
-    if (format === 'qcow2')
-      throw new MillraceError(
-        'EUNSUPPORTED',
-        `cannot import disk '${name}': the file is not a qcow2 image`,
-      );
-    await importRaw(name, file, runtime, report);
+    await importFile(runtime, { name, file, format, holder }, report);
   }
 
   /** Checks an image that is not open. */
@@ -443,55 +435,6 @@ export class DiskService {
 function receiveBase(base: SentBase): string | BlockSource {
   if (typeof base === 'string') return base;
   return base instanceof Blob ? openBlob(base) : receiveSource(base);
-}
-
-/** What format an image has, and what it says of itself; nothing it refers to is opened. */
-async function probe(runtime: BrowserRuntime, file: Blob): Promise<ImageInfo> {
-  const disk = await openDiskWith(runtime, { overlay: openBlob(file), base: null, readOnly: true });
-  const [image] = await disk.images();
-  await disk.close();
-  return image;
-}
-
-async function importImage(
-  name: string,
-  file: Blob,
-  image: ImageInfo,
-  holder: Holder,
-  report: Report,
-): Promise<void> {
-  const lock = await lockDisk(name, { mode: 'exclusive', holder });
-  try {
-    if (await diskExists(name))
-      throw new MillraceError('EEXIST', `there is a disk '${name}' already`);
-    await removeBeside(name);
-    await writeDisk(name, file, (bytes) => report(bytes / file.size));
-  } finally {
-    await lock.release();
-  }
-  const base = image.backingFile === undefined ? undefined : { name: image.backingFile };
-  await forgetDisk(name);
-  await rememberDisk(name, { size: image.virtualSize, base, lastUsed: Date.now() });
-}
-
-async function importRaw(
-  name: string,
-  file: Blob,
-  runtime: BrowserRuntime,
-  report: Report,
-): Promise<void> {
-  const givenUp = new AbortController();
-  const size = await copyWith(
-    runtime,
-    { overlay: name, base: openBlob(file), baseFormat: 'raw' },
-    {
-      signal: givenUp.signal,
-      begin: (size) => (info) =>
-        void report(1 - info.remaining / size).catch((reason) => givenUp.abort(reason)),
-    },
-  );
-  await forgetDisk(name);
-  await rememberDisk(name, { size, remaining: 0, lastUsed: Date.now() });
 }
 
 function postToPage(event: SentEvent): void {
