@@ -31,6 +31,7 @@ import { jobAbort, jobBegin, jobResume, jobSetSpeed } from './job/control';
 import { readaheadInit } from './job/readahead';
 import { BLOCK_BYTES, PAGE_BYTES, PAGES_MAX, PAGES_MIN, REQUESTS_MAX, TASKS_MAX } from './limits';
 import { freesBytes, freesInit } from './overlay/frees';
+import { packingInit } from './overlay/packing';
 import { backingFits } from './overlay/places';
 import { refcountsInit } from './overlay/refcounts';
 import { setBackingTexts, textsInit } from './overlay/texts';
@@ -73,6 +74,7 @@ import {
   JOB_ERROR_IMAGE,
   JOB_ERROR_OFFSET,
   JOB_FROM,
+  JOB_KEPT,
   JOB_PAUSED,
   JOB_REASON,
   JOB_REMAINING,
@@ -137,6 +139,7 @@ export function init(bytes: f64): bool {
   at = align(at + stagingBytes(), BLOCK_BYTES);
   writebacksInit();
   refcountsInit();
+  packingInit();
   readaheadInit(false);
   guestInit();
   if (at >= end) return false;
@@ -318,8 +321,18 @@ export function stream(
   keepBase: bool,
   full: bool,
   bottom: u32,
+  keepCompressed: bool,
 ): i32 {
-  return jobBegin(<u64>offset, <u64>length, <u64>speed, onError, keepBase, full, bottom);
+  return jobBegin(
+    <u64>offset,
+    <u64>length,
+    <u64>speed,
+    onError,
+    keepBase,
+    full,
+    bottom,
+    keepCompressed,
+  );
 }
 
 /** Asks the job to end; false if there is none. */
@@ -344,6 +357,7 @@ export function info(): u32 {
   put(JOB_REMAINING, <f64>j.remaining);
   put(JOB_SPEED, <f64>j.speed);
   put(JOB_COPIES, j.copies);
+  put(JOB_KEPT, <f64>j.kept);
   return <u32>reportAt;
 }
 

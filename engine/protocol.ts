@@ -228,6 +228,8 @@ export const JOB_TO = 10;
 export const JOB_REMAINING = 11;
 export const JOB_SPEED = 12;
 export const JOB_COPIES = 13;
+/** Bytes of the disk whose compressed clusters went into the overlay as they were. */
+export const JOB_KEPT = 14;
 
 export const STATUS_COMPLETED = 0;
 export const STATUS_ACTIVE = 1;

@@ -16,7 +16,7 @@ import { inFixedMetadata, overlay, Qcow2 } from '../formats/qcow2/image';
 import { CHECK_REPAIRS_MAX, CHECK_WINDOW_BYTES_MIN, SECTOR_BYTES } from '../limits';
 import { settle } from '../overlay/flush';
 import { settled } from '../overlay/progress';
-import { refcountsGrowing } from '../overlay/refcounts';
+import { refcountMax, refcountsGrowing } from '../overlay/refcounts';
 import {
   CHECK_ALLOCATED,
   CHECK_COMPRESSED,
@@ -142,8 +142,7 @@ function begin(t: Task, c: Check, image: Qcow2): void {
   memory.fill(changetype<usize>(c), 0, offsetof<Check>());
   c.window = t.buffer;
   c.windowClusters = t.bufferBytes / COUNT_BYTES;
-  c.refcountMax =
-    image.refcountOrder == 6 ? u64.MAX_VALUE : ((<u64>1) << (1 << image.refcountOrder)) - 1;
+  c.refcountMax = refcountMax(image);
   startLook(t, c, image);
 }
 

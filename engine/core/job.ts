@@ -26,6 +26,9 @@ export class Job {
   onError: u32;
   keepBase: bool;
   full: bool;
+  /** Compressed clusters that suit the overlay go into it as they are; how many bytes have. */
+  keeps: bool;
+  kept: u64;
   /**
    * The range was all of the disk; what the disk gains while the job runs shows zeros and needs no
    * copying.

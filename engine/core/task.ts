@@ -107,6 +107,9 @@ export class Task {
    */
   streams: u32;
   streamed: bool;
+  /** What of them goes into the overlay as it is, and how many clusters that is: see keep.ts. */
+  keeping: u32;
+  kept: u32;
   /** It leaves out holes of raw images of so many blocks or more; 0: it does not ask for them. */
   holeBlocksMin: u32;
   /** For now, it reads over them all the same. */
@@ -117,6 +120,8 @@ export class Task {
   entriesIssued: u32;
   runFile: u32;
   runOpen: bool;
+  /** Only what touches is fetched as one run. */
+  withoutGaps: bool;
   runFrom: u64;
   runTo: u64;
   runAddress: usize;

@@ -34,6 +34,8 @@ const INFLATE: u32 = 2;
 
 /** Beside the methods of compression: data that was fetched along with streams, and is copied. */
 export const STORED: u32 = 255;
+/** A stream that goes into the overlay as it is: see keep.ts. */
+export const KEPT: u32 = 254;
 
 /**
  * A stream in the scratch, where it is to be inflated to, and where it came from: a position in a
@@ -48,9 +50,11 @@ export class Inflation {
   method: u32;
   file: u32;
   host: u64;
+  /** Of one that is kept: where its sectors stand in the overlay, 0 until they have a place. */
+  place: u64;
 }
 
-export const ENTRY_BYTES: u32 = 32;
+export const ENTRY_BYTES: u32 = 40;
 
 /**
  * Scratch bytes that a buffer of so many bytes needs, if any image of the chain may hold compressed
@@ -186,7 +190,8 @@ export function addToRun(t: Task, file: u32, host: u64, bytes: u32): bool {
 
 /** Whether it is fetched with the open run. */
 export function isNear(t: Task, file: u32, host: u64): bool {
-  return t.runFile == file && host >= t.runFrom && host <= t.runTo + GAP_BYTES_MAX;
+  const gap = t.withoutGaps ? 0 : GAP_BYTES_MAX;
+  return t.runFile == file && host >= t.runFrom && host <= t.runTo + gap;
 }
 
 function roomFor(t: Task, bytes: u32): bool {
@@ -255,6 +260,10 @@ function inflateAll(t: Task): bool {
   }
   while (t.entriesIssued < t.entries) {
     const entry = entryAt(t, t.entriesIssued);
+    if (entry.method == KEPT) {
+      t.entriesIssued++;
+      continue;
+    }
     if (entry.method == STORED) {
       memory.copy(entry.target, entry.source, entry.bytes);
       t.entriesIssued++;
@@ -307,6 +316,7 @@ export function addEntry(
   entry.target = <u32>target;
   entry.targetBytes = targetBytes;
   entry.method = method;
+  entry.place = 0;
 }
 
 export function entryAt(t: Task, index: u32): Inflation {

@@ -44,6 +44,7 @@ import {
 import { allocate } from '../overlay/refcounts';
 import { zeroOnDisk } from '../overlay/zeropage';
 import { OP_WRITE, OVERLAY } from '../protocol';
+import { entryAt } from './gather';
 import { isZero } from './zero';
 
 /**
@@ -63,7 +64,10 @@ export const NEW: u64 = 4;
 export const ZEROED: u64 = 5;
 /** Is there and stays as it is, but its content is wanted in the buffer. */
 export const WANTED: u64 = 6;
+/** Takes over a compressed stream: the rest of the entry is the stream's number. See keep.ts. */
+export const PACKED: u64 = 7;
 export const ACTION: u64 = 15;
+export const ACTION_BITS: u64 = 4;
 
 /**
  * Takes host clusters for what is to be filled; clusters that are all zeros become zero clusters
@@ -169,9 +173,19 @@ export function linkCluster(
   host: u64,
   absent: bool = false,
 ): bool {
-  assert(((offset | host) & (clusterBytes(image) - 1)) == 0);
+  assert((host & (clusterBytes(image) - 1)) == 0);
   assert(!absent || host == 0);
   assert(host == 0 || !inFixedMetadata(image, host, clusterBytes(image)));
+  const zero = image.extendedL2 || image.version < 3 || absent ? 0 : ZERO;
+  const bitmap = host ? ALL_ALLOCATED : absent ? 0 : ALL_ZERO;
+  if (!linkEntry(t, image, offset, host ? host | COPIED : zero, bitmap)) return false;
+  if (host) noteUnwritten(clusterBytes(image));
+  return true;
+}
+
+/** As linkCluster, for any entry, and its bitmap where there are subclusters. */
+export function linkEntry(t: Task, image: Qcow2, offset: u64, entry: u64, bitmap: u64): bool {
+  assert((offset & (clusterBytes(image) - 1)) == 0);
   if (!freesHaveRoom(4)) {
     writebackWanted();
     t.waits = ON_WRITEBACK;
@@ -185,16 +199,11 @@ export function linkCluster(
   const old = be64(at);
   if (!isClusterSound(t, image, old, place)) return false;
   const oldBitmap = image.extendedL2 ? be64(at + 8) : 0;
-  if (image.extendedL2) {
-    putBe64(at, host ? host | COPIED : 0);
-    putBe64(at + 8, host ? ALL_ALLOCATED : absent ? 0 : ALL_ZERO);
-  } else {
-    putBe64(at, host ? host | COPIED : image.version > 2 && !absent ? ZERO : 0);
-  }
+  putBe64(at, entry);
+  if (image.extendedL2) putBe64(at + 8, bitmap);
   pageChanged(at, (<u32>1) << image.l2EntryBits, STAGE_L2);
-  freeOld(image, old, host);
+  freeOld(image, old, entry);
   tellPopulated(image, offset, old, oldBitmap, t.isJobs);
-  if (host) noteUnwritten(clusterBytes(image));
   return true;
 }
 
@@ -202,7 +211,8 @@ export function linkCluster(
 export function unplace(t: Task): bool {
   assert(t.pending == 0);
   if (t.spareTable && freesHaveRoom(1)) dropSpareTable(t);
-  if (t.spareTable || (t.placed && !freesHaveRoom(CHUNK_CLUSTERS_MAX))) {
+  // A stream lies in two clusters at most.
+  if (t.spareTable || (t.placed && !freesHaveRoom(2 * CHUNK_CLUSTERS_MAX))) {
     // Where no room can be made, they are left taken: the next opening gives them back.
     if (writebackStalled()) {
       leaveSpareTable(t);
@@ -216,8 +226,9 @@ export function unplace(t: Task): bool {
   if (!t.placed) return true;
   for (let i: u32 = 0; i < t.clusterCount; i++) {
     const entry = clusterMap(t, i);
-    if ((entry & ACTION) != NEW) continue;
-    freeLater(entry & ~ACTION, 1, 0);
+    if ((entry & ACTION) == NEW) freeLater(entry & ~ACTION, 1, 0);
+    else if ((entry & ACTION) == PACKED) unpack(t, entry);
+    else continue;
     setClusterMap(t, i, KEEP);
   }
   t.placed = false;
@@ -225,6 +236,12 @@ export function unplace(t: Task): bool {
   // room.
   writebackWanted();
   return true;
+}
+
+function unpack(t: Task, entry: u64): void {
+  assert(t.scratch != 0);
+  const stream = entryAt(t, <u32>(entry >> ACTION_BITS));
+  if (stream.place) freeStream(overlay(), stream.place, stream.bytes, 0);
 }
 
 /**
@@ -303,18 +320,24 @@ function dropSpareTable(t: Task): void {
   leaveSpareTable(t);
 }
 
-function freeOld(image: Qcow2, old: u64, host: u64): void {
-  assert((host & COMPRESSED) == 0);
+/** Gives back what the old entry of a cluster refers to and the new one does not. */
+function freeOld(image: Qcow2, old: u64, entry: u64): void {
   const after = nextWriteback();
   if (old & COMPRESSED) {
-    const from = compressedOffset(image, old) >> image.clusterBits;
-    const to =
-      (compressedOffset(image, old) + compressedBytes(image, old) - 1) >> image.clusterBits;
-    for (let c = from; c <= to; c++) freeLater(c << image.clusterBits, 1, after, true);
+    freeStream(image, compressedOffset(image, old), compressedBytes(image, old), after);
     return;
   }
   const was = old & OFFSET_MASK;
-  if (was && was != host) freeLater(was, 1, after);
+  const is = entry & COMPRESSED ? 0 : entry & OFFSET_MASK;
+  if (was && was != is) freeLater(was, 1, after);
+}
+
+/** Gives back the reference that a stream has to every cluster it lies in. */
+function freeStream(image: Qcow2, from: u64, bytes: u64, after: u32): void {
+  assert(bytes > 0);
+  const last = (from + bytes - 1) >> image.clusterBits;
+  for (let c = from >> image.clusterBits; c <= last; c++)
+    freeLater(c << image.clusterBits, 1, after, true);
 }
 
 /** Tells the job which parts of a cluster were absent, by its old entry, and are there now. */

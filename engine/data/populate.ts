@@ -21,6 +21,17 @@ import {
   NEEDS_SCRATCH,
   scratchFor,
 } from './gather';
+import {
+  isAllKept,
+  isPacked,
+  KEEP_ALONE,
+  KEEP_AMONG_ALL,
+  KEEP_NOTHING,
+  keepNothing,
+  linkKept,
+  placeKept,
+  storeKept,
+} from './keep';
 import { FILL, KEEP, link, OWNED, place, storeClusters, WANTED, ZEROED } from './place';
 import {
   anyStreams,
@@ -39,11 +50,14 @@ const MEASURE: u32 = 3;
 const ROOM: u32 = 4;
 const STREAMS: u32 = 5;
 const STREAMED: u32 = 6;
-const MEMORY: u32 = 7;
-const GATHER: u32 = 8;
-const PLACE: u32 = 9;
-const STORE: u32 = 10;
-const STORED: u32 = 11;
+const PACK: u32 = 7;
+const WRITE_KEPT: u32 = 8;
+const LINK_KEPT: u32 = 9;
+const MEMORY: u32 = 10;
+const GATHER: u32 = 11;
+const PLACE: u32 = 12;
+const STORE: u32 = 13;
+const STORED: u32 = 14;
 
 /** Bytes that one populating task takes on: a multiple of every cluster size that matters. */
 export function chunkBytes(): u64 {
@@ -96,9 +110,9 @@ export function populateBegin(t: Task, from: u64, to: u64, bottom: u32): void {
   t.populating = LOCK;
 }
 
-/** Whether all that is to be stored has been read. */
+/** Whether all that is to be stored, or to be kept as it is, has been read. */
 export function hasFetched(t: Task): bool {
-  return t.populating > GATHER;
+  return t.populating > GATHER || (t.populating >= PACK && t.populating <= LINK_KEPT);
 }
 
 /**
@@ -126,7 +140,7 @@ export function populate(t: Task): bool {
     t.bufferFrom = t.clusterFirst << bits;
     streamsBegin(t);
   }
-  if (t.populating >= MEASURE && t.populating <= STREAMED && !fetchAhead(t)) return false;
+  if (t.populating >= MEASURE && t.populating < MEMORY && !fetchAhead(t)) return false;
   if (t.populating == MEMORY) {
     const bytes = t.clusterCount << bits;
     if (!takeMemory(t, bytes, scratchFor(bytes))) return false;
@@ -153,7 +167,7 @@ export function populate(t: Task): bool {
     return false;
   }
   if (t.error || !link(t)) return false;
-  if (t.buffer) noteFetched();
+  if (t.buffer || t.kept) noteFetched();
   return true;
 }
 
@@ -219,13 +233,18 @@ function heldAbove(t: Task, offset: u64, length: u64): i32 {
 /** Turns to the next run of clusters that need content; false after the last. */
 function nextRun(t: Task): bool {
   const image = overlay();
-  while (t.clusterAt < t.clusterCount && clusterMap(t, t.clusterAt) == KEEP) t.clusterAt++;
+  while (t.clusterAt < t.clusterCount && !isWanted(t, t.clusterAt)) t.clusterAt++;
   if (t.clusterAt == t.clusterCount) return false;
   const from = (t.clusterFirst + t.clusterAt) << image.clusterBits;
-  while (t.clusterAt < t.clusterCount && clusterMap(t, t.clusterAt) != KEEP) t.clusterAt++;
+  while (t.clusterAt < t.clusterCount && isWanted(t, t.clusterAt)) t.clusterAt++;
   const to = (t.clusterFirst + t.clusterAt) << image.clusterBits;
   gatherRange(t, from, min(to, image.size));
   return true;
+}
+
+/** Whether a cluster's content is to be fetched now. */
+function isWanted(t: Task, index: u32): bool {
+  return t.keeping == KEEP_ALONE ? isPacked(t, index) : clusterMap(t, index) != KEEP;
 }
 
 /**
@@ -239,6 +258,7 @@ function fetchAhead(t: Task): bool {
     } while (nextRun(t));
     t.clusterAt = 0;
     t.overHoles = anyStreams(t);
+    if (!t.overHoles && t.kept) return measureAgain(t);
     t.populating = t.overHoles ? ROOM : MEMORY;
   }
   if (t.populating == ROOM) {
@@ -253,9 +273,53 @@ function fetchAhead(t: Task): bool {
   }
   if (t.populating == STREAMED) {
     if (!streamsFetched(t)) return false;
-    t.populating = MEMORY;
+    t.clusterAt = 0;
+    t.populating = t.kept ? PACK : MEMORY;
   }
-  return true;
+  return t.populating < PACK || t.populating >= MEMORY || keep(t);
+}
+
+/**
+ * What is to be kept cannot be fetched along with the rest: it is fetched alone, or if there will
+ * never be room even for that, inflated as the rest is.
+ */
+function measureAgain(t: Task): bool {
+  assert(t.populating == MEASURE && t.kept > 0);
+  if (t.keeping == KEEP_AMONG_ALL) t.keeping = KEEP_ALONE;
+  else keepNothing(t);
+  streamsBegin(t);
+  return fetchAhead(t);
+}
+
+/** Stores the streams that are kept as they are, and goes on with what else there is. */
+function keep(t: Task): bool {
+  assert(t.kept > 0);
+  if (t.populating == PACK) {
+    if (!placeKept(t)) return false;
+    t.populating = WRITE_KEPT;
+  }
+  if (t.populating == WRITE_KEPT) {
+    if (!storeKept(t)) return false;
+    t.populating = LINK_KEPT;
+  }
+  if (t.pending) {
+    t.waits = ON_IO;
+    return false;
+  }
+  if (t.error || !linkKept(t)) return false;
+  if (isAllKept(t)) {
+    t.populating = STORED;
+    return true;
+  }
+  t.populating = MEMORY;
+  if (t.keeping == KEEP_AMONG_ALL) return true;
+  // The rest has not been fetched yet.
+  releaseMemory(t);
+  t.keeping = KEEP_NOTHING;
+  t.kept = 0;
+  streamsBegin(t);
+  t.populating = MEASURE;
+  return fetchAhead(t);
 }
 
 /** Gathers the runs of clusters that need content. */

@@ -10,8 +10,9 @@ import { arenaAheadBytes } from '../core/arena';
 import { Extent } from '../core/extent';
 import { imageCount, imageOf, inflatedBytes } from '../core/image';
 import { takeScratchAhead } from '../core/memory';
-import { ON_IO, Task } from '../core/task';
+import { ON_IO, setClusterMap, Task } from '../core/task';
 import { lookupChain } from '../formats/chain';
+import { overlay } from '../formats/qcow2/image';
 import { COMPRESSED_DATA, DATA, OVERLAY } from '../protocol';
 import {
   addEntry,
@@ -21,14 +22,18 @@ import {
   entryAt,
   gatherBegin,
   isNear,
+  KEPT,
   STORED,
 } from './gather';
+import { isKeepable, isPacked, KEEP_ALONE, KEEP_AMONG_ALL, sectorsFrom } from './keep';
+import { ACTION_BITS, PACKED } from './place';
 
 /** Begins to measure; the ranges follow one by one. */
 export function streamsBegin(t: Task): void {
   gatherBegin(t);
   t.streams = 0;
   t.overHoles = true;
+  t.withoutGaps = t.keeping == KEEP_ALONE;
 }
 
 /** Measures what stands in the current range. False: the task waits or has failed. */
@@ -41,25 +46,40 @@ export function measureStreams(t: Task): bool {
       image.compressedSeen = true;
       t.streams++;
       if (extent.length != inflatedBytes(image, t.gatherAt)) t.partOpen = true;
-      measure(t, extent, <u32>extent.bytes);
+      if (t.keeping == KEEP_AMONG_ALL && isKeepable(extent, t.gatherAt)) pickOut(t);
+      measure(t, extent.file, fetchedFrom(t, extent), extent.host + extent.bytes);
     } else if (extent.state == DATA) {
-      measure(t, extent, <u32>extent.length);
+      measure(t, extent.file, extent.host, extent.host + extent.length);
     }
     t.gatherAt += extent.length;
   }
   return true;
 }
 
+/** The cluster at gatherAt is to be kept as it is. */
+function pickOut(t: Task): void {
+  setClusterMap(t, clusterIndex(t), PACKED);
+  t.kept++;
+}
+
+function clusterIndex(t: Task): u32 {
+  return <u32>((t.gatherAt >> overlay().clusterBits) - t.clusterFirst);
+}
+
+/** Where what is fetched of the stream at gatherAt begins: if it is kept, with its first sector. */
+function fetchedFrom(t: Task, extent: Extent): u64 {
+  return t.kept && isPacked(t, clusterIndex(t)) ? sectorsFrom(extent.host) : extent.host;
+}
+
 /** Adds what stands there to a run of neighbours, just as addToRun will. */
-function measure(t: Task, extent: Extent, bytes: u32): void {
-  assert(bytes > 0);
+function measure(t: Task, file: u32, from: u64, end: u64): void {
+  assert(end > from);
   t.entries++;
-  const end = extent.host + bytes;
-  if (!t.runOpen || !isNear(t, extent.file, extent.host)) {
+  if (!t.runOpen || !isNear(t, file, from)) {
     t.runOpen = true;
-    t.runFile = extent.file;
-    t.runFrom = extent.host;
-    t.runTo = extent.host;
+    t.runFile = file;
+    t.runFrom = from;
+    t.runTo = from;
   }
   if (end <= t.runTo) return;
   t.scratchUsed += <u32>(end - t.runTo);
@@ -94,28 +114,45 @@ export function fetchStreams(t: Task): bool {
     const extent = lookupChain(t, OVERLAY, imageCount(), t.gatherAt, t.gatherTo - t.gatherAt);
     if (extent === null) return false;
     if (extent.state == COMPRESSED_DATA) {
-      const image = imageOf(extent.image);
-      const bytes = <u32>extent.bytes;
-      const inflated = <u32>inflatedBytes(image, t.gatherAt);
-      if (!fetch(t, extent, image.compression, bytes, inflated)) return false;
+      if (!fetchStream(t, extent)) return false;
     } else if (extent.state == DATA) {
       const bytes = <u32>extent.length;
-      if (!fetch(t, extent, STORED, bytes, bytes)) return false;
+      if (!fetch(t, extent, extent.host, STORED, bytes, bytes)) return false;
     }
     t.gatherAt += extent.length;
   }
   return true;
 }
 
-function fetch(t: Task, extent: Extent, method: u32, bytes: u32, targetBytes: u32): bool {
+function fetchStream(t: Task, extent: Extent): bool {
+  const image = imageOf(extent.image);
+  const inflated = <u32>inflatedBytes(image, t.gatherAt);
+  const from = fetchedFrom(t, extent);
+  const bytes = <u32>(extent.host + extent.bytes - from);
+  const isKept = t.kept != 0 && isPacked(t, clusterIndex(t));
+  const index = t.entries;
+  if (!fetch(t, extent, from, isKept ? KEPT : image.compression, bytes, inflated)) return false;
+  if (isKept) setClusterMap(t, clusterIndex(t), ((<u64>index) << ACTION_BITS) | PACKED);
+  return true;
+}
+
+/** Asks for `bytes` from `from` on, in which the extent stands. */
+function fetch(
+  t: Task,
+  extent: Extent,
+  from: u64,
+  method: u32,
+  bytes: u32,
+  targetBytes: u32,
+): bool {
   assert(t.scratch != 0);
-  if (!addToRun(t, extent.file, extent.host, bytes)) {
+  if (!addToRun(t, extent.file, from, bytes)) {
     if (!closeRun(t)) return false;
     // There is room: all has been measured.
-    const fits = addToRun(t, extent.file, extent.host, bytes);
+    const fits = addToRun(t, extent.file, from, bytes);
     assert(fits);
   }
-  const source = t.runAddress + <usize>(extent.host - t.runFrom);
+  const source = t.runAddress + <usize>(from - t.runFrom);
   const target = <usize>(t.gatherAt - t.bufferFrom);
   addEntry(t, extent, method, source, bytes, target, targetBytes);
   return true;

@@ -29,6 +29,7 @@ export function jobBegin(
   keepBase: bool,
   full: bool,
   bottom: u32,
+  keeps: bool,
 ): i32 {
   const size = overlay().size;
   // Its copies would count for the new one.
@@ -49,6 +50,7 @@ export function jobBegin(
   j.keepBase = keepBase;
   j.whole = from == 0 && length == size;
   j.full = full;
+  j.keeps = keeps;
   j.limited = bottom != 0;
   j.bottom = bottom ? bottom : imageCount();
   j.allowanceAt = now();

@@ -8,6 +8,7 @@ import { clusterBytes, imageCount } from '../core/image';
 import { Job, setAlarm } from '../core/job';
 import { AGAIN, DONE, ON_JOB, ON_MEMORY, Task, WAIT, wait } from '../core/task';
 import { scratchFor } from '../data/gather';
+import { KEEP_AMONG_ALL, KEEP_NOTHING } from '../data/keep';
 import { chunkBytes } from '../data/populate';
 import { lookupChain } from '../formats/chain';
 import { l2Span, overlay } from '../formats/qcow2/image';
@@ -125,6 +126,7 @@ function handOut(t: Task, j: Job, absent: u64, zeroes: u64): i32 {
   if (copy === null) return wait(t, ON_JOB | ON_MEMORY);
   copy.isJobs = true;
   copy.zeroes = linkOnly;
+  copy.keeping = j.keeps ? KEEP_AMONG_ALL : KEEP_NOTHING;
   copy.resumes = j.resumes;
   j.copies++;
   if (j.speed) j.allowance -= <f64>(end - j.cursor);

@@ -20,6 +20,7 @@ import {
 } from '../protocol';
 import { noteError, pauseByItself, pausesOn } from './errors';
 import { copyOn } from './handout';
+import { methodSettled } from './method';
 import { count, dropsAll, findUncovered, keepsBase, recount } from './missing';
 import { StreamTask, streamTaskOf } from './tasks';
 
@@ -42,6 +43,7 @@ export function runStream(task: Task): i32 {
   if (t.error) return failedStep(t, j);
   if (j.paused && !j.aborted && t.state == COUNT) return wait(t, ON_JOB);
   if (t.state == COUNT) {
+    if (j.keeps && !methodSettled(t)) return t.waits ? WAIT : AGAIN;
     const next = count(t, j);
     if (next != DONE) return next;
     t.state = COPY;

@@ -12,6 +12,9 @@ export class StreamTask extends Task {
   coveredTo: u64;
   /** Something behind that does. */
   showsThrough: bool;
+  /** Step of choosing the overlay's method of compression, see method.ts; how far it has looked. */
+  methodStep: u32;
+  methodSearchedTo: u64;
 }
 
 /** One chunk that is populated in the background, for the job or for read-ahead. */

@@ -31,9 +31,12 @@ let freeFrom: u64 = 0;
 /** The refcount block that is missing, while a task makes it. */
 let growing: bool = false;
 let wantedBlock: u64 = 0;
+/** The cluster that more is going to be put into; 0 once it may be another's. See packing.ts. */
+let open: u64 = 0;
 
 export function refcountsInit(): void {
   freeFrom = 0;
+  open = 0;
   growing = false;
 }
 
@@ -143,6 +146,57 @@ export function isFreePlace(t: Task, image: Qcow2, offset: u64, bytes: u64): boo
   return false;
 }
 
+/** What extend answers. */
+export const EXTEND_WAITS: i32 = -1;
+export const EXTEND_CANNOT: i32 = 0;
+export const EXTENDED: i32 = 1;
+
+/**
+ * One reference more to each of the clusters from `first` up to, but not including, `held`, which
+ * are in use; those from there up to `end` are taken, if they are free. All of it or nothing: so
+ * their refcounts must stand in one page.
+ */
+export function extend(t: Task, first: u64, held: u64, end: u64): i32 {
+  assert(first < end && first <= held && held <= end);
+  const image = overlay();
+  const perPart = refcountsPerPart(image);
+  if (first / perPart != (end - 1) / perPart) return EXTEND_CANNOT;
+  const part = partOf(t, image, first);
+  if (!part) return EXTEND_WAITS;
+  const index = <u32>(first % perPart);
+  const inUse = <u32>(held - first);
+  const count = <u32>(end - first);
+  const order = image.refcountOrder;
+  for (let i: u32 = 0; i < count; i++) {
+    const refcount = getRefcount(part, index + i, order);
+    if (i < inUse ? refcount == 0 || refcount >= refcountMax(image) : refcount != 0)
+      return EXTEND_CANNOT;
+  }
+  const taken = (<u64>(count - inUse)) << image.clusterBits;
+  if (taken && !isFreePlace(t, image, held << image.clusterBits, taken)) return EXTEND_WAITS;
+  for (let i: u32 = 0; i < count; i++)
+    putRefcount(part, index + i, order, getRefcount(part, index + i, order) + 1);
+  changed(part, index, count, order);
+  image.fileSize = max(image.fileSize, end << image.clusterBits);
+  return EXTENDED;
+}
+
+/** The most references to a cluster that can be counted. */
+export function refcountMax(image: Qcow2): u64 {
+  assert(image.refcountOrder <= 6);
+  return image.refcountOrder == 6 ? u64.MAX_VALUE : ((<u64>1) << (1 << image.refcountOrder)) - 1;
+}
+
+/** Says which cluster more is going to be put into; 0: none. */
+export function leaveOpen(cluster: u64): void {
+  open = cluster;
+}
+
+/** That cluster, unless its last reference has gone since. */
+export function openCluster(): u64 {
+  return open;
+}
+
 /** Lowers the refcount of one cluster; false: the task waits or has failed. */
 export function release(t: Task, cluster: u64): bool {
   assert(cluster > 0);
@@ -157,7 +211,7 @@ export function release(t: Task, cluster: u64): bool {
   }
   putRefcount(part, index, image.refcountOrder, count - 1);
   changed(part, index, 1, image.refcountOrder);
-  if (count == 1) freeFrom = min(freeFrom, cluster);
+  if (count == 1) becameFree(cluster);
   return true;
 }
 
@@ -169,8 +223,13 @@ export function setRefcount(t: Task, cluster: u64, value: u64): bool {
   const index = <u32>(cluster % refcountsPerPart(image));
   putRefcount(part, index, image.refcountOrder, value);
   changed(part, index, 1, image.refcountOrder);
-  if (value == 0) freeFrom = min(freeFrom, cluster);
+  if (value == 0) becameFree(cluster);
   return true;
+}
+
+function becameFree(cluster: u64): void {
+  freeFrom = min(freeFrom, cluster);
+  if (cluster == open) open = 0;
 }
 
 /**

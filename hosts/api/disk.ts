@@ -60,6 +60,14 @@ export interface StreamOptions {
   keepBase?: boolean;
   /** `full`: zeros take real space in the overlay too. Default `sparse`. */
   allocate?: 'sparse' | 'full';
+  /**
+   * `keep`: a compressed cluster of a qcow2 base whose size and method are the overlay's goes into
+   * it as it is, packed as `qemu-img convert -c` packs; a guest's write makes it an ordinary one.
+   * Nothing is inflated, so that damage in a stream is not found (`check` with `data` does that).
+   * What does not suit is inflated as ever. An overlay without compressed clusters is given its
+   * base's method, zstd too, which QEMU knows since version 5.1. Default `inflate`.
+   */
+  compressed?: 'inflate' | 'keep';
   /** Start to end is the only order so far. */
   order?: 'sequential';
   /** Cancels the job, blocking or not: it ends as aborted. */
@@ -85,6 +93,8 @@ export interface StreamInfo {
   speed: number;
   /** By `pause`, or by an error under `onError`. */
   paused: boolean;
+  /** With `compressed: 'keep'`: bytes of the disk that this job has kept compressed. */
+  kept?: number;
   /** Why a FAILED job failed. */
   reason?: 'aborted' | 'error';
   /**
@@ -133,6 +143,13 @@ export interface CheckReport {
   fragmentedClusters: number;
   /** Bytes: where the last cluster in use ends. */
   imageEndOffset: number;
+  /**
+   * With `data`, unless the metadata is corrupt: bytes of the disk that the image holds and does not
+   * give, because a compressed stream does not inflate or the file cannot be read.
+   */
+  damagedBytes?: number;
+  /** Where the first of them are, and what is wrong there. */
+  damages?: { offset: number; message: string }[];
 }
 
 /** An image of an open disk's chain. */
@@ -321,6 +338,12 @@ export interface CheckOptions {
    * unknown header extensions leaks stay.
    */
   repair?: 'leaks' | 'all';
+  /**
+   * Also read all data that the image holds, and inflate what is compressed: damage that the
+   * metadata does not show is found, but as far as streams have no check sum of their own only by
+   * their not giving a whole cluster.
+   */
+  data?: boolean;
   /** Bytes of WebAssembly memory, 8 MiB to 1 GiB; default 32 MiB. */
   memory?: number;
 }
@@ -525,7 +548,7 @@ export interface Disk extends EventTarget {
    */
   map(offset?: number, length?: number, options?: { depth?: number }): AsyncIterable<Extent>;
   /** Looks for errors in the overlay's tables, and mends them if asked to: see CheckOptions. */
-  check(options?: { repair?: 'leaks' | 'all' }): Promise<CheckReport>;
+  check(options?: Pick<CheckOptions, 'repair' | 'data'>): Promise<CheckReport>;
   /** The images of the chain, the overlay first. */
   images(): Promise<ImageInfo[]>;
   /**

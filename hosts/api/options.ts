@@ -53,6 +53,7 @@ export const CHECK_OPTIONS: OptionNames<CheckOptions> = {
   overlay: true,
   format: true,
   repair: true,
+  data: true,
   memory: true,
 };
 
@@ -85,6 +86,7 @@ export const DOMAIN_STREAM_OPTIONS: OptionNames<Omit<StreamOptions, 'offset' | '
   base: true,
   keepBase: true,
   allocate: true,
+  compressed: true,
   order: true,
   signal: true,
 };

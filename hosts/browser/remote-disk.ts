@@ -2,7 +2,14 @@
  * A disk as the page sees it: the same calls and events, each of them a message to the worker that
  * has the engine. It keeps no data and knows no format.
  */
-import type { CheckReport, Extent, ImageInfo, StreamInfo, StreamOptions } from '../api/disk.ts';
+import type {
+  CheckOptions,
+  CheckReport,
+  Extent,
+  ImageInfo,
+  StreamInfo,
+  StreamOptions,
+} from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import { JOB_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import type { HttpStats } from '../bases/http/http.ts';
@@ -137,7 +144,7 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
     }
   }
 
-  check(options?: { repair?: 'leaks' | 'all' }): Promise<CheckReport> {
+  check(options?: Pick<CheckOptions, 'repair' | 'data'>): Promise<CheckReport> {
     return this.#call((service) => service.check(options));
   }
 

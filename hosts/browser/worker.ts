@@ -234,7 +234,7 @@ export class DiskService {
     return { extents };
   }
 
-  check(options?: { repair?: 'leaks' | 'all' }): Promise<CheckReport> {
+  check(options?: Pick<CheckOptions, 'repair' | 'data'>): Promise<CheckReport> {
     return this.#open.check(options);
   }
 

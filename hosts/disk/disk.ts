@@ -25,6 +25,7 @@ import {
   WRITE_ZEROES,
 } from '../../engine/protocol.ts';
 import type {
+  CheckOptions,
   CheckReport,
   Disk,
   Extent,
@@ -35,8 +36,9 @@ import type {
 } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import { JOB_OPTIONS, mustKnowOptions } from '../api/options.ts';
+import { check } from './check.ts';
 import type { ContentId } from './content-id.ts';
-import { checkWith, extentsOf, imageOf } from './driver/answers.ts';
+import { extentsOf, imageOf } from './driver/answers.ts';
 import type { Engine } from './driver/engine.ts';
 import { reasonText } from './driver/reasons.ts';
 import { bitmapsOf, snapshotsOf } from './driver/snapshots.ts';
@@ -299,11 +301,11 @@ export class EngineDisk extends EventTarget implements Disk {
     );
   }
 
-  async check(options: { repair?: 'leaks' | 'all' } = {}): Promise<CheckReport> {
-    mustKnowOptions('check', options, { repair: true });
+  async check(options: Pick<CheckOptions, 'repair' | 'data'> = {}): Promise<CheckReport> {
+    mustKnowOptions('check', options, { repair: true, data: true });
     this.#mustBeOpen();
     if (options.repair) this.#mustBeWritable('repair');
-    return checkWith(this.#engine, this.#size, options.repair);
+    return check(this.#engine, this.#size, options);
   }
 
   async images(): Promise<ImageInfo[]> {

@@ -11,6 +11,7 @@ import {
   JOB_ERROR_IMAGE,
   JOB_ERROR_OFFSET,
   JOB_FROM,
+  JOB_KEPT,
   JOB_PAUSED,
   JOB_REASON,
   JOB_REMAINING,
@@ -76,6 +77,7 @@ export class DiskJob {
   #last: StreamInfo | undefined;
   /** While a base is gone through to its end. */
   #proof: AbortController | undefined;
+  #keeps = false;
   #stops = 0;
   #progressAt = 0;
   #progressRemaining = -1;
@@ -229,11 +231,12 @@ export class DiskJob {
   #begin(options: StreamOptions, isProven = false): BlockSource[] {
     const { offset = 0, speed = 0, base, keepBase = false } = options;
     const { onError = 'report', allocate = 'sparse', order = 'sequential' } = options;
+    const { compressed = 'inflate' } = options;
     const size = this.#owner.size();
     // What no length was given for goes on to the end of the disk; a length of 0 is one, but for
     // libvirt's way to mean all of it.
     const { length = offset === 0 ? 0 : Math.max(0, size - offset) } = options;
-    checkStream({ offset, length, onError, allocate, order });
+    checkStream({ offset, length, onError, allocate, compressed, order });
     const bottom = base === undefined ? 0 : this.#newBase(base, keepBase);
     const unproven = isProven ? [] : this.#unproven(options);
     const reason = this.#engine.exports.stream(
@@ -244,12 +247,14 @@ export class DiskJob {
       keepBase || unproven.length > 0,
       allocate === 'full',
       bottom,
+      compressed === 'keep',
     );
     if (reason)
       throw new MillraceError(
         'EINVAL',
         `cannot stream ${length} bytes at ${offset}: ${reasonText(reason)} (the disk has ${size} bytes)`,
       );
+    this.#keeps = compressed === 'keep';
     this.#stops = 0;
     this.#progressAt = 0;
     this.#progressRemaining = -1;
@@ -367,6 +372,7 @@ export class DiskJob {
       // The engine keeps the word of a job that was aborted while it was paused.
       paused: status === JobStatus.ACTIVE && job[JOB_PAUSED] !== 0,
     };
+    if (this.#keeps) info.kept = job[JOB_KEPT];
     if (info.status === JobStatus.FAILED) info.reason = job[JOB_ABORTED] ? 'aborted' : 'error';
     const error = this.#failure();
     if (error)
@@ -413,8 +419,11 @@ function checkStream({
   length,
   onError,
   allocate,
+  compressed,
   order,
-}: Required<Pick<StreamOptions, 'offset' | 'length' | 'onError' | 'allocate' | 'order'>>): void {
+}: Required<
+  Pick<StreamOptions, 'offset' | 'length' | 'onError' | 'allocate' | 'compressed' | 'order'>
+>): void {
   for (const [name, value] of [
     ['offset', offset],
     ['length', length],
@@ -431,6 +440,16 @@ function checkStream({
     throw new MillraceError(
       'EINVAL',
       `cannot stream: allocate is sparse or full, not '${allocate}'`,
+    );
+  if (compressed !== 'inflate' && compressed !== 'keep')
+    throw new MillraceError(
+      'EINVAL',
+      `cannot stream: compressed is inflate or keep, not '${compressed}'`,
+    );
+  if (compressed === 'keep' && allocate === 'full')
+    throw new MillraceError(
+      'EINVAL',
+      `cannot stream: compressed 'keep' saves the space that allocate 'full' is to take`,
     );
   if (order !== 'sequential')
     throw new MillraceError('EINVAL', `cannot stream: order is sequential, not '${order}'`);

@@ -17,8 +17,8 @@ import type {
 import { MillraceError } from '../api/errors.ts';
 import { CHECK_OPTIONS, CREATE_OPTIONS, mustKnowOptions, OPEN_OPTIONS } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
+import { check } from './check.ts';
 import type { EngineDisk } from './disk.ts';
-import { checkWith } from './driver/answers.ts';
 import { Opening } from './opening.ts';
 import {
   checkedCache,
@@ -126,12 +126,12 @@ export async function checkDiskWith(
   options: CheckOptions,
 ): Promise<CheckReport | undefined> {
   mustKnowOptions('checkDisk', options, CHECK_OPTIONS);
-  const { overlay, repair, format, memory } = options;
+  const { overlay, repair, data, format, memory } = options;
   mustBeLocation('overlay', overlay);
   const opening = await Opening.start(runtime, { memory });
   try {
     if (!(await opening.openToCheck(overlay, repair !== undefined, format))) return undefined;
-    const report = await checkWith(opening.engine, opening.virtualSize(0), repair);
+    const report = await check(opening.engine, opening.virtualSize(0), { repair, data });
     // An image that is still wrong is not marked as sound.
     if (repair && !report.corruptions) await opening.engine.request(KIND_CLOSE);
     return report;

@@ -36,6 +36,18 @@ export function compressedBytes(image: Qcow2, entry: u64): u64 {
   return (sectors << 9) - (entry & 511);
 }
 
+/** The entry of a stream at `offset` of the file that ends within `sectors` sectors. */
+export function compressedEntry(image: Qcow2, offset: u64, sectors: u64): u64 {
+  const shift = compressedShift(image);
+  assert(sectors > 0 && offset >> shift == 0 && (sectors - 1) >> (62 - shift) == 0);
+  return COMPRESSED | ((sectors - 1) << shift) | offset;
+}
+
+/** Whether a compressed cluster's entry can point to all of a file of so many bytes. */
+export function compressedReaches(image: Qcow2, fileBytes: u64): bool {
+  return fileBytes >> compressedShift(image) == 0;
+}
+
 function compressedShift(image: Qcow2): u64 {
   return 62 - (image.clusterBits - 8);
 }

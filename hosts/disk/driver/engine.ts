@@ -95,6 +95,7 @@ export interface Exports {
     keepBase: boolean,
     full: boolean,
     bottom: number,
+    keepCompressed: boolean,
   ): number;
   abort(): number;
   info(): number;

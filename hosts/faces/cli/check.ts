@@ -20,6 +20,7 @@ const EXIT_NOT_CHECKABLE = 63;
 export interface CheckCommandOptions {
   format?: ImageFormat;
   repair?: 'leaks' | 'all';
+  data?: boolean;
   json: boolean;
 }
 
@@ -38,6 +39,7 @@ export function declareCheck(program: Command, platform: Platform, ended: Ended)
         'all',
       ]),
     )
+    .option('--data', 'also read all data, and inflate what is compressed, to find damage there')
     .addOption(outputFormat())
     .option('--json', 'the same as --output json')
     .action(async (image, options) =>
@@ -45,6 +47,7 @@ export function declareCheck(program: Command, platform: Platform, ended: Ended)
         await check(platform, image, {
           format: options.format,
           repair: options.repair,
+          data: options.data,
           json: wantsJson(options),
         }),
       ),
@@ -55,10 +58,10 @@ export function declareCheck(program: Command, platform: Platform, ended: Ended)
 export async function check(
   platform: Platform,
   path: string,
-  { format, repair, json }: CheckCommandOptions,
+  { format, repair, data = false, json }: CheckCommandOptions,
 ): Promise<number> {
   const look = (): Promise<CheckReport | undefined> =>
-    checkDiskWith(platform.runtime, { overlay: path, format, repair });
+    checkDiskWith(platform.runtime, { overlay: path, format, repair, data });
   // A repair locks the image, and is what changes it.
   const found = repair ? await look() : await whileUnchanged(platform, path, look);
   if (found === undefined) {
@@ -66,17 +69,14 @@ export async function check(
     return EXIT_NOT_CHECKABLE;
   }
   await platform.stdout.write(
-    json ? `${JSON.stringify(jsonReport(path, found), undefined, 4)}\n` : humanReport(found),
+    json ? `${JSON.stringify(jsonReport(path, found), undefined, 4)}\n` : humanReport(found, data),
   );
-  if (found.corruptions) return EXIT_CORRUPT;
+  if (found.corruptions || found.damagedBytes) return EXIT_CORRUPT;
   return found.leaks ? EXIT_LEAKS : EXIT_OK;
 }
 
 /** As `qemu-img check --output=json`, which leaves out counts that are 0. */
-function jsonReport(
-  filename: string,
-  found: CheckReport,
-): Record<string, string | number | undefined> {
+function jsonReport(filename: string, found: CheckReport): Record<string, unknown> {
   return {
     'image-end-offset': found.imageEndOffset,
     'total-clusters': found.totalClusters || undefined,
@@ -90,10 +90,12 @@ function jsonReport(
     leaks: found.leaks || undefined,
     'corruptions-fixed': found.corruptionsFixed || undefined,
     'leaks-fixed': found.leaksFixed || undefined,
+    'damaged-bytes': found.damagedBytes,
+    damages: found.damages,
   };
 }
 
-function humanReport(found: CheckReport): string {
+function humanReport(found: CheckReport, data: boolean): string {
   const lines: string[] = [];
   if (found.corruptionsFixed || found.leaksFixed)
     lines.push(`Repaired: ${counted(found.corruptionsFixed, found.leaksFixed)}.`);
@@ -102,6 +104,7 @@ function humanReport(found: CheckReport): string {
       ? `Found: ${counted(found.corruptions, found.leaks)}.${found.corruptions ? ' Data may be corrupt.' : ' No data is lost by leaks: they only take space.'}`
       : 'No errors were found on the image.',
   );
+  if (data) lines.push(...damageLines(found));
   const share = (part: number, whole: number): string =>
     `${(whole ? (part / whole) * 100 : 0).toFixed(2)}%`;
   lines.push(
@@ -113,6 +116,16 @@ function humanReport(found: CheckReport): string {
   );
   lines.push(`Image end offset: ${found.imageEndOffset}`);
   return `${lines.join('\n')}\n`;
+}
+
+/** What reading all data has found. */
+function damageLines({ damagedBytes, damages = [] }: CheckReport): string[] {
+  if (damagedBytes === undefined) return ['Its data was not read, for the metadata is corrupt.'];
+  if (!damagedBytes) return ['All data was read, and is whole.'];
+  return [
+    `Damaged data: ${damagedBytes} bytes of the disk cannot be read, the first of them`,
+    ...damages.map(({ offset, message }) => `  at ${offset}: ${message}`),
+  ];
 }
 
 function counted(corruptions: number, leaks: number): string {

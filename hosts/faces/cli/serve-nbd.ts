@@ -133,7 +133,9 @@ async function contentOf(platform: Platform, path: string): Promise<Uint8Array> 
 export async function streamBehind(
   platform: Platform,
   served: ReadonlyMap<string, ServedImage>,
+  keepCompressed = false,
 ): Promise<void> {
+  const compressed = keepCompressed ? 'keep' : 'inflate';
   for (const [device, { disk, image }] of served) {
     const note = (text: string): void => void tell(platform, `${device}: ${text}`);
     disk.addEventListener('paused', (event) => {
@@ -151,7 +153,7 @@ export async function streamBehind(
       const { error, reason } = (event as CustomEvent<StreamInfo>).detail;
       if (reason === 'error') note(`the stream failed: ${error?.message}`);
     });
-    await disk.stream({ nonblock: true, onError: 'stop' });
+    await disk.stream({ nonblock: true, onError: 'stop', compressed });
   }
 }
 

@@ -33,6 +33,7 @@ export interface ServeOptions {
   /** Where NBD is served: see nbdAddress. The disks are then opened for writing. */
   nbd?: string;
   stream?: boolean;
+  keepCompressed?: boolean;
   create?: boolean;
   base?: string;
   once?: boolean;
@@ -103,6 +104,7 @@ function addNbd(command: Command): Command {
   return command
     .option('--nbd <address>', 'serve over NBD, writable: unix:PATH, PORT, HOST:PORT, or systemd')
     .option('--stream', 'stream all of the disks behind their guests')
+    .option('--keep-compressed', 'with --stream: as in millrace stream')
     .option('--create', 'make an overlay that is not there yet, over --base')
     .option('--base <url|path>', 'the base of the overlays, if not where they record it')
     .option('--once', 'end when the last NBD client has gone')
@@ -144,7 +146,7 @@ export async function serve(
     const stopped = interrupted(platform);
     const gone = options.once ? nbd?.server.lastGone() : undefined;
     await tellWhere(platform, [...served.keys()], { http: http?.url, nbd }, options.json ?? false);
-    if (options.stream) await streamBehind(platform, served);
+    if (options.stream) await streamBehind(platform, served, options.keepCompressed);
     await (gone === undefined ? stopped : Promise.race([stopped, gone]));
     await closeAll(started.splice(0));
     return EXIT_OK;
@@ -167,6 +169,8 @@ function mustGoTogether(options: ServeOptions): void {
     throw new MillraceError('EINVAL', '--read-only does not go with --stream and --create');
   if (base !== undefined && options.from !== undefined)
     throw new MillraceError('EINVAL', '--base and --from say the same: give one of them');
+  if (options.keepCompressed && !stream)
+    throw new MillraceError('EINVAL', '--keep-compressed goes with --stream only');
   if (create && base === undefined)
     throw new MillraceError('EINVAL', '--create needs a base to make the overlay over: --base');
 }

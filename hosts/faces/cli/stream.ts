@@ -22,12 +22,14 @@ import { formatElapsed, formatExactly, formatSize } from './sizes.ts';
 const RETRY_MS = 5000;
 const JSON_INTERVAL_MS = 1000;
 
-export interface StreamCommandOptions extends Omit<StreamOptions, 'nonblock' | 'signal' | 'order'> {
+export interface StreamCommandOptions
+  extends Omit<StreamOptions, 'nonblock' | 'signal' | 'order' | 'compressed'> {
   /** Where the base is now, if not where the overlay says. */
   from?: string;
   baseFormat?: ImageFormat;
   followChain?: boolean;
   cacheMode?: CacheMode;
+  keepCompressed?: boolean;
   json?: boolean;
 }
 
@@ -64,6 +66,10 @@ export function declareStream(program: Command, platform: Platform, ended: Ended
     .addOption(
       new Option('--allocate <how>', 'full: zeros take space too').choices(['sparse', 'full']),
     )
+    .option(
+      '--keep-compressed',
+      "take compressed clusters of the base's into the overlay as they are, where cluster size and method are the same (their data is not looked at: check --data does)",
+    )
     .option('--from <url|path>', 'where the base is now, if not where the overlay records it')
     .addOption(cacheMode())
     .addOption(baseFormat())
@@ -81,7 +87,16 @@ export async function stream(
   overlay: string,
   options: StreamCommandOptions,
 ): Promise<number> {
-  const { from, baseFormat, followChain, cacheMode: cache, json = false, ...job } = options;
+  const {
+    from,
+    baseFormat,
+    followChain,
+    cacheMode: cache,
+    keepCompressed,
+    json = false,
+    ...rest
+  } = options;
+  const job: StreamOptions = { ...rest, compressed: keepCompressed ? 'keep' : undefined };
   const stop = new AbortController();
   let running = false;
   const release = platform.onInterrupt(() => {
@@ -312,7 +327,13 @@ async function report(
   }
   if (!json)
     await platform.stdout.write(
-      `${overlay}: ${formatSize(info.length)} complete, ${copied === 0 ? 'nothing was missing' : `${formatSize(copied)} of it in ${formatElapsed(seconds)} (${formatSize(rate)}/s)`}\n`,
+      `${overlay}: ${formatSize(info.length)} complete, ${copied === 0 ? 'nothing was missing' : `${formatSize(copied)} of it in ${formatElapsed(seconds)} (${formatSize(rate)}/s)`}${info.kept === undefined ? '' : `, ${keptOf(info.kept)}`}\n`,
     );
   return EXIT_OK;
+}
+
+function keptOf(kept: number): string {
+  return kept > 0
+    ? `${formatSize(kept)} kept compressed`
+    : 'nothing kept compressed: no cluster had the size and method of the overlay';
 }

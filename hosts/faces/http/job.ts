@@ -79,6 +79,7 @@ const STREAM_FIELDS = {
   base: ['string', 'number'],
   keepBase: ['boolean'],
   allocate: ['string'],
+  compressed: ['string'],
   order: ['string'],
 } as const satisfies Partial<Record<keyof StreamOptions, readonly string[]>>;
 

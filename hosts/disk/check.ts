@@ -1,0 +1,64 @@
+/**
+ * Checks of an image: of its metadata, which is the engine's work, and of what can be read of it. A
+ * stream that went into an overlay as it was has never been inflated.
+ */
+
+import { KIND_READ } from '../../engine/protocol.ts';
+import type { CheckOptions, CheckReport } from '../api/disk.ts';
+import { MillraceError } from '../api/errors.ts';
+import { checkWith, extentsOf } from './driver/answers.ts';
+import type { Engine } from './driver/engine.ts';
+import { inPieces } from './pieces.ts';
+
+/** Of the places found, so many are told. */
+const DAMAGES_TOLD_MAX = 16;
+
+/** Checks image 0 of an engine, which shows `size` bytes. */
+export async function check(
+  engine: Engine,
+  size: number,
+  { repair, data = false }: Pick<CheckOptions, 'repair' | 'data'>,
+): Promise<CheckReport> {
+  if (typeof data !== 'boolean')
+    throw new MillraceError('EINVAL', 'cannot check: data is true or false');
+  const report = await checkWith(engine, size, repair);
+  // What corrupt tables lead to says nothing.
+  return data && !report.corruptions ? { ...report, ...(await checkData(engine, size)) } : report;
+}
+
+/** Reads image 0 of an engine, which shows `size` bytes, and tells where that does not work. */
+async function checkData(
+  engine: Engine,
+  size: number,
+): Promise<Required<Pick<CheckReport, 'damagedBytes' | 'damages'>>> {
+  const found = { damagedBytes: 0, damages: [] as { offset: number; message: string }[] };
+  const sizes = { most: engine.exports.requestBytesMax(), cluster: engine.exports.clusterSize() };
+  const read = (at: number, length: number) =>
+    engine.request(KIND_READ, at, length, 0, { into: new Uint8Array(length) });
+  const look = async (at: number, length: number): Promise<void> => {
+    try {
+      await read(at, length);
+    } catch (error) {
+      if (!(error instanceof MillraceError) || !isDamage(error)) throw error;
+      const within = sizes.cluster - (at % sizes.cluster);
+      if (length > within) {
+        for (let to = at + within, from = at; from < at + length; from = to, to += sizes.cluster)
+          await look(from, Math.min(to, at + length) - from);
+        return;
+      }
+      found.damagedBytes += length;
+      found.damages.push({ offset: at, message: error.message });
+    }
+  };
+  for await (const { offset, length, state } of extentsOf(engine, 0, size, 1)) {
+    if (state === 'data' || state === 'compressed') await inPieces(sizes, offset, length, look);
+  }
+  found.damages.sort((one, other) => one.offset - other.offset);
+  found.damages.splice(DAMAGES_TOLD_MAX);
+  return found;
+}
+
+/** Whether it is the data that is at fault. */
+function isDamage({ code }: MillraceError): boolean {
+  return code === 'ECORRUPT' || code === 'EIO';
+}
