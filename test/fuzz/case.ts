@@ -261,6 +261,7 @@ class Case {
       false,
       false,
       0,
+      this.#pick(false, true),
     );
     if (refused === 0) this.#call(KIND_STREAM, 0, 0, 0);
   }

@@ -35,15 +35,18 @@ interface Setting {
   /** How we make the overlay; version 2, which cannot tell that it was not closed, QEMU makes. */
   shape: Partial<CreateOptions> | 'version 2';
   cache?: CacheMode;
+  compressed?: 'keep';
 }
 
 const SETTINGS: Setting[] = [
   { base: 'base.raw', shape: {} },
   { base: 'base-zlib.qcow2', shape: { clusterSize: 4096 } },
+  { base: 'base-zlib.qcow2', shape: {}, compressed: 'keep' },
   { base: 'base.raw', shape: 'version 2' },
   { base: 'base.raw', shape: { extendedL2: true } },
   { base: 'base-zlib.qcow2', shape: { clusterSize: 512, refcountBits: 64 } },
   { base: 'base-zlib.qcow2', shape: { clusterSize: 2 * MIB } },
+  { base: 'base-zlib.qcow2', shape: { extendedL2: true }, compressed: 'keep' },
   // A kill takes nothing from the page cache.
   { base: 'base.raw', shape: {}, cache: 'unsafe' },
 ];
@@ -84,7 +87,7 @@ describeWithPeer(['qemu-img', 'nginx'], 'a stream that is killed', () => {
    * were.
    */
   async function untilComplete(
-    { base, shape, cache }: Setting,
+    { base, shape, cache, compressed }: Setting,
     random: Random,
     most: number,
   ): Promise<number> {
@@ -103,7 +106,7 @@ describeWithPeer(['qemu-img', 'nginx'], 'a stream that is killed', () => {
     for (let complete = false; !complete; kills += complete ? 0 : 1) {
       const life = kills < most ? random.between(0, LIFE_MS_MAX) : Infinity;
       const said = await streamUntilKilled(
-        { overlay, base: url, speed: 64 * MIB, slot, cache },
+        { overlay, base: url, speed: 64 * MIB, slot, cache, compressed },
         (line) => (line.startsWith('streaming') ? life : undefined),
       );
       complete = said.includes('complete');

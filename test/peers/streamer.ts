@@ -5,7 +5,7 @@
  * in the end `peak BYTES` (of memory) and `complete`.
  */
 import { readFileSync, writeSync } from 'node:fs';
-import type { CacheMode, Disk } from '../../hosts/node/index.ts';
+import type { CacheMode, Disk, StreamOptions } from '../../hosts/node/index.ts';
 import { openDisk } from '../../hosts/node/index.ts';
 import { slotContent, slotCount, slotOffset } from './slots.ts';
 
@@ -17,6 +17,7 @@ export interface StreamerOrder {
   /** The first slot that the guest writes; without one there is no guest. */
   slot?: number;
   cache?: CacheMode;
+  compressed?: StreamOptions['compressed'];
 }
 
 /** The guest flushes after so many writes. */
@@ -28,7 +29,7 @@ disk.addEventListener('progress', (event) =>
   say(`remaining ${(event as CustomEvent<{ remaining: number }>).detail.remaining}`),
 );
 say(`streaming ${await disk.remaining()}`);
-const streamed = disk.stream({ speed: order.speed });
+const streamed = disk.stream({ speed: order.speed, compressed: order.compressed });
 let ended = false;
 await Promise.all([
   streamed.finally(() => {

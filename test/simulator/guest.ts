@@ -369,14 +369,17 @@ export class Guest {
     const keepBase = random.between(0, 3) === 0;
     const bottom = depth > 1 && random.between(0, 1) ? random.between(1, depth) : 0;
     if (bottom) this.#machine.setBacking(...this.#disk.nameAt(exports.imageAtDepth(bottom)));
+    const full = random.between(0, 5) === 0;
+    const keeps = !full && random.between(0, 1) === 0;
     const refused = exports.stream(
       offset,
       length,
       speed,
       random.between(0, 3),
       keepBase,
-      random.between(0, 5) === 0,
+      full,
       bottom,
+      keeps,
     );
     must(refused === 0, `a job can be started (${refused})`);
     const whole = (offset === 0 && length === 0) || length === this.#truth.size;

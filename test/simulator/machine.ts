@@ -82,6 +82,7 @@ export interface Exports {
     keepBase: boolean,
     full: boolean,
     bottom: number,
+    keepCompressed: boolean,
   ): number;
   setSpeed(speed: number): number;
   clusterSize(): number;

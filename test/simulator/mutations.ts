@@ -55,14 +55,14 @@ export const MUTATIONS: Mutation[] = [
   {
     name: 'what an L2 entry pointed to before is never freed',
     path: 'engine/data/place.ts',
-    from: 'if (was && was != host) freeLater(was, 1, after);',
+    from: 'if (was && was != is) freeLater(was, 1, after);',
     to: '',
   },
   {
     name: 'what a failed request took is never freed',
     path: 'engine/data/place.ts',
     from: 'freeLater(entry & ~ACTION, 1, 0);',
-    to: '',
+    to: ';',
   },
   {
     name: 'the mark of an image in use is not written',
@@ -115,8 +115,8 @@ export const MUTATIONS: Mutation[] = [
   {
     name: 'new L2 entries lack the COPIED flag',
     path: 'engine/data/place.ts',
-    from: 'putBe64(at, host ? host | COPIED : image.version',
-    to: 'putBe64(at, host ? host : image.version',
+    from: 'host ? host | COPIED : zero',
+    to: 'host ? host : zero',
   },
   {
     name: 'a job lets the base go while copies are on their way',
@@ -158,7 +158,7 @@ export const MUTATIONS: Mutation[] = [
     name: 'a job counts what a guest populates twice',
     path: 'engine/data/place.ts',
     from: 't.isJobs);',
-    to: 'false);\n  if (host && !old) jobPopulated(offset, clusterBytes(image), false);',
+    to: 'false);\n  if (entry & OFFSET_MASK && !old) jobPopulated(offset, clusterBytes(image), false);',
   },
   {
     name: 'the tables of a long chain push each other out of the cache',
@@ -218,6 +218,60 @@ export const MUTATIONS: Mutation[] = [
     name: 'what the overlay has of a request that misses is not read for it',
     path: 'engine/data/populate.ts',
     from: 'if (t.wantsAll) wantRequested(t);',
+    to: '',
+  },
+  {
+    name: 'a stream that is kept is linked before it has been written',
+    path: 'engine/data/populate.ts',
+    from: 'if (t.pending) {\n    t.waits = ON_IO;\n    return false;\n  }\n  if (t.error || !linkKept(t)) return false;',
+    to: 'if (t.error || !linkKept(t)) return false;',
+  },
+  {
+    name: 'streams that share a cluster are counted as one',
+    path: 'engine/overlay/refcounts.ts',
+    from: 'for (let i: u32 = 0; i < count; i++)\n    putRefcount(part, index + i, order, getRefcount',
+    to: 'for (let i: u32 = inUse; i < count; i++)\n    putRefcount(part, index + i, order, getRefcount',
+  },
+  {
+    name: 'more is packed into a cluster that has become free',
+    path: 'engine/overlay/refcounts.ts',
+    from: 'if (cluster == open) open = 0;',
+    to: '',
+  },
+  {
+    name: 'a stream lies over another that does not end where it begins',
+    path: 'engine/data/keep.ts',
+    from: 'last.place + (lastTo - lastFrom) == packedTo() &&',
+    to: '',
+  },
+  {
+    name: 'streams are packed over clusters that are in use',
+    path: 'engine/overlay/refcounts.ts',
+    from: 'refcount >= refcountMax(image) : refcount != 0)',
+    to: 'refcount >= refcountMax(image) : false)',
+  },
+  {
+    name: 'more references to a cluster are made than can be counted',
+    path: 'engine/overlay/refcounts.ts',
+    from: 'refcount == 0 || refcount >= refcountMax(image)',
+    to: 'refcount == 0',
+  },
+  {
+    name: 'what a failed job packed is never freed',
+    path: 'engine/data/place.ts',
+    from: 'if (stream.place) freeStream(overlay(), stream.place, stream.bytes, 0);',
+    to: '',
+  },
+  {
+    name: 'a stream that has been written over keeps its clusters',
+    path: 'engine/data/place.ts',
+    from: 'freeStream(image, compressedOffset(image, old), compressedBytes(image, old), after);',
+    to: '',
+  },
+  {
+    name: 'a kept cluster of the last cut cluster shows what its base has behind the end',
+    path: 'engine/data/keep.ts',
+    from: 'extent.length == cluster &&',
     to: '',
   },
 ];

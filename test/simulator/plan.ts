@@ -79,6 +79,7 @@ const CROWDED_PER_CENT = 2;
 const SPARSE_PER_CENT = 4;
 const STACKED_PER_CENT = 3;
 const HOLLOW_PER_CENT = 3;
+const KEEPING_PER_CENT = 6;
 const SPARSE_BYTES = 2 * MIB;
 const CROWDED_BYTES = 3 * MIB;
 const HOLLOW_FILLS: Fill[] = [...Array.from({ length: 199 }, () => 'absent' as const), 'data'];
@@ -100,7 +101,34 @@ const SPECIAL: [perCent: number, special: (plan: Plan) => Plan][] = [
   [SPARSE_PER_CENT, sparse],
   [STACKED_PER_CENT, stacked],
   [HOLLOW_PER_CENT, hollow],
+  [KEEPING_PER_CENT, keeping],
 ];
+
+/** Jobs over bases whose compressed clusters suit the overlay, and guests that write over them. */
+function keeping(plan: Plan): Plan {
+  const { clusterBits, size } = plan.overlay;
+  const small = Math.min(clusterBits, 16);
+  const base: ImagePlan = {
+    ...plan.overlay,
+    format: 'qcow2',
+    clusterBits: small,
+    refcountOrder: 4,
+    extendedL2: false,
+    size: Math.ceil(size / 512) * 512,
+    fills: ['compressed', 'compressed', 'compressed', 'data', 'absent'],
+  };
+  return {
+    ...plan,
+    overlay: {
+      ...plan.overlay,
+      clusterBits: small,
+      extendedL2: plan.overlay.extendedL2 && small >= 14,
+      fills: ['absent', 'absent', 'absent', 'data'],
+    },
+    chain: [base, base].slice(0, 1 + (plan.chain.length > 1 ? 1 : 0)),
+    weights: { ...plan.weights, job: 10 },
+  };
+}
 
 /**
  * A chain of small clusters under large ones: where a job goes down to an image of it, a cluster is

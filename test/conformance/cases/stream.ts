@@ -19,6 +19,12 @@ import {
   wholeInfo,
 } from '../support.ts';
 
+/** Where the base has text. */
+const KEPT_RUNS = [
+  [0, 256 * KIB],
+  [1024 * KIB, 512 * KIB],
+];
+
 /** A disk whose base gives nothing behind the first page until it is told to. */
 async function withHeldBase(
   host: Adapter,
@@ -36,6 +42,33 @@ async function withHeldBase(
 }
 
 export const streamCases: readonly Case[] = [
+  {
+    name: 'a job keeps compressed clusters that suit the overlay, and gives it their method',
+    async run(host) {
+      for (const fixture of ['base-zlib.qcow2', 'base-zstd.qcow2']) {
+        await using(diskOver(host, fixture), async (disk) => {
+          const { kept } = await disk.stream({ compressed: 'keep' });
+          // The text, but for what is random and stands as it is.
+          equal(kept, 768 * KIB, 'bytes kept compressed');
+          await standsAlone(disk);
+          const compressed = (await extents(disk.map())).filter(
+            ({ state }) => state === 'compressed',
+          );
+          equal(
+            compressed.map(({ offset, length }) => [offset, length]),
+            KEPT_RUNS,
+            'compressed',
+          );
+          const report = await disk.check({ data: true });
+          equal([report.corruptions, report.leaks, report.damagedBytes], [0, 0, 0], 'check');
+          await disk.write(5, guestData(10));
+          const content = baseContent();
+          content.set(guestData(10), 5);
+          await reads(disk, content);
+        });
+      }
+    },
+  },
   {
     name: 'stream without a range takes the whole disk and resolves with how it ended',
     run: (host) =>
