@@ -66,7 +66,7 @@ function hasNoStreams(t: StreamTask): bool {
     if (extent === null) return false;
     if (extent.state == COMPRESSED_DATA) {
       t.methodStep = SETTLED;
-        return false;
+      return false;
     }
     t.methodSearchedTo += extent.length;
   }

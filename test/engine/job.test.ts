@@ -36,7 +36,8 @@ it('one that runs is not overwritten by another', () => {
     while (code === undefined && events.next());
     expect(code).toBe(0);
   };
-  const make = (length: number): number => machine.exports.stream(0, length, 0, 0, false, false, 0, false);
+  const make = (length: number): number =>
+    machine.exports.stream(0, length, 0, 0, false, false, 0, false);
   run(KIND_OPEN, 1, RAW, 0);
   run(KIND_CREATE, 0, 4 * MIB, 16 + 4 * 256);
   expect(make(MIB)).toBe(0);
