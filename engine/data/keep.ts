@@ -13,7 +13,7 @@ import { overlay } from '../formats/qcow2/image';
 import { compressedEntry, compressedReaches } from '../formats/qcow2/l2';
 import { SECTOR_BYTES } from '../limits';
 import { pack, packedTo } from '../overlay/packing';
-import { noteUnwritten } from '../overlay/writeback';
+import { noteUnwritten } from '../overlay/progress';
 import { COMPRESSED_DATA, FORMAT_QCOW2, OP_WRITE, OVERLAY } from '../protocol';
 import { entryAt, Inflation } from './gather';
 import { ACTION, ACTION_BITS, FILL, KEEP, linkEntry, PACKED } from './place';

@@ -4,12 +4,13 @@
 
 import { be64, putBe64 } from '../core/bytes';
 import { clusterBytes, Image, imageAt, imageCount } from '../core/image';
-import { pageChanged, pageGet, STAGE_ROOTS } from '../core/pages';
+import { STAGE_ROOTS } from '../core/page';
+import { pageChanged, pageGet } from '../core/pages';
 import { lookup } from '../formats/chain';
 import { AT_COMPRESSION, AT_INCOMPATIBLE, INCOMPATIBLE_COMPRESSION } from '../formats/qcow2/header';
 import { overlay } from '../formats/qcow2/image';
 import { SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
-import { flushed } from '../overlay/writeback';
+import { flushed } from '../overlay/flush';
 import { COMPRESSED_DATA, FORMAT_QCOW2, OVERLAY } from '../protocol';
 import { StreamTask } from './tasks';
 
