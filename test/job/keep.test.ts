@@ -78,7 +78,7 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'clusters kept compressed', () => {
     ['zstd, 4 KiB', { cluster: 4 * KIB, method: 'zstd' }],
     ['zlib, 1 MiB', { cluster: MIB }],
     ['zstd, 2 MiB', { cluster: 2 * MIB, method: 'zstd' }],
-    ['zlib, 1 MiB, in little memory', { cluster: MIB, overlay: { memory: 8 * MIB } }],
+    ['zlib, 256 KiB, in little memory', { cluster: 256 * KIB, overlay: { memory: 8 * MIB } }],
     ['version 2 below', { cluster: 64 * KIB, base: { compat: '0.10' } }],
     ['subclusters above', { cluster: 64 * KIB, overlay: { extendedL2: true } }],
     ['subclusters below', { cluster: 32 * KIB, base: { extended_l2: 'on' } }],
