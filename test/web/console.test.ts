@@ -1,8 +1,9 @@
 /**
  * The console in a real Chromium, as its users meet it: a Linux guest boots from a base behind a
  * slow link, writes, is used by a phone, takes files and gives them, lives through a reload in the
- * middle of the stream, is suspended, goes on without any server, and leaves as a file. With MILLRACE_SCREENSHOTS set to a folder, each state is drawn there at the
- * width of a desktop and of a phone, and in light colours.
+ * middle of the stream, is suspended, goes on without any server, and leaves as a file. With
+ * MILLRACE_SCREENSHOTS set to a folder, each state is drawn there, at the width of a desktop and of
+ * a phone, dark and light.
  */
 import { createHash } from 'node:crypto';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
@@ -501,19 +502,18 @@ async function shoot(page: Page, name: string): Promise<void> {
   }
   const folder = process.env.MILLRACE_SCREENSHOTS;
   if (!folder) return;
-  for (const [kind, size] of Object.entries({ desktop: DESKTOP, phone: PHONE })) {
+  for (const [kind, size] of Object.entries({ phone: PHONE, desktop: DESKTOP })) {
     await page.setViewportSize(size);
     // Two frames: the screens fit themselves to the new size in the first.
     await page.evaluate(
       () => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))),
     );
-    await page.screenshot({
-      path: join(folder, `${name}-${kind}.png`),
-      fullPage: kind === 'phone',
-    });
+    for (const colorScheme of ['light', 'dark'] as const) {
+      await page.emulateMedia({ colorScheme });
+      await page.screenshot({
+        path: join(folder, `${name}-${kind}-${colorScheme}.png`),
+        fullPage: kind === 'phone',
+      });
+    }
   }
-  await page.setViewportSize(DESKTOP);
-  await page.emulateMedia({ colorScheme: 'light' });
-  await page.screenshot({ path: join(folder, `${name}-light.png`) });
-  await page.emulateMedia({ colorScheme: 'dark' });
 }

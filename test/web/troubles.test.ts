@@ -505,6 +505,7 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
         }, what);
       await kept('aside');
       await page.getByRole('button', { name: 'Boot: writer' }).click();
+      await page.getByRole('dialog').getByRole('button', { name: 'Boot', exact: true }).click();
       await key();
       await page.getByText('Saving\u2026').waitFor();
       await page.getByText('All writes saved').waitFor();

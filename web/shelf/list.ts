@@ -75,7 +75,7 @@ function row(disk: DiskRecord, boot: Start): HTMLLIElement {
       {
         type: 'button',
         className,
-        onclick: () => boot(name, fresh),
+        onclick: () => void (fresh ? bootAfresh(name, boot) : boot(name)),
         ariaLabel: `${label}: ${name}`,
       },
       label,
@@ -121,6 +121,16 @@ function state({ size, remaining, base }: DiskRecord): (Node | string)[] {
     ];
   const here = remaining === undefined ? '' : ` · ${percent(1 - remaining / size)} here`;
   return [`${bytes(size)}${here} · base ${base.name}`];
+}
+
+async function bootAfresh(name: string, boot: Start): Promise<void> {
+  const answer = await ask({
+    title: `Boot ${name} instead of continuing?`,
+    text: 'The machine is suspended. Booted, it loses what was in its memory, as if its plug had been pulled.',
+    yes: 'Boot',
+    danger: true,
+  });
+  if (answer !== undefined) boot(name, true);
 }
 
 async function rename(name: string): Promise<void> {
