@@ -258,7 +258,7 @@ describeWithPeer(
         await page.waitForFunction(async () =>
           (await navigator.clipboard.readText()).includes('pasted-42'),
         );
-        const content = makeContent('random', 9, 50_001);
+        const content = makeContent('random', 9, 10_001);
         await writeFile(join(work, "it's one.bin"), content);
         const [chooser] = await Promise.all([
           page.waitForEvent('filechooser'),
