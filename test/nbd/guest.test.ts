@@ -2,7 +2,6 @@
  * The whole of it: a machine boots from a disk whose base is far away, while the disk streams; the
  * server is killed and started again; the machine is handed over to the file; and nothing is lost.
  */
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, open, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -11,6 +10,7 @@ import type { Started } from '../cli/program.ts';
 import { startMillrace, withFolder } from '../cli/program.ts';
 import type { Guest } from '../guest/guest.ts';
 import { guestPeers, makeGuest } from '../guest/guest.ts';
+import { BOOT_MS_MAX, QemuMachine } from '../guest/qemu-machine.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { startNginx } from '../support/nginx.ts';
 import { peerPath } from '../support/peer.ts';
@@ -18,8 +18,6 @@ import { check, info } from '../support/qemu.ts';
 import { run } from '../support/run.ts';
 import { startSlowLinkProcess } from '../support/slow-link.ts';
 
-/** Software emulation on a busy machine; alone, the prompt is there after some 15 seconds. */
-const BOOT_MS_MAX = 150_000;
 /** The stream takes seven seconds at the least. */
 const KILL_MS = 3000;
 const TEST_MS_MAX = 400_000;
@@ -27,52 +25,6 @@ const TEST_MS_MAX = 400_000;
 /** What the guest's boot and the test write, as diff(1) tells it. */
 const WRITTEN =
   /^Only in end: (first|second|third)$|[/ ](etc\/mtab|var\/log|run|tmp|dev|root\/\.bash_history)\b/;
-
-/** A machine in QEMU, by its serial console. */
-class QemuMachine {
-  readonly child: ReturnType<typeof spawn>;
-  #console = '';
-  #read = 0;
-
-  constructor(folder: string, socket: string) {
-    const nbd = `driver=nbd,node-name=vda-nbd,server.type=unix,server.path=${socket},export=vda`;
-    this.child = spawn(
-      peerPath('qemu-system-x86_64'),
-      [
-        ...['-m', '256', '-net', 'none', '-display', 'none', '-serial', 'stdio', '-no-reboot'],
-        ...['-qmp', 'unix:qmp.sock,server=on,wait=off'],
-        ...['-blockdev', `${nbd},reconnect-delay=120`],
-        ...['-blockdev', 'driver=raw,node-name=vda,file=vda-nbd'],
-        ...['-device', 'ide-hd,drive=vda'],
-      ],
-      { cwd: folder, stdio: ['pipe', 'pipe', 'inherit'] },
-    );
-    this.child.stdout!.setEncoding('latin1').on('data', (text) => {
-      this.#console += text;
-    });
-  }
-
-  /** Waits for what has not been read yet to match. */
-  async until(pattern: RegExp, msMax: number): Promise<string> {
-    const end = Date.now() + msMax;
-    for (;;) {
-      const text = this.#console.slice(this.#read);
-      const match = pattern.exec(text);
-      if (match) {
-        this.#read += match.index + match[0].length;
-        return text.slice(0, match.index + match[0].length);
-      }
-      if (Date.now() > end || this.child.exitCode !== null)
-        throw new Error(`the machine did not say ${pattern}: …${this.#console.slice(-2000)}`);
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    }
-  }
-
-  async type(line: string): Promise<string> {
-    this.child.stdin!.write(`${line}; echo D''ONE $?\n`);
-    return this.until(/DONE \d+/, BOOT_MS_MAX);
-  }
-}
 
 /** The script that the documentation shows. */
 async function handOverScript(): Promise<string> {
