@@ -20,6 +20,7 @@ import { binariesCompressed, linkRaw, localRaw } from './data.ts';
 import { denoStreams } from './deno.ts';
 import { edgeFirstRead } from './edge.ts';
 import { guestLatency } from './guest.ts';
+import { keptRows } from './kept.ts';
 import { nbdRequests } from './nbd.ts';
 import type { StreamFigures } from './ours.ts';
 import { firstRead, peakMemory, timeStream } from './ours.ts';
@@ -153,6 +154,7 @@ async function compressed(): Promise<BenchRow[]> {
         unit: '',
         goalMax: 1,
       });
+      rows.push(...(await keptRows(`${method} qcow2 over ${LINKS[0].name}`, base, path)));
     });
     const [unsafe, convert, flushed, flushedConvert] = await bestInTurn(RUNS, [
       async () => (await timeStream(path, 'unsafe')).seconds,
