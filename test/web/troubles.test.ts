@@ -119,6 +119,11 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
     await page.locator('#screen').focus();
     await page.keyboard.press('Enter');
   };
+  /** Until what the writer writes has been stored. */
+  const allWritten = async (): Promise<void> => {
+    await page.locator('.wrote').getByText('12.0 KiB', { exact: true }).waitFor();
+    await page.getByText('All writes saved').waitFor();
+  };
   /** Until the page opens without a network. */
   const offline = (): Promise<unknown> =>
     page.evaluate(() =>
@@ -470,6 +475,29 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
   );
 
   it(
+    'has what the machine wrote after a reload, though nobody has closed its disk',
+    async () => {
+      await boot(page, `${site.origin}/images/writer.raw?4`);
+      await key();
+      await allWritten();
+      const name = (await page.locator('#title').textContent())!;
+      await page.reload();
+      await starts();
+      await page.getByRole('button', { name: 'Switch off' }).click();
+      const [download] = await Promise.all([
+        page.waitForEvent('download'),
+        page.getByRole('button', { name: `Export raw: ${name}` }).click(),
+      ]);
+      const disk = await readFile(await download.path());
+      let copies = 0;
+      for (let at = 512; at < disk.length; at += 512)
+        if (disk.compare(disk, 0, 512, at, at + 512) === 0) copies++;
+      expect(copies).toBe(24);
+    },
+    START_MS_MAX,
+  );
+
+  it(
     'says that the storage of a disk was cleared, and what can be done yet',
     async () => {
       await boot(page, `${site.origin}/images/writer.raw?3`);
@@ -507,8 +535,7 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
       await page.getByRole('button', { name: 'Boot: writer' }).click();
       await page.getByRole('dialog').getByRole('button', { name: 'Boot', exact: true }).click();
       await key();
-      await page.getByText('Saving\u2026').waitFor();
-      await page.getByText('All writes saved').waitFor();
+      await allWritten();
       await page.getByRole('button', { name: 'Switch off' }).click();
       await page.getByRole('button', { name: 'Boot: writer' }).waitFor();
       expect(await page.getByRole('button', { name: 'Continue: writer' }).count()).toBe(0);
