@@ -174,6 +174,21 @@ os.execv(sys.argv[1], sys.argv[1:])
     }));
 });
 
+describeWithPeer(['nbdinfo', 'systemd-socket-activate', 'qemu-img'], 'a socket of systemd', () => {
+  it('is served when its first client comes, by a program that systemd starts', () =>
+    withFolder(async (folder) => {
+      await createImage(join(folder, 'a.qcow2'), { size: MIB });
+      const started = startMillrace(['serve', '--nbd', 'systemd', '--once', 'a.qcow2'], {
+        cwd: folder,
+        under: [peerPath('systemd-socket-activate'), '-l', join(folder, 'given')],
+      });
+      await started.until('stderr', /Listening on/);
+      const uri = `nbd+unix:///?socket=${join(folder, 'given')}`;
+      expect((await client('nbdinfo', '--size', uri)).stdout.trim()).toBe(String(MIB));
+      expect((await started.ended).exitCode).toBe(0);
+    }));
+});
+
 describeWithPeer(['nbdinfo', 'nbdsh', 'openssl', 'qemu-img'], 'NBD with TLS', () => {
   it('lets in clients with a certificate of the right authority only', () =>
     withFolder(async (folder) => {

@@ -41,6 +41,7 @@ const PACKAGES = {
   nbdkit: 'nbdkit',
   fio: 'fio',
   'nbd-client': 'nbd-client',
+  'systemd-socket-activate': 'systemd',
 } as const;
 
 /** What npm has no build of for every system. */

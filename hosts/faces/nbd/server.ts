@@ -62,6 +62,7 @@ export class NbdServer {
   readonly #stop = new Stop();
   readonly #transmissions = new Set<Transmission>();
   readonly #handshakes = new Set<Handshake>();
+  #hadClients = false;
   #onLastGone: (() => void)[] = [];
   #isClosing = false;
   #closing: Promise<void> | undefined;
@@ -92,8 +93,12 @@ export class NbdServer {
     return this.#live.size;
   }
 
-  /** Resolves the next time that the last client has gone. */
+  /**
+   * Resolves when the last client has gone; at once where there was one, and none is left. (With a
+   * socket of systemd, the first may be there before anybody asks.)
+   */
   lastGone(): Promise<void> {
+    if (this.#hadClients && this.#live.size === 0) return Promise.resolve();
     return new Promise((resolve) => this.#onLastGone.push(resolve));
   }
 
@@ -103,6 +108,7 @@ export class NbdServer {
   serve(connection: NbdConnection): Promise<void> {
     const serving = this.#serve(connection);
     this.#live.add(serving);
+    this.#hadClients = true;
     void serving.finally(() => {
       this.#live.delete(serving);
       if (this.#live.size === 0) for (const tell of this.#onLastGone.splice(0)) tell();
