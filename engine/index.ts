@@ -28,6 +28,7 @@ import { requestBytes } from './data/populate';
 import { formatsInit } from './formats/formats';
 import { overlay, Qcow2, qcow2Of } from './formats/qcow2/image';
 import { jobAbort, jobBegin, jobResume, jobSetSpeed } from './job/control';
+import { jobTakesRange } from './job/order';
 import { readaheadInit } from './job/readahead';
 import { BLOCK_BYTES, PAGE_BYTES, PAGES_MAX, PAGES_MIN, REQUESTS_MAX, TASKS_MAX } from './limits';
 import { freesBytes, freesInit } from './overlay/frees';
@@ -82,6 +83,7 @@ import {
   JOB_STATUS,
   JOB_STOPS,
   JOB_TO,
+  KIND_POPULATE,
   KIND_STREAM,
   MEMORY_BYTES_MIN,
   OVERLAY,
@@ -282,6 +284,8 @@ export function request(kind: u32, tag: u32, offset: f64, length: f64, argument:
   const t = taskBegin(kind, false);
   if (t === null) return false;
   t.isJobs = kind == KIND_STREAM;
+  t.isAhead = kind == KIND_POPULATE;
+  t.background = t.isAhead;
   t.request = tag;
   t.offset = <u64>offset;
   t.length = <u64>length;
@@ -322,6 +326,7 @@ export function stream(
   full: bool,
   bottom: u32,
   keepCompressed: bool,
+  ordered: bool,
 ): i32 {
   return jobBegin(
     <u64>offset,
@@ -332,7 +337,16 @@ export function stream(
     full,
     bottom,
     keepCompressed,
+    ordered,
   );
+}
+
+/**
+ * Tells a job that is `ordered` which range to copy after those it was told before; a length of 0:
+ * there are no more, and it goes from start to end. False when it has no room for one now.
+ */
+export function streamNext(offset: f64, length: f64): bool {
+  return jobTakesRange(<u64>offset, <u64>length);
 }
 
 /** Asks the job to end; false if there is none. */

@@ -3,7 +3,7 @@
 // TypeScript knows its value. So there are literals here, and nothing else.
 
 /** Version of this interface; a host refuses another. */
-export const INTERFACE_VERSION = 2;
+export const INTERFACE_VERSION = 3;
 
 // Limits
 
@@ -28,6 +28,14 @@ export const HOLE_BLOCK_BITS = 12;
 /** Numbers, of 64-bit floats, in a report (an image, the job). */
 export const REPORT_NUMBERS = 32;
 
+/** Ranges of a job's order that wait to be taken up. */
+export const ORDER_RANGES_MAX = 64;
+
+/** Value of a read: it was answered at once, waited for what was under way, or had to fetch. */
+export const READ_AT_ONCE = 0;
+export const READ_WAITED = 1;
+export const READ_MISSED = 2;
+
 /** Number of the overlay among the images. */
 export const OVERLAY = 0;
 
@@ -48,6 +56,8 @@ export const KIND_CHECK = 12;
 export const KIND_CLOSE = 13;
 export const KIND_REFER = 14;
 export const KIND_SNAPSHOTS = 15;
+/** What the overlay lacks of a range is brought into it, before anyone reads it. */
+export const KIND_POPULATE = 16;
 
 // Arguments of requests
 
@@ -107,6 +117,8 @@ export const OP_HOLES = 10;
 export const FLAG_BACKGROUND = 1;
 /** It is the job's, and may be cancelled when that is aborted. */
 export const FLAG_JOBS = 2;
+/** It is fetched ahead: a guest is expected to want it soon, and nobody waits for it yet. */
+export const FLAG_AHEAD = 4;
 
 /** Methods of compression, as DECOMPRESS names them in the place of a file. */
 export const METHOD_DEFLATE = 0;

@@ -43,6 +43,7 @@ import {
   KIND_FLUSH,
   KIND_MAP,
   KIND_OPEN,
+  KIND_POPULATE,
   KIND_READ,
   KIND_REFER,
   KIND_REMAINING,
@@ -60,6 +61,7 @@ import { runCreate } from './requests/create';
 import { closeEnded, runClose, runFlush } from './requests/flush';
 import { runMap } from './requests/map';
 import { runOpen } from './requests/open';
+import { runPopulate } from './requests/populate';
 import { runRead } from './requests/read';
 import { runRefer } from './requests/refer';
 import { runRemaining } from './requests/remaining';
@@ -135,6 +137,7 @@ function run(t: Task): i32 {
   if (t.kind == KIND_CREATE) return runCreate(t);
   if (t.kind == KIND_REFER) return runRefer(t);
   if (t.kind == KIND_SNAPSHOTS) return runSnapshots(t);
+  if (t.kind == KIND_POPULATE) return runPopulate(t);
   assert(t.kind == KIND_CLOSE);
   return runClose(t);
 }
@@ -179,5 +182,8 @@ function finish(t: Task): void {
   } else if (t.kind == KIND_GROW) {
     growEnded(t);
   }
+  const wasAhead = t.isAhead;
   taskEnd(t);
+  // The job may have the line again.
+  if (wasAhead) wake(ON_JOB);
 }

@@ -1,6 +1,6 @@
 // The job: the state of the one stream that a disk can have at a time, and the count of what it
 // still lacks. What the job does is stream.ts's; here is what others tell it and ask of it.
-import { STATUS_ACTIVE, STATUS_NONE } from '../protocol';
+import { ORDER_RANGES_MAX, STATUS_ACTIVE, STATUS_NONE } from '../protocol';
 import { imageCount } from './image';
 
 /** The job as the engine has it; `info` in index.ts makes the host's report of it. */
@@ -39,6 +39,15 @@ export class Job {
   limited: bool;
   /** Where the next copy begins. */
   cursor: u64;
+  /** What it copies before it goes on from the cursor: see order.ts. */
+  rangeAt: u64;
+  rangeTo: u64;
+  /** Ranges that wait, in a circle; whether more may come. */
+  rangesFirst: u32;
+  rangesCount: u32;
+  ordered: bool;
+  /** Where the copy that was handed out last ends. */
+  handedTo: u64;
   /** How far the first count has come; what is populated behind it is not counted yet. */
   counted: u64;
   copies: u32;
@@ -70,8 +79,22 @@ let job: usize = 0;
 /** The earliest time at which `step` is wanted again; 0 for none. */
 let alarm: f64 = 0;
 
+/** Bytes of a range that waits: where it begins and ends. */
+const RANGE_BYTES: i32 = 16;
+
 export function jobBytes(): usize {
+  return rangesAt() + <usize>(ORDER_RANGES_MAX * RANGE_BYTES);
+}
+
+function rangesAt(): usize {
   return (offsetof<Job>() + 7) & ~7;
+}
+
+/** Where the range stands that waits behind so many others. */
+export function jobRangeAt(behind: u32): usize {
+  assert(behind < <u32>ORDER_RANGES_MAX);
+  const index = (theJob().rangesFirst + behind) % ORDER_RANGES_MAX;
+  return job + rangesAt() + <usize>(index * RANGE_BYTES);
 }
 
 export function jobInit(at: usize): void {

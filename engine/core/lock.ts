@@ -28,6 +28,7 @@ export function lock(t: Task, mode: u32, from: u64, to: u64): bool {
     if (o.lockMode == SHARED && t.lockMode == SHARED) continue;
     if (o.lockHeld || <i32>(o.lockTurn - t.lockTurn) < 0) {
       t.waits = ON_LOCK;
+      if (o.populating) t.waited = true;
       return false;
     }
   }

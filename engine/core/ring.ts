@@ -7,6 +7,7 @@ import {
   COMPLETION_DETAIL,
   COMPLETION_RESULT,
   COMPLETION_TAG,
+  FLAG_AHEAD,
   FLAG_BACKGROUND,
   FLAG_JOBS,
   OP_DONE,
@@ -196,11 +197,17 @@ export function ioBegin(
   s.tag = <u32>((changetype<usize>(io) - r.slots) / offsetof<Io>());
   s.op = op;
   s.file = file;
-  s.flags = task !== null && task.isJobs ? FLAG_BACKGROUND | FLAG_JOBS : 0;
+  s.flags = flagsOf(task);
   s.offset = offset;
   s.length = length;
   s.address = <u32>address;
   return s;
+}
+
+function flagsOf(task: Task | null): u32 {
+  if (task === null) return 0;
+  if (task.isJobs) return FLAG_BACKGROUND | FLAG_JOBS;
+  return task.isAhead ? FLAG_BACKGROUND | FLAG_AHEAD : 0;
 }
 
 /** Gives the slot of a completed operation back. */

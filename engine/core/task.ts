@@ -53,6 +53,8 @@ export class Task {
   background: bool;
   /** It is the job, or one of its copies: what it waits for may be cancelled with that. */
   isJobs: bool;
+  /** It fetches what a guest is expected to want soon: see populate.ts of requests/. */
+  isAhead: bool;
   /** Others wait for it: it waits neither for its turn to load pages nor for a place here. */
   serves: bool;
   next: Task | null;
@@ -89,6 +91,8 @@ export class Task {
   lockFrom: u64;
   lockTo: u64;
   lockTurn: u32;
+  /** It has waited for what another task brings into the overlay. */
+  waited: bool;
 
   buffer: usize;
   bufferBytes: u32;
@@ -315,4 +319,13 @@ export function takeReady(): Task | null {
 
 export function anyReady(): bool {
   return queue(false).first !== null || queue(true).first !== null;
+}
+
+/** Whether anything is being fetched ahead: the job leaves the line to it. */
+export function fetchesAhead(): bool {
+  for (let i: u32 = 0; i < TASKS_MAX; i++) {
+    const t = taskAt(i);
+    if (t.kind != KIND_NONE && t.kind != KIND_GIVEN && t.isAhead) return true;
+  }
+  return false;
 }

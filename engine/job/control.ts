@@ -30,6 +30,7 @@ export function jobBegin(
   full: bool,
   bottom: u32,
   keeps: bool,
+  ordered: bool,
 ): i32 {
   const size = overlay().size;
   // Its copies would count for the new one.
@@ -54,6 +55,7 @@ export function jobBegin(
   j.limited = bottom != 0;
   j.bottom = bottom ? bottom : imageCount();
   j.allowanceAt = now();
+  j.ordered = ordered;
   return 0;
 }
 

@@ -6,7 +6,7 @@ import { now } from '../core/clock';
 import { guestAtWork } from '../core/guest';
 import { clusterBytes, imageCount } from '../core/image';
 import { Job, setAlarm } from '../core/job';
-import { AGAIN, DONE, ON_JOB, ON_MEMORY, Task, WAIT, wait } from '../core/task';
+import { AGAIN, DONE, fetchesAhead, ON_JOB, ON_MEMORY, Task, WAIT, wait } from '../core/task';
 import { scratchFor } from '../data/gather';
 import { KEEP_AMONG_ALL, KEEP_NOTHING } from '../data/keep';
 import { chunkBytes } from '../data/populate';
@@ -23,6 +23,7 @@ import {
 import { COMPRESSED_DATA, DATA } from '../protocol';
 import { beginCopy } from './copy';
 import { dropsAll, missingAt } from './missing';
+import { hasRange } from './order';
 
 /** How far ahead of the copies the tables of the base are asked for. */
 const TABLES_AHEAD_BYTES: u64 = 64 << 20;
@@ -31,6 +32,33 @@ const PIECES_PER_SECOND: u64 = 8;
 
 /** Hands out copies until nothing more can be done now. */
 export function copyOn(t: Task, j: Job): i32 {
+  const next = copyRanges(t, j);
+  return next == DONE ? copyFromCursor(t, j) : next;
+}
+
+/** Those of its order first, as far as anything of them is missing. */
+function copyRanges(t: Task, j: Job): i32 {
+  for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
+    if (j.aborted || j.ending) return DONE;
+    if (!hasRange(j)) {
+      if (!j.ordered) return DONE;
+      return wait(t, ON_JOB);
+    }
+    if (j.paused) return wait(t, ON_JOB);
+    const absent = missingAt(t, j, j.rangeAt, j.rangeTo - j.rangeAt);
+    if (absent == 0) return WAIT;
+    if (absent < 0) {
+      j.rangeAt += -absent;
+      continue;
+    }
+    const next = handOut(t, j, j.rangeAt, j.rangeTo, absent, 0);
+    if (next != DONE) return next;
+    j.rangeAt = j.handedTo;
+  }
+  return AGAIN;
+}
+
+function copyFromCursor(t: Task, j: Job): i32 {
   for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
     if (j.aborted || j.ending) return DONE;
     if (j.paused) return wait(t, ON_JOB);
@@ -44,8 +72,13 @@ export function copyOn(t: Task, j: Job): i32 {
     const zeroes = zeroesFrom(t, j, absent);
     if (zeroes == UNKNOWN) return WAIT;
     if (zeroes && skipsHole(j, zeroes, absent)) continue;
-    const next = handOut(t, j, absent, zeroes);
+    const next = handOut(t, j, j.cursor, j.to, absent, zeroes);
     if (next != DONE) return next;
+    j.cursor = j.handedTo;
+    // The tables that the next copies need come while these are under way; nobody waits for them
+    // here.
+    if (j.cursor + TABLES_AHEAD_BYTES < overlay().size)
+      lookupChain(null, 1, imageCount(), j.cursor + TABLES_AHEAD_BYTES, 1);
   }
   return AGAIN;
 }
@@ -101,40 +134,41 @@ function skipsHole(j: Job, zeroes: u64, absent: u64): bool {
   return true;
 }
 
-/** Starts one copy at the cursor, if there is room for it now. */
-function handOut(t: Task, j: Job, absent: u64, zeroes: u64): i32 {
-  assert(absent > 0 && j.cursor < j.to);
+/**
+ * Starts one copy of what is `absent` at `at`, up to `limit` at most, if there is room for it now;
+ * the job's `handedTo` tells how far it reaches.
+ */
+function handOut(t: Task, j: Job, at: u64, limit: u64, absent: u64, zeroes: u64): i32 {
+  assert(absent > 0 && at < limit);
   const cluster = clusterBytes(overlay());
-  const start = j.cursor & ~(cluster - 1);
+  const start = at & ~(cluster - 1);
   // Only runs worth it go without reading; a few zero clusters between data are found in the data.
   const linkOnly = zeroes >= min(absent, chunkBytes()) && zeroes > 0;
   let end = linkOnly
-    ? min(j.cursor + zeroes, start + cluster * CHUNK_CLUSTERS_MAX)
+    ? min(at + zeroes, start + cluster * CHUNK_CLUSTERS_MAX)
     : start - (start % chunkBytes()) + chunkBytes();
-  end = min(end, j.to);
+  end = min(end, limit);
   if (j.speed) {
     end = min(
       end,
-      min(j.cursor + absent, start + max(cluster, (j.speed / PIECES_PER_SECOND) & ~(cluster - 1))),
+      min(at + absent, start + max(cluster, (j.speed / PIECES_PER_SECOND) & ~(cluster - 1))),
     );
-    if (!allowed(j, end - j.cursor)) return wait(t, ON_JOB);
+    if (!allowed(j, end - at)) return wait(t, ON_JOB);
   }
+  // What guests are expected to want soon has the line to itself.
+  if (fetchesAhead()) return wait(t, ON_JOB);
   const most = guestAtWork() ? COPIES_WITH_GUEST_MAX : COPIES_MAX;
   const full = j.copies >= most || (!linkOnly && isMemoryShort());
   if (full && j.copies) return wait(t, ON_JOB | ON_MEMORY);
-  const copy = beginCopy(j.cursor, end);
+  const copy = beginCopy(at, end);
   if (copy === null) return wait(t, ON_JOB | ON_MEMORY);
   copy.isJobs = true;
   copy.zeroes = linkOnly;
   copy.keeping = j.keeps ? KEEP_AMONG_ALL : KEEP_NOTHING;
   copy.resumes = j.resumes;
   j.copies++;
-  if (j.speed) j.allowance -= <f64>(end - j.cursor);
-  j.cursor = end;
-  // The tables that the next copies need come while these are under way; nobody waits for them
-  // here.
-  if (end + TABLES_AHEAD_BYTES < overlay().size)
-    lookupChain(null, 1, imageCount(), end + TABLES_AHEAD_BYTES, 1);
+  if (j.speed) j.allowance -= <f64>(end - at);
+  j.handedTo = end;
   return DONE;
 }
 

@@ -22,6 +22,7 @@ import { noteError, pauseByItself, pausesOn } from './errors';
 import { copyOn } from './handout';
 import { methodSettled } from './method';
 import { count, dropsAll, findUncovered, keepsBase, recount } from './missing';
+import { leavesRange } from './order';
 import { StreamTask, streamTaskOf } from './tasks';
 
 const COUNT: u32 = 0;
@@ -142,6 +143,7 @@ function failedStep(t: StreamTask, j: Job): i32 {
     return AGAIN;
   }
   if (t.state == COPY && j.onError == ON_ERROR_IGNORE) {
+    if (leavesRange(j)) return AGAIN;
     // The tables that tell of the next chunk cannot be had: it is left out.
     j.cursor = j.cursor - (j.cursor % chunkBytes()) + chunkBytes();
     return AGAIN;

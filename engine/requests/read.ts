@@ -20,7 +20,18 @@ import { unplace } from '../data/place';
 import { chunkBytes, grain, populate, populateBegin, requestBytes } from '../data/populate';
 import { lookup } from '../formats/chain';
 import { noteGuestRead } from '../job/readahead';
-import { ABSENT, EINVAL, ENOSPC, KIND_READ, OP_GIVE, OVERLAY, R_RANGE } from '../protocol';
+import {
+  ABSENT,
+  EINVAL,
+  ENOSPC,
+  KIND_READ,
+  OP_GIVE,
+  OVERLAY,
+  R_RANGE,
+  READ_AT_ONCE,
+  READ_MISSED,
+  READ_WAITED,
+} from '../protocol';
 
 /**
  * Times a read lets missing clusters be populated before it reads the base directly: others may
@@ -41,6 +52,11 @@ let copyOnRead: bool = false;
 
 export function setCopyOnRead(yes: bool): void {
   copyOnRead = yes;
+}
+
+/** Whether what is fetched is kept in the overlay. */
+export function storesReads(): bool {
+  return copyOnRead;
 }
 
 @unmanaged
@@ -138,6 +154,7 @@ function give(t: ReadTask): i32 {
   give.address = <u32>(t.buffer + <usize>within);
   give.length = <u32>t.length;
   noteGuestRead(t.offset, t.length, t.populateTries > 0);
+  t.value = t.populateTries ? READ_MISSED : t.waited ? READ_WAITED : READ_AT_ONCE;
   return DONE;
 }
 

@@ -16,6 +16,11 @@ export interface ReadHint {
   signal?: AbortSignal;
   /** True for the background copy: a read without it goes ahead of those with it. */
   background?: boolean;
+  /**
+   * True, beside `background`, for what is fetched ahead of a guest: it goes before the rest of the
+   * background, and in the order in which it is asked for.
+   */
+  ahead?: boolean;
 }
 
 /**
@@ -78,6 +83,12 @@ export interface BlockSource {
    * came before has passed it.
    */
   readonly verify?: (signal?: AbortSignal) => Promise<void>;
+  /**
+   * Opens what stands beside it, under its own name and an ending, asked for in the same way. It is
+   * asked for once: one can do without.
+   * @throws MillraceError `ENOENT` where nothing is there, and the like.
+   */
+  readonly beside?: (ending: string) => Promise<BlockSource>;
   /** Gives back what the source holds; it is read no more. */
   close(): void | Promise<void>;
 }

@@ -33,6 +33,75 @@ export type BaseLocation = string | URL | BlockSource;
  */
 export type CacheMode = 'writeback' | 'unsafe';
 
+/** A boot profile: a path or URL, or the bytes of its file. */
+export type ProfileFile = string | URL | Uint8Array;
+
+/**
+ * Which boot profile is fetched ahead. `auto`: the one that stands beside a base on a server, as
+ * `URL.profile`, if there is one; it is asked for once, in the background. `none`: no profile.
+ */
+export type ProfileChoice = 'auto' | 'none' | ProfileFile;
+
+/** How long a boot is recorded. */
+export interface RecordOptions {
+  /** From the first read on; default without a limit. */
+  seconds?: number;
+  /** Ends when the guest has read nothing for the first time for so many seconds; default 30. */
+  quiet?: number;
+}
+
+/** A boot that was recorded. */
+export interface RecordedProfile {
+  /** The file of its profile. */
+  data: Uint8Array;
+  /** Places that were read, as the file tells them, and their bytes. */
+  ranges: number;
+  /** Bytes. */
+  bytes: number;
+  /** From the first read to the last. */
+  seconds: number;
+  /** Reads of the guest, and those of them that had to wait for the base. */
+  reads: number;
+  /** See `reads`. */
+  waits: number;
+  /** What ended it: `profile` itself, the time, a quiet guest, or a limit of what is recorded. */
+  ended: 'told' | 'time' | 'quiet' | 'full';
+  /**
+   * What the guest would wait for its disk in all over a usual line, by what was recorded: without
+   * the profile, and with it.
+   */
+  estimate: {
+    /** Of the line. */
+    roundTripMs: number;
+    /** Of the line. */
+    bitsPerSecond: number;
+    /** Seconds. */
+    without: number;
+    /** Seconds. */
+    with: number;
+  };
+}
+
+/** What became of a boot profile. */
+export interface ReplayInfo {
+  /**
+   * `done`: all of it was asked for; `yielded`: the guest read something else; `stopped`: the disk
+   * was closed before; `failed`: the base or the overlay did; `none`: there is no profile;
+   * `unusable`: there is one, and it is not taken.
+   */
+  outcome: 'done' | 'yielded' | 'stopped' | 'failed' | 'none' | 'unusable';
+  /** Where the profile came from. */
+  source?: string;
+  /** Why it was not taken, or failed. */
+  message?: string;
+  /** Bytes that were asked for, and those of them that the overlay did not have. */
+  asked: number;
+  /** See `asked`. */
+  fetched: number;
+  /** Requests of the disk that fetched something. */
+  requests: number;
+}
+
 /** How a job takes an I/O error: after libvirt's and QEMU's `on-error` policies. */
 export type OnError = 'report' | 'stop' | 'ignore' | 'enospc';
 
@@ -68,8 +137,11 @@ export interface StreamOptions {
    * base's method, zstd too, which QEMU knows since version 5.1. Default `inflate`.
    */
   compressed?: 'inflate' | 'keep';
-  /** Start to end is the only order so far. */
-  order?: 'sequential';
+  /**
+   * What is copied first: nothing in particular (`sequential`, the default: from start to end), or
+   * what a boot profile tells, in its order; `profile` is the one that the disk itself replays.
+   */
+  order?: 'sequential' | 'profile' | ProfileFile;
   /** Cancels the job, blocking or not: it ends as aborted. */
   signal?: AbortSignal;
 }
@@ -322,6 +394,13 @@ export interface CreateOptions {
    * what lies ahead is waited for, and the next opening begins anew.
    */
   sequential?: boolean;
+  /**
+   * A boot profile to fetch ahead as soon as the disk is open; default none. One that is given must
+   * be there; that of another base is left alone: see `Disk.replay`.
+   */
+  profile?: ProfileChoice;
+  /** Record which ranges of the base are read first, and in which order: see `Disk.profile`. */
+  record?: boolean | RecordOptions;
   /** Bytes of WebAssembly memory for this disk, 8 MiB to 1 GiB; default 32 MiB. */
   memory?: number;
 }
@@ -395,6 +474,13 @@ export interface OpenOptions {
    * what lies ahead is waited for, and the next opening begins anew.
    */
   sequential?: boolean;
+  /**
+   * A boot profile to fetch ahead as soon as the disk is open; default none. One that is given must
+   * be there; that of another base is left alone: see `Disk.replay`.
+   */
+  profile?: ProfileChoice;
+  /** Record which ranges of the base are read first, and in which order: see `Disk.profile`. */
+  record?: boolean | RecordOptions;
   /** Bytes of WebAssembly memory for this disk, 8 MiB to 1 GiB; default 32 MiB. */
   memory?: number;
 }
@@ -551,6 +637,20 @@ export interface Disk extends EventTarget {
   check(options?: Pick<CheckOptions, 'repair' | 'data'>): Promise<CheckReport>;
   /** The images of the chain, the overlay first. */
   images(): Promise<ImageInfo[]>;
+  /**
+   * Ends the recording that the disk was opened with, and gives the boot profile; with `wait`, only
+   * when it has ended by itself. Asked again, it gives the same.
+   * @throws MillraceError `ENOENT` where nothing is recorded, or nothing was read.
+   */
+  profile(options?: { wait?: boolean }): Promise<RecordedProfile>;
+  /**
+   * Fetches what a boot profile tells into the overlay, in its order: behind the guest's reads, and
+   * before a job. Resolves when that has ended. A disk has one replay: asked again with `auto` or
+   * nothing, it tells of that.
+   * @throws MillraceError `EBUSY` for another profile beside it; for one that was given, what
+   *   opening it throws, `EINVAL`, `ECORRUPT` and `EUNSUPPORTED`.
+   */
+  replay(profile?: ProfileChoice): Promise<ReplayInfo>;
   /**
    * Ends a job, waits for the requests under way (for those that need a base, two seconds at most:
    * they fail with `ECLOSED` then), and brings all that was written to the storage.

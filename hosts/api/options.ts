@@ -31,6 +31,8 @@ export const CREATE_OPTIONS: OptionNames<CreateOptions> = {
   cache: true,
   unpack: true,
   sequential: true,
+  profile: true,
+  record: true,
   memory: true,
 };
 
@@ -46,6 +48,8 @@ export const OPEN_OPTIONS: OptionNames<OpenOptions> = {
   cache: true,
   unpack: true,
   sequential: true,
+  profile: true,
+  record: true,
   memory: true,
 };
 

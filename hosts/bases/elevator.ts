@@ -46,25 +46,30 @@ export interface Transfer {
   takeWhole?(size: number): void;
 }
 
+/** Who goes first: those who wait, what is fetched ahead of them, the rest of the background. */
+const WAITED_FOR = 0;
+const AHEAD = 1;
+const BACKGROUND = 2;
+
+function rankOf(hint: ReadHint): number {
+  if (!hint.background) return WAITED_FOR;
+  return hint.ahead ? AHEAD : BACKGROUND;
+}
+
 /** One caller's read. */
 class Read {
   readonly offset: number;
   readonly end: number;
-  readonly background: boolean;
+  readonly rank: number;
   readonly #into: Uint8Array;
   readonly #settle: (error?: unknown) => void;
   #missing: number;
   settled = false;
 
-  constructor(
-    offset: number,
-    into: Uint8Array,
-    background: boolean,
-    settle: (error?: unknown) => void,
-  ) {
+  constructor(offset: number, into: Uint8Array, rank: number, settle: (error?: unknown) => void) {
     this.offset = offset;
     this.end = offset + into.length;
-    this.background = background;
+    this.rank = rank;
     this.#into = into;
     this.#missing = into.length;
     this.#settle = settle;
@@ -106,17 +111,17 @@ interface Range {
 class Flight implements Transfer {
   position: number;
   end: number;
-  readonly background: boolean;
+  readonly rank: number;
   readonly once: boolean;
   readonly #controller = new AbortController();
   #parts: Part[] = [];
   /** Settles when nothing more comes; never rejects. */
   done: Promise<void> = Promise.resolve();
 
-  constructor(range: Range, background: boolean) {
+  constructor(range: Range, rank: number) {
     this.position = range.start;
     this.end = range.end;
-    this.background = background;
+    this.rank = rank;
     this.once = range.alone ?? false;
   }
 
@@ -126,7 +131,7 @@ class Flight implements Transfer {
 
   /** A read of the foreground may have come on board of a request of the background. */
   get urgent(): boolean {
-    return this.#parts.some((part) => !part.read.background);
+    return this.#parts.some((part) => part.read.rank === WAITED_FOR);
   }
 
   /** Takes what it will still deliver of the part on board; returns what is left of it. */
@@ -216,7 +221,7 @@ export class Elevator {
     return new Promise((resolve, reject) => {
       hint.signal?.throwIfAborted();
       if (this.#closed !== undefined) throw this.#closed.reason;
-      const read = new Read(offset, into, hint.background ?? false, (error) => {
+      const read = new Read(offset, into, rankOf(hint), (error) => {
         if (hint.signal !== undefined) this.#unwatch(hint.signal, read);
         if (error === undefined) resolve();
         else reject(error);
@@ -281,21 +286,22 @@ export class Elevator {
   }
 
   #fillLanes(): void {
-    while (this.#flights.size < this.#lanes) {
-      const background = !this.#waiting.some((part) => !part.read.background);
-      const flights = [...this.#flights].filter((flight) => flight.background).length;
-      if (background && flights >= this.#lanes - 1) return;
-      const parts = this.#waiting.filter((part) => part.read.background === background);
-      if (parts.length === 0 || (background && isTooLittle(parts, flights))) return;
-      this.#launch(new Flight(this.#nextRange(parts, background, flights), background));
+    while (this.#flights.size < this.#lanes && this.#waiting.length > 0) {
+      const rank = Math.min(...this.#waiting.map((part) => part.read.rank));
+      const flights = [...this.#flights].filter((flight) => flight.rank !== WAITED_FOR).length;
+      if (rank !== WAITED_FOR && flights >= this.#lanes - 1) return;
+      const parts = this.#waiting.filter((part) => part.read.rank === rank);
+      if (rank === BACKGROUND && isTooLittle(parts, flights)) return;
+      this.#launch(new Flight(this.#nextRange(parts, rank, flights), rank));
     }
   }
 
   /**
-   * What the next request asks for: the foreground in order of arrival, the background upwards
-   * through the object, then from its start.
+   * What the next request asks for: in order of arrival, but the background upwards through the
+   * object, then from its start.
    */
-  #nextRange(parts: Part[], background: boolean, flights: number): Range {
+  #nextRange(parts: Part[], rank: number, flights: number): Range {
+    const background = rank === BACKGROUND;
     const sorted = parts.toSorted((a, b) => a.start - b.start);
     const above = sorted.findIndex((part) => part.start >= this.#head);
     const seed = background ? Math.max(above, 0) : sorted.indexOf(parts[0]);

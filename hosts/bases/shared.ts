@@ -50,6 +50,7 @@ function seatAt(source: BlockSource, leave: () => Promise<void>): BlockSource {
     identity: source.identity,
     inOrder: source.inOrder,
     read: (offset, into, hint) => source.read(offset, into, hint),
+    beside: source.beside && ((ending) => source.beside!(ending)),
     nextData: source.nextData && ((offset) => source.nextData!(offset)),
     close: () => (left ??= leave()),
   };

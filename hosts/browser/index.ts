@@ -34,7 +34,7 @@ import { thisPage, WorkerLink } from './link.ts';
 import { PROGRAM_OPTIONS, programOf } from './program-options.ts';
 import { RemoteDisk } from './remote-disk.ts';
 import type { Order, SentBase, SentEvent, SentSource } from './wire.ts';
-import { sendSource } from './wire.ts';
+import { sendProfile, sendSource } from './wire.ts';
 
 export { openBlob, openBuffer } from '../bases/blob.ts';
 export * from '../faces/library.ts';
@@ -131,6 +131,7 @@ async function open({ overlay, bases, signal, program, ...wanted }: Wanted): Pro
   try {
     const order: Order = {
       ...wanted,
+      options: { ...wanted.options, profile: sendProfile(wanted.options.profile) },
       overlay: typeof overlay === 'string' ? overlay : sendSource(overlay),
       bases: bases?.map(sendBase) ?? null,
       holder: thisPage(),

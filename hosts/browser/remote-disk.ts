@@ -7,6 +7,9 @@ import type {
   CheckReport,
   Extent,
   ImageInfo,
+  ProfileChoice,
+  RecordedProfile,
+  ReplayInfo,
   StreamInfo,
   StreamOptions,
 } from '../api/disk.ts';
@@ -17,7 +20,7 @@ import type { BrowserDisk, CopyOptions } from './api.ts';
 import type { Service } from './link.ts';
 import { WorkerLink } from './link.ts';
 import type { DiskShape, SentEvent } from './wire.ts';
-import { handOver, reportTo } from './wire.ts';
+import { handOver, reportTo, sendProfile } from './wire.ts';
 
 /** What a raw export reads at a time. */
 const EXPORT_BYTES = 1024 * 1024;
@@ -87,7 +90,8 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
 
   async stream(options: StreamOptions = {}): Promise<StreamInfo> {
     mustKnowOptions('stream', options, JOB_OPTIONS);
-    const { signal, ...rest } = options;
+    const { signal, order, ...others } = options;
+    const rest = { ...others, order: sendProfile(order) };
     if (signal?.aborted)
       throw new MillraceError('ABORTED', 'cannot stream: aborted before it started', {
         cause: signal.reason,
@@ -150,6 +154,15 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
 
   images(): Promise<ImageInfo[]> {
     return this.#call((service) => service.images());
+  }
+
+  async profile(options: { wait?: boolean } = {}): Promise<RecordedProfile> {
+    mustKnowOptions('profile', options, { wait: true });
+    return this.#call((service) => service.profile(options));
+  }
+
+  replay(profile?: ProfileChoice): Promise<ReplayInfo> {
+    return this.#call((service) => service.replay(sendProfile(profile)));
   }
 
   traffic(): Promise<HttpStats> {

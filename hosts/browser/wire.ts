@@ -107,6 +107,16 @@ function unpacked({ code, message, stack, cause: sent, ...about }: SentError): M
   return Object.assign(new MillraceError(code, message, { ...about, cause }), { stack });
 }
 
+/** A boot profile as it is sent: a relative URL means what it means to the page. */
+export function sendProfile<Choice extends string | URL | Uint8Array | undefined>(
+  profile: Choice,
+): Exclude<Choice, URL> | string {
+  if (profile instanceof URL) return profile.href;
+  if (typeof profile === 'string' && /^\.{0,2}\//.test(profile))
+    return new URL(profile, document.baseURI).href;
+  return profile as Exclude<Choice, URL>;
+}
+
 /** Bytes that the other side may have; the array is of no use here afterwards. */
 export function handOver(bytes: Uint8Array): Uint8Array {
   return Comlink.transfer(bytes, [bytes.buffer as ArrayBuffer]);
@@ -134,9 +144,14 @@ class SourceDoor {
     this.#source = source;
   }
 
-  async read(offset: number, length: number, background: boolean): Promise<Uint8Array> {
+  async read(
+    offset: number,
+    length: number,
+    background: boolean,
+    ahead: boolean,
+  ): Promise<Uint8Array> {
     const bytes = new Uint8Array(length);
-    await this.#source.read(offset, bytes, { background });
+    await this.#source.read(offset, bytes, { background, ahead });
     return handOver(bytes);
   }
 
@@ -195,7 +210,8 @@ export function receiveSource({ port, size, discards, ...about }: SentSource): B
     },
     async read(offset, into, hint) {
       hint?.signal?.throwIfAborted();
-      const bytes = await door.read(offset, into.length, hint?.background ?? false);
+      const { background = false, ahead = false } = hint ?? {};
+      const bytes = await door.read(offset, into.length, background, ahead);
       // Nobody may wait for it any more, and its place may be another's.
       hint?.signal?.throwIfAborted();
       into.set(bytes);

@@ -13,6 +13,9 @@ import type {
   Extent,
   ImageFormat,
   ImageInfo,
+  ProfileChoice,
+  RecordedProfile,
+  ReplayInfo,
   StreamInfo,
   StreamOptions,
 } from '../api/disk.ts';
@@ -277,6 +280,14 @@ export class DiskService {
     if (!this.#hasState || this.#name === undefined) return;
     this.#hasState = false;
     void removeState(this.#name);
+  }
+
+  profile(options: { wait?: boolean }): Promise<RecordedProfile> {
+    return this.#open.profile(options);
+  }
+
+  replay(profile?: ProfileChoice): Promise<ReplayInfo> {
+    return this.#open.replay(profile);
   }
 
   async close(): Promise<void> {

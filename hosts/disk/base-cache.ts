@@ -222,9 +222,11 @@ class Remote implements BlockSource {
   readonly name?: string;
   readonly identity?: string;
   readonly preferred?: { chunk: number; depth: number };
+  readonly beside?: BlockSource['beside'];
   fetched = 0;
   readonly #source: BlockSource;
-  readonly #urgent = new Set<{ start: number; end: number }>();
+  /** Ranges that somebody waits for, or that are fetched ahead. */
+  readonly #wanted = new Set<{ start: number; end: number; ahead: boolean }>();
 
   constructor(source: BlockSource) {
     this.#source = source;
@@ -232,14 +234,17 @@ class Remote implements BlockSource {
     this.name = source.name;
     this.identity = source.identity;
     this.preferred = source.preferred;
+    this.beside = source.beside && ((ending) => source.beside!(ending));
   }
 
   /** What the image asks for, a job's reads too, it asks for as for a guest. */
   read(offset: number, into: Uint8Array, hint: ReadHint = {}): void | Promise<void> {
     this.fetched += into.length;
     const end = offset + into.length;
-    const isUrgent = [...this.#urgent].some((range) => range.start < end && range.end > offset);
-    return this.#source.read(offset, into, { ...hint, background: !isUrgent });
+    const wanted = [...this.#wanted].filter((range) => range.start < end && range.end > offset);
+    const isUrgent = wanted.some(({ ahead }) => !ahead);
+    const ahead = wanted.length > 0 && !isUrgent;
+    return this.#source.read(offset, into, { ...hint, background: !isUrgent, ahead });
   }
 
   /** Straight from the server. */
@@ -248,13 +253,15 @@ class Remote implements BlockSource {
   }
 
   /** While `work` goes on, what is read of the range goes ahead of the background's. */
-  async urgently<T>(start: number, end: number, work: () => Promise<T>): Promise<T> {
-    const range = { start, end };
-    this.#urgent.add(range);
+  async wanting<T>(
+    range: { start: number; end: number; ahead: boolean },
+    work: () => Promise<T>,
+  ): Promise<T> {
+    this.#wanted.add(range);
     try {
       return await work();
     } finally {
-      this.#urgent.delete(range);
+      this.#wanted.delete(range);
     }
   }
 
@@ -292,12 +299,13 @@ class CachedBase {
   /** The base for one user of it. */
   seat(leave: () => Promise<void>): BlockSource {
     let left: Promise<void> | undefined;
-    const { size, name, identity, preferred } = this.#remote;
+    const { size, name, identity, preferred, beside } = this.#remote;
     return {
       size,
       name,
       identity,
       preferred,
+      beside,
       read: (offset, into, hint) => this.#read(offset, into, hint),
       close: () => (left ??= leave()),
     };
@@ -320,7 +328,11 @@ class CachedBase {
     // What comes when nobody waits any more must not go to the reader's memory.
     const read = (): Promise<Uint8Array> => this.#disk.read(offset, into.length);
     const end = offset + into.length;
-    const bytes = hint.background ? read() : this.#remote.urgently(offset, end, read);
+    const ahead = hint.ahead ?? false;
+    const bytes =
+      hint.background && !ahead
+        ? read()
+        : this.#remote.wanting({ start: offset, end, ahead }, read);
     const come = await orAborted(bytes, hint.signal).catch(async (error) => {
       hint.signal?.throwIfAborted();
       // Whatever is wrong with the folder, a full disk say, the base is there.

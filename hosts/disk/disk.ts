@@ -22,6 +22,7 @@ import {
   KIND_ZERO,
   R_HEADER_FULL,
   R_SHRINK,
+  READ_AT_ONCE,
   WRITE_ZEROES,
 } from '../../engine/protocol.ts';
 import type {
@@ -31,6 +32,9 @@ import type {
   Extent,
   ImageFormat,
   ImageInfo,
+  ProfileChoice,
+  RecordedProfile,
+  ReplayInfo,
   StreamInfo,
   StreamOptions,
 } from '../api/disk.ts';
@@ -44,8 +48,11 @@ import { reasonText } from './driver/reasons.ts';
 import { bitmapsOf, snapshotsOf } from './driver/snapshots.ts';
 import { encryptionOf } from './encryption.ts';
 import type { Named } from './find-image.ts';
+import type { JobStart } from './job.ts';
 import { DiskJob } from './job.ts';
 import { inPieces } from './pieces.ts';
+import type { GivenProfile, ProfileTools } from './profiles.ts';
+import { DiskProfiles } from './profiles.ts';
 import { ResizeGate } from './resize-gate.ts';
 
 /** So long a disk that is being closed waits for what still needs its bases. */
@@ -66,6 +73,7 @@ export class EngineDisk extends EventTarget implements Disk {
   readonly #job: DiskJob;
   readonly #gate = new ResizeGate();
   readonly #content: ContentId;
+  readonly #profiles: DiskProfiles;
   #size: number;
   #closing: Promise<void> | undefined;
 
@@ -84,6 +92,7 @@ export class EngineDisk extends EventTarget implements Disk {
       release: () => Promise<void>;
       recordBase: (image: number) => void;
       findImage: (images: readonly Named[], wanted: string) => Promise<number | undefined>;
+      profiles: Omit<ProfileTools, 'engine' | 'cluster'>;
     },
   ) {
     super();
@@ -96,6 +105,11 @@ export class EngineDisk extends EventTarget implements Disk {
     const { virtualSize, format, clusterSize = REQUEST_UNIT } = imageOf(this.#engine, 0);
     this.#size = virtualSize;
     this.#clusterSize = format === 'qcow2' ? clusterSize : REQUEST_UNIT;
+    this.#profiles = new DiskProfiles({
+      ...options.profiles,
+      engine,
+      cluster: this.#clusterSize,
+    });
     this.#job = new DiskJob(engine, {
       size: () => this.#size,
       recordBase: options.recordBase,
@@ -140,12 +154,16 @@ export class EngineDisk extends EventTarget implements Disk {
     return this.#readInto(offset, into);
   }
 
-  #readInto(offset: number, into: Uint8Array): Promise<void> {
-    return this.#pieces(offset, into.length, (at, size) =>
-      this.#engine.request(KIND_READ, at, size, 0, {
+  async #readInto(offset: number, into: Uint8Array): Promise<void> {
+    const ended = this.#profiles.reading(offset, into.length);
+    let worst = READ_AT_ONCE as number;
+    await this.#pieces(offset, into.length, async (at, size) => {
+      const value = await this.#engine.request(KIND_READ, at, size, 0, {
         into: into.subarray(at - offset, at - offset + size),
-      }),
-    );
+      });
+      worst = Math.max(worst, value);
+    });
+    ended(worst);
   }
 
   async write(offset: number, data: Uint8Array): Promise<void> {
@@ -153,6 +171,7 @@ export class EngineDisk extends EventTarget implements Disk {
     if (data?.[Symbol.toStringTag] !== 'Uint8Array')
       throw new MillraceError('EINVAL', 'cannot write: data is a Uint8Array');
     this.#mustBeInside('write', offset, data.length);
+    this.#profiles.wrote(offset, data.length);
     await this.#content.changing(() =>
       this.#pieces(offset, data.length, (at, size) =>
         this.#engine.request(KIND_WRITE, at, size, 0, {
@@ -166,6 +185,7 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#mustBeWritable('write zeroes');
     while (this.#gate.resizing) await this.#resized();
     this.#mustBeInside('write zeroes', offset, length);
+    this.#profiles.wrote(offset, length);
     return this.#gate.asWide(this.#content.changing(() => this.#writeZeroes(offset, length)));
   }
 
@@ -191,6 +211,7 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#mustBeInside('discard', offset, length);
     const [from, to] = this.#wholeClusters(offset, length);
     if (from >= to) return;
+    this.#profiles.wrote(from, to - from);
     await this.#gate.asWide(this.#content.changing(() => this.#wide(KIND_DISCARD, from, to)));
   }
 
@@ -242,12 +263,13 @@ export class EngineDisk extends EventTarget implements Disk {
     this.#mustBeWritable('stream');
     // A disk that is about to be smaller is not streamed as it was.
     while (this.#gate.resizing) await this.#resized();
-    const { base } = options;
-    if (typeof base !== 'string') return this.#job.start(options);
+    const { base, order = 'sequential' } = options;
+    const job: JobStart = { ...options };
+    if (order !== 'sequential') job.ranges = await this.#profiles.rangesOf(order);
     // What is not found is the job's to refuse.
-    const depth = await this.#findImage(this.#chain(), base);
+    if (typeof base === 'string') job.base = (await this.#findImage(this.#chain(), base)) ?? base;
     this.#mustBeOpen();
-    return this.#job.start({ ...options, base: depth ?? base });
+    return this.#job.start(job);
   }
 
   async abort(): Promise<void> {
@@ -320,6 +342,22 @@ export class EngineDisk extends EventTarget implements Disk {
     return images;
   }
 
+  async profile(options: { wait?: boolean } = {}): Promise<RecordedProfile> {
+    mustKnowOptions('profile', options, { wait: true });
+    this.#mustBeOpen();
+    return this.#profiles.profile(options);
+  }
+
+  async replay(profile?: ProfileChoice): Promise<ReplayInfo> {
+    this.#mustBeOpen();
+    return this.#profiles.replay(profile);
+  }
+
+  /** As replay, with a profile that has been loaded; it does not wait for the end. */
+  beginReplay(profile: ProfileChoice, given: GivenProfile | undefined): void {
+    this.#profiles.begin(profile, given);
+  }
+
   #chain(): ImageInfo[] {
     const images = [imageOf(this.#engine, 0)];
     for (let depth = 1; !this.#baseless && this.#engine.exports.imageAtDepth(depth) >= 0; depth++)
@@ -390,6 +428,7 @@ export class EngineDisk extends EventTarget implements Disk {
 
   async #close(): Promise<void> {
     let giveUp = (): void => {};
+    this.#profiles.close();
     try {
       giveUp = this.#engine.clock.after(CLOSE_WAITS_MS, () =>
         this.#engine.bases.leave(new MillraceError('ECLOSED', 'the disk is being closed')),

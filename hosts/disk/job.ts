@@ -48,6 +48,14 @@ const ON_ERROR = {
 /** At most ten progress events a second. */
 const PROGRESS_INTERVAL_MS = 100;
 
+/** A job as the disk hands it over. */
+export interface JobStart extends StreamOptions {
+  /** It begins as one that has been paused, and touches nothing before it is resumed. */
+  paused?: boolean;
+  /** What is copied first, in this order: bytes of the disk. */
+  ranges?: readonly { offset: number; length: number }[];
+}
+
 /** A job as it stands, with what only the host keeps of it. */
 interface Running {
   nonblock: boolean;
@@ -81,6 +89,9 @@ export class DiskJob {
   #stops = 0;
   #progressAt = 0;
   #progressRemaining = -1;
+  /** The order of the job, and what of it the engine has not been told yet. */
+  #ranges: JobStart['ranges'] = [];
+  #nextRange = 0;
 
   constructor(engine: Engine, owner: JobOwner) {
     this.#engine = engine;
@@ -92,8 +103,7 @@ export class DiskJob {
     return this.#job !== undefined;
   }
 
-  /** `paused`: begins as one that has been paused, and touches nothing before it is resumed. */
-  async start(options: StreamOptions & { paused?: boolean }): Promise<StreamInfo> {
+  async start(options: JobStart): Promise<StreamInfo> {
     const { nonblock = false, signal } = options;
     const overlay: Partial<BlockFile> | undefined = this.#engine.file(0);
     if (overlay?.guard === 'looked') await overlay.refuseOtherWriters?.();
@@ -171,9 +181,26 @@ export class DiskJob {
     await job.settled.catch(() => {});
   }
 
+  /** Hands over as much of the order as the engine takes; it goes on with that. */
+  #feed(): void {
+    const { exports } = this.#engine;
+    const ranges = this.#ranges!;
+    const before = this.#nextRange;
+    if (before > ranges.length || ranges.length === 0) return;
+    while (this.#nextRange < ranges.length) {
+      const { offset, length } = ranges[this.#nextRange];
+      if (!exports.streamNext(offset, length)) break;
+      this.#nextRange++;
+    }
+    // A range of no bytes ends the order.
+    if (this.#nextRange === ranges.length && exports.streamNext(0, 0)) this.#nextRange++;
+    if (this.#nextRange > before) this.#engine.pumpSoon();
+  }
+
   /** Looks at the job after the engine has gone on. */
   watch(): void {
     if (!this.#job) return;
+    this.#feed();
     const job = this.#engine.jobReport();
     if (job[JOB_STOPS] !== this.#stops) {
       this.#stops = job[JOB_STOPS];
@@ -195,7 +222,7 @@ export class DiskJob {
    * been compared: the engine keeps them, and is asked once more to let them go, when nothing is
    * missing.
    */
-  async #letGo(options: StreamOptions, unproven: readonly BlockSource[]): Promise<void> {
+  async #letGo(options: JobStart, unproven: readonly BlockSource[]): Promise<void> {
     if (unproven.length === 0 || this.#report().status !== JobStatus.COMPLETED) return;
     if ((await this.#engine.request(KIND_REMAINING, 0, this.#owner.size())) > 0) return;
     const proof = new AbortController();
@@ -228,17 +255,18 @@ export class DiskJob {
    * Hands the job to the engine, or says why it cannot be. Gives the bases that have to be proven
    * before they go.
    */
-  #begin(options: StreamOptions, isProven = false): BlockSource[] {
+  #begin(options: JobStart, isProven = false): BlockSource[] {
     const { offset = 0, speed = 0, base, keepBase = false } = options;
-    const { onError = 'report', allocate = 'sparse', order = 'sequential' } = options;
+    const { onError = 'report', allocate = 'sparse' } = options;
     const { compressed = 'inflate' } = options;
     const size = this.#owner.size();
     // What no length was given for goes on to the end of the disk; a length of 0 is one, but for
     // libvirt's way to mean all of it.
     const { length = offset === 0 ? 0 : Math.max(0, size - offset) } = options;
-    checkStream({ offset, length, onError, allocate, compressed, order });
+    checkStream({ offset, length, onError, allocate, compressed });
     const bottom = base === undefined ? 0 : this.#newBase(base, keepBase);
     const unproven = isProven ? [] : this.#unproven(options);
+    const ranges = isProven ? [] : (options.ranges ?? []);
     const reason = this.#engine.exports.stream(
       offset,
       length,
@@ -248,6 +276,7 @@ export class DiskJob {
       allocate === 'full',
       bottom,
       compressed === 'keep',
+      ranges.length > 0,
     );
     if (reason)
       throw new MillraceError(
@@ -258,6 +287,9 @@ export class DiskJob {
     this.#stops = 0;
     this.#progressAt = 0;
     this.#progressRemaining = -1;
+    this.#ranges = ranges;
+    this.#nextRange = 0;
+    this.#feed();
     return unproven;
   }
 
@@ -420,9 +452,8 @@ function checkStream({
   onError,
   allocate,
   compressed,
-  order,
 }: Required<
-  Pick<StreamOptions, 'offset' | 'length' | 'onError' | 'allocate' | 'compressed' | 'order'>
+  Pick<StreamOptions, 'offset' | 'length' | 'onError' | 'allocate' | 'compressed'>
 >): void {
   for (const [name, value] of [
     ['offset', offset],
@@ -451,8 +482,6 @@ function checkStream({
       'EINVAL',
       `cannot stream: compressed 'keep' saves the space that allocate 'full' is to take`,
     );
-  if (order !== 'sequential')
-    throw new MillraceError('EINVAL', `cannot stream: order is sequential, not '${order}'`);
 }
 
 function checkedSpeed(speed: number): number {

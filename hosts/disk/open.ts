@@ -46,6 +46,7 @@ export async function createDiskWith(
     opening.reserve(overlayName(options.overlay));
     if (options.base !== undefined)
       await opening.openChain([options.base], [options.baseFormat], options.followChain ?? false);
+    await opening.loadProfile(options.profile);
     await opening.createOverlay(options.overlay, checkedCache(options));
     const { base, recordBase } = options;
     if (base !== undefined)
@@ -85,6 +86,7 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
     if (bases.length) await opening.openChain(bases, formats, followChain, recorded?.identity);
     else if (recorded) await opening.openRecorded(recorded, 0, formats[0], followChain);
     if (!readOnly) await opening.recover();
+    await opening.loadProfile(options.profile);
     return opening.finish(readOnly, options.copyOnRead ?? true);
   } catch (error) {
     await opening.undo();

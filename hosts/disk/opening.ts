@@ -24,7 +24,13 @@ import {
   REPAIR_CRASH,
 } from '../../engine/protocol.ts';
 import type { BlockFile, BlockSource } from '../api/block.ts';
-import type { BaseLocation, CacheMode, ImageFormat } from '../api/disk.ts';
+import type {
+  BaseLocation,
+  CacheMode,
+  ImageFormat,
+  ProfileChoice,
+  RecordOptions,
+} from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { OverlayMode, Runtime, SourceUse } from '../api/runtime.ts';
 import { closeAll } from './close-all.ts';
@@ -52,6 +58,8 @@ import {
 } from './other-formats.ts';
 import type { PartedSource } from './parts.ts';
 import { openPartsOf } from './parts.ts';
+import type { GivenProfile, ProfiledBase } from './profiles.ts';
+import { checkedRecording, loadProfile } from './profiles.ts';
 import type { RecordedIdentity } from './recorded.ts';
 import {
   checkIdentity,
@@ -85,6 +93,7 @@ export interface OpeningOptions extends UnpackChoice {
   size?: number;
   /** Open what an image names: the base of a base, and the other files of one in several. */
   followChain?: boolean;
+  record?: boolean | RecordOptions;
 }
 
 /**
@@ -112,10 +121,15 @@ export class Opening {
   #size: number | undefined;
   #count = 0;
   readonly #baseUse: SourceUse;
+  readonly #record: OpeningOptions['record'];
+  #profile: { choice: ProfileChoice; given?: GivenProfile } | undefined;
+  /** Opens what stands beside the nearest base. */
+  #beside: BlockSource['beside'];
 
   /** `forceShare` takes bases that another program has open for writing, too. */
   static async start(runtime: Runtime, options: OpeningOptions = {}): Promise<Opening> {
     const bytes = checkedMemory(options.memory);
+    checkedRecording(options.record ?? false);
     const engine = new Engine(await runtime.engine(), bytes, runtime.codec, runtime.clock);
     return new Opening(runtime, engine, options);
   }
@@ -123,7 +137,7 @@ export class Opening {
   private constructor(
     runtime: Runtime,
     engine: Engine,
-    { forceShare, unpack, sequential, size, followChain }: OpeningOptions,
+    { forceShare, unpack, sequential, size, followChain, record }: OpeningOptions,
   ) {
     this.#runtime = runtime;
     this.engine = engine;
@@ -131,6 +145,7 @@ export class Opening {
     this.#choice = { unpack, sequential };
     this.#size = size;
     this.#follow = followChain ?? false;
+    this.#record = record;
   }
 
   /** Keeps number 0 for an overlay that is made after its base has been opened. */
@@ -266,6 +281,13 @@ export class Opening {
     await this.openChain([], [], follow);
   }
 
+  /** Loads the boot profile that the disk is to replay: one that cannot be had shows here. */
+  async loadProfile(choice: ProfileChoice | undefined): Promise<void> {
+    if (choice === undefined) return;
+    const given = await loadProfile(choice, (location) => this.#runtime.openSource(location));
+    this.#profile = { choice, given };
+  }
+
   /** Opens the base that an image records. */
   async #openBelow(
     backing: Backing,
@@ -398,7 +420,9 @@ export class Opening {
     const opened = isPlace
       ? await openPlace(this.#runtime, location, this.#baseUse, this.#choice)
       : undefined;
-    const source = await contentsOf(this.#runtime, opened?.source ?? (location as BlockSource), {
+    const outside = opened?.source ?? (location as BlockSource);
+    if (this.#count === 1) this.#beside = outside.beside;
+    const source = await contentsOf(this.#runtime, outside, {
       ...this.#choice,
       ...expected,
       member: opened?.member,
@@ -504,8 +528,11 @@ export class Opening {
 
   finish(readOnly: boolean, copyOnRead: boolean): EngineDisk {
     const remote = this.engine.file(1)?.preferred !== undefined;
-    this.#setUse(copyOnRead && !readOnly && this.#count > 1, remote && !readOnly && copyOnRead);
-    return this.#disk(readOnly, false);
+    const isStored = copyOnRead && !readOnly && this.#count > 1;
+    this.#setUse(isStored, remote && !readOnly && copyOnRead);
+    const disk = this.#disk(readOnly, false, isStored);
+    if (this.#profile) disk.beginReplay(this.#profile.choice, this.#profile.given);
+    return disk;
   }
 
   /**
@@ -522,10 +549,10 @@ export class Opening {
     }
     if (!readOnly) await this.recover();
     this.#setUse(false, false);
-    return this.#disk(readOnly, true);
+    return this.#disk(readOnly, true, false);
   }
 
-  #disk(readOnly: boolean, baseless: boolean): EngineDisk {
+  #disk(readOnly: boolean, baseless: boolean, isStored: boolean): EngineDisk {
     return new EngineDisk(this.engine, {
       readOnly,
       baseless,
@@ -533,7 +560,24 @@ export class Opening {
       release: () => this.#closeFiles(),
       recordBase: (image) => this.recordBase(image),
       findImage: (images, wanted) => findImage(this.#runtime, images, wanted),
+      profiles: {
+        base: baseless || this.#count < 2 ? undefined : this.#profiledBase(isStored),
+        open: (location) => this.#runtime.openSource(location),
+        record: this.#record,
+      },
     });
+  }
+
+  #profiledBase(isStored: boolean): ProfiledBase {
+    const { preferred, inOrder, container } = this.engine.file(1)!;
+    const isInOrder = inOrder !== undefined || container?.access === 'sequential';
+    return {
+      record: this.#identities[1],
+      virtualSize: this.virtualSize(1),
+      isStored: isStored && !isInOrder,
+      preferred,
+      beside: this.#beside,
+    };
   }
 
   #bases(): BlockSource[] {

@@ -98,6 +98,21 @@ export function parseIdentity(text: string, name: string): RecordedIdentity | un
   }
 }
 
+/** Whether what is recorded of a base, and what is found, may be of the same bytes. */
+export function isSameBase(recorded: RecordedIdentity, found: RecordedIdentity): boolean {
+  const { parts = found.parts } = recorded;
+  const sameParts = found.parts === undefined || parts === found.parts;
+  return (
+    sameParts && sizesOf(recorded, found).sameSize && mayBeSame(recorded.identity, found.identity)
+  );
+}
+
+function sizesOf(recorded: RecordedIdentity, found: RecordedIdentity) {
+  const isSamePacking = recorded.packed === undefined || found.packed === undefined;
+  const [was, is] = isSamePacking ? [recorded.size, found.size] : [recorded.packed, found.packed];
+  return { was, is, sameSize: recorded.size === found.size && was === is };
+}
+
 /**
  * @throws MillraceError `ECHANGED` that says what differs, and which command helps where nothing
  * really has.
@@ -108,10 +123,8 @@ export function checkIdentity(
   found: RecordedIdentity,
   base = 'the base',
 ): void {
-  const isSamePacking = recorded.packed === undefined || found.packed === undefined;
-  const [was, is] = isSamePacking ? [recorded.size, found.size] : [recorded.packed, found.packed];
-  const sameSize = recorded.size === found.size && was === is;
-  if (sameSize && mayBeSame(recorded.identity, found.identity)) return;
+  if (isSameBase(recorded, found)) return;
+  const { was, is, sameSize } = sizesOf(recorded, found);
   const detail = sameSize
     ? `it was ${readable(recorded.identity)}, and is ${readable(found.identity)}`
     : `it had ${was} bytes, and has ${is}`;

@@ -37,7 +37,7 @@ it('one that runs is not overwritten by another', () => {
     expect(code).toBe(0);
   };
   const make = (length: number): number =>
-    machine.exports.stream(0, length, 0, 0, false, false, 0, false);
+    machine.exports.stream(0, length, 0, 0, false, false, 0, false, false);
   run(KIND_OPEN, 1, RAW, 0);
   run(KIND_CREATE, 0, 4 * MIB, 16 + 4 * 256);
   expect(make(MIB)).toBe(0);

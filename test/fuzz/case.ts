@@ -262,6 +262,7 @@ class Case {
       false,
       0,
       this.#pick(false, true),
+      false,
     );
     if (refused === 0) this.#call(KIND_STREAM, 0, 0, 0);
   }

@@ -74,7 +74,7 @@ function setUp(lanes = 6) {
   const read = (
     start: number,
     end: number,
-    hint: { background?: boolean; signal?: AbortSignal } = {},
+    hint: { background?: boolean; ahead?: boolean; signal?: AbortSignal } = {},
   ) => {
     const into = new Uint8Array(end - start);
     const state = {
@@ -526,4 +526,34 @@ test('any mix of reads, aborts, failures and deliveries gives right bytes, few w
     ),
     { numRuns: 200 },
   );
+});
+
+describe('what is fetched ahead', () => {
+  const ahead = { background: true, ahead: true };
+  const background = { background: true };
+
+  test('goes behind those who wait, before the rest, in the order of its asking', async () => {
+    const { requests, read } = setUp(2);
+    read(30 * MIB, 31 * MIB, background);
+    await turn();
+    read(1 * MIB, 2 * MIB, background);
+    read(20 * MIB, 21 * MIB, ahead);
+    read(10 * MIB, 11 * MIB, ahead);
+    read(5 * MIB, 6 * MIB);
+    await turn();
+    expect(requests.map(({ start }) => start / MIB)).toEqual([30, 5]);
+    for (let i = 0; i < 5; i++) await requests[i].send();
+    expect(requests.map(({ start }) => start / MIB)).toEqual([30, 5, 20, 10, 1]);
+  });
+
+  test('leaves a lane to those who wait', async () => {
+    const { requests, read } = setUp(3);
+    for (let place = 1; place < 9; place += 2) read(place * MIB, (place + 1) * MIB, ahead);
+    await turn();
+    expect(requests).toHaveLength(2);
+    read(30 * MIB, 31 * MIB);
+    await turn();
+    expect(requests[2].start).toBe(30 * MIB);
+    expect(requests.map(({ urgent }) => urgent)).toEqual([false, false, true]);
+  });
 });

@@ -5,12 +5,14 @@
 
 import {
   ABORTED,
+  EINVAL,
   EIO,
   ENOSPC,
   KIND_CHECK,
   KIND_DISCARD,
   KIND_FLUSH,
   KIND_MAP,
+  KIND_POPULATE,
   KIND_READ,
   KIND_REMAINING,
   KIND_RESIZE,
@@ -88,6 +90,7 @@ export class Guest {
     this.#calm = true;
     if (!this.#job) return;
     if (this.#random.next() & 1) this.#abort();
+    this.#machine.exports.streamNext(0, 0);
     this.#machine.exports.setSpeed(0);
     this.#machine.exports.resume();
     this.#machine.wake();
@@ -120,6 +123,7 @@ export class Guest {
     if (this.asked >= this.requests || this.#inFlight >= this.#disk.plan.depth || this.#resizing)
       return;
     if (this.#truth.size === 0) return void this.asked++;
+    if (this.#disk.plan.profile && this.#random.between(0, 3) === 0) return this.fetchAhead();
     this[this.#choose()]();
   }
 
@@ -200,6 +204,56 @@ export class Guest {
     this.#ask(KIND_READ, offset, length, 0, { into }, ({ code }) => {
       if (code === OK) this.#truth.check(into, offset, begun);
     });
+  }
+
+  /** As a replay does: nothing is given, and what is out of place is refused. */
+  fetchAhead(): void {
+    const [offset, length] = this.#told();
+    const size = this.#truth.size;
+    const most = this.#machine.exports.requestBytesMax();
+    if (length > 0 && length <= most && offset + length <= size)
+      return void this.#ask(KIND_POPULATE, offset, length, 0, {}, ({ code, value }) => {
+        const cluster = this.#machine.exports.clusterSize();
+        must(code !== OK || value <= length + 2 * cluster, 'no more is fetched ahead than is told');
+      });
+    this.#inFlight++;
+    this.asked++;
+    const started = this.#machine.request(KIND_POPULATE, offset, length, 0, {
+      done: ({ code }) => {
+        this.#inFlight--;
+        this.answered++;
+        must(code === EINVAL, `a range that cannot be is refused (code ${code})`);
+      },
+    });
+    if (started) return;
+    this.#inFlight--;
+    this.asked--;
+    this.#refused = true;
+  }
+
+  /** A range as the profile of this disk tells it. */
+  #told(): [offset: number, length: number] {
+    const random = this.#random;
+    const { profile } = this.#disk.plan;
+    if (profile === 'right') return this.#range();
+    const size = this.#truth.size;
+    if (profile === 'wrong') {
+      const offset = random.between(0, size - 1);
+      const most = Math.min(size - offset, this.#machine.exports.requestBytesMax());
+      return [offset, random.between(1, most)];
+    }
+    const sizes = [0, 1, size - 1, size, size + 1, 2 ** 40, 2 ** 52, random.between(0, size)];
+    return [sizes[random.between(0, 7)], sizes[random.between(0, 7)]];
+  }
+
+  /** Tells the job of some ranges more, and perhaps that there are no others. */
+  #tellOrder(): void {
+    const { exports } = this.#machine;
+    for (let i = this.#random.between(0, 80); i > 0; i--) {
+      const [offset, length] = this.#told();
+      if (length > 0 && !exports.streamNext(offset, length)) break;
+    }
+    if (this.#random.between(0, 3) === 0 || this.#calm) exports.streamNext(0, 0);
   }
 
   write(): void {
@@ -380,6 +434,7 @@ export class Guest {
       full,
       bottom,
       keeps,
+      this.#disk.plan.profile !== undefined,
     );
     must(refused === 0, `a job can be started (${refused})`);
     const whole = (offset === 0 && length === 0) || length === this.#truth.size;
@@ -395,6 +450,7 @@ export class Guest {
       return;
     }
     this.#job = run;
+    if (this.#disk.plan.profile) this.#tellOrder();
     if (whole) this.#disk.mayMap(0, this.#truth.size);
     else this.#disk.mayMap(offset, length);
     this.#disk.counts.jobs++;
@@ -455,6 +511,7 @@ export class Guest {
       'what remains of a job never grows while it runs',
     );
     this.#job.remaining = remaining;
+    if (this.#disk.plan.profile) this.#tellOrder();
     const act = this.#random.between(0, 19);
     if (act === 0) exports.pause();
     else if (act === 1)
@@ -470,7 +527,10 @@ export class Guest {
     }
     // On a full disk a job that pauses would be resumed for ever.
     if (this.asked >= this.requests && this.#machine.faults.space < Infinity) this.#abort();
-    if (this.asked >= this.requests && exports.setSpeed(0)) this.#machine.wake();
+    if (this.asked >= this.requests && exports.setSpeed(0)) {
+      exports.streamNext(0, 0);
+      this.#machine.wake();
+    }
     this.#machine.wake();
   }
 

@@ -83,7 +83,9 @@ export interface Exports {
     full: boolean,
     bottom: number,
     keepCompressed: boolean,
+    ordered: boolean,
   ): number;
+  streamNext(offset: number, length: number): number;
   setSpeed(speed: number): number;
   clusterSize(): number;
 }

@@ -45,6 +45,8 @@ export interface Plan {
   chain: ImagePlan[];
   copyOnRead: boolean;
   readAhead: boolean;
+  /** What is fetched ahead: places that the guest asks for, others, or what no disk has. */
+  profile?: 'right' | 'wrong' | 'hostile';
   trims: boolean;
   flushesDear: boolean;
   /** The host tells the holes of raw bases. */
@@ -86,13 +88,24 @@ const HOLLOW_FILLS: Fill[] = [...Array.from({ length: 199 }, () => 'absent' as c
 const LONG_CHAIN_FILLS: Fill[] = ['data', ...Array.from({ length: 19 }, () => 'absent' as const)];
 
 export function planOf(seed: number): Plan {
-  const plan = withOddities(anyPlan(seed), new Random(seed ^ 0x1b873593));
+  const plan = withProfile(
+    withOddities(anyPlan(seed), new Random(seed ^ 0x1b873593)),
+    new Random(seed ^ 0x2545f491),
+  );
   let kind = new Random(seed ^ 0x6c078965).between(1, 100);
   for (const [perCent, special] of SPECIAL) {
     if (kind <= perCent) return special(plan);
     kind -= perCent;
   }
   return plan;
+}
+
+/** Every third disk has a profile; the others do what they would do without. */
+function withProfile(plan: Plan, random: Random): Plan {
+  const profile = ([undefined, undefined, 'right', 'wrong', 'hostile', undefined] as const)[
+    random.between(0, 5)
+  ];
+  return { ...plan, profile };
 }
 
 /** What any plan comes upon too rarely. */

@@ -14,6 +14,8 @@ export interface Operation {
   length: number;
   /** Nobody but the job waits for it. */
   background: boolean;
+  /** It is fetched ahead of a guest. */
+  ahead?: boolean;
   signal?: AbortSignal;
 }
 
@@ -53,6 +55,7 @@ export class FaultySource implements BlockSource {
     const operation = {
       ...this.operation('read', offset, into.length),
       background: hint.background ?? false,
+      ahead: hint.ahead ?? false,
       signal: hint.signal,
     };
     return this.plan(operation, () => this.inner.read(offset, into, hint));

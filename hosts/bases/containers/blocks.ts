@@ -85,7 +85,7 @@ class Blocks {
         }),
       );
     }
-    if (hint.background) this.#lookAhead(end);
+    if (hint.background && !hint.ahead) this.#lookAhead(end);
     await Promise.all(parts);
   }
 

@@ -121,8 +121,10 @@ export async function openHttp(url: UrlSource, options: HttpOptions = {}): Promi
   const timeout = within('timeout', options.timeout ?? TIMEOUT_DEFAULT_MS, 1, TIMEOUT_MAX_MS);
   const retries = within('retries', options.retries ?? RETRIES_DEFAULT, 0, RETRIES_MAX);
   const object = new HttpObject(new Address(url, headers), { fetch, timeout, retries, onTrouble });
+  const beside = (ending: string): Promise<HttpSource> =>
+    openHttp(besideUrl(url, ending), { headers, fetch, timeout, retries: 0 });
   if (options.lookFirst && (await object.look()))
-    return new HttpRanges(object, new Uint8Array(0), depth);
+    return new HttpRanges(object, new Uint8Array(0), depth, beside);
   const page = new FirstPage();
   try {
     await object.fetch(page, new AbortController().signal);
@@ -130,7 +132,18 @@ export async function openHttp(url: UrlSource, options: HttpOptions = {}): Promi
     if (!sequential || object.whole === undefined) throw error;
     return new HttpInOrder(object, error);
   }
-  return new HttpRanges(object, page.bytes(), depth);
+  return new HttpRanges(object, page.bytes(), depth, beside);
+}
+
+/** The URL with an ending behind its path; a query stays, for it may be what opens the server. */
+function besideUrl(url: UrlSource, ending: string): UrlSource {
+  if (typeof url === 'function') return async () => withEnding(await url(), ending);
+  return withEnding(url, ending);
+}
+
+function withEnding(url: string | URL, ending: string): string {
+  const [, path, rest] = /^([^?#]*)(.*)$/s.exec(String(url))!;
+  return `${path}${ending}${rest}`;
 }
 
 /** Where the first request's bytes go. */
@@ -194,18 +207,25 @@ class HttpRanges implements HttpSource {
   readonly size: number;
   readonly identity?: string;
   readonly preferred: { chunk: number; depth: number };
+  readonly beside: (ending: string) => Promise<BlockSource>;
   readonly #object: HttpObject;
   readonly #elevator: Elevator;
   readonly #page: Uint8Array;
   #closed = false;
 
-  constructor(object: HttpObject, page: Uint8Array, depth: number) {
+  constructor(
+    object: HttpObject,
+    page: Uint8Array,
+    depth: number,
+    beside: (ending: string) => Promise<BlockSource>,
+  ) {
     const version = object.version!;
     this.size = version.size;
     this.identity = identityOf(version);
     this.preferred = { chunk: REQUEST_BYTES_MIN, depth };
     this.#object = object;
     this.#page = page;
+    this.beside = beside;
     this.#elevator = new Elevator(depth, (transfer, cancelled) =>
       object.fetch(transfer, cancelled),
     );

@@ -1,5 +1,5 @@
 /** The reads of bases under way, so that those of a job, or all of them, can be cancelled. */
-import { FLAG_BACKGROUND, FLAG_JOBS } from '../../../engine/protocol.ts';
+import { FLAG_AHEAD, FLAG_BACKGROUND, FLAG_JOBS } from '../../../engine/protocol.ts';
 import type { BlockSource } from '../../api/block.ts';
 import { MillraceError } from '../../api/errors.ts';
 
@@ -31,6 +31,7 @@ export class BaseReads {
     const reading = file.read(offset, into, {
       signal: controller.signal,
       background: (flags & FLAG_BACKGROUND) !== 0,
+      ahead: (flags & FLAG_AHEAD) !== 0,
     });
     if (!isPromise(reading)) return undefined;
     this.#underWay.set(controller, { isJobs: (flags & FLAG_JOBS) !== 0 });

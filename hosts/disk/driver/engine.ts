@@ -18,6 +18,7 @@ import {
   KIND_FLUSH,
   KIND_MAP,
   KIND_OPEN,
+  KIND_POPULATE,
   KIND_READ,
   KIND_REFER,
   KIND_REMAINING,
@@ -96,7 +97,9 @@ export interface Exports {
     full: boolean,
     bottom: number,
     keepCompressed: boolean,
+    ordered: boolean,
   ): number;
+  streamNext(offset: number, length: number): number;
   abort(): number;
   info(): number;
   pause(): number;
@@ -483,6 +486,11 @@ export class Engine {
     this.#schedule();
   }
 
+  /** As `pump`, when the caller's turn has ended. */
+  pumpSoon(): void {
+    this.#schedule();
+  }
+
   /** Completions that come together are handed over together. */
   #schedule(): void {
     if (this.#scheduled) return;
@@ -538,6 +546,7 @@ const ACTIONS: Record<number, string> = {
   [KIND_OPEN]: 'open the image',
   [KIND_CREATE]: 'create the overlay',
   [KIND_READ]: 'read',
+  [KIND_POPULATE]: 'fetch ahead',
   [KIND_WRITE]: 'write',
   [KIND_ZERO]: 'write zeroes',
   [KIND_DISCARD]: 'discard',
@@ -555,6 +564,6 @@ const ACTIONS: Record<number, string> = {
 function actionOf(pending: Pending): string {
   if (pending.kind === KIND_CHECK && pending.argument === REPAIR_CRASH) return ACTIONS[KIND_OPEN];
   const action = ACTIONS[pending.kind] ?? 'do that';
-  const ranged = pending.kind === KIND_READ || pending.kind === KIND_WRITE;
+  const ranged = [KIND_READ, KIND_WRITE, KIND_POPULATE].includes(pending.kind);
   return ranged ? `${action} ${pending.length} bytes at ${pending.offset}` : action;
 }

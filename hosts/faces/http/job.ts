@@ -115,5 +115,9 @@ function streamOptions(text: string): StreamOptions {
         `the option '${name}' is a ${types.join(' or ')}, not ${JSON.stringify(field)}`,
       );
   }
+  const { order = 'sequential' } = value as StreamOptions;
+  // A path or URL is the server's own affair.
+  if (order !== 'sequential' && order !== 'profile')
+    throw new MillraceError('EINVAL', "cannot stream: order is 'sequential' or 'profile'");
   return value;
 }
