@@ -243,7 +243,8 @@ export class DiskProfiles {
       const own = await this.#own.catch(() => undefined);
       return own && this.#objection(own) === undefined ? own.ranges : [];
     }
-    const { profile, source } = (await loadProfile(order, this.#tools.open))!;
+    checkChoice(order);
+    const { profile, source } = await readProfile(order, this.#tools.open);
     const objection = this.#objection(profile);
     if (objection !== undefined && this.#tools.base !== undefined)
       throw new MillraceError('EINVAL', `cannot stream in the order of ${source}: ${objection}`);
@@ -281,7 +282,14 @@ export async function loadProfile(
   open: ProfileTools['open'],
 ): Promise<GivenProfile | undefined> {
   checkChoice(choice);
-  if (choice === 'auto' || choice === 'none') return undefined;
+  return choice === 'auto' || choice === 'none' ? undefined : readProfile(choice, open);
+}
+
+/** The profile at a place, or of a file. @throws as loadProfile */
+export async function readProfile(
+  choice: ProfileFile,
+  open: ProfileTools['open'],
+): Promise<GivenProfile> {
   if (choice instanceof Uint8Array)
     return { profile: await decodeProfile(choice), source: 'the profile that was given' };
   return loadedFrom(await open(choice));

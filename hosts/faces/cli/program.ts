@@ -46,6 +46,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Declare>>> = {
   snapshot: async () => (await import('./snapshot.ts')).declareSnapshot,
   serve: async () => (await import('./serve.ts')).declareServe,
   abort: async () => (await import('./abort.ts')).declareAbort,
+  profile: async () => (await import('./profile.ts')).declareProfile,
 };
 
 /**
@@ -181,7 +182,10 @@ function makeProgram(platform: Platform, declares: readonly Declare[], ended: En
   );
   const reaching: { -readonly [field in keyof Platform]: Platform[field] } = { ...platform };
   for (const declare of declares) declare(program, reaching, ended);
-  for (const command of program.commands) {
+  const leaves = program.commands.flatMap((command) =>
+    command.commands.length > 0 ? command.commands : [command],
+  );
+  for (const command of leaves) {
     declareReach(command);
     command.option('-q, --quiet', 'tell errors and warnings only');
   }

@@ -26,14 +26,16 @@ interface ReachOptions {
   cacheSize?: number;
   unpack?: boolean;
   sequential?: boolean;
+  profile?: string[];
+  order?: string;
 }
 
 /** They open no base, or say in their own file where one is. */
 const WITHOUT_FROM: readonly string[] = ['serve', 'stream'];
 /** Its `--token-file` is of the server that it is itself. */
 const SERVER = 'serve';
-/** It asks a server of ours, and opens nothing. */
-const WITHOUT_BASES = 'abort';
+/** They open no image. */
+const WITHOUT_BASES: readonly string[] = ['abort', 'show', 'merge'];
 
 /** They read bases for long, or again and again. */
 const CACHING: readonly string[] = ['create', 'serve', 'stream'];
@@ -53,7 +55,7 @@ const READING: readonly string[] = [
 /** Adds the options that every command has which opens an image. */
 export function declareReach(command: Command): void {
   const name = command.name();
-  if (name === WITHOUT_BASES) return;
+  if (WITHOUT_BASES.includes(name)) return;
   if (!WITHOUT_FROM.includes(name))
     command.option(
       '--from <url|path>',
@@ -101,7 +103,7 @@ export function declareReach(command: Command): void {
  * a token is sent.
  */
 export async function reachingRuntime(platform: Platform, command: Command): Promise<Runtime> {
-  if (command.name() === WITHOUT_BASES) return platform.runtime;
+  if (WITHOUT_BASES.includes(command.name())) return platform.runtime;
   const options: ReachOptions = command.opts();
   const guarded = tellingOfWriters(platform, {
     forceShare: options.forceShare === true,
@@ -110,13 +112,14 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
   const local = unpackingAs(platform, guarded, options, LOOKING.includes(command.name()));
   const isOwn = WITHOUT_FROM.includes(command.name());
   // Before they are cleared below: these are the values themselves.
-  const { from, base, header = [], cache, cacheSize, sequential } = options;
+  const { from, base, header = [], cache, cacheSize, sequential, profile, order } = options;
   const tokenOption = command.name() === SERVER ? 'baseTokenFile' : 'tokenFile';
   const tokenFile = options[tokenOption];
   const headers = headersOf(header);
   if (tokenFile !== undefined)
     headers.Authorization = `Bearer ${await readToken(platform, tokenFile)}`;
-  const named = [...command.args, base || '', ...[from ?? []].flat()].map(withoutDevice);
+  const places = [base || '', from ?? [], profile ?? [], order ?? ''].flat();
+  const named = [...command.args, ...places].map(withoutDevice);
   const origins = new Set(
     named.filter((place) => isHttpUrl(place) && URL.canParse(place)).map(originOf),
   );

@@ -4,7 +4,7 @@
  */
 import type { Command } from 'commander';
 import { InvalidArgumentError } from 'commander';
-import type { Disk, ImageFormat } from '../../api/disk.ts';
+import type { Disk, ImageFormat, OpenOptions } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import { sharingBases } from '../../bases/shared.ts';
@@ -18,6 +18,7 @@ import { EXIT_INTERRUPTED, EXIT_OK, LOOPBACK, tell } from './platform.ts';
 import { baseAt } from './reach.ts';
 import type { NbdServing } from './serve-nbd.ts';
 import { nbdAddress, startNbd, streamBehind } from './serve-nbd.ts';
+import { mustBeFree, Recording, tellOfReplay } from './serve-profiles.ts';
 import { readToken } from './token.ts';
 
 export interface ServeOptions {
@@ -37,6 +38,11 @@ export interface ServeOptions {
   create?: boolean;
   base?: string;
   once?: boolean;
+  /** Where boot profiles are written, and which are replayed: `NAME=` may stand before each. */
+  record?: string[];
+  profile?: string[];
+  /** Seconds. */
+  recordFor?: number;
   /** Seconds. */
   ioTimeout?: number;
   tlsCert?: string;
@@ -88,6 +94,7 @@ export function declareServe(program: Command, platform: Platform, ended: Ended)
       'follow what the base names: backing files, the other files of a VMDK',
     )
     .option('--json', 'tell where the disks are as JSON');
+  addProfiles(command);
   addNbd(command).action(async (images, options) => ended(await serve(platform, images, options)));
   addExample(
     command,
@@ -97,7 +104,27 @@ export function declareServe(program: Command, platform: Platform, ended: Ended)
     'curl http://127.0.0.1:7468/disks/vda/info',
     'xdg-open http://127.0.0.1:7468/',
     'millrace serve --nbd unix:/run/vm.sock --stream vda=vm.qcow2',
+    'millrace serve --nbd unix:/run/vm.sock --record debian.qcow2.profile --record-for 60s vda=vm.qcow2',
   );
+}
+
+function addProfiles(command: Command): Command {
+  return command
+    .option(
+      '--profile <profile>',
+      'the boot profile to fetch ahead: a path, a URL, none, or auto, the one beside the base on its server as URL.profile (default: auto); with several disks NAME=…',
+      listed,
+    )
+    .option(
+      '--record <file>',
+      'write a boot profile into a new file: what guests read of the base, in its order; with several disks NAME=FILE',
+      listed,
+    )
+    .option(
+      '--record-for <seconds>',
+      'record so long from the first read on (default: until the guest has read nothing new for 30 s, or Ctrl-C)',
+      seconds,
+    );
 }
 
 function addNbd(command: Command): Command {
@@ -115,8 +142,8 @@ function addNbd(command: Command): Command {
 }
 
 function seconds(text: string): number {
-  const value = Number(text);
-  if (!/^\d{1,6}(\.\d{1,3})?$/.test(text) || value > SECONDS_MAX)
+  const value = Number(text.replace(/s$/, ''));
+  if (!/^\d{1,6}(\.\d{1,3})?s?$/.test(text) || value > SECONDS_MAX)
     throw new InvalidArgumentError(`It is a number of seconds, ${SECONDS_MAX} at most.`);
   return value;
 }
@@ -136,8 +163,14 @@ export async function serve(
   if (options.nbd !== undefined) nbdAddress(options.nbd);
   const served = new Map<string, ServedImage>();
   const started: { close(): Promise<void> }[] = [];
+  const recordings: Recording[] = [];
   try {
+    const places = placesOf('record', options.record ?? [], named(images));
+    await mustBeFree(platform, places.values());
     await openAll(platform, named(images), options, served);
+    for (const [device, path] of places)
+      recordings.push(new Recording(platform, device, served.get(device)!.disk, path));
+    for (const recording of recordings) recording.begin();
     const disks = Object.fromEntries([...served].map(([device, { disk }]) => [device, disk]));
     const nbd = options.nbd === undefined ? undefined : await startNbd(platform, disks, options);
     if (nbd) started.push(nbd);
@@ -149,6 +182,7 @@ export async function serve(
     if (options.stream) await streamBehind(platform, served, options.keepCompressed);
     await (gone === undefined ? stopped : Promise.race([stopped, gone]));
     await closeAll(started.splice(0));
+    for (const recording of recordings) await recording.end();
     return EXIT_OK;
   } finally {
     await closeAll([...started, ...[...served.values()].map(({ disk }) => disk)]);
@@ -171,6 +205,8 @@ function mustGoTogether(options: ServeOptions): void {
     throw new MillraceError('EINVAL', '--base and --from say the same: give one of them');
   if (options.keepCompressed && !stream)
     throw new MillraceError('EINVAL', '--keep-compressed goes with --stream only');
+  if (options.recordFor !== undefined && options.record === undefined)
+    throw new MillraceError('EINVAL', '--record-for goes with --record only');
   if (create && base === undefined)
     throw new MillraceError('EINVAL', '--create needs a base to make the overlay over: --base');
 }
@@ -199,16 +235,39 @@ async function openAll(
   options: ServeOptions,
   served: Map<string, ServedImage>,
 ): Promise<void> {
-  const places = placesOf(options.from ?? [], images);
+  const places = placesOf('from', options.from ?? [], images);
+  const profiles = profilesOf(options, images);
+  const recorded = placesOf('record', options.record ?? [], images);
   const shared = sharingBases(platform.runtime);
   for (const [device, image] of images) {
     const from = places.get(device);
     const runtime = from === undefined ? shared : baseAt(shared, from);
-    served.set(device, { disk: await openOrCreate(runtime, image, options), image });
+    const profile = profiles.get(device);
+    const record = recorded.has(device) && { seconds: options.recordFor };
+    const disk = await openOrCreate(runtime, image, options, { profile, record });
+    served.set(device, { disk, image });
+    // What it finds is told while the disk is served; one that is closed before has nothing to tell.
+    if (profile !== undefined) void tellOfReplay(platform, device, disk).catch(() => {});
   }
 }
 
-async function openOrCreate(runtime: Runtime, image: string, options: ServeOptions): Promise<Disk> {
+/** Which profile each disk replays. Nothing that is fetched stays where nothing is changed. */
+function profilesOf(
+  { profile = ['auto'], readOnly }: ServeOptions,
+  images: readonly [device: string, image: string][],
+): Map<string, string> {
+  const [only] = profile;
+  if (profile.length === 1 && (only === 'auto' || only === 'none'))
+    return new Map(readOnly ? [] : images.map(([device]) => [device, only]));
+  return placesOf('profile', profile, images);
+}
+
+async function openOrCreate(
+  runtime: Runtime,
+  image: string,
+  options: ServeOptions,
+  profiles: Pick<OpenOptions, 'profile' | 'record'>,
+): Promise<Disk> {
   const { readOnly, followChain, format, baseFormat, base, create } = options;
   try {
     return await openDiskWith(runtime, {
@@ -218,11 +277,12 @@ async function openOrCreate(runtime: Runtime, image: string, options: ServeOptio
       format,
       baseFormat,
       base,
+      ...profiles,
     });
   } catch (error) {
     if (!create || !(error instanceof MillraceError) || error.code !== 'ENOENT') throw error;
   }
-  return createDiskWith(runtime, { overlay: image, base, followChain, baseFormat });
+  return createDiskWith(runtime, { overlay: image, base, followChain, baseFormat, ...profiles });
 }
 
 async function startHttp(
@@ -276,19 +336,23 @@ function addressOf(listen: string): { hostname: string; port: number } {
   return { hostname: (hostname ?? '127.0.0.1').replace(/^\[(.*)\]$/, '$1'), port };
 }
 
-/** Where the base of each disk is, of those for which it is said. */
+/** What an option says of each disk, of those of which it says something. */
 function placesOf(
-  from: readonly string[],
+  option: 'from' | 'record' | 'profile',
+  given: readonly string[],
   devices: readonly [device: string, image: string][],
 ): Map<string, string> {
   const places = new Map<string, string>();
-  for (const text of from) {
+  for (const text of given) {
     const [, device = devices[0][0], place = text] =
       /^([a-z][a-z0-9_-]{0,31})=(.+)$/.exec(text) ?? [];
     if (place === text && devices.length > 1)
-      throw new MillraceError('EINVAL', 'there are several disks: say of which by --from NAME=URL');
+      throw new MillraceError(
+        'EINVAL',
+        `there are several disks: say of which by --${option} NAME=…`,
+      );
     if (!devices.some(([name]) => name === device))
-      throw new MillraceError('EINVAL', `--from ${device}=…: there is no disk '${device}'`);
+      throw new MillraceError('EINVAL', `--${option} ${device}=…: there is no disk '${device}'`);
     places.set(device, place);
   }
   return places;

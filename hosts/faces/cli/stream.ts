@@ -23,7 +23,7 @@ const RETRY_MS = 5000;
 const JSON_INTERVAL_MS = 1000;
 
 export interface StreamCommandOptions
-  extends Omit<StreamOptions, 'nonblock' | 'signal' | 'order' | 'compressed'> {
+  extends Omit<StreamOptions, 'nonblock' | 'signal' | 'compressed'> {
   /** Where the base is now, if not where the overlay says. */
   from?: string;
   baseFormat?: ImageFormat;
@@ -69,6 +69,10 @@ export function declareStream(program: Command, platform: Platform, ended: Ended
     .option(
       '--keep-compressed',
       "take compressed clusters of the base's into the overlay as they are, where cluster size and method are the same (their data is not looked at: check --data does)",
+    )
+    .option(
+      '--order <profile>',
+      'copy first what a boot profile tells (a path or URL), then the rest; or sequential (default)',
     )
     .option('--from <url|path>', 'where the base is now, if not where the overlay records it')
     .addOption(cacheMode())
