@@ -45,6 +45,7 @@ async function served(
   });
   try {
     await started.until('stderr', /serving until/);
+    await started.until('stdout', /http:\S+\n/);
     await use(/http:\S+/.exec(started.output.stdout)![0], started);
     started.child.kill('SIGINT');
     return await started.ended;
