@@ -29,7 +29,7 @@ import {
 import { linkTo, showLink } from './shelf/link.ts';
 import { showShelf } from './shelf/list.ts';
 import { isSpoken, note, noteSpoken, notesOf } from './shelf/memory.ts';
-import { saveDisk, takeDisk, transfer } from './shelf/transfer.ts';
+import { saveDisk, saveProfile, takeDisk, transfer } from './shelf/transfer.ts';
 
 const MEBIBYTE = 1024 * 1024;
 
@@ -209,10 +209,21 @@ function makePanel(): DiskPanel {
       `Export ${format}`,
     ),
   );
+  const profile = make(
+    'button',
+    {
+      type: 'button',
+      id: 'save-profile',
+      title:
+        'What this boot has read of its image, as a small file. Beside the image on its server, as IMAGE.profile, it lets the next boot fetch that first.',
+      onclick: () => session && void saveProfile(session.name, session.disk),
+    },
+    'Save boot profile',
+  );
   return new DiskPanel(part('disk-pane'), {
     title: 'Disk',
     figures: ['copied', 'rate', 'left', 'requests', 'downloaded', 'read', 'wrote'],
-    tools: exports,
+    tools: [...exports, profile],
     problem: showProblem,
   });
 }

@@ -45,6 +45,7 @@ export async function openBucketSource(bucket: Bucket, key: string): Promise<Blo
     name: `r2:${key}`,
     identity: `etag "${etag}"`,
     preferred: PREFERRED,
+    beside: (ending) => openBucketSource(bucket, `${key}${ending}`),
     async read(offset, into, hint) {
       hint?.signal?.throwIfAborted();
       if (into.length === 0) return;

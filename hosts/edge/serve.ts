@@ -309,8 +309,9 @@ async function openAgain(
   runtime: Runtime,
   options: CreateOptions & { overlay: string },
 ): Promise<Disk> {
-  const { overlay, base, baseFormat, followChain, copyOnRead, memory } = options;
-  const asRecorded = inLittleMemory({ overlay, followChain, copyOnRead, memory });
+  const { overlay, base, baseFormat, followChain, copyOnRead, profile, record, memory } = options;
+  const kept = { overlay, followChain, copyOnRead, profile, record, memory };
+  const asRecorded = inLittleMemory(kept);
   if (base === undefined || !(await recordsBase(runtime, asRecorded)))
     return openDiskWith(runtime, asRecorded);
   try {

@@ -34,6 +34,13 @@ export class Remote {
     await this.#ask('', { method: 'POST', body: JSON.stringify(behaviour) });
   }
 
+  /** Puts a file beside the fixture, under its name and an ending. */
+  async putBeside(ending: string, bytes: Uint8Array): Promise<void> {
+    const body = bytes as Uint8Array<ArrayBuffer>;
+    const response = await fetch(`${this.url}${ending}`, { method: 'PUT', body });
+    if (!response.ok) throw new Error(`the server of the fixtures answered ${response.status}`);
+  }
+
   traffic(): Promise<Traffic> {
     return this.#ask('');
   }

@@ -5,7 +5,7 @@
  *
  * GET  /NAME            a fixture GET  /own/ID/NAME     the same, as the view ID has it POST
  * /own/ID          sets the behaviour of the view: a Behaviour as JSON GET  /own/ID          what
- * it was asked: Traffic as JSON; with `?held=1`, as soon as a request is held
+ * it was asked: Traffic as JSON; PUT /own/ID/NAME puts a file there, for that view alone; with `?held=1`, as soon as a request is held
  */
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
@@ -21,6 +21,7 @@ import type { Behaviour, Traffic } from './remote.ts';
 const CORS = {
   'Access-Control-Allow-Origin': '*',
   'Access-Control-Allow-Headers': '*',
+  'Access-Control-Allow-Methods': '*',
   'Access-Control-Expose-Headers': 'Content-Range, ETag',
 };
 
@@ -65,6 +66,8 @@ class View {
   behaviour: Behaviour = {};
   requests = 0;
   readonly held: Set<() => void> = new Set();
+  /** What has been put beside the fixtures. */
+  readonly files = new Map<string, Uint8Array>();
   readonly watchers: Set<() => void> = new Set();
 
   set(behaviour: Behaviour): void {
@@ -115,7 +118,12 @@ async function answer(
   ];
   const view = id === undefined ? new View() : (views.get(id) ?? new View());
   if (id !== undefined) views.set(id, view);
-  if (name !== undefined) return give(files.get(name), view, request, response);
+  if (name !== undefined && request.method === 'PUT') {
+    view.files.set(name, Buffer.concat(await request.toArray()));
+    return void response.writeHead(204, CORS).end();
+  }
+  if (name !== undefined)
+    return give(view.files.get(name) ?? files.get(name), view, request, response);
   if (request.method === 'POST') view.set(JSON.parse(await bodyOf(request)) as Behaviour);
   if (url.searchParams.has('held')) await view.untilHeld();
   response

@@ -12,6 +12,7 @@ import { lifecycleCases } from './cases/lifecycle.ts';
 import { mapCases } from './cases/map.ts';
 import { objectCases } from './cases/objects.ts';
 import { optionCases } from './cases/options.ts';
+import { profileCases } from './cases/profiles.ts';
 import { streamCases } from './cases/stream.ts';
 
 export const cases: readonly Case[] = [
@@ -25,6 +26,7 @@ export const cases: readonly Case[] = [
   ...prefixed('map', mapCases),
   ...prefixed('objects', objectCases),
   ...prefixed('options', optionCases),
+  ...prefixed('profiles', profileCases),
 ];
 
 function prefixed(subject: string, list: readonly Case[]): Case[] {

@@ -93,6 +93,32 @@ describe('a disk for v86', () => {
     await hda.close();
   });
 
+  it('has the profile beside its base fetched ahead, unless the page wants none', async () => {
+    const asked: string[] = [];
+    const base: BlockSource = {
+      size: SIZE,
+      read: (_, into) => void into.fill(0),
+      close() {},
+      async beside(ending) {
+        asked.push(ending);
+        throw new MillraceError('ENOENT', 'there is none');
+      },
+    };
+    for (const [name, profile, times] of [
+      ['a.qcow2', undefined, 1],
+      ['b.qcow2', 'none', 1],
+      ['c.qcow2', 'auto', 2],
+    ] as const) {
+      const overlay = join(folder, name);
+      const over = await createDisk({ overlay, base, recordBase: 'base', profile });
+      const hda = await attachDisk(over);
+      await over.replay();
+      expect(asked).toEqual(Array.from({ length: times }, () => '.profile'));
+      await hda.close();
+      await over.close();
+    }
+  });
+
   it('copies what is written before v86 uses its buffer again', async () => {
     const hda = await attachDisk(disk);
     const data = sector(1);

@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import axe from 'axe-core';
 import type { Page } from 'playwright-core';
 import { afterAll, beforeAll, expect, it } from 'vitest';
+import { decodeProfile } from '../../hosts/profiles/format.ts';
 import type { Site } from '../browser/site.ts';
 import { makeContent } from '../fixtures/content.ts';
 import type { Guest } from '../guest/guest.ts';
@@ -128,6 +129,32 @@ describeWithPeer(
           undefined,
           { timeout: COMPLETE_MS_MAX },
         );
+        await remove(page, 'halted');
+      },
+      COMPLETE_MS_MAX,
+    );
+
+    it(
+      'saves what the machine has read as a boot profile, which the next boot finds',
+      async () => {
+        const image = haltedImage();
+        await writeFile(join(site.images, 'halted.raw'), image);
+        await page.goto(`${site.origin}/`);
+        await boot(page, `${site.origin}/images/halted.raw`);
+        const saved = await save(page, 'Save boot profile', join(work, 'halted.profile'));
+        const profile = await decodeProfile(await readFile(saved));
+        expect(profile.ranges[0].offset).toBe(0);
+        expect(profile.diskSize).toBe(image.length);
+        await writeFile(join(site.images, 'halted.raw.profile'), await readFile(saved));
+        await remove(page, 'halted');
+        const [response] = await Promise.all([
+          page.context().waitForEvent('response', {
+            predicate: (response) => response.url().endsWith('/images/halted.raw.profile'),
+            timeout: COMPLETE_MS_MAX,
+          }),
+          boot(page, `${site.origin}/images/halted.raw`),
+        ]);
+        expect(response.ok()).toBe(true);
         await remove(page, 'halted');
       },
       COMPLETE_MS_MAX,

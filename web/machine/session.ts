@@ -215,10 +215,11 @@ function aborted(signal: AbortSignal): Promise<never> {
 }
 
 function open({ name, create, base, wait }: Boot, signal: AbortSignal): Promise<BrowserDisk> {
-  if (create) return createDisk({ overlay: name, base });
+  if (create) return createDisk({ overlay: name, base, record: true });
   return openDisk({
     overlay: name,
     base,
+    record: true,
     resumeJob: true,
     whenBusy: wait ? 'wait' : 'fail',
     signal,

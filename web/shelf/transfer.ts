@@ -57,6 +57,20 @@ export async function saveDisk(
   );
 }
 
+/**
+ * Saves what the machine has read of its image so far, as a boot profile: beside the image on its
+ * server, it makes the next boot quicker. Problems are shown.
+ */
+export async function saveProfile(name: string, disk: BrowserDisk): Promise<void> {
+  try {
+    const { data, ranges, bytes: read } = await disk.profile();
+    download(`${name}.profile`, new Blob([data as Uint8Array<ArrayBuffer>], { type: FILE_TYPE }));
+    announce(`The boot read ${bytes(read)} in ${ranges} places. Its profile is saved.`);
+  } catch (error) {
+    showProblem(error);
+  }
+}
+
 /** Takes a file in as a disk of that name. Problems are shown. */
 export async function takeDisk(name: string, file: File): Promise<void> {
   await transfer(`Importing ${file.name}, ${bytes(file.size)}`, ({ progress, signal }) =>

@@ -76,12 +76,12 @@ export class Recording {
 
 /** What the recording was, and what its profile saves. */
 function sentenceOf(
-  { data, bytes, ranges, seconds, estimate }: RecordedProfile,
+  { data, bytes, ranges, seconds, waits, estimate }: RecordedProfile,
   path: string,
 ): string {
   const { roundTripMs, bitsPerSecond, without, with: withIt } = estimate;
   return [
-    `the boot read ${formatSize(bytes)} in ${ranges} places within ${formatElapsed(seconds)}`,
+    `the boot read ${formatSize(bytes)} in ${ranges} places within ${formatElapsed(seconds)}, and waited for its base ${waits} times`,
     `a profile of ${formatSize(data.length)} (${path}) makes it wait ${formatElapsed(withIt)} instead of ${formatElapsed(without)} at ${roundTripMs} ms and ${bitsPerSecond / 1e6} Mbit/s`,
   ].join('; ');
 }

@@ -56,8 +56,14 @@ interface Undo {
   bytes?: Uint8Array;
 }
 
-/** Makes an open disk ready for v86. @throws MillraceError when its first sector cannot be read. */
+/**
+ * Makes an open disk ready for v86. The boot profile that stands beside its base is fetched ahead,
+ * unless the disk was opened with a `profile`, `none` say.
+ * @throws MillraceError when its first sector cannot be read.
+ */
 export async function attachDisk(disk: Disk): Promise<V86Disk> {
+  // Nothing of it is needed, and a disk of the page's own need not know it.
+  (disk as Partial<Disk>).replay?.().catch(() => {});
   const hda = new V86Disk(disk);
   await hda.ready();
   return hda;
