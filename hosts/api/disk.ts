@@ -46,7 +46,10 @@ export type ProfileChoice = 'auto' | 'none' | ProfileFile;
 export interface RecordOptions {
   /** From the first read on; default without a limit. */
   seconds?: number;
-  /** Ends when the guest has read nothing for the first time for so many seconds; default 30. */
+  /**
+   * Ends when the guest has read nothing for the first time for so many seconds; default 30, and no
+   * such end where `seconds` are given.
+   */
   quiet?: number;
 }
 

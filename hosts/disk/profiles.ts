@@ -334,8 +334,10 @@ export function checkedRecording(
     if (value !== undefined && !(Number.isFinite(value) && value > 0))
       throw new MillraceError('EINVAL', `record: ${name} is a number of seconds, not ${value}`);
   const { seconds, quiet } = record;
+  // Who says how long means all of that time.
+  const quietSeconds = quiet ?? (seconds === undefined ? undefined : Infinity);
   return {
     ...(seconds !== undefined && { mostMs: seconds * MS_PER_SECOND }),
-    ...(quiet !== undefined && { quietMs: quiet * MS_PER_SECOND }),
+    ...(quietSeconds !== undefined && { quietMs: quietSeconds * MS_PER_SECOND }),
   };
 }

@@ -128,6 +128,17 @@ describe('the profile of a disk', () => {
     expect(Math.abs(withIt - (beside.ms - thinkMs) / 1000)).toBeLessThan(0.4);
   });
 
+  it('goes on for all of its time where that is said, however quiet the guest is', async () => {
+    const machine = new Machine(4 * MIB);
+    const steps = [0, 1, 2].map((place) => ({ offset: place * MIB, length: 512, thinkMs: 50_000 }));
+    const long = await machine.boot(steps, { record: { seconds: 3600 } });
+    expect(long.recorded).toMatchObject({ ranges: 3, ended: 'told' });
+    const quiet = await machine.boot(steps, { record: true });
+    expect(quiet.recorded).toMatchObject({ ranges: 1, ended: 'quiet' });
+    const timed = await machine.boot(steps, { record: { seconds: 60 } });
+    expect(timed.recorded).toMatchObject({ ranges: 2, ended: 'time' });
+  });
+
   it('is the same when it is asked for again, and is not there where nothing was recorded', async () => {
     const machine = new Machine(SIZE);
     await machine.boot(makeBoot(3, 5, SIZE), {
