@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import type { CreateOptions, Disk } from '../../hosts/node/index.ts';
-import { checkDisk, createDisk, openDisk } from '../../hosts/node/index.ts';
+import { checkDisk, commitDisk, createDisk, openDisk, rebaseDisk } from '../../hosts/node/index.ts';
 import { readCompressed } from '../codecs/clusters.ts';
 import { Random } from '../fixtures/content.ts';
 import { baseKind } from '../fixtures/images.ts';
@@ -217,6 +217,44 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'clusters kept compressed', () => {
     await again.resize(5 * MIB + 512, { shrink: true });
     await again.resize(SIZE);
     await again.close();
+    await expectSound(overlay());
+  }, 60_000);
+
+  it('are committed and taken to another base as what they show', async () => {
+    await makeBase({ cluster: 64 * KIB });
+    const disk = await create({ cluster: 64 * KIB });
+    await disk.stream({ compressed: 'keep', keepBase: true });
+    const model = await Model.of(base(), join(dir, 'expected.raw'));
+    await guestWrites(disk, model, new Random(8), 6);
+    await disk.close();
+    const other = join(dir, 'other.qcow2');
+    await qemuImg(['convert', '-O', 'qcow2', base(), other]);
+    await rebaseDisk({ overlay: overlay(), base: other });
+    await expectSound(overlay());
+    await expectShows(overlay(), model);
+    expect((await checkDisk({ overlay: overlay() }))?.compressedClusters).toBeGreaterThan(0);
+    await commitDisk({ overlay: overlay() });
+    await expectSound(overlay());
+    await expectSound(other);
+    await expectShows(other, model);
+    await model.close();
+  }, 60_000);
+
+  it('are counted once more by an internal snapshot', async () => {
+    await makeBase({ cluster: 64 * KIB });
+    const disk = await create({ cluster: 64 * KIB });
+    const { kept } = await disk.stream({ compressed: 'keep' });
+    await disk.close();
+    await qemuImg(['snapshot', '-c', 'one', overlay()]);
+    for (const repair of [undefined, 'all'] as const)
+      expect(await checkDisk({ overlay: overlay(), data: true, repair })).toMatchObject({
+        corruptions: 0,
+        leaks: 0,
+        corruptionsFixed: 0,
+        leaksFixed: 0,
+        damagedBytes: 0,
+        compressedClusters: (kept ?? 0) / (64 * KIB),
+      });
     await expectSound(overlay());
   }, 60_000);
 
