@@ -1,5 +1,5 @@
 /**
- * How the tests run: one process a file, one file at a time, and a closing line that counts them.
+ * How the tests run: one process a file, two files at a time, and a closing line that counts them.
  */
 import { fileURLToPath } from 'node:url';
 import type { ViteUserConfig } from 'vitest/config';
@@ -11,8 +11,8 @@ const config: ViteUserConfig = defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
     pool: 'forks',
-    // One file at a time: browsers, guests and servers of one test take both cores of a small
-    // machine.
+    // Two files at a time: many tests wait for links, locks and processes, and a small machine has
+    // two cores. No test measures time or the machine.
     maxWorkers: 2,
     testTimeout: 180_000,
     hookTimeout: 180_000,
