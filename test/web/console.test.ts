@@ -213,6 +213,7 @@ describeWithPeer(
         expect(await page.getByLabel('Speed').inputValue()).toBe(String(256 * 1024));
         await prompt(page);
         expect(await page.locator('#waiting').textContent()).toBe('');
+        expect(await page.locator('#divider').getAttribute('aria-valuenow')).toBe('58');
         expect(await state(page)).toBe('active');
         await shoot(page, 'streaming');
         await job(page, 'Pause', 'paused: true');

@@ -532,6 +532,19 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
           await file.stream().pipeTo(await copy.createWritable());
         }, what);
       await kept('aside');
+      // Of half of a state, nothing can be made.
+      await page.evaluate(async () => {
+        const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle(
+          'millrace',
+        );
+        const handle = await folder.getFileHandle('writer.qcow2.state');
+        const { size } = await handle.getFile();
+        const file = await handle.createWritable({ keepExistingData: true });
+        await file.truncate(Math.floor(size / 2));
+        await file.close();
+      });
+      await page.getByRole('button', { name: 'Continue: writer' }).click();
+      await told('cannot go on from its saved state');
       await page.getByRole('button', { name: 'Boot: writer' }).click();
       await page.getByRole('dialog').getByRole('button', { name: 'Boot', exact: true }).click();
       await key();
@@ -550,7 +563,13 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
     START_MS_MAX,
   );
 
-  it('starts again by Ctrl-Alt-Del, and divides its panes as it is told', async () => {
+  it('gives the room to what the machine uses, and to what the user wants, and starts again by Ctrl-Alt-Del', async () => {
+    // int 0x10 with ax = 0x13: graphics.
+    await writeFile(join(site.images, 'graphic.raw'), haltedImage([0xb8, 0x13, 0x00, 0xcd, 0x10]));
+    await boot(page, `${site.origin}/images/graphic.raw`);
+    await page.waitForFunction(() => document.getElementById('divider')!.ariaValueNow === '42');
+    expect(await page.locator('#console').getAttribute('data-shown')).toBe('screen');
+    await page.getByRole('button', { name: 'Switch off' }).click();
     await boot(page, `${site.origin}/images/halted.raw`);
     await starts();
     await page.evaluate(() => {
