@@ -25,7 +25,7 @@ const DIST = fileURLToPath(new URL('../dist/', import.meta.url));
  */
 const COPIES = [
   'engine.wasm',
-  'served.html',
+  'served.html.gz',
   'xz.wasm',
   'deno/engine.js',
   'deno/engine.d.ts',
@@ -215,7 +215,10 @@ async function keepPublicDeclarations() {
 }
 
 // It lies where the sources look for it, too.
-await writeFile(join(HOSTS, 'served.html'), await servedPage());
+await writeFile(
+  join(HOSTS, 'served.html.gz'),
+  gzipSync(await servedPage(), { level: constants.Z_BEST_COMPRESSION }),
+);
 await rm(DIST, { recursive: true, force: true });
 await Promise.all([bundleForServers(), bundleForPages(), copyAll()]);
 declareAll();

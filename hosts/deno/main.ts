@@ -52,7 +52,7 @@ const platform: Platform = {
     return names;
   },
   servedPage: () =>
-    Deno.readTextFile(new URL('../served.html', import.meta.url)).catch(() => undefined),
+    Deno.readFile(new URL('../served.html.gz', import.meta.url)).catch(() => undefined),
   async serve(handler, address) {
     return listen(handler, address);
   },

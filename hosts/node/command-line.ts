@@ -59,8 +59,7 @@ const platform: Omit<Platform, 'version'> = {
   },
   listFolder: (path) => readdir(path),
   // Beside the engine, wherever this module ends up: see hosts/build.mjs.
-  servedPage: () =>
-    readFile(new URL('../served.html', import.meta.url), 'utf8').catch(() => undefined),
+  servedPage: () => readFile(new URL('../served.html.gz', import.meta.url)).catch(() => undefined),
   async serve(handler, address) {
     const { serve } = await import('./serve.ts');
     return serve(handler, address);

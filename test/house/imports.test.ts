@@ -38,7 +38,7 @@ const LOOSE_FILES = [
   'README.md',
   'build.mjs',
   'engine.wasm',
-  'served.html',
+  'served.html.gz',
   'tsconfig.build.json',
   'xz.mjs',
   'xz.wasm',

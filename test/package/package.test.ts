@@ -2,6 +2,7 @@
  * The package as npm would publish it, in a project of its own: what is in it, which of its entries
  * a bundler takes, and that a strict TypeScript accepts its types.
  */
+import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { copyFile, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
@@ -104,6 +105,23 @@ describe.skipIf(!isBuilt)('the package', () => {
     expect((await millrace('info', 'vm.qcow2')).stdout).toMatch(
       /^image: vm\.qcow2\nfile format: qcow2\n/,
     );
+    // What `serve` answers to people is a file beside it.
+    const server = spawn(
+      process.execPath,
+      [installed(manifest.bin.millrace), 'serve', 'vm.qcow2', '--listen', '0'],
+      { cwd: project, stdio: ['ignore', 'ignore', 'pipe'] },
+    );
+    try {
+      let told = '';
+      for await (const text of server.stderr.setEncoding('utf8')) {
+        told += text;
+        if (/for people: \S+\n/.test(told)) break;
+      }
+      const page = await fetch(/for people: (\S+)/.exec(told)![1]);
+      expect(await page.text()).toMatch(/^<!doctype html>[\s\S]*<script type="module">/);
+    } finally {
+      server.kill();
+    }
   });
 
   it('does what the README shows of it', async () => {

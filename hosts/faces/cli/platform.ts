@@ -45,8 +45,8 @@ export interface Platform {
   allocatedBytes(path: string): Promise<number | undefined>;
   /** Names of what is in a folder. */
   listFolder?(path: string): Promise<string[]>;
-  /** The page for people that `serve` answers at `/`; undefined where it has not been built. */
-  servedPage?(): Promise<string | undefined>;
+  /** The page that `serve` answers people at `/`, by gzip; undefined where it is not built. */
+  servedPage?(): Promise<Uint8Array<ArrayBuffer> | undefined>;
   /** Answers HTTP requests at an address until it is closed; port 0 takes a free one. */
   serve(handler: Handler, address: { hostname: string; port: number }): Promise<Listening>;
   /**

@@ -297,9 +297,16 @@ async function startHttp(
     token,
     authorize: token === undefined ? namesThisMachine : undefined,
     origins,
-    page: await platform.servedPage?.(),
+    page: await inflated(await platform.servedPage?.()),
   });
   return platform.serve(handler, address);
+}
+
+async function inflated(gzip: Uint8Array<ArrayBuffer> | undefined): Promise<string | undefined> {
+  if (gzip === undefined) return undefined;
+  return new Response(
+    new Blob([gzip]).stream().pipeThrough(new DecompressionStream('gzip')),
+  ).text();
 }
 
 /**
