@@ -89,9 +89,10 @@ export class BrowserRuntime implements Runtime {
     const lock = await this.#lock(name, readOnly ? 'shared' : 'exclusive');
     try {
       if (readOnly) return readOnlyFile(withLock(openBlob(await diskFile(name), name), lock));
-      if (create) await removeBeside(name);
       const kept = create ? undefined : await keptWith(name);
       const file = await openDiskFile(name, { create, cache });
+      // Of a disk of that name which is no more; one that is there is refused before.
+      if (create) await removeBeside(name);
       const batched = new BatchedFile(file, (error) => explainNoRoom(error, this.missing()));
       this.overlay = batched;
       return writableFile(batched, file, { cache, lock, kept });

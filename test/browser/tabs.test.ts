@@ -367,6 +367,8 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
       await streamed.stream();
       await streamed.close();
       await tools.renameDisk('paused', 'renamed');
+      // The name is taken: nothing of that disk is touched.
+      await refusal(createDisk({ overlay: 'renamed', size: 1024 * 1024 }));
       kept.push(await textOf('renamed'));
       const [record] = (await listDisks()).filter(({ name }) => name === 'renamed');
       const readOnly = await openDisk({ overlay: 'renamed', readOnly: true });
