@@ -24,8 +24,8 @@ import { VMDK_TEXT_BYTES_MAX, vmdkExtents } from './vmdk-text.ts';
 const OPENING_MAX = 8;
 const PART_ZEROES = -1;
 const HTTP = /^https?:/i;
-/** One letter is a drive. */
-const SCHEME = /^(?!file:)[a-z][a-z0-9+.-]+:/i;
+/** What has no folders. One letter is a drive, and names in a bucket are paths. */
+const SCHEME = /^(?!file:|r2:)[a-z][a-z0-9+.-]+:/i;
 
 /** How the parts of an image are opened. */
 export interface PartsHow extends UnpackChoice {

@@ -7,9 +7,11 @@ import { existsSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { mkdir, open, rename } from 'node:fs/promises';
 import { join } from 'node:path';
+import { ova } from '../fixtures/containers.ts';
 import { Random } from '../fixtures/content.ts';
 import { fixturesFolder, makeRealBase } from '../fixtures/real-base.ts';
 import { convertImage } from '../support/qemu.ts';
+import { run } from '../support/run.ts';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -59,6 +61,38 @@ export function binariesCompressed(compression: 'zlib' | 'zstd'): Promise<string
       from: 'raw',
       compress: true,
       with: { compression_type: compression },
+    });
+  });
+}
+
+/** How `binariesRaw` is published; each of them is made with the field's own tool. */
+export const PACKINGS = ['raw.xz', 'raw.gz', 'raw.zst', 'raw.zip', 'raw.tar', 'ova'] as const;
+export type Packing = (typeof PACKINGS)[number];
+
+/** `binariesRaw` in a container; that of xz has blocks of 1 MiB. */
+export function binariesPacked(packing: Packing): Promise<string> {
+  return made(`binaries.${packing}`, async (path) => {
+    const raw = await binariesRaw();
+    const shell = (command: string): Promise<unknown> => run('sh', ['-ec', command, raw, path]);
+    if (packing === 'raw.xz') await shell('xz -0 -T0 --block-size=1MiB -c "$0" > "$1"');
+    if (packing === 'raw.gz') await shell('gzip -1 -c "$0" > "$1"');
+    if (packing === 'raw.zst') await shell('zstd -q -1 -c "$0" > "$1"');
+    if (packing === 'raw.zip') await shell('zip -q -1 -j "$1.zip" "$0"; mv "$1.zip" "$1"');
+    if (packing === 'raw.tar') await shell('tar -cf "$1" -C "$(dirname "$0")" "$(basename "$0")"');
+    if (packing === 'ova') await ova(await binariesAs('vmdk', 'streamOptimized'), path);
+  });
+}
+
+/** `binariesRaw` in another program's format. */
+export function binariesAs(
+  format: 'vmdk' | 'vpc' | 'vhdx' | 'vdi' | 'qed',
+  subformat?: string,
+): Promise<string> {
+  return made(`binaries${subformat ? `-${subformat}` : ''}.${format}`, async (path) => {
+    await convertImage(await binariesRaw(), path, {
+      from: 'raw',
+      to: format,
+      with: subformat === undefined ? undefined : { subformat },
     });
   });
 }

@@ -19,9 +19,10 @@ import { consoleBoots } from './console.ts';
 import { binariesCompressed, linkRaw, localRaw } from './data.ts';
 import { denoStreams } from './deno.ts';
 import { edgeFirstRead } from './edge.ts';
+import { publishedImages } from './formats.ts';
 import { guestLatency } from './guest.ts';
 import { keptRows } from './kept.ts';
-import { nbdRequests } from './nbd.ts';
+import { nbdBases, nbdRequests } from './nbd.ts';
 import type { StreamFigures } from './ours.ts';
 import { firstRead, peakMemory, timeStream } from './ours.ts';
 import {
@@ -283,7 +284,9 @@ const CASES: Record<string, () => Promise<BenchRow[]>> = {
   browser: browserStreams,
   edge: edgeFirstRead,
   console: consoleBoots,
+  formats: () => publishedImages(LINKS[0].name, (work) => overLink(LINKS[0], work)),
   nbd: nbdRequests,
+  'nbd-bases': nbdBases,
   size,
 };
 

@@ -13,8 +13,8 @@ import { fileURLToPath } from 'node:url';
 import { peerPath } from '../support/peer.ts';
 import { run } from '../support/run.ts';
 import { linkRaw } from './data.ts';
-import { library } from './ours.ts';
-import { warm } from './peers.ts';
+import { library, timeStream } from './ours.ts';
+import { bestInTurn, seconds, warm } from './peers.ts';
 import type { BenchRow } from './table.ts';
 
 const RUNS = 3;
@@ -59,6 +59,33 @@ export async function nbdRequests(): Promise<BenchRow[]> {
         });
       }
     return JOBS.map((job, index) => rowOf(job, best[0][index], best[1][index]));
+  } finally {
+    await rm(dir, { recursive: true });
+  }
+}
+
+/** A base by NBD, from nbdkit, beside nbdcopy of the same into a file. */
+export async function nbdBases(): Promise<BenchRow[]> {
+  const raw = await linkRaw();
+  await warm(raw);
+  const dir = await mkdtemp(join(tmpdir(), 'millrace-bench-'));
+  const socket = join(dir, 'sock');
+  const uri = `nbd+unix:///?socket=${socket}`;
+  try {
+    return await served([peerPath('nbdkit'), '-f', '-U', socket, 'file', raw], socket, async () => {
+      const [ours, nbdcopy] = await bestInTurn(RUNS, [
+        async () => (await timeStream(uri, 'unsafe')).seconds,
+        () => seconds(() => run(peerPath('nbdcopy'), [uri, join(dir, 'copy')])),
+      ]);
+      return [
+        {
+          case: 'a base by NBD, 256 MiB, left in the page cache',
+          ourSeconds: ours,
+          peer: 'nbdcopy into a file',
+          peerSeconds: nbdcopy,
+        },
+      ];
+    });
   } finally {
     await rm(dir, { recursive: true });
   }

@@ -6,8 +6,9 @@ import { copyFile, mkdir, mkdtemp, open, readFile, rm, writeFile } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { createDisk, openDisk } from '../../hosts/node/index.ts';
+import { createDisk, MillraceError, openDisk } from '../../hosts/node/index.ts';
 import { millraceHere } from '../cli/program.ts';
+import { Random } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { MemoryRuntime } from '../support/memory-runtime.ts';
 import type { NginxServer } from '../support/nginx.ts';
@@ -227,6 +228,27 @@ it.each(HOSTILE)('refuses a text with %s', async (_, lines, code, message) => {
     code,
     message: expect.stringMatching(message),
   });
+});
+
+it('opens a damaged text, or tells in one line what is wrong', async () => {
+  const random = new Random(17);
+  let refused = 0;
+  for (let count = 0; count < 300; count++) {
+    const lines = 'RW 1 FLAT "short" 0\nRW 2 ZERO\nRW 2 FLAT "flat" 1\n'.split('');
+    for (let changes = random.between(1, 4); changes > 0; changes--) {
+      const at = random.between(0, lines.length - 1);
+      lines.splice(at, random.between(0, 2), String.fromCharCode(random.between(0, 255)));
+    }
+    const error = await opened(lines.join('')).then(
+      () => undefined,
+      (failure) => failure,
+    );
+    if (error === undefined) continue;
+    refused++;
+    expect(error, lines.join('')).toBeInstanceOf(MillraceError);
+    expect(error.message).not.toMatch(/\n/);
+  }
+  expect(refused).toBeGreaterThan(50);
 });
 
 describeWithPeer(['qemu-img'], 'a sparse part', () => {

@@ -1,0 +1,119 @@
+/**
+ * Published images: streams from containers and formats, beside what fetches the same file and what
+ * decodes it, whichever of the two takes longer; and beside nbdkit with its filters.
+ */
+import { basename } from 'node:path';
+import type { QemuFormat } from '../support/qemu.ts';
+import { run } from '../support/run.ts';
+import type { Packing } from './data.ts';
+import { binariesAs, binariesPacked, PACKINGS } from './data.ts';
+import { firstRead, timeStream } from './ours.ts';
+import { bestInTurn, bestOf, seconds, timeConvert, timeCurl, warm } from './peers.ts';
+import type { BenchRow } from './table.ts';
+
+const RUNS = 3;
+const LINK_RUNS = 2;
+const GOAL = 0.8;
+const MIB = 1024 * 1024;
+
+/** What decodes a file, its bytes dropped. */
+const DECODERS: Record<Packing, string> = {
+  'raw.xz': 'xz -dc -T0 "$0"',
+  'raw.gz': 'gzip -dc "$0"',
+  'raw.zst': 'zstd -dcq "$0"',
+  'raw.zip':
+    'python3 -c "import sys, zipfile, shutil; z = zipfile.ZipFile(sys.argv[1]); shutil.copyfileobj(z.open(z.namelist()[0]), sys.stdout.buffer, 1 << 20)" "$0"',
+  'raw.tar': 'tar -xOf "$0"',
+  ova: 'tar -xOf "$0" --wildcards "*.vmdk"',
+};
+
+/** nbdkit and its filters, as far as there is one, read to the end. */
+const NBDKITS: Partial<Record<Packing, string>> = {
+  'raw.xz': 'nbdkit -U - file "$0" --filter=xz --run \'nbdcopy "$uri" null:\'',
+  'raw.gz': 'nbdkit -U - file "$0" --filter=gzip --run \'nbdcopy "$uri" null:\'',
+  'raw.tar':
+    'nbdkit -U - file "$0" --filter=tar tar-entry="$(tar -tf "$0")" --run \'nbdcopy "$uri" null:\'',
+};
+
+const FORMATS: [QemuFormat & ('vmdk' | 'vpc' | 'vhdx' | 'vdi' | 'qed'), string?][] = [
+  ['vmdk'],
+  ['vmdk', 'streamOptimized'],
+  ['vpc'],
+  ['vhdx'],
+  ['vdi'],
+  ['qed'],
+];
+
+/** Serves the folder of fixtures behind a link, and hands out the URLs of its files. */
+type OverLink = (work: (url: (file: string) => string) => Promise<void>) => Promise<void>;
+
+export async function publishedImages(link: string, overLink: OverLink): Promise<BenchRow[]> {
+  const rows: BenchRow[] = [];
+  for (const packing of PACKINGS) {
+    const path = await binariesPacked(packing);
+    await warm(path);
+    const decoder = await bestOf(LINK_RUNS, () => timeShell(DECODERS[packing], path));
+    await overLink(async (url) => {
+      const base = url(basename(path));
+      const ourSeconds = await bestOf(LINK_RUNS, async () => (await timeStream(base)).seconds);
+      const curl = await bestOf(LINK_RUNS, () => timeCurl(base));
+      rows.push({
+        case: `512 MiB as ${packing} over ${link}`,
+        ourSeconds,
+        peer: curl > decoder ? 'curl' : 'the decoder',
+        peerSeconds: Math.max(curl, decoder),
+        goalRatio: GOAL,
+      });
+      if (packing === 'raw.xz') rows.push(...(await firstReadRows(base)));
+    });
+    const nbdkit = NBDKITS[packing];
+    if (nbdkit !== undefined) rows.push(await besideNbdkit(packing, path, nbdkit));
+  }
+  for (const [format, subformat] of FORMATS) rows.push(await besideConvert(format, subformat));
+  return rows;
+}
+
+async function firstReadRows(base: string): Promise<BenchRow[]> {
+  const { requests, bytes } = await firstRead(base);
+  return [
+    { case: '  its first read', value: requests, unit: 'requests', goalMax: 4 },
+    { case: '', value: bytes / MIB, unit: 'MiB', goalMax: 3 },
+  ];
+}
+
+async function besideNbdkit(packing: Packing, path: string, command: string): Promise<BenchRow> {
+  const [ours, nbdkit] = await bestInTurn(RUNS, [
+    async () => (await timeStream(path, 'unsafe')).seconds,
+    () => timeShell(command, path),
+  ]);
+  return {
+    case: `512 MiB as ${packing}, local, left in the page cache`,
+    ourSeconds: ours,
+    peer: 'nbdkit, its filter, and nbdcopy',
+    peerSeconds: nbdkit,
+    goalRatio: GOAL,
+  };
+}
+
+async function besideConvert(
+  format: (typeof FORMATS)[number][0],
+  subformat: string | undefined,
+): Promise<BenchRow> {
+  const path = await binariesAs(format, subformat);
+  await warm(path);
+  const [ours, convert] = await bestInTurn(RUNS, [
+    async () => (await timeStream(path, 'unsafe')).seconds,
+    () => timeConvert({ location: path, format }, 8),
+  ]);
+  return {
+    case: `512 MiB as ${subformat ? `${subformat} ` : ''}${format}, local, left in the page cache`,
+    ourSeconds: ours,
+    peer: 'qemu-img convert -W -m 8',
+    peerSeconds: convert,
+    goalRatio: GOAL,
+  };
+}
+
+function timeShell(command: string, path: string): Promise<number> {
+  return seconds(() => run('sh', ['-ec', `${command} > /dev/null`, path]));
+}
