@@ -26,8 +26,9 @@ import { openHttp } from './http.ts';
 import type { DiskLock, Holder } from './lock.ts';
 import { lockDisk } from './lock.ts';
 import { MemoryFile } from './memory.ts';
-import type { OpfsFile } from './opfs.ts';
-import { diskFile, disksFolder, openDiskFile, openScratch } from './opfs.ts';
+import { diskFile, disksFolder } from './opfs.ts';
+import type { OpfsFile } from './opfs-file.ts';
+import { openDiskFile, openScratch } from './opfs-file.ts';
 import { explainNoRoom } from './quota.ts';
 import type { SentEngine } from './start.ts';
 

@@ -1,13 +1,12 @@
 /**
- * Images in an R2 bucket: a base is an object read by ranges; an overlay is a set of objects,
- * `NAME/00000000` and so on, each a part of 1 MiB, and `NAME/manifest`, which tells the size and
- * whose it is. Parts are kept in memory until a flush stores them: a manifest that somebody else
- * has written meanwhile is noticed before that.
+ * Overlays in an R2 bucket: each is a set of objects, `NAME/00000000` and so on, each a part of 1
+ * MiB, and `NAME/manifest`, which tells the size and whose it is. Parts are kept in memory until a
+ * flush stores them: a manifest that somebody else has written meanwhile is noticed before that.
  */
-import type { BlockFile, BlockSource } from '../api/block.ts';
+import type { BlockFile } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
-import { Failure, RetryBudget, sleep } from '../bases/retry.ts';
-import type { Bucket, BucketBody, BucketObject } from './platform.ts';
+import { bytesOf, patiently } from './patiently.ts';
+import type { Bucket, BucketBody } from './platform.ts';
 import { enterWriter } from './writers.ts';
 
 const PART_BYTES = 1024 * 1024;
@@ -20,70 +19,6 @@ const LOADS_IN_FLIGHT = 4;
 const PUTS_IN_FLIGHT = 4;
 /** As many keys as a bucket deletes at once. */
 const DELETED_MAX = 1000;
-/**
- * Repetitions of what the bucket has refused: it takes one write a second to a key, and says so by
- * an error; others pass as well.
- */
-const RETRIES = 6;
-/** As many connections as an edge has, less one for the guest. */
-const PREFERRED = { chunk: PART_BYTES, depth: 5 } as const;
-
-/**
- * Opens an object as a base. Its ETag is its identity, and every read is held to it.
- * @throws MillraceError `ENOENT`, `EIO`; reads also `ECHANGED`.
- */
-export async function openBucketSource(bucket: Bucket, key: string): Promise<BlockSource> {
-  const object = await patiently(`open 'r2:${key}'`, () => bucket.head(key));
-  if (object === null)
-    throw new MillraceError(
-      'ENOENT',
-      `cannot open 'r2:${key}': there is no such object in the bucket`,
-    );
-  const { size, etag } = object;
-  return {
-    size,
-    name: `r2:${key}`,
-    identity: `etag "${etag}"`,
-    preferred: PREFERRED,
-    beside: (ending) => openBucketSource(bucket, `${key}${ending}`),
-    async read(offset, into, hint) {
-      hint?.signal?.throwIfAborted();
-      if (into.length === 0) return;
-      const what = `read ${into.length} bytes at ${offset} of 'r2:${key}'`;
-      const bytes = await patiently(
-        what,
-        () =>
-          bytesOf(
-            bucket.get(key, {
-              range: { offset, length: into.length },
-              onlyIf: { etagMatches: etag },
-            }),
-          ),
-        hint?.signal,
-      );
-      if (bytes === null)
-        throw new MillraceError(
-          'ECHANGED',
-          `cannot ${what}: the object is not the one that was opened`,
-        );
-      if (bytes.length !== into.length)
-        throw new MillraceError('EIO', `cannot ${what}: ${bytes.length} bytes came`);
-      into.set(bytes);
-    },
-    close() {},
-  };
-}
-
-/** What an object holds; null when there is none, or not the one that was asked for. */
-async function bytesOf(
-  getting: Promise<BucketObject | BucketBody | null>,
-): Promise<Uint8Array | null> {
-  const object = await getting;
-  return object !== null && 'arrayBuffer' in object
-    ? new Uint8Array(await object.arrayBuffer())
-    : null;
-}
-
 interface Manifest {
   size: number;
   /** Who writes to it: another one at each opening. */
@@ -431,44 +366,6 @@ function keyOf(place: string, number: number): string {
   return `${place}/${String(number).padStart(8, '0')}`;
 }
 
-/**
- * The key that a relative path leads to from an object. As it stands: a key may hold what a URL
- * would encode or cut off.
- */
-export function keyBeside(key: string, path: string): string {
-  const parts = path.startsWith('/') ? [] : key.split('/').slice(0, -1);
-  for (const part of path.split('/')) {
-    if (part === '..') parts.pop();
-    else if (part !== '.' && part !== '') parts.push(part);
-  }
-  return parts.join('/');
-}
-
 function isChanged(part: Part): boolean {
   return part.changes > part.stored;
-}
-
-/**
- * Does it again after a failure that may pass.
- * @throws MillraceError `EIO` when it does not, or the signal's reason.
- */
-async function patiently<T>(
-  what: string,
-  operation: () => Promise<T>,
-  signal: AbortSignal = new AbortController().signal,
-): Promise<T> {
-  const budget = new RetryBudget(RETRIES);
-  for (let attempts = 1; ; attempts++) {
-    try {
-      return await operation();
-    } catch (cause) {
-      const { message } = cause as Error;
-      const waitMs = budget.next(new Failure('EIO', message), 0);
-      if (waitMs === undefined)
-        throw new MillraceError('EIO', `cannot ${what}: ${message} (${attempts} attempts)`, {
-          cause,
-        });
-      await sleep(waitMs, signal);
-    }
-  }
 }

@@ -87,19 +87,19 @@ export function serveDisks(state: ObjectState, options: ServeDisksOptions): Serv
   const disks = new DiskTable(state.storage, options);
   // Whoever is let in has a disk looked for. A status does not tell: it may be that of a base that
   // lets nobody in.
-  const entered = new WeakSet<Request>();
+  const entered = new WeakMap<Request, string>();
   const find = (device: string, request: Request): Promise<Disk> | undefined => {
-    entered.add(request);
+    entered.set(request, device);
     return disks.get(device);
   };
   const handler = createHandler({ ...handled, disks: find });
   return {
     async fetch(request) {
-      const { device: name, call } = placeOf(new URL(request.url));
+      const { call } = placeOf(new URL(request.url));
       const asked = call === 'stream' && request.method === 'POST' ? request.clone() : undefined;
       const response = await handler(request);
-      if (name === undefined || !entered.has(request)) return response;
-      const device = nameOf(name);
+      const device = entered.get(request);
+      if (device === undefined) return response;
       // 202 is told of a job that goes on; it was checked by now.
       if (asked && response.status === 202) await disks.keep(device, await asked.text());
       else if (asked) await disks.noteEnd(device);
@@ -353,13 +353,4 @@ async function recordsBase(runtime: Runtime, { overlay, memory }: OpenOptions): 
 
 function infoOf(disk: Disk): Promise<StreamInfo | undefined> {
   return disk.info().catch(() => undefined);
-}
-
-/** Of a device as the path has it; what cannot be decoded is no disk's name. */
-function nameOf(device: string): string {
-  try {
-    return decodeURIComponent(device);
-  } catch {
-    return device;
-  }
 }

@@ -1,6 +1,6 @@
 /** A flush that failed in the browser's storage; no browser fails one on order. */
 import { expect, it } from 'vitest';
-import { OpfsFile } from '../../hosts/browser/opfs.ts';
+import { OpfsFile } from '../../hosts/browser/opfs-file.ts';
 
 it('once a flush has failed, later ones fail too', () => {
   let flushes = 0;

@@ -15,6 +15,7 @@ import {
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { MillraceError } from '../../hosts/api/errors.ts';
 import type { Runtime } from '../../hosts/api/runtime.ts';
 import { runCommandLine } from '../../hosts/faces/cli/program.ts';
 import { nodeRuntime } from '../../hosts/node/runtime.ts';
@@ -36,6 +37,23 @@ async function makeBase(folder: string): Promise<void> {
 }
 
 describe('the program', () => {
+  it('tells an error as JSON to whoever asks for that', async () => {
+    const runtime: Runtime = {
+      ...nodeRuntime,
+      openSource: () => {
+        throw new MillraceError('EUNSUPPORTED', 'it sends no ranges', { reason: 'no-ranges' });
+      },
+    };
+    const { platform, written } = platformOver(runtime);
+    expect(await runCommandLine(platform, ['map', '--json', 'base.raw'])).toBe(1);
+    expect(written.stderr.split('\n')).toHaveLength(2);
+    expect(JSON.parse(written.stderr)).toMatchObject({
+      code: 'EUNSUPPORTED',
+      reason: 'no-ranges',
+      message: expect.stringContaining('it sends no ranges'),
+    });
+  });
+
   it(
     'tells its version, and its help with an example for each command',
     () =>

@@ -3,7 +3,8 @@
  * each case says.
  */
 import { afterEach, expect, it, vi } from 'vitest';
-import { keyBeside, openBucketFile, openBucketSource } from '../../hosts/edge/bucket.ts';
+import { openBucketFile } from '../../hosts/edge/bucket.ts';
+import { keyBeside, openBucketSource } from '../../hosts/edge/bucket-source.ts';
 import type { Bucket } from '../../hosts/edge/platform.ts';
 
 const MIB = 1 << 20;

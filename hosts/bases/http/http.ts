@@ -11,15 +11,15 @@ import type { Transfer } from '../elevator.ts';
 import { Elevator, REQUEST_BYTES_MIN } from '../elevator.ts';
 import type { HeaderSource, UrlSource } from './address.ts';
 import { Address } from './address.ts';
+import type { HttpStats } from './ask.ts';
 import type { Fetch } from './fetch.ts';
-import type { HttpStats } from './request.ts';
 import { HttpObject } from './request.ts';
-import { identityOf } from './response.ts';
+import { identityOf } from './version.ts';
 
 export type { HeaderSource, UrlSource } from './address.ts';
 export { redactUrl } from './address.ts';
+export type { HttpStats } from './ask.ts';
 export type { Fetch, FetchInit } from './fetch.ts';
-export type { HttpStats } from './request.ts';
 export type { Answer, AnswerBody, PieceReader } from './response.ts';
 
 /**

@@ -4,7 +4,7 @@
  * server that nothing is known of is told by its date, or by bytes.
  */
 import type { Target } from './address.ts';
-import type { Version } from './response.ts';
+import type { Version } from './version.ts';
 
 /**
  * A redirect is followed anew after this time: mirrors come and go. One that has stopped working is

@@ -4,52 +4,25 @@
  * byte. It keeps no bytes and knows nothing of who reads them.
  */
 import type { Flow } from '../../api/block.ts';
-import { MillraceError } from '../../api/errors.ts';
 import type { Transfer } from '../elevator.ts';
-import { callerFailure, Failure, PROGRESS_BYTES_MIN, RetryBudget, sleep } from '../retry.ts';
+import { Failure, PROGRESS_BYTES_MIN, RetryBudget, sleep } from '../retry.ts';
 import { Trouble } from '../trouble.ts';
-import type { Address, Target } from './address.ts';
-import { Attempt, discard, isElsewhere } from './attempt.ts';
-import type { Fetch } from './fetch.ts';
-import { pastTheCache } from './fetch.ts';
+import type { Address } from './address.ts';
+import type { HttpStats, RequestOptions } from './ask.ts';
+import { Asker, hidden } from './ask.ts';
+import { Attempt, discard } from './attempt.ts';
 import type { Sample } from './mirrors.ts';
-import { Mirrors, ORIGIN_HEADERS, serverOf } from './mirrors.ts';
+import { Mirrors, serverOf } from './mirrors.ts';
 import { Queue } from './queue.ts';
-import type { Answer, Checked, Version, Whole } from './response.ts';
-import {
-  checkInOrder,
-  checkResponse,
-  hidesSize,
-  sizeOfHead,
-  smallWhole,
-  strongEtag,
-  versionOfHead,
-} from './response.ts';
-
-/** What was sent and received so far. */
-export interface HttpStats {
-  /** Requests sent, repeated ones included. */
-  requests: number;
-  /** Body bytes received, used or not. */
-  bytes: number;
-  /** Requests that had to be repeated. */
-  retries: number;
-}
-
-export interface RequestOptions {
-  fetch: Fetch;
-  /** Milliseconds in which a request must bring 1 KiB, or else is abandoned. */
-  timeout: number;
-  /** Repetitions of a request that brings nothing. */
-  retries: number;
-  /** Told once of each time in which nothing comes, in words for the user, after two seconds. */
-  onTrouble?: (message: string) => void;
-}
+import type { Answer, Checked, Whole } from './response.ts';
+import { checkInOrder, checkResponse, hidesSize, smallWhole, versionOfHead } from './response.ts';
+import type { Version } from './version.ts';
+import { strongEtag } from './version.ts';
 
 /** One object on one server. */
 export class HttpObject {
-  readonly stats: HttpStats = { requests: 0, bytes: 0, retries: 0 };
   readonly #address: Address;
+  readonly #asker: Asker;
   readonly #options: RequestOptions;
   readonly #queue = new Queue();
   #version: Version | undefined;
@@ -62,6 +35,7 @@ export class HttpObject {
   constructor(address: Address, options: RequestOptions) {
     this.#address = address;
     this.#options = options;
+    this.#asker = new Asker(address, options);
     const { onTrouble } = options;
     if (onTrouble !== undefined)
       this.#trouble = new Trouble(
@@ -71,7 +45,11 @@ export class HttpObject {
   }
 
   get name(): string {
-    return this.#address.name;
+    return this.#asker.name;
+  }
+
+  get stats(): HttpStats {
+    return this.#asker.stats;
   }
 
   /** Undefined until the first answer. */
@@ -107,7 +85,7 @@ export class HttpObject {
         if (!(failure instanceof Failure)) throw failure;
         const waitMs = failure.transient ? budget.next(failure, position - before) : undefined;
         if (waitMs === undefined) {
-          await flow.failed(this.#finalError(failure, 'the whole object', position, 1, 0));
+          await flow.failed(this.#asker.finalError(failure, 'the whole object', position, 1, 0));
           budget = new RetryBudget(retries);
         } else await sleep(waitMs, flow.signal);
         this.stats.retries++;
@@ -119,9 +97,9 @@ export class HttpObject {
 
   /** The object from `position` on, in one answer. */
   async *#pieces(attempt: Attempt, position: number): AsyncGenerator<Uint8Array> {
-    const { target, headers } = await this.#destination();
+    const { target, headers } = await this.#asker.destination();
     attempt.target = target;
-    const response = await attempt.guard(this.#ask(attempt, target.href, headers));
+    const response = await attempt.guard(this.#asker.ask(attempt, target.href, headers));
     attempt.progress();
     const { size } = (this.#whole = checkInOrder(response, this.#whole));
     let at = 0;
@@ -161,9 +139,9 @@ export class HttpObject {
   async look(): Promise<boolean> {
     const attempt = new Attempt(this.#options.timeout, new AbortController().signal);
     try {
-      const { target, headers } = await this.#destination();
+      const { target, headers } = await this.#asker.destination();
       attempt.target = target;
-      const head = await attempt.guard(this.#ask(attempt, target.href, headers, 'HEAD'));
+      const head = await attempt.guard(this.#asker.ask(attempt, target.href, headers, 'HEAD'));
       attempt.finish();
       discard(head);
       const version = versionOfHead(head);
@@ -205,8 +183,13 @@ export class HttpObject {
         if (!(failure instanceof Failure && failure.busy)) this.#queue.next();
         if (!(failure instanceof Failure)) throw failure;
         // Twice, because the server may have come back in between.
-        if (attempts > 1 && error instanceof TypeError && (await this.#isHidden(attempt.target))) {
-          throw this.#finalError(
+        if (
+          attempts > 1 &&
+          error instanceof TypeError &&
+          this.#version === undefined &&
+          (await this.#asker.isHidden(attempt.target))
+        ) {
+          throw this.#asker.finalError(
             hidden(failure),
             range,
             before,
@@ -231,7 +214,13 @@ export class HttpObject {
             ? budget.next(failure, transfer.position - before, this.stats.bytes - received)
             : undefined;
           if (waitMs === undefined)
-            throw this.#finalError(failure, range, before, attempts, performance.now() - started);
+            throw this.#asker.finalError(
+              failure,
+              range,
+              before,
+              attempts,
+              performance.now() - started,
+            );
           received = this.stats.bytes;
           this.#trouble?.note(failure.message);
           // What the server asks for is not shortened.
@@ -291,22 +280,9 @@ export class HttpObject {
     const elsewhere = told === undefined && version !== undefined;
     const asked = { first: transfer.position, end: transfer.end };
     const size = hidesSize(response)
-      ? (version?.size ?? (await this.#sizeByHead(attempt, response)))
+      ? (version?.size ?? (await this.#asker.sizeByHead(attempt, response)))
       : undefined;
     return checkResponse(response, asked, { version, elsewhere, size });
-  }
-
-  /**
-   * The object's size, which a server does not tell in its ranges (Content-Range: bytes 0-99 of
-   * `*`).
-   */
-  async #sizeByHead(attempt: Attempt, part: Answer): Promise<number | undefined> {
-    const { headers } = await this.#destination();
-    const href = part.url || attempt.href!;
-    const head = await attempt.guard(this.#ask(attempt, href, headers, 'HEAD'));
-    attempt.progress();
-    discard(head);
-    return sizeOfHead(head, part);
   }
 
   /**
@@ -330,9 +306,9 @@ export class HttpObject {
   }
 
   async #compareSample(attempt: Attempt, href: string, { offset, bytes }: Sample): Promise<void> {
-    const { headers } = await this.#destination();
+    const { headers } = await this.#asker.destination();
     headers.set('Range', `bytes=${offset}-${offset + bytes.length - 1}`);
-    const response = await attempt.guard(this.#ask(attempt, href, headers));
+    const response = await attempt.guard(this.#asker.ask(attempt, href, headers));
     const asked = { first: offset, end: offset + bytes.length };
     const { end } = checkResponse(response, asked, { size: this.#version!.size });
     let at = offset;
@@ -351,7 +327,7 @@ export class HttpObject {
   }
 
   async #send(attempt: Attempt, transfer: Transfer): Promise<Answer> {
-    const { target, headers } = await this.#destination();
+    const { target, headers } = await this.#asker.destination();
     attempt.target = target;
     attempt.redirect = this.#mirrors.redirectOf(target);
     const href = attempt.redirect?.href ?? target.href;
@@ -359,48 +335,7 @@ export class HttpObject {
     const version = this.#mirrors.versionAt(href, attempt.redirect !== undefined);
     const etag = version === undefined ? undefined : strongEtag(version);
     if (etag !== undefined && this.#sendsIfRange) headers.set('If-Range', etag);
-    return this.#ask(attempt, href, headers);
-  }
-
-  /**
-   * One request to the URL itself, or to where it has led: what is meant for its origin stays
-   * there.
-   */
-  #ask(attempt: Attempt, href: string, headers: Headers, method?: 'HEAD'): Promise<Answer> {
-    attempt.href = href;
-    headers.set('Accept-Encoding', 'identity');
-    if (new URL(href).origin !== new URL(attempt.target!.href).origin)
-      for (const name of ORIGIN_HEADERS) headers.delete(name);
-    attempt.signal.throwIfAborted();
-    this.stats.requests++;
-    const init = { ...pastTheCache(), headers, signal: attempt.signal };
-    // Not as a method: workers and pages refuse their own `fetch` on any other object than the
-    // global one.
-    const { fetch } = this.#options;
-    return fetch(href, method === undefined ? init : { ...init, method });
-  }
-
-  /**
-   * Whether the server answers, and only this page may not know what: asked when no answer has been
-   * seen yet.
-   */
-  async #isHidden(target: Target | undefined): Promise<boolean> {
-    if (this.#version !== undefined || target === undefined || !isElsewhere(target)) return false;
-    return globalThis
-      .fetch(target.href, { ...pastTheCache(), method: 'HEAD', mode: 'no-cors' })
-      .then(
-        () => true,
-        () => false,
-      );
-  }
-
-  async #destination(): Promise<{ target: Target; headers: Headers }> {
-    try {
-      const target = await this.#address.target();
-      return { target, headers: await this.#address.headers(target) };
-    } catch (error) {
-      throw error instanceof MillraceError ? error : callerFailure(error);
-    }
+    return this.#asker.ask(attempt, href, headers);
   }
 
   /**
@@ -448,30 +383,4 @@ export class HttpObject {
     await this.#receive(attempt, response, transfer, version.size);
     this.#version = version;
   }
-
-  #finalError(
-    failure: Failure,
-    range: string,
-    offset: number,
-    attempts: number,
-    elapsedMs: number,
-  ): MillraceError {
-    const tries =
-      attempts === 1 ? '' : ` (${attempts} attempts in ${(elapsedMs / 1000).toFixed(1)} s)`;
-    return new MillraceError(failure.code, `${this.name}, ${range}: ${failure.message}${tries}`, {
-      offset,
-      reason: failure.reason,
-      cause: failure.cause,
-    });
-  }
-}
-
-function hidden({ cause }: Failure): Failure {
-  const reason =
-    'the server answers, and its answer is hidden from this page by CORS: it must send Access-Control-Allow-Origin';
-  return new Failure(
-    'EACCES',
-    `${reason} (errors too: it may be that there is nothing at this address)`,
-    { cause, reason: 'cors' },
-  );
 }

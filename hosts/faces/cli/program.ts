@@ -4,6 +4,7 @@
  * command runs: a program is asked for its version more often than for anything else.
  */
 import { Command, CommanderError } from 'commander';
+import type { ErrorCode, ErrorReason } from '../../api/errors.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { Ended } from './options.ts';
 import { addExample } from './options.ts';
@@ -73,15 +74,24 @@ export async function runCommandLine(
     return exitCodeOf(exitCode);
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode;
-    const message =
-      error instanceof MillraceError
-        ? error.message
-        : `something went wrong that should not: ${error instanceof Error ? error.message : String(error)}`;
-    await tell(platform, message);
+    await (given.includes('--json')
+      ? platform.stderr.write(`${JSON.stringify(asJson(error))}\n`)
+      : tell(platform, messageOf(error)));
     return EXIT_FAILED;
   } finally {
     release();
   }
+}
+
+function messageOf(error: unknown): string {
+  if (error instanceof MillraceError) return error.message;
+  return `something went wrong that should not: ${error instanceof Error ? error.message : String(error)}`;
+}
+
+/** An error as programs read it, and as the HTTP handler tells it. */
+function asJson(error: unknown): { code: ErrorCode; reason?: ErrorReason; message: string } {
+  const { code, reason } = error instanceof MillraceError ? error : { code: 'EIO' as const };
+  return { code, ...(reason && { reason }), message: messageOf(error) };
 }
 
 /** A platform whose commands end with EXIT_INTERRUPTED, whatever the signal was. */
