@@ -4,7 +4,8 @@
  * text counts as long as the file is as it was when it was closed, by its length and its date.
  */
 import { MillraceError } from '../api/errors.ts';
-import { disksFolder, fileError, fileNameOf } from './opfs.ts';
+import { disksFolder, fileNameOf } from './opfs.ts';
+import { fileError } from './opfs-errors.ts';
 
 const KEPT = '.kept';
 const STATE = '.state';

@@ -274,6 +274,72 @@ export const MUTATIONS: Mutation[] = [
     from: 'extent.length == cluster &&',
     to: '',
   },
+  {
+    name: 'memory that was given back is given back again',
+    path: 'engine/core/memory.ts',
+    from: '  t.buffer = 0;\n  t.scratch = 0;\n  t.bufferBytes = 0;',
+    to: '  t.scratch = 0;',
+  },
+  {
+    name: 'a lock that was given back wakes nobody',
+    path: 'engine/core/lock.ts',
+    from: '  t.lockHeld = false;\n  wake(ON_LOCK);',
+    to: '  t.lockHeld = false;',
+  },
+  {
+    name: 'what a request is given is overwritten before the host has copied it',
+    path: 'engine/core/end.ts',
+    from: 'if (t.buffer && t.kind <= KIND_REQUEST_LAST) {',
+    to: 'if (false) {',
+  },
+  {
+    name: 'an operation gets the slot of one in flight',
+    path: 'engine/core/ring.ts',
+    from: '  r.free = io.next;\n  r.inFlight++;',
+    to: '  r.inFlight++;',
+  },
+  {
+    name: 'a failed request ends while its operations are in flight',
+    path: 'engine/step.ts',
+    from: '    if (t.pending) {\n      wait(t, ON_IO);\n      return;\n    }\n',
+    to: '',
+  },
+  {
+    name: 'a task is read as one of another kind',
+    path: 'engine/requests/zeroes.ts',
+    from: 'recordOf<ZeroTask>(task, KIND_DISCARD)',
+    to: 'recordOf<ZeroTask>(task, KIND_ZERO)',
+  },
+  {
+    name: 'a page may leave the cache while its sectors are being written',
+    path: 'engine/overlay/staging.ts',
+    from: '    page.pins++;\n',
+    to: '',
+  },
+  {
+    name: 'a lookup goes on behind the end of an image',
+    path: 'engine/formats/chain.ts',
+    from: 'look(t, image, offset, min(length, image.size - offset));',
+    to: 'look(t, image, offset, length);',
+  },
+  {
+    name: 'a part of a compressed cluster is taken from another one',
+    path: 'engine/data/gather.ts',
+    from: 'if (t.partReady && t.partFile == extent.file && t.partFrom == extent.host) {',
+    to: 'if (t.partReady) {',
+  },
+  {
+    name: 'the job does not hear that a copy has ended',
+    path: 'engine/job/errors.ts',
+    from: '  theJob().copies--;\n',
+    to: '',
+  },
+  {
+    name: 'the turn to load pages is never given on',
+    path: 'engine/core/pages.ts',
+    from: '  cache().loaders--;\n',
+    to: '',
+  },
 ];
 
 export interface Verdict {
