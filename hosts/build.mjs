@@ -33,6 +33,9 @@ const COPIES = [
   'edge/engine.d.ts',
 ];
 
+const Z85 = '0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#';
+const Z85_PLACES = [85 ** 4, 85 ** 3, 85 ** 2, 85, 1];
+
 /**
  * Of deno and edge: as seen from their own folders and from `shared`.
  * @type {import('esbuild').Plugin}
@@ -82,10 +85,17 @@ const common = {
   plugins: [engineApart],
 };
 
-/**
- * All of them together, so that what they share is there once; dependencies are imported from where
- * they are installed.
- */
+/** Not bundled: what Node brings, what is native, and what comes with a file of its own. */
+const INSTALLED = [
+  'node:*',
+  'cloudflare:*',
+  '@foxglove/wasm-zstd',
+  'cli-progress',
+  'commander',
+  'koffi',
+];
+
+/** All of them together, so that what they share is there once: the worker, too. */
 async function bundleForServers() {
   const { metafile } = await build({
     ...common,
@@ -96,9 +106,11 @@ async function bundleForServers() {
       'deno/index.ts',
       'deno/nbd.ts',
       'edge/index.ts',
+      'browser/worker.ts',
     ],
-    platform: 'node',
-    packages: 'external',
+    // Of libraries, what runs everywhere.
+    platform: 'browser',
+    external: INSTALLED,
     splitting: true,
     chunkNames: 'shared/[name]-[hash]',
     metafile: true,
@@ -134,15 +146,19 @@ async function madeRoom(file) {
 /** With their dependencies: a page takes them as they are, without a bundler. */
 async function bundleForPages() {
   const how = { ...common, platform: /** @type {const} */ ('browser') };
-  // One file, which anybody can serve: a worker's script that imports others is bundlers' trouble.
-  await build({ ...how, entryPoints: ['browser/worker.ts'] });
+  const worker = await build({ ...how, entryPoints: ['browser/worker.ts'], write: false });
   const packed = {
-    'millrace:worker': await pack(join(DIST, 'browser/worker.js')),
-    'millrace:engine': await pack(join(HOSTS, 'engine.wasm')),
+    'millrace:worker': pack(worker.outputFiles[0].contents),
+    'millrace:engine': pack(await readFile(join(HOSTS, 'engine.wasm'))),
   };
   await build({
     ...how,
-    entryPoints: ['browser/index.ts', 'faces/v86/index.ts', 'faces/nbd/index.ts'],
+    entryPoints: [
+      'browser/index.ts',
+      'faces/adapters/index.ts',
+      'faces/nbd/index.ts',
+      'faces/v86/index.ts',
+    ],
     splitting: true,
     chunkNames: 'browser/[name]-[hash]',
     plugins: [withPacked(packed)],
@@ -151,11 +167,25 @@ async function bundleForPages() {
 
 /**
  * A module that exports a file as text.
- * @param {string} path
+ * @param {Uint8Array} contents
  */
-async function pack(path) {
-  const bytes = gzipSync(await readFile(path), { level: constants.Z_BEST_COMPRESSION });
-  return `export default '${bytes.toString('base64')}';`;
+function pack(contents) {
+  const bytes = gzipSync(contents, { level: constants.Z_BEST_COMPRESSION });
+  return `export default '${z85(bytes)}';`;
+}
+
+/**
+ * Text of five characters for four bytes (Z85, ZeroMQ's RFC 32), a sixteenth less than base64;
+ * before it, how many zeros stand at the end to make it so.
+ * @param {Buffer} bytes
+ */
+function z85(bytes) {
+  const whole = Buffer.concat([bytes, Buffer.alloc(-bytes.length & 3)]);
+  let text = '';
+  for (let at = 0; at < whole.length; at += 4)
+    for (const place of Z85_PLACES)
+      text += Z85[Math.floor(whole.readUInt32BE(at) / place) % Z85.length];
+  return `${whole.length - bytes.length}${text}`;
 }
 
 async function copyAll() {

@@ -176,10 +176,13 @@ async function switchOff(): Promise<void> {
 async function suspend(): Promise<void> {
   const suspended = session;
   if (!suspended) return;
-  const done = await transfer(`Suspending ${suspended.name}`, ({ progress, signal }) => {
-    progress(0);
-    return suspended.suspend(signal);
-  });
+  const done = await transfer(
+    `Suspending ${suspended.name}`,
+    ({ onProgress: progress, signal }) => {
+      progress(0);
+      return suspended.suspend(signal);
+    },
+  );
   if (!done || session !== suspended) return;
   await showStart();
   focusRow(`Continue: ${suspended.name}`);

@@ -1,8 +1,10 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 /**
  * The public types: what `createDisk`, `openDisk` and a `Disk` take and give on every runtime.
  * Offsets and lengths are bytes, logical positions in the disk unless said otherwise.
  */
 import type { BlockFile, BlockSource, ContainerInfo } from './block.ts';
+import type { JobTarget } from './disk-events.ts';
 import type { ErrorCode, ErrorReason } from './errors.ts';
 
 /**
@@ -147,6 +149,8 @@ export interface StreamOptions {
   order?: 'sequential' | 'profile' | ProfileFile;
   /** Cancels the job, blocking or not: it ends as aborted. */
   signal?: AbortSignal;
+  /** Called as the events `progress` come, and when the job has completed; it must not throw. */
+  onProgress?: (info: StreamInfo) => void;
 }
 
 /** `status` of a job, numbered as in libvirt's API. */
@@ -450,6 +454,8 @@ export interface OpenOptions {
    * in several; default false: an image from elsewhere must not make us open what its author chose.
    */
   followChain?: boolean;
+  /** Makes the overlay, as `createDisk` does, where it is not there yet. */
+  create?: Omit<CreateOptions, 'overlay' | 'copyOnRead' | 'forceShare' | 'cache' | 'memory'>;
   /**
    * Changes nothing. Only browsers keep writers out meanwhile: elsewhere, what is read while
    * another program writes may be wrong.
@@ -509,6 +515,8 @@ export interface CommitOptions {
   followChain?: boolean;
   /** Bytes of WebAssembly memory for each of the two disks. */
   memory?: number;
+  /** Told now and then how many bytes of the disk are done, of how many. */
+  onProgress?: (done: number, total: number) => void;
 }
 
 /** What a commit did. */
@@ -554,6 +562,8 @@ export interface RebaseOptions {
   sequential?: boolean;
   /** Bytes of WebAssembly memory for each of the two disks. */
   memory?: number;
+  /** Told now and then how many bytes of the disk are done, of how many. */
+  onProgress?: (done: number, total: number) => void;
 }
 
 /** What a rebase did. */
@@ -566,14 +576,39 @@ export interface RebaseReport {
   bytes: number;
 }
 
-/**
- * Events of a disk: `progress` (at most ten a second), `completed`, `failed`, `paused`, `resumed`,
- * each a CustomEvent whose `detail` is the job's StreamInfo.
- */
-export type DiskEvent = 'progress' | 'completed' | 'failed' | 'paused' | 'resumed';
+/** What `read` may be asked for besides. */
+export interface ReadOptions {
+  /** Gives up the waiting: the read rejects with `ABORTED`. What was fetched stays in the overlay. */
+  signal?: AbortSignal;
+  /**
+   * An array of the caller's that is filled, of `length` bytes; it is not to be used before the
+   * read has ended.
+   */
+  into?: Uint8Array;
+}
+
+/** A range of a disk, to its end where there is no `length`. */
+export interface RangeOptions {
+  /** Start of the range; default 0. */
+  offset?: number;
+  /** Length of the range. */
+  length?: number;
+  /** Ends what was begun, with `ABORTED`. */
+  signal?: AbortSignal;
+}
+
+/** A run of the disk's bytes that is not only zeros. */
+export interface Block {
+  /** Start of the run. */
+  offset: number;
+  /** Its bytes. */
+  data: Uint8Array;
+}
+
+export type { DiskEvent, JobTarget, Listener, ListenerOptions } from './disk-events.ts';
 
 /** A disk: the same calls on every runtime. In a browser it stands for one in a worker. */
-export interface Disk extends EventTarget {
+export interface Disk extends JobTarget<StreamInfo> {
   /** Bytes the guest sees. */
   readonly size: number;
   /** Of the overlay, in bytes; 65536 for an image of another format than qcow2. */
@@ -582,12 +617,7 @@ export interface Disk extends EventTarget {
    * At any byte. A large read is made of pieces: each sees all or nothing of a write, the whole may
    * not.
    */
-  read(offset: number, length: number): Promise<Uint8Array>;
-  /**
-   * The same into an array of the caller's, which is not to be used before it has ended. Missing
-   * where a disk stands for one in a worker.
-   */
-  readInto?(offset: number, into: Uint8Array): Promise<void>;
+  read(offset: number, length: number, options?: ReadOptions): Promise<Uint8Array>;
   /**
    * At any byte; `data` must not change until it resolves. It is there for every read that begins
    * afterwards, and safe after a `flush`.
@@ -659,4 +689,17 @@ export interface Disk extends EventTarget {
    * they fail with `ECLOSED` then), and brings all that was written to the storage.
    */
   close(): Promise<void>;
+  /** As `close`, at the end of an `await using`. */
+  [Symbol.asyncDispose](): Promise<void>;
+  /** The disk's bytes from start to end, read as they are pulled, a MiB at a time. */
+  readable(options?: RangeOptions): ReadableStream<Uint8Array>;
+  /**
+   * Writes what it is given from `offset` on, and flushes when it is closed. More than the range
+   * has is `EINVAL`.
+   */
+  writable(options?: RangeOptions): WritableStream<Uint8Array>;
+  /** A copy of the range as a Blob, in memory or where the browser keeps its blobs. */
+  blob(options?: RangeOptions): Promise<Blob>;
+  /** What is not only zeros, in order, in blocks of up to a MiB that begin at whole clusters. */
+  blocks(options?: RangeOptions): AsyncIterable<Block>;
 }

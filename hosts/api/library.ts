@@ -11,13 +11,9 @@ import type {
   RebaseOptions,
   RebaseReport,
 } from './disk.ts';
+import type { EngineModule } from './runtime.ts';
 
-/** A `WebAssembly.Module`, where the types of the runtime know it. */
-export type EngineModule = typeof globalThis extends {
-  WebAssembly: { Module: { prototype: infer Module } };
-}
-  ? Module
-  : object;
+export type { EngineModule };
 
 /** For programs that are bundled without the files of this package. */
 export interface WithEngine {

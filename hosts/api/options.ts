@@ -8,6 +8,8 @@ import type {
   CommitOptions,
   CreateOptions,
   OpenOptions,
+  RangeOptions,
+  ReadOptions,
   RebaseOptions,
   StreamOptions,
 } from './disk.ts';
@@ -42,6 +44,7 @@ export const OPEN_OPTIONS: OptionNames<OpenOptions> = {
   base: true,
   baseFormat: true,
   followChain: true,
+  create: true,
   readOnly: true,
   copyOnRead: true,
   forceShare: true,
@@ -67,6 +70,7 @@ export const COMMIT_OPTIONS: OptionNames<CommitOptions> = {
   keep: true,
   followChain: true,
   memory: true,
+  onProgress: true,
 };
 
 export const REBASE_OPTIONS: OptionNames<RebaseOptions> = {
@@ -80,6 +84,7 @@ export const REBASE_OPTIONS: OptionNames<RebaseOptions> = {
   unpack: true,
   sequential: true,
   memory: true,
+  onProgress: true,
 };
 
 /** A domain takes the range as arguments of their own. */
@@ -93,12 +98,21 @@ export const DOMAIN_STREAM_OPTIONS: OptionNames<Omit<StreamOptions, 'offset' | '
   compressed: true,
   order: true,
   signal: true,
+  onProgress: true,
 };
 
 const STREAM_OPTIONS: OptionNames<StreamOptions> = {
   ...DOMAIN_STREAM_OPTIONS,
   offset: true,
   length: true,
+};
+
+export const READ_OPTIONS: OptionNames<ReadOptions> = { signal: true, into: true };
+
+export const RANGE_OPTIONS: OptionNames<RangeOptions> = {
+  offset: true,
+  length: true,
+  signal: true,
 };
 
 /** A host that takes a job up again may begin it paused, which is no option of the public call. */

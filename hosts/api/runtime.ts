@@ -39,9 +39,16 @@ export interface UnpackOptions {
   beside?: string;
 }
 
+/** A `WebAssembly.Module`, where the types of the runtime know it. */
+export type EngineModule = typeof globalThis extends {
+  WebAssembly: { Module: { prototype: infer Module } };
+}
+  ? Module
+  : object;
+
 export interface Runtime {
   /** The compiled engine; the same module serves all disks. */
-  engine(): Promise<WebAssembly.Module>;
+  engine(): Promise<EngineModule>;
   /** Inflates compressed clusters. */
   codec: Codec;
   /** Default the system's. */

@@ -36,7 +36,9 @@ export interface BrowserCreateOptions extends Omit<CreateOptions, 'base'>, Progr
  * `overlay` is the name of the disk. A disk made on a file, blob or buffer needs that base given
  * again.
  */
-export interface BrowserOpenOptions extends Omit<OpenOptions, 'base'>, ProgramOptions {
+export interface BrowserOpenOptions extends Omit<OpenOptions, 'base' | 'create'>, ProgramOptions {
+  /** Makes the disk, as `createDisk` does, where it is not there yet. */
+  create?: Omit<OpenOptions['create'], 'base'> & Pick<BrowserCreateOptions, 'base'>;
   /** The base, or the images below the overlay from the nearest down; `null` leaves it unopened. */
   base?: BrowserBase | BrowserBase[] | null;
   /**
@@ -56,7 +58,7 @@ export interface BrowserOpenOptions extends Omit<OpenOptions, 'base'>, ProgramOp
 /** For copies that take their time. */
 export interface CopyOptions {
   /** Told now and then which part is done: 0 to 1. */
-  progress?: (done: number) => void;
+  onProgress?: (done: number) => void;
   /** Gives the copy up: it fails with `ABORTED`, and leaves nothing. */
   signal?: AbortSignal;
 }
@@ -76,11 +78,6 @@ export interface BrowserDisk extends Disk {
    * complete.
    */
   exportQcow2(options?: CopyOptions): Promise<Blob>;
-  /**
-   * The disk's bytes from start to end, read as the stream is pulled: through the base where the
-   * overlay lacks them. What is written meanwhile may or may not be in it.
-   */
-  exportRaw(): ReadableStream<Uint8Array>;
   /**
    * Keeps the state of the machine that has this disk beside it, in place of one that was kept
    * before. It belongs to what the disk holds now: the first write takes it away. The machine

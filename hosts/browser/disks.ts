@@ -112,7 +112,7 @@ export async function importDisk(
 ): Promise<void> {
   mustKnowOptions('importDisk', options, {
     format: true,
-    progress: true,
+    onProgress: true,
     signal: true,
     ...PROGRAM_OPTIONS,
   });

@@ -83,7 +83,7 @@ export async function createDisk(options: BrowserCreateOptions): Promise<Browser
 export async function openDisk(options: BrowserOpenOptions): Promise<BrowserDisk> {
   mustKnowOptions('openDisk', options, BROWSER_OPEN_OPTIONS);
   const { program, rest: own } = programOf(options);
-  const { overlay, base, whenBusy = 'fail', signal, resumeJob = false, ...rest } = own;
+  const { overlay, base, create, whenBusy = 'fail', signal, resumeJob = false, ...rest } = own;
   if (whenBusy !== 'fail' && whenBusy !== 'wait')
     throw new MillraceError('EINVAL', `whenBusy is fail or wait, not '${String(whenBusy)}'`);
   const bases = base === undefined ? [] : base === null || Array.isArray(base) ? base : [base];
@@ -95,6 +95,7 @@ export async function openDisk(options: BrowserOpenOptions): Promise<BrowserDisk
     wait: whenBusy === 'wait',
     signal,
     program,
+    make: create,
   });
   const remembered =
     resumeJob && typeof overlay === 'string' ? (await recallDisk(overlay))?.job : undefined;
@@ -108,14 +109,22 @@ export async function openDisk(options: BrowserOpenOptions): Promise<BrowserDisk
   }
 }
 
-interface Wanted extends Omit<Order, 'overlay' | 'bases' | 'holder'> {
+interface Wanted extends Omit<Order, 'overlay' | 'bases' | 'make' | 'holder'> {
+  make?: BrowserOpenOptions['create'];
   overlay: BrowserOpenOptions['overlay'];
   bases: BrowserBase[] | null;
   signal?: AbortSignal;
   program: ProgramOptions;
 }
 
-async function open({ overlay, bases, signal, program, ...wanted }: Wanted): Promise<BrowserDisk> {
+async function open({
+  overlay,
+  bases,
+  make,
+  signal,
+  program,
+  ...wanted
+}: Wanted): Promise<BrowserDisk> {
   const name = typeof overlay === 'string' ? overlay : (overlay.name ?? 'overlay');
   const early: SentEvent[] = [];
   let hear = (event: SentEvent): void => void early.push(event);
@@ -134,9 +143,10 @@ async function open({ overlay, bases, signal, program, ...wanted }: Wanted): Pro
       options: { ...wanted.options, profile: sendProfile(wanted.options.profile) },
       overlay: typeof overlay === 'string' ? overlay : sendSource(overlay),
       bases: bases?.map(sendBase) ?? null,
+      make: make && sendMake(make),
       holder: thisPage(),
     };
-    const ports = [order.overlay, ...(order.bases ?? [])]
+    const ports = [order.overlay, ...(order.bases ?? []), order.make?.base]
       .filter((sent): sent is SentSource => typeof sent === 'object' && 'port' in sent)
       .map(({ port }) => port);
     const shape = await link.call((service) => service.open(transfer(order, ports)));
@@ -154,6 +164,10 @@ async function open({ overlay, bases, signal, program, ...wanted }: Wanted): Pro
   } finally {
     signal?.removeEventListener('abort', cancel);
   }
+}
+
+function sendMake({ base, ...options }: NonNullable<BrowserOpenOptions['create']>): Order['make'] {
+  return { options, base: base === undefined ? undefined : sendBase(base) };
 }
 
 function sendBase(base: BrowserBase): SentBase {

@@ -1,4 +1,4 @@
-/** What hosts/build.mjs makes of dist: base64 of what gzip made. */
+/** What hosts/build.mjs makes of dist: Z85 of what gzip made. */
 declare module 'millrace:worker' {
   const packed: string;
   export default packed;

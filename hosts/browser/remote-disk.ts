@@ -16,16 +16,14 @@ import type {
 import { MillraceError } from '../api/errors.ts';
 import { JOB_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import type { HttpStats } from '../bases/http/http.ts';
+import { DiskViews } from '../disk/disk-views.ts';
 import type { BrowserDisk, CopyOptions } from './api.ts';
 import type { Service } from './link.ts';
 import { WorkerLink } from './link.ts';
 import type { DiskShape, SentEvent } from './wire.ts';
 import { handOver, reportTo, sendProfile } from './wire.ts';
 
-/** What a raw export reads at a time. */
-const EXPORT_BYTES = 1024 * 1024;
-
-export class RemoteDisk extends EventTarget implements BrowserDisk {
+export class RemoteDisk extends DiskViews implements BrowserDisk {
   readonly clusterSize: number;
   readonly persistent: boolean;
   readonly #link: WorkerLink;
@@ -60,8 +58,12 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
     this.dispatchEvent(new CustomEvent(millraceEvent, { detail }));
   }
 
-  read(offset: number, length: number): Promise<Uint8Array> {
+  protected fresh(offset: number, length: number): Promise<Uint8Array> {
     return this.#call((service) => service.read(offset, length));
+  }
+
+  protected async fill(offset: number, into: Uint8Array): Promise<void> {
+    into.set(await this.fresh(offset, into.length));
   }
 
   /** `data` is the caller's again at once: one copy of it is made, and handed over. */
@@ -90,6 +92,10 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
 
   async stream(options: StreamOptions = {}): Promise<StreamInfo> {
     mustKnowOptions('stream', options, JOB_OPTIONS);
+    return this.followed(options, this.#stream(options));
+  }
+
+  async #stream({ onProgress: _, ...options }: StreamOptions): Promise<StreamInfo> {
     const { signal, order, ...others } = options;
     const rest = { ...others, order: sendProfile(order) };
     if (signal?.aborted)
@@ -170,28 +176,13 @@ export class RemoteDisk extends EventTarget implements BrowserDisk {
   }
 
   async exportQcow2(options: CopyOptions = {}): Promise<Blob> {
-    mustKnowOptions('exportQcow2', options, { progress: true, signal: true });
+    mustKnowOptions('exportQcow2', options, { onProgress: true, signal: true });
     if (!this.persistent)
       throw new MillraceError(
         'EUNSUPPORTED',
-        'a disk in memory has no file to export: export it raw',
+        'a disk in memory has no file to export: take its bytes (readable)',
       );
     return this.#call((service) => service.exportQcow2(reportTo(options)));
-  }
-
-  exportRaw(): ReadableStream<Uint8Array> {
-    let at = 0;
-    return new ReadableStream(
-      {
-        pull: async (controller) => {
-          if (at >= this.#size) return controller.close();
-          const bytes = await this.read(at, Math.min(EXPORT_BYTES, this.#size - at));
-          at += bytes.length;
-          controller.enqueue(bytes);
-        },
-      },
-      { highWaterMark: 1 },
-    );
   }
 
   async saveState(state: Blob): Promise<void> {

@@ -29,6 +29,8 @@ export interface Order {
   create: boolean;
   options: Omit<CreateOptions, 'overlay' | 'base'> | Omit<OpenOptions, 'overlay' | 'base'>;
   overlay: string | SentSource;
+  /** With which one is made that is to be opened and is not there. */
+  make?: { options: object; base?: SentBase };
   /** None: the recorded one. `null`: the base stays unopened. */
   bases: SentBase[] | null;
   holder: Holder;
@@ -128,11 +130,11 @@ export function handOver(bytes: Uint8Array): Uint8Array {
  */
 export type Report = (done: number) => Promise<void>;
 
-export function reportTo({ progress, signal }: CopyOptions): Report {
+export function reportTo({ onProgress, signal }: CopyOptions): Report {
   return Comlink.proxy(async (done: number) => {
     if (signal?.aborted)
       throw new MillraceError('ABORTED', 'the copy was given up', { cause: signal.reason });
-    progress?.(done);
+    onProgress?.(done);
   });
 }
 

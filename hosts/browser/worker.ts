@@ -94,6 +94,12 @@ export class DiskService {
     const bases = order.bases?.map(receiveBase) ?? null;
     const overlay =
       typeof order.overlay === 'string' ? order.overlay : receiveSource(order.overlay);
+    const make = order.make && {
+      ...order.make.options,
+      base: order.make.base && receiveBase(order.make.base),
+    };
+    const name = typeof overlay === 'string' ? overlay : undefined;
+    const isNew = order.create || (make && name !== undefined && !(await diskExists(name)));
     const open = order.create
       ? createDiskWith(runtime, { ...order.options, overlay, base: bases?.[0] } as Parameters<
           typeof createDiskWith
@@ -102,6 +108,7 @@ export class DiskService {
           ...order.options,
           overlay,
           base: bases?.length === 0 ? undefined : bases,
+          create: make,
         } as Parameters<typeof openDiskWith>[1]);
     const disk = await open;
     this.#runtime = runtime;
@@ -109,13 +116,11 @@ export class DiskService {
     runtime.missing = () => this.#missing;
     if (runtime.persistent && typeof overlay === 'string') this.#name = overlay;
     for (const type of DISK_EVENTS)
-      disk.addEventListener(type, (event) =>
-        this.#heard(type, (event as CustomEvent<StreamInfo>).detail),
-      );
-    const given = bases?.find((base): base is BlockSource => typeof base === 'object');
+      disk.addEventListener(type, (event) => this.#heard(type, event.detail));
+    const given = [...(bases ?? []), make?.base].find((base) => typeof base === 'object');
     this.#identity = given?.identity ?? runtime.identity;
     // Of a disk of this name whose file is gone, something may still be remembered.
-    if (order.create && this.#name) await forgetDisk(this.#name);
+    if (isNew && this.#name) await forgetDisk(this.#name);
     this.#hasState =
       this.#name !== undefined &&
       runtime.overlay !== undefined &&

@@ -5,10 +5,10 @@
  */
 import manifest from '../../deno.json' with { type: 'json' };
 import { MillraceError } from '../api/errors.ts';
-import type { Listening, Output, Platform } from '../faces/cli/platform.ts';
+import type { Output, Platform } from '../faces/cli/platform.ts';
 import { EXIT_READER_GONE, SIGNALS } from '../faces/cli/platform.ts';
 import { runCommandLine } from '../faces/cli/program.ts';
-import type { Handler } from '../faces/http/handler.ts';
+import type { Handler, Listening } from '../faces/http/handler.ts';
 import { cacheFolder } from './base-cache.ts';
 import { fileError } from './file.ts';
 import { openHttp } from './http.ts';

@@ -75,7 +75,7 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
       if (depth === 1) await disk.refer(recorded, format, identity).catch(() => {});
       throw error;
     }
-    const bytes = await writeDown(disk, target, depth, virtualSize);
+    const bytes = await writeDown(disk, target, depth, virtualSize, options.onProgress);
     const emptied = depth === 1 && !keep;
     if (emptied) await disk.empty();
     if (depth === 1) await recordAnew(runtime, disk, recorded, format, name);
@@ -91,11 +91,17 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
  * Writes everything that stands above `depth` into the target, which shows `size` bytes, and closes
  * it; gives how many bytes that were.
  */
-async function writeDown(disk: Disk, target: Target, depth: number, size: number): Promise<number> {
+async function writeDown(
+  disk: Disk,
+  target: Target,
+  depth: number,
+  size: number,
+  onProgress: CommitOptions['onProgress'],
+): Promise<number> {
   let bytes: number;
   try {
     if (size < disk.size) await target.resize(disk.size);
-    bytes = await copyDown(disk, target, depth);
+    bytes = await copyDown(disk, target, depth, onProgress);
     await target.flush();
   } catch (error) {
     await target.close().catch(() => {});
@@ -150,14 +156,22 @@ async function openTarget(
 }
 
 /** Writes everything that stands above `depth` into the target; gives how many bytes that were. */
-async function copyDown(disk: Disk, target: Target, depth: number): Promise<number> {
+async function copyDown(
+  disk: Disk,
+  target: Target,
+  depth: number,
+  onProgress: CommitOptions['onProgress'],
+): Promise<number> {
   let bytes = 0;
+  let done = 0;
   const pieces = piecesOf(disk.map(0, disk.size, { depth }));
   const lane = async (): Promise<void> => {
     for await (const { offset, length, state } of pieces) {
       if (state === 'zero') await target.writeZeroes(offset, length);
       else await target.write(offset, await disk.read(offset, length));
       bytes += length;
+      done = Math.max(done, offset + length);
+      onProgress?.(done, disk.size);
     }
   };
   // Each lane takes the next piece; a generator hands out one at a time.

@@ -37,10 +37,7 @@ export async function copyWith(
   const { size } = disk;
   try {
     const progress = begin?.(size);
-    if (progress)
-      disk.addEventListener('progress', (event) =>
-        progress((event as CustomEvent<StreamInfo>).detail),
-      );
+    if (progress) disk.addEventListener('progress', (event) => progress(event.detail));
     await disk.stream({ signal, allocate });
     await disk.settle();
     await file.publish?.();

@@ -42,6 +42,7 @@ import { MillraceError } from '../api/errors.ts';
 import { JOB_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import { check } from './check.ts';
 import type { ContentId } from './content-id.ts';
+import { DiskViews } from './disk-views.ts';
 import { extentsOf, imageOf } from './driver/answers.ts';
 import type { Engine } from './driver/engine.ts';
 import { reasonText } from './driver/reasons.ts';
@@ -63,7 +64,7 @@ const REQUEST_UNIT = 65536;
 /** Pieces of zeroes or discard: bounded so that others get between. */
 const ZERO_PIECE_BYTES = 1024 ** 3;
 
-export class EngineDisk extends EventTarget implements Disk {
+export class EngineDisk extends DiskViews implements Disk {
   readonly #engine: Engine;
   readonly #readOnly: boolean;
   readonly #release: () => Promise<void>;
@@ -139,8 +140,7 @@ export class EngineDisk extends EventTarget implements Disk {
     return this.#content.tell();
   }
 
-  /** Large reads are several requests: each sees all or nothing of a write, the whole may not. */
-  async read(offset: number, length: number): Promise<Uint8Array> {
+  protected async fresh(offset: number, length: number): Promise<Uint8Array> {
     this.#mustBeOpen();
     this.#mustBeInside('read', offset, length);
     const bytes = roomFor(length);
@@ -148,12 +148,21 @@ export class EngineDisk extends EventTarget implements Disk {
     return bytes;
   }
 
-  async readInto(offset: number, into: Uint8Array): Promise<void> {
+  protected async fill(offset: number, into: Uint8Array): Promise<void> {
     this.#mustBeOpen();
     this.#mustBeInside('read', offset, into.length);
     return this.#readInto(offset, into);
   }
 
+  protected override described(): string {
+    const images = this.#closing
+      ? []
+      : this.#chain().map(({ name, format }) => `${name} (${format})`);
+    const state = this.#closing ? 'closed' : images.join(' over ');
+    return `Disk { ${state}, size: ${this.size}, clusterSize: ${this.clusterSize}${this.#readOnly ? ', readOnly' : ''} }`;
+  }
+
+  /** Large reads are several requests: each sees all or nothing of a write, the whole may not. */
   async #readInto(offset: number, into: Uint8Array): Promise<void> {
     const ended = this.#profiles.reading(offset, into.length);
     let worst = READ_AT_ONCE as number;
@@ -260,6 +269,10 @@ export class EngineDisk extends EventTarget implements Disk {
   /** `paused`: begins as one that has been paused, and touches nothing before it is resumed. */
   async stream(options: StreamOptions & { paused?: boolean } = {}): Promise<StreamInfo> {
     mustKnowOptions('stream', options, JOB_OPTIONS);
+    return this.followed(options, this.#stream(options));
+  }
+
+  async #stream(options: StreamOptions & { paused?: boolean }): Promise<StreamInfo> {
     this.#mustBeWritable('stream');
     // A disk that is about to be smaller is not streamed as it was.
     while (this.#gate.resizing) await this.#resized();

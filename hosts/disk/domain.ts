@@ -5,6 +5,7 @@
 
 import type { Disk, StreamInfo, StreamOptions } from '../api/disk.ts';
 import { JobStatus } from '../api/disk.ts';
+import type { JobTarget } from '../api/disk-events.ts';
 import { DISK_EVENTS } from '../api/disk-events.ts';
 import { MillraceError } from '../api/errors.ts';
 import { DOMAIN_STREAM_OPTIONS, mustKnowOptions } from '../api/options.ts';
@@ -15,6 +16,10 @@ export interface DomainEventDetail extends StreamInfo {
   /** The alias of the disk. */
   device: string;
 }
+
+const DomainTarget: new () => JobTarget<DomainEventDetail> = EventTarget;
+/** Engines that do not have the symbol yet are given this one by compilers. */
+const ASYNC_DISPOSE: symbol = Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose');
 
 /** A disk of the domain. */
 interface Member {
@@ -33,7 +38,18 @@ interface Member {
  * ```
  * Its events are those of its disks, each a CustomEvent whose `detail` also names the `device`.
  */
-export class Domain extends EventTarget {
+export class Domain extends DomainTarget {
+  static {
+    Object.defineProperty(Domain.prototype, ASYNC_DISPOSE, {
+      value(this: Domain): Promise<void> {
+        return this.close();
+      },
+    });
+  }
+
+  /** As `close`, at the end of an `await using`. */
+  declare [Symbol.asyncDispose]: () => Promise<void>;
+
   readonly #disks = new Map<string, Member>();
   #speed = 0;
 

@@ -7,6 +7,7 @@
 import { KIND_CLOSE, KIND_CREATE } from '../../engine/protocol.ts';
 import type { BlockSource } from '../api/block.ts';
 import type {
+  BaseLocation,
   CheckOptions,
   CheckReport,
   CreateOptions,
@@ -66,18 +67,53 @@ export async function createDiskWith(
   }
 }
 
-/** Opens an existing overlay with its chain. */
+/** Opens an overlay with its chain; with `create`, one that is not there is made. */
 export async function openDiskWith(runtime: Runtime, options: OpenOptions): Promise<EngineDisk> {
   mustKnowOptions('openDisk', options, OPEN_OPTIONS);
+  const { create, ...existing } = options;
+  if (create === undefined) return openExisting(runtime, existing);
+  if (options.readOnly)
+    throw new MillraceError('EINVAL', 'openDisk has create or readOnly, not both');
+  const { overlay, copyOnRead, forceShare, cache, memory } = existing;
+  // An object is no record: it has to be given again.
+  if (isObject(create.base)) existing.base ??= create.base;
+  let isMissing = isObject(overlay) && overlay.size === 0;
+  if (!isMissing)
+    try {
+      return await openExisting(runtime, existing, () => (isMissing = true));
+    } catch (error) {
+      if (!isMissing) throw error;
+    }
+  try {
+    const made = { ...create, overlay, copyOnRead, forceShare, cache, memory };
+    return await createDiskWith(runtime, made as CreateOptions);
+  } catch (error) {
+    // Somebody else may have been quicker.
+    if ((error as MillraceError).code !== 'EEXIST' || isObject(overlay)) throw error;
+    return openExisting(runtime, existing);
+  }
+}
+
+function isObject(location: BaseLocation | undefined): location is BlockSource {
+  return typeof location === 'object' && !(location instanceof URL);
+}
+
+/** `missing` is told that the overlay itself is not there, whatever becomes of its base. */
+async function openExisting(
+  runtime: Runtime,
+  options: Omit<OpenOptions, 'create'>,
+  missing: () => void = () => {},
+): Promise<EngineDisk> {
   const { readOnly = false, followChain = false } = options;
   mustBeLocation('overlay', options.overlay);
   const opening = await Opening.start(runtime, options);
   try {
-    await opening.openOverlay(
-      options.overlay,
-      { readOnly, cache: checkedCache(options) },
-      options.format,
-    );
+    await opening
+      .openOverlay(options.overlay, { readOnly, cache: checkedCache(options) }, options.format)
+      .catch((error) => {
+        if ((error as MillraceError).code === 'ENOENT') missing();
+        throw error;
+      });
     if (options.base === null) return await opening.finishWithoutBase(readOnly);
     const bases =
       options.base === undefined ? [] : Array.isArray(options.base) ? options.base : [options.base];

@@ -97,6 +97,12 @@ export interface OpeningOptions extends UnpackChoice {
 }
 
 /**
+ * Recorded of a base that is an object without a name. By its scheme, no other program takes it for
+ * a file.
+ */
+const NAMELESS = 'object:unnamed';
+
+/**
  * A disk on its way to being open; what has been opened is closed again if it does not get there.
  */
 export class Opening {
@@ -295,6 +301,12 @@ export class Opening {
     format: ImageFormat | undefined,
     recorded?: RecordedIdentity,
   ): Promise<void> {
+    if (backing.name === NAMELESS)
+      throw new MillraceError(
+        'ENOENT',
+        `${this.engine.name(image)}: its base was an object of the program that made it: give it again as the base`,
+        { reason: 'base-needed' },
+      );
     const base = this.resolve(backing, image);
     const isForeign = backing.identity === undefined && backing.format !== undefined;
     await this.#asRecorded(() => this.#openBase(base, format, { recorded, isForeign }));
@@ -494,11 +506,7 @@ export class Opening {
   #recordedName(image: number, given: string | undefined): string {
     const { place = given, suffix = '' } = this.#places[image] ?? {};
     const bare = given === undefined ? this.engine.file(image)!.name : place;
-    if (!bare)
-      throw new MillraceError(
-        'EINVAL',
-        'the base has no name to be recorded: give one by recordBase',
-      );
+    if (!bare) return NAMELESS;
     return recordedName(this.#runtime, bare, this.engine.name(0)) + suffix;
   }
 

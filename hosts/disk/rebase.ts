@@ -52,7 +52,7 @@ export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Prom
     try {
       const record = [next?.name ?? '', next?.format ?? '', next?.identity ?? ''] as const;
       disk.mustHaveRoom(...record);
-      if (!unsafe) bytes = await takeOver(disk, next?.disk);
+      if (!unsafe) bytes = await takeOver(disk, next?.disk, options.onProgress);
       await disk.flush();
       await disk.refer(...record);
       report = { base: next?.name ?? null, baseFormat: next?.format ?? null, bytes };
@@ -175,7 +175,11 @@ async function mustNotHold(runtime: Runtime, images: ImageInfo[], overlay: strin
  * Writes into the overlay what its old base shows and its new one does not; gives how many bytes
  * that were.
  */
-async function takeOver(disk: Disk, next: Disk | undefined): Promise<number> {
+async function takeOver(
+  disk: Disk,
+  next: Disk | undefined,
+  onProgress: RebaseOptions['onProgress'],
+): Promise<number> {
   let bytes = 0;
   for await (const { offset, length, state } of disk.map(0, disk.size, { depth: 1 })) {
     if (state !== 'absent') continue;
@@ -183,6 +187,7 @@ async function takeOver(disk: Disk, next: Disk | undefined): Promise<number> {
       const size = Math.min(PIECE_BYTES, offset + length - at);
       const [before, after] = await Promise.all([disk.read(at, size), readPadded(next, at, size)]);
       bytes += await writeDifferences(disk, at, before, after);
+      onProgress?.(at + size, disk.size);
     }
   }
   return bytes;

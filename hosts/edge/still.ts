@@ -2,7 +2,7 @@
 import type { Disk } from '../api/disk.ts';
 import { JobStatus } from '../api/disk.ts';
 
-const STILL = ['completed', 'failed', 'paused'];
+const STILL = ['completed', 'failed', 'paused'] as const;
 
 /**
  * Resolves when no job of the disk is running (it has ended, or pauses), or by `enough` at the

@@ -61,8 +61,8 @@ const platform: Omit<Platform, 'version'> = {
   // Beside the engine, wherever this module ends up: see hosts/build.mjs.
   servedPage: () => readFile(new URL('../served.html.gz', import.meta.url)).catch(() => undefined),
   async serve(handler, address) {
-    const { serve } = await import('./serve.ts');
-    return serve(handler, address);
+    const { listen } = await import('./serve.ts');
+    return listen(handler, address);
   },
   async listenNbd(server, address, tls) {
     const { activatedSocket, listenNbd } = await import('./nbd.ts');

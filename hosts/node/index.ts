@@ -16,13 +16,15 @@ import { openHttp } from './http.ts';
 import { nodeRuntime } from './runtime.ts';
 
 export type { CachingLibrary, EngineModule, WithBaseCache, WithEngine } from '../api/library.ts';
-export type { Handler, HandlerOptions } from '../faces/http/handler.ts';
+export type { Handler, HandlerOptions, Listening } from '../faces/http/handler.ts';
 export { createHandler } from '../faces/http/handler.ts';
 export * from '../faces/library.ts';
 export type { OpenFileOptions } from '../files/file.ts';
 export { openFile, openFileSource } from './file.ts';
 export { openHttp } from './http.ts';
 export { openNbd } from './nbd-base.ts';
+export type { ListenOptions } from './serve.ts';
+export { listen, nodeListener } from './serve.ts';
 
 const library: CachingLibrary = cachingLibraryOf(nodeRuntime, { folder: cacheFolder, openHttp });
 

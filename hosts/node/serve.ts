@@ -7,23 +7,37 @@ import type { AddressInfo } from 'node:net';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { MillraceError } from '../api/errors.ts';
-import type { Listening } from '../faces/cli/platform.ts';
-import type { Handler } from '../faces/http/handler.ts';
+import type { Handler, Listening } from '../faces/http/handler.ts';
 import { fileError } from './file.ts';
 
-/**
- * Listens; port 0 takes a free one.
- * @throws MillraceError `EBUSY` when another program has the port.
- */
-export async function serve(
+/** Where a handler listens. */
+export interface ListenOptions {
+  /** Default loopback, `127.0.0.1`. */
+  hostname?: string;
+  /** Default 0, a free one. */
+  port?: number;
+}
+
+/** A listener for a `node:http` (or `node:https`) server of one's own: `createServer(listener)`. */
+export function nodeListener(
   handler: Handler,
-  { hostname, port }: { hostname: string; port: number },
-): Promise<Listening> {
-  const server = createServer((request, response) => {
+): (request: IncomingMessage, response: ServerResponse) => void {
+  return (request, response) => {
     // The client has gone, or its answer was cut off because it could not be ended rightly: there
     // is nobody left to tell.
     answer(handler, request, response).catch(() => response.destroy());
-  });
+  };
+}
+
+/**
+ * Serves a fetch handler by `node:http`.
+ * @throws MillraceError `EBUSY` when another program has the port.
+ */
+export async function listen(
+  handler: Handler,
+  { hostname = '127.0.0.1', port = 0 }: ListenOptions = {},
+): Promise<Listening> {
+  const server = createServer(nodeListener(handler));
   server.listen(port, hostname);
   try {
     await once(server, 'listening');

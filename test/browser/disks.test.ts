@@ -47,7 +47,7 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
       await disk.setSpeed(0);
       const detail = await ended;
       await tools.leave('late.qcow2', await disk.exportQcow2());
-      await tools.leave('late.raw', await new Response(disk.exportRaw()).blob());
+      await tools.leave('late.raw', await new Response(disk.readable()).blob());
       await disk.close();
       await tools.leave('closed.qcow2', await tools.exportDisk('export'));
       return { detail };
@@ -77,13 +77,16 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
       const disk = await tools.createDisk({ overlay: 'copied', base: data });
       await disk.stream();
       const parts: number[] = [];
-      const file = await disk.exportQcow2({ progress: (done) => parts.push(done) });
+      const file = await disk.exportQcow2({ onProgress: (done) => parts.push(done) });
       // Given up at the first word of it, and before it began.
       const giveUp = (
-        copy: (options: { progress(done: number): void; signal: AbortSignal }) => Promise<unknown>,
+        copy: (options: {
+          onProgress(done: number): void;
+          signal: AbortSignal;
+        }) => Promise<unknown>,
       ): Promise<{ code?: string }> => {
         const given = new AbortController();
-        return tools.refusal(copy({ progress: () => given.abort(), signal: given.signal }));
+        return tools.refusal(copy({ onProgress: () => given.abort(), signal: given.signal }));
       };
       const ended = { signal: AbortSignal.abort() };
       const codes = [
@@ -95,7 +98,7 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
       ];
       const imported: number[] = [];
       await tools.importDisk('whole', file, {
-        progress(done) {
+        onProgress(done) {
           imported.push(done);
           // Clears up after imports that were left, and not this one.
           void tools.listDisks();

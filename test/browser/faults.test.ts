@@ -477,7 +477,7 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
       await disk.write(5, new Uint8Array([1, 2, 3]));
       await disk.stream();
       const bytes = await disk.read(4, 5);
-      const raw = await new Response(disk.exportRaw()).arrayBuffer();
+      const raw = await new Response(disk.readable()).arrayBuffer();
       const file = await tools.refusal(disk.exportQcow2());
       const report = await disk.check();
       await disk.close();

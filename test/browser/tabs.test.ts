@@ -243,7 +243,9 @@ function tabs(start: () => Promise<BrowserUnderTest>): void {
       // What lies behind an image's last cluster is not looked at.
       const large = new Blob([image, ...Array.from({ length: 40 }, () => image)]);
       await new Promise<void>((begun, failed) => {
-        tools.importDisk('half', large, { progress: (done) => done > 0 && begun() }).catch(failed);
+        tools
+          .importDisk('half', large, { onProgress: (done) => done > 0 && begun() })
+          .catch(failed);
       });
     });
     const other = await scene.tab();

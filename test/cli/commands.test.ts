@@ -73,6 +73,8 @@ describe('the program', () => {
           'rebase',
           'serve',
           'abort',
+          'resume',
+          'completion',
         ]) {
           const { exitCode, stdout } = await millrace([command, '-h'], { cwd });
           expect(exitCode).toBe(0);

@@ -19,7 +19,7 @@ import { cacheFolder } from '../../hosts/node/base-cache.ts';
 import { openHttp } from '../../hosts/node/http.ts';
 import { openNbd } from '../../hosts/node/nbd-base.ts';
 import { nodeRuntime } from '../../hosts/node/runtime.ts';
-import { serve } from '../../hosts/node/serve.ts';
+import { listen } from '../../hosts/node/serve.ts';
 import type { RunResult } from '../support/run.ts';
 import { run } from '../support/run.ts';
 
@@ -142,7 +142,7 @@ export function platformOver(runtime: Runtime): {
     },
     listFolder: (path) => readdir(path),
     allocatedBytes: async (path) => (await stat(path)).blocks * 512,
-    serve,
+    serve: listen,
   };
   return { platform, written };
 }

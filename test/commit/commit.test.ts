@@ -2,7 +2,7 @@
 import { copyFile, mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { MillraceError } from '../../hosts/api/errors.ts';
 import type { Runtime } from '../../hosts/api/runtime.ts';
 import { commitWith } from '../../hosts/disk/commit.ts';
@@ -429,5 +429,25 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'rebase', () => {
     });
     expect((await info(at('alone')))['backing-filename']).toBeUndefined();
     expect(before.equals(await readFile(at('alone')))).toBe(true);
+  });
+});
+
+describe('progress', () => {
+  it('of a commit and of a rebase is told to the end of the disk', async () => {
+    const told: [done: number, total: number][] = [];
+    const onProgress = (done: number, total: number): void => void told.push([done, total]);
+    const overlay = at('vm.qcow2');
+    await (await createDisk({ overlay: at('base.qcow2'), size: SIZE })).close();
+    await using disk = await createDisk({ overlay, base: at('base.qcow2') });
+    await disk.write(SIZE - 512, new Uint8Array(512).fill(1));
+    await disk.close();
+    await commitDisk({ overlay, onProgress });
+    expect(told.at(-1)).toEqual([SIZE, SIZE]);
+    told.length = 0;
+    await rebaseDisk({ overlay, base: null, onProgress });
+    expect(told.map(([done]) => done)).toEqual(
+      [...told.map(([done]) => done)].sort((a, b) => a - b),
+    );
+    expect(told.at(-1)).toEqual([SIZE, SIZE]);
   });
 });

@@ -14,6 +14,7 @@ import { objectCases } from './cases/objects.ts';
 import { optionCases } from './cases/options.ts';
 import { profileCases } from './cases/profiles.ts';
 import { streamCases } from './cases/stream.ts';
+import { viewCases } from './cases/views.ts';
 
 export const cases: readonly Case[] = [
   ...prefixed('data', dataCases),
@@ -27,6 +28,7 @@ export const cases: readonly Case[] = [
   ...prefixed('objects', objectCases),
   ...prefixed('options', optionCases),
   ...prefixed('profiles', profileCases),
+  ...prefixed('views', viewCases),
 ];
 
 function prefixed(subject: string, list: readonly Case[]): Case[] {

@@ -275,7 +275,7 @@ class ServerCase {
   /** Runs a job to its end by the events, as one who does not wait for the call. */
   async #nonblocking(disk: Disk, onError: OnError): Promise<void> {
     const ended = new Promise<void>((resolve) => {
-      for (const type of ['completed', 'failed'])
+      for (const type of ['completed', 'failed'] as const)
         disk.addEventListener(type, () => resolve(), { once: true });
     });
     await disk.stream({ onError, nonblock: true });

@@ -12,7 +12,7 @@ import type { Disk, Extent, StreamInfo } from '../../hosts/api/disk.ts';
 import type { HandlerOptions } from '../../hosts/faces/http/handler.ts';
 import { createHandler } from '../../hosts/faces/http/handler.ts';
 import { createDisk, openHttp } from '../../hosts/node/index.ts';
-import { serve } from '../../hosts/node/serve.ts';
+import { listen } from '../../hosts/node/serve.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { startNginx } from '../support/nginx.ts';
@@ -43,10 +43,13 @@ async function served(
   options: Partial<HandlerOptions>,
   use: (ask: (path: string, init?: RequestInit) => Promise<Response>, url: string) => Promise<void>,
 ): Promise<void> {
-  const listening = await serve(createHandler({ disks: { vda: disk }, token: TOKEN, ...options }), {
-    hostname: '127.0.0.1',
-    port: 0,
-  });
+  const listening = await listen(
+    createHandler({ disks: { vda: disk }, token: TOKEN, ...options }),
+    {
+      hostname: '127.0.0.1',
+      port: 0,
+    },
+  );
   const ask = (path: string, init: RequestInit = {}): Promise<Response> =>
     fetch(`${listening.url}${path}`, {
       ...init,

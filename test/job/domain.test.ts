@@ -29,7 +29,7 @@ describe('a domain', () => {
     const bench = new Bench();
     const { domain, disks, contents } = await machine(bench, 4, 4 * MIB);
     const told: string[] = [];
-    for (const type of ['completed', 'failed']) {
+    for (const type of ['completed', 'failed'] as const) {
       domain.addEventListener(type, (event) =>
         told.push(`${(event as CustomEvent<{ device: string }>).detail.device} ${type}`),
       );

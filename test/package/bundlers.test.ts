@@ -201,14 +201,24 @@ describeWithPeer(['chromium'], 'the package in a page', () => {
     expect(await useIn(await page('plain', IMPORT_MAP))).toEqual(USED);
   });
 
+  /** As its guide says. */
+  const bundleWorker = (folder: string): Promise<unknown> =>
+    esbuild({
+      entryPoints: [project.installed('dist/browser/worker.js')],
+      outfile: join(project.folder, folder, 'worker.js'),
+      bundle: true,
+      format: 'esm',
+      logLevel: 'silent',
+    });
+
   it('the worker and the engine by addresses of the page', async () => {
     const url = await page('own', IMPORT_MAP);
-    await copyFile(
-      project.installed('dist/browser/worker.js'),
-      join(project.folder, 'own/worker.js'),
-    );
+    await bundleWorker('own');
     await copyFile(project.installed('dist/engine.wasm'), join(project.folder, 'own/engine.wasm'));
     expect(await useIn(url, { workerUrl: 'worker.js', wasmUrl: 'engine.wasm' })).toEqual(USED);
+    // The package's own, without a bundler, needs its folder beside it.
+    const workerUrl = '/node_modules/millrace/dist/browser/worker.js';
+    expect(await useIn(url, { workerUrl })).toEqual(USED);
     expect(await useIn(url, { wasmUrl: 'gone.wasm' })).toMatchObject({
       code: 'EIO',
       message: expect.stringMatching(/gone\.wasm answered 404; serve engine\.wasm there/),
@@ -223,10 +233,7 @@ describeWithPeer(['chromium'], 'the package in a page', () => {
   const STRICT = "default-src 'self'; script-src 'self' 'nonce-a' 'wasm-unsafe-eval'";
   const under = async (policy: string, options: object = {}): Promise<unknown> => {
     await page('strict', IMPORT_MAP.replace('<script type="importmap"', '$& nonce="a"'));
-    await copyFile(
-      project.installed('dist/browser/worker.js'),
-      join(project.folder, 'strict/worker.js'),
-    );
+    await bundleWorker('strict');
     const strict = await serveFolder(project.folder, { 'Content-Security-Policy': policy });
     try {
       return await useIn(`${strict.url}/strict/index.html`, options);

@@ -32,6 +32,10 @@ const PACKAGES = {
   e2fsck: 'e2fsprogs',
   /** The BIOS of virtual machines: files, not a program. */
   seabios: 'seabios',
+  /** Shells. */
+  bash: 'bash',
+  fish: 'fish',
+  zsh: 'zsh',
   'qemu-nbd': 'qemu-utils',
   'qemu-system-x86_64': 'qemu-system-x86',
   nbdinfo: 'libnbd-bin',

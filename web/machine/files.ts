@@ -107,7 +107,7 @@ export async function sendFile(
   terminal: SerialTerminal,
   file: File,
   name: string,
-  { progress, signal }: Copy,
+  { onProgress: progress, signal }: Copy,
 ): Promise<void> {
   mustFit(file.size);
   progress(0);
@@ -135,7 +135,7 @@ export async function sendFile(
 export async function fetchFile(
   terminal: SerialTerminal,
   path: string,
-  { progress, signal }: Copy,
+  { onProgress: progress, signal }: Copy,
 ): Promise<Blob> {
   let content = new Uint8Array();
   progress(0);

@@ -38,17 +38,17 @@ export async function saveDisk(
       : [];
   await transfer(
     `Exporting ${name}.${format}`,
-    async ({ progress, signal }) => {
+    async ({ onProgress: progress, signal }) => {
       if (format === 'qcow2')
         return download(
           `${name}.qcow2`,
           open
-            ? await open.exportQcow2({ progress, signal })
+            ? await open.exportQcow2({ onProgress: progress, signal })
             : await copyOf(name, progress, signal),
         );
       const disk = open ?? (await openDisk({ overlay: name, base, readOnly: true }));
       try {
-        download(`${name}.raw`, await gather(disk.exportRaw(), disk.size, progress, signal));
+        download(`${name}.raw`, await gather(disk.readable(), disk.size, progress, signal));
       } finally {
         if (!open) await disk.close();
       }
@@ -73,8 +73,8 @@ export async function saveProfile(name: string, disk: BrowserDisk): Promise<void
 
 /** Takes a file in as a disk of that name. Problems are shown. */
 export async function takeDisk(name: string, file: File): Promise<void> {
-  await transfer(`Importing ${file.name}, ${bytes(file.size)}`, ({ progress, signal }) =>
-    importDisk(name, file, { progress, signal }),
+  await transfer(`Importing ${file.name}, ${bytes(file.size)}`, ({ onProgress, signal }) =>
+    importDisk(name, file, { onProgress, signal }),
   );
 }
 
@@ -143,7 +143,7 @@ export async function transfer(
   part('transfer-stop').onclick = () => running?.abort();
   part('transfer').hidden = false;
   try {
-    await action({ progress, signal });
+    await action({ onProgress: progress, signal });
     announce(`${text}: done.`);
     return true;
   } catch (error) {

@@ -9,6 +9,7 @@ import { addExample } from './options.ts';
 import { warnOfOverlays } from './overlays.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK } from './platform.ts';
+import { withBar } from './progress.ts';
 import { formatSize } from './sizes.ts';
 
 export interface CommitCommandOptions {
@@ -45,7 +46,9 @@ export async function commit(
   overlay: string,
   { json, ...options }: CommitCommandOptions,
 ): Promise<number> {
-  const report = await commitWith(platform.runtime, { overlay, ...options });
+  const report = await withBar(platform.stderr, (onProgress) =>
+    commitWith(platform.runtime, { overlay, ...options, onProgress }),
+  );
   const { base, bytes, emptied } = report;
   if (bytes > 0) await warnOfOverlays(platform, base, { but: overlay, isOther: true });
   if (emptied) await warnOfOverlays(platform, overlay);

@@ -8,7 +8,7 @@ import type { Runtime } from '../../api/runtime.ts';
 import type { HttpOptions, HttpSource } from '../../bases/http/http.ts';
 import type { NbdBaseOptions, NbdSource } from '../../bases/nbd/nbd.ts';
 import type { CacheFolder } from '../../disk/base-cache.ts';
-import type { Handler } from '../http/handler.ts';
+import type { Handler, Listening } from '../http/handler.ts';
 import type { NbdServer } from '../nbd/server.ts';
 
 /** Where a command writes. */
@@ -86,14 +86,6 @@ export interface NbdListening {
 
 /** Addresses that only this machine reaches. */
 export const LOOPBACK: RegExp = /^(localhost|127(\.\d{1,3}){3}|\[::1\]|::1)$/i;
-
-/** A handler that answers. */
-export interface Listening {
-  /** `http://ADDRESS:PORT` */
-  readonly url: string;
-  /** Ends what is still being answered. */
-  close(): Promise<void>;
-}
 
 /**
  * Exit codes of every command: what `qemu-img` has, and what a shell has for a program ended by

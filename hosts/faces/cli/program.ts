@@ -46,8 +46,10 @@ const COMMANDS: Readonly<Record<string, () => Promise<Declare>>> = {
   measure: async () => (await import('./measure.ts')).declareMeasure,
   snapshot: async () => (await import('./snapshot.ts')).declareSnapshot,
   serve: async () => (await import('./serve.ts')).declareServe,
-  abort: async () => (await import('./abort.ts')).declareAbort,
+  abort: async () => (await import('./served-job.ts')).declareAbort,
+  resume: async () => (await import('./served-job.ts')).declareResume,
   profile: async () => (await import('./profile.ts')).declareProfile,
+  completion: async () => (await import('./completion.ts')).declareCompletion,
 };
 
 /**
@@ -155,9 +157,13 @@ function asCommanderHasIt(args: readonly string[]): string[] {
   return [...args];
 }
 
-/** The one command that a command line names; all of them for help, and to tell what was meant. */
+/**
+ * The one command that a command line names; all of them for help, for completion, and to tell what
+ * was meant.
+ */
 function neededBy([first = '']: readonly string[]): string[] {
-  return Object.hasOwn(COMMANDS, first) ? [first] : Object.keys(COMMANDS);
+  const isOne = Object.hasOwn(COMMANDS, first) && first !== 'completion';
+  return isOne ? [first] : Object.keys(COMMANDS);
 }
 
 /** No results, and no bars: errors and warnings go on. */

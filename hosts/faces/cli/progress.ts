@@ -33,6 +33,31 @@ export class Rate {
   }
 }
 
+/** Bytes in all, and those that are not done. */
+type Progress = Pick<StreamInfo, 'length' | 'remaining'>;
+
+/**
+ * Shows on a terminal how far an act is, from when it first tells it on; nothing where `output` is
+ * no terminal.
+ */
+export async function withBar<T>(
+  output: Output,
+  act: (onProgress: (done: number, total: number) => void) => Promise<T>,
+): Promise<T> {
+  let bar: ProgressBar | undefined;
+  try {
+    return await act((done, total) => {
+      if (!output.isTTY) return;
+      const info = { length: total, remaining: total - done };
+      if (bar) return bar.update(info);
+      bar = new ProgressBar(output);
+      bar.start(info);
+    });
+  } finally {
+    bar?.stop();
+  }
+}
+
 /** The bar. Between `start` and `stop` the terminal's current line is its own. */
 export class ProgressBar {
   readonly #output: Output;
@@ -57,13 +82,13 @@ export class ProgressBar {
     });
   }
 
-  start(info: StreamInfo): void {
+  start(info: Progress): void {
     this.#take(info);
     this.#bar.start(this.#total, this.#value);
     drawOn(this.#output, this);
   }
 
-  update(info: StreamInfo): void {
+  update(info: Progress): void {
     this.#take(info);
     this.#bar.update(this.#value);
   }
@@ -83,7 +108,7 @@ export class ProgressBar {
     this.#bar.stop();
   }
 
-  #take({ length, remaining }: StreamInfo): void {
+  #take({ length, remaining }: Progress): void {
     this.#total = length;
     this.#value = length - remaining;
     this.#rate.add(this.#value);

@@ -35,7 +35,7 @@ const WITHOUT_FROM: readonly string[] = ['serve', 'stream'];
 /** Its `--token-file` is of the server that it is itself. */
 const SERVER = 'serve';
 /** They open no image. */
-const WITHOUT_BASES: readonly string[] = ['abort', 'show', 'merge'];
+const WITHOUT_BASES: readonly string[] = ['abort', 'resume', 'completion', 'show', 'merge'];
 
 /** They read bases for long, or again and again. */
 const CACHING: readonly string[] = ['create', 'serve', 'stream'];

@@ -7,6 +7,7 @@ import type { Ended } from './options.ts';
 import { addExample, baseFormat } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK } from './platform.ts';
+import { withBar } from './progress.ts';
 import { formatSize } from './sizes.ts';
 
 export interface RebaseCommandOptions {
@@ -58,7 +59,9 @@ export async function rebase(
       'EINVAL',
       'say what the new base is: --base <url|path>, or --no-base for none',
     );
-  const report = await rebaseWith(platform.runtime, { overlay, base: base || null, ...how });
+  const report = await withBar(platform.stderr, (onProgress) =>
+    rebaseWith(platform.runtime, { overlay, base: base || null, ...how, onProgress }),
+  );
   await platform.stdout.write(
     json
       ? `${JSON.stringify({ filename: overlay, ...report })}\n`

@@ -2,7 +2,7 @@
  * What `millrace serve --nbd` adds: where to listen, with which certificates, and the lines that
  * hypervisors take.
  */
-import type { Disk, StreamInfo } from '../../api/disk.ts';
+import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import { NbdServer } from '../nbd/server.ts';
 import type { NbdAddress, NbdListening, NbdTls, Platform } from './platform.ts';
@@ -139,18 +139,18 @@ export async function streamBehind(
   for (const [device, { disk, image }] of served) {
     const note = (text: string): void => void tell(platform, `${device}: ${text}`);
     disk.addEventListener('paused', (event) => {
-      const { error } = (event as CustomEvent<StreamInfo>).detail;
+      const { error } = event.detail;
       if (error === undefined) return;
       note(`paused: ${error.message}; trying again in ${RETRY_MS / 1000} s`);
       setTimeout(() => void disk.resume().catch(() => {}), RETRY_MS);
     });
     disk.addEventListener('completed', (event) => {
-      const { offset, length } = (event as CustomEvent<StreamInfo>).detail;
+      const { offset, length } = event.detail;
       if (offset === 0 && length === disk.size)
         note(`all is streamed: ${image} stands alone, and QEMU may use the file itself`);
     });
     disk.addEventListener('failed', (event) => {
-      const { error, reason } = (event as CustomEvent<StreamInfo>).detail;
+      const { error, reason } = event.detail;
       if (reason === 'error') note(`the stream failed: ${error?.message}`);
     });
     await disk.stream({ nonblock: true, onError: 'stop', compressed });

@@ -221,7 +221,7 @@ function retryPauses(disk: Disk, watcher: Watcher): { stop(): void } {
     // It may have ended meanwhile.
     timer = setTimeout(() => disk.resume().catch(() => {}), RETRY_MS);
   };
-  const onPause = (event: Event): void => retry((event as CustomEvent<StreamInfo>).detail);
+  const onPause = (event: CustomEvent<StreamInfo>): void => retry(event.detail);
   disk.addEventListener('paused', onPause);
   // It may have paused before anyone listened.
   void disk.info().then((info) => {
@@ -249,8 +249,7 @@ class TerminalWatcher implements Watcher {
   readonly #platform: Platform;
   readonly #disk: Disk;
   #bar: ProgressBar | undefined;
-  readonly #onProgress = (event: Event): void =>
-    this.#bar?.update((event as CustomEvent<StreamInfo>).detail);
+  readonly #onProgress = (event: CustomEvent<StreamInfo>): void => this.#bar?.update(event.detail);
 
   constructor(platform: Platform, disk: Disk, started: StreamInfo, signal?: AbortSignal) {
     this.#platform = platform;

@@ -28,6 +28,14 @@ import { answerStream, controlled, pause, setSpeed } from './job.ts';
 import { answerMap } from './map.ts';
 import { answerPage } from './page.ts';
 
+/** A handler that answers. */
+export interface Listening {
+  /** `http://ADDRESS:PORT` */
+  readonly url: string;
+  /** Ends what is still being answered. */
+  close(): Promise<void>;
+}
+
 /** A fetch handler. */
 export type Handler = (request: Request) => Promise<Response>;
 

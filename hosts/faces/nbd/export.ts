@@ -86,8 +86,7 @@ export class Export {
 
   /** Fills `into` with the disk's bytes from `offset` on. */
   async readInto(offset: number, into: Uint8Array): Promise<void> {
-    if (this.disk.readInto !== undefined) return this.disk.readInto(offset, into);
-    into.set(await this.disk.read(offset, into.length));
+    await this.disk.read(offset, into.length, { into });
   }
 
   #keepLate(late: Late): void {

@@ -119,7 +119,7 @@ export const objectCases: readonly Case[] = [
     },
   },
   {
-    name: 'a base of another identity is ECHANGED, one without a name needs recordBase',
+    name: 'a base of another identity is ECHANGED, one without a name is given one',
     async run(host) {
       const overlay = new MemoryFile();
       await using(
@@ -136,10 +136,13 @@ export const objectCases: readonly Case[] = [
         'ECHANGED',
       );
       const nameless = sourceOf(baseContent(), { name: undefined });
-      await rejects(
-        host.createDisk({ overlay: newOverlay(host), base: nameless }),
-        'EINVAL',
-        /recordBase/,
+      const unnamed = newOverlay(host);
+      await using(host.createDisk({ overlay: unnamed, base: nameless }), async (disk) => {
+        equal((await disk.images())[0].backingFile, 'object:unnamed', 'recorded base');
+      });
+      await rejects(host.openDisk({ overlay: unnamed }), 'ENOENT', /give it again/);
+      await using(host.openDisk({ overlay: unnamed, base: nameless }), (disk) =>
+        reads(disk, baseContent()),
       );
       await using(
         host.createDisk({ overlay: newOverlay(host), base: nameless, recordBase: 'disk.img' }),

@@ -1,4 +1,4 @@
-/** `millrace abort`: ends the job of a disk that `millrace serve` has. */
+/** `millrace abort` and `resume`: of the job of a disk that `millrace serve` has. */
 import type { Command } from 'commander';
 import type { StreamInfo } from '../../api/disk.ts';
 import type { ErrorReason } from '../../api/errors.ts';
@@ -11,22 +11,44 @@ import { EXIT_OK } from './platform.ts';
 import { formatExactly } from './sizes.ts';
 import { readToken } from './token.ts';
 
+/** What is asked of the job, and what is said when it has been done. */
+const ACTS = {
+  abort: {
+    description:
+      'End the job of a disk that millrace serve has, started there with nonblock. What was copied stays.',
+    done: 'aborted',
+  },
+  resume: {
+    description:
+      'Go on with the paused job of a disk that millrace serve has: one that was paused, or has paused itself by an error.',
+    done: 'resumed',
+  },
+} as const;
+
 /** Declares `millrace abort`. */
 export function declareAbort(program: Command, platform: Platform, ended: Ended): void {
+  declare('abort', program, platform, ended);
+}
+
+/** Declares `millrace resume`. */
+export function declareResume(program: Command, platform: Platform, ended: Ended): void {
+  declare('resume', program, platform, ended);
+}
+
+function declare(act: keyof typeof ACTS, program: Command, platform: Platform, ended: Ended): void {
   const command = program
-    .command('abort')
-    .description(
-      'End the job of a disk that millrace serve has, started there with nonblock. What was copied stays.',
-    )
+    .command(act)
+    .description(ACTS[act].description)
     .argument('<url>', 'http://HOST:PORT/disks/DEVICE, as millrace serve tells it')
     .option('--token-file <path>', 'the token, in a file')
     .option('--json', 'tell how the job stands as JSON')
-    .action(async (url, options) => ended(await abort(platform, url, options)));
-  addExample(command, 'millrace abort http://127.0.0.1:7468/disks/vda');
+    .action(async (url, options) => ended(await ask(act, platform, url, options)));
+  addExample(command, `millrace ${act} http://127.0.0.1:7468/disks/vda`);
 }
 
-/** Ends the job of a served disk, given as `http://HOST:PORT/disks/DEVICE`. */
-export async function abort(
+/** Asks it of a served disk, given as `http://HOST:PORT/disks/DEVICE`. */
+async function ask(
+  act: keyof typeof ACTS,
   platform: Platform,
   location: string,
   options: { tokenFile?: string; json?: boolean },
@@ -35,7 +57,7 @@ export async function abort(
   const headers = new Headers();
   if (options.tokenFile !== undefined)
     headers.set('Authorization', `Bearer ${await readToken(platform, options.tokenFile)}`);
-  const response = await fetch(`${url.href.replace(/\/$/, '')}/abort`, {
+  const response = await fetch(`${url.href.replace(/\/$/, '')}/${act}`, {
     method: 'POST',
     headers,
   }).catch((cause) => {
@@ -56,7 +78,7 @@ export async function abort(
   await platform.stdout.write(
     options.json
       ? `${JSON.stringify(told)}\n`
-      : `${url.href}: aborted, ${formatExactly(told.remaining)} left\n`,
+      : `${url.href}: ${ACTS[act].done}, ${formatExactly(told.remaining)} left\n`,
   );
   return EXIT_OK;
 }
