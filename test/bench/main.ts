@@ -14,6 +14,7 @@ import { startNginx } from '../support/nginx.ts';
 import { createImage } from '../support/qemu.ts';
 import { startSlowLinkProcess } from '../support/slow-link.ts';
 import { tool } from '../support/tool.ts';
+import { boots } from './boot.ts';
 import { browserStreams } from './browser.ts';
 import { consoleBoots } from './console.ts';
 import { binariesCompressed, linkRaw, localRaw } from './data.ts';
@@ -287,6 +288,7 @@ const CASES: Record<string, () => Promise<BenchRow[]>> = {
   formats: () => publishedImages(LINKS[0].name, (work) => overLink(LINKS[0], work)),
   nbd: nbdRequests,
   'nbd-bases': nbdBases,
+  boot: boots,
   size,
 };
 
