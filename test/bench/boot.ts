@@ -137,11 +137,12 @@ const RAW_ONLY: readonly [name: string, serve: Serve][] = [
   ['nbdkit curl, readahead, cow', serveNbdkit],
 ];
 
-/** Our ways; `cache` is filled by the second for the third. */
+/** Our ways; the second fills the cache for the third. */
 const OURS: readonly [name: string, serve: Serve][] = [
-  ['Millrace', serveOurs(() => ['--profile', 'none', '--stream'])],
-  ['Millrace with a profile', serveOurs(() => ['--stream', '--cache', 'cache'])],
-  ['Millrace, second machine', serveOurs(() => ['--stream', '--cache', 'cache'])],
+  ['Millrace', serveOurs(() => ['--profile', 'none'])],
+  ['Millrace with a profile', serveOurs(() => ['--cache', 'cache'])],
+  ['Millrace, second machine', serveOurs(() => ['--cache', 'cache'])],
+  ['Millrace with a profile, streaming', serveOurs(() => ['--stream'])],
 ];
 
 /** `npm run bench -- boot`. */
@@ -197,56 +198,72 @@ async function prepare(folder: string, format: Format) {
   return { guest, path, read: bytesOf(ranges) };
 }
 
-/** All ways over one line, one after another. */
+/** All ways over one line, one after another: the image keeps its URL, which the cache goes by. */
 async function overLine(
   scene: Omit<Scene, 'url'>,
   line: (typeof LINES)[number],
 ): Promise<Map<string, Boot>> {
   const figures = new Map<string, Boot>();
   const others = [...ORDINARY, ...(scene.format === 'raw' ? RAW_ONLY : [])];
-  await rm(join(scene.folder, 'cache'), { recursive: true, force: true });
-  for (const [name, serve] of [[LOCAL, serveLocal] as const, ...others, ...OURS]) {
-    console.error(`  ${scene.format}, ${line.name}: ${name} …`);
-    figures.set(name, await boot(scene, line, serve, `sock-${figures.size}`));
+  const nginx = await startNginx({ root: scene.folder });
+  const target = { host: '127.0.0.1', port: nginx.port };
+  const link = await startSlowLinkProcess({ ...line, target });
+  const sent = async (): Promise<Sent> => ({
+    bytes: (await link.traffic()).bytes.down,
+    requests: (await nginx.log()).length,
+  });
+  try {
+    const url = link.url(`/guest.${scene.format}`);
+    for (const [name, serve] of [[LOCAL, serveLocal] as const, ...others, ...OURS]) {
+      console.error(`  ${scene.format}, ${line.name}: ${name} …`);
+      figures.set(name, await boot({ ...scene, url }, serve, `sock-${figures.size}`, sent));
+    }
+  } finally {
+    await link.stop();
+    await nginx.stop();
   }
   for (const name of await readdir(scene.folder))
-    if (name.startsWith('sock-')) await rm(join(scene.folder, name));
+    if (name.startsWith('sock-') || name === 'cache')
+      await rm(join(scene.folder, name), { recursive: true });
   return figures;
 }
 
+/** What has gone over a line so far. */
+interface Sent {
+  bytes: number;
+  requests: number;
+}
+
 async function boot(
-  about: Omit<Scene, 'url'>,
-  line: (typeof LINES)[number],
+  scene: Scene,
   serve: Serve,
   socket: string,
+  sent: () => Promise<Sent>,
 ): Promise<Boot> {
-  const { folder, guest } = about;
-  const nginx = await startNginx({ root: folder });
-  const link = await startSlowLinkProcess({
-    ...line,
-    target: { host: '127.0.0.1', port: nginx.port },
-  });
-  const seconds = (): number => (performance.now() - begun) / 1000;
+  const before = await sent();
   const begun = performance.now();
+  const seconds = (): number => (performance.now() - begun) / 1000;
   let machine: QemuMachine | undefined;
   let server: DiskServer | undefined;
   try {
-    const url = link.url(`/guest.${about.format}`);
-    server = await serve({ ...about, url }, socket);
+    server = await serve(scene, socket);
     const alone = server.alone?.then(seconds);
-    machine = new QemuMachine(folder, socket);
-    await machine.until(guest.prompt, BOOT_MS_MAX);
+    machine = new QemuMachine(scene.folder, socket);
+    await machine.until(scene.guest.prompt, BOOT_MS_MAX);
     const prompt = seconds();
-    const { down: bytes } = (await link.traffic()).bytes;
-    const requests = (await nginx.log()).length;
+    const { bytes, requests } = await sent();
     await machine.type(WORK);
     const work = seconds();
-    return { prompt, work, alone: await alone, bytes, requests };
+    return {
+      prompt,
+      work,
+      alone: await alone,
+      bytes: bytes - before.bytes,
+      requests: requests - before.requests,
+    };
   } finally {
     machine?.child.kill('SIGKILL');
     await server?.stop();
-    await link.stop();
-    await nginx.stop();
   }
 }
 
@@ -267,7 +284,12 @@ function rowsOf(name: string, boot: Boot, local: Boot, read: number, goal: numbe
   rows.push(
     { case: '  requests at the prompt', value: boot.requests, unit: '' },
     { case: '  bytes at the prompt', value: boot.bytes / MIB, unit: 'MiB' },
-    { case: '  the same by what the guest read', value: boot.bytes / read, unit: '' },
+    {
+      case: '  the same by what the guest read',
+      value: boot.bytes / read,
+      unit: '',
+      ...(isOurs && boot.alone === undefined ? { goalMax: 1.3 } : {}),
+    },
   );
   return rows;
 }

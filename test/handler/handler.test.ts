@@ -547,6 +547,14 @@ describe('what is refused', () => {
     ['its shape by POST', '/disks/vda', { method: 'POST' }, 405, 'EINVAL', /GET/],
     ['the list of disks by POST', '/disks', { method: 'POST' }, 405, 'EINVAL', /GET/],
     ['pausing no job', '/disks/vda/pause', { method: 'POST' }, 404, 'ENOENT', /no job/],
+    [
+      'an order that would be a file of the server',
+      '/disks/vda/stream',
+      { method: 'POST', body: '{"order":"/etc/passwd"}' },
+      400,
+      'EINVAL',
+      /order is 'sequential' or 'profile'/,
+    ],
     ['no speed', '/disks/vda/speed', { method: 'POST' }, 400, 'EINVAL', /not JSON/],
     [
       'a speed that is a text',

@@ -107,6 +107,38 @@ it('a second disk fetches nothing, in this process, in another, and under Deno',
   }
 });
 
+it('what is fetched ahead is kept too: the next disk with that profile fetches nothing', async () => {
+  const recording = await createDisk({
+    overlay: overlay('recorded'),
+    base: url,
+    baseFormat: 'raw',
+    record: true,
+  });
+  await recording.read(SIZE / 2, 4096);
+  const { data: profile } = await recording.profile();
+  await recording.close();
+  const replayed = async (name: string): Promise<void> => {
+    const disk = await createDisk({
+      overlay: overlay(name),
+      base: url,
+      baseFormat: 'raw',
+      baseCache: { directory: cache },
+      profile,
+    });
+    expect(await disk.replay()).toMatchObject({ outcome: 'done' });
+    expect(
+      Buffer.compare(await disk.read(SIZE / 2, 4096), content.subarray(SIZE / 2, SIZE / 2 + 4096)),
+    ).toBe(0);
+    await disk.close();
+  };
+  sent.bytes = 0;
+  await replayed('first');
+  expect(sent.bytes).toBeGreaterThan(0);
+  sent.bytes = 0;
+  await replayed('second');
+  expect(sent.bytes).toBe(0);
+});
+
 it('a container is kept as it is, and unpacked above its image', async () => {
   const inside = content;
   content = gzipSync(inside);
