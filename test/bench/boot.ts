@@ -104,7 +104,8 @@ const serveQemuHttp: Serve = async (scene, socket) =>
   qemuNbd(scene, socket, await overlayOf(scene, socket, scene.url), 'qcow2');
 
 const serveNbdkit: Serve = ({ folder, url }, socket) => {
-  const filters = ['--filter=cow', '--filter=readahead'];
+  // Without the cache below it, readahead has nowhere to put what it reads.
+  const filters = ['--filter=cow', '--filter=readahead', '--filter=cache'];
   const args = ['-f', '-U', join(folder, socket), ...filters, 'curl', url];
   return listening(folder, socket, program(peerPath('nbdkit'), args, folder));
 };
@@ -134,7 +135,7 @@ const ORDINARY: readonly [name: string, serve: Serve][] = [
 ];
 /** It serves raw bytes as they are. */
 const RAW_ONLY: readonly [name: string, serve: Serve][] = [
-  ['nbdkit curl, readahead, cow', serveNbdkit],
+  ['nbdkit curl, cache, readahead, cow', serveNbdkit],
 ];
 
 /** Our ways; the second fills the cache for the third. */
