@@ -233,18 +233,6 @@ export const MUTATIONS: Mutation[] = [
     to: 'for (let i: u32 = inUse; i < count; i++)\n    putRefcount(part, index + i, order, getRefcount',
   },
   {
-    name: 'more is packed into a cluster that has become free',
-    path: 'engine/overlay/refcounts.ts',
-    from: 'if (cluster == open) open = 0;',
-    to: '',
-  },
-  {
-    name: 'a stream lies over another that does not end where it begins',
-    path: 'engine/data/keep.ts',
-    from: 'last.place + (lastTo - lastFrom) == packedTo() &&',
-    to: '',
-  },
-  {
     name: 'streams are packed over clusters that are in use',
     path: 'engine/overlay/refcounts.ts',
     from: 'refcount >= refcountMax(image) : refcount != 0)',
@@ -257,21 +245,9 @@ export const MUTATIONS: Mutation[] = [
     to: 'refcount == 0',
   },
   {
-    name: 'what a failed job packed is never freed',
-    path: 'engine/data/place.ts',
-    from: 'if (stream.place) freeStream(overlay(), stream.place, stream.bytes, 0);',
-    to: '',
-  },
-  {
     name: 'a stream that has been written over keeps its clusters',
     path: 'engine/data/place.ts',
     from: 'freeStream(image, compressedOffset(image, old), compressedBytes(image, old), after);',
-    to: '',
-  },
-  {
-    name: 'a kept cluster of the last cut cluster shows what its base has behind the end',
-    path: 'engine/data/keep.ts',
-    from: 'extent.length == cluster &&',
     to: '',
   },
   {
