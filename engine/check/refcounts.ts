@@ -190,7 +190,10 @@ export function enterFlags(t: Task, c: Check, image: Qcow2, at: usize): bool {
   if (flag == FLAG_WAITS) return false;
   c.entered = flag != FLAG_UNKNOWN;
   const isAlone = c.entered && (flag == FLAG_RIGHT) == ((entry & COPIED) != 0);
-  c.tableAlone = isAlone && (entry & OFFSET_MASK & (clusterBytes(image) - 1)) == 0;
+  c.tableInPlace = (entry & OFFSET_MASK & (clusterBytes(image) - 1)) == 0;
+  // A refcount that is too high, and must not be lowered, says nothing where no cluster has two
+  // references.
+  c.tableAlone = c.tableInPlace && (isAlone || c.shared == 0);
   c.l2 = 0;
   c.tables++;
   if (flag != FLAG_WRONG) return true;
@@ -205,8 +208,8 @@ export function enterFlags(t: Task, c: Check, image: Qcow2, at: usize): bool {
 }
 
 /**
- * The flags of `count` neighbouring L2 entries; in a repair they are set right where only one L1
- * entry refers to the table.
+ * The flags of `count` neighbouring L2 entries; in a repair they are set right: cleared wherever
+ * they are wrong, and set where only one L1 entry refers to the table.
  */
 export function flagsOfPage(t: Task, c: Check, image: Qcow2, l2: usize, count: u32): bool {
   assert(count > 0);
@@ -228,7 +231,7 @@ function flagOfEntry(t: Task, c: Check, image: Qcow2, at: usize): bool {
   if (flag != FLAG_WRONG) return true;
   if (c.round == LOOK) {
     c.wrongFlags++;
-  } else if (c.tableAlone) {
+  } else if (c.tableAlone || (c.tableInPlace && entry & COPIED)) {
     putBe64(at, entry ^ COPIED);
     pageChanged(at, 8, STAGE_L2);
     c.corruptionsFixed++;

@@ -56,6 +56,8 @@ export class Check {
   nearTo: u64;
   /** Only this L1 entry refers to the L2 table: it may be written. */
   tableAlone: bool;
+  /** Whether the table is where a table can be: at the start of a cluster. */
+  tableInPlace: bool;
   /** Next snapshot or bitmap, and where its entry is; its table, once that has been read. */
   item: u64;
   itemAt: u64;

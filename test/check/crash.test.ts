@@ -19,6 +19,10 @@ import { damages, spoil } from './damage.ts';
 const MIB = 1024 * 1024;
 const DIRTY = 1n;
 const AT_INCOMPATIBLE = 72;
+const AT_AUTOCLEAR = 88;
+/** A feature that nobody knows, which may use clusters. */
+const UNKNOWN = 1n << 17n;
+const OFFSET_MASK = 0x00fffffffffffe00n;
 
 /** Sets the mark of an image that was not closed. */
 async function markDirty(patient: Patient): Promise<void> {
@@ -162,6 +166,24 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'an overlay that was not closed', () =
     expect(await compare(path, sound, { formatA: 'qcow2', formatB: 'qcow2' })).toMatchObject({
       identical: true,
     });
+  });
+
+  it('has no wrong flags where leaks must stay, as what is not known may use them', async () => {
+    const { path } = await baseKind('qcow2-v3-64k').make(dir);
+    await spoil(
+      path,
+      async (patient) => {
+        for (const { value } of [patient.usedL1[0], patient.dataEntries[0]])
+          await patient.putRefcount(Number(value & OFFSET_MASK) / patient.cluster, 2n);
+        await patient.put64(AT_AUTOCLEAR, UNKNOWN);
+        await markDirty(patient);
+      },
+      new Random(1),
+    );
+    expect((await check(path)).exitCode).toBe(2);
+    await (await openDisk({ overlay: path })).close();
+    // Leaks, and nothing else.
+    expect((await check(path)).exitCode).toBe(3);
   });
 
   it('gives back what was taken behind the end of its file', async () => {
