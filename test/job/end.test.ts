@@ -102,7 +102,8 @@ it('a disk is closed in bounded time when its base answers no more', async () =>
   expect(ends).toEqual([]);
   await bench.pass(200, 100);
   await Promise.all([read, write, close]);
-  expect(ends).toEqual(['read ECLOSED', 'write ECLOSED', 'closed']);
+  expect(ends.slice(0, 2).sort()).toEqual(['read ECLOSED', 'write ECLOSED']);
+  expect(ends.slice(2)).toEqual(['closed']);
   bench.runtime.plan = undefined;
   const again = await bench.runtime.open({ overlay: 'overlay.qcow2' });
   expect(Buffer.compare(await again.read(0, content.length), content)).toBe(0);
