@@ -1,6 +1,6 @@
 /**
  * Where the worker's program and the engine are, in the sources: Vite finds both by their
- * addresses. The package has `inline.ts` in place of this module (hosts/build.mjs), since other
+ * addresses. The package has `packed.ts` in place of this module (hosts/build.mjs), since other
  * bundlers do not.
  */
 

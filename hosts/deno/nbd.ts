@@ -13,6 +13,7 @@
  * It needs `--allow-net` for the address; for a Unix socket, which is its user's alone, that is
  * `--allow-net=unix:PATH`, with `--allow-read`, `--allow-write` and `--allow-sys=umask`.
  */
-export type { NbdAddress, NbdListening, NbdTls } from '../faces/cli/platform.ts';
+
 export * from '../faces/nbd/index.ts';
+export type { NbdAddress, NbdListening, NbdTls } from '../faces/nbd/listen.ts';
 export { listenNbd } from '../faces/nbd/listen.ts';

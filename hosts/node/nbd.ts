@@ -10,6 +10,7 @@
  * await server.close();   // what was written is safe; the disk is still open
  * ```
  */
-export type { NbdAddress, NbdListening, NbdTls } from '../faces/cli/platform.ts';
+
 export * from '../faces/nbd/index.ts';
+export type { NbdAddress, NbdListening, NbdTls } from '../faces/nbd/listen.ts';
 export { activatedSocket, listenNbd } from '../faces/nbd/listen.ts';

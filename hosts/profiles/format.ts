@@ -91,13 +91,17 @@ export async function encodeProfile(profile: Profile): Promise<Uint8Array> {
     pushNumber(out, now - ticks);
     ticks = now;
   }
-  const { deflate } = await import('pako');
-  const body = deflate(new Uint8Array(out), { level: 9 });
+  const body = await deflated(new Uint8Array(out));
   const file = new Uint8Array(MAGIC.length + 1 + body.length);
   file.set(new TextEncoder().encode(MAGIC));
   file[MAGIC.length] = VERSION;
   file.set(body, MAGIC.length + 1);
   return file;
+}
+
+async function deflated(bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array> {
+  const stream = new Blob([bytes]).stream().pipeThrough(new CompressionStream('deflate'));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
 function unitsOf({ offset, length }: ProfileRange): [first: number, count: number] {
@@ -129,9 +133,12 @@ export async function decodeProfile(file: Uint8Array, name = 'the profile'): Pro
   }
 }
 
-/** Of the whole stream, or an error: one that inflates to more than it may is stopped before. */
+/**
+ * Of the whole stream, or an error: one that inflates to more than it may is stopped before. Not by
+ * DecompressionStream, which takes a stream that is cut off for a whole one in Deno.
+ */
 async function inflated(bytes: Uint8Array): Promise<Uint8Array> {
-  const { Inflate } = await import('pako');
+  const { Inflate } = await import('./pako.ts');
   const inflate = new Inflate();
   const chunks: Uint8Array[] = [];
   let total = 0;

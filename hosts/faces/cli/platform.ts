@@ -9,6 +9,7 @@ import type { HttpOptions, HttpSource } from '../../bases/http/http.ts';
 import type { NbdBaseOptions, NbdSource } from '../../bases/nbd/nbd.ts';
 import type { CacheFolder } from '../../disk/base-cache.ts';
 import type { Handler, Listening } from '../http/handler.ts';
+import type { NbdAddress, NbdListening, NbdTls } from '../nbd/listen.ts';
 import type { NbdServer } from '../nbd/server.ts';
 
 /** Where a command writes. */
@@ -58,30 +59,6 @@ export interface Platform {
     address: NbdAddress | 'systemd',
     tls?: NbdTls,
   ): Promise<NbdListening>;
-}
-
-/** Where NBD is served: a Unix socket, or a port of an address. */
-export type NbdAddress = { path: string } | { hostname: string; port: number };
-
-/**
- * PEM texts: the server's certificate and key; with `ca`, clients must have a certificate that it
- * has signed.
- */
-export interface NbdTls {
-  /** The server's certificate. */
-  cert: string | Uint8Array;
-  /** Its private key. */
-  key: string | Uint8Array;
-  /** Whose clients' certificates are taken. */
-  ca?: string | Uint8Array;
-}
-
-/** An NBD server that answers. */
-export interface NbdListening {
-  /** Where it listens; a free port has been put in. */
-  readonly address: NbdAddress;
-  /** Lets nobody in any more. Connections go on. */
-  close(): Promise<void>;
 }
 
 /** Addresses that only this machine reaches. */

@@ -4,8 +4,9 @@
  */
 import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { NbdAddress, NbdListening, NbdTls } from '../nbd/listen.ts';
 import { NbdServer } from '../nbd/server.ts';
-import type { NbdAddress, NbdListening, NbdTls, Platform } from './platform.ts';
+import type { Platform } from './platform.ts';
 import { LOOPBACK, tell } from './platform.ts';
 import type { ServedImage, ServeOptions } from './serve.ts';
 

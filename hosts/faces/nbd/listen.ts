@@ -12,12 +12,9 @@ import { createServer as createTlsServer } from 'node:tls';
 import { MillraceError } from '../../api/errors.ts';
 import { mustKnowOptions } from '../../api/options.ts';
 import { placeOf, systemError } from '../../files/errors.ts';
-import type { NbdAddress, NbdListening, NbdTls } from '../cli/platform.ts';
 import type { NbdServer } from './server.ts';
 import type { Securing } from './socket.ts';
 import { connectionOver } from './socket.ts';
-
-export type { NbdAddress, NbdListening, NbdTls } from '../cli/platform.ts';
 
 /** Only the user that runs the server may connect. */
 const SOCKET_UMASK = 0o177;
@@ -25,6 +22,30 @@ const SOCKET_UMASK = 0o177;
 const PROBE_MS_MAX = 2_000;
 /** How long a client has for the messages of TLS. */
 const TLS_MS_MAX = 30_000;
+
+/** Where NBD is served: a Unix socket, or a port of an address. */
+export type NbdAddress = { path: string } | { hostname: string; port: number };
+
+/**
+ * PEM texts: the server's certificate and key; with `ca`, clients must have a certificate that it
+ * has signed.
+ */
+export interface NbdTls {
+  /** The server's certificate. */
+  cert: string | Uint8Array;
+  /** Its private key. */
+  key: string | Uint8Array;
+  /** Whose clients' certificates are taken. */
+  ca?: string | Uint8Array;
+}
+
+/** An NBD server that answers. */
+export interface NbdListening {
+  /** Where it listens; a free port has been put in. */
+  readonly address: NbdAddress;
+  /** Lets nobody in any more. Connections go on. */
+  close(): Promise<void>;
+}
 
 /**
  * Listens, and serves everyone who connects; `fd` is a socket that listens already. A Unix socket
