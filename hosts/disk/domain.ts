@@ -17,7 +17,8 @@ export interface DomainEventDetail extends StreamInfo {
   device: string;
 }
 
-const DomainTarget: new () => JobTarget<DomainEventDetail> = EventTarget;
+/** What a domain extends: EventTarget, with the types of its events. */
+export const DomainTarget: new () => JobTarget<DomainEventDetail> = EventTarget;
 /** Engines that do not have the symbol yet are given this one by compilers. */
 const ASYNC_DISPOSE: symbol = Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose');
 

@@ -19,5 +19,5 @@ export type {
   UrlSource,
 } from '../bases/http/http.ts';
 export type { NbdBaseOptions, NbdSource, NbdStats } from '../bases/nbd/nbd.ts';
-export type { DomainEventDetail } from '../disk/domain.ts';
+export type { DomainEventDetail, DomainTarget } from '../disk/domain.ts';
 export { Domain } from '../disk/domain.ts';

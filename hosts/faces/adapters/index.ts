@@ -15,5 +15,6 @@ export {
 export {
   asRandomAccessStorage,
   type RandomAccessStorageClass,
+  type StorageOperation,
   type StorageRequest,
 } from './random-access-storage.ts';

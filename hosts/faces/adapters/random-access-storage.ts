@@ -25,15 +25,16 @@ export interface StorageRequest {
   callback(error: Error | null, result?: unknown): void;
 }
 
-type Operation = (request: StorageRequest) => void;
+/** What such a storage does at a request. */
+export type StorageOperation = (request: StorageRequest) => void;
 
 /** The class that `random-access-storage` exports. */
 export type RandomAccessStorageClass<Storage> = new (operations: {
-  read: Operation;
-  write: Operation;
-  del: Operation;
-  stat: Operation;
-  close: Operation;
+  read: StorageOperation;
+  write: StorageOperation;
+  del: StorageOperation;
+  stat: StorageOperation;
+  close: StorageOperation;
 }) => Storage;
 
 /** The storage that reads and writes the disk. */
@@ -53,7 +54,7 @@ export function asRandomAccessStorage<Storage>(
   });
 }
 
-function by(act: (request: StorageRequest) => Promise<unknown>): Operation {
+function by(act: (request: StorageRequest) => Promise<unknown>): StorageOperation {
   return (request) => {
     act(request).then(
       (result) => request.callback(null, result),
