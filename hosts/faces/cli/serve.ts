@@ -113,7 +113,7 @@ function addProfiles(command: Command): Command {
   return command
     .option(
       '--profile <profile>',
-      'the boot profile to fetch ahead: a path, a URL, none, or auto, the one beside the base on its server as URL.profile (default: auto); with several disks NAME=…',
+      'the boot profile to fetch ahead: a path, a URL, none, or auto, the one beside the base on its server as URL.profile (default: auto); with several disks NAME=FILE',
       listed,
     )
     .option(
@@ -357,7 +357,7 @@ function placesOf(
     if (place === text && devices.length > 1)
       throw new MillraceError(
         'EINVAL',
-        `there are several disks: say of which by --${option} NAME=…`,
+        `there are several disks: say of which by --${option} NAME=${option === 'from' ? 'URL' : 'FILE'}`,
       );
     if (!devices.some(([name]) => name === device))
       throw new MillraceError('EINVAL', `--${option} ${device}=…: there is no disk '${device}'`);
