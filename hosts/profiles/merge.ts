@@ -16,8 +16,10 @@ interface Piece {
   offset: number;
   length: number;
   boots: number;
-  /** The mean of when they did. */
+  /** The mean of when they did, */
   ms: number;
+  /** and of their turns, which tell apart what was read at nearly the same time. */
+  turn: number;
 }
 
 /**
@@ -50,7 +52,7 @@ export function mergeProfiles(profiles: readonly Profile[]): Profile {
     throw new MillraceError('EINVAL', 'the profiles are of disks of different sizes');
   const pieces = commonPieces(profiles.map(({ ranges }) => ranges))
     .filter(({ boots }) => boots >= profiles.length * SHARE_MIN)
-    .sort((a, b) => b.boots - a.boots || a.ms - b.ms || a.offset - b.offset);
+    .sort((a, b) => b.boots - a.boots || a.ms - b.ms || a.turn - b.turn || a.offset - b.offset);
   const ranges: ProfileRange[] = [];
   let [bytes, ms] = [0, 0];
   for (const piece of pieces) {
@@ -72,20 +74,27 @@ export function mergeProfiles(profiles: readonly Profile[]): Profile {
 /** The disk cut where any profile's range begins or ends, as far as any has it. */
 function commonPieces(profiles: readonly (readonly ProfileRange[])[]): Piece[] {
   const edges = profiles.flatMap((ranges) =>
-    ranges.flatMap(({ offset, length, ms }) => [
-      { at: offset, boots: 1, ms },
-      { at: offset + length, boots: -1, ms: -ms },
+    ranges.flatMap(({ offset, length, ms }, turn) => [
+      { at: offset, boots: 1, ms, turn },
+      { at: offset + length, boots: -1, ms: -ms, turn: -turn },
     ]),
   );
   edges.sort((a, b) => a.at - b.at);
   const pieces: Piece[] = [];
-  let [boots, sum] = [0, 0];
+  let [boots, ms, turn] = [0, 0, 0];
   edges.forEach((edge, i) => {
     boots += edge.boots;
-    sum += edge.ms;
+    ms += edge.ms;
+    turn += edge.turn;
     const end = edges[i + 1]?.at;
     if (boots > 0 && end > edge.at)
-      pieces.push({ offset: edge.at, length: end - edge.at, boots, ms: sum / boots });
+      pieces.push({
+        offset: edge.at,
+        length: end - edge.at,
+        boots,
+        ms: ms / boots,
+        turn: turn / boots,
+      });
   });
   return pieces;
 }

@@ -212,6 +212,11 @@ describe('several boots', () => {
     expect(merged).toMatchObject({ boots: 3, seconds: 12.5 });
   });
 
+  it('keep the order of what was read at one time', () => {
+    const boot = profileOf([range(9, 0), range(12, 16), range(5, 16)]);
+    expect(places(mergeProfiles([boot, boot]))).toEqual([9, 12, 5]);
+  });
+
   it('of which there are two, all is kept', () => {
     const merged = mergeProfiles([
       profileOf([range(1, 0), range(2, 100)]),
