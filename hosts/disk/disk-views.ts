@@ -151,22 +151,27 @@ export abstract class DiskViews extends DiskTarget {
     }
   }
 
-  /** Hands the job's progress to `onProgress` as long as it lasts. */
-  protected followed({ onProgress }: StreamOptions, job: Promise<StreamInfo>): Promise<StreamInfo> {
+  /** Hands the job's progress to `onProgress` as long as it lasts, and its end once. */
+  protected followed(
+    { onProgress, nonblock }: StreamOptions,
+    job: Promise<StreamInfo>,
+  ): Promise<StreamInfo> {
     if (onProgress === undefined) return job;
     const ended = new AbortController();
     const { signal } = ended;
+    const end = (info: StreamInfo): void => {
+      if (signal.aborted) return;
+      ended.abort();
+      onProgress(info);
+    };
     this.addEventListener('progress', ({ detail }) => onProgress(detail), { signal });
-    this.addEventListener(
-      'completed',
-      ({ detail }) => {
-        ended.abort();
-        onProgress(detail);
-      },
-      { signal },
-    );
+    this.addEventListener('completed', ({ detail }) => end(detail), { signal });
     this.addEventListener('failed', () => ended.abort(), { signal });
-    job.catch(() => ended.abort());
+    // Events of a disk in a worker may come after the result that they belong to.
+    job.then(
+      (info) => !nonblock && end(info),
+      () => ended.abort(),
+    );
     return job;
   }
 
