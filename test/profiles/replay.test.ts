@@ -1,5 +1,5 @@
 /** Replaying a profile: what a guest waits for with a right one, a wrong one, and a hostile one. */
-import { describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { JobStatus } from '../../hosts/api/disk.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
 import type { Profile } from '../../hosts/profiles/format.ts';
@@ -41,6 +41,9 @@ function profileOf(ranges: [offset: number, length: number][], more: Partial<Pro
     ...more,
   });
 }
+
+// What inflates a profile is loaded in real time, which the clock of the tests does not know.
+beforeAll(async () => void (await decodeProfile(await profileOf([[0, 4096]]))));
 
 describe('a profile that is right', () => {
   it('leaves little to wait for, and fetches little more than the guest reads', async () => {
