@@ -1,7 +1,7 @@
 /**
  * What node:fs does not have of the system's C library: lseek(2), fcntl(2) and preadv2(2), through
- * koffi, which users add (a peer dependency). Undefined where that is not installed, or where their arguments
- * are other ones than here.
+ * koffi, which users add (a peer dependency). Undefined where that is not installed, or where their
+ * arguments are other ones than here.
  */
 
 /** Here lseek takes an offset of 32 bits, and `struct flock` is a shorter one. */

@@ -3,9 +3,11 @@
  * page needs. A case can have a view of a fixture of its own, and tell the server to hold, refuse
  * or change it: so every host meets the same faults, over real HTTP.
  *
- * GET  /NAME            a fixture GET  /own/ID/NAME     the same, as the view ID has it POST
- * /own/ID          sets the behaviour of the view: a Behaviour as JSON GET  /own/ID          what
- * it was asked: Traffic as JSON; PUT /own/ID/NAME puts a file there, for that view alone; with `?held=1`, as soon as a request is held
+ * - `GET /NAME`: a fixture
+ * - `GET /own/ID/NAME`: the same, as the view ID has it
+ * - `POST /own/ID`: sets the behaviour of the view, a Behaviour as JSON
+ * - `GET /own/ID`: what it was asked, Traffic as JSON; with `?held=1`, as soon as a request is held
+ * - `PUT /own/ID/NAME`: puts a file there, for that view alone
  */
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';

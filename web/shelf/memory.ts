@@ -1,7 +1,7 @@
 /**
  * What this page alone remembers of a disk, beside Millrace's own catalogue: how much memory its
- * machine has, which image it was made from, and where its guest has written. Where the browser keeps nothing, the page works
- * without.
+ * machine has, which image it was made from, and where its guest has written. Where the browser
+ * keeps nothing, the page works without.
  */
 export interface DiskNotes {
   /** Bytes of the machine's memory. */
