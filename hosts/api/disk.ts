@@ -270,7 +270,10 @@ export interface ImageInfo {
   dataFile?: DataFileInfo;
   /** The backing file, as recorded. */
   backingFile?: string;
-  /** Its format, as recorded. */
+  /**
+   * Its format, as recorded: of a raw disk in a container that of the container, as in `xz`, which
+   * QEMU refuses.
+   */
   backingFormat?: string;
   /** Internal snapshots, if there are any; told of the first image of the chain only. */
   snapshots?: SnapshotInfo[];

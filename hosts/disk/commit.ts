@@ -51,11 +51,16 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
         'EINVAL',
         `cannot commit ${overlay} into '${base}': there is no such image in the chain below it, which has ${listed(images)}`,
       );
-    const { name, format, virtualSize } = images[depth];
+    const { name, format, virtualSize, container } = images[depth];
     if (URL_SCHEME.test(name))
       throw new MillraceError(
         'EUNSUPPORTED',
         `cannot commit ${overlay} into ${name}: only a local base can be written`,
+      );
+    if (container !== undefined)
+      throw new MillraceError(
+        'EUNSUPPORTED',
+        `cannot commit ${overlay} into ${name}: what is in a container (${container.formats.join(', ')}) is only read, never written`,
       );
     if (format !== 'raw' && format !== 'qcow2')
       throw new MillraceError(

@@ -30,7 +30,6 @@ import type {
   CheckReport,
   Disk,
   Extent,
-  ImageFormat,
   ImageInfo,
   ProfileChoice,
   RecordedProfile,
@@ -410,7 +409,7 @@ export class EngineDisk extends DiskViews implements Disk {
   }
 
   /** Refuses what `refer` could not record, before work is put into it. */
-  mustHaveRoom(name: string, format: ImageFormat | '', identity: string): void {
+  mustHaveRoom(name: string, format: string, identity: string): void {
     this.#mustBeWritable('record another base');
     if (!this.#engine.texts.setBacking(name, format, identity))
       throw new MillraceError(
@@ -428,7 +427,7 @@ export class EngineDisk extends DiskViews implements Disk {
    * Records another base, or none by an empty name. The images of this disk stay as they are: close
    * it, and open it anew.
    */
-  async refer(name: string, format: ImageFormat | '', identity: string): Promise<void> {
+  async refer(name: string, format: string, identity: string): Promise<void> {
     this.mustHaveRoom(name, format, identity);
     await this.#engine.request(KIND_REFER);
     this.#engine.texts.keep(0);

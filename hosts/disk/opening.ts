@@ -39,7 +39,7 @@ import type { Expected, UnpackChoice } from './contents.ts';
 import { contentsOf, openPlace } from './contents.ts';
 import { EngineDisk } from './disk.ts';
 import { Engine } from './driver/engine.ts';
-import { formatName, isFormat } from './driver/formats.ts';
+import { formatName, formatOfWord, isContainerWord, recordedFormat } from './driver/formats.ts';
 import { findImage } from './find-image.ts';
 import {
   checkedFormat,
@@ -82,6 +82,8 @@ const LACKS_CREDENTIALS = /^https?:.*the server answered 40[13]\b/;
 interface Backing {
   name: string;
   format?: ImageFormat;
+  /** By its format, it is a raw disk in a container. */
+  isPacked: boolean;
   identity?: RecordedIdentity;
 }
 
@@ -308,7 +310,8 @@ export class Opening {
         { reason: 'base-needed' },
       );
     const base = this.resolve(backing, image);
-    const isForeign = backing.identity === undefined && backing.format !== undefined;
+    const isForeign =
+      backing.identity === undefined && backing.format !== undefined && !backing.isPacked;
     await this.#asRecorded(() => this.#openBase(base, format, { recorded, isForeign }));
   }
 
@@ -465,14 +468,15 @@ export class Opening {
     const name = this.engine.texts.text(image, n[IMAGE_NAME_AT], n[IMAGE_NAME_BYTES]);
     if (n[IMAGE_FORMAT] !== FORMAT_QCOW2 || !name) return undefined;
     const format = this.engine.texts.text(image, n[IMAGE_FORMAT_AT], n[IMAGE_FORMAT_BYTES]);
-    if (format && !isFormat(format))
+    if (format && formatOfWord(format) === undefined)
       throw new MillraceError(
         'EUNSUPPORTED',
         `${this.engine.name(image)}: its backing file has the format '${format}', which is not supported`,
       );
     return {
       name,
-      format: (format || undefined) as ImageFormat | undefined,
+      format: formatOfWord(format),
+      isPacked: isContainerWord(format),
       identity: parseIdentity(
         this.engine.texts.text(image, n[IMAGE_IDENTITY_AT], n[IMAGE_IDENTITY_BYTES]),
         name,
@@ -495,8 +499,10 @@ export class Opening {
    */
   recordBase(image: number, place?: string, as?: string): void {
     const name = checkedRecord(as) ?? this.#recordedName(image, place);
-    const format = formatName(this.engine.imageReport(image)[IMAGE_FORMAT]) ?? 'raw';
-    if (!this.engine.texts.setBacking(name, format, textOf(this.#identities[image], name)))
+    const record = this.#identities[image];
+    const found = formatName(this.engine.imageReport(image)[IMAGE_FORMAT]) ?? 'raw';
+    const format = recordedFormat(found, record.container);
+    if (!this.engine.texts.setBacking(name, format, textOf(record, name)))
       throw new MillraceError(
         'EINVAL',
         `the name of the base is too long to be recorded: '${name}'`,

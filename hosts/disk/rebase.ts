@@ -8,10 +8,11 @@ import { MillraceError } from '../api/errors.ts';
 import { mustKnowOptions, REBASE_OPTIONS } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { contentsOf, openPlace } from './contents.ts';
+import { formatOfWord, recordedFormat } from './driver/formats.ts';
 import { openDiskWith } from './open.ts';
 import { notFollowed, RAW_BASE, RAW_IMAGE } from './opening.ts';
 import { checkedRecord } from './options.ts';
-import { identityText, parseIdentity, recordedName } from './recorded.ts';
+import { parseIdentity, recordedName, recordOf, textOf } from './recorded.ts';
 
 /** Bytes that are compared at once. */
 const PIECE_BYTES = 4 * 1024 * 1024;
@@ -43,14 +44,14 @@ export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Prom
     const [{ backingFile = '', backingFormat }] = await disk.images();
     const recorded = {
       name: backingFile,
-      format: backingFormat as ImageFormat | undefined,
+      format: formatOfWord(backingFormat ?? ''),
       identity: disk.recordedIdentity(),
     };
     const next = base === null ? undefined : await openNext(runtime, base, options, recorded);
     let bytes = 0;
     let report: RebaseReport;
     try {
-      const record = [next?.name ?? '', next?.format ?? '', next?.identity ?? ''] as const;
+      const record = [next?.name ?? '', next?.word ?? '', next?.identity ?? ''] as const;
       disk.mustHaveRoom(...record);
       if (!unsafe) bytes = await takeOver(disk, next?.disk, options.onProgress);
       await disk.flush();
@@ -71,6 +72,8 @@ interface Next {
   disk: Disk;
   name: string;
   format: ImageFormat;
+  /** What is recorded for it. */
+  word: string;
   identity: string;
 }
 
@@ -133,8 +136,10 @@ async function openBase(
     if (!unsafe && !follows && images[0].backingFile)
       throw notFollowed(images[0].name, images[0].backingFile);
     // What is in a container may not tell its size before it has been opened.
-    const identity = await identityText(source, name);
-    return { disk, name, format: images[0].format, identity };
+    const record = await recordOf(source);
+    const [{ format }] = images;
+    const word = recordedFormat(format, record.container);
+    return { disk, name, format, word, identity: textOf(record, name) };
   } catch (error) {
     await disk.close();
     throw error;

@@ -27,6 +27,29 @@ const NAMES = new Map(Object.entries(NUMBERS).map(([name, n]) => [n, name as Ima
 /** As a list for messages and for the command line's choices. */
 export const FORMAT_NAMES = Object.keys(NUMBERS) as ImageFormat[];
 
+/** What a container can be, as overlays record it: see `recordedFormat`. */
+const CONTAINERS: readonly string[] = ['xz', 'gzip', 'zstd', 'bzip2', 'zip', 'tar'];
+
+/**
+ * The word that an overlay records for its base's format. For a raw disk in a container it is the
+ * container's, which QEMU does not know and refuses: by `raw` it would take the container's bytes
+ * for the disk.
+ */
+export function recordedFormat(format: ImageFormat, container: string | undefined): string {
+  return format === 'raw' && container !== undefined ? container.split('+')[0] : format;
+}
+
+/** Whether a recorded word for a format says that the base is a raw disk in a container. */
+export function isContainerWord(word: string): boolean {
+  return CONTAINERS.includes(word);
+}
+
+/** The format that a recorded word stands for; undefined for none, and for one that is not known. */
+export function formatOfWord(word: string): ImageFormat | undefined {
+  if (isContainerWord(word)) return 'raw';
+  return isFormat(word) ? word : undefined;
+}
+
 export function isFormat(name: string): name is ImageFormat {
   return Object.hasOwn(NUMBERS, name);
 }

@@ -8,6 +8,7 @@ import type { AesInfo, ImageFormat, ImageInfo, LuksInfo, SnapshotInfo } from '..
 import { MillraceError } from '../../api/errors.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import { SIZE_UNMEASURED } from '../../bases/containers/pass.ts';
+import { formatOfWord } from '../../disk/driver/formats.ts';
 import { describeImageWith } from '../../disk/open.ts';
 import { isRemote } from '../../files/location.ts';
 import { lookBesideWriters } from './image.ts';
@@ -125,7 +126,7 @@ async function chainOf(
         'EUNSUPPORTED',
         `${location}: the chain has more than ${IMAGES_MAX} images, or goes round in a circle`,
       );
-    const recorded = above['backing-filename-format'] as ImageFormat | undefined;
+    const recorded = formatOfWord(above['backing-filename-format'] ?? '');
     chain.push(await describe(platform, place, { format: recorded, followChain }));
   }
   return chain;
