@@ -126,10 +126,9 @@ class LocalFiles implements Files {
     }
   }
 
-  openFileSource(
-    path: string,
-    { shared = false }: { shared?: boolean } = {},
-  ): Promise<BlockSource> {
+  openFileSource(path: string, options: { shared?: boolean } = {}): Promise<BlockSource> {
+    mustKnowOptions('openFileSource', options, { shared: true });
+    const { shared = false } = options;
     return this.#openToRead(path, { isBase: true, access: shared ? undefined : 'base' });
   }
 

@@ -7,6 +7,7 @@ import type { AddressInfo } from 'node:net';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { MillraceError } from '../api/errors.ts';
+import { mustKnowOptions } from '../api/options.ts';
 import type { Handler, Listening } from '../faces/http/handler.ts';
 import { fileError } from './file.ts';
 
@@ -31,12 +32,11 @@ export function nodeListener(
 
 /**
  * Serves a fetch handler by `node:http`.
- * @throws MillraceError `EBUSY` when another program has the port.
+ * @throws MillraceError `EINVAL` for options that do not exist, `EBUSY` when another program has the port.
  */
-export async function listen(
-  handler: Handler,
-  { hostname = '127.0.0.1', port = 0 }: ListenOptions = {},
-): Promise<Listening> {
+export async function listen(handler: Handler, options: ListenOptions = {}): Promise<Listening> {
+  mustKnowOptions('listen', options, { hostname: true, port: true });
+  const { hostname = '127.0.0.1', port = 0 } = options;
   const server = createServer(nodeListener(handler));
   server.listen(port, hostname);
   try {

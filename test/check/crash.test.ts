@@ -19,6 +19,7 @@ import { damages, spoil } from './damage.ts';
 const MIB = 1024 * 1024;
 const DIRTY = 1n;
 const AT_INCOMPATIBLE = 72;
+const AT_REFCOUNT_TABLE = 48;
 const AT_AUTOCLEAR = 88;
 /** A feature that nobody knows, which may use clusters. */
 const UNKNOWN = 1n << 17n;
@@ -184,6 +185,20 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'an overlay that was not closed', () =
     await (await openDisk({ overlay: path })).close();
     // Leaks, and nothing else.
     expect((await check(path)).exitCode).toBe(3);
+  });
+
+  it('is given a refcount table where its header has none', async () => {
+    const { path } = await baseKind('qcow2-v3-64k').make(dir);
+    const sound = join(dir, 'sound.qcow2');
+    await copyFile(path, sound);
+    await spoil(path, (patient) => patient.put64(AT_REFCOUNT_TABLE, 0n), new Random(1));
+    expect((await check(path)).exitCode).toBe(2);
+    const report = await checkDisk({ overlay: path, repair: 'all' });
+    expect(report).toMatchObject({ corruptions: 0, leaks: 0 });
+    expect((await check(path)).exitCode).toBe(0);
+    expect(await compare(path, sound, { formatA: 'qcow2', formatB: 'qcow2' })).toMatchObject({
+      identical: true,
+    });
   });
 
   it('gives back what was taken behind the end of its file', async () => {

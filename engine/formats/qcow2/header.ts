@@ -204,9 +204,11 @@ function parseTables(at: usize, image: Qcow2): i32 {
   if (l1Bytes > L1_BYTES_MAX || needed > image.l1Size) return R_L1_SIZE;
   image.l1Offset = be64(at + AT_L1_OFFSET);
   if (image.l1Size && misplaced(image, image.l1Offset, l1Bytes, mask)) return R_L1_OFFSET;
-  const refcountBytes = (<u64>be32(at + AT_REFCOUNT_TABLE_CLUSTERS)) << image.clusterBits;
+  let refcountBytes = (<u64>be32(at + AT_REFCOUNT_TABLE_CLUSTERS)) << image.clusterBits;
   if (refcountBytes > REFCOUNT_TABLE_BYTES_MAX) return R_REFCOUNT_TABLE;
   image.refcountTableOffset = be64(at + AT_REFCOUNT_TABLE_OFFSET);
+  // A table in the header is no table.
+  if (image.refcountTableOffset == 0) refcountBytes = 0;
   // The table's own last cluster may not be written to its end, so only its start must lie in the
   // file. Where there is none, see open.ts.
   if (refcountBytes && misplaced(image, image.refcountTableOffset, 1, mask))
