@@ -126,7 +126,7 @@ class LocalFiles implements Files {
     }
   }
 
-  openFileSource(path: string, options: { shared?: boolean } = {}): Promise<BlockSource> {
+  async openFileSource(path: string, options: { shared?: boolean } = {}): Promise<BlockSource> {
     mustKnowOptions('openFileSource', options, { shared: true });
     const { shared = false } = options;
     return this.#openToRead(path, { isBase: true, access: shared ? undefined : 'base' });
