@@ -11,6 +11,7 @@ import type {
   StreamInfo,
   StreamOptions,
 } from '../api/disk.ts';
+import { JobStatus } from '../api/disk.ts';
 import { DiskTarget } from '../api/disk-events.ts';
 import { MillraceError } from '../api/errors.ts';
 import { mustKnowOptions, RANGE_OPTIONS, READ_OPTIONS } from '../api/options.ts';
@@ -164,7 +165,12 @@ export abstract class DiskViews extends DiskTarget {
       ended.abort();
       onProgress(info);
     };
-    this.addEventListener('progress', ({ detail }) => onProgress(detail), { signal });
+    this.addEventListener(
+      'progress',
+      // One that comes as the job ends tells its end already, which is told below.
+      ({ detail }) => detail.status === JobStatus.ACTIVE && onProgress(detail),
+      { signal },
+    );
     this.addEventListener('completed', ({ detail }) => end(detail), { signal });
     this.addEventListener('failed', () => ended.abort(), { signal });
     // Events of a disk in a worker may come after the result that they belong to.
