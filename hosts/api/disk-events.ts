@@ -1,5 +1,5 @@
 /** The events of disks and domains, typed: a name that does not exist is no program. */
-import type { StreamInfo } from './disk.ts';
+import type { StreamInfo } from './job.ts';
 
 /**
  * Events of a disk: `progress` (at most ten a second), `completed`, `failed`, `paused`, `resumed`,

@@ -1,16 +1,8 @@
 /** The calls that open disks, as a runtime with local files has them. */
-import type {
-  BaseCacheOptions,
-  CheckOptions,
-  CheckReport,
-  CommitOptions,
-  CommitReport,
-  CreateOptions,
-  Disk,
-  OpenOptions,
-  RebaseOptions,
-  RebaseReport,
-} from './disk.ts';
+import type { CommitOptions, CommitReport, RebaseOptions, RebaseReport } from './chain.ts';
+import type { CheckOptions, CheckReport } from './check.ts';
+import type { Disk } from './disk.ts';
+import type { BaseCacheOptions, CreateOptions, OpenOptions } from './open.ts';
 import type { EngineModule } from './runtime.ts';
 
 export type { EngineModule };

@@ -3,17 +3,12 @@
  * would get an empty disk without a word. The types hold the lists against the interfaces: a new
  * option does not compile before it stands here, too.
  */
-import type {
-  CheckOptions,
-  CommitOptions,
-  CreateOptions,
-  OpenOptions,
-  RangeOptions,
-  ReadOptions,
-  RebaseOptions,
-  StreamOptions,
-} from './disk.ts';
+import type { CommitOptions, RebaseOptions } from './chain.ts';
+import type { CheckOptions } from './check.ts';
+import type { RangeOptions, ReadOptions } from './disk.ts';
 import { MillraceError } from './errors.ts';
+import type { StreamOptions } from './job.ts';
+import type { CreateOptions, OpenOptions } from './open.ts';
 
 /** Every name that the options of a call have. */
 export type OptionNames<Options> = Readonly<Record<keyof Options, true>>;

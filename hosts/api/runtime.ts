@@ -7,7 +7,7 @@
 import type { BlockFile, BlockSource } from './block.ts';
 import type { Clock } from './clock.ts';
 import type { Codec } from './codec.ts';
-import type { CacheMode } from './disk.ts';
+import type { CacheMode } from './open.ts';
 
 /** How the file of an overlay is to be opened. */
 export interface OverlayMode {

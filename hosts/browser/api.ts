@@ -2,7 +2,8 @@
  * What a browser adds to the public types: bases that only a page has (files, blobs, buffers),
  * disks by name in the browser's own storage, and the ways in and out of it.
  */
-import type { BaseLocation, CreateOptions, Disk, OpenOptions } from '../api/disk.ts';
+import type { Disk } from '../api/disk.ts';
+import type { BaseLocation, CreateOptions, OpenOptions } from '../api/open.ts';
 import type { HttpStats } from '../bases/http/http.ts';
 
 /**

@@ -6,7 +6,7 @@
 
 import type { UseStore } from 'idb-keyval';
 import { createStore, del, get, update } from 'idb-keyval';
-import type { StreamOptions } from '../api/disk.ts';
+import type { StreamOptions } from '../api/job.ts';
 
 /** A job as it can be started again. */
 export interface RememberedJob extends Omit<StreamOptions, 'signal' | 'nonblock'> {

@@ -3,8 +3,9 @@
  * ways in and out as files.
  */
 import { transfer } from 'comlink';
-import type { CheckOptions, CheckReport, ImageFormat } from '../api/disk.ts';
+import type { CheckOptions, CheckReport } from '../api/check.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { ImageFormat } from '../api/image.ts';
 import { CHECK_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import type { CopyOptions, ProgramOptions } from './api.ts';
 import { describeState, moveBeside, removeBeside } from './beside.ts';

@@ -1,6 +1,7 @@
 /** A user's file taken in as a disk: a qcow2 image as it is, raw data copied into an overlay. */
-import type { ImageFormat, ImageInfo } from '../api/disk.ts';
+
 import { MillraceError } from '../api/errors.ts';
+import type { ImageFormat, ImageInfo } from '../api/image.ts';
 import { openBlob } from '../bases/blob.ts';
 import { copyWith } from '../disk/copy.ts';
 import { openDiskWith } from '../disk/open.ts';

@@ -1,7 +1,7 @@
 /** The files of disks in the origin private file system, through synchronous access handles. */
 import type { BlockFile } from '../api/block.ts';
-import type { CacheMode } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { CacheMode } from '../api/open.ts';
 import type { SyncFile } from './batch.ts';
 import { GRACE_MS } from './lock.ts';
 import type { OpfsFileHandle, SyncAccessHandle } from './opfs.ts';

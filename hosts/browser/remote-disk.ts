@@ -2,19 +2,13 @@
  * A disk as the page sees it: the same calls and events, each of them a message to the worker that
  * has the engine. It keeps no data and knows no format.
  */
-import type {
-  CheckOptions,
-  CheckReport,
-  Extent,
-  ImageInfo,
-  ProfileChoice,
-  RecordedProfile,
-  ReplayInfo,
-  StreamInfo,
-  StreamOptions,
-} from '../api/disk.ts';
+import type { CheckOptions, CheckReport } from '../api/check.ts';
+import type { Extent } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { ImageInfo } from '../api/image.ts';
+import type { StreamInfo, StreamOptions } from '../api/job.ts';
 import { JOB_OPTIONS, mustKnowOptions } from '../api/options.ts';
+import type { ProfileChoice, RecordedProfile, ReplayInfo } from '../api/profile.ts';
 import type { HttpStats } from '../bases/http/http.ts';
 import { DiskViews } from '../disk/disk-views.ts';
 import type { BrowserDisk, CopyOptions } from './api.ts';

@@ -5,8 +5,8 @@
 
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import type { Codec } from '../api/codec.ts';
-import type { CacheMode } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { CacheMode } from '../api/open.ts';
 import type { OverlayMode, Runtime, SourceUse, UnpackOptions } from '../api/runtime.ts';
 import { openBlob } from '../bases/blob.ts';
 import { portableDecompressors } from '../bases/containers/portable.ts';

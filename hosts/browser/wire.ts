@@ -4,9 +4,11 @@
  */
 import * as Comlink from 'comlink';
 import type { BlockFile, BlockSource } from '../api/block.ts';
-import type { CreateOptions, DiskEvent, OpenOptions, StreamInfo } from '../api/disk.ts';
+import type { DiskEvent } from '../api/disk.ts';
 import type { ErrorCode, ErrorReason } from '../api/errors.ts';
 import { codeOf, MillraceError } from '../api/errors.ts';
+import type { StreamInfo } from '../api/job.ts';
+import type { CreateOptions, OpenOptions } from '../api/open.ts';
 import type { CopyOptions } from './api.ts';
 import type { Holder } from './lock.ts';
 

@@ -6,22 +6,14 @@
 
 import * as Comlink from 'comlink';
 import type { BlockSource } from '../api/block.ts';
-import type {
-  CheckOptions,
-  CheckReport,
-  DiskEvent,
-  Extent,
-  ImageFormat,
-  ImageInfo,
-  ProfileChoice,
-  RecordedProfile,
-  ReplayInfo,
-  StreamInfo,
-  StreamOptions,
-} from '../api/disk.ts';
-import { JobStatus } from '../api/disk.ts';
+import type { CheckOptions, CheckReport } from '../api/check.ts';
+import type { DiskEvent, Extent } from '../api/disk.ts';
 import { DISK_EVENTS } from '../api/disk-events.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { ImageFormat, ImageInfo } from '../api/image.ts';
+import type { StreamInfo, StreamOptions } from '../api/job.ts';
+import { JobStatus } from '../api/job.ts';
+import type { ProfileChoice, RecordedProfile, ReplayInfo } from '../api/profile.ts';
 import { openBlob } from '../bases/blob.ts';
 import type { HttpStats } from '../bases/http/http.ts';
 import type { EngineDisk } from '../disk/disk.ts';

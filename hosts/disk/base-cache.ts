@@ -8,9 +8,9 @@
  * that base from its server. What a crash leaves is a valid overlay, as it always is.
  */
 import type { BlockSource, ReadHint } from '../api/block.ts';
-import type { BaseCacheOptions } from '../api/disk.ts';
 import type { ErrorCode } from '../api/errors.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { BaseCacheOptions } from '../api/open.ts';
 import type { OptionNames } from '../api/options.ts';
 import { mustKnowOptions } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';

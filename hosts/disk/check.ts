@@ -4,7 +4,7 @@
  */
 
 import { KIND_READ } from '../../engine/protocol.ts';
-import type { CheckOptions, CheckReport } from '../api/disk.ts';
+import type { CheckOptions, CheckReport } from '../api/check.ts';
 import { MillraceError } from '../api/errors.ts';
 import { checkWith, extentsOf } from './driver/answers.ts';
 import type { Engine } from './driver/engine.ts';

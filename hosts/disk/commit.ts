@@ -5,8 +5,10 @@
  */
 
 import type { BlockFile } from '../api/block.ts';
-import type { CommitOptions, CommitReport, Disk, Extent, ImageInfo } from '../api/disk.ts';
+import type { CommitOptions, CommitReport } from '../api/chain.ts';
+import type { Disk, Extent } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { ImageInfo } from '../api/image.ts';
 import { COMMIT_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
 import type { EngineDisk } from './disk.ts';

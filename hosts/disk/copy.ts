@@ -2,7 +2,8 @@
  * A copy of all that a disk shows, as an image that stands alone: an overlay over it that has been
  * streamed whole. It is there under its name only once it is whole.
  */
-import type { CreateOptions, StreamInfo, StreamOptions } from '../api/disk.ts';
+import type { StreamInfo, StreamOptions } from '../api/job.ts';
+import type { CreateOptions } from '../api/open.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { createDiskWith } from './open.ts';
 

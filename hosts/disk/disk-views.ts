@@ -3,17 +3,11 @@
  * and what consoles show of it. The same where the engine is, and where a disk stands for one in a
  * worker.
  */
-import type {
-  Block,
-  Extent,
-  RangeOptions,
-  ReadOptions,
-  StreamInfo,
-  StreamOptions,
-} from '../api/disk.ts';
-import { JobStatus } from '../api/disk.ts';
+import type { Block, Extent, RangeOptions, ReadOptions } from '../api/disk.ts';
 import { DiskTarget } from '../api/disk-events.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { StreamInfo, StreamOptions } from '../api/job.ts';
+import { JobStatus } from '../api/job.ts';
 import { mustKnowOptions, RANGE_OPTIONS, READ_OPTIONS } from '../api/options.ts';
 
 /** Bytes that a stream reads at a time; a multiple of every cluster size but the largest. */

@@ -25,20 +25,13 @@ import {
   READ_AT_ONCE,
   WRITE_ZEROES,
 } from '../../engine/protocol.ts';
-import type {
-  CheckOptions,
-  CheckReport,
-  Disk,
-  Extent,
-  ImageInfo,
-  ProfileChoice,
-  RecordedProfile,
-  ReplayInfo,
-  StreamInfo,
-  StreamOptions,
-} from '../api/disk.ts';
+import type { CheckOptions, CheckReport } from '../api/check.ts';
+import type { Disk, Extent } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { ImageInfo } from '../api/image.ts';
+import type { StreamInfo, StreamOptions } from '../api/job.ts';
 import { JOB_OPTIONS, mustKnowOptions } from '../api/options.ts';
+import type { ProfileChoice, RecordedProfile, ReplayInfo } from '../api/profile.ts';
 import { check } from './check.ts';
 import type { ContentId } from './content-id.ts';
 import { DiskViews } from './disk-views.ts';

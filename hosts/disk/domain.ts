@@ -3,11 +3,12 @@
  * calls by device.
  */
 
-import type { Disk, StreamInfo, StreamOptions } from '../api/disk.ts';
-import { JobStatus } from '../api/disk.ts';
+import type { Disk } from '../api/disk.ts';
 import type { JobTarget } from '../api/disk-events.ts';
 import { DISK_EVENTS } from '../api/disk-events.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { StreamInfo, StreamOptions } from '../api/job.ts';
+import { JobStatus } from '../api/job.ts';
 import { DOMAIN_STREAM_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import { closeAll } from './close-all.ts';
 

@@ -3,8 +3,8 @@
  * 1.2.3), what `qemu-img info` tells of it. No key is read.
  */
 import { IMAGE_CRYPTO_AT, IMAGE_ENCRYPTION } from '../../engine/protocol.ts';
-import type { AesInfo, LuksInfo } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { AesInfo, LuksInfo } from '../api/image.ts';
 import type { Engine } from './driver/engine.ts';
 
 /** Of the report on an image. */

@@ -1,5 +1,5 @@
 /** Which image of a chain a caller means: by its depth, or by any spelling of where it is. */
-import type { ImageInfo } from '../api/disk.ts';
+import type { ImageInfo } from '../api/image.ts';
 import type { Runtime } from '../api/runtime.ts';
 
 /** Of an image, what it may be called by. */

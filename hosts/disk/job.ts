@@ -31,9 +31,10 @@ import {
   STATUS_NONE,
 } from '../../engine/protocol.ts';
 import type { BlockFile, BlockSource } from '../api/block.ts';
-import type { DiskEvent, StreamInfo, StreamOptions } from '../api/disk.ts';
-import { JobStatus } from '../api/disk.ts';
+import type { DiskEvent } from '../api/disk.ts';
 import { codeOf, MillraceError } from '../api/errors.ts';
+import type { StreamInfo, StreamOptions } from '../api/job.ts';
+import { JobStatus } from '../api/job.ts';
 import type { Engine } from './driver/engine.ts';
 import type { Failure } from './driver/errors.ts';
 import { messageOf } from './driver/errors.ts';

@@ -6,16 +6,10 @@
 
 import { KIND_CLOSE, KIND_CREATE } from '../../engine/protocol.ts';
 import type { BlockSource } from '../api/block.ts';
-import type {
-  BaseLocation,
-  CheckOptions,
-  CheckReport,
-  CreateOptions,
-  ImageFormat,
-  ImageInfo,
-  OpenOptions,
-} from '../api/disk.ts';
+import type { CheckOptions, CheckReport } from '../api/check.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { ImageFormat, ImageInfo } from '../api/image.ts';
+import type { BaseLocation, CreateOptions, OpenOptions } from '../api/open.ts';
 import { CHECK_OPTIONS, CREATE_OPTIONS, mustKnowOptions, OPEN_OPTIONS } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { check } from './check.ts';

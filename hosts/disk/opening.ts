@@ -24,14 +24,10 @@ import {
   REPAIR_CRASH,
 } from '../../engine/protocol.ts';
 import type { BlockFile, BlockSource } from '../api/block.ts';
-import type {
-  BaseLocation,
-  CacheMode,
-  ImageFormat,
-  ProfileChoice,
-  RecordOptions,
-} from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { ImageFormat } from '../api/image.ts';
+import type { BaseLocation, CacheMode } from '../api/open.ts';
+import type { ProfileChoice, RecordOptions } from '../api/profile.ts';
 import type { OverlayMode, Runtime, SourceUse } from '../api/runtime.ts';
 import { closeAll } from './close-all.ts';
 import { ContentId } from './content-id.ts';

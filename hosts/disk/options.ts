@@ -9,8 +9,9 @@ import {
   MEMORY_BYTES_MIN,
 } from '../../engine/protocol.ts';
 import type { BlockFile, BlockSource } from '../api/block.ts';
-import type { CacheMode, CreateOptions, ImageFormat, OpenOptions } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { ImageFormat } from '../api/image.ts';
+import type { CacheMode, CreateOptions, OpenOptions } from '../api/open.ts';
 import { FORMAT_NAMES, formatNumber, isFormat } from './driver/formats.ts';
 
 const MEMORY_BYTES_DEFAULT = 32 * 1024 * 1024;

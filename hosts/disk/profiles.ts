@@ -11,15 +11,15 @@ import {
   READ_MISSED,
 } from '../../engine/protocol.ts';
 import type { BlockSource } from '../api/block.ts';
+import { codeOf, MillraceError } from '../api/errors.ts';
+import { mustKnowOptions } from '../api/options.ts';
 import type {
   ProfileChoice,
   ProfileFile,
   RecordedProfile,
   RecordOptions,
   ReplayInfo,
-} from '../api/disk.ts';
-import { codeOf, MillraceError } from '../api/errors.ts';
-import { mustKnowOptions } from '../api/options.ts';
+} from '../api/profile.ts';
 import { estimateWaits, USUAL_LINE } from '../profiles/estimate.ts';
 import type { Profile, ProfileRange } from '../profiles/format.ts';
 import { bytesOf, decodeProfile, FILE_BYTES_MAX } from '../profiles/format.ts';

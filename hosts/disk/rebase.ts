@@ -3,8 +3,10 @@
  * and after: where the two bases differ, the overlay takes over what the old one shows. With
  * `unsafe` only the reference changes, for a base that was moved.
  */
-import type { Disk, ImageFormat, ImageInfo, RebaseOptions, RebaseReport } from '../api/disk.ts';
+import type { RebaseOptions, RebaseReport } from '../api/chain.ts';
+import type { Disk } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { ImageFormat, ImageInfo } from '../api/image.ts';
 import { mustKnowOptions, REBASE_OPTIONS } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { contentsOf, openPlace } from './contents.ts';

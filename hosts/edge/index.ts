@@ -16,8 +16,10 @@
  * }
  * ```
  */
-import type { CheckOptions, CheckReport, CreateOptions, Disk, OpenOptions } from '../api/disk.ts';
+import type { CheckOptions, CheckReport } from '../api/check.ts';
+import type { Disk } from '../api/disk.ts';
 import type { Library } from '../api/library.ts';
+import type { CreateOptions, OpenOptions } from '../api/open.ts';
 import type { OptionNames } from '../api/options.ts';
 import { CHECK_OPTIONS, CREATE_OPTIONS, mustKnowOptions, OPEN_OPTIONS } from '../api/options.ts';
 import { libraryOf } from '../faces/calls.ts';

@@ -5,9 +5,11 @@
  * `resume` as long as the object lives, and is started again after that.
  */
 
-import type { CreateOptions, Disk, OpenOptions, StreamInfo, StreamOptions } from '../api/disk.ts';
-import { JobStatus } from '../api/disk.ts';
+import type { Disk } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { StreamInfo, StreamOptions } from '../api/job.ts';
+import { JobStatus } from '../api/job.ts';
+import type { CreateOptions, OpenOptions } from '../api/open.ts';
 import type { OptionNames } from '../api/options.ts';
 import { CREATE_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';

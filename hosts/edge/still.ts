@@ -1,6 +1,6 @@
 /** Waiting for a job without holding on to its disk. */
 import type { Disk } from '../api/disk.ts';
-import { JobStatus } from '../api/disk.ts';
+import { JobStatus } from '../api/job.ts';
 
 const STILL = ['completed', 'failed', 'paused'] as const;
 

@@ -1,8 +1,8 @@
 /** The calls that open disks, over what a runtime brings. */
 import type { BlockSource } from '../api/block.ts';
-import type { BaseCacheOptions } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { CachingLibrary, EngineModule, Library, WithEngine } from '../api/library.ts';
+import type { BaseCacheOptions } from '../api/open.ts';
 import type { Runtime } from '../api/runtime.ts';
 import type { CacheFolder } from '../disk/base-cache.ts';
 import { cachingBases } from '../disk/base-cache.ts';

@@ -2,10 +2,16 @@
  * What the library has on every runtime beside the calls that open disks: types, errors, events.
  */
 export type { BlockFile, BlockSource, ContainerInfo, Flow, ReadHint } from '../api/block.ts';
+export * from '../api/chain.ts';
+export * from '../api/check.ts';
 export * from '../api/disk.ts';
 export type { ErrorCode, ErrorReason } from '../api/errors.ts';
 export { MillraceError } from '../api/errors.ts';
+export * from '../api/image.ts';
+export * from '../api/job.ts';
 export type { Library } from '../api/library.ts';
+export * from '../api/open.ts';
+export * from '../api/profile.ts';
 export type {
   Answer,
   AnswerBody,

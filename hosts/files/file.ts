@@ -4,8 +4,8 @@
  * programs.
  */
 import type { BlockFile, BlockSource } from '../api/block.ts';
-import type { CacheMode } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { CacheMode } from '../api/open.ts';
 import type { OptionNames } from '../api/options.ts';
 import { mustKnowOptions } from '../api/options.ts';
 import type { FileKind } from './errors.ts';

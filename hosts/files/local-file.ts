@@ -3,8 +3,8 @@
  * publishing, and its end. Every error names the file, and the offset where there is one.
  */
 import type { BlockFile, BlockSource, ReadHint } from '../api/block.ts';
-import type { CacheMode } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { CacheMode } from '../api/open.ts';
 import { placeOf, systemError } from './errors.ts';
 import type { FileError, FileHost, FileStat, OpenFile } from './host.ts';
 import { fileErrorsOf } from './host.ts';

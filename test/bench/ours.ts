@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import type { CacheMode } from '../../hosts/api/disk.ts';
+import type { CacheMode } from '../../hosts/api/open.ts';
 import type * as Millrace from '../../hosts/node/index.ts';
 
 const DIST = fileURLToPath(new URL('../../dist/', import.meta.url));

@@ -206,7 +206,7 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
         disk.addEventListener('paused', (event) => resolve((event as CustomEvent).detail)),
       );
       await disk.stream({ nonblock: true, onError: 'enospc' });
-      const info = (await stopped) as import('../../hosts/api/disk.ts').StreamInfo;
+      const info = (await stopped) as import('../../hosts/api/job.ts').StreamInfo;
       const writes = () =>
         disk.write(disk.size - 4 * 1024 * 1024, new Uint8Array(4 * 1024 * 1024).fill(1));
       Object.assign(globalThis, { disk, writes });
@@ -266,7 +266,7 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
       () =>
         (
           globalThis as unknown as {
-            stopped: Promise<import('../../hosts/api/disk.ts').StreamInfo>;
+            stopped: Promise<import('../../hosts/api/job.ts').StreamInfo>;
           }
         ).stopped,
     );
@@ -285,7 +285,7 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
       );
       await disk.setSpeed(0);
       await disk.resume();
-      const detail = (await ended) as import('../../hosts/api/disk.ts').StreamInfo;
+      const detail = (await ended) as import('../../hosts/api/job.ts').StreamInfo;
       await disk.close();
       await tools.leave('offline.qcow2', await tools.exportDisk('offline'));
       return detail;

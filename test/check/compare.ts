@@ -1,6 +1,6 @@
 /** Holds our check of an image against `qemu-img check` of the same image, number by number. */
 import { expect } from 'vitest';
-import type { CheckReport } from '../../hosts/api/disk.ts';
+import type { CheckReport } from '../../hosts/api/check.ts';
 import { checkDisk } from '../../hosts/node/index.ts';
 import type { QemuCheck } from '../support/qemu.ts';
 import { check, convertImage } from '../support/qemu.ts';

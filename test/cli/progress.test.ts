@@ -1,6 +1,6 @@
 /** The bar, on a terminal that only remembers. */
 import { expect, it } from 'vitest';
-import type { StreamInfo } from '../../hosts/api/disk.ts';
+import type { StreamInfo } from '../../hosts/api/job.ts';
 import type { Runtime } from '../../hosts/api/runtime.ts';
 import { tell } from '../../hosts/faces/cli/platform.ts';
 import { ProgressBar } from '../../hosts/faces/cli/progress.ts';

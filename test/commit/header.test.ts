@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../hosts/api/clock.ts';
-import type { ImageFormat } from '../../hosts/api/disk.ts';
+import type { ImageFormat } from '../../hosts/api/image.ts';
 import { rebaseWith } from '../../hosts/disk/rebase.ts';
 import { commitDisk, createDisk, openDisk, rebaseDisk } from '../../hosts/node/index.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';

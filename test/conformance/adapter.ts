@@ -3,7 +3,8 @@
  * the runners (`*.test.ts`) and the server of the fixtures uses web-standard globals only: the same
  * cases run in Node, Deno, Bun, browsers and workerd.
  */
-import type { CreateOptions, Disk, OpenOptions } from '../../hosts/api/disk.ts';
+import type { Disk } from '../../hosts/api/disk.ts';
+import type { CreateOptions, OpenOptions } from '../../hosts/api/open.ts';
 import type { Domain } from '../../hosts/disk/domain.ts';
 
 /** A host under test. */

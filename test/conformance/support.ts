@@ -1,5 +1,7 @@
 /** What many cases need: overlays of their own, disks to try things on, and events to wait for. */
-import type { CreateOptions, Disk, DiskEvent, Extent, StreamInfo } from '../../hosts/api/disk.ts';
+import type { Disk, DiskEvent, Extent } from '../../hosts/api/disk.ts';
+import type { StreamInfo } from '../../hosts/api/job.ts';
+import type { CreateOptions } from '../../hosts/api/open.ts';
 import type { Adapter } from './adapter.ts';
 import { equal, sameBytes } from './assert.ts';
 import { BASE_SIZE } from './content.ts';

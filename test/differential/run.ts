@@ -6,9 +6,10 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Disk, StreamInfo, StreamOptions } from '../../hosts/api/disk.ts';
-import { JobStatus } from '../../hosts/api/disk.ts';
+import type { Disk } from '../../hosts/api/disk.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
+import type { StreamInfo, StreamOptions } from '../../hosts/api/job.ts';
+import { JobStatus } from '../../hosts/api/job.ts';
 import { Random } from '../fixtures/content.ts';
 import type { Held, Operation } from '../support/faulty.ts';
 import { Holding } from '../support/faulty.ts';

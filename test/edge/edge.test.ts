@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Miniflare } from 'miniflare';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { StreamInfo } from '../../hosts/api/disk.ts';
+import type { StreamInfo } from '../../hosts/api/job.ts';
 import { makeContent } from '../fixtures/content.ts';
 import type { ObjectServer } from '../http/object-server.ts';
 import { serveObject } from '../http/object-server.ts';

@@ -2,7 +2,9 @@
  * What the tests of jobs share: a disk in memory over a base in memory, whose every operation can
  * be held, counted or failed, and a clock that only the test moves.
  */
-import type { CreateOptions, Disk, DiskEvent, StreamInfo } from '../../hosts/api/disk.ts';
+import type { Disk, DiskEvent } from '../../hosts/api/disk.ts';
+import type { StreamInfo } from '../../hosts/api/job.ts';
+import type { CreateOptions } from '../../hosts/api/open.ts';
 import { makeContent } from '../fixtures/content.ts';
 import type { Held, Operation, Perform } from '../support/faulty.ts';
 import { Holding } from '../support/faulty.ts';

@@ -4,7 +4,7 @@
  */
 import { describe, expect, it } from 'vitest';
 import type { Disk } from '../../hosts/api/disk.ts';
-import { JobStatus } from '../../hosts/api/disk.ts';
+import { JobStatus } from '../../hosts/api/job.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { writeImage } from '../simulator/writer.ts';
 import { Bench, CLUSTER, KIB, MIB } from './bench.ts';

@@ -1,8 +1,8 @@
 /** Several disks at once: each goes its own way, and a common speed is shared. */
 import { describe, expect, it } from 'vitest';
 import type { Disk } from '../../hosts/api/disk.ts';
-import { JobStatus } from '../../hosts/api/disk.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
+import { JobStatus } from '../../hosts/api/job.ts';
 import { Domain } from '../../hosts/disk/domain.ts';
 import { Bench, MIB } from './bench.ts';
 

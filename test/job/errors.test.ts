@@ -1,9 +1,10 @@
 /** The job when I/O fails: what each policy makes of it. */
 import { describe, expect, it } from 'vitest';
 import type { BlockSource } from '../../hosts/api/block.ts';
-import type { Disk, OnError } from '../../hosts/api/disk.ts';
-import { JobStatus } from '../../hosts/api/disk.ts';
+import type { Disk } from '../../hosts/api/disk.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
+import type { OnError } from '../../hosts/api/job.ts';
+import { JobStatus } from '../../hosts/api/job.ts';
 import { Bench, CLUSTER, MIB, touches } from './bench.ts';
 
 const SIZE = 8 * MIB;

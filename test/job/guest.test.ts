@@ -1,7 +1,7 @@
 /** The guest, alone and beside the job: who goes first, who fetches, what is freed. */
 import { describe, expect, it } from 'vitest';
-import { JobStatus } from '../../hosts/api/disk.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
+import { JobStatus } from '../../hosts/api/job.ts';
 import { Bench, CLUSTER, KIB, MIB } from './bench.ts';
 
 describe('a guest beside the job', () => {

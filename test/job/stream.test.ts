@@ -3,7 +3,7 @@
  * scenarios of QEMU's iotest 030.
  */
 import { describe, expect, it } from 'vitest';
-import { JobStatus } from '../../hosts/api/disk.ts';
+import { JobStatus } from '../../hosts/api/job.ts';
 import { Domain } from '../../hosts/disk/domain.ts';
 import { Bench, CLUSTER, MIB } from './bench.ts';
 

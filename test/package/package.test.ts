@@ -46,7 +46,7 @@ describe.skipIf(!isBuilt)('the package', () => {
       readme.matchAll(/\]\((?!https?:)([^)#]+)[^)]*\)/g),
       ([, path]) => path,
     );
-    expect(links).toContain('hosts/api/disk.ts');
+    expect(links).toContain('hosts/api/README.md');
     for (const path of links) expect(existsSync(join(ROOT, path)), path).toBe(true);
     for (const file of [...targets(manifest.exports), ...Object.values(manifest.bin)])
       expect(existsSync(installed(file)), file).toBe(true);

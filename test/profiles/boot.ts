@@ -2,7 +2,9 @@
  * A guest that boots, under a clock that only the test moves: it reads places of its disk one after
  * another, thinks in between, and the base is at the end of a line with a round trip and a rate.
  */
-import type { CreateOptions, Disk, RecordedProfile, ReplayInfo } from '../../hosts/api/disk.ts';
+import type { Disk } from '../../hosts/api/disk.ts';
+import type { CreateOptions } from '../../hosts/api/open.ts';
+import type { RecordedProfile, ReplayInfo } from '../../hosts/api/profile.ts';
 import { makeContent, Random } from '../fixtures/content.ts';
 import type { Operation, Perform } from '../support/faulty.ts';
 import { MemoryRuntime } from '../support/memory-runtime.ts';

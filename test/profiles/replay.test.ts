@@ -1,7 +1,7 @@
 /** Replaying a profile: what a guest waits for with a right one, a wrong one, and a hostile one. */
 import { beforeAll, describe, expect, it } from 'vitest';
-import { JobStatus } from '../../hosts/api/disk.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
+import { JobStatus } from '../../hosts/api/job.ts';
 import type { Profile } from '../../hosts/profiles/format.ts';
 import { bytesOf, decodeProfile, encodeProfile } from '../../hosts/profiles/format.ts';
 import { CLUSTER, KIB, Machine, MIB, makeBoot } from './boot.ts';

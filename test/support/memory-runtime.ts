@@ -5,8 +5,9 @@
 import { readFile } from 'node:fs/promises';
 import type { BlockFile, BlockSource } from '../../hosts/api/block.ts';
 import type { Codec } from '../../hosts/api/codec.ts';
-import type { CreateOptions, Disk, OpenOptions } from '../../hosts/api/disk.ts';
+import type { Disk } from '../../hosts/api/disk.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
+import type { CreateOptions, OpenOptions } from '../../hosts/api/open.ts';
 import type { OverlayMode, Runtime } from '../../hosts/api/runtime.ts';
 import { createDiskWith, openDiskWith } from '../../hosts/disk/open.ts';
 import { inlineCodec } from '../../hosts/node/codecs.ts';

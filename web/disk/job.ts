@@ -1,7 +1,8 @@
 /** The job that copies a disk's base: its buttons, and its fields in full. */
-import type { Disk, StreamInfo } from '../../hosts/api/disk.ts';
-import { JobStatus } from '../../hosts/api/disk.ts';
+import type { Disk } from '../../hosts/api/disk.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
+import type { StreamInfo } from '../../hosts/api/job.ts';
+import { JobStatus } from '../../hosts/api/job.ts';
 import type { PanelParts } from './markup.ts';
 
 /** What the buttons need of a disk. */

@@ -2,10 +2,11 @@
  * Everything a page shows of a disk at work: its map, its figures, its job and the job's buttons.
  * The console has one, whatever disk is at work; the page of a server has one for each of its disks.
  */
-import type { Disk, DiskEvent, Extent, StreamInfo } from '../../hosts/api/disk.ts';
-import { JobStatus } from '../../hosts/api/disk.ts';
+import type { Disk, DiskEvent, Extent } from '../../hosts/api/disk.ts';
 import { DISK_EVENTS } from '../../hosts/api/disk-events.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
+import type { StreamInfo } from '../../hosts/api/job.ts';
+import { JobStatus } from '../../hosts/api/job.ts';
 import { announce } from '../page/dom.ts';
 import { bytes, duration, percent } from '../page/format.ts';
 import type { Remedy } from '../page/notice.ts';

@@ -1,8 +1,9 @@
 /** The server that this page came from, as `createHandler` answers for it (hosts/faces/http). */
-import type { Disk, Extent, StreamInfo, StreamOptions } from '../../hosts/api/disk.ts';
-import { JobStatus } from '../../hosts/api/disk.ts';
+import type { Disk, Extent } from '../../hosts/api/disk.ts';
 import type { ErrorCode } from '../../hosts/api/errors.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
+import type { StreamInfo, StreamOptions } from '../../hosts/api/job.ts';
+import { JobStatus } from '../../hosts/api/job.ts';
 import type { ShownDisk } from '../disk/panel.ts';
 
 /** A disk as the server lists it. */

@@ -47,8 +47,10 @@ import {
   REPAIR_NOTHING,
   ZEROES,
 } from '../../../engine/protocol.ts';
-import type { CheckReport, DataFileInfo, Extent, ImageInfo } from '../../api/disk.ts';
+import type { CheckReport } from '../../api/check.ts';
+import type { Extent } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { DataFileInfo, ImageInfo } from '../../api/image.ts';
 import type { Engine } from './engine.ts';
 import { formatName } from './formats.ts';
 

@@ -10,7 +10,7 @@ import {
   FORMAT_VMDK,
   FORMAT_VPC,
 } from '../../../engine/protocol.ts';
-import type { ImageFormat } from '../../api/disk.ts';
+import type { ImageFormat } from '../../api/image.ts';
 
 const NUMBERS: Readonly<Record<ImageFormat, number>> = {
   raw: FORMAT_RAW,

@@ -16,7 +16,7 @@ import {
   SNAPSHOT_TEXT_BYTES,
   SNAPSHOTS_OF_BITMAPS,
 } from '../../../engine/protocol.ts';
-import type { BitmapInfo, SnapshotInfo } from '../../api/disk.ts';
+import type { BitmapInfo, SnapshotInfo } from '../../api/image.ts';
 import type { Engine } from './engine.ts';
 
 /** Bytes of the numbers of an answer, which texts follow. */

@@ -4,7 +4,8 @@
  */
 import type { Command } from 'commander';
 import { Option } from 'commander';
-import type { CheckReport, ImageFormat } from '../../api/disk.ts';
+import type { CheckReport } from '../../api/check.ts';
+import type { ImageFormat } from '../../api/image.ts';
 import { checkDiskWith } from '../../disk/open.ts';
 import { whileUnchanged } from './image.ts';
 import type { Ended } from './options.ts';

@@ -4,7 +4,8 @@
  */
 import type { Command } from 'commander';
 import { Option } from 'commander';
-import type { Disk, Extent, ImageFormat } from '../../api/disk.ts';
+import type { Disk, Extent } from '../../api/disk.ts';
+import type { ImageFormat } from '../../api/image.ts';
 import { FORMAT_NAMES } from '../../disk/driver/formats.ts';
 import { openImage, whileUnchanged, withDisk } from './image.ts';
 import type { Ended } from './options.ts';

@@ -7,8 +7,11 @@
 import type { Command } from 'commander';
 import { Option } from 'commander';
 import type { BlockFile } from '../../api/block.ts';
-import type { CacheMode, Disk, Extent, ImageFormat, StreamInfo } from '../../api/disk.ts';
+import type { Disk, Extent } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { ImageFormat } from '../../api/image.ts';
+import type { StreamInfo } from '../../api/job.ts';
+import type { CacheMode } from '../../api/open.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import { copyWith } from '../../disk/copy.ts';
 import { creationOptions } from './creation.ts';

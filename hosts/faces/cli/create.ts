@@ -1,8 +1,9 @@
 /** `millrace create`: a new overlay over a base. */
 import type { Command } from 'commander';
 import { Option } from 'commander';
-import type { CreateOptions, ImageFormat } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { ImageFormat } from '../../api/image.ts';
+import type { CreateOptions } from '../../api/open.ts';
 import { createDiskWith } from '../../disk/open.ts';
 import { creationOptions } from './creation.ts';
 import { withDisk } from './image.ts';

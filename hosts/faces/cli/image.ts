@@ -1,6 +1,7 @@
 /** Opening disks for a command, and closing them however it ends. */
-import type { Disk, ImageFormat } from '../../api/disk.ts';
+import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { ImageFormat } from '../../api/image.ts';
 import { contentsOf, openPlace } from '../../disk/contents.ts';
 import { openDiskWith } from '../../disk/open.ts';
 import { isRemote } from '../../files/location.ts';

@@ -4,8 +4,8 @@
  */
 import type { Command } from 'commander';
 import { IMAGES_MAX } from '../../../engine/protocol.ts';
-import type { AesInfo, ImageFormat, ImageInfo, LuksInfo, SnapshotInfo } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { AesInfo, ImageFormat, ImageInfo, LuksInfo, SnapshotInfo } from '../../api/image.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import { SIZE_UNMEASURED } from '../../bases/containers/pass.ts';
 import { formatOfWord } from '../../disk/driver/formats.ts';

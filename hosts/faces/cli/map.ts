@@ -5,8 +5,9 @@
  * (preallocated.ts).
  */
 import type { Command } from 'commander';
-import type { Disk, Extent, ImageFormat, ImageInfo } from '../../api/disk.ts';
+import type { Disk, Extent } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { ImageFormat, ImageInfo } from '../../api/image.ts';
 import { closeAll } from '../../disk/close-all.ts';
 import { isRemote } from '../../files/location.ts';
 import { besideWriters, openImage, withDisk } from './image.ts';

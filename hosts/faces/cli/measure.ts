@@ -4,8 +4,9 @@
  */
 import type { Command } from 'commander';
 import { Option } from 'commander';
-import type { Disk, ImageFormat, ImageInfo } from '../../api/disk.ts';
+import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { ImageFormat, ImageInfo } from '../../api/image.ts';
 import { creationOptions } from './creation.ts';
 import { openImage, whileUnchanged, withDisk } from './image.ts';
 import type { Ended } from './options.ts';

@@ -2,8 +2,9 @@
  * Writing a disk over a qcow2 image that is there (`convert -n -O qcow2`): all that the disk shows,
  * zeros too. The image keeps its size and its backing file, and what lies behind the disk's end.
  */
-import type { CacheMode, Disk } from '../../api/disk.ts';
+import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { CacheMode } from '../../api/open.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import { openDiskWith } from '../../disk/open.ts';
 import { withDisk } from './image.ts';

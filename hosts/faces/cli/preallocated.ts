@@ -6,7 +6,7 @@
  * block/qcow2-refcount.c).
  */
 import type { BlockSource } from '../../api/block.ts';
-import type { ImageInfo } from '../../api/disk.ts';
+import type { ImageInfo } from '../../api/image.ts';
 import { isRemote } from '../../files/location.ts';
 import { openImage, withDisk } from './image.ts';
 import type { MapRow } from './map.ts';

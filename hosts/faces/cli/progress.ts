@@ -1,6 +1,6 @@
 /** The progress of a job on a terminal: a bar, bytes, rate and time left, on one line. */
 import cliProgress from 'cli-progress';
-import type { StreamInfo } from '../../api/disk.ts';
+import type { StreamInfo } from '../../api/job.ts';
 import type { Output } from './platform.ts';
 import { drawOn } from './platform.ts';
 import { formatDuration, formatSize } from './sizes.ts';

@@ -1,7 +1,7 @@
 /** `millrace rebase`: gives an overlay another base, as `qemu-img rebase` does. */
 import type { Command } from 'commander';
-import type { ImageFormat } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { ImageFormat } from '../../api/image.ts';
 import { rebaseWith } from '../../disk/rebase.ts';
 import type { Ended } from './options.ts';
 import { addExample, baseFormat } from './options.ts';

@@ -4,8 +4,8 @@
  */
 import type { Command } from 'commander';
 import { InvalidArgumentError } from 'commander';
-import type { ImageFormat } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { ImageFormat } from '../../api/image.ts';
 import { openDiskWith } from '../../disk/open.ts';
 import { openImage, withDisk } from './image.ts';
 import type { Ended } from './options.ts';

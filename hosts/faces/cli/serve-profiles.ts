@@ -1,6 +1,7 @@
 /** What `millrace serve` does with boot profiles: it records them, and says what they are worth. */
-import type { Disk, RecordedProfile } from '../../api/disk.ts';
+import type { Disk } from '../../api/disk.ts';
 import { codeOf, MillraceError } from '../../api/errors.ts';
+import type { RecordedProfile } from '../../api/profile.ts';
 import type { Platform } from './platform.ts';
 import { tell } from './platform.ts';
 import { writeFile } from './profile.ts';

@@ -4,8 +4,10 @@
  */
 import type { Command } from 'commander';
 import { InvalidArgumentError } from 'commander';
-import type { Disk, ImageFormat, OpenOptions } from '../../api/disk.ts';
+import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { ImageFormat } from '../../api/image.ts';
+import type { OpenOptions } from '../../api/open.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import { sharingBases } from '../../bases/shared.ts';
 import { closeAll } from '../../disk/close-all.ts';

@@ -1,8 +1,8 @@
 /** `millrace abort` and `resume`: of the job of a disk that `millrace serve` has. */
 import type { Command } from 'commander';
-import type { StreamInfo } from '../../api/disk.ts';
 import type { ErrorReason } from '../../api/errors.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { StreamInfo } from '../../api/job.ts';
 import { redactUrl } from '../../bases/http/address.ts';
 import type { Ended } from './options.ts';
 import { addExample } from './options.ts';

@@ -2,7 +2,7 @@
  * `millrace snapshot`: lists the internal snapshots of an image, as `qemu-img snapshot -l` does.
  */
 import type { Command } from 'commander';
-import type { ImageFormat } from '../../api/disk.ts';
+import type { ImageFormat } from '../../api/image.ts';
 import { lookBesideWriters, openImage, withDisk } from './image.ts';
 import { snapshotList } from './info.ts';
 import type { Ended } from './options.ts';

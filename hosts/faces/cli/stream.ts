@@ -4,9 +4,12 @@
  */
 import type { Command } from 'commander';
 import { Option } from 'commander';
-import type { CacheMode, Disk, ImageFormat, StreamInfo, StreamOptions } from '../../api/disk.ts';
-import { JobStatus } from '../../api/disk.ts';
+import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { ImageFormat } from '../../api/image.ts';
+import type { StreamInfo, StreamOptions } from '../../api/job.ts';
+import { JobStatus } from '../../api/job.ts';
+import type { CacheMode } from '../../api/open.ts';
 import { findImage } from '../../disk/find-image.ts';
 import { openDiskWith } from '../../disk/open.ts';
 import { openImage, withDisk } from './image.ts';

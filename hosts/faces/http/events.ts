@@ -4,8 +4,9 @@
  * after a loss has missed nothing that counts.
  */
 
-import type { Disk, StreamInfo } from '../../api/disk.ts';
+import type { Disk } from '../../api/disk.ts';
 import { DISK_EVENTS } from '../../api/disk-events.ts';
+import type { StreamInfo } from '../../api/job.ts';
 
 /** Proxies end connections that say nothing for half a minute or more. */
 const KEEP_ALIVE_MS = 15_000;

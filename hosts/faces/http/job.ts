@@ -1,7 +1,8 @@
 /** The job of a disk over HTTP: started with options, and controlled while it runs. */
-import type { StreamOptions } from '../../api/disk.ts';
-import { JobStatus } from '../../api/disk.ts';
+
 import { MillraceError } from '../../api/errors.ts';
+import type { StreamOptions } from '../../api/job.ts';
+import { JobStatus } from '../../api/job.ts';
 import type { Answer, Ask } from './answer.ts';
 import { json, Refusal } from './answer.ts';
 

@@ -1,5 +1,5 @@
 /** The disks of one machine under their aliases. */
-import { JobStatus } from '../../../hosts/api/disk.ts';
+import { JobStatus } from '../../../hosts/api/job.ts';
 import { FIRST_PAGE_BYTES } from '../../../hosts/bases/http/http.ts';
 import type { DomainEventDetail } from '../../../hosts/disk/domain.ts';
 import type { Case } from '../adapter.ts';

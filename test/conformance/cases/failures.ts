@@ -1,7 +1,7 @@
 /** Jobs that meet errors: each policy of `onError`. */
 
 import type { Disk } from '../../../hosts/api/disk.ts';
-import { JobStatus } from '../../../hosts/api/disk.ts';
+import { JobStatus } from '../../../hosts/api/job.ts';
 import type { Adapter, Case } from '../adapter.ts';
 import { equal, ok, rejects } from '../assert.ts';
 import { baseContent, MIB } from '../content.ts';

@@ -1,5 +1,7 @@
 /** Overlays over time: made once, opened again, kept from a second writer, closed. */
-import type { Disk, OpenOptions, StreamOptions } from '../../../hosts/api/disk.ts';
+import type { Disk } from '../../../hosts/api/disk.ts';
+import type { StreamOptions } from '../../../hosts/api/job.ts';
+import type { OpenOptions } from '../../../hosts/api/open.ts';
 import type { Case } from '../adapter.ts';
 import { equal, rejects } from '../assert.ts';
 import { BASE_SIZE, baseContent, guestData, KIB, MIB } from '../content.ts';

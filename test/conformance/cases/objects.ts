@@ -1,9 +1,9 @@
 /** Overlays and bases that the caller brings as objects: a BlockFile, a BlockSource. */
 
 import type { BlockFile, BlockSource } from '../../../hosts/api/block.ts';
-import { JobStatus } from '../../../hosts/api/disk.ts';
 import type { ErrorCode } from '../../../hosts/api/errors.ts';
 import { MillraceError } from '../../../hosts/api/errors.ts';
+import { JobStatus } from '../../../hosts/api/job.ts';
 import type { Case } from '../adapter.ts';
 import { equal, ok, rejects, sameBytes } from '../assert.ts';
 import { baseContent, CLUSTER, guestData, KIB, MIB } from '../content.ts';

@@ -1,7 +1,7 @@
 /** The job: stream, abort, info, and what goes with them. */
 
 import type { Disk } from '../../../hosts/api/disk.ts';
-import { JobStatus } from '../../../hosts/api/disk.ts';
+import { JobStatus } from '../../../hosts/api/job.ts';
 import { FIRST_PAGE_BYTES } from '../../../hosts/bases/http/http.ts';
 import type { Adapter, Case } from '../adapter.ts';
 import { equal, ok, rejects, sameBytes } from '../assert.ts';

@@ -1,6 +1,6 @@
 /** What every disk has on top of reading and writing: streams, blobs, blocks, signals, `using`. */
 import type { Disk } from '../../../hosts/api/disk.ts';
-import { JobStatus } from '../../../hosts/api/disk.ts';
+import { JobStatus } from '../../../hosts/api/job.ts';
 import type { Case } from '../adapter.ts';
 import { equal, ok, rejects, sameBytes } from '../assert.ts';
 import { BASE_SIZE, baseContent, CLUSTER, guestData, MIB } from '../content.ts';
