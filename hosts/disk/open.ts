@@ -114,7 +114,7 @@ async function openExisting(
     const formats = Array.isArray(options.baseFormat) ? options.baseFormat : [options.baseFormat];
     const recorded = opening.backingOf(0);
     if (bases.length) await opening.openChain(bases, formats, followChain, recorded?.identity);
-    else if (recorded) await opening.openRecorded(recorded, 0, formats[0], followChain);
+    else if (recorded) await opening.openRecorded(recorded, formats[0], followChain);
     if (!readOnly) await opening.recover();
     await opening.loadProfile(options.profile);
     return opening.finish(readOnly, options.copyOnRead ?? true);

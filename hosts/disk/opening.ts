@@ -5,14 +5,6 @@
 import {
   FORMAT_QCOW2,
   FORMAT_RAW,
-  FORMAT_VMDK,
-  FORMAT_VPC,
-  IMAGE_FORMAT,
-  IMAGE_FORMAT_AT,
-  IMAGE_FORMAT_BYTES,
-  IMAGE_IDENTITY_AT,
-  IMAGE_IDENTITY_BYTES,
-  IMAGE_NAME_AT,
   IMAGE_NAME_BYTES,
   IMAGE_SIZE,
   IMAGES_MAX,
@@ -29,14 +21,17 @@ import type { ImageFormat } from '../api/image.ts';
 import type { BaseLocation, CacheMode } from '../api/open.ts';
 import type { ProfileChoice, RecordOptions } from '../api/profile.ts';
 import type { OverlayMode, Runtime, SourceUse } from '../api/runtime.ts';
+import type { Backing } from './backing.ts';
+import { backingOf, NAMELESS, notFollowed, placeOf, recordBacking } from './backing.ts';
 import { closeAll } from './close-all.ts';
 import { ContentId } from './content-id.ts';
 import type { Expected, UnpackChoice } from './contents.ts';
 import { contentsOf, openPlace } from './contents.ts';
 import { EngineDisk } from './disk.ts';
 import { Engine } from './driver/engine.ts';
-import { formatName, formatOfWord, isContainerWord, recordedFormat } from './driver/formats.ts';
+import { formatName } from './driver/formats.ts';
 import { findImage } from './find-image.ts';
+import { ImageOpener } from './image-opening.ts';
 import {
   checkedFormat,
   checkedMemory,
@@ -45,43 +40,14 @@ import {
   mustBeWritable,
   overlayName,
 } from './options.ts';
-import {
-  isVhdFooter,
-  otherFormat,
-  otherTrailer,
-  PROBE_BYTES,
-  TRAILER_BYTES,
-} from './other-formats.ts';
 import type { PartedSource } from './parts.ts';
-import { openPartsOf } from './parts.ts';
 import type { GivenProfile, ProfiledBase } from './profiles.ts';
 import { checkedRecording, loadProfile } from './profiles.ts';
 import type { RecordedIdentity } from './recorded.ts';
-import {
-  checkIdentity,
-  checkParts,
-  parseIdentity,
-  rebaseCommand,
-  recordedName,
-  recordOf,
-  textOf,
-} from './recorded.ts';
-import { startsVmdkText } from './vmdk-text.ts';
+import { checkIdentity, checkParts, recordedName, recordOf } from './recorded.ts';
 
-/** How the format of what was given is said: of an image that is looked at, and of a base. */
-export const RAW_IMAGE = "format: 'raw', -f raw";
-export const RAW_BASE = "baseFormat: 'raw', --base-format raw";
 /** What the HTTP bases say of a 401 or 403. */
 const LACKS_CREDENTIALS = /^https?:.*the server answered 40[13]\b/;
-
-/** What the header of an image says of its base. */
-interface Backing {
-  name: string;
-  format?: ImageFormat;
-  /** By its format, it is a raw disk in a container. */
-  isPacked: boolean;
-  identity?: RecordedIdentity;
-}
 
 /** What the caller says of the disk and its bases. */
 export interface OpeningOptions extends UnpackChoice {
@@ -95,18 +61,11 @@ export interface OpeningOptions extends UnpackChoice {
 }
 
 /**
- * Recorded of a base that is an object without a name. By its scheme, no other program takes it for
- * a file.
- */
-const NAMELESS = 'object:unnamed';
-
-/**
  * A disk on its way to being open; what has been opened is closed again if it does not get there.
  */
 export class Opening {
   readonly engine: Engine;
   readonly #runtime: Runtime;
-  #overlay: BlockFile | BlockSource | undefined;
   /** An overlay that was made here, and is not under its name yet. */
   #made: BlockFile | undefined;
   /** What would be recorded of each base, kept for when a job makes it the overlay's own. */
@@ -115,12 +74,10 @@ export class Opening {
   #isRecorded = false;
   /** By which places the bases go, and the members of archives that they are (`#NAME`). */
   readonly #places: { place: string; suffix: string }[] = [];
-  /** Where the images were opened, as it was given; parts are beside them. */
-  readonly #given: (string | undefined)[] = [];
+  /** Where the overlay was opened, as it was given. */
+  #given: string | undefined;
   readonly #choice: UnpackChoice;
-  readonly #follow: boolean;
-  /** Number of the next file, of images that lie in several. */
-  #nextFile: number = IMAGES_MAX;
+  readonly #opener: ImageOpener;
   /** Bytes of the disk, where they are told. */
   #size: number | undefined;
   #count = 0;
@@ -148,7 +105,12 @@ export class Opening {
     this.#baseUse = forceShare ? 'shared' : 'base';
     this.#choice = { unpack, sequential };
     this.#size = size;
-    this.#follow = followChain ?? false;
+    const follow = followChain ?? false;
+    this.#opener = new ImageOpener(runtime, engine, {
+      ...this.#choice,
+      follow,
+      baseUse: this.#baseUse,
+    });
     this.#record = record;
   }
 
@@ -166,7 +128,6 @@ export class Opening {
     if (!given) this.#made = file;
     if (file.size)
       throw new MillraceError('EEXIST', `cannot create ${overlayName(overlay)}: it is not empty`);
-    this.#overlay = file;
     this.engine.attach(0, file, overlayName(overlay));
   }
 
@@ -186,7 +147,7 @@ export class Opening {
     const { readOnly = false } = mode;
     mustBeWritable(overlay, !readOnly);
     await this.#attachOverlay(overlay, mode);
-    const format = await this.#openContents(0, checkedFormat(as), readOnly ? 0 : OPEN_WRITABLE);
+    const format = await this.#openOverlay(as, readOnly ? 0 : OPEN_WRITABLE);
     this.engine.texts.keep(0);
     if (!readOnly && format !== FORMAT_QCOW2) {
       throw new MillraceError(
@@ -199,7 +160,7 @@ export class Opening {
   /** Opens an image for nothing but a description: one whose data cannot be read, too. */
   async openToDescribe(overlay: string | BlockSource, as?: ImageFormat): Promise<void> {
     await this.#attachOverlay(overlay, { readOnly: true });
-    await this.#openContents(0, checkedFormat(as), OPEN_TO_DESCRIBE);
+    await this.#openOverlay(as, OPEN_TO_DESCRIBE);
     this.engine.texts.keep(0);
   }
 
@@ -214,18 +175,23 @@ export class Opening {
   ): Promise<boolean> {
     mustBeWritable(overlay, writable);
     await this.#attachOverlay(overlay, { readOnly: !writable });
-    return (await this.#openContents(0, checkedFormat(as), OPEN_TO_CHECK)) === FORMAT_QCOW2;
+    return (await this.#openOverlay(as, OPEN_TO_CHECK)) === FORMAT_QCOW2;
+  }
+
+  #openOverlay(as: ImageFormat | undefined, argument: number): Promise<number> {
+    const asked = checkedFormat(as);
+    return this.#opener.open({ image: 0, asked, argument, place: this.#given });
   }
 
   async #attachOverlay(
     overlay: string | BlockFile | BlockSource,
     mode: OverlayMode,
   ): Promise<void> {
-    this.#overlay = mode.readOnly
+    const file = mode.readOnly
       ? await this.#toRead(overlay, mode)
       : await this.#toWrite(overlay, mode);
-    this.#given[0] = typeof overlay === 'string' ? overlay : overlay.name;
-    this.engine.attach(0, this.#overlay, overlayName(overlay));
+    this.#given = typeof overlay === 'string' ? overlay : overlay.name;
+    this.engine.attach(0, file, overlayName(overlay));
     this.#count = 1;
   }
 
@@ -274,14 +240,13 @@ export class Opening {
     }
   }
 
-  /** Opens the chain that starts with the base which an image records. */
+  /** Opens the chain that starts with the base which the overlay records. */
   async openRecorded(
     recorded: Backing,
-    image: number,
     format: ImageFormat | undefined,
     follow: boolean,
   ): Promise<void> {
-    await this.#openBelow(recorded, image, format ?? recorded.format, recorded.identity);
+    await this.#openBelow(recorded, 0, format ?? recorded.format, recorded.identity);
     await this.openChain([], [], follow);
   }
 
@@ -299,13 +264,7 @@ export class Opening {
     format: ImageFormat | undefined,
     recorded?: RecordedIdentity,
   ): Promise<void> {
-    if (backing.name === NAMELESS)
-      throw new MillraceError(
-        'ENOENT',
-        `${this.engine.name(image)}: its base was an object of the program that made it: give it again as the base`,
-        { reason: 'base-needed' },
-      );
-    const base = this.resolve(backing, image);
+    const base = placeOf(this.#runtime, this.engine, backing, image);
     const isForeign =
       backing.identity === undefined && backing.format !== undefined && !backing.isPacked;
     await this.#asRecorded(() => this.#openBase(base, format, { recorded, isForeign }));
@@ -330,96 +289,6 @@ export class Opening {
     }
   }
 
-  /**
-   * Opens what has been attached. Raw data ends where its source does: one that comes in order and
-   * does not tell its size is gone through first.
-   */
-  async #openContents(image: number, asked: number, argument = 0): Promise<number> {
-    const format = await this.#openImage(image, asked, argument);
-    const source = this.engine.file(image);
-    if (format !== FORMAT_RAW || source?.measure === undefined) return format;
-    await source.measure();
-    this.engine.attach(image, source, this.engine.name(image));
-    return this.#openImage(image, asked, argument);
-  }
-
-  /**
-   * Gives the format found. Where none was asked for, what begins like a container or a page is not
-   * taken for raw data.
-   */
-  async #openImage(image: number, asked: number, argument = 0): Promise<number> {
-    const opening = this.engine.request(KIND_OPEN, image, asked, argument);
-    if (asked && asked !== FORMAT_VMDK) return opening;
-    const failed = await opening.then(
-      () => undefined,
-      (error) => error,
-    );
-    if (failed !== undefined && (await this.#openParts(image)))
-      return this.engine.request(KIND_OPEN, image, FORMAT_VMDK, argument);
-    if (asked) return opening;
-    const isRaw = failed === undefined && (await opening) === FORMAT_RAW;
-    const isUnknown = failed instanceof MillraceError && failed.code === 'EUNSUPPORTED';
-    const found = isRaw || isUnknown ? await this.#otherFormat(image, isRaw) : undefined;
-    if (found === undefined && isRaw && (await this.#isFixedVhd(image)))
-      return this.engine.request(KIND_OPEN, image, FORMAT_VPC, argument);
-    if (found === undefined) return opening;
-    throw new MillraceError(
-      'EUNSUPPORTED',
-      `cannot open ${this.engine.name(image)}: ${found}${this.#asRawAdvice(image, argument)}`,
-      { cause: failed },
-    );
-  }
-
-  /** Opens the other files of an image that lies in several; false where it does not. */
-  async #openParts(image: number): Promise<boolean> {
-    if (!startsVmdkText(this.engine.firstBytes(image, PROBE_BYTES))) return false;
-    const parted = await openPartsOf(this.#runtime, this.engine, image, {
-      ...this.#choice,
-      follow: this.#follow,
-      as: image === 0 ? undefined : this.#baseUse,
-      place: this.#given[image],
-      first: this.#nextFile,
-    });
-    this.#nextFile = parted.end;
-    this.engine.attach(image, parted, this.engine.name(image));
-    if (image === 0) this.#overlay = parted;
-    return true;
-  }
-
-  /** How the format raw is given to an image; nothing for an overlay that is written. */
-  #asRawAdvice(image: number, argument: number): string {
-    if (image === 0 && argument === OPEN_WRITABLE) return '';
-    const command = rebaseCommand(this.engine.name(image - 1), this.engine.name(image));
-    const base = this.#isRecorded ? `baseFormat: 'raw', or ${command} --base-format raw` : RAW_BASE;
-    const option = image === 0 ? RAW_IMAGE : base;
-    return `; or give it the format raw, if its bytes as they are are the disk (${option})`;
-  }
-
-  async #otherFormat(image: number, isRaw: boolean): Promise<string | undefined> {
-    const found = otherFormat(this.engine.firstBytes(image, PROBE_BYTES));
-    const end = found || !isRaw ? undefined : await this.#trailer(image, /\.dmg$/i);
-    return end ? otherTrailer(end) : found;
-  }
-
-  /** A VHD of fixed size is raw data with a footer behind it. */
-  async #isFixedVhd(image: number): Promise<boolean> {
-    const end = await this.#trailer(image, /\.(vhd|vpc)$/i);
-    return end !== undefined && isVhdFooter(end);
-  }
-
-  /**
-   * The last bytes of an image. They are looked at only where its name says what may be there, as
-   * QEMU does: of a remote image it costs a request.
-   */
-  async #trailer(image: number, named: RegExp): Promise<Uint8Array | undefined> {
-    const file = this.engine.file(image);
-    if (!file || file.size < TRAILER_BYTES || !named.test(this.engine.name(image)))
-      return undefined;
-    const end = new Uint8Array(TRAILER_BYTES);
-    await file.read(file.size - TRAILER_BYTES, end);
-    return end;
-  }
-
   async #openBase(
     location: BaseLocation,
     format: ImageFormat | undefined,
@@ -442,7 +311,6 @@ export class Opening {
     const { recorded } = expected;
     const image = this.#count++;
     if (opened !== undefined) this.#places[image] = opened;
-    this.#given[image] = opened?.place ?? source.name;
     this.engine.attach(
       image,
       source,
@@ -452,7 +320,12 @@ export class Opening {
     // besides.
     const found = await recordOf(source);
     if (recorded) checkIdentity(this.engine.name(0), recorded, found, source.name);
-    await this.#openContents(image, asked);
+    await this.#opener.open({
+      image,
+      asked,
+      place: opened?.place ?? source.name,
+      isRecorded: this.#isRecorded,
+    });
     this.#identities[image] = await recordOf(this.engine.file(image) as PartedSource);
     if (recorded) checkParts(this.engine.name(0), recorded, this.#identities[image], source.name);
     this.engine.texts.keep(image);
@@ -460,33 +333,7 @@ export class Opening {
 
   /** What an image records as its base, if it has one. */
   backingOf(image: number): Backing | undefined {
-    const n = this.engine.imageReport(image);
-    const name = this.engine.texts.text(image, n[IMAGE_NAME_AT], n[IMAGE_NAME_BYTES]);
-    if (n[IMAGE_FORMAT] !== FORMAT_QCOW2 || !name) return undefined;
-    const format = this.engine.texts.text(image, n[IMAGE_FORMAT_AT], n[IMAGE_FORMAT_BYTES]);
-    if (format && formatOfWord(format) === undefined)
-      throw new MillraceError(
-        'EUNSUPPORTED',
-        `${this.engine.name(image)}: its backing file has the format '${format}', which is not supported`,
-      );
-    return {
-      name,
-      format: formatOfWord(format),
-      isPacked: isContainerWord(format),
-      identity: parseIdentity(
-        this.engine.texts.text(image, n[IMAGE_IDENTITY_AT], n[IMAGE_IDENTITY_BYTES]),
-        name,
-      ),
-    };
-  }
-
-  resolve(backing: Backing, from: number): string {
-    if (backing.name.startsWith('json:'))
-      throw new MillraceError(
-        'EUNSUPPORTED',
-        `${this.engine.name(from)}: its backing file is given as 'json:…', which is not supported; name the base explicitly`,
-      );
-    return this.#runtime.resolve(backing.name, this.engine.name(from));
+    return backingOf(this.engine, image);
   }
 
   /**
@@ -495,14 +342,7 @@ export class Opening {
    */
   recordBase(image: number, place?: string, as?: string): void {
     const name = checkedRecord(as) ?? this.#recordedName(image, place);
-    const record = this.#identities[image];
-    const found = formatName(this.engine.imageReport(image)[IMAGE_FORMAT]) ?? 'raw';
-    const format = recordedFormat(found, record.container);
-    if (!this.engine.texts.setBacking(name, format, textOf(record, name)))
-      throw new MillraceError(
-        'EINVAL',
-        `the name of the base is too long to be recorded: '${name}'`,
-      );
+    recordBacking(this.engine, image, name, this.#identities[image]);
   }
 
   #recordedName(image: number, given: string | undefined): string {
@@ -566,7 +406,7 @@ export class Opening {
     return new EngineDisk(this.engine, {
       readOnly,
       baseless,
-      content: new ContentId(this.#overlay!, baseless ? [] : this.#bases(), readOnly),
+      content: new ContentId(this.engine.file(0)!, baseless ? [] : this.#bases(), readOnly),
       release: () => this.#closeFiles(),
       recordBase: (image) => this.recordBase(image),
       findImage: (images, wanted) => findImage(this.#runtime, images, wanted),
@@ -595,7 +435,7 @@ export class Opening {
   }
 
   #setUse(copyOnRead: boolean, readAhead: boolean): void {
-    const { discard, flushIsDear = false } = this.#overlay as Partial<BlockFile>;
+    const { discard, flushIsDear = false } = this.engine.file(0) as Partial<BlockFile>;
     this.engine.exports.setUse(copyOnRead, readAhead, discard !== undefined, flushIsDear);
   }
 
@@ -629,12 +469,4 @@ function unopened(name: string, size: number): BlockSource {
     },
     close() {},
   };
-}
-
-/** An image from elsewhere must not make us open what its author chose. */
-export function notFollowed(base: string, below: string): MillraceError {
-  return new MillraceError(
-    'EUNSUPPORTED',
-    `${base} has a backing file of its own, '${below}', which is followed only when asked for (followChain, --follow-chain)`,
-  );
 }

@@ -9,10 +9,11 @@ import { MillraceError } from '../api/errors.ts';
 import type { ImageFormat, ImageInfo } from '../api/image.ts';
 import { mustKnowOptions, REBASE_OPTIONS } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
+import { notFollowed } from './backing.ts';
 import { contentsOf, openPlace } from './contents.ts';
 import { formatOfWord, recordedFormat } from './driver/formats.ts';
+import { RAW_BASE, RAW_IMAGE } from './image-opening.ts';
 import { openDiskWith } from './open.ts';
-import { notFollowed, RAW_BASE, RAW_IMAGE } from './opening.ts';
 import { checkedRecord } from './options.ts';
 import { parseIdentity, recordedName, recordOf, textOf } from './recorded.ts';
 

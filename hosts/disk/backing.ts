@@ -1,0 +1,90 @@
+/** What the header of an image says of its base, and what it is to say. */
+import {
+  FORMAT_QCOW2,
+  IMAGE_FORMAT,
+  IMAGE_FORMAT_AT,
+  IMAGE_FORMAT_BYTES,
+  IMAGE_IDENTITY_AT,
+  IMAGE_IDENTITY_BYTES,
+  IMAGE_NAME_AT,
+  IMAGE_NAME_BYTES,
+} from '../../engine/protocol.ts';
+import { MillraceError } from '../api/errors.ts';
+import type { ImageFormat } from '../api/image.ts';
+import type { Runtime } from '../api/runtime.ts';
+import type { Engine } from './driver/engine.ts';
+import { formatName, formatOfWord, isContainerWord, recordedFormat } from './driver/formats.ts';
+import type { RecordedIdentity } from './recorded.ts';
+import { parseIdentity, textOf } from './recorded.ts';
+
+/** What the header of an image says of its base. */
+export interface Backing {
+  name: string;
+  format?: ImageFormat;
+  /** By its format, it is a raw disk in a container. */
+  isPacked: boolean;
+  identity?: RecordedIdentity;
+}
+
+/**
+ * Recorded of a base that is an object without a name. By its scheme, no other program takes it for
+ * a file.
+ */
+export const NAMELESS = 'object:unnamed';
+
+/** What an image records as its base, if it has one. */
+export function backingOf(engine: Engine, image: number): Backing | undefined {
+  const n = engine.imageReport(image);
+  const text = (at: number, bytes: number): string => engine.texts.text(image, n[at], n[bytes]);
+  const name = text(IMAGE_NAME_AT, IMAGE_NAME_BYTES);
+  if (n[IMAGE_FORMAT] !== FORMAT_QCOW2 || !name) return undefined;
+  const format = text(IMAGE_FORMAT_AT, IMAGE_FORMAT_BYTES);
+  if (format && formatOfWord(format) === undefined)
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      `${engine.name(image)}: its backing file has the format '${format}', which is not supported`,
+    );
+  return {
+    name,
+    format: formatOfWord(format),
+    isPacked: isContainerWord(format),
+    identity: parseIdentity(text(IMAGE_IDENTITY_AT, IMAGE_IDENTITY_BYTES), name),
+  };
+}
+
+/** Where the base is that the image `from` records. */
+export function placeOf(runtime: Runtime, engine: Engine, { name }: Backing, from: number): string {
+  if (name === NAMELESS)
+    throw new MillraceError(
+      'ENOENT',
+      `${engine.name(from)}: its base was an object of the program that made it: give it again as the base`,
+      { reason: 'base-needed' },
+    );
+  if (name.startsWith('json:'))
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      `${engine.name(from)}: its backing file is given as 'json:…', which is not supported; name the base explicitly`,
+    );
+  return runtime.resolve(name, engine.name(from));
+}
+
+/** Hands over what the overlay's header is to say: that its base is this image, by this name. */
+export function recordBacking(
+  engine: Engine,
+  image: number,
+  name: string,
+  identity: RecordedIdentity,
+): void {
+  const found = formatName(engine.imageReport(image)[IMAGE_FORMAT]) ?? 'raw';
+  const format = recordedFormat(found, identity.container);
+  if (!engine.texts.setBacking(name, format, textOf(identity, name)))
+    throw new MillraceError('EINVAL', `the name of the base is too long to be recorded: '${name}'`);
+}
+
+/** An image from elsewhere must not make us open what its author chose. */
+export function notFollowed(base: string, below: string): MillraceError {
+  return new MillraceError(
+    'EUNSUPPORTED',
+    `${base} has a backing file of its own, '${below}', which is followed only when asked for (followChain, --follow-chain)`,
+  );
+}
