@@ -1,5 +1,5 @@
-// Waking: tasks that wait are made ready when what they wait for may have come. Each looks for itself
-// whether it has.
+// Waking: tasks that wait are made ready when what they wait for may have come. Each looks for
+// itself whether it has.
 
 import { TASKS_MAX } from '../limits';
 import { ABORTED } from '../protocol';

@@ -1,5 +1,5 @@
-// Handing out copies: which clusters the next one is about, and whether there is room for it now, in
-// memory and by the job's speed.
+// Handing out copies: which clusters the next one is about, and whether there is room for it now,
+// in memory and by the job's speed.
 
 import { arenaBytes, arenaFreeBytes } from '../core/arena';
 import { now } from '../core/clock';

@@ -1,5 +1,5 @@
-// What a write-back does with freed clusters that nothing on disk refers to any more: their space goes
-// back to the storage, then their refcounts are lowered, so that they can be taken again.
+// What a write-back does with freed clusters that nothing on disk refers to any more: their space
+// goes back to the storage, then their refcounts are lowered, so that they can be taken again.
 
 import { ioBegin } from '../core/ring';
 import { ON_IO, ON_SLOT, ON_WRITEBACK, Task } from '../core/task';

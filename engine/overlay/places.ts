@@ -12,7 +12,9 @@ import { BACKING_NAME_BYTES_MAX, SECTOR_BYTES } from '../limits';
 import { IDENTITY_BYTES_MAX } from '../protocol';
 import { backingTexts } from './texts';
 
-/** Where the texts are to stand in the header's page, 0: nowhere; and where its extensions will end. */
+/**
+ * Where the texts are to stand in the header's page, 0: nowhere; and where its extensions will end.
+ */
 @unmanaged
 export class Places {
   nameTo: u32;

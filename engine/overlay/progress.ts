@@ -1,5 +1,5 @@
-// How far the write-backs are: what has been changed and is not on disk yet, who wants it to be, and
-// which of them are on stable storage.
+// How far the write-backs are: what has been changed and is not on disk yet, who wants it to be,
+// and which of them are on stable storage.
 
 import { anyDirty } from '../core/pages';
 import { WRITEBACK_PAUSE_MS_MIN } from '../limits';
@@ -10,7 +10,9 @@ import { freeCount } from './frees';
 export class Writebacks {
   running: bool;
   wanted: bool;
-  /** Only the cache knows of something that was fetched: a crash would make that be fetched again. */
+  /**
+   * Only the cache knows of something that was fetched: a crash would make that be fetched again.
+   */
   fetched: bool;
   /** Flushes are not to be made oftener than need be. */
   sparing: bool;

@@ -1,4 +1,5 @@
-// The snapshot of a write-back: a copy of all changed sectors, in runs of neighbours, stage by stage.
+// The snapshot of a write-back: a copy of all changed sectors, in runs of neighbours, stage by
+// stage.
 
 import { Page, STAGES, sectorDirty, stageDirty } from '../core/page';
 import { pageAt, pageChanged, pageCount, sectorsTaken } from '../core/pages';

@@ -1,5 +1,5 @@
-// The texts of the base that the host wants recorded: name, format and identity, one behind the other
-// where it has put them.
+// The texts of the base that the host wants recorded: name, format and identity, one behind the
+// other where it has put them.
 
 import { FORMAT_BYTES_MAX } from '../formats/qcow2/header';
 import { BACKING_NAME_BYTES_MAX } from '../limits';

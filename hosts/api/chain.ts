@@ -16,8 +16,8 @@ export interface CommitOptions {
    */
   keep?: boolean;
   /**
-   * Follow the backing references of the base itself, and open the other files of an image that lies
-   * in several; default false.
+   * Follow the backing references of the base itself, and open the other files of an image that
+   * lies in several; default false.
    */
   followChain?: boolean;
   /** Bytes of WebAssembly memory for each of the two disks. */

@@ -23,8 +23,8 @@ export interface CheckReport {
   /** Bytes: where the last cluster in use ends. */
   imageEndOffset: number;
   /**
-   * With `data`, unless the metadata is corrupt: bytes of the disk that the image holds and does not
-   * give, because a compressed stream does not inflate or the file cannot be read.
+   * With `data`, unless the metadata is corrupt: bytes of the disk that the image holds and does
+   * not give, because a compressed stream does not inflate or the file cannot be read.
    */
   damagedBytes?: number;
   /** Where the first of them are, and what is wrong there. */

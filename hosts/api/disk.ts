@@ -30,7 +30,9 @@ export interface Extent {
 
 /** What `read` may be asked for besides. */
 export interface ReadOptions {
-  /** Gives up the waiting: the read rejects with `ABORTED`. What was fetched stays in the overlay. */
+  /**
+   * Gives up the waiting: the read rejects with `ABORTED`. What was fetched stays in the overlay.
+   */
   signal?: AbortSignal;
   /**
    * An array of the caller's that is filled, of `length` bytes; it is not to be used before the

@@ -42,8 +42,8 @@ export interface CreateOptions {
   /** 32 subclusters a cluster; clusters of 16 KiB or more. */
   extendedL2?: boolean;
   /**
-   * Follow the backing references of the base itself, and open the other files of an image that lies
-   * in several; default false.
+   * Follow the backing references of the base itself, and open the other files of an image that
+   * lies in several; default false.
    */
   followChain?: boolean;
   /**
@@ -101,8 +101,9 @@ export interface OpenOptions {
   /** Default what is recorded, or told by a base's first bytes. */
   baseFormat?: ImageFormat | ImageFormat[];
   /**
-   * Follow the backing references of the base itself, and open the other files of an image that lies
-   * in several; default false: an image from elsewhere must not make us open what its author chose.
+   * Follow the backing references of the base itself, and open the other files of an image that
+   * lies in several; default false: an image from elsewhere must not make us open what its author
+   * chose.
    */
   followChain?: boolean;
   /** Makes the overlay, as `createDisk` does, where it is not there yet. */
