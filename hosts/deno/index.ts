@@ -4,7 +4,8 @@
  *
  * ```ts
  * import { createDisk } from 'millrace/deno';
- * const disk = await createDisk({ overlay: 'vm.qcow2', base: 'https://images.example/debian.qcow2' });
+ * const base = 'https://images.example/debian.qcow2';
+ * const disk = await createDisk({ overlay: 'vm.qcow2', base });
  * await disk.read(0, 512);   // fetched now, kept in the overlay
  * await disk.stream();       // the whole base
  * await disk.close();

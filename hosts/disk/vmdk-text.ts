@@ -96,7 +96,9 @@ export function vmdkExtents(text: Uint8Array, image: string): VmdkExtent[] {
   }
 }
 
-/** As UTF-8, unless it says otherwise; a name in another encoding is taken only where it is ASCII. */
+/**
+ * As UTF-8, unless it says otherwise; a name in another encoding is taken only where it is ASCII.
+ */
 function decoded(text: Uint8Array, image: string): string {
   const letters = new TextDecoder('latin1').decode(text).replace(/\0+$/, '');
   const said = /^encoding\s*=\s*"([^"]*)"/im.exec(letters)?.[1] ?? 'UTF-8';

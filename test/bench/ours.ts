@@ -80,7 +80,8 @@ export async function peakMemory(base: string): Promise<number> {
  */
 const TELL_MEMORY = `data:text/javascript,${encodeURIComponent(String.raw`
   import { readFileSync } from 'node:fs';
-  const peak = process.platform === 'linux' ? () => /VmHWM:\s*(\d+)/.exec(readFileSync('/proc/self/status'))[1] : () => process.resourceUsage().maxRSS;
+  const ofLinux = () => /VmHWM:\s*(\d+)/.exec(readFileSync('/proc/self/status'))[1];
+  const peak = process.platform === 'linux' ? ofLinux : () => process.resourceUsage().maxRSS;
   process.on('exit', () => console.error('max-rss-kib=' + peak()));
 `)}`;
 

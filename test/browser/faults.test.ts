@@ -443,7 +443,8 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
     const told = await tab.run(async (tools) => {
       await (await tools.createDisk({ overlay: 'taken', size: 1024 * 1024 })).close();
       const script = `onmessage = async () => {
-        const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('millrace');
+        const root = await navigator.storage.getDirectory();
+        const folder = await root.getDirectoryHandle('millrace');
         const handle = await (await folder.getFileHandle('taken.qcow2')).createSyncAccessHandle();
         onmessage = () => { handle.close(); postMessage('closed'); };
         postMessage('open');

@@ -130,7 +130,7 @@ describeWithPeer(['nginx'], 'boot profiles on the command line', () => {
       });
       expect(stderr.match(/the boot read/g)).toHaveLength(1);
       const { ranges } = await decodeProfile(await readFile(join(scene.folder, 'a.profile')));
-      // However slow the reader was, the record began with its first read, and ended before the last.
+      // However slow the reader was: it began with the first read, and ended before the last.
       expect(ranges[0].offset).toBe(PLACES[0]);
       expect(ranges.map(({ offset }) => offset)).not.toContain(14 * MIB);
     }));

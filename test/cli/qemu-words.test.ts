@@ -36,9 +36,8 @@ async function inScene(use: (folder: string) => Promise<void>): Promise<void> {
       base.set(makeContent('random', 1, 100_000), MIB);
       await writeFile('b.raw', base);
       await millraceHere(
-        ...'create -f qcow2 -b b.raw -F raw -o cluster_size=4k,refcount_bits=32 -q o.qcow2 5M'.split(
-          ' ',
-        ),
+        ...'create -f qcow2 -b b.raw -F raw'.split(' '),
+        ...'-o cluster_size=4k,refcount_bits=32 -q o.qcow2 5M'.split(' '),
       );
       await millraceHere(
         ...'create -f qcow2 -b o.qcow2 -F qcow2 --follow-chain p.qcow2'.split(' '),

@@ -1,4 +1,4 @@
-/** Disks of one process over the same source that comes in order: it is fetched once, by counting. */
+/** Disks of one process over one source that comes in order: it is fetched once, by counting. */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -1,4 +1,7 @@
-/** Disks over HTTP by `Deno.serve`. `deno run --allow-read --allow-write --allow-net fetch-deno.ts` */
+/**
+ * Disks over HTTP by `Deno.serve`:
+ * `deno run --allow-read --allow-write --allow-net fetch-deno.ts vm.qcow2 URL`
+ */
 import { createHandler, openDisk } from 'millrace/deno';
 
 const [overlay = 'vm.qcow2', base = 'https://images.example/debian.qcow2'] = Deno.args;

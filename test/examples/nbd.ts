@@ -1,4 +1,7 @@
-/** A machine's disk by NBD: `qemu-system-x86_64 -drive file=nbd+unix:///vda?socket=PATH,format=raw`. */
+/**
+ * A machine's disk by NBD:
+ * `qemu-system-x86_64 -drive file=nbd+unix:///vda?socket=PATH,format=raw`
+ */
 import { openDisk } from 'millrace';
 import { listenNbd, NbdServer } from 'millrace/nbd';
 

@@ -1,4 +1,6 @@
-/** A script in Node or Bun: a machine's disk over an image elsewhere. `node script.ts vm.qcow2 URL` */
+/**
+ * A script in Node or Bun, a machine's disk over an image elsewhere: `bun script.ts vm.qcow2 URL`
+ */
 import { createDisk, openDisk } from 'millrace';
 
 const [overlay = 'vm.qcow2', base = 'https://images.example/debian.qcow2'] = process.argv.slice(2);

@@ -26,7 +26,7 @@ const WORK_FACTOR_MAX = 400;
 const KEPT_BYTES_MAX = 64 * 1024 * 1024;
 /** Raw data of no check sum: whatever stands there is the disk. */
 const UNCHECKED: readonly Container[] = ['stored.zip', 'tar', 'sparse.tar', 'gnu.tar'];
-/** What may be read before all has been compared that stands at the end is shown to be wrong then. */
+/** From either end, where headers, indexes and footers are. */
 const EDGE_BYTES = 700;
 const MUTATIONS_MAX = 4;
 const INTERESTING = [0, 1, 0x7f, 0x80, 0xff];

@@ -1,4 +1,4 @@
-/** A machine boots, over a slow link, from an image as it is published: compressed, packed, foreign. */
+/** A machine boots, over a slow link, from published images: compressed, packed, foreign. */
 import { copyFile, mkdtemp, rename, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

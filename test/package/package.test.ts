@@ -185,7 +185,12 @@ describe.skipIf(!isBuilt)('the package', () => {
   it('says what a bundle lacks that has it without its engine', async () => {
     await writeFile(
       join(project, 'app.js'),
-      "import { createDisk } from 'millrace';\nconst disk = await createDisk({ overlay: 'bundled.qcow2', size: 512 });\nconsole.log(disk.size);\nawait disk.close();",
+      `
+      import { createDisk } from 'millrace';
+      const disk = await createDisk({ overlay: 'bundled.qcow2', size: 512 });
+      console.log(disk.size);
+      await disk.close();
+      `,
     );
     const outfile = join(project, 'out/app.js');
     await build({
@@ -212,7 +217,14 @@ describe.skipIf(!isBuilt)('the package', () => {
   it('is bundled by esbuild with its engine', async () => {
     await writeFile(
       join(project, 'whole.js'),
-      "import { createDisk } from 'millrace';\nimport engine from 'millrace/engine.wasm';\nconst disk = await createDisk({ overlay: 'whole.qcow2', size: 512, wasm: new WebAssembly.Module(engine) });\nconsole.log(disk.size);\nawait disk.close();",
+      `
+      import { createDisk } from 'millrace';
+      import engine from 'millrace/engine.wasm';
+      const wasm = new WebAssembly.Module(engine);
+      const disk = await createDisk({ overlay: 'whole.qcow2', size: 512, wasm });
+      console.log(disk.size);
+      await disk.close();
+      `,
     );
     const outfile = join(project, 'whole/whole.js');
     await build({
@@ -233,7 +245,14 @@ describe.skipIf(!isBuilt)('the package', () => {
   it('is compiled by Bun into one program', async () => {
     await writeFile(
       join(project, 'compiled.js'),
-      "import { createDisk } from 'millrace';\nimport path from 'millrace/engine.wasm' with { type: 'file' };\nconst wasm = await WebAssembly.compile(await Bun.file(path).arrayBuffer());\nconst disk = await createDisk({ overlay: 'compiled.qcow2', size: 512, wasm });\nconsole.log(disk.size);\nawait disk.close();",
+      `
+      import { createDisk } from 'millrace';
+      import path from 'millrace/engine.wasm' with { type: 'file' };
+      const wasm = await WebAssembly.compile(await Bun.file(path).arrayBuffer());
+      const disk = await createDisk({ overlay: 'compiled.qcow2', size: 512, wasm });
+      console.log(disk.size);
+      await disk.close();
+      `,
     );
     await run(
       join(ROOT, 'node_modules/.bin/bun'),
@@ -256,26 +275,41 @@ describe.skipIf(!isBuilt)('the package', () => {
       'Node',
       { lib: ['es2023'], types: ['node'] },
       `
-      import { createDisk, openDisk, checkDisk, commitDisk, rebaseDisk, createHandler, listen, nodeListener, openHttp, openFile, Domain, JobStatus, MillraceError } from 'millrace';
+      import { createDisk, openDisk, checkDisk, commitDisk, rebaseDisk } from 'millrace';
+      import { createHandler, listen, nodeListener, openHttp, openFile } from 'millrace';
+      import { Domain, JobStatus, MillraceError } from 'millrace';
       import type { BlockFile, BlockSource, Disk, Extent, StreamInfo } from 'millrace';
-      const disk: Disk = await createDisk({ overlay: 'vm.qcow2', base: await openHttp('https://images.example/debian.qcow2', { headers: { A: 'b' } }) });
+      const base = await openHttp('https://images.example/a.qcow2', { headers: { A: 'b' } });
+      const disk: Disk = await createDisk({ overlay: 'vm.qcow2', base });
       const bytes: Uint8Array = await disk.read(0, 512);
       await disk.write(4096, bytes);
-      const info: StreamInfo = await disk.stream({ onError: 'enospc', signal: AbortSignal.timeout(1000) });
-      if (info.status === JobStatus.FAILED) throw new MillraceError('EIO', info.error?.message ?? '');
-      for await (const extent of disk.map()) { const { state }: Extent = extent; console.log(state); }
+      const signal = AbortSignal.timeout(1000);
+      const info: StreamInfo = await disk.stream({ onError: 'enospc', signal });
+      const message = info.error?.message ?? '';
+      if (info.status === JobStatus.FAILED) throw new MillraceError('EIO', message);
+      for await (const extent of disk.map()) {
+        const { state }: Extent = extent;
+        console.log(state);
+      }
       const vm = new Domain();
       vm.attach('vda', await openDisk({ overlay: 'vm.qcow2' }));
       vm.addEventListener('completed', (event) => console.log(event.detail.device));
-      disk.addEventListener('progress', (event) => { const left: number = event.detail.remaining; console.log(left); });
+      disk.addEventListener('progress', (event) => {
+        const left: number = event.detail.remaining;
+        console.log(left);
+      });
       // @ts-expect-error There is no such event.
       disk.addEventListener('progres', () => {});
       // @ts-expect-error Nor is it one of a domain's.
       vm.addEventListener('complete', () => {});
-      { await using again = await openDisk({ overlay: 'vm.qcow2', create: { size: 512 } }); console.log(again.size); }
+      {
+        await using again = await openDisk({ overlay: 'vm.qcow2', create: { size: 512 } });
+        console.log(again.size);
+      }
       await disk.readable({ offset: 0, length: 512 }).pipeTo(disk.writable());
       for await (const { offset, data } of disk.blocks()) console.log(offset, data.length);
-      const handler: (request: Request) => Promise<Response> = createHandler({ disks: { vda: disk }, token: 'secret' });
+      const handled = { disks: { vda: disk }, token: 'secret' };
+      const handler: (request: Request) => Promise<Response> = createHandler(handled);
       const file: BlockFile = await openFile('vm.qcow2');
       const source: BlockSource = file;
       const { url }: { url: string } = await listen(handler, { port: 0 });

@@ -1,4 +1,4 @@
-/** The file, the plan of a replay, and merging: by numbers, and by files that are made to do harm. */
+/** The file, the plan of a replay, and merging: by numbers, and by files made to do harm. */
 import { deflate } from 'pako';
 import { describe, expect, it } from 'vitest';
 import type { Profile, ProfileRange } from '../../hosts/profiles/format.ts';

@@ -87,8 +87,8 @@ export class Asker {
   }
 
   /**
-   * Whether the server answers, and only this page may not know what: asked while no answer has been
-   * seen.
+   * Whether the server answers, and only this page may not know what: asked while no answer has
+   * been seen.
    */
   async isHidden(target: Target | undefined): Promise<boolean> {
     if (target === undefined || !isElsewhere(target)) return false;
@@ -117,6 +117,7 @@ export class Asker {
     });
   }
 }
+
 /** What a page is told of a server whose answers it may not see. */
 export function hidden({ cause }: Failure): Failure {
   const reason =

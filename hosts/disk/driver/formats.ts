@@ -44,7 +44,7 @@ export function isContainerWord(word: string): boolean {
   return CONTAINERS.includes(word);
 }
 
-/** The format that a recorded word stands for; undefined for none, and for one that is not known. */
+/** The format that a recorded word stands for; undefined for none, and for an unknown one. */
 export function formatOfWord(word: string): ImageFormat | undefined {
   if (isContainerWord(word)) return 'raw';
   return isFormat(word) ? word : undefined;

@@ -371,5 +371,6 @@ function snapshotRow(
   clock: string,
   icount: string,
 ): string {
-  return `${id.padEnd(10)}${name.padEnd(17)}${size.padStart(8)}${date.padStart(20)}${clock.padStart(13)}${icount.padStart(11)}`.trimEnd();
+  const right = [size.padStart(8), date.padStart(20), clock.padStart(13), icount.padStart(11)];
+  return [id.padEnd(10), name.padEnd(17), ...right].join('').trimEnd();
 }

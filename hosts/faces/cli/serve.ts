@@ -249,7 +249,7 @@ async function openAll(
     const record = recorded.has(device) && { seconds: options.recordFor };
     const disk = await openOrCreate(runtime, image, options, { profile, record });
     served.set(device, { disk, image });
-    // What it finds is told while the disk is served; one that is closed before has nothing to tell.
+    // What it finds is told while the disk is served; one closed before has nothing to tell.
     if (profile !== undefined) void tellOfReplay(platform, device, disk).catch(() => {});
   }
 }
