@@ -15,6 +15,7 @@ import type { OptionNames } from '../api/options.ts';
 import { mustKnowOptions } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
 import type { EngineDisk } from './disk.ts';
+import { hex } from './hex.ts';
 import { createDiskWith, openDiskWith } from './open.ts';
 
 const CACHE_OPTIONS: OptionNames<BaseCacheOptions> = { directory: true, size: true };
@@ -211,7 +212,7 @@ class Cache {
 async function keyOf({ size }: BlockSource, name: string, identity: string): Promise<string> {
   const text = new TextEncoder().encode(JSON.stringify([name, size, identity]));
   const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', text));
-  return Array.from(digest.subarray(0, 16), (byte) => byte.toString(16).padStart(2, '0')).join('');
+  return hex(digest.subarray(0, 16));
 }
 
 /**

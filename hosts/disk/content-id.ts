@@ -4,6 +4,7 @@
  * brings into the overlay does not, nor that a base is no longer needed then.
  */
 import type { BlockFile, BlockSource } from '../api/block.ts';
+import { hex } from './hex.ts';
 
 /** As it stands by the overlay's file, in JSON. */
 interface Kept {
@@ -102,8 +103,7 @@ function identityOf(source: BlockSource): string {
 
 /** A page without a secure context has no `randomUUID`. */
 function unique(): string {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
+  return hex(crypto.getRandomValues(new Uint8Array(16)));
 }
 
 function parse(text: string | undefined): Kept | undefined {

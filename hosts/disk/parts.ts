@@ -17,6 +17,7 @@ import { closeAll } from './close-all.ts';
 import type { UnpackChoice } from './contents.ts';
 import { contentsOf } from './contents.ts';
 import type { Engine } from './driver/engine.ts';
+import { hex } from './hex.ts';
 import type { VmdkExtent } from './vmdk-text.ts';
 import { VMDK_TEXT_BYTES_MAX, vmdkExtents } from './vmdk-text.ts';
 
@@ -185,7 +186,7 @@ async function identityOf(sources: readonly BlockSource[]): Promise<string | und
   const told = JSON.stringify(sources.map(({ size, identity }) => [size, identity ?? null]));
   const bytes = new TextEncoder().encode(told);
   const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', bytes));
-  return Array.from(digest.subarray(0, 8), (byte) => byte.toString(16).padStart(2, '0')).join('');
+  return hex(digest.subarray(0, 8));
 }
 
 /** In place of the file of zeros, which are in none. */

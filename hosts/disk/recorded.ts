@@ -3,6 +3,7 @@ import { IDENTITY_BYTES_MAX } from '../../engine/protocol.ts';
 import type { BlockSource } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { Runtime } from '../api/runtime.ts';
+import { hex } from './hex.ts';
 import { mayBeSame, shortIdentity } from './identity.ts';
 
 /** What an overlay records of its base beside name and format, so that another base is noticed. */
@@ -69,7 +70,7 @@ export async function recordOf(
   const [kind] = /^(etag |modified )?/.exec(identity)!;
   return {
     ...whole,
-    identity: `${kind}sha-256:${Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('')}`,
+    identity: `${kind}sha-256:${hex(digest)}`,
   };
 }
 

@@ -19,6 +19,7 @@ const LOADS_IN_FLIGHT = 4;
 const PUTS_IN_FLIGHT = 4;
 /** As many keys as a bucket deletes at once. */
 const DELETED_MAX = 1000;
+
 interface Manifest {
   size: number;
   /** Who writes to it: another one at each opening. */

@@ -5,6 +5,7 @@
  */
 import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
+import { hex } from '../../disk/hex.ts';
 
 /** Bytes read from the disk at once. */
 const PIECE_BYTES = 1024 * 1024;
@@ -160,7 +161,7 @@ async function etagOf(disk: Disk, identity: string | undefined): Promise<string>
   const digest = new Uint8Array(
     await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text)),
   );
-  return `"${Array.from(digest.subarray(0, 16), (byte) => byte.toString(16).padStart(2, '0')).join('')}"`;
+  return `"${hex(digest.subarray(0, 16))}"`;
 }
 
 const uniques = new WeakMap<Disk, string>();
