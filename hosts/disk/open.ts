@@ -68,7 +68,7 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
   if (create === undefined) return openExisting(runtime, existing);
   if (options.readOnly)
     throw new MillraceError('EINVAL', 'openDisk has create or readOnly, not both');
-  const { overlay, copyOnRead, forceShare, cache, memory } = existing;
+  const { overlay, copyOnRead, forceShare, cache, memory, profile, record } = existing;
   // An object is no record: it has to be given again.
   if (isObject(create.base)) existing.base ??= create.base;
   let isMissing = isObject(overlay) && overlay.size === 0;
@@ -79,7 +79,8 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
       if (!isMissing) throw error;
     }
   try {
-    const made = { ...create, overlay, copyOnRead, forceShare, cache, memory };
+    const how = { overlay, copyOnRead, forceShare, cache, memory };
+    const made = { profile, record, ...create, ...how };
     return await createDiskWith(runtime, made as CreateOptions);
   } catch (error) {
     // Somebody else may have been quicker.

@@ -132,6 +132,21 @@ export const profileCases: readonly Case[] = [
     },
   },
   {
+    name: 'an overlay that openDisk makes records and replays as it is opened',
+    async run(host) {
+      const create = { base: `${host.server}/base.raw` };
+      const open = (how: { record?: boolean; profile?: Uint8Array }) =>
+        host.openDisk({ overlay: newOverlay(host), create, ...how });
+      const profile = await using(open({ record: true }), async (disk) => {
+        await disk.read(PLACES[0], 512);
+        return (await disk.profile()).data;
+      });
+      await using(open({ profile }), async (disk) => {
+        equal((await disk.replay()).outcome, 'done', 'outcome');
+      });
+    },
+  },
+  {
     name: 'an overlay that is opened again records and replays, too',
     async run(host) {
       const base = `${host.server}/base.qcow2`;
