@@ -5,7 +5,7 @@
 import type { Command } from 'commander';
 import { commitWith } from '../../disk/commit.ts';
 import type { Ended } from './options.ts';
-import { addExample } from './options.ts';
+import { addExample, followChain } from './options.ts';
 import { warnOfOverlays } from './overlays.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK } from './platform.ts';
@@ -32,10 +32,7 @@ export function declareCommit(program: Command, platform: Platform, ended: Ended
       'write into this image of the chain (a path, or its depth: 1 is the base), together with all that lies between; the overlay then stays as it is',
     )
     .option('-d, --keep', "keep the overlay's data")
-    .option(
-      '--follow-chain',
-      'follow what the base names: backing files, the other files of a VMDK',
-    )
+    .addOption(followChain())
     .option('--json', 'tell the result as JSON')
     .action(async (overlay, options) => ended(await commit(platform, overlay, options)));
   addExample(command, 'millrace commit vm.qcow2');

@@ -9,7 +9,7 @@ import type { ImageFormat } from '../../api/image.ts';
 import { FORMAT_NAMES } from '../../disk/driver/formats.ts';
 import { openImage, whileUnchanged, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
-import { addExample, imageFormat, refusing } from './options.ts';
+import { addExample, followChain, imageFormat, refusing } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, tell } from './platform.ts';
 
@@ -42,10 +42,7 @@ export function declareCompare(program: Command, platform: Platform, ended: Ende
         FORMAT_NAMES,
       ),
     )
-    .option(
-      '--follow-chain',
-      'follow what the bases name: backing files, the other files of a VMDK',
-    )
+    .addOption(followChain())
     .action(async (first, second, options) =>
       ended(await compare(platform, first, second, options)),
     );

@@ -18,7 +18,15 @@ import { creationOptions } from './creation.ts';
 import { besideWriters, changedMeanwhile, openImage, withDisk } from './image.ts';
 import { writeOntoQcow2 } from './onto-qcow2.ts';
 import type { Ended } from './options.ts';
-import { addExample, cacheMode, creation, imageFormat, refusing, size } from './options.ts';
+import {
+  addExample,
+  cacheMode,
+  creation,
+  followChain,
+  imageFormat,
+  refusing,
+  size,
+} from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import { ProgressBar } from './progress.ts';
@@ -79,10 +87,7 @@ export function declareConvert(program: Command, platform: Platform, ended: Ende
     .addOption(new Option('-W', 'writes may go out of order, which they always may').hideHelp())
     .addOption(new Option('-m <n>', 'copies in flight, which are chosen by themselves').hideHelp())
     .addOption(cacheMode())
-    .option(
-      '--follow-chain',
-      'follow what the base names: backing files, the other files of a VMDK',
-    )
+    .addOption(followChain())
     .option('--json', 'tell the result as JSON')
     .action(async (source, target, { W: _, m: __, ...options }) =>
       ended(await convert(platform, source, target, withCreation(options))),

@@ -8,7 +8,7 @@ import { createDiskWith } from '../../disk/open.ts';
 import { creationOptions } from './creation.ts';
 import { withDisk } from './image.ts';
 import type { Ended } from './options.ts';
-import { addExample, baseFormat, count, creation, refusing, size } from './options.ts';
+import { addExample, baseFormat, count, creation, followChain, refusing, size } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, tell } from './platform.ts';
 import { formatSize } from './sizes.ts';
@@ -44,10 +44,7 @@ export function declareCreate(program: Command, platform: Platform, ended: Ended
     .option('--extended-l2', '32 subclusters a cluster')
     .addOption(creation())
     .addOption(new Option('-f, --format <format>', 'the only one').choices(['qcow2']))
-    .option(
-      '--follow-chain',
-      'follow what the base names: backing files, the other files of a VMDK',
-    )
+    .addOption(followChain())
     .option(
       '--record-base <name>',
       "what the overlay records as its base's place (default: where it is, without user, password and query of a URL)",

@@ -12,7 +12,7 @@ import { closeAll } from '../../disk/close-all.ts';
 import { isRemote } from '../../files/location.ts';
 import { besideWriters, openImage, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
-import { addExample, imageFormat, outputFormat, size, wantsJson } from './options.ts';
+import { addExample, followChain, imageFormat, outputFormat, size, wantsJson } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, printable } from './platform.ts';
 import { holesOfPreallocated, rowsWithHoles } from './preallocated.ts';
@@ -54,10 +54,7 @@ export function declareMap(program: Command, platform: Platform, ended: Ended): 
     .option('--json', 'the same as --output json')
     .option('-s, --start-offset <size>', 'where the range begins (default: 0)', size)
     .option('-l, --max-length <size>', 'how long it is at most', size)
-    .option(
-      '--follow-chain',
-      'follow what the base names: backing files, the other files of a VMDK',
-    )
+    .addOption(followChain())
     .action(async (image, options) =>
       ended(
         await map(platform, image, {

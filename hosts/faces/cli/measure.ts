@@ -10,7 +10,15 @@ import type { ImageFormat, ImageInfo } from '../../api/image.ts';
 import { creationOptions } from './creation.ts';
 import { openImage, whileUnchanged, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
-import { addExample, creation, imageFormat, outputFormat, size, wantsJson } from './options.ts';
+import {
+  addExample,
+  creation,
+  followChain,
+  imageFormat,
+  outputFormat,
+  size,
+  wantsJson,
+} from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK } from './platform.ts';
 
@@ -54,10 +62,7 @@ export function declareMeasure(program: Command, platform: Platform, ended: Ende
     .addOption(creation())
     .option('--size <size>', 'of an empty disk of that size, in place of an image', size)
     .addOption(imageFormat())
-    .option(
-      '--follow-chain',
-      'follow what the base names: backing files, the other files of a VMDK',
-    )
+    .addOption(followChain())
     .addOption(outputFormat())
     .option('--json', 'the same as --output json')
     .action(async (image, options) =>

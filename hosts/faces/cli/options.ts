@@ -36,6 +36,13 @@ export function baseFormat(): Option {
   ).choices(FORMAT_NAMES);
 }
 
+export function followChain(): Option {
+  return new Option(
+    '--follow-chain',
+    'follow what a base names: backing files, the other files of a VMDK',
+  );
+}
+
 /** `-o` of qemu-img: see creationOptions. */
 export function creation(): Option {
   return new Option(

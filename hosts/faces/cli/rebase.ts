@@ -4,7 +4,7 @@ import { MillraceError } from '../../api/errors.ts';
 import type { ImageFormat } from '../../api/image.ts';
 import { rebaseWith } from '../../disk/rebase.ts';
 import type { Ended } from './options.ts';
-import { addExample, baseFormat } from './options.ts';
+import { addExample, baseFormat, followChain } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK } from './platform.ts';
 import { withBar } from './progress.ts';
@@ -35,10 +35,7 @@ export function declareRebase(program: Command, platform: Platform, ended: Ended
       '-u, --unsafe',
       'change only the reference, for a base that was moved; the old one need not be there, and the format stays as recorded',
     )
-    .option(
-      '--follow-chain',
-      'follow what the bases name: backing files, the other files of a VMDK',
-    )
+    .addOption(followChain())
     .option(
       '--record-base <name>',
       "what the overlay records as its base's place (default: where it is, without user, password and query of a URL)",

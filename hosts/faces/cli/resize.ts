@@ -9,7 +9,7 @@ import type { ImageFormat } from '../../api/image.ts';
 import { openDiskWith } from '../../disk/open.ts';
 import { openImage, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
-import { addExample, imageFormat, size } from './options.ts';
+import { addExample, followChain, imageFormat, size } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK } from './platform.ts';
 
@@ -39,10 +39,7 @@ export function declareResize(program: Command, platform: Platform, ended: Ended
     .argument('<size>', 'the new size; +SIZE and -SIZE are from the size that it has', wanted)
     .addOption(imageFormat())
     .option('--shrink', 'make it smaller, which loses what lies behind the new end')
-    .option(
-      '--follow-chain',
-      'follow what the base names: backing files, the other files of a VMDK',
-    )
+    .addOption(followChain())
     .option('--json', 'tell the result as JSON')
     .action(async (image, size, options) => ended(await resize(platform, image, size, options)));
   addExample(command, 'millrace resize vm.qcow2 +10G');

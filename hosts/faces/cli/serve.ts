@@ -15,7 +15,7 @@ import { createDiskWith, openDiskWith } from '../../disk/open.ts';
 import type { Listening } from '../http/handler.ts';
 import { createHandler } from '../http/handler.ts';
 import type { Ended } from './options.ts';
-import { addExample, baseFormat, imageFormat, listed } from './options.ts';
+import { addExample, baseFormat, followChain, imageFormat, listed } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, LOOPBACK, tell } from './platform.ts';
 import { baseAt } from './reach.ts';
@@ -92,10 +92,7 @@ export function declareServe(program: Command, platform: Platform, ended: Ended)
     )
     .addOption(imageFormat())
     .addOption(baseFormat())
-    .option(
-      '--follow-chain',
-      'follow what the base names: backing files, the other files of a VMDK',
-    )
+    .addOption(followChain())
     .option('--json', 'tell where the disks are as JSON');
   addProfiles(command);
   addNbd(command).action(async (images, options) => ended(await serve(platform, images, options)));

@@ -14,7 +14,7 @@ import { findImage } from '../../disk/find-image.ts';
 import { openDiskWith } from '../../disk/open.ts';
 import { openImage, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
-import { addExample, baseFormat, cacheMode, size } from './options.ts';
+import { addExample, baseFormat, cacheMode, followChain, size } from './options.ts';
 import { warnOfOverlays } from './overlays.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
@@ -80,10 +80,7 @@ export function declareStream(program: Command, platform: Platform, ended: Ended
     .option('--from <url|path>', 'where the base is now, if not where the overlay records it')
     .addOption(cacheMode())
     .addOption(baseFormat())
-    .option(
-      '--follow-chain',
-      'follow what the base names: backing files, the other files of a VMDK',
-    )
+    .addOption(followChain())
     .option('--json', 'tell how it stands once a second, and at the end, as a line of JSON')
     .action(async (overlay, options) => ended(await stream(platform, overlay, options)));
   addExample(command, 'millrace stream vm.qcow2 --speed 20M');
