@@ -7,11 +7,9 @@ import { InvalidArgumentError } from 'commander';
 import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { ImageFormat } from '../../api/image.ts';
-import type { OpenOptions } from '../../api/open.ts';
-import type { Runtime } from '../../api/runtime.ts';
 import { sharingBases } from '../../bases/shared.ts';
 import { closeAll } from '../../disk/close-all.ts';
-import { createDiskWith, openDiskWith } from '../../disk/open.ts';
+import { openDiskWith } from '../../disk/open.ts';
 import type { Listening } from '../http/handler.ts';
 import { createHandler } from '../http/handler.ts';
 import type { Ended } from './options.ts';
@@ -244,7 +242,18 @@ async function openAll(
     const runtime = from === undefined ? shared : baseAt(shared, from);
     const profile = profiles.get(device);
     const record = recorded.has(device) && { seconds: options.recordFor };
-    const disk = await openOrCreate(runtime, image, options, { profile, record });
+    const { readOnly, followChain, format, baseFormat, base, create } = options;
+    const disk = await openDiskWith(runtime, {
+      overlay: image,
+      readOnly,
+      followChain,
+      format,
+      baseFormat,
+      base,
+      create: create ? { base, followChain, baseFormat } : undefined,
+      profile,
+      record,
+    });
     served.set(device, { disk, image });
     // What it finds is told while the disk is served; one closed before has nothing to tell.
     if (profile !== undefined) void tellOfReplay(platform, device, disk).catch(() => {});
@@ -260,29 +269,6 @@ function profilesOf(
   if (profile.length === 1 && (only === 'auto' || only === 'none'))
     return new Map(readOnly ? [] : images.map(([device]) => [device, only]));
   return placesOf('profile', profile, images);
-}
-
-async function openOrCreate(
-  runtime: Runtime,
-  image: string,
-  options: ServeOptions,
-  profiles: Pick<OpenOptions, 'profile' | 'record'>,
-): Promise<Disk> {
-  const { readOnly, followChain, format, baseFormat, base, create } = options;
-  try {
-    return await openDiskWith(runtime, {
-      overlay: image,
-      readOnly,
-      followChain,
-      format,
-      baseFormat,
-      base,
-      ...profiles,
-    });
-  } catch (error) {
-    if (!create || !(error instanceof MillraceError) || error.code !== 'ENOENT') throw error;
-  }
-  return createDiskWith(runtime, { overlay: image, base, followChain, baseFormat, ...profiles });
 }
 
 async function startHttp(
