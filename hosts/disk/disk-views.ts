@@ -9,6 +9,7 @@ import { MillraceError } from '../api/errors.ts';
 import type { StreamInfo, StreamOptions } from '../api/job.ts';
 import { JobStatus } from '../api/job.ts';
 import { mustKnowOptions, RANGE_OPTIONS, READ_OPTIONS } from '../api/options.ts';
+import { closeWhenDisposed } from './disposed.ts';
 
 /** Bytes that a stream reads at a time; a multiple of every cluster size but the largest. */
 const VIEW_BYTES = 1024 * 1024;
@@ -17,8 +18,6 @@ const INSPECT: readonly symbol[] = [
   Symbol.for('nodejs.util.inspect.custom'),
   Symbol.for('Deno.customInspect'),
 ];
-/** Engines that do not have the symbol yet are given this one by compilers. */
-const ASYNC_DISPOSE: symbol = Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose');
 
 /** A range whose end is known. */
 interface Range {
@@ -29,14 +28,9 @@ interface Range {
 
 export abstract class DiskViews extends DiskTarget {
   static {
-    const { prototype } = DiskViews;
-    Object.defineProperty(prototype, ASYNC_DISPOSE, {
-      value(this: DiskViews): Promise<void> {
-        return this.close();
-      },
-    });
+    closeWhenDisposed(DiskViews);
     for (const symbol of INSPECT)
-      Object.defineProperty(prototype, symbol, {
+      Object.defineProperty(DiskViews.prototype, symbol, {
         value(this: DiskViews): string {
           return this.described();
         },

@@ -11,6 +11,7 @@ import type { StreamInfo, StreamOptions } from '../api/job.ts';
 import { JobStatus } from '../api/job.ts';
 import { DOMAIN_STREAM_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import { closeAll } from './close-all.ts';
+import { closeWhenDisposed } from './disposed.ts';
 
 /** Detail of a domain's events: the disk's alias and its job's info. */
 export interface DomainEventDetail extends StreamInfo {
@@ -20,8 +21,6 @@ export interface DomainEventDetail extends StreamInfo {
 
 /** What a domain extends: EventTarget, with the types of its events. */
 export const DomainTarget: new () => JobTarget<DomainEventDetail> = EventTarget;
-/** Engines that do not have the symbol yet are given this one by compilers. */
-const ASYNC_DISPOSE: symbol = Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose');
 
 /** A disk of the domain. */
 interface Member {
@@ -42,11 +41,7 @@ interface Member {
  */
 export class Domain extends DomainTarget {
   static {
-    Object.defineProperty(Domain.prototype, ASYNC_DISPOSE, {
-      value(this: Domain): Promise<void> {
-        return this.close();
-      },
-    });
+    closeWhenDisposed(Domain);
   }
 
   /** As `close`, at the end of an `await using`. */
