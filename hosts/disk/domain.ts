@@ -54,8 +54,8 @@ export class Domain extends DomainTarget {
   attach(device: string, disk: Disk): void {
     if (this.#disks.has(device))
       throw new MillraceError('EEXIST', `the domain has a disk '${device}' already`);
-    const forward = (event: Event): void => {
-      const detail: DomainEventDetail = { device, ...(event as CustomEvent<StreamInfo>).detail };
+    const forward = (event: CustomEvent<StreamInfo>): void => {
+      const detail: DomainEventDetail = { device, ...event.detail };
       this.dispatchEvent(new CustomEvent(event.type, { detail }));
       if (event.type === 'completed' || event.type === 'failed') member.job = undefined;
       // A job may have been started at the disk itself: its progress is the first that is heard of

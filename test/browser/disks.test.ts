@@ -39,7 +39,7 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
     const end = await tab.run(async (tools) => {
       const disk = await tools.createDisk({ overlay: 'export', base: '/images/base.qcow2' });
       const ended = new Promise((resolve) =>
-        disk.addEventListener('completed', (event) => resolve((event as CustomEvent).detail)),
+        disk.addEventListener('completed', ({ detail }) => resolve(detail)),
       );
       await disk.write(1_000_001, new Uint8Array(5000).fill(7));
       await disk.stream({ nonblock: true, speed: 2 * 1024 * 1024 });

@@ -203,7 +203,7 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
       await other.close();
       const disk = await tools.createDisk({ overlay: 'full', base: '/images/base.raw' });
       const stopped = new Promise((resolve) =>
-        disk.addEventListener('paused', (event) => resolve((event as CustomEvent).detail)),
+        disk.addEventListener('paused', ({ detail }) => resolve(detail)),
       );
       await disk.stream({ nonblock: true, onError: 'enospc' });
       const info = (await stopped) as import('../../hosts/api/job.ts').StreamInfo;
@@ -254,7 +254,7 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
       const base = await tools.openHttp(new URL('/images/base.raw', location.href), { retries: 1 });
       const disk = await tools.createDisk({ overlay: 'offline', base, recordBase: base.name });
       const stopped = new Promise((resolve) =>
-        disk.addEventListener('paused', (event) => resolve((event as CustomEvent).detail)),
+        disk.addEventListener('paused', ({ detail }) => resolve(detail)),
       );
       await disk.write(10, new Uint8Array([1, 2, 3]));
       await disk.flush();
@@ -281,7 +281,7 @@ function faults(scene: Scene, limit: (tab: Tab) => Promise<void>): void {
         disk: import('../../hosts/browser/api.ts').BrowserDisk;
       };
       const ended = new Promise((resolve) =>
-        disk.addEventListener('completed', (event) => resolve((event as CustomEvent).detail)),
+        disk.addEventListener('completed', ({ detail }) => resolve(detail)),
       );
       await disk.setSpeed(0);
       await disk.resume();

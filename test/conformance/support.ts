@@ -1,5 +1,7 @@
 /** What many cases need: overlays of their own, disks to try things on, and events to wait for. */
 import type { Disk, DiskEvent, Extent } from '../../hosts/api/disk.ts';
+import type { JobTarget } from '../../hosts/api/disk-events.ts';
+import { DISK_EVENTS } from '../../hosts/api/disk-events.ts';
 import type { StreamInfo } from '../../hosts/api/job.ts';
 import type { CreateOptions } from '../../hosts/api/open.ts';
 import type { Adapter } from './adapter.ts';
@@ -57,22 +59,17 @@ export async function layout(source: AsyncIterable<Extent>): Promise<string[]> {
 }
 
 /** The detail of the next event of this type. */
-export function nextEvent(target: EventTarget, type: DiskEvent): Promise<StreamInfo> {
+export function nextEvent(target: JobTarget<StreamInfo>, type: DiskEvent): Promise<StreamInfo> {
   return new Promise((resolve) => {
-    target.addEventListener(type, (event) => resolve((event as CustomEvent<StreamInfo>).detail), {
-      once: true,
-    });
+    target.addEventListener(type, ({ detail }) => resolve(detail), { once: true });
   });
 }
 
 /** All events of a disk from now on, by type and in order. */
-export function record(target: EventTarget): { type: string; detail: StreamInfo }[] {
+export function record(target: JobTarget<StreamInfo>): { type: string; detail: StreamInfo }[] {
   const events: { type: string; detail: StreamInfo }[] = [];
-  for (const type of ['progress', 'completed', 'failed', 'paused', 'resumed'] as const) {
-    target.addEventListener(type, (event) =>
-      events.push({ type, detail: (event as CustomEvent<StreamInfo>).detail }),
-    );
-  }
+  for (const type of DISK_EVENTS)
+    target.addEventListener(type, ({ detail }) => events.push({ type, detail }));
   return events;
 }
 

@@ -373,12 +373,12 @@ class Run {
     this.#job = job;
     this.result.jobs++;
     const disk = this.#disk;
-    const final = (event: Event): void => {
+    const final = ({ type, detail }: CustomEvent<StreamInfo>): void => {
       job.finals++;
       job.done = true;
       disk.removeEventListener('completed', final);
       disk.removeEventListener('failed', final);
-      this.#log(`job ${event.type} ${JSON.stringify((event as CustomEvent).detail)}`);
+      this.#log(`job ${type} ${JSON.stringify(detail)}`);
       if (this.#job === job) this.#job = undefined;
       void disk.images().then(
         (images) => {
@@ -386,7 +386,7 @@ class Run {
         },
         () => {},
       );
-      this.#endedAs(job, disk, (event as CustomEvent<StreamInfo>).detail);
+      this.#endedAs(job, disk, detail);
     };
     disk.addEventListener('completed', final);
     disk.addEventListener('failed', final);

@@ -44,13 +44,7 @@ async function served(
   options: Partial<HandlerOptions>,
   use: (ask: (path: string, init?: RequestInit) => Promise<Response>, url: string) => Promise<void>,
 ): Promise<void> {
-  const listening = await listen(
-    createHandler({ disks: { vda: disk }, token: TOKEN, ...options }),
-    {
-      hostname: '127.0.0.1',
-      port: 0,
-    },
-  );
+  const listening = await listen(createHandler({ disks: { vda: disk }, token: TOKEN, ...options }));
   const ask = (path: string, init: RequestInit = {}): Promise<Response> =>
     fetch(`${listening.url}${path}`, {
       ...init,
@@ -367,7 +361,7 @@ describe('the job of a served disk', () => {
     };
     const far = await createDisk({ overlay: join(folder, 'gone.qcow2'), base });
     const failed = new Promise<StreamInfo>((resolve) =>
-      far.addEventListener('failed', (event) => resolve((event as CustomEvent<StreamInfo>).detail)),
+      far.addEventListener('failed', ({ detail }) => resolve(detail)),
     );
     await served({ disks: { vdb: far } }, async (ask) => {
       const begun = new Promise((resolve) =>

@@ -2,7 +2,9 @@
  * What the tests of jobs share: a disk in memory over a base in memory, whose every operation can
  * be held, counted or failed, and a clock that only the test moves.
  */
-import type { Disk, DiskEvent } from '../../hosts/api/disk.ts';
+import type { Disk } from '../../hosts/api/disk.ts';
+import type { JobTarget } from '../../hosts/api/disk-events.ts';
+import { DISK_EVENTS } from '../../hosts/api/disk-events.ts';
 import type { StreamInfo } from '../../hosts/api/job.ts';
 import type { CreateOptions } from '../../hosts/api/open.ts';
 import { makeContent } from '../fixtures/content.ts';
@@ -58,18 +60,9 @@ export class Bench {
     return disk;
   }
 
-  listen(disk: EventTarget): void {
-    for (const type of [
-      'progress',
-      'completed',
-      'failed',
-      'paused',
-      'resumed',
-    ] satisfies DiskEvent[]) {
-      disk.addEventListener(type, (event) =>
-        this.events.push({ type, detail: (event as CustomEvent<StreamInfo>).detail }),
-      );
-    }
+  listen(disk: JobTarget<StreamInfo>): void {
+    for (const type of DISK_EVENTS)
+      disk.addEventListener(type, ({ detail }) => this.events.push({ type, detail }));
   }
 
   /** The types of the events so far, without progress. */

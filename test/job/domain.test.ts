@@ -30,9 +30,7 @@ describe('a domain', () => {
     const { domain, disks, contents } = await machine(bench, 4, 4 * MIB);
     const told: string[] = [];
     for (const type of ['completed', 'failed'] as const) {
-      domain.addEventListener(type, (event) =>
-        told.push(`${(event as CustomEvent<{ device: string }>).detail.device} ${type}`),
-      );
+      domain.addEventListener(type, ({ detail }) => told.push(`${detail.device} ${type}`));
     }
     await Promise.all(domain.devices.map((device) => domain.stream(device, 0, 0)));
     expect(told.sort()).toEqual([

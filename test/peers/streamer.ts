@@ -25,9 +25,7 @@ const WRITES_A_FLUSH = 4;
 
 const order = JSON.parse(process.argv[2]) as StreamerOrder;
 const disk = await openDisk({ overlay: order.overlay, base: order.base, cache: order.cache });
-disk.addEventListener('progress', (event) =>
-  say(`remaining ${(event as CustomEvent<{ remaining: number }>).detail.remaining}`),
-);
+disk.addEventListener('progress', ({ detail }) => say(`remaining ${detail.remaining}`));
 say(`streaming ${await disk.remaining()}`);
 const streamed = disk.stream({ speed: order.speed, compressed: order.compressed });
 let ended = false;

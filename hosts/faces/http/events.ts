@@ -28,8 +28,8 @@ export function answerEvents(request: Request, disk: Disk): Response {
         stop();
         controller.close();
       };
-      const forward = (event: Event): void =>
-        send(eventText(event.type, (event as CustomEvent<StreamInfo>).detail));
+      const forward = ({ type, detail }: CustomEvent<StreamInfo>): void =>
+        send(eventText(type, detail));
       const timer = setInterval(() => send(': still here\n\n'), KEEP_ALIVE_MS);
       stop = () => {
         clearInterval(timer);
