@@ -61,6 +61,11 @@ export interface BlockSource {
    */
   readonly identity?: string;
   /**
+   * Set where several servers may have the object by one address, and each tells an `identity` of
+   * its own.
+   */
+  readonly mirrors?: MirroredContent;
+  /**
    * Lets other programs write it from now on, where they were kept from it: before a base is
    * committed into.
    */
@@ -91,6 +96,20 @@ export interface BlockSource {
   readonly beside?: (ending: string) => Promise<BlockSource>;
   /** Gives back what the source holds; it is read no more. */
   close(): void | Promise<void>;
+}
+
+/** What tells an object that several servers have from another one. */
+export interface MirroredContent {
+  /**
+   * A text that stands for a sample of the bytes, and for the server that has them; undefined where
+   * `identity` and size tell the object wherever it is.
+   */
+  sample(): Promise<string | undefined>;
+  /**
+   * Whether this is the object of which another server, or another node of this one, has told that
+   * identity and sample. The sizes are equal. False where that cannot be told.
+   */
+  isRecorded(identity: string, sample?: string): Promise<boolean>;
 }
 
 /** What a source was unpacked from. */

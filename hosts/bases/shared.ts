@@ -48,6 +48,7 @@ function seatAt(source: BlockSource, leave: () => Promise<void>): BlockSource {
     name: source.name,
     preferred: source.preferred,
     identity: source.identity,
+    mirrors: source.mirrors,
     inOrder: source.inOrder,
     read: (offset, into, hint) => source.read(offset, into, hint),
     beside: source.beside && ((ending) => source.beside!(ending)),

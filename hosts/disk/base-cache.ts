@@ -222,6 +222,7 @@ class Remote implements BlockSource {
   readonly size: number;
   readonly name?: string;
   readonly identity?: string;
+  readonly mirrors?: BlockSource['mirrors'];
   readonly preferred?: { chunk: number; depth: number };
   readonly beside?: BlockSource['beside'];
   fetched = 0;
@@ -234,6 +235,7 @@ class Remote implements BlockSource {
     this.size = source.size;
     this.name = source.name;
     this.identity = source.identity;
+    this.mirrors = source.mirrors;
     this.preferred = source.preferred;
     this.beside = source.beside && ((ending) => source.beside!(ending));
   }
@@ -300,11 +302,12 @@ class CachedBase {
   /** The base for one user of it. */
   seat(leave: () => Promise<void>): BlockSource {
     let left: Promise<void> | undefined;
-    const { size, name, identity, preferred, beside } = this.#remote;
+    const { size, name, identity, mirrors, preferred, beside } = this.#remote;
     return {
       size,
       name,
       identity,
+      mirrors,
       preferred,
       beside,
       read: (offset, into, hint) => this.#read(offset, into, hint),

@@ -44,7 +44,7 @@ import type { PartedSource } from './parts.ts';
 import type { GivenProfile, ProfiledBase } from './profiles.ts';
 import { checkedRecording, loadProfile } from './profiles.ts';
 import type { RecordedIdentity } from './recorded.ts';
-import { checkIdentity, checkParts, recordedName, recordOf } from './recorded.ts';
+import { checkIdentity, checkParts, isMirrored, recordedName, recordOf } from './recorded.ts';
 
 /** What the HTTP bases say of a 401 or 403. */
 const LACKS_CREDENTIALS = /^https?:.*the server answered 40[13]\b/;
@@ -319,14 +319,18 @@ export class Opening {
     // Before it is looked into: another base is to be called that, whatever is wrong with it
     // besides.
     const found = await recordOf(source);
-    if (recorded) checkIdentity(this.engine.name(0), recorded, found, source.name);
+    if (recorded && !(await isMirrored(recorded, found, outside)))
+      checkIdentity(this.engine.name(0), recorded, found, source.name);
     await this.#opener.open({
       image,
       asked,
       place: opened?.place ?? source.name,
       isRecorded: this.#isRecorded,
     });
-    this.#identities[image] = await recordOf(this.engine.file(image) as PartedSource);
+    this.#identities[image] = {
+      ...(await recordOf(this.engine.file(image) as PartedSource)),
+      sample: recorded ? recorded.sample : await outside.mirrors?.sample(),
+    };
     if (recorded) checkParts(this.engine.name(0), recorded, this.#identities[image], source.name);
     this.engine.texts.keep(image);
   }

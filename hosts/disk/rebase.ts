@@ -139,7 +139,8 @@ async function openBase(
     if (!unsafe && !follows && images[0].backingFile)
       throw notFollowed(images[0].name, images[0].backingFile);
     // What is in a container may not tell its size before it has been opened.
-    const record = await recordOf(source);
+    const sample = await opened.source.mirrors?.sample();
+    const record = { ...(await recordOf(source)), sample };
     const [{ format }] = images;
     const word = recordedFormat(format, record.container);
     return { disk, name, format, word, identity: textOf(record, name) };

@@ -16,6 +16,8 @@ export interface RecordedIdentity {
   packed?: number;
   /** Of an image that lies in several files, what identifies the others. */
   parts?: string;
+  /** Of an object that several servers have, what stands for a sample of its bytes. */
+  sample?: string;
   /**
    * A checksum of the base's name: what another program has given another base, which leaves this
    * as it is, tells of that one no more.
@@ -32,10 +34,13 @@ export async function identityText(source: BlockSource, name: string): Promise<s
 }
 
 export function textOf(record: RecordedIdentity, name: string): string {
-  const text = JSON.stringify({ ...record, of: checksum(name) });
-  return new TextEncoder().encode(text).length <= IDENTITY_BYTES_MAX
-    ? text
-    : JSON.stringify(record);
+  const { sample, ...rest } = record;
+  const of = checksum(name);
+  // What there is no room for is left out, what is needed least first.
+  const texts = [{ ...record, of }, { ...rest, of }, rest].map((value) => JSON.stringify(value));
+  return (
+    texts.find((text) => new TextEncoder().encode(text).length <= IDENTITY_BYTES_MAX) ?? texts[2]
+  );
 }
 
 /** FNV-1a, of 32 bits. */
@@ -106,6 +111,20 @@ export function isSameBase(recorded: RecordedIdentity, found: RecordedIdentity):
   return (
     sameParts && sizesOf(recorded, found).sameSize && mayBeSame(recorded.identity, found.identity)
   );
+}
+
+/**
+ * Whether the base that `outside` is may be the recorded one, though another server has told of it
+ * then.
+ */
+export async function isMirrored(
+  recorded: RecordedIdentity,
+  found: RecordedIdentity,
+  outside: BlockSource,
+): Promise<boolean> {
+  if (recorded.identity === undefined || outside.mirrors === undefined) return false;
+  if (isSameBase(recorded, found) || !sizesOf(recorded, found).sameSize) return false;
+  return outside.mirrors.isRecorded(recorded.identity, recorded.sample);
 }
 
 function sizesOf(recorded: RecordedIdentity, found: RecordedIdentity) {

@@ -132,6 +132,55 @@ eachTransport((openHttp: OpenHttp) => {
     await server.stop();
   });
 
+  test.each<[string, Headers, Headers, boolean]>([
+    ['strong', nginx, apache, false],
+    ['weak', { ETag: 'W/"a"' }, { ETag: 'W/"b"' }, false],
+    ['strong and weak', nginx, { ETag: 'W/"a"' }, true],
+  ])(
+    'nodes behind one name, with %s ETags of their own by turns, have one object',
+    async (_, one, other, isRedirected) => {
+      const server = await serveObject(object, (ask) => {
+        const mine = ask.number % 2 ? one : other;
+        const ifRange = ask.request.headers['if-range'];
+        if (ifRange === undefined || ifRange === mine.ETag) return ask.answer(mine);
+        const whole = { ...ask.headers, ...mine, 'Content-Length': object.length };
+        ask.response.writeHead(200, whole).end(object);
+      });
+      const front = await redirecting(() => server.url);
+      const source = await openHttp(isRedirected ? front.url : server.url, { retries: 0 });
+      for (let at = FIRST_PAGE_BYTES; at < SIZE - LENGTH; at += 500_000) {
+        const into = new Uint8Array(LENGTH);
+        await source.read(at, into);
+        expect(Buffer.compare(into, object.subarray(at, at + LENGTH))).toBe(0);
+      }
+      await front.stop();
+      await server.stop();
+    },
+  );
+
+  test.each<[string, Headers, Uint8Array]>([
+    ['other bytes', apache, otherwise],
+    ['another date', { ...apache, 'Last-Modified': 'Wed, 04 Mar 2026 10:00:00 GMT' }, object],
+    ['no date', { ...apache, ...undated }, object],
+    [
+      'a date that is a placeholder',
+      { ...apache, 'Last-Modified': new Date(1000).toUTCString() },
+      object,
+    ],
+  ])('a node with %s has another object', async (_, headers, bytes) => {
+    const server = await serveObject(object, (ask) => {
+      if (ask.number < 2 || ask.number % 2) return ask.answer(nginx);
+      ask.answer(headers, bytes.subarray(ask.first, ask.end));
+    });
+    const source = await openHttp(server.url, { retries: 0 });
+    const reads = async (): Promise<void> => {
+      for (let at = SIZE - LENGTH; at > 1_000_000; at -= 500_000)
+        await source.read(at, new Uint8Array(LENGTH));
+    };
+    await expect(reads()).rejects.toMatchObject({ code: 'ECHANGED' });
+    await server.stop();
+  });
+
   test('a redirect is asked for once, and again after a while', async () => {
     const server = await mirror(nginx);
     const front = await redirecting(() => server.url);

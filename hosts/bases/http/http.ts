@@ -3,7 +3,7 @@
  * web-standard globals only, so that it runs unchanged in Node, Deno, browsers and edge runtimes.
  * It never returns bytes of another version of the object than the one it opened.
  */
-import type { BlockSource, Flow, ReadHint } from '../../api/block.ts';
+import type { BlockSource, Flow, MirroredContent, ReadHint } from '../../api/block.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { OptionNames } from '../../api/options.ts';
 import { mustKnowOptions } from '../../api/options.ts';
@@ -13,6 +13,7 @@ import type { HeaderSource, UrlSource } from './address.ts';
 import { Address } from './address.ts';
 import type { HttpStats } from './ask.ts';
 import type { Fetch } from './fetch.ts';
+import { KeptSample } from './kept-sample.ts';
 import { HttpObject } from './request.ts';
 import { identityOf } from './version.ts';
 
@@ -208,6 +209,7 @@ class HttpRanges implements HttpSource {
   readonly identity?: string;
   readonly preferred: { chunk: number; depth: number };
   readonly beside: (ending: string) => Promise<BlockSource>;
+  readonly mirrors: MirroredContent;
   readonly #object: HttpObject;
   readonly #elevator: Elevator;
   readonly #page: Uint8Array;
@@ -226,6 +228,7 @@ class HttpRanges implements HttpSource {
     this.#object = object;
     this.#page = page;
     this.beside = beside;
+    this.mirrors = new KeptSample(object, (offset, into) => this.read(offset, into));
     this.#elevator = new Elevator(depth, (transfer, cancelled) =>
       object.fetch(transfer, cancelled),
     );

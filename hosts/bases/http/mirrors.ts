@@ -1,7 +1,8 @@
 /**
  * One URL may lead to several servers: a mirror manager redirects each request where it likes. What
  * is kept here is where it led to, for a while, and what each of the servers said of the object; a
- * server that nothing is known of is told by its date, or by bytes.
+ * server that nothing is known of is told by its date, or by bytes. One server may stand for several
+ * nodes, each with an ETag of its own.
  */
 import type { Target } from './address.ts';
 import type { Version } from './version.ts';
@@ -16,6 +17,8 @@ export const REDIRECT_KEPT_MS: number = 5 * 60_000;
  * first.
  */
 const SERVERS_MAX = 32;
+/** Nodes behind the name of one server. */
+const NODES_MAX = 16;
 /**
  * Pieces of the object that a new server is compared by, beside the object's first bytes, and their
  * size.
@@ -51,7 +54,8 @@ export interface Sample {
 }
 
 export class Mirrors {
-  readonly #versions = new Map<string, Version>();
+  /** What each server tells, by its nodes; the last one that answered comes first. */
+  readonly #versions = new Map<string, Version[]>();
   #redirect: Redirect | undefined;
   #redirects = false;
   #first: Sample | undefined;
@@ -80,18 +84,30 @@ export class Mirrors {
    * redirect may lead elsewhere.
    */
   versionAt(href: string, isDirect: boolean): Version | undefined {
-    return this.#redirects && !isDirect ? undefined : this.#versions.get(serverOf(href));
+    return this.#redirects && !isDirect ? undefined : this.versionOf(serverOf(href));
   }
 
-  /** What the server has said of the object. */
-  versionOf(server: string): Version | undefined {
-    return this.#versions.get(server);
+  /** What the server has said of the object: the node of that ETag, if it is known. */
+  versionOf(server: string, etag?: string): Version | undefined {
+    const nodes = this.#versions.get(server);
+    return nodes?.find((node) => node.etag === etag) ?? nodes?.[0];
   }
 
+  /** In place of what the same node has said, or the only one. */
   learn(server: string, version: Version): void {
     if (this.#versions.size >= SERVERS_MAX && !this.#versions.has(server))
       this.#versions.delete(this.#versions.keys().next().value!);
-    this.#versions.set(server, version);
+    const nodes = this.#versions.get(server) ?? [];
+    const others = nodes.length > 1 ? nodes.filter(({ etag }) => etag !== version.etag) : [];
+    this.#versions.set(server, [version, ...others]);
+  }
+
+  /** Another node answers by the server's name, too. False where there are too many. */
+  learnNode(server: string, version: Version): boolean {
+    const nodes = this.#versions.get(server) ?? [];
+    if (nodes.length >= NODES_MAX) return false;
+    this.#versions.set(server, [version, ...nodes]);
+    return true;
   }
 
   /**
@@ -106,6 +122,11 @@ export class Mirrors {
     if (!sample.some((byte) => byte !== 0)) return;
     if (this.#samples.length >= SAMPLES_MAX) this.#samples.shift();
     this.#samples.push({ offset: offset + bytes.length - sample.length, bytes: sample });
+  }
+
+  /** Whether it has been come to by a redirect. */
+  get areMany(): boolean {
+    return this.#redirects;
   }
 
   /** What is known of the object. */

@@ -11,13 +11,20 @@ import type { Address } from './address.ts';
 import type { HttpStats, RequestOptions } from './ask.ts';
 import { Asker, hidden } from './ask.ts';
 import { Attempt, discard } from './attempt.ts';
-import type { Sample } from './mirrors.ts';
 import { Mirrors, serverOf } from './mirrors.ts';
+import { Proof } from './proof.ts';
 import { Queue } from './queue.ts';
 import type { Answer, Checked, Whole } from './response.ts';
-import { checkInOrder, checkResponse, hidesSize, smallWhole, versionOfHead } from './response.ts';
+import {
+  checkInOrder,
+  checkResponse,
+  hidesSize,
+  sizeTold,
+  smallWhole,
+  versionOfHead,
+} from './response.ts';
 import type { Version } from './version.ts';
-import { strongEtag } from './version.ts';
+import { mayBeNodes, strongEtag, versionOf } from './version.ts';
 
 /** One object on one server. */
 export class HttpObject {
@@ -28,6 +35,7 @@ export class HttpObject {
   #version: Version | undefined;
   #sendsIfRange = true;
   readonly #mirrors = new Mirrors();
+  readonly #proof: Proof;
   /** Of a server that has sent all in answer to a range. */
   #whole: Whole | undefined;
   readonly #trouble: Trouble | undefined;
@@ -36,6 +44,7 @@ export class HttpObject {
     this.#address = address;
     this.#options = options;
     this.#asker = new Asker(address, options);
+    this.#proof = new Proof(this.#asker, this.#mirrors, options.timeout);
     const { onTrouble } = options;
     if (onTrouble !== undefined)
       this.#trouble = new Trouble(
@@ -242,6 +251,14 @@ export class HttpObject {
     if (response.type === 'cors' || response.status === 200) this.#sendsIfRange = false;
     const href = response.url || attempt.href!;
     const server = serverOf(href);
+    if (await this.#isNewNode(attempt, response, href)) {
+      this.#sendsIfRange = false;
+      if (response.status === 200) {
+        // To If-Range, with the ETag of another node.
+        discard(response);
+        return this.#try(attempt, transfer);
+      }
+    }
     if (this.#version === undefined && transfer.takeWhole !== undefined) {
       const whole = smallWhole(response);
       if (whole !== undefined)
@@ -250,7 +267,7 @@ export class HttpObject {
     if (this.#version === undefined && response.status === 200)
       this.#whole = checkInOrder(response);
     const { version, end, unsure } = await this.#check(attempt, response, transfer, server);
-    if (unsure) await this.#compare(attempt, href);
+    if (unsure) await this.#proof.compare(attempt, href, this.#version!.size);
     this.#version ??= { ...version, server };
     this.#mirrors.learn(server, version);
     if (attempt.redirect === undefined) this.#mirrors.followed(attempt.target!, href);
@@ -266,6 +283,47 @@ export class HttpObject {
   }
 
   /**
+   * Whether the answer is of another node than those that have answered by this server's name so
+   * far, and of the same object.
+   */
+  async #isNewNode(attempt: Attempt, response: Answer, href: string): Promise<boolean> {
+    const { status, headers } = response;
+    const known = this.#mirrors.versionOf(serverOf(href), headers.get('ETag') ?? undefined);
+    if (known === undefined || (status !== 206 && status !== 200)) return false;
+    const size = sizeTold(response) ?? known.size;
+    const version = versionOf(headers, size);
+    if (!mayBeNodes(version, known)) return false;
+    return (
+      (await this.#proof.areNodes(attempt, href, version, known.etag!)) &&
+      this.#mirrors.learnNode(serverOf(href), version)
+    );
+  }
+
+  /**
+   * Whether the object, as it is told here, is the one that an overlay records by `etag` and date:
+   * another node of the same server has told that.
+   */
+  async hasNode(etag: string): Promise<boolean> {
+    const { target } = await this.#asker.destination();
+    const attempt = new Attempt(this.#options.timeout, new AbortController().signal);
+    attempt.target = target;
+    const href = this.#mirrors.redirectOf(target)?.href ?? target.href;
+    try {
+      const isThere = await this.#proof.areNodes(attempt, href, this.#version!, etag);
+      attempt.finish();
+      return isThere && this.#mirrors.learnNode(serverOf(href), { ...this.#version!, etag });
+    } catch {
+      attempt.abandon();
+      return false;
+    }
+  }
+
+  /** Whether it has been come to by a redirect, so that other servers may have it, too. */
+  get isRedirected(): boolean {
+    return this.#mirrors.areMany;
+  }
+
+  /**
    * Of a server that has told nothing of the object before, the answer is held to what the first
    * one told.
    */
@@ -275,7 +333,7 @@ export class HttpObject {
     transfer: Transfer,
     server: string,
   ): Promise<Checked> {
-    const told = this.#mirrors.versionOf(server);
+    const told = this.#mirrors.versionOf(server, response.headers.get('ETag') ?? undefined);
     const version = told ?? this.#version;
     const elsewhere = told === undefined && version !== undefined;
     const asked = { first: transfer.position, end: transfer.end };
@@ -283,47 +341,6 @@ export class HttpObject {
       ? (version?.size ?? (await this.#asker.sizeByHead(attempt, response)))
       : undefined;
     return checkResponse(response, asked, { version, elsewhere, size });
-  }
-
-  /**
-   * Compares what is known of the object with what a server has that tells it neither by ETag nor
-   * by date. It is asked directly, as the next redirect may lead elsewhere. @throws Failure
-   * `ECHANGED` where it differs.
-   */
-  async #compare(attempt: Attempt, href: string): Promise<void> {
-    for (const sample of this.#mirrors.samples()) {
-      const part = new Attempt(this.#options.timeout, attempt.signal);
-      part.target = attempt.target;
-      try {
-        await this.#compareSample(part, href, sample);
-        part.finish();
-      } catch (error) {
-        part.abandon();
-        throw part.explain(error, true);
-      }
-      attempt.progress();
-    }
-  }
-
-  async #compareSample(attempt: Attempt, href: string, { offset, bytes }: Sample): Promise<void> {
-    const { headers } = await this.#asker.destination();
-    headers.set('Range', `bytes=${offset}-${offset + bytes.length - 1}`);
-    const response = await attempt.guard(this.#asker.ask(attempt, href, headers));
-    const asked = { first: offset, end: offset + bytes.length };
-    const { end } = checkResponse(response, asked, { size: this.#version!.size });
-    let at = offset;
-    for await (const piece of attempt.pieces(response, bytes.length)) {
-      this.stats.bytes += piece.length;
-      const known = bytes.subarray(at - offset, at - offset + piece.length);
-      if (known.length < piece.length || piece.some((byte, index) => byte !== known[index]))
-        throw new Failure(
-          'ECHANGED',
-          `the object is not the one that was opened: another server (${serverOf(href)}) has other bytes from ${at} on`,
-        );
-      at += piece.length;
-    }
-    if (at < end || end < asked.end)
-      throw new Failure('EIO', 'the server ended its answer early', { transient: true });
   }
 
   async #send(attempt: Attempt, transfer: Transfer): Promise<Answer> {

@@ -13,7 +13,7 @@ export interface Version {
   readonly lastModified?: string;
   /**
    * Whether the Last-Modified is a strong validator: a minute older, at least, than the answer (RFC
-   * 9110, section 8.8.2.2).
+   * 9110, section 8.8.2.2), and no placeholder.
    */
   readonly settled?: boolean;
   /** The server that told it: what ETags are compared within. */
@@ -21,6 +21,8 @@ export interface Version {
 }
 
 const SETTLED_MS = 60_000;
+/** Before that there was no HTTP: builds that can be repeated give all files such a date. */
+const DATE_MS_MIN = Date.UTC(1990, 0);
 
 /**
  * A strong validator (RFC 9110, section 8.8.1): equal means equal byte for byte, which is what
@@ -48,7 +50,7 @@ export function identityOf(version: Version): string | undefined {
 }
 
 /** FNV-1a, of 32 bits. */
-function checksum(text: string): string {
+export function checksum(text: string): string {
   let sum = 0x811c9dc5;
   for (const byte of new TextEncoder().encode(text)) sum = Math.imul(sum ^ byte, 0x01000193) >>> 0;
   return sum.toString(16).padStart(8, '0');
@@ -58,24 +60,38 @@ export function versionOf(headers: Answer['headers'], size: number): Version {
   const etag = headers.get('ETag') ?? undefined;
   const lastModified = headers.get('Last-Modified') ?? undefined;
   const nowMs = Date.parse(headers.get('Date') ?? '') || Date.now();
-  const settled = lastModified !== undefined && nowMs - Date.parse(lastModified) >= SETTLED_MS;
+  const modifiedMs = Date.parse(lastModified ?? '');
+  const settled = modifiedMs >= DATE_MS_MIN && nowMs - modifiedMs >= SETTLED_MS;
   return { size, etag, lastModified, settled };
 }
 
 /**
  * Whether what another server tells is the known version: by an equal strong ETag, or by size and
- * Last-Modified. False where neither decides. @throws Failure `ECHANGED` where it is another one.
+ * Last-Modified. False where neither decides, as a date that was young when it was told. @throws Failure `ECHANGED` where it is another one.
  */
 export function isSameElsewhere(version: Version, known: Version): boolean {
   if (version.size !== known.size) throw changed(sizeDifference(version.size, known.size));
   const etag = strongEtag(known);
   if (etag !== undefined && etag === strongEtag(version)) return true;
   if (version.lastModified === undefined || known.lastModified === undefined) return false;
-  if (version.lastModified !== known.lastModified)
+  if (version.lastModified !== known.lastModified) {
+    if (!known.settled) return false;
     throw changed(
       `its Last-Modified was ${known.lastModified} and is ${version.lastModified} at the server that it is redirected to now`,
     );
+  }
   return (version.settled ?? false) && (known.settled ?? false);
+}
+
+/**
+ * Whether two versions that one server has told, by turns, may be of one object that several nodes
+ * have: of one size and date, with ETags of their own.
+ */
+export function mayBeNodes(version: Version, known: Version): boolean {
+  const { size, lastModified, settled, etag } = version;
+  const isDated = lastModified !== undefined && settled === true && known.settled === true;
+  if (!isDated || size !== known.size || lastModified !== known.lastModified) return false;
+  return etag !== undefined && known.etag !== undefined && etag !== known.etag;
 }
 
 export function sizeDifference(size: number, known: number): string {
@@ -113,8 +129,7 @@ export function differenceBetween(version: Version, known: Version): string | un
     (field) => version[field] !== undefined && version[field] !== known[field],
   );
   if (field === undefined) return undefined;
-  // Of a mirror, or a node behind a balancer, that has the same bytes, too: that cannot be told
-  // from a change.
+  // Of a mirror that has the same bytes, too: that cannot be told from a change.
   return `its ${field === 'etag' ? 'ETag' : 'Last-Modified'} was ${known[field]} and is ${version[field]}, or another server answers here: then give the URL of one`;
 }
 
