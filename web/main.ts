@@ -8,6 +8,19 @@ import './style/console.css';
 import './style/disk.css';
 import { MillraceError, persistDisks } from '../hosts/browser/index.ts';
 import { DiskPanel } from './disk/panel.ts';
+import { saveDisk, saveProfile, takeDisk, transfer } from './images/copies.ts';
+import { linkTo, showLink } from './images/link.ts';
+import { showDisks } from './images/list.ts';
+import { isSpoken, note, noteSpoken, notesOf } from './images/notes.ts';
+import type { Sample } from './images/samples.ts';
+import {
+  diskFrom,
+  fetchSamples,
+  freeName,
+  nameOf,
+  showSamples,
+  withoutEnding,
+} from './images/samples.ts';
 import { wireKeys } from './machine/keys.ts';
 import { Panes } from './machine/panes.ts';
 import type { Boot } from './machine/session.ts';
@@ -17,19 +30,6 @@ import { showAbout } from './page/about.ts';
 import { announce, answerTo, chooseFile, make, part } from './page/dom.ts';
 import type { Remedy } from './page/problems.ts';
 import { hideProblem, needsBoot, needsFile, showProblem } from './page/problems.ts';
-import type { Sample } from './shelf/images.ts';
-import {
-  diskFrom,
-  fetchSamples,
-  freeName,
-  nameOf,
-  showSamples,
-  withoutEnding,
-} from './shelf/images.ts';
-import { linkTo, showLink } from './shelf/link.ts';
-import { showShelf } from './shelf/list.ts';
-import { isSpoken, note, noteSpoken, notesOf } from './shelf/memory.ts';
-import { saveDisk, saveProfile, takeDisk, transfer } from './shelf/transfer.ts';
 
 const MEBIBYTE = 1024 * 1024;
 
@@ -160,7 +160,7 @@ async function showStart(): Promise<void> {
   // Something else may have been booted meanwhile.
   if (opening || session) return;
   part('title').textContent = '';
-  await showShelf((name, fresh) => void boot({ name, create: false, fresh })).catch(showProblem);
+  await showDisks((name, fresh) => void boot({ name, create: false, fresh })).catch(showProblem);
   // Never as it was before.
   if (!opening && !session) show('start');
 }

@@ -2,8 +2,9 @@
  * The panes of a machine at work: which of its serial console and its screen is in front, how the
  * room is divided, full screen, and the way from pane to pane.
  */
+
+import { noteSplit, split } from '../images/notes.ts';
 import { part } from '../page/dom.ts';
-import { noteSplit, split } from '../shelf/memory.ts';
 
 export type Pane = 'serial' | 'screen';
 

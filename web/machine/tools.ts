@@ -1,6 +1,7 @@
 /** The buttons beside a machine's serial console and screen: copies, files, keys of its own. */
+
+import { download, transfer } from '../images/copies.ts';
 import { announce, ask, chooseFile, part } from '../page/dom.ts';
-import { download, transfer } from '../shelf/transfer.ts';
 import { fetchFile, sendFile } from './files.ts';
 import type { Machine } from './machine.ts';
 

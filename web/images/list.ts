@@ -4,8 +4,8 @@ import { deleteDisk, listDisks, renameDisk, storageRoom } from '../../hosts/brow
 import { announce, ask, make, part } from '../page/dom.ts';
 import { ago, bytes, percent } from '../page/format.ts';
 import { showProblem } from '../page/problems.ts';
-import * as memory from './memory.ts';
-import { saveDisk } from './transfer.ts';
+import { saveDisk } from './copies.ts';
+import * as notes from './notes.ts';
 
 const NO_STORAGE =
   'The browser gives this page no storage, as in a private window or without https:. Machines boot, with their disks in memory until the page is left.';
@@ -18,7 +18,7 @@ async function keepsDisks(): Promise<boolean> {
 export type Start = (name: string, fresh?: boolean) => void;
 
 /** Shows the list anew. `boot` is called for the disk that is chosen. */
-export async function showShelf(boot: Start): Promise<void> {
+export async function showDisks(boot: Start): Promise<void> {
   const disks = await listDisks();
   disks.sort((a, b) => (b.lastUsed ?? 0) - (a.lastUsed ?? 0));
   part('no-disks').hidden = disks.length > 0;
@@ -57,7 +57,7 @@ function focusPlace({ row, button }: { row: number; button: number }): void {
 
 function row(disk: DiskRecord, boot: Start): HTMLLIElement {
   const { name, size, remaining, lastUsed, state: suspended } = disk;
-  const again = (): Promise<void> => showShelf(boot);
+  const again = (): Promise<void> => showDisks(boot);
   const button = (label: string, act: () => unknown, kind = ''): HTMLButtonElement =>
     make(
       'button',
@@ -142,7 +142,7 @@ async function rename(name: string): Promise<void> {
   });
   if (!to || to === name) return;
   await renameDisk(name, to);
-  memory.rename(name, to);
+  notes.rename(name, to);
   announce(`${name} is now called ${to}.`);
 }
 
@@ -157,6 +157,6 @@ async function remove(name: string): Promise<void> {
   )
     return;
   await deleteDisk(name);
-  memory.forget(name);
+  notes.forget(name);
   announce(`${name} is deleted.`);
 }

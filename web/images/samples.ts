@@ -2,7 +2,7 @@
 import { listDisks } from '../../hosts/browser/index.ts';
 import { make, part } from '../page/dom.ts';
 import { bytes } from '../page/format.ts';
-import { notesOf } from './memory.ts';
+import { notesOf } from './notes.ts';
 
 /** An image that this site offers, as samples.json beside the page lists it. */
 export interface Sample {
