@@ -8,10 +8,10 @@ import './style/console.css';
 import './style/disk.css';
 import { MillraceError, persistDisks } from '../hosts/browser/index.ts';
 import { DiskPanel } from './disk/panel.ts';
-import { saveDisk, saveProfile, takeDisk, transfer } from './images/copies.ts';
+import { saveDisk, saveProfile, takeDisk } from './images/copies.ts';
 import { linkTo, showLink } from './images/link.ts';
 import { showDisks } from './images/list.ts';
-import { isSpoken, note, noteSpoken, notesOf } from './images/notes.ts';
+import { note, notesOf } from './images/notes.ts';
 import type { Sample } from './images/samples.ts';
 import {
   diskFrom,
@@ -25,11 +25,13 @@ import { wireKeys } from './machine/keys.ts';
 import { Panes } from './machine/panes.ts';
 import type { Boot } from './machine/session.ts';
 import { Session } from './machine/session.ts';
+import { isSpoken, noteSpoken } from './machine/settings.ts';
 import { wireTools } from './machine/tools.ts';
 import { showAbout } from './page/about.ts';
 import { announce, answerTo, chooseFile, make, part } from './page/dom.ts';
 import type { Remedy } from './page/problems.ts';
 import { hideProblem, needsBoot, needsFile, showProblem } from './page/problems.ts';
+import { transfer } from './page/transfer.ts';
 
 const MEBIBYTE = 1024 * 1024;
 

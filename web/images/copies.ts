@@ -1,21 +1,15 @@
-/**
- * Ways out of the browser for a disk, and in: with progress that can be cancelled, one transfer at
- * a time.
- */
-import type { BrowserDisk, CopyOptions } from '../../hosts/browser/index.ts';
+/** Ways out of the browser for a disk, and in. */
+import type { BrowserDisk } from '../../hosts/browser/index.ts';
 import { exportDisk, importDisk, MillraceError, openDisk } from '../../hosts/browser/index.ts';
-import { announce, chooseFile, make, part } from '../page/dom.ts';
-import { bytes, percent } from '../page/format.ts';
+import { announce, chooseFile } from '../page/dom.ts';
+import { bytes } from '../page/format.ts';
 import type { Remedy } from '../page/problems.ts';
 import { needsFile, showProblem } from '../page/problems.ts';
+import { download, transfer } from '../page/transfer.ts';
 
 const FILE_TYPE = 'application/octet-stream';
-/** Until then a download has surely begun, and its address can be given back. */
-const DOWNLOAD_MS = 60_000;
 
 type Format = 'qcow2' | 'raw';
-
-let running: AbortController | undefined;
 
 /**
  * Saves a disk as a file: `open` is the disk itself where it is in use by this page, `base` the
@@ -117,46 +111,4 @@ async function gather(
     source.pipeThrough(counted, { signal }) as ReadableStream<Uint8Array<ArrayBuffer>>,
   ).blob();
   return blob.slice(0, blob.size, FILE_TYPE);
-}
-
-/** Runs a copy under the bar that shows it and can cancel it. Problems are shown; true when done. */
-export async function transfer(
-  text: string,
-  action: (copy: Required<CopyOptions>) => Promise<void>,
-  remedies: (error: unknown) => Remedy[] = () => [],
-): Promise<boolean> {
-  if (running) {
-    showProblem(new Error('another transfer is under way: wait for it, or cancel it'));
-    return false;
-  }
-  running = new AbortController();
-  const { signal } = running;
-  const bar = part<HTMLProgressElement>('transfer-bar');
-  const progress = (done: number): void => {
-    bar.value = done;
-    part('transfer-text').textContent = `${text} · ${percent(done)}`;
-    part('transfer-stop').hidden = false;
-  };
-  part('transfer-text').textContent = `${text} …`;
-  bar.removeAttribute('value');
-  part('transfer-stop').hidden = true;
-  part('transfer-stop').onclick = () => running?.abort();
-  part('transfer').hidden = false;
-  try {
-    await action({ onProgress: progress, signal });
-    announce(`${text}: done.`);
-    return true;
-  } catch (error) {
-    if (!signal.aborted) showProblem(error, remedies(error));
-    return false;
-  } finally {
-    running = undefined;
-    part('transfer').hidden = true;
-  }
-}
-
-export function download(name: string, blob: Blob): void {
-  const url = URL.createObjectURL(blob);
-  make('a', { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), DOWNLOAD_MS);
 }

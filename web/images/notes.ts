@@ -1,8 +1,9 @@
 /**
- * What this page alone remembers of a disk, beside Millrace's own catalogue: how much memory its
- * machine has, which image it was made from, and where its guest has written. Where the browser
+ * What this page alone remembers of a disk, beside Millrace's own catalogue. Where the browser
  * keeps nothing, the page works without.
  */
+import { remember, remembered } from '../page/storage.ts';
+
 export interface DiskNotes {
   /** Bytes of the machine's memory. */
   memory: number;
@@ -12,27 +13,18 @@ export interface DiskNotes {
   written?: string;
 }
 
-const SPOKEN = 'millrace/spoken';
-const SPLIT = 'millrace/split';
 const MEMORY_DEFAULT = 128 * 1024 * 1024;
 
 export function notesOf(disk: string): DiskNotes {
-  try {
-    return {
-      memory: MEMORY_DEFAULT,
-      ...(JSON.parse(localStorage.getItem(key(disk)) ?? '{}') as Partial<DiskNotes>),
-    };
-  } catch {
-    return { memory: MEMORY_DEFAULT };
-  }
+  return { memory: MEMORY_DEFAULT, ...parsed(remembered(key(disk)) ?? '{}') };
 }
 
 export function note(disk: string, change: Partial<DiskNotes>): void {
-  attempt(() => localStorage.setItem(key(disk), JSON.stringify({ ...notesOf(disk), ...change })));
+  remember(key(disk), JSON.stringify({ ...notesOf(disk), ...change }));
 }
 
 export function forget(disk: string): void {
-  attempt(() => localStorage.removeItem(key(disk)));
+  remember(key(disk), undefined);
 }
 
 export function rename(disk: string, to: string): void {
@@ -41,45 +33,14 @@ export function rename(disk: string, to: string): void {
   note(to, notes);
 }
 
-/** Whether the user has a screen reader: a browser does not tell. */
-export function isSpoken(): boolean {
+function parsed(notes: string): Partial<DiskNotes> {
   try {
-    return localStorage.getItem(SPOKEN) !== null;
+    return JSON.parse(notes) as Partial<DiskNotes>;
   } catch {
-    return false;
+    return {};
   }
-}
-
-export function noteSpoken(spoken: boolean): void {
-  attempt(() => (spoken ? localStorage.setItem(SPOKEN, 'yes') : localStorage.removeItem(SPOKEN)));
-}
-
-/** Which part of the width the serial console has, in per cent, if the user has chosen. */
-export function split(): number | undefined {
-  try {
-    return Number(localStorage.getItem(SPLIT)) || undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-export function noteSplit(percent: number | undefined): void {
-  attempt(() =>
-    percent === undefined
-      ? localStorage.removeItem(SPLIT)
-      : localStorage.setItem(SPLIT, String(percent)),
-  );
 }
 
 function key(disk: string): string {
   return `millrace/console/${disk}`;
-}
-
-/** A full or forbidden store costs the notes, nothing else. */
-function attempt(action: () => void): void {
-  try {
-    action();
-  } catch (error) {
-    console.warn(`the page's notes on a disk cannot be kept: ${String(error)}`);
-  }
 }

@@ -3,8 +3,8 @@
  * room is divided, full screen, and the way from pane to pane.
  */
 
-import { noteSplit, split } from '../images/notes.ts';
 import { part } from '../page/dom.ts';
+import { noteSplit, split } from './settings.ts';
 
 export type Pane = 'serial' | 'screen';
 

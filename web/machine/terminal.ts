@@ -5,6 +5,7 @@
 import { FitAddon } from '@xterm/addon-fit';
 import { Terminal } from '@xterm/xterm';
 import '@xterm/xterm/css/xterm.css';
+import { toClipboard } from '../page/clipboard.ts';
 
 const COLUMNS_MAX = 80;
 const ROWS_MIN = 10;
@@ -170,8 +171,7 @@ export class SerialTerminal {
     if (event.key === 'F6') return false;
     if (!(event.ctrlKey && event.shiftKey && event.code === 'KeyC')) return true;
     event.preventDefault();
-    if (event.type === 'keydown')
-      void navigator.clipboard?.writeText(this.#terminal.getSelection()).catch(() => {});
+    if (event.type === 'keydown') void toClipboard(this.#terminal.getSelection());
     return false;
   }
 }

@@ -1,7 +1,8 @@
 /** The buttons beside a machine's serial console and screen: copies, files, keys of its own. */
 
-import { download, transfer } from '../images/copies.ts';
+import { fromClipboard, toClipboard } from '../page/clipboard.ts';
 import { announce, ask, chooseFile, part } from '../page/dom.ts';
+import { download, transfer } from '../page/transfer.ts';
 import { fetchFile, sendFile } from './files.ts';
 import type { Machine } from './machine.ts';
 
@@ -33,11 +34,8 @@ export function wireTools(machine: () => Machine | undefined): void {
 }
 
 async function copy(text: string): Promise<void> {
-  try {
-    await navigator.clipboard.writeText(text);
-    announce('Copied.');
-  } catch {
-    // Without a secure context, or where the user has forbidden it.
+  if (await toClipboard(text)) announce('Copied.');
+  else
     await ask({
       title: 'Copy',
       text: 'Copy it from here.',
@@ -45,17 +43,14 @@ async function copy(text: string): Promise<void> {
       label: 'Text',
       name: text,
     });
-  }
 }
 
 /** What is to be pasted: some browsers let a page read it, in others the user puts it here. */
 async function clipboard(): Promise<string | undefined> {
-  try {
-    return await navigator.clipboard.readText();
-  } catch {
-    const text = 'This browser does not let the page read what was copied: paste it here.';
-    return ask({ title: 'Paste', text, yes: 'Paste', label: 'Text', name: '' });
-  }
+  const copied = await fromClipboard();
+  if (copied !== undefined) return copied;
+  const text = 'This browser does not let the page read what was copied: paste it here.';
+  return ask({ title: 'Paste', text, yes: 'Paste', label: 'Text', name: '' });
 }
 
 async function send(terminal: Machine['terminal'], file: File): Promise<void> {
