@@ -1,21 +1,27 @@
 /**
- * What a page remembers in this browser by itself. A store that is full, or that the browser
- * forbids, costs what would be remembered, nothing else.
+ * What a page remembers by itself: in this browser, or in this tab. A store that is full, or that
+ * the browser forbids, costs what would be remembered, nothing else.
  */
 
-export function remembered(key: string): string | undefined {
+type Store = 'localStorage' | 'sessionStorage';
+
+export function remembered(key: string, store: Store = 'localStorage'): string | undefined {
   try {
-    return localStorage.getItem(key) ?? undefined;
+    return globalThis[store].getItem(key) ?? undefined;
   } catch {
     return undefined;
   }
 }
 
 /** Undefined is forgotten. */
-export function remember(key: string, value: string | undefined): void {
+export function remember(
+  key: string,
+  value: string | undefined,
+  store: Store = 'localStorage',
+): void {
   try {
-    if (value === undefined) localStorage.removeItem(key);
-    else localStorage.setItem(key, value);
+    if (value === undefined) globalThis[store].removeItem(key);
+    else globalThis[store].setItem(key, value);
   } catch (error) {
     console.warn(`the page cannot remember this: ${key}: ${String(error)}`);
   }

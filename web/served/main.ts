@@ -12,6 +12,7 @@ import { make, part } from '../page/dom.ts';
 import { bytes } from '../page/format.ts';
 import type { Remedy } from '../page/notice.ts';
 import { hideNotice } from '../page/notice.ts';
+import { remember, remembered } from '../page/storage.ts';
 import { showServerProblem } from './problems.ts';
 import type { ServedDisk } from './server.ts';
 import { Server, TokenNeeded } from './server.ts';
@@ -22,6 +23,7 @@ const RETRY_MS = 2000;
 
 const server = new Server();
 let watches: DiskWatch[] = [];
+let retry: ReturnType<typeof setTimeout> | undefined;
 
 /** Shows the disks, or asks for what is missing. */
 async function enter(): Promise<void> {
@@ -30,11 +32,13 @@ async function enter(): Promise<void> {
     hideNotice();
     part('enter').hidden = true;
     part('leave').hidden = server.token === undefined;
-    part('disks').replaceChildren(...disks.map(show));
+    showNone();
+    part('disks').append(...disks.map(show));
   } catch (error) {
     if (error instanceof TokenNeeded) return askForToken(server.token !== undefined);
     showServerProblem(error);
-    setTimeout(() => void enter(), RETRY_MS);
+    clearTimeout(retry);
+    retry = setTimeout(() => void enter(), RETRY_MS);
   }
 }
 
@@ -55,14 +59,24 @@ function problem(error: unknown, remedies: readonly Remedy[] | undefined, device
   else showServerProblem(error, remedies, device);
 }
 
-function askForToken(wrong: boolean): void {
+/** It is kept as long as the tab is. */
+function setToken(token: string | undefined): void {
+  server.token = token;
+  remember(TOKEN, token, 'sessionStorage');
+}
+
+function showNone(): void {
   for (const watch of watches) watch.end();
   watches = [];
-  hideNotice();
-  sessionStorage.removeItem(TOKEN);
-  server.token = undefined;
-  part('leave').hidden = true;
   part('disks').replaceChildren();
+}
+
+function askForToken(wrong: boolean): void {
+  clearTimeout(retry);
+  showNone();
+  hideNotice();
+  setToken(undefined);
+  part('leave').hidden = true;
   part('enter').hidden = false;
   part('wrong').textContent = wrong ? 'That is not the token of this server.' : '';
   const input = part<HTMLInputElement>('token');
@@ -72,13 +86,12 @@ function askForToken(wrong: boolean): void {
 
 part('enter').addEventListener('submit', (event) => {
   event.preventDefault();
-  server.token = part<HTMLInputElement>('token').value.trim();
-  sessionStorage.setItem(TOKEN, server.token);
+  setToken(part<HTMLInputElement>('token').value.trim());
   void enter();
 });
 part('leave').addEventListener('click', () => askForToken(false));
 part('title').textContent = `Disks served at ${location.host}`;
 document.title = `${location.host} – Millrace`;
 showAbout();
-server.token = sessionStorage.getItem(TOKEN) ?? undefined;
+server.token = remembered(TOKEN, 'sessionStorage');
 await enter();
