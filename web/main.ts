@@ -29,8 +29,9 @@ import { isSpoken, noteSpoken } from './machine/settings.ts';
 import { wireTools } from './machine/tools.ts';
 import { showAbout } from './page/about.ts';
 import { announce, answerTo, chooseFile, make, part } from './page/dom.ts';
-import type { Remedy } from './page/problems.ts';
-import { hideProblem, needsBoot, needsFile, showProblem } from './page/problems.ts';
+import type { Remedy } from './page/notice.ts';
+import { hideNotice } from './page/notice.ts';
+import { needsBoot, needsFile, showProblem } from './page/problems.ts';
 import { transfer } from './page/transfer.ts';
 
 const MEBIBYTE = 1024 * 1024;
@@ -50,7 +51,7 @@ const panes: Panes = new Panes(() => session !== undefined);
 async function boot(wanted: Boot): Promise<void> {
   if (opening || session) return;
   const { signal } = (opening = new AbortController());
-  hideProblem();
+  hideNotice();
   part('title').textContent = wanted.wait
     ? `Waiting until the other tab closes ${wanted.name} …`
     : `Opening ${wanted.name} …`;
@@ -150,7 +151,7 @@ async function showStart(): Promise<void> {
   opened();
   if (session) {
     // It is that machine's, and what is offered to be done about it is too.
-    hideProblem();
+    hideNotice();
     part('title').textContent = `Switching off ${session.name} …`;
     ended = session.end().catch(showProblem);
     session = undefined;

@@ -3,7 +3,7 @@ import type { BrowserDisk } from '../../hosts/browser/index.ts';
 import { exportDisk, importDisk, MillraceError, openDisk } from '../../hosts/browser/index.ts';
 import { announce, chooseFile } from '../page/dom.ts';
 import { bytes } from '../page/format.ts';
-import type { Remedy } from '../page/problems.ts';
+import type { Remedy } from '../page/notice.ts';
 import { needsFile, showProblem } from '../page/problems.ts';
 import { download, transfer } from '../page/transfer.ts';
 

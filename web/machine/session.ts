@@ -9,7 +9,8 @@ import { attachDisk } from '../../hosts/faces/v86/index.ts';
 import type { DiskPanel, DiskWatch } from '../disk/panel.ts';
 import { note, notesOf } from '../images/notes.ts';
 import { part } from '../page/dom.ts';
-import { hideProblem, NotAnImage, NotRestored, showProblem } from '../page/problems.ts';
+import { hideNotice } from '../page/notice.ts';
+import { NotAnImage, NotRestored, showProblem } from '../page/problems.ts';
 import { Machine } from './machine.ts';
 import type { Panes } from './panes.ts';
 import type { Restored } from './state.ts';
@@ -86,7 +87,7 @@ export class Session {
       showProblem((event as CustomEvent<MillraceError>).detail),
     );
     hda.addEventListener('recovered', () => {
-      hideProblem();
+      hideNotice();
       this.#watch.recovered();
     });
     const tellSaved = (saved: boolean): void =>

@@ -5,9 +5,7 @@
 import type { ErrorCode, ErrorReason } from '../../hosts/api/errors.ts';
 import { MillraceError } from '../../hosts/api/errors.ts';
 import type { Explanation, Remedy } from './notice.ts';
-import { hideNotice, showNotice } from './notice.ts';
-
-export type { Remedy } from './notice.ts';
+import { showNotice } from './notice.ts';
 
 const BY_CODE: Partial<Record<ErrorCode, Explanation>> = {
   ENOSPC: {
@@ -167,10 +165,8 @@ export function explain(error: unknown): Explanation {
   return error.code === 'EIO' ? OFFLINE : (BY_CODE[error.code] ?? OTHER);
 }
 
-/** Shows a problem, until `hideProblem`. */
+/** Shows a problem, until `hideNotice`. */
 export function showProblem(error: unknown, remedies: readonly Remedy[] = []): void {
   const detail = error instanceof MillraceError ? `${error.code}: ${error.message}` : String(error);
   showNotice(explain(error), detail, remedies);
 }
-
-export const hideProblem: () => void = hideNotice;

@@ -2,7 +2,7 @@
 import type { CopyOptions } from '../../hosts/browser/index.ts';
 import { announce, make, part } from './dom.ts';
 import { percent } from './format.ts';
-import type { Remedy } from './problems.ts';
+import type { Remedy } from './notice.ts';
 import { showProblem } from './problems.ts';
 
 /** Until then a download has surely begun, and its address can be given back. */
