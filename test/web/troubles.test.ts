@@ -275,7 +275,7 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
     await page.getByRole('button', { name: 'Boot: halted 2' }).waitFor({ state: 'detached' });
     await page.goto('about:blank');
     await page.goto(`${site.origin}/#image=http://[`);
-    await told('That cannot be');
+    await told('That is not possible');
   });
 
   it(

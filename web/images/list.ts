@@ -113,7 +113,7 @@ function row(disk: DiskRecord, boot: Start): HTMLLIElement {
 }
 
 function state({ size, remaining, base }: DiskRecord): (Node | string)[] {
-  if (size === undefined) return ['what it holds shows when it is booted'];
+  if (size === undefined) return ['its size is not known until it is booted'];
   if (base === undefined || remaining === 0)
     return [
       `${bytes(size)} · `,

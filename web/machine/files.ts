@@ -203,7 +203,9 @@ async function mustBeTheSame(
 /** What each command begins with: a line of its own, nothing that is shown, and the file's name. */
 function shell(path: string): string {
   if (path === '' || /\p{Cc}/u.test(path))
-    throw new GuestProblem('a file of the guest has a name without control characters');
+    throw new GuestProblem(
+      'the name of a file in the guest must not be empty, and must not have control characters',
+    );
   return `\x15 stty -echo; f='${path.replaceAll("'", "'\\''")}'; `;
 }
 

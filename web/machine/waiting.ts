@@ -34,7 +34,7 @@ export class Waiting {
 
   #tell(): void {
     const seconds = Math.floor((performance.now() - this.#since) / 1000);
-    const patience = seconds < PATIENCE_S ? '' : ' It may use its screen only.';
+    const patience = seconds < PATIENCE_S ? '' : ' It may use only its screen.';
     const text = `${this.#what}: ${seconds} s, ${bytes(this.#read())} read from its disk. Nothing on the serial line yet.${patience}`;
     part('waiting').textContent = text;
   }

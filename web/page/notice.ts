@@ -39,7 +39,7 @@ export function showNotice(
       {},
       make('h2', {}, title),
       make('p', {}, advice),
-      make('details', {}, make('summary', {}, 'What exactly happened'), make('p', {}, detail)),
+      make('details', {}, make('summary', {}, 'Details'), make('p', {}, detail)),
     ),
     make('div', { className: 'row', id: 'problem-actions' }, ...buttons),
   );

@@ -11,7 +11,7 @@ const BY_CODE: Partial<Record<ErrorCode, Explanation>> = {
   ENOSPC: {
     title: 'There is no room left in this browser',
     advice:
-      'Delete a disk that is no longer needed (in another tab while a machine runs here), or make room on the device; the machine waits, and goes on by itself. A paused stream is taken up by “Resume”.',
+      'Delete a disk that is no longer needed (in another tab while a machine runs here), or make room on the device; the machine waits, and goes on by itself. A copy that is paused goes on by “Resume”.',
   },
   ECHANGED: {
     title: 'The image on the server is another one now',
@@ -45,56 +45,12 @@ const BY_CODE: Partial<Record<ErrorCode, Explanation>> = {
     advice:
       'See that it is up and that you are online. The machine waits, and goes on when it answers.',
   },
-  EINVAL: { title: 'That cannot be', advice: 'The details say why.' },
+  EINVAL: { title: 'That is not possible', advice: 'The details say why.' },
 };
 const OFFLINE: Explanation = {
   title: 'The image cannot be reached',
   advice:
     'See that you are online and the server is up; a page by https: cannot read from http:. A machine that runs waits, and goes on when the server answers.',
-};
-const HIDDEN: Explanation = {
-  title: 'The server does not let this page read the image',
-  advice:
-    'It must send “Access-Control-Allow-Origin”, “Access-Control-Allow-Headers: Range” and “Access-Control-Expose-Headers: Content-Range, ETag” (CORS). Whoever runs the server can add them. An address that leads nowhere can look the same from here: see that it is right, or download the image and drop the file here.',
-};
-const FILE: Explanation = {
-  title: 'The file that this disk began with is needed again',
-  advice:
-    'Not all of it had been copied into this browser, and a page may not open files by itself. Choose the same file again.',
-};
-const GONE: Explanation = {
-  title: 'There is no such disk in this browser',
-  advice:
-    'It was deleted or renamed, or the browser has cleared the storage of this site. The list below has what there is.',
-};
-const RANGES: Explanation = {
-  title: 'The server cannot send parts of a file',
-  advice:
-    'Booting at once needs byte ranges (RFC 9110). Serve the image from a server that has them, or download it and drop the file here.',
-};
-const LOST: Explanation = {
-  title: 'Not all that the machine wrote was saved',
-  advice:
-    'It was switched off while this browser could not store it; the details say why. What was saved before is kept.',
-};
-const CLEARED: Explanation = {
-  title: 'The browser has cleared the storage of this disk',
-  advice:
-    '“Export qcow2” or “Export raw” saves what it still has of it. Do so before you switch the machine off or leave this page: then the disk is gone.',
-};
-const STORAGE: Explanation = {
-  title: 'The storage of this browser fails',
-  advice: 'The details say how. Reload the page to try again; what was saved is kept.',
-};
-const WORKER: Explanation = {
-  title: 'The part of the page that has the disk has ended',
-  advice:
-    'The browser may have been short of memory. Reload the page to boot the disk again; what was saved is kept.',
-};
-const OUTDATED: Explanation = {
-  title: 'The machine cannot go on from where it was suspended',
-  advice:
-    'Its disk has changed since, or the browser ended without closing it. Going on would mix the two and destroy the disk. What is on the disk is kept: boot it.',
 };
 const OTHER: Explanation = {
   title: 'Something went wrong',
@@ -103,16 +59,51 @@ const OTHER: Explanation = {
 
 /** Where an error tells which of the causes of its code it is. */
 const BY_REASON: Readonly<Record<ErrorReason, Explanation>> = {
-  'base-needed': FILE,
-  'no-such-disk': GONE,
-  cors: HIDDEN,
+  'base-needed': {
+    title: 'The file that this disk began with is needed again',
+    advice:
+      'Not all of it had been copied into this browser, and a page may not open files by itself. Choose the same file again.',
+  },
+  'no-such-disk': {
+    title: 'There is no such disk in this browser',
+    advice:
+      'It was deleted or renamed, or the browser has cleared the storage of this site. The list below has what there is.',
+  },
+  cors: {
+    title: 'The server does not let this page read the image',
+    advice:
+      'It must send “Access-Control-Allow-Origin”, “Access-Control-Allow-Headers: Range” and “Access-Control-Expose-Headers: Content-Range, ETag” (CORS). Whoever runs the server can add them. An address that leads nowhere can look the same from here: see that it is right, or download the image and drop the file here.',
+  },
   policy: OTHER,
-  'no-ranges': RANGES,
-  'writes-lost': LOST,
-  'state-outdated': OUTDATED,
-  'storage-cleared': CLEARED,
-  'storage-failed': STORAGE,
-  'worker-ended': WORKER,
+  'no-ranges': {
+    title: 'The server cannot send parts of a file',
+    advice:
+      'Booting at once needs byte ranges (RFC 9110). Serve the image from a server that has them, or download it and drop the file here.',
+  },
+  'writes-lost': {
+    title: 'Not all that the machine wrote was saved',
+    advice:
+      'It was switched off while this browser could not store it; the details say why. What was saved before is kept.',
+  },
+  'state-outdated': {
+    title: 'The machine cannot go on from where it was suspended',
+    advice:
+      'Its disk has changed since, or the browser ended without closing it. Going on would mix the two and destroy the disk. What is on the disk is kept: boot it.',
+  },
+  'storage-cleared': {
+    title: 'The browser has cleared the storage of this disk',
+    advice:
+      '“Export qcow2” or “Export raw” saves what it still has of it. Do so before you switch the machine off or leave this page: then the disk is gone.',
+  },
+  'storage-failed': {
+    title: 'The storage of this browser fails',
+    advice: 'The details say how. Reload the page to try again; what was saved is kept.',
+  },
+  'worker-ended': {
+    title: 'The part of the page that has the disk has ended',
+    advice:
+      'The browser may have been short of memory. Reload the page to boot the disk again; what was saved is kept.',
+  },
   'engine-failed': OTHER,
 };
 
