@@ -259,7 +259,7 @@ function wire(): void {
   );
   part('suspend').addEventListener('click', () => void suspend());
   part('off').addEventListener('click', () => void switchOff());
-  part('restart').addEventListener('click', () => session?.restart());
+  part('restart').addEventListener('click', () => session?.machine.restart());
   part('share').addEventListener('click', () => {
     const image = session && notesOf(session.name).image;
     if (image) showLink(linkTo(image)).catch(showProblem);

@@ -57,32 +57,24 @@ function focusPlace({ row, button }: { row: number; button: number }): void {
 
 function row(disk: DiskRecord, boot: Start): HTMLLIElement {
   const { name, size, remaining, lastUsed, state: suspended } = disk;
-  const again = (): Promise<void> => showDisks(boot);
-  const button = (label: string, act: () => unknown, kind = ''): HTMLButtonElement =>
-    make(
-      'button',
-      {
-        type: 'button',
-        className: kind,
-        onclick: () => void Promise.resolve(act()).then(again).catch(showProblem),
-        ariaLabel: `${label}: ${name}`,
-      },
+  const button = (label: string, onclick: () => void, className = ''): HTMLButtonElement =>
+    make('button', { type: 'button', className, onclick, ariaLabel: `${label}: ${name}` }, label);
+  /** What changes the list, or may. */
+  const change = (label: string, act: () => Promise<void>, className?: string): HTMLElement =>
+    button(
       label,
-    );
-  const start = (label: string, fresh: boolean, className = ''): HTMLButtonElement =>
-    make(
-      'button',
-      {
-        type: 'button',
-        className,
-        onclick: () => void (fresh ? bootAfresh(name, boot) : boot(name)),
-        ariaLabel: `${label}: ${name}`,
-      },
-      label,
+      () =>
+        void act()
+          .then(() => showDisks(boot))
+          .catch(showProblem),
+      className,
     );
   const starts = suspended
-    ? [start('Continue', false, 'main'), start('Boot', true)]
-    : [start('Boot', false, 'main')];
+    ? [
+        button('Continue', () => boot(name), 'main'),
+        button('Boot', () => void bootAfresh(name, boot)),
+      ]
+    : [button('Boot', () => boot(name), 'main')];
   const about = make('div', {}, make('h3', {}, name), make('p', {}, ...state(disk)));
   if (suspended)
     about.append(make('p', {}, `suspended ${ago(suspended.saved)} · ${bytes(suspended.size)}`));
@@ -95,10 +87,10 @@ function row(disk: DiskRecord, boot: Start): HTMLLIElement {
       'div',
       { className: 'row' },
       ...starts,
-      button('Rename', () => rename(name)),
-      button('Export qcow2', () => saveDisk(name, 'qcow2')),
-      button('Export raw', () => saveDisk(name, 'raw')),
-      button('Delete', () => remove(name), 'danger'),
+      change('Rename', () => rename(name)),
+      change('Export qcow2', () => saveDisk(name, 'qcow2')),
+      change('Export raw', () => saveDisk(name, 'raw')),
+      change('Delete', () => remove(name), 'danger'),
     ),
   );
   if (size && remaining)

@@ -167,10 +167,6 @@ export class Session {
     };
   }
 
-  restart(): void {
-    this.machine.restart();
-  }
-
   /**
    * Keeps the machine's state beside its disk; it stands still afterwards, and is to be ended. Given
    * up or failed, it goes on.

@@ -83,7 +83,7 @@ export class SerialTerminal {
     return lines.join('\n').trimEnd();
   }
 
-  /** What is selected, or all that is seen. */
+  /** What is selected, or the last lines. */
   get chosen(): string {
     return this.#terminal.getSelection() || this.text;
   }

@@ -113,7 +113,7 @@ export class NotAnImage extends Error {}
 const NOT_AN_IMAGE: Explanation = {
   title: 'This is not a disk image that boots',
   advice:
-    'Its first sector is no boot record. See that the address leads to the image itself, not to a page about it or to a compressed archive.',
+    'Its first sector is no boot record. See that the address leads to the image itself, and not to a page about it.',
 };
 
 /** What is thrown when a file does not come into the guest, or out of it. */
