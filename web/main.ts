@@ -7,20 +7,15 @@ import './style/start.css';
 import './style/console.css';
 import './style/disk.css';
 import { MillraceError, persistDisks } from '../hosts/browser/index.ts';
-import { DiskPanel } from './disk/panel.ts';
-import { saveDisk, saveProfile, takeDisk } from './images/copies.ts';
+import type { DiskPanel } from './disk/panel.ts';
+import { takeDisk } from './images/copies.ts';
 import { linkTo, showLink } from './images/link.ts';
 import { showDisks } from './images/list.ts';
+import { diskFrom, freeName, nameOf, withoutEnding } from './images/names.ts';
 import { note, notesOf } from './images/notes.ts';
 import type { Sample } from './images/samples.ts';
-import {
-  diskFrom,
-  fetchSamples,
-  freeName,
-  nameOf,
-  showSamples,
-  withoutEnding,
-} from './images/samples.ts';
+import { fetchSamples, showSamples } from './images/samples.ts';
+import { makeDiskPane } from './machine/disk-pane.ts';
 import { wireKeys } from './machine/keys.ts';
 import { Panes } from './machine/panes.ts';
 import type { Boot } from './machine/session.ts';
@@ -28,7 +23,7 @@ import { Session } from './machine/session.ts';
 import { isSpoken, noteSpoken } from './machine/settings.ts';
 import { wireTools } from './machine/tools.ts';
 import { showAbout } from './page/about.ts';
-import { announce, answerTo, chooseFile, make, part } from './page/dom.ts';
+import { announce, answerTo, chooseFile, part } from './page/dom.ts';
 import type { Remedy } from './page/notice.ts';
 import { hideNotice } from './page/notice.ts';
 import { needsBoot, needsFile, showProblem } from './page/problems.ts';
@@ -45,7 +40,7 @@ let opening: AbortController | undefined;
  */
 let ended: Promise<void> = Promise.resolve();
 let samples: Sample[] = [];
-const panel: DiskPanel = makePanel();
+const panel: DiskPanel = makeDiskPane(() => session);
 const panes: Panes = new Panes(() => session !== undefined);
 
 async function boot(wanted: Boot): Promise<void> {
@@ -200,38 +195,6 @@ function focusRow(label: string): void {
 function show(view: 'start' | 'console'): void {
   part('start').hidden = view !== 'start';
   part('console').hidden = view !== 'console';
-}
-
-/** Of the disk at work, with the ways out of the browser for it. */
-function makePanel(): DiskPanel {
-  const exports = (['qcow2', 'raw'] as const).map((format) =>
-    make(
-      'button',
-      {
-        type: 'button',
-        id: `export-${format}`,
-        onclick: () => session && void saveDisk(session.name, format, session.disk),
-      },
-      `Export ${format}`,
-    ),
-  );
-  const profile = make(
-    'button',
-    {
-      type: 'button',
-      id: 'save-profile',
-      title:
-        'What this boot has read of its image, as a small file. Beside the image on its server, as IMAGE.profile, it lets the next boot fetch that first.',
-      onclick: () => session && void saveProfile(session.name, session.disk),
-    },
-    'Save boot profile',
-  );
-  return new DiskPanel(part('disk-pane'), {
-    title: 'Disk',
-    figures: ['copied', 'rate', 'left', 'requests', 'downloaded', 'read', 'wrote'],
-    tools: [...exports, profile],
-    problem: showProblem,
-  });
 }
 
 function wire(): void {
