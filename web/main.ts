@@ -5,6 +5,7 @@
 import './style/base.css';
 import './style/start.css';
 import './style/console.css';
+import './style/dialogs.css';
 import './style/disk.css';
 import { MillraceError, persistDisks } from '../hosts/browser/index.ts';
 import type { DiskPanel } from './disk/panel.ts';
