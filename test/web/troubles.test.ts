@@ -8,6 +8,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import type { Page } from 'playwright-core';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
@@ -418,11 +419,16 @@ describeWithPeer(['chromium', 'seabios'], 'troubles of the console in Chromium',
     START_MS_MAX,
   );
 
-  it('takes images by every name', async () => {
+  it('takes images by every name, also compressed ones', async () => {
     const image = Buffer.from(haltedImage().subarray(0, 1024 * 1024));
     const long = '\u76d8'.repeat(80);
-    await page.setInputFiles('#file', { name: `${long}.raw`, mimeType: '', buffer: image });
+    const file = { name: `${long}.raw`, mimeType: '', buffer: image };
+    await page.setInputFiles('#file', file);
     await runs('\u76d8'.repeat(22));
+    await page.getByRole('button', { name: 'Switch off' }).click();
+    const packed = { name: 'packed.raw.gz', mimeType: '', buffer: gzipSync(image) };
+    await page.setInputFiles('#file', packed);
+    await runs('packed.raw.gz');
     await page.getByRole('button', { name: 'Switch off' }).click();
     await boot(page, `${site.origin}/images/100%.raw`);
     await page.getByText('Opening 100% …').waitFor();
