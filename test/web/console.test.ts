@@ -197,6 +197,10 @@ describeWithPeer(
         await shoot(page, 'help');
         await page.goto(`${site.origin}/`);
         await page.getByRole('button', { name: 'Boot a small Debian 160 MiB' }).waitFor();
+        const weights = await page
+          .locator('.sample > *')
+          .evaluateAll((lines) => lines.map((line) => getComputedStyle(line).fontWeight));
+        expect(weights).toEqual(['600', '400']);
         await shoot(page, 'first-visit');
         await page.getByRole('button', { name: 'Boot a small Debian 160 MiB' }).click();
         // So slowly that it cannot end before the longest boot has.
