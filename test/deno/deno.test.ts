@@ -220,7 +220,7 @@ describe('millrace serve under Deno', () => {
     const events = (await fetch(`${vda}/events`)).body!.getReader();
     await events.read();
     server.kill('SIGTERM');
-    expect(await ended).toEqual([0, null]);
+    expect(await ended).toEqual([143, null]);
     expect(said).toBe('');
     await events.cancel().catch(() => {});
     const open = await millraceUnderDeno(

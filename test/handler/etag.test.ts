@@ -161,7 +161,7 @@ async function byNode(port = '0'): Promise<{ url: string; stop: () => Promise<vo
     url: vda,
     async stop() {
       server.child.kill('SIGTERM');
-      expect(await server.ended).toMatchObject({ exitCode: 0 });
+      expect(await server.ended).toMatchObject({ exitCode: 143 });
     },
   };
 }
@@ -178,7 +178,7 @@ async function byDeno(): Promise<{ url: string; stop: () => Promise<void> }> {
     url: vda,
     async stop() {
       server.kill('SIGTERM');
-      expect(await ended).toEqual([0, null]);
+      expect(await ended).toEqual([143, null]);
     },
   };
 }

@@ -1,6 +1,6 @@
 /** `millrace serve` and `millrace abort` as programs. */
 import { existsSync } from 'node:fs';
-import { utimes, writeFile } from 'node:fs/promises';
+import { readdir, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { BlockFile } from '../../hosts/api/block.ts';
@@ -41,8 +41,24 @@ describe('millrace serve', () => {
       }
       expect((await fetch(`${urls.vda}/stream`, { method: 'POST' })).status).toBe(403);
       server.child.kill('SIGTERM');
-      expect(await server.ended).toMatchObject({ exitCode: 0 });
+      expect(await server.ended).toMatchObject({ exitCode: 143 });
     }));
+
+  it.each([
+    ['SIGHUP', 129],
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+  ] as const)('is ended by %s with %i, and leaves a sound image alone', (signal, code) =>
+    withFolder(async (cwd) => {
+      await millrace(['create', 'vm.qcow2', '--size', '1M'], { cwd });
+      const server = startMillrace(['serve', 'vm.qcow2', '--listen', '0'], { cwd });
+      await server.until('stdout', /\n/);
+      server.child.kill(signal);
+      expect(await server.ended).toMatchObject({ exitCode: code });
+      expect(await readdir(cwd)).toEqual(['vm.qcow2']);
+      expect((await millrace(['check', 'vm.qcow2'], { cwd })).exitCode).toBe(0);
+    }),
+  );
 
   it('gives nothing of a base that is written while it is served', () =>
     withFolder(async (cwd) => {
@@ -92,7 +108,7 @@ describe('millrace serve', () => {
         await data.body?.cancel();
       }
       server.child.kill('SIGTERM');
-      expect(await server.ended).toMatchObject({ exitCode: 0 });
+      expect(await server.ended).toMatchObject({ exitCode: 143 });
     }));
 
   it(
@@ -191,7 +207,7 @@ describe('millrace serve', () => {
         stdout: expect.stringMatching(/"reason":"aborted"/),
       });
       server.child.kill('SIGTERM');
-      expect(await server.ended).toMatchObject({ exitCode: 0 });
+      expect(await server.ended).toMatchObject({ exitCode: 143 });
     }));
 
   it('refuses what would be open to others, and what it does not understand', () =>

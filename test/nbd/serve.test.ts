@@ -98,7 +98,7 @@ print("there", h.get_size())
       );
       expect(told).toBe(`there ${8 * MIB}`);
       second.child.kill('SIGTERM');
-      expect((await second.ended).exitCode).toBe(0);
+      expect((await second.ended).exitCode).toBe(143);
       expect((await check(join(folder, 'vm.qcow2'))).exitCode).toBe(0);
       // The socket's file has gone with it.
       await expect(stat(join(folder, 'sock'))).rejects.toThrow('ENOENT');
@@ -115,7 +115,7 @@ print("there", h.get_size())
       expect((await client('nbdinfo', '--size', vda.nbd)).stdout.trim()).toBe(String(MIB));
       expect((await fetch(`${vda.http}/data`, { method: 'HEAD' })).status).toBe(200);
       started.child.kill('SIGTERM');
-      expect((await started.ended).exitCode).toBe(0);
+      expect((await started.ended).exitCode).toBe(143);
     }));
 
   it('refuses what would not be safe, in one line', () =>
@@ -211,7 +211,7 @@ describeWithPeer(['nbdinfo', 'nbdsh', 'openssl', 'qemu-img'], 'NBD with TLS', ()
       await expect(nbdsh(`nbd://localhost:${port}/vda`, script)).rejects.toThrow('TLS');
       expect(await nbdsh(secure('ours'), script)).toContain('True');
       started.child.kill('SIGTERM');
-      expect((await started.ended).exitCode).toBe(0);
+      expect((await started.ended).exitCode).toBe(143);
     }));
 });
 

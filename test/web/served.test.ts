@@ -70,7 +70,7 @@ for (const [name, { browser: kind, args }] of Object.entries(BROWSERS))
 
     async function stop(server: Started): Promise<void> {
       server.child.kill('SIGTERM');
-      expect(await server.ended).toMatchObject({ exitCode: 0 });
+      expect(await server.ended).toMatchObject({ exitCode: 143 });
     }
 
     const shows = (text: string): Promise<unknown> =>

@@ -66,7 +66,7 @@ export function declareServe(program: Command, platform: Platform, ended: Ended)
   const command = program
     .command('serve')
     .description(
-      'Serve disks until Ctrl-C: over HTTP, their flat content by ranges, and their jobs, without a token only to this machine, with a page for people at /; or with --nbd over NBD, to hypervisors. A discard gives space back, but for overlays of version 2, which stay as they are.',
+      'Serve disks until Ctrl-C: over HTTP, their flat content by ranges, and their jobs, without a token only to this machine, with a page for people at /; or with --nbd over NBD, to hypervisors. It ends with 128 and the number of the signal that stopped it, and with 0 by itself (--once). A discard gives space back, but for overlays of version 2, which stay as they are.',
     )
     .argument('<image...>', 'images, served as vda, vdb, …, or under a name: NAME=IMAGE')
     .option(
@@ -178,10 +178,10 @@ export async function serve(
     const gone = options.once ? nbd?.server.lastGone() : undefined;
     await tellWhere(platform, [...served.keys()], { http: http?.url, nbd }, options.json ?? false);
     if (options.stream) await streamBehind(platform, served, options.keepCompressed);
-    await (gone === undefined ? stopped : Promise.race([stopped, gone]));
+    const code = await (gone === undefined ? stopped : Promise.race([stopped, gone]));
     await closeAll(started.splice(0));
     for (const recording of recordings) await recording.end();
-    return EXIT_OK;
+    return code ?? EXIT_OK;
   } finally {
     await closeAll([...started, ...[...served.values()].map(({ disk }) => disk)]);
   }
@@ -296,16 +296,16 @@ async function inflated(gzip: Uint8Array<ArrayBuffer> | undefined): Promise<stri
 }
 
 /**
- * Resolves when the user stops the server; asked again, the program does not wait for its disks to
+ * Gives the exit code when the user stops the server; asked again, the program does not wait for its disks to
  * be closed.
  */
-function interrupted(platform: Platform): Promise<void> {
+function interrupted(platform: Platform): Promise<number> {
   let asked = false;
   return new Promise((resolve) => {
     platform.onInterrupt(() => {
       if (asked) platform.exit(EXIT_INTERRUPTED);
       asked = true;
-      resolve();
+      resolve(EXIT_INTERRUPTED);
     });
   });
 }
