@@ -90,6 +90,13 @@ export interface Runtime {
    * to that overlay.
    */
   record(base: string, overlay: string): string;
+  /** Where a base is now, by the caller's word, that an image records elsewhere. */
+  readonly moved?: {
+    /** Of one that is recorded at `place`: the nearest one of a chain, or one further down. */
+    placeNow(place: string, isNearest: boolean): Promise<string>;
+    /** Of one that is recorded by no place, as the object of a program; undefined: not told. */
+    ofNoPlace(): string | undefined;
+  };
   /** The one name of a file that several paths may lead to; default its path. */
   realName?(location: string): Promise<string>;
   /**

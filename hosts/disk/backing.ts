@@ -26,6 +26,9 @@ export interface Backing {
   identity?: RecordedIdentity;
 }
 
+/** What the HTTP bases say of a 401 or 403. */
+const LACKS_CREDENTIALS = /^https?:.*the server answered 40[13]\b/;
+
 /**
  * Recorded of a base that is an object without a name. By its scheme, no other program takes it for
  * a file.
@@ -54,6 +57,9 @@ export function backingOf(engine: Engine, image: number): Backing | undefined {
 
 /** Where the base is that the image `from` records. */
 export function placeOf(runtime: Runtime, engine: Engine, { name }: Backing, from: number): string {
+  const isNoPlace = name === NAMELESS || name.startsWith('json:');
+  const elsewhere = isNoPlace ? runtime.moved?.ofNoPlace() : undefined;
+  if (elsewhere !== undefined) return elsewhere;
   if (name === NAMELESS)
     throw new MillraceError(
       'ENOENT',
@@ -66,6 +72,19 @@ export function placeOf(runtime: Runtime, engine: Engine, { name }: Backing, fro
       `${engine.name(from)}: its backing file is given as 'json:…', which is not supported; name the base explicitly`,
     );
   return runtime.resolve(name, engine.name(from));
+}
+
+/**
+ * An error of opening what an image records: a server that wants credentials was given none, as a
+ * record holds no user, password or query of a URL.
+ */
+export function ofRecorded(error: unknown): unknown {
+  if (!(error instanceof MillraceError) || !LACKS_CREDENTIALS.test(error.message)) return error;
+  return new MillraceError(
+    error.code,
+    `${error.message}; an overlay records its base's URL without user, password and query: give the URL whole (base, --from), or a header (--header, --token-file)`,
+    { cause: error.cause, offset: error.offset, reason: error.reason },
+  );
 }
 
 /** Hands over what the overlay's header is to say: that its base is this image, by this name. */

@@ -22,7 +22,7 @@ import type { BaseLocation, CacheMode } from '../api/open.ts';
 import type { ProfileChoice, RecordOptions } from '../api/profile.ts';
 import type { OverlayMode, Runtime, SourceUse } from '../api/runtime.ts';
 import type { Backing } from './backing.ts';
-import { backingOf, NAMELESS, notFollowed, placeOf, recordBacking } from './backing.ts';
+import { backingOf, NAMELESS, notFollowed, ofRecorded, placeOf, recordBacking } from './backing.ts';
 import { closeAll } from './close-all.ts';
 import { ContentId } from './content-id.ts';
 import type { Expected, UnpackChoice } from './contents.ts';
@@ -45,9 +45,6 @@ import type { GivenProfile, ProfiledBase } from './profiles.ts';
 import { checkedRecording, loadProfile } from './profiles.ts';
 import type { RecordedIdentity } from './recorded.ts';
 import { checkIdentity, checkParts, isMirrored, recordedName, recordOf } from './recorded.ts';
-
-/** What the HTTP bases say of a 401 or 403. */
-const LACKS_CREDENTIALS = /^https?:.*the server answered 40[13]\b/;
 
 /** What the caller says of the disk and its bases. */
 export interface OpeningOptions extends UnpackChoice {
@@ -267,25 +264,12 @@ export class Opening {
     const base = placeOf(this.#runtime, this.engine, backing, image);
     const isForeign =
       backing.identity === undefined && backing.format !== undefined && !backing.isPacked;
-    await this.#asRecorded(() => this.#openBase(base, format, { recorded, isForeign }));
-  }
-
-  /**
-   * A server that wants credentials was given none: a record holds no user, password or query of a
-   * URL.
-   */
-  async #asRecorded(open: () => Promise<void>): Promise<void> {
     this.#isRecorded = true;
     try {
-      await open();
+      await this.#openBase(base, format, { recorded, isForeign });
       this.#isRecorded = false;
     } catch (error) {
-      if (!(error instanceof MillraceError) || !LACKS_CREDENTIALS.test(error.message)) throw error;
-      throw new MillraceError(
-        error.code,
-        `${error.message}; an overlay records its base's URL without user, password and query: give the URL whole (base, --from), or a header (--header, --token-file)`,
-        { cause: error.cause, offset: error.offset, reason: error.reason },
-      );
+      throw ofRecorded(error);
     }
   }
 

@@ -2,7 +2,7 @@
  * How commands get at bases on servers: --from, --header, --token-file; what they say of a server
  * that does not answer, or not us.
  */
-import { readFile, writeFile } from 'node:fs/promises';
+import { readFile, rename, writeFile } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
@@ -98,6 +98,50 @@ describe('a base whose URL needs a query', () => {
       const bare = await millraceHere('commit', top, '--follow-chain');
       expect(bare.stderr).toMatch(/403/);
       expect(await millraceHere('commit', top, ...from)).toMatchObject({ exitCode: 0 });
+    }));
+
+  test.each<[string, (top: string, folder: string) => string[]]>([
+    ['map', (top) => ['map', top]],
+    ['info', (top) => ['info', top, '--backing-chain']],
+    ['convert', (top, folder) => ['convert', top, join(folder, 'flat.raw')]],
+    ['stream', (top) => ['stream', top, '-q']],
+    ['rebase', (top) => ['rebase', top, '--no-base']],
+  ])('%s finds it at the end of a chain', (name, line) =>
+    withGuarded(isSigned, async (server, folder) => {
+      const [low, mid, top] = ['low', 'mid', 'top'].map((image) => join(folder, `${image}.qcow2`));
+      const follow = name === 'info' ? [] : ['--follow-chain'];
+      const from = [...follow, '--from', server.url + SIGNATURE];
+      await millraceHere('create', low, '--base', server.url + SIGNATURE);
+      for (const [image, base] of [
+        [mid, low],
+        [top, mid],
+      ]) {
+        const made = await millraceHere('create', image, '--base', base, '--follow-chain', ...from);
+        expect(made).toMatchObject({ exitCode: 0 });
+      }
+      const bare = await millraceHere(...line(top, folder), ...follow);
+      expect(bare.stderr).toMatch(/answered 403 .*give the URL whole \(base, --from\)/);
+      const { exitCode, stdout } = await millraceHere(...line(top, folder), ...from);
+      expect(exitCode).toBe(0);
+      if (name === 'info') expect(stdout.match(/^image: /gm)).toHaveLength(4);
+      if (name !== 'convert') return;
+      expect(Buffer.compare(await readFile(join(folder, 'flat.raw')), object)).toBe(0);
+    }),
+  );
+
+  test('of a chain whose nearest base is gone, --from is that base', () =>
+    withGuarded(isSigned, async (server, folder) => {
+      const [mid, top] = [join(folder, 'mid.qcow2'), join(folder, 'top.qcow2')];
+      await writeFile(join(folder, 'base.raw'), object);
+      await millraceHere('create', mid, '--base', join(folder, 'base.raw'));
+      await millraceHere('create', top, '--base', mid, '--follow-chain');
+      await rename(mid, join(folder, 'moved.qcow2'));
+      expect((await millraceHere('map', top, '--follow-chain')).exitCode).toBe(1);
+      const moved = ['--from', join(folder, 'moved.qcow2')];
+      expect((await millraceHere('map', top, '--follow-chain', ...moved)).exitCode).toBe(0);
+      const chain = await millraceHere('info', top, '--backing-chain', ...moved);
+      expect(chain.stdout.match(/^image: /gm)).toHaveLength(3);
+      expect(server.ranges).toEqual([]);
     }));
 
   test('rebase reads the old base there, and the new one where it says', () =>

@@ -8,6 +8,7 @@ import { MillraceError } from '../../api/errors.ts';
 import type { AesInfo, ImageFormat, ImageInfo, LuksInfo, SnapshotInfo } from '../../api/image.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import { SIZE_UNMEASURED } from '../../bases/containers/pass.ts';
+import { ofRecorded } from '../../disk/backing.ts';
 import { formatOfWord } from '../../disk/driver/formats.ts';
 import { describeImageWith } from '../../disk/open.ts';
 import { isRemote } from '../../files/location.ts';
@@ -127,7 +128,9 @@ async function chainOf(
         `${location}: the chain has more than ${IMAGES_MAX} images, or goes round in a circle`,
       );
     const recorded = formatOfWord(above['backing-filename-format'] ?? '');
-    chain.push(await describe(platform, place, { format: recorded, followChain }));
+    const now = await platform.runtime.moved?.placeNow(place, chain.length === 1);
+    const below = describe(platform, now ?? place, { format: recorded, followChain });
+    chain.push(await below.catch((error) => Promise.reject(ofRecorded(error))));
   }
   return chain;
 }

@@ -8,7 +8,10 @@ import type { Runtime } from '../../api/runtime.ts';
 import type { HttpOptions } from '../../bases/http/http.ts';
 import { isNbdUri } from '../../bases/nbd/uri.ts';
 import { cachingBases } from '../../disk/base-cache.ts';
-import { isHttpUrl, isRemote } from '../../files/location.ts';
+import { describeImageWith } from '../../disk/open.ts';
+import { isHttpUrl } from '../../files/location.ts';
+import type { LookAt } from './from.ts';
+import { baseAt } from './from.ts';
 import { listed, size } from './options.ts';
 import type { Platform } from './platform.ts';
 import { tell } from './platform.ts';
@@ -30,12 +33,15 @@ interface ReachOptions {
   order?: string;
 }
 
-/** They open no base, or say in their own file where one is. */
-const WITHOUT_FROM: readonly string[] = ['serve', 'stream'];
+/** It says in its own file where the base of each disk is. */
+const OWN_FROM: readonly string[] = ['serve'];
 /** Its `--token-file` is of the server that it is itself. */
 const SERVER = 'serve';
 /** They open no image. */
 const WITHOUT_BASES: readonly string[] = ['abort', 'resume', 'completion', 'show', 'merge'];
+
+/** A server whose image is only looked at to learn what it records. */
+const LOOK_MS_MAX = 3000;
 
 /** They read bases for long, or again and again. */
 const CACHING: readonly string[] = ['create', 'serve', 'stream'];
@@ -56,7 +62,7 @@ const READING: readonly string[] = [
 export function declareReach(command: Command): void {
   const name = command.name();
   if (WITHOUT_BASES.includes(name)) return;
-  if (!WITHOUT_FROM.includes(name))
+  if (!OWN_FROM.includes(name))
     command.option(
       '--from <url|path>',
       name === 'create'
@@ -110,7 +116,7 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
     isReading: READING.includes(command.name()),
   });
   const local = unpackingAs(platform, guarded, options, LOOKING.includes(command.name()));
-  const isOwn = WITHOUT_FROM.includes(command.name());
+  const isOwn = OWN_FROM.includes(command.name());
   // Before they are cleared below: these are the values themselves.
   const { from, base, header = [], cache, cacheSize, sequential, profile, order } = options;
   const tokenOption = command.name() === SERVER ? 'baseTokenFile' : 'tokenFile';
@@ -126,6 +132,8 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
   if (cache === undefined && cacheSize !== undefined)
     throw new MillraceError('EINVAL', '--cache-size is of a folder that --cache names');
   const onTrouble = (message: string): void => void tell(platform, message);
+  const headersTo = (place: string): Record<string, string> =>
+    origins.has(originOf(place)) ? headers : {};
   const runtime: Runtime = {
     ...local,
     async openSource(location, as) {
@@ -134,7 +142,7 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
       if (!isHttpUrl(place) || !URL.canParse(place)) return local.openSource(location, as);
       if (origins.size === 0) origins.add(originOf(place));
       const http: HttpOptions = {
-        ...(origins.has(originOf(place)) ? { headers } : {}),
+        headers: headersTo(place),
         ...(cache !== undefined && as !== undefined ? { lookFirst: true } : {}),
         onTrouble,
         sequential,
@@ -161,7 +169,26 @@ export async function reachingRuntime(platform: Platform, command: Command): Pro
         given: base || undefined,
         isKind: command.name() === 'commit',
         isBelowGiven: command.name() === 'create',
+        lookAt: lookingWith(platform, headersTo),
       });
+}
+
+/**
+ * Tells what images record as their bases. A server is not waited for: it may be gone, and that is
+ * why the base is elsewhere.
+ */
+export function lookingWith(
+  { runtime, openHttp }: Platform,
+  headersTo: (place: string) => Record<string, string> = () => ({}),
+): LookAt {
+  return async (place) => {
+    if (isNbdUri(place)) return undefined;
+    const image = isHttpUrl(place)
+      ? await openHttp(place, { headers: headersTo(place), retries: 0, timeout: LOOK_MS_MAX })
+      : place;
+    const { backingFile } = (await describeImageWith(runtime, image)).image;
+    return backingFile === undefined ? undefined : runtime.resolve(backingFile, place);
+  };
 }
 
 /**
@@ -251,43 +278,6 @@ function tellingOfWriters(
   };
 }
 
-/**
- * Opens the base of each overlay at `from`: the one of the chain that is recorded as `from` is
- * without its user, password and query; else the nearest one, where `isKind` says so only if both
- * are URLs or neither is. What the command line gives by name, as `given`, stays; where
- * `isBelowGiven` says so, the nearest one is what that stands on.
- */
-export function baseAt(
-  runtime: Runtime,
-  from: string,
-  {
-    given,
-    isKind = false,
-    isBelowGiven = false,
-  }: { given?: string; isKind?: boolean; isBelowGiven?: boolean } = {},
-): Runtime {
-  const recorded = isHttpUrl(from) && URL.canParse(from) ? bare(from) : undefined;
-  let isNearest = false;
-  return {
-    ...runtime,
-    openOverlay(location, mode) {
-      isNearest = true;
-      return runtime.openOverlay(location, mode);
-    },
-    openSource(location, as) {
-      const place = String(location);
-      if (as !== 'base') {
-        isNearest = true;
-        return runtime.openSource(location);
-      }
-      const isOfKind = !isKind || isRemote(place) === isRemote(from);
-      const replaces = place === recorded || (isNearest && isOfKind);
-      isNearest = isBelowGiven && place === given;
-      return runtime.openSource(replaces && place !== given ? from : location, as);
-    },
-  };
-}
-
 /** @throws MillraceError `EINVAL` for what is a mode of caching, as `--cache` was before. */
 function cacheDirectory(text: string): string {
   if (text !== 'unsafe' && text !== 'writeback') return text;
@@ -313,12 +303,6 @@ function meaningUrl(location: string | URL): (error: unknown) => never {
 
 function asItIs(error: unknown): never {
   throw error;
-}
-
-/** As an overlay records it. */
-function bare(href: string): string {
-  const { origin, pathname } = new URL(href);
-  return `${origin}${pathname}`;
 }
 
 function originOf(href: string): string {

@@ -12,11 +12,12 @@ import { closeAll } from '../../disk/close-all.ts';
 import { openDiskWith } from '../../disk/open.ts';
 import type { Listening } from '../http/handler.ts';
 import { createHandler } from '../http/handler.ts';
+import { baseAt } from './from.ts';
 import type { Ended } from './options.ts';
 import { addExample, baseFormat, followChain, imageFormat, listed } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, LOOPBACK, tell } from './platform.ts';
-import { baseAt } from './reach.ts';
+import { lookingWith } from './reach.ts';
 import type { NbdServing } from './serve-nbd.ts';
 import { nbdAddress, startNbd, streamBehind } from './serve-nbd.ts';
 import { mustBeFree, Recording, tellOfReplay } from './serve-profiles.ts';
@@ -237,9 +238,10 @@ async function openAll(
   const profiles = profilesOf(options, images);
   const recorded = placesOf('record', options.record ?? [], images);
   const shared = sharingBases(platform.runtime);
+  const lookAt = lookingWith(platform);
   for (const [device, image] of images) {
     const from = places.get(device);
-    const runtime = from === undefined ? shared : baseAt(shared, from);
+    const runtime = from === undefined ? shared : baseAt(shared, from, { lookAt });
     const profile = profiles.get(device);
     const record = recorded.has(device) && { seconds: options.recordFor };
     const { readOnly, followChain, format, baseFormat, base, create } = options;

@@ -28,7 +28,6 @@ const JSON_INTERVAL_MS = 1000;
 export interface StreamCommandOptions
   extends Omit<StreamOptions, 'nonblock' | 'signal' | 'compressed'> {
   /** Where the base is now, if not where the overlay says. */
-  from?: string;
   baseFormat?: ImageFormat;
   followChain?: boolean;
   cacheMode?: CacheMode;
@@ -77,7 +76,6 @@ export function declareStream(program: Command, platform: Platform, ended: Ended
       '--order <profile>',
       'copy first what a boot profile tells (a path or URL), then the rest; or sequential (default)',
     )
-    .option('--from <url|path>', 'where the base is now, if not where the overlay records it')
     .addOption(cacheMode())
     .addOption(baseFormat())
     .addOption(followChain())
@@ -92,7 +90,6 @@ export async function stream(
   options: StreamCommandOptions,
 ): Promise<number> {
   const {
-    from,
     baseFormat,
     followChain,
     cacheMode: cache,
@@ -110,7 +107,6 @@ export async function stream(
   try {
     const disk = await openDiskWith(platform.runtime, {
       overlay,
-      base: from,
       baseFormat,
       followChain,
       cache,
