@@ -1,7 +1,14 @@
 /**
  * What the library has on every runtime beside the calls that open disks: types, errors, events.
  */
-export type { BlockFile, BlockSource, ContainerInfo, Flow, ReadHint } from '../api/block.ts';
+export type {
+  BlockFile,
+  BlockSource,
+  ContainerInfo,
+  Flow,
+  MirroredContent,
+  ReadHint,
+} from '../api/block.ts';
 export * from '../api/chain.ts';
 export * from '../api/check.ts';
 export * from '../api/disk.ts';
