@@ -126,3 +126,8 @@ export function codeOf(error: unknown): ErrorCode {
     if (typeof known === 'string' && Object.hasOwn(SYSTEM_CODES, known)) return SYSTEM_CODES[known];
   return 'EIO';
 }
+
+/** What an error says, be it no Error at all. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

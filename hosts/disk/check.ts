@@ -6,8 +6,9 @@
 import { KIND_READ } from '../../engine/protocol.ts';
 import type { CheckOptions, CheckReport } from '../api/check.ts';
 import { MillraceError } from '../api/errors.ts';
-import { checkWith, extentsOf } from './driver/answers.ts';
+import { checkWith } from './driver/checks.ts';
 import type { Engine } from './driver/engine.ts';
+import { extentsOf } from './driver/extents.ts';
 import { inPieces } from './pieces.ts';
 
 /** Of the places found, so many are told. */

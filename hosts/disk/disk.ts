@@ -35,8 +35,9 @@ import type { ProfileChoice, RecordedProfile, ReplayInfo } from '../api/profile.
 import { check } from './check.ts';
 import type { ContentId } from './content-id.ts';
 import { DiskViews } from './disk-views.ts';
-import { extentsOf, imageOf } from './driver/answers.ts';
 import type { Engine } from './driver/engine.ts';
+import { extentsOf } from './driver/extents.ts';
+import { imageOf } from './driver/images.ts';
 import { reasonText } from './driver/reasons.ts';
 import { bitmapsOf, snapshotsOf } from './driver/snapshots.ts';
 import { encryptionOf } from './encryption.ts';

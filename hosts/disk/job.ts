@@ -32,12 +32,11 @@ import {
 } from '../../engine/protocol.ts';
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import type { DiskEvent } from '../api/disk.ts';
-import { codeOf, MillraceError } from '../api/errors.ts';
+import { codeOf, MillraceError, messageOf } from '../api/errors.ts';
 import type { StreamInfo, StreamOptions } from '../api/job.ts';
 import { JobStatus } from '../api/job.ts';
 import type { Engine } from './driver/engine.ts';
-import type { Failure } from './driver/errors.ts';
-import { messageOf } from './driver/errors.ts';
+import type { Failure } from './driver/error-ledger.ts';
 import { reasonText } from './driver/reasons.ts';
 
 const ON_ERROR = {

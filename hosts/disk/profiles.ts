@@ -11,7 +11,7 @@ import {
   READ_MISSED,
 } from '../../engine/protocol.ts';
 import type { BlockSource } from '../api/block.ts';
-import { codeOf, MillraceError } from '../api/errors.ts';
+import { codeOf, MillraceError, messageOf } from '../api/errors.ts';
 import { mustKnowOptions } from '../api/options.ts';
 import type {
   ProfileChoice,
@@ -29,7 +29,6 @@ import { Recorder } from '../profiles/recorder.ts';
 import type { ReplayEnd } from '../profiles/replay.ts';
 import { Replay } from '../profiles/replay.ts';
 import type { Engine } from './driver/engine.ts';
-import { messageOf } from './driver/errors.ts';
 import type { RecordedIdentity } from './recorded.ts';
 import { isSameBase } from './recorded.ts';
 

@@ -9,7 +9,7 @@
  * number for each range: how far it begins from the end of the one before (signed, zigzag), its
  * length less one, both in units of 4 KiB, and the time since the one before, in units of 16 ms.
  */
-import { MillraceError } from '../api/errors.ts';
+import { MillraceError, messageOf } from '../api/errors.ts';
 
 /** In what ranges are told. */
 export const UNIT_BYTES = 4096;
@@ -128,7 +128,7 @@ export async function decodeProfile(file: Uint8Array, name = 'the profile'): Pro
   try {
     return parse(await inflated(file.subarray(MAGIC.length + 1)));
   } catch (cause) {
-    const why = cause instanceof Error ? cause.message : String(cause);
+    const why = messageOf(cause);
     throw new MillraceError('ECORRUPT', `${name} is damaged: ${why}`, { cause });
   }
 }

@@ -26,6 +26,7 @@ import {
   OP_WRITE,
   REPORT_NUMBERS,
 } from '../../engine/protocol.ts';
+import type { Exports } from '../../hosts/disk/driver/instance.ts';
 import type { Random } from '../fixtures/content.ts';
 import { identityOf } from './qcow2.ts';
 import type { Cut, Storage } from './storage.ts';
@@ -52,43 +53,6 @@ const HOLE_BLOCK_BYTES = 2 ** HOLE_BLOCK_BITS;
  * once reads a long chain's tables in them.
  */
 const STEPS_MAX = 100_000;
-
-export interface Exports {
-  version(): number;
-  init(bytes: number): number;
-  submissions(): number;
-  completions(): number;
-  setFile(image: number, bytes: number, tellsHoles: boolean): number;
-  setUse(copyOnRead: boolean, readAhead: boolean, trims: boolean, flushesDear: boolean): void;
-  text(): number;
-  setBacking(name: number, format: number, identity: number): number;
-  image(index: number): number;
-  imageAtDepth(depth: number): number;
-  headerPage(image: number): number;
-  requestBytesMax(): number;
-  request(kind: number, tag: number, offset: number, length: number, argument: number): number;
-  step(completed: number, now: number): number;
-  submitted(): number;
-  wakeAt(): number;
-  abort(): number;
-  info(): number;
-  pause(): number;
-  resume(): number;
-  stream(
-    offset: number,
-    length: number,
-    speed: number,
-    onError: number,
-    keepBase: boolean,
-    full: boolean,
-    bottom: number,
-    keepCompressed: boolean,
-    ordered: boolean,
-  ): number;
-  streamNext(offset: number, length: number): number;
-  setSpeed(speed: number): number;
-  clusterSize(): number;
-}
 
 /** How often (of a thousand) and how an operation goes wrong, and how long it takes. */
 export interface Faults {

@@ -2,7 +2,7 @@
  * What decompresses from start to end. Each runtime brings its quickest: those of node:zlib are
  * here, those that run everywhere in portable.ts. All check what the format has to check by.
  */
-import { MillraceError } from '../../api/errors.ts';
+import { MillraceError, messageOf } from '../../api/errors.ts';
 import { corrupt } from './bytes.ts';
 
 /**
@@ -118,6 +118,6 @@ export async function* decompressed(
   } catch (error) {
     if (failure !== undefined) throw failure.error;
     if (error instanceof MillraceError) throw error;
-    throw corrupt(name, format, error instanceof Error ? error.message : String(error), error);
+    throw corrupt(name, format, messageOf(error), error);
   }
 }

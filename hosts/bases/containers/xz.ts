@@ -3,7 +3,7 @@
  * large for that, or that has only one, from its start to its end.
  */
 import type { BlockSource } from '../../api/block.ts';
-import { MillraceError } from '../../api/errors.ts';
+import { MillraceError, messageOf } from '../../api/errors.ts';
 import type { BlockTable } from './blocks.ts';
 import { sourceOfBlocks } from './blocks.ts';
 import { corrupt, unsupported } from './bytes.ts';
@@ -157,7 +157,7 @@ export async function* decodeXz(
 
 function xzError(name: string | undefined, where: string, error: unknown): unknown {
   if (error instanceof MillraceError) return error;
-  const reason = error instanceof Error ? error.message : String(error);
+  const reason = messageOf(error);
   if (error instanceof XzFailure && error.isUnsupported)
     return unsupported(name, 'xz', `cannot be read: ${reason} (${where})`);
   return corrupt(name, 'xz', `${reason} (${where})`, error);

@@ -5,7 +5,7 @@
  * more than a few times the cluster.
  */
 import type { Codec, Compression } from '../../api/codec.ts';
-import { MillraceError } from '../../api/errors.ts';
+import { MillraceError, messageOf } from '../../api/errors.ts';
 import { zstdFrame } from './zstd.ts';
 
 /**
@@ -37,7 +37,7 @@ async function load(decoders: Decoders, method: Compression): Promise<Decoder> {
   try {
     return await decoders[method]();
   } catch (cause) {
-    const message = `cannot load a decoder for compressed data (${method}): ${reasonOf(cause)}`;
+    const message = `cannot load a decoder for compressed data (${method}): ${messageOf(cause)}`;
     throw new MillraceError('EUNSUPPORTED', message, { cause });
   }
 }
@@ -68,7 +68,7 @@ function decode(decoder: Decoder, method: Compression, from: Uint8Array, into: U
   try {
     return decoder(from, into);
   } catch (cause) {
-    throw badStream(method, reasonOf(cause), cause);
+    throw badStream(method, messageOf(cause), cause);
   }
 }
 
@@ -86,10 +86,6 @@ export function badStream(method: Compression, reason: string, cause?: unknown):
   return new MillraceError('ECORRUPT', `compressed data (${method}) does not inflate: ${reason}`, {
     cause,
   });
-}
-
-function reasonOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
 }
 
 /**

@@ -5,6 +5,7 @@
 import type { Command } from 'commander';
 import { Option } from 'commander';
 import type { Disk, Extent } from '../../api/disk.ts';
+import { messageOf } from '../../api/errors.ts';
 import type { ImageFormat } from '../../api/image.ts';
 import { FORMAT_NAMES } from '../../disk/driver/formats.ts';
 import { openImage, whileUnchanged, withDisk } from './image.ts';
@@ -66,7 +67,7 @@ export async function compare(
   try {
     at = await whileUnchanged(platform, first, () => whileUnchanged(platform, second, look));
   } catch (error) {
-    await tell(platform, error instanceof Error ? error.message : String(error));
+    await tell(platform, messageOf(error));
     return EXIT_NOT_COMPARED;
   }
   await platform.stdout.write(

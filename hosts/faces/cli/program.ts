@@ -5,7 +5,7 @@
  */
 import { Command, CommanderError } from 'commander';
 import type { ErrorCode, ErrorReason } from '../../api/errors.ts';
-import { MillraceError } from '../../api/errors.ts';
+import { MillraceError, messageOf } from '../../api/errors.ts';
 import type { Ended } from './options.ts';
 import { addExample } from './options.ts';
 import type { Output, Platform } from './platform.ts';
@@ -78,22 +78,22 @@ export async function runCommandLine(
     if (error instanceof CommanderError) return error.exitCode;
     await (given.includes('--json')
       ? platform.stderr.write(`${JSON.stringify(asJson(error))}\n`)
-      : tell(platform, messageOf(error)));
+      : tell(platform, whatWentWrong(error)));
     return EXIT_FAILED;
   } finally {
     release();
   }
 }
 
-function messageOf(error: unknown): string {
+function whatWentWrong(error: unknown): string {
   if (error instanceof MillraceError) return error.message;
-  return `something went wrong that should not: ${error instanceof Error ? error.message : String(error)}`;
+  return `something went wrong that should not: ${messageOf(error)}`;
 }
 
 /** An error as programs read it, and as the HTTP handler tells it. */
 function asJson(error: unknown): { code: ErrorCode; reason?: ErrorReason; message: string } {
   const { code, reason } = error instanceof MillraceError ? error : { code: 'EIO' as const };
-  return { code, ...(reason && { reason }), message: messageOf(error) };
+  return { code, ...(reason && { reason }), message: whatWentWrong(error) };
 }
 
 /** A platform whose commands end with EXIT_INTERRUPTED, whatever the signal was. */

@@ -1,7 +1,7 @@
 /** What every route of the handler is given, and how it answers and refuses. */
 import type { Disk } from '../../api/disk.ts';
 import type { ErrorCode } from '../../api/errors.ts';
-import { MillraceError } from '../../api/errors.ts';
+import { MillraceError, messageOf } from '../../api/errors.ts';
 
 /** One request for one disk. */
 export interface Ask {
@@ -57,9 +57,7 @@ export function refuse(error: unknown, cors: Record<string, string>, bodiless: b
   const told = {
     code: known ? error.code : 'EIO',
     ...(known && error.reason && { reason: error.reason }),
-    message: known
-      ? error.message
-      : `the handler failed: ${error instanceof Error ? error.message : String(error)}`,
+    message: known ? error.message : `the handler failed: ${messageOf(error)}`,
   };
   const headers = {
     'Content-Type': 'application/json',

@@ -1,7 +1,7 @@
 /** What each request does to the disk ("Request types"), and how it is answered. */
 import type { Extent } from '../../api/disk.ts';
 import type { ErrorCode } from '../../api/errors.ts';
-import { MillraceError } from '../../api/errors.ts';
+import { MillraceError, messageOf } from '../../api/errors.ts';
 import type { Descriptor, Request } from '../../bases/nbd/messages.ts';
 import * as messages from '../../bases/nbd/messages.ts';
 import type { HeaderStyle } from '../../bases/nbd/protocol.ts';
@@ -90,7 +90,7 @@ export async function answer(
     return await act({ target, style, contexts, request, payload, stop, room });
   } catch (error) {
     if (error instanceof Refused) return refusal(request, style, error.error, error.message);
-    const message = error instanceof Error ? error.message : String(error);
+    const message = messageOf(error);
     const code = codeOf(error);
     const value = code === undefined ? undefined : ERRORS[code];
     return refusal(request, style, value ?? NbdError.EIO, message);

@@ -11,7 +11,7 @@ import {
   IMAGE_NAME_BYTES,
   TEXT_BYTES,
 } from '../../../engine/protocol.ts';
-import type { Instance } from './engine.ts';
+import type { Instance } from './instance.ts';
 
 /** Where an image's report tells the place of what its header says of its base. */
 const TEXTS = [

@@ -3,7 +3,7 @@
  * engine tells of is called.
  */
 import { R_FLUSH_LOST } from '../../../engine/protocol.ts';
-import { codeOf, MillraceError } from '../../api/errors.ts';
+import { codeOf, MillraceError, messageOf } from '../../api/errors.ts';
 import { codeOfNumber } from './reasons.ts';
 
 /** Errors kept for the requests that fail of them; older ones have been told or will not be. */
@@ -86,8 +86,4 @@ export class ErrorLedger {
     if (detail === first) this.#spared = detail;
     else this.#errors.delete(detail);
   }
-}
-
-export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
