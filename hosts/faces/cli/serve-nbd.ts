@@ -6,9 +6,11 @@ import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { NbdAddress, NbdListening, NbdTls } from '../nbd/listen.ts';
 import { NbdServer } from '../nbd/server.ts';
+import { hostAndPort } from './listen-address.ts';
 import type { Platform } from './platform.ts';
 import { LOOPBACK, tell } from './platform.ts';
-import type { ServedImage, ServeOptions } from './serve.ts';
+import type { ServeOptions } from './serve.ts';
+import type { ServedImage } from './serve-disks.ts';
 
 const PEM_BYTES_MAX = 1024 * 1024;
 /** How long a job that paused itself over an error waits before it tries again. */
@@ -40,16 +42,13 @@ export function nbdAddress(text: string): NbdAddress | 'systemd' {
       );
     return { path };
   }
-  const [, hostname, digits] = /^(?:(.+):)?(\d{1,5})$/.exec(text) ?? [];
-  if (digits === undefined || Number(digits) > 65535)
+  const address = hostAndPort(text);
+  if (address === undefined)
     throw new MillraceError(
       'EINVAL',
       `'${text}' is no address for NBD: unix:PATH, PORT, HOST:PORT, or systemd`,
     );
-  return {
-    hostname: (hostname ?? '127.0.0.1').replace(/^\[(.*)\]$/, '$1'),
-    port: Number(digits),
-  };
+  return address;
 }
 
 /**

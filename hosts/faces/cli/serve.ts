@@ -1,26 +1,19 @@
-/**
- * `millrace serve`: disks over HTTP by the shared handler, or over NBD, until the user stops it.
- * Without a token, only this machine is listened to, and only requests that name it.
- */
+/** `millrace serve`: disks over HTTP by the shared handler, or over NBD, until the user stops it. */
 import type { Command } from 'commander';
 import { InvalidArgumentError } from 'commander';
-import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { ImageFormat } from '../../api/image.ts';
-import { sharingBases } from '../../bases/shared.ts';
 import { closeAll } from '../../disk/close-all.ts';
-import { openDiskWith } from '../../disk/open.ts';
-import type { Listening } from '../http/handler.ts';
-import { createHandler } from '../http/handler.ts';
-import { baseAt } from './from.ts';
 import type { Ended } from './options.ts';
 import { addExample, baseFormat, followChain, imageFormat, listed } from './options.ts';
 import type { Platform } from './platform.ts';
-import { EXIT_INTERRUPTED, EXIT_OK, LOOPBACK, tell } from './platform.ts';
-import { lookingWith } from './reach.ts';
+import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
+import type { ServedImage } from './serve-disks.ts';
+import { named, openAll, placesOf } from './serve-disks.ts';
+import { privateAddress, startHttp } from './serve-http.ts';
 import type { NbdServing } from './serve-nbd.ts';
 import { nbdAddress, startNbd, streamBehind } from './serve-nbd.ts';
-import { mustBeFree, Recording, tellOfReplay } from './serve-profiles.ts';
+import { mustBeFree, Recording } from './serve-profiles.ts';
 import { readToken } from './token.ts';
 
 export interface ServeOptions {
@@ -50,12 +43,6 @@ export interface ServeOptions {
   tlsCert?: string;
   tlsKey?: string;
   tlsCa?: string;
-}
-
-/** A disk that is served. */
-export interface ServedImage {
-  disk: Disk;
-  image: string;
 }
 
 const LISTEN_DEFAULT = '127.0.0.1:7468';
@@ -173,7 +160,7 @@ export async function serve(
     const disks = Object.fromEntries([...served].map(([device, { disk }]) => [device, disk]));
     const nbd = options.nbd === undefined ? undefined : await startNbd(platform, disks, options);
     if (nbd) started.push(nbd);
-    const http = address && (await startHttp(platform, served, address, token, options.origin));
+    const http = address && (await startHttp(platform, disks, address, token, options.origin));
     if (http) started.push(http);
     const stopped = interrupted(platform);
     const gone = options.once ? nbd?.server.lastGone() : undefined;
@@ -210,96 +197,9 @@ function mustGoTogether(options: ServeOptions): void {
     throw new MillraceError('EINVAL', '--create needs a base to make the overlay over: --base');
 }
 
-function privateAddress(
-  listen: string,
-  token: string | undefined,
-): { hostname: string; port: number } {
-  const address = addressOf(listen);
-  if (token === undefined && !LOOPBACK.test(address.hostname)) {
-    throw new MillraceError(
-      'EACCES',
-      `cannot listen at ${address.hostname} without a token: others than this machine reach it (--token-file)`,
-    );
-  }
-  return address;
-}
-
 /**
- * Opens the disks, which share their bases; what has been opened is in `served` even when one
- * fails.
- */
-async function openAll(
-  platform: Platform,
-  images: readonly [device: string, image: string][],
-  options: ServeOptions,
-  served: Map<string, ServedImage>,
-): Promise<void> {
-  const places = placesOf('from', options.from ?? [], images);
-  const profiles = profilesOf(options, images);
-  const recorded = placesOf('record', options.record ?? [], images);
-  const shared = sharingBases(platform.runtime);
-  const lookAt = lookingWith(platform);
-  for (const [device, image] of images) {
-    const from = places.get(device);
-    const runtime = from === undefined ? shared : baseAt(shared, from, { lookAt });
-    const profile = profiles.get(device);
-    const record = recorded.has(device) && { seconds: options.recordFor };
-    const { readOnly, followChain, format, baseFormat, base, create } = options;
-    const disk = await openDiskWith(runtime, {
-      overlay: image,
-      readOnly,
-      followChain,
-      format,
-      baseFormat,
-      base,
-      create: create ? { base, followChain, baseFormat } : undefined,
-      profile,
-      record,
-    });
-    served.set(device, { disk, image });
-    // What it finds is told while the disk is served; one closed before has nothing to tell.
-    if (profile !== undefined) void tellOfReplay(platform, device, disk).catch(() => {});
-  }
-}
-
-/** Which profile each disk replays. Nothing that is fetched stays where nothing is changed. */
-function profilesOf(
-  { profile = ['auto'], readOnly }: ServeOptions,
-  images: readonly [device: string, image: string][],
-): Map<string, string> {
-  const [only] = profile;
-  if (profile.length === 1 && (only === 'auto' || only === 'none'))
-    return new Map(readOnly ? [] : images.map(([device]) => [device, only]));
-  return placesOf('profile', profile, images);
-}
-
-async function startHttp(
-  platform: Platform,
-  served: ReadonlyMap<string, ServedImage>,
-  address: { hostname: string; port: number },
-  token: string | undefined,
-  origins: string[] | undefined,
-): Promise<Listening> {
-  const handler = createHandler({
-    disks: Object.fromEntries([...served].map(([device, { disk }]) => [device, disk])),
-    token,
-    authorize: token === undefined ? namesThisMachine : undefined,
-    origins,
-    page: await inflated(await platform.servedPage?.()),
-  });
-  return platform.serve(handler, address);
-}
-
-async function inflated(gzip: Uint8Array<ArrayBuffer> | undefined): Promise<string | undefined> {
-  if (gzip === undefined) return undefined;
-  return new Response(
-    new Blob([gzip]).stream().pipeThrough(new DecompressionStream('gzip')),
-  ).text();
-}
-
-/**
- * Gives the exit code when the user stops the server; asked again, the program does not wait for its disks to
- * be closed.
+ * Gives the exit code when the user stops the server; asked again, the program does not wait for
+ * its disks to be closed.
  */
 function interrupted(platform: Platform): Promise<number> {
   let asked = false;
@@ -310,66 +210,6 @@ function interrupted(platform: Platform): Promise<number> {
       resolve(EXIT_INTERRUPTED);
     });
   });
-}
-
-/**
- * A page on the web can make a name of its own lead to this machine: such a request still has that
- * name.
- */
-function namesThisMachine(request: Request): boolean {
-  return LOOPBACK.test(new URL(request.url).hostname);
-}
-
-function addressOf(listen: string): { hostname: string; port: number } {
-  const [, hostname, digits] = /^(?:(.+):)?(\d{1,5})$/.exec(listen) ?? [];
-  const port = Number(digits);
-  if (digits === undefined || port > 65535)
-    throw new MillraceError(
-      'EINVAL',
-      `'${listen}' is not an address to listen at: PORT or ADDRESS:PORT`,
-    );
-  return { hostname: (hostname ?? '127.0.0.1').replace(/^\[(.*)\]$/, '$1'), port };
-}
-
-/** What an option says of each disk, of those of which it says something. */
-function placesOf(
-  option: 'from' | 'record' | 'profile',
-  given: readonly string[],
-  devices: readonly [device: string, image: string][],
-): Map<string, string> {
-  const places = new Map<string, string>();
-  for (const text of given) {
-    const [, device = devices[0][0], place = text] =
-      /^([a-z][a-z0-9_-]{0,31})=(.+)$/.exec(text) ?? [];
-    if (place === text && devices.length > 1)
-      throw new MillraceError(
-        'EINVAL',
-        `there are several disks: say of which by --${option} NAME=${option === 'from' ? 'URL' : 'FILE'}`,
-      );
-    if (!devices.some(([name]) => name === device))
-      throw new MillraceError('EINVAL', `--${option} ${device}=…: there is no disk '${device}'`);
-    places.set(device, place);
-  }
-  return places;
-}
-
-function named(images: readonly string[]): [device: string, image: string][] {
-  const pairs = images.map((text, index): [string, string] => {
-    const [, device, image] = /^([a-z][a-z0-9_-]{0,31})=(.+)$/.exec(text) ?? [];
-    return device === undefined
-      ? [`vd${String.fromCharCode('a'.charCodeAt(0) + index)}`, text]
-      : [device, image];
-  });
-  const twice = pairs.find(
-    ([device], index) => pairs.findIndex(([other]) => other === device) < index,
-  );
-  if (twice) throw new MillraceError('EEXIST', `there are two disks '${twice[0]}'`);
-  if (pairs.length > 26)
-    throw new MillraceError(
-      'EINVAL',
-      `${pairs.length} disks are too many for one server: 26 at most`,
-    );
-  return pairs;
 }
 
 async function tellWhere(
