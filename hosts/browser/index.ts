@@ -21,7 +21,7 @@ import { MillraceError } from '../api/errors.ts';
 import type { OptionNames } from '../api/options.ts';
 import { CREATE_OPTIONS, mustKnowOptions, OPEN_OPTIONS } from '../api/options.ts';
 import { openBuffer } from '../bases/blob.ts';
-import { jobWithin } from '../disk/job-range.ts';
+import { jobWithin } from '../disk/job/range.ts';
 import type {
   BrowserBase,
   BrowserCreateOptions,

@@ -6,24 +6,16 @@
 import {
   CLOSE_GOES_ON,
   CLOSE_READ_ONLY,
-  DISCARD_TO_BASE,
   IMAGE_BITMAPS,
   IMAGE_IDENTITY_AT,
   IMAGE_IDENTITY_BYTES,
   IMAGE_SNAPSHOTS,
   KIND_CLOSE,
-  KIND_DISCARD,
   KIND_FLUSH,
-  KIND_READ,
   KIND_REFER,
   KIND_REMAINING,
-  KIND_RESIZE,
-  KIND_WRITE,
-  KIND_ZERO,
+  OVERLAY,
   R_HEADER_FULL,
-  R_SHRINK,
-  READ_AT_ONCE,
-  WRITE_ZEROES,
 } from '../../engine/protocol.ts';
 import type { CheckOptions, CheckReport } from '../api/check.ts';
 import type { Disk, Extent } from '../api/disk.ts';
@@ -32,6 +24,7 @@ import type { ImageInfo } from '../api/image.ts';
 import type { StreamInfo, StreamOptions } from '../api/job.ts';
 import { JOB_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import type { ProfileChoice, RecordedProfile, ReplayInfo } from '../api/profile.ts';
+import { DiskAccess } from './access.ts';
 import { check } from './check.ts';
 import type { ContentId } from './content-id.ts';
 import { DiskViews } from './disk-views.ts';
@@ -42,33 +35,29 @@ import { reasonText } from './driver/reasons.ts';
 import { bitmapsOf, snapshotsOf } from './driver/snapshots.ts';
 import { encryptionOf } from './encryption.ts';
 import type { Named } from './find-image.ts';
-import type { JobStart } from './job.ts';
-import { DiskJob } from './job.ts';
-import { inPieces } from './pieces.ts';
-import type { GivenProfile, ProfileTools } from './profiles.ts';
+import { GuestIo } from './guest-io.ts';
+import { DiskJob } from './job/job.ts';
+import type { JobStart } from './job/options.ts';
+import type { GivenProfile } from './profile-file.ts';
+import type { ProfileTools } from './profiles.ts';
 import { DiskProfiles } from './profiles.ts';
-import { ResizeGate } from './resize-gate.ts';
 
 /** So long a disk that is being closed waits for what still needs its bases. */
 const CLOSE_WAITS_MS = 2000;
-const SECTOR_BYTES = 512;
 /** Bytes in which requests are cut where there are no clusters, as the engine does. */
 const REQUEST_UNIT = 65536;
-/** Pieces of zeroes or discard: bounded so that others get between. */
-const ZERO_PIECE_BYTES = 1024 ** 3;
 
 export class EngineDisk extends DiskViews implements Disk {
   readonly #engine: Engine;
-  readonly #readOnly: boolean;
+  readonly #access: DiskAccess;
+  readonly #io: GuestIo;
   readonly #release: () => Promise<void>;
   readonly #findImage: (images: readonly Named[], wanted: string) => Promise<number | undefined>;
   readonly #baseless: boolean;
   readonly #clusterSize: number;
   readonly #job: DiskJob;
-  readonly #gate = new ResizeGate();
   readonly #content: ContentId;
   readonly #profiles: DiskProfiles;
-  #size: number;
   #closing: Promise<void> | undefined;
 
   /**
@@ -92,12 +81,16 @@ export class EngineDisk extends DiskViews implements Disk {
     super();
     this.#engine = engine;
     this.#content = options.content;
-    this.#readOnly = options.readOnly;
     this.#baseless = options.baseless;
     this.#release = options.release;
     this.#findImage = options.findImage;
-    const { virtualSize, format, clusterSize = REQUEST_UNIT } = imageOf(this.#engine, 0);
-    this.#size = virtualSize;
+    const overlay = imageOf(engine, OVERLAY);
+    const { virtualSize, format, clusterSize = REQUEST_UNIT } = overlay;
+    this.#access = new DiskAccess({
+      size: virtualSize,
+      isReadOnly: options.readOnly,
+      name: overlay.name,
+    });
     this.#clusterSize = format === 'qcow2' ? clusterSize : REQUEST_UNIT;
     this.#profiles = new DiskProfiles({
       ...options.profiles,
@@ -105,15 +98,22 @@ export class EngineDisk extends DiskViews implements Disk {
       cluster: this.#clusterSize,
     });
     this.#job = new DiskJob(engine, {
-      size: () => this.#size,
+      size: () => this.#access.size,
       recordBase: options.recordBase,
       tell: (event, detail) => void this.dispatchEvent(new CustomEvent(event, { detail })),
+    });
+    this.#io = new GuestIo(engine, {
+      access: this.#access,
+      clusterSize: this.#clusterSize,
+      content: options.content,
+      profiles: this.#profiles,
+      isJobActive: () => this.#job.isActive,
     });
     engine.onstep = () => this.#job.watch();
   }
 
   get size(): number {
-    return this.#size;
+    return this.#access.size;
   }
 
   get clusterSize(): number {
@@ -133,130 +133,44 @@ export class EngineDisk extends DiskViews implements Disk {
     return this.#content.tell();
   }
 
-  protected async fresh(offset: number, length: number): Promise<Uint8Array> {
-    this.#mustBeOpen();
-    this.#mustBeInside('read', offset, length);
-    const bytes = roomFor(length);
-    await this.#readInto(offset, bytes);
-    return bytes;
+  protected fresh(offset: number, length: number): Promise<Uint8Array> {
+    return this.#io.read(offset, length);
   }
 
-  protected async fill(offset: number, into: Uint8Array): Promise<void> {
-    this.#mustBeOpen();
-    this.#mustBeInside('read', offset, into.length);
-    return this.#readInto(offset, into);
+  protected fill(offset: number, into: Uint8Array): Promise<void> {
+    return this.#io.fill(offset, into);
   }
 
   protected override described(): string {
-    const images = this.#closing
-      ? []
-      : this.#chain().map(({ name, format }) => `${name} (${format})`);
-    const state = this.#closing ? 'closed' : images.join(' over ');
-    return `Disk { ${state}, size: ${this.size}, clusterSize: ${this.clusterSize}${this.#readOnly ? ', readOnly' : ''} }`;
+    const { isClosed, isReadOnly } = this.#access;
+    const images = isClosed ? [] : this.#chain().map(({ name, format }) => `${name} (${format})`);
+    const state = isClosed ? 'closed' : images.join(' over ');
+    return `Disk { ${state}, size: ${this.size}, clusterSize: ${this.clusterSize}${isReadOnly ? ', readOnly' : ''} }`;
   }
 
-  /** Large reads are several requests: each sees all or nothing of a write, the whole may not. */
-  async #readInto(offset: number, into: Uint8Array): Promise<void> {
-    const ended = this.#profiles.reading(offset, into.length);
-    let worst = READ_AT_ONCE as number;
-    await this.#pieces(offset, into.length, async (at, size) => {
-      const value = await this.#engine.request(KIND_READ, at, size, 0, {
-        into: into.subarray(at - offset, at - offset + size),
-      });
-      worst = Math.max(worst, value);
-    });
-    ended(worst);
+  write(offset: number, data: Uint8Array): Promise<void> {
+    return this.#io.write(offset, data);
   }
 
-  async write(offset: number, data: Uint8Array): Promise<void> {
-    this.#mustBeWritable('write');
-    if (data?.[Symbol.toStringTag] !== 'Uint8Array')
-      throw new MillraceError('EINVAL', 'cannot write: data is a Uint8Array');
-    this.#mustBeInside('write', offset, data.length);
-    this.#profiles.wrote(offset, data.length);
-    await this.#content.changing(() =>
-      this.#pieces(offset, data.length, (at, size) =>
-        this.#engine.request(KIND_WRITE, at, size, 0, {
-          data: data.subarray(at - offset, at - offset + size),
-        }),
-      ),
-    );
-  }
-
-  async writeZeroes(offset: number, length: number): Promise<void> {
-    this.#mustBeWritable('write zeroes');
-    while (this.#gate.resizing) await this.#resized();
-    this.#mustBeInside('write zeroes', offset, length);
-    this.#profiles.wrote(offset, length);
-    return this.#gate.asWide(this.#content.changing(() => this.#writeZeroes(offset, length)));
-  }
-
-  async #writeZeroes(offset: number, length: number): Promise<void> {
-    const [from, to] = this.#wholeClusters(offset, length);
-    const zeroes = (at: number, size: number) =>
-      this.#engine.request(KIND_WRITE, at, size, WRITE_ZEROES);
-    // Version 2 has no zero clusters.
-    if (from >= to || imageOf(this.#engine, 0).version === 2)
-      return this.#pieces(offset, length, zeroes);
-    await this.#pieces(offset, from - offset, zeroes);
-    await this.#wide(KIND_ZERO, from, to);
-    await this.#pieces(to, offset + length - to, zeroes);
+  writeZeroes(offset: number, length: number): Promise<void> {
+    return this.#io.writeZeroes(offset, length);
   }
 
   /**
    * Whole clusters of the range read as zeros afterwards and take no space; what is left of parts
    * of clusters stays as it is.
    */
-  async discard(offset: number, length: number): Promise<void> {
-    this.#mustBeWritable('discard');
-    while (this.#gate.resizing) await this.#resized();
-    this.#mustBeInside('discard', offset, length);
-    const [from, to] = this.#wholeClusters(offset, length);
-    if (from >= to) return;
-    this.#profiles.wrote(from, to - from);
-    await this.#gate.asWide(this.#content.changing(() => this.#wide(KIND_DISCARD, from, to)));
+  discard(offset: number, length: number): Promise<void> {
+    return this.#io.discard(offset, length);
+  }
+
+  resize(size: number, options?: { shrink?: boolean }): Promise<void> {
+    return this.#io.resize(size, options);
   }
 
   async flush(): Promise<void> {
-    this.#mustBeOpen();
-    if (!this.#readOnly) await this.#engine.request(KIND_FLUSH);
-  }
-
-  async resize(size: number, options: { shrink?: boolean } = {}): Promise<void> {
-    mustKnowOptions('resize', options, { shrink: true });
-    this.#mustBeWritable('resize');
-    if (!Number.isSafeInteger(size) || size < 0 || size % SECTOR_BYTES)
-      throw new MillraceError(
-        'EINVAL',
-        `a disk of ${size} bytes cannot be: a size is a multiple of ${SECTOR_BYTES}`,
-      );
-    return this.#content.changing(() => this.#gate.resize(() => this.#resize(size, options)));
-  }
-
-  async #resize(size: number, options: { shrink?: boolean }): Promise<void> {
-    this.#mustBeOpen();
-    if (size < this.#size) {
-      if (!options.shrink)
-        throw new MillraceError(
-          'EINVAL',
-          `cannot shrink the disk from ${this.#size} to ${size} bytes: ${reasonText(R_SHRINK)}`,
-        );
-      if (this.#job.isActive)
-        throw new MillraceError(
-          'EBUSY',
-          'cannot shrink the disk while a job is active: abort it first',
-        );
-      const clusterEnd = Math.min(
-        this.#size,
-        Math.ceil(size / this.#clusterSize) * this.#clusterSize,
-      );
-      await this.#writeZeroes(size, clusterEnd - size);
-    }
-    try {
-      await this.#engine.request(KIND_RESIZE, 0, size);
-    } finally {
-      this.#size = imageOf(this.#engine, 0).virtualSize;
-    }
+    this.#access.mustBeOpen();
+    if (!this.#access.isReadOnly) await this.#engine.request(KIND_FLUSH);
   }
 
   /** `paused`: begins as one that has been paused, and touches nothing before it is resumed. */
@@ -266,61 +180,61 @@ export class EngineDisk extends DiskViews implements Disk {
   }
 
   async #stream(options: StreamOptions & { paused?: boolean }): Promise<StreamInfo> {
-    this.#mustBeWritable('stream');
+    this.#access.mustBeWritable('stream');
     // A disk that is about to be smaller is not streamed as it was.
-    while (this.#gate.resizing) await this.#resized();
+    while (this.#io.isResizing) await this.#io.resized();
     const { base, order = 'sequential' } = options;
     const job: JobStart = { ...options };
     if (order !== 'sequential') job.ranges = await this.#profiles.rangesOf(order);
     // What is not found is the job's to refuse.
     if (typeof base === 'string') job.base = (await this.#findImage(this.#chain(), base)) ?? base;
-    this.#mustBeOpen();
+    this.#access.mustBeOpen();
     return this.#job.start(job);
   }
 
   async abort(): Promise<void> {
-    this.#mustBeOpen();
+    this.#access.mustBeOpen();
     return this.#job.abort();
   }
 
   async info(): Promise<StreamInfo> {
-    this.#mustBeOpen();
+    this.#access.mustBeOpen();
     return this.#job.info();
   }
 
   /** Resolves when the job has no I/O in flight any more, or has ended. */
   async pause(): Promise<void> {
-    this.#mustBeOpen();
+    this.#access.mustBeOpen();
     return this.#job.pause();
   }
 
   async resume(): Promise<void> {
-    this.#mustBeOpen();
+    this.#access.mustBeOpen();
     return this.#job.resume();
   }
 
   async setSpeed(bytesPerSecond: number): Promise<void> {
-    this.#mustBeOpen();
+    this.#access.mustBeOpen();
     return this.#job.setSpeed(bytesPerSecond);
   }
 
   async remaining(
     offset: number = 0,
-    length: number = Math.max(0, this.#size - offset),
+    length: number = Math.max(0, this.#access.size - offset),
   ): Promise<number> {
-    this.#mustBeOpen();
-    this.#mustBeInside('count what remains', offset, length);
+    this.#access.mustBeOpen();
+    this.#access.mustBeInside('count what remains', offset, length);
     return this.#engine.request(KIND_REMAINING, offset, length);
   }
 
   async *map(
     offset: number = 0,
-    length: number = Math.max(0, this.#size - offset),
+    length: number = Math.max(0, this.#access.size - offset),
     options: { depth?: number } = {},
   ): AsyncGenerator<Extent> {
     mustKnowOptions('map', options, { depth: true });
-    this.#mustBeOpen();
-    this.#mustBeInside('map', offset, length);
+    this.#access.mustBeOpen();
+    this.#access.mustBeInside('map', offset, length);
     yield* extentsOf(
       this.#engine,
       offset,
@@ -331,13 +245,13 @@ export class EngineDisk extends DiskViews implements Disk {
 
   async check(options: Pick<CheckOptions, 'repair' | 'data'> = {}): Promise<CheckReport> {
     mustKnowOptions('check', options, { repair: true, data: true });
-    this.#mustBeOpen();
-    if (options.repair) this.#mustBeWritable('repair');
-    return check(this.#engine, this.#size, options);
+    this.#access.mustBeOpen();
+    if (options.repair) this.#access.mustBeWritable('repair');
+    return check(this.#engine, this.#access.size, options);
   }
 
   async images(): Promise<ImageInfo[]> {
-    this.#mustBeOpen();
+    this.#access.mustBeOpen();
     const images = this.#chain();
     const report = this.#engine.imageReport(0);
     const snapshots = report[IMAGE_SNAPSHOTS];
@@ -350,12 +264,12 @@ export class EngineDisk extends DiskViews implements Disk {
 
   async profile(options: { wait?: boolean } = {}): Promise<RecordedProfile> {
     mustKnowOptions('profile', options, { wait: true });
-    this.#mustBeOpen();
+    this.#access.mustBeOpen();
     return this.#profiles.profile(options);
   }
 
   async replay(profile?: ProfileChoice): Promise<ReplayInfo> {
-    this.#mustBeOpen();
+    this.#access.mustBeOpen();
     return this.#profiles.replay(profile);
   }
 
@@ -376,8 +290,8 @@ export class EngineDisk extends DiskViews implements Disk {
    * host does before it copies the file. It stays so until something is written.
    */
   async settle(): Promise<void> {
-    this.#mustBeOpen();
-    if (!this.#readOnly) await this.#engine.request(KIND_CLOSE, 0, 0, CLOSE_GOES_ON);
+    this.#access.mustBeOpen();
+    if (!this.#access.isReadOnly) await this.#engine.request(KIND_CLOSE, 0, 0, CLOSE_GOES_ON);
   }
 
   /** Lets the image at a depth of the chain be written by who opens it from now on. */
@@ -389,9 +303,8 @@ export class EngineDisk extends DiskViews implements Disk {
    * Gives up all that the overlay holds, so that its base shows: the last step of a commit, when
    * the base holds it too.
    */
-  async empty(): Promise<void> {
-    this.#mustBeWritable('empty');
-    await this.#content.changing(() => this.#wide(KIND_DISCARD, 0, this.#size, DISCARD_TO_BASE));
+  empty(): Promise<void> {
+    return this.#io.empty();
   }
 
   /** What the header says that identifies the base, as `refer` takes it. */
@@ -404,7 +317,7 @@ export class EngineDisk extends DiskViews implements Disk {
 
   /** Refuses what `refer` could not record, before work is put into it. */
   mustHaveRoom(name: string, format: string, identity: string): void {
-    this.#mustBeWritable('record another base');
+    this.#access.mustBeWritable('record another base');
     if (!this.#engine.texts.setBacking(name, format, identity))
       throw new MillraceError(
         'EINVAL',
@@ -429,7 +342,9 @@ export class EngineDisk extends DiskViews implements Disk {
 
   /** Ends a job, writes everything, and closes the files. A second call waits for the first. */
   close(): Promise<void> {
-    return (this.#closing ??= this.#close());
+    this.#closing ??= this.#close();
+    this.#access.isClosed = true;
+    return this.#closing;
   }
 
   async #close(): Promise<void> {
@@ -440,88 +355,13 @@ export class EngineDisk extends DiskViews implements Disk {
         this.#engine.bases.leave(new MillraceError('ECLOSED', 'the disk is being closed')),
       );
       await this.#job.end();
-      await this.#engine.request(KIND_CLOSE, 0, 0, this.#readOnly ? CLOSE_READ_ONLY : 0);
+      await this.#engine.request(KIND_CLOSE, 0, 0, this.#access.isReadOnly ? CLOSE_READ_ONLY : 0);
       await this.#content.closing();
     } finally {
       giveUp();
       this.#engine.close(new MillraceError('ECLOSED', 'the disk has been closed'));
       await this.#release();
     }
-  }
-
-  /**
-   * Splits a range into requests, at cluster boundaries where it can, and keeps a few in flight.
-   */
-  #pieces(
-    offset: number,
-    length: number,
-    request: (at: number, size: number) => Promise<unknown>,
-  ): Promise<void> {
-    const sizes = { most: this.#engine.exports.requestBytesMax(), cluster: this.#clusterSize };
-    return inPieces(sizes, offset, length, request);
-  }
-
-  async #resized(): Promise<void> {
-    await this.#gate.resizing;
-    this.#mustBeOpen();
-  }
-
-  async #wide(kind: number, from: number, to: number, argument = 0): Promise<void> {
-    for (let at = from; at < to; at += ZERO_PIECE_BYTES)
-      await this.#engine.request(kind, at, Math.min(ZERO_PIECE_BYTES, to - at), argument);
-  }
-
-  /**
-   * The whole clusters within a range; the last cluster of the disk counts as whole where the disk
-   * ends in it.
-   */
-  #wholeClusters(offset: number, length: number): [number, number] {
-    const cluster = this.#clusterSize;
-    const end = offset + length;
-    return [
-      Math.ceil(offset / cluster) * cluster,
-      end === this.#size ? end : Math.floor(end / cluster) * cluster,
-    ];
-  }
-
-  #mustBeOpen(): void {
-    if (this.#closing) throw new MillraceError('ECLOSED', 'the disk has been closed');
-  }
-
-  #mustBeWritable(action: string): void {
-    this.#mustBeOpen();
-    if (this.#readOnly)
-      throw new MillraceError(
-        'EROFS',
-        `cannot ${action}: ${this.#engine.name(0)} was opened read-only`,
-      );
-  }
-
-  #mustBeInside(action: string, offset: number, length: number): void {
-    const inside =
-      Number.isSafeInteger(offset) &&
-      Number.isSafeInteger(length) &&
-      offset >= 0 &&
-      length >= 0 &&
-      length <= this.#size - offset;
-    if (!inside)
-      throw new MillraceError(
-        'EINVAL',
-        `cannot ${action} ${length} bytes at ${offset}: the disk has ${this.#size} bytes`,
-        { offset },
-      );
-  }
-}
-
-function roomFor(length: number): Uint8Array {
-  try {
-    return new Uint8Array(length);
-  } catch (cause) {
-    throw new MillraceError(
-      'EINVAL',
-      `cannot read ${length} bytes at once: that is more than there is memory for; read them in pieces`,
-      { cause },
-    );
   }
 }
 

@@ -41,8 +41,10 @@ import {
   overlayName,
 } from './options.ts';
 import type { PartedSource } from './parts.ts';
-import type { GivenProfile, ProfiledBase } from './profiles.ts';
-import { checkedRecording, loadProfile } from './profiles.ts';
+import type { GivenProfile } from './profile-file.ts';
+import { loadProfile } from './profile-file.ts';
+import type { ProfiledBase } from './profiles.ts';
+import { checkedRecording } from './profiles.ts';
 import type { RecordedIdentity } from './recorded.ts';
 import { checkIdentity, checkParts, isMirrored, recordedName, recordOf } from './recorded.ts';
 

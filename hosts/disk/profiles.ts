@@ -22,18 +22,24 @@ import type {
 } from '../api/profile.ts';
 import { estimateWaits, USUAL_LINE } from '../profiles/estimate.ts';
 import type { Profile, ProfileRange } from '../profiles/format.ts';
-import { bytesOf, decodeProfile, FILE_BYTES_MAX } from '../profiles/format.ts';
+import { bytesOf } from '../profiles/format.ts';
 import { smallFileOf } from '../profiles/merge.ts';
 import { planOf } from '../profiles/plan.ts';
 import { Recorder } from '../profiles/recorder.ts';
 import type { ReplayEnd } from '../profiles/replay.ts';
 import { Replay } from '../profiles/replay.ts';
 import type { Engine } from './driver/engine.ts';
+import type { GivenProfile, OpenProfile } from './profile-file.ts';
+import {
+  checkChoice,
+  loadedFrom,
+  loadProfile,
+  PROFILE_ENDING,
+  readProfile,
+} from './profile-file.ts';
 import type { RecordedIdentity } from './recorded.ts';
 import { isSameBase } from './recorded.ts';
 
-/** What a profile beside a base is called: the base's URL and this. */
-export const PROFILE_ENDING = '.profile';
 /** Requests in flight where the base does not tell what it likes. */
 const DEPTH_DEFAULT = 4;
 const MS_PER_SECOND = 1000;
@@ -59,7 +65,7 @@ export interface ProfileTools {
   /** None of a disk that stands alone. */
   base?: ProfiledBase;
   /** Opens what a caller names. */
-  open(location: string | URL): Promise<BlockSource>;
+  open: OpenProfile;
   record?: boolean | RecordOptions;
 }
 
@@ -264,63 +270,6 @@ function infoOf(
 ): ReplayInfo {
   const message = error === undefined ? undefined : messageOf(error);
   return { outcome, source, ...(message && { message }), asked, fetched, requests };
-}
-
-/** A profile, and how it is called. */
-export interface GivenProfile {
-  profile: Profile;
-  source: string;
-}
-
-/**
- * The profile that a caller gives, if one is given.
- * @throws MillraceError what opening it throws, `EINVAL`, `ECORRUPT`, `EUNSUPPORTED`
- */
-export async function loadProfile(
-  choice: ProfileChoice,
-  open: ProfileTools['open'],
-): Promise<GivenProfile | undefined> {
-  checkChoice(choice);
-  return choice === 'auto' || choice === 'none' ? undefined : readProfile(choice, open);
-}
-
-/** The profile at a place, or of a file. @throws as loadProfile */
-export async function readProfile(
-  choice: ProfileFile,
-  open: ProfileTools['open'],
-): Promise<GivenProfile> {
-  if (choice instanceof Uint8Array)
-    return { profile: await decodeProfile(choice), source: 'the profile that was given' };
-  return loadedFrom(await open(choice));
-}
-
-async function loadedFrom(source: BlockSource): Promise<GivenProfile> {
-  const name = source.name ?? 'the profile';
-  return { profile: await decodeProfile(await bytesAt(source), name), source: name };
-}
-
-async function bytesAt(source: BlockSource): Promise<Uint8Array> {
-  try {
-    if (source.size > FILE_BYTES_MAX)
-      throw new MillraceError(
-        'EINVAL',
-        `${source.name ?? 'it'} is no boot profile: it has ${source.size} bytes`,
-      );
-    const bytes = new Uint8Array(source.size);
-    if (bytes.length > 0) await source.read(0, bytes);
-    return bytes;
-  } finally {
-    await source.close();
-  }
-}
-
-function checkChoice(choice: unknown): void {
-  const isPlace = typeof choice === 'string' && choice !== '';
-  if (!isPlace && !(choice instanceof URL) && !(choice instanceof Uint8Array))
-    throw new MillraceError(
-      'EINVAL',
-      "a profile is 'auto', 'none', a path, a URL, or the bytes of its file",
-    );
 }
 
 /** @throws MillraceError `EINVAL` for what cannot be. */

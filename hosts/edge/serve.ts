@@ -13,7 +13,7 @@ import type { CreateOptions, OpenOptions } from '../api/open.ts';
 import type { OptionNames } from '../api/options.ts';
 import { CREATE_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
-import { jobWithin } from '../disk/job-range.ts';
+import { jobWithin } from '../disk/job/range.ts';
 import { createDiskWith, openDiskWith } from '../disk/open.ts';
 import type { HandlerOptions } from '../faces/http/handler.ts';
 import { createHandler, HANDLER_OPTIONS, placeOf } from '../faces/http/handler.ts';

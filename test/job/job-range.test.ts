@@ -1,6 +1,6 @@
 /** A job that was noted down is taken up on a disk that has shrunk since. */
 import { expect, it } from 'vitest';
-import { jobWithin } from '../../hosts/disk/job-range.ts';
+import { jobWithin } from '../../hosts/disk/job/range.ts';
 
 const MIB = 1024 * 1024;
 

@@ -4,57 +4,29 @@
  * waits, and which event was told last, is kept here.
  */
 import {
-  JOB_ABORTED,
   JOB_COPIES,
-  JOB_DETAIL,
-  JOB_ERROR,
-  JOB_ERROR_IMAGE,
-  JOB_ERROR_OFFSET,
-  JOB_FROM,
-  JOB_KEPT,
   JOB_PAUSED,
-  JOB_REASON,
   JOB_REMAINING,
-  JOB_SPEED,
-  JOB_STATUS,
   JOB_STOPS,
-  JOB_TO,
   KIND_REMAINING,
   KIND_STREAM,
-  ON_ERROR_ENOSPC,
-  ON_ERROR_IGNORE,
-  ON_ERROR_REPORT,
-  ON_ERROR_STOP,
-  R_HEADER_FULL,
   R_JOB_ACTIVE,
-  R_NOT_A_BASE,
-  STATUS_NONE,
-} from '../../engine/protocol.ts';
-import type { BlockFile, BlockSource } from '../api/block.ts';
-import type { DiskEvent } from '../api/disk.ts';
-import { codeOf, MillraceError, messageOf } from '../api/errors.ts';
-import type { StreamInfo, StreamOptions } from '../api/job.ts';
-import { JobStatus } from '../api/job.ts';
-import type { Engine } from './driver/engine.ts';
-import type { Failure } from './driver/error-ledger.ts';
-import { reasonText } from './driver/reasons.ts';
+} from '../../../engine/protocol.ts';
+import type { BlockFile, BlockSource } from '../../api/block.ts';
+import type { DiskEvent } from '../../api/disk.ts';
+import { MillraceError } from '../../api/errors.ts';
+import type { StreamInfo } from '../../api/job.ts';
+import { JobStatus } from '../../api/job.ts';
+import type { Engine } from '../driver/engine.ts';
+import { reasonText } from '../driver/reasons.ts';
+import { closeDetached, newBase, unprovenBases } from './bases.ts';
+import type { JobStart } from './options.ts';
+import { checkedJob, checkedSpeed } from './options.ts';
+import { JobOrder } from './order.ts';
+import { brokenBy, errorAtEnd, failureOf, reportOf } from './report.ts';
 
-const ON_ERROR = {
-  report: ON_ERROR_REPORT,
-  stop: ON_ERROR_STOP,
-  ignore: ON_ERROR_IGNORE,
-  enospc: ON_ERROR_ENOSPC,
-} as const;
 /** At most ten progress events a second. */
 const PROGRESS_INTERVAL_MS = 100;
-
-/** A job as the disk hands it over. */
-export interface JobStart extends StreamOptions {
-  /** It begins as one that has been paused, and touches nothing before it is resumed. */
-  paused?: boolean;
-  /** What is copied first, in this order: bytes of the disk. */
-  ranges?: readonly { offset: number; length: number }[];
-}
 
 /** A job as it stands, with what only the host keeps of it. */
 interface Running {
@@ -89,13 +61,12 @@ export class DiskJob {
   #stops = 0;
   #progressAt = 0;
   #progressRemaining = -1;
-  /** The order of the job, and what of it the engine has not been told yet. */
-  #ranges: JobStart['ranges'] = [];
-  #nextRange = 0;
+  #order: JobOrder;
 
   constructor(engine: Engine, owner: JobOwner) {
     this.#engine = engine;
     this.#owner = owner;
+    this.#order = new JobOrder(engine);
   }
 
   /** Whether a job is under way. */
@@ -181,26 +152,10 @@ export class DiskJob {
     await job.settled.catch(() => {});
   }
 
-  /** Hands over as much of the order as the engine takes; it goes on with that. */
-  #feed(): void {
-    const { exports } = this.#engine;
-    const ranges = this.#ranges!;
-    const before = this.#nextRange;
-    if (before > ranges.length || ranges.length === 0) return;
-    while (this.#nextRange < ranges.length) {
-      const { offset, length } = ranges[this.#nextRange];
-      if (!exports.streamNext(offset, length)) break;
-      this.#nextRange++;
-    }
-    // A range of no bytes ends the order.
-    if (this.#nextRange === ranges.length && exports.streamNext(0, 0)) this.#nextRange++;
-    if (this.#nextRange > before) this.#engine.pumpSoon();
-  }
-
   /** Looks at the job after the engine has gone on. */
   watch(): void {
     if (!this.#job) return;
-    this.#feed();
+    this.#order.feed();
     const job = this.#engine.jobReport();
     if (job[JOB_STOPS] !== this.#stops) {
       this.#stops = job[JOB_STOPS];
@@ -237,85 +192,42 @@ export class DiskJob {
   }
 
   /**
-   * The images that leave the chain when the job is done, as far as they have to be proven first.
-   */
-  #unproven({ base, keepBase = false }: StreamOptions): BlockSource[] {
-    const leaving: BlockSource[] = [];
-    const { exports } = this.#engine;
-    for (let depth = 1; !keepBase && exports.imageAtDepth(depth) >= 0; depth++) {
-      const image = exports.imageAtDepth(depth);
-      if (depth === base || this.#engine.name(image) === base) break;
-      const source = this.#engine.file(image);
-      if (source?.verify !== undefined) leaving.push(source);
-    }
-    return leaving;
-  }
-
-  /**
    * Hands the job to the engine, or says why it cannot be. Gives the bases that have to be proven
    * before they go.
    */
   #begin(options: JobStart, isProven = false): BlockSource[] {
-    const { offset = 0, speed = 0, base, keepBase = false } = options;
-    const { onError = 'report', allocate = 'sparse' } = options;
-    const { compressed = 'inflate' } = options;
+    const { base, keepBase = false } = options;
     const size = this.#owner.size();
-    // What no length was given for goes on to the end of the disk; a length of 0 is one, but for
-    // libvirt's way to mean all of it.
-    const { length = offset === 0 ? 0 : Math.max(0, size - offset) } = options;
-    checkStream({ offset, length, onError, allocate, compressed });
-    const bottom = base === undefined ? 0 : this.#newBase(base, keepBase);
-    const unproven = isProven ? [] : this.#unproven(options);
-    const ranges = isProven ? [] : (options.ranges ?? []);
+    const job = checkedJob(options, size);
+    const bottom =
+      base === undefined
+        ? 0
+        : newBase(this.#engine, base, keepBase, (image) => this.#owner.recordBase(image));
+    const unproven = isProven ? [] : unprovenBases(this.#engine, options);
+    const order = new JobOrder(this.#engine, isProven ? [] : options.ranges);
     const reason = this.#engine.exports.stream(
-      offset,
-      length,
-      checkedSpeed(speed),
-      ON_ERROR[onError],
+      job.offset,
+      job.length,
+      job.speed,
+      job.onError,
       keepBase || unproven.length > 0,
-      allocate === 'full',
+      job.takesAllSpace,
       bottom,
-      compressed === 'keep',
-      ranges.length > 0,
+      job.keepsCompressed,
+      order.isGiven,
     );
     if (reason)
       throw new MillraceError(
         'EINVAL',
-        `cannot stream ${length} bytes at ${offset}: ${reasonText(reason)} (the disk has ${size} bytes)`,
+        `cannot stream ${job.length} bytes at ${job.offset}: ${reasonText(reason)} (the disk has ${size} bytes)`,
       );
-    this.#keeps = compressed === 'keep';
+    this.#keeps = job.keepsCompressed;
     this.#stops = 0;
     this.#progressAt = 0;
     this.#progressRemaining = -1;
-    this.#ranges = ranges;
-    this.#nextRange = 0;
-    this.#feed();
+    this.#order = order;
+    order.feed();
     return unproven;
-  }
-
-  /**
-   * The depth of the image that becomes the new base; hands over what the header will say of it.
-   */
-  #newBase(base: string | number, keepBase: boolean): number {
-    const names = [];
-    let depth = 1;
-    let index = this.#engine.exports.imageAtDepth(depth);
-    while (index >= 0 && depth !== base && this.#engine.name(index) !== base) {
-      names.push(`'${this.#engine.name(index)}'`);
-      index = this.#engine.exports.imageAtDepth(++depth);
-    }
-    if (index < 0)
-      throw new MillraceError(
-        'EINVAL',
-        `cannot stream down to '${base}': ${reasonText(R_NOT_A_BASE)}, which has ${names.join(', ') || 'none'}`,
-      );
-    this.#owner.recordBase(index);
-    if (!keepBase && depth > 1 && !this.#engine.exports.backingHasRoom())
-      throw new MillraceError(
-        'EUNSUPPORTED',
-        `cannot stream down to '${base}': ${reasonText(R_HEADER_FULL)}`,
-      );
-    return depth;
   }
 
   #cancel(): void {
@@ -333,42 +245,18 @@ export class DiskJob {
     this.#last = info;
     this.#engine.texts.keep(0);
     this.#jobIsOver();
-    await this.#closeDetached();
+    await closeDetached(this.#engine);
     this.#emit(info.status === JobStatus.COMPLETED ? 'completed' : 'failed', info);
     if (info.status === JobStatus.COMPLETED) return info;
-    const aborted = info.reason === 'aborted';
-    throw new MillraceError(
-      aborted ? 'ABORTED' : (info.error?.code ?? 'EIO'),
-      aborted ? 'the stream was aborted' : (info.error?.message ?? 'the stream failed'),
-      {
-        cause: this.#failure(),
-        offset: info.error?.offset,
-        reason: info.error?.reason,
-      },
-    );
+    throw errorAtEnd(info, failureOf(this.#engine));
   }
 
   /** The engine broke under the job, or its base turned out to be damaged. */
   #broke(cause: unknown): never {
-    const error =
-      cause instanceof MillraceError
-        ? cause
-        : new MillraceError(codeOf(cause), `cannot stream: ${messageOf(cause)}`, { cause });
-    const isAborted = error.code === 'ABORTED';
-    this.#last = {
-      ...this.#report(),
-      status: JobStatus.FAILED,
-      reason: isAborted ? 'aborted' : 'error',
-      error: isAborted
-        ? undefined
-        : {
-            code: error.code,
-            ...(error.reason && { reason: error.reason }),
-            message: error.message,
-          },
-    };
+    const { info, error } = brokenBy(cause, this.#report());
+    this.#last = info;
     this.#jobIsOver();
-    this.#emit('failed', this.#last);
+    this.#emit('failed', info);
     throw error;
   }
 
@@ -377,58 +265,12 @@ export class DiskJob {
     this.#job = undefined;
   }
 
-  async #closeDetached(): Promise<void> {
-    const kept = new Set<number>();
-    for (let depth = 0; this.#engine.exports.imageAtDepth(depth) >= 0; depth++)
-      kept.add(this.#engine.exports.imageAtDepth(depth));
-    for (let image = 1; this.#engine.isAttached(image); image++) {
-      // The base is not needed any more: that it cannot be closed properly harms nothing.
-      if (!kept.has(image))
-        await Promise.resolve(this.#engine.detach(image)?.close()).catch(() => {});
-    }
-  }
-
   #emit(type: DiskEvent, detail: StreamInfo = this.#report()): void {
     this.#owner.tell(type, detail);
   }
 
   #report(): StreamInfo {
-    const job = this.#engine.jobReport();
-    const status = this.#proof === undefined ? job[JOB_STATUS] : JobStatus.ACTIVE;
-    const info: StreamInfo = {
-      status: (status === STATUS_NONE ? JobStatus.FAILED : status) as StreamInfo['status'],
-      remaining: job[JOB_REMAINING],
-      offset: job[JOB_FROM],
-      length: job[JOB_TO] - job[JOB_FROM],
-      speed: job[JOB_SPEED],
-      // The engine keeps the word of a job that was aborted while it was paused.
-      paused: status === JobStatus.ACTIVE && job[JOB_PAUSED] !== 0,
-    };
-    if (this.#keeps) info.kept = job[JOB_KEPT];
-    if (info.status === JobStatus.FAILED) info.reason = job[JOB_ABORTED] ? 'aborted' : 'error';
-    const error = this.#failure();
-    if (error)
-      info.error = {
-        code: error.code,
-        ...(error.reason && { reason: error.reason }),
-        message: error.message,
-        offset: job[JOB_ERROR_OFFSET],
-      };
-    return info;
-  }
-
-  /** The first error of the job, if there was one. */
-  #failure(): MillraceError | undefined {
-    const job = this.#engine.jobReport();
-    if (!job[JOB_ERROR]) return undefined;
-    const failure: Failure = {
-      code: job[JOB_ERROR],
-      reason: job[JOB_REASON],
-      image: job[JOB_ERROR_IMAGE],
-      offset: job[JOB_ERROR_OFFSET],
-      detail: job[JOB_DETAIL],
-    };
-    return this.#engine.errorOf(failure, 'stream');
+    return reportOf(this.#engine, { keeps: this.#keeps, isProving: this.#proof !== undefined });
   }
 
   #mustHaveJob(action: string): Running {
@@ -444,48 +286,4 @@ export class DiskJob {
       this.watch();
     });
   }
-}
-
-function checkStream({
-  offset,
-  length,
-  onError,
-  allocate,
-  compressed,
-}: Required<
-  Pick<StreamOptions, 'offset' | 'length' | 'onError' | 'allocate' | 'compressed'>
->): void {
-  for (const [name, value] of [
-    ['offset', offset],
-    ['length', length],
-  ] as const) {
-    if (!Number.isSafeInteger(value) || value < 0)
-      throw new MillraceError('EINVAL', `cannot stream: ${name} ${value} is not a number of bytes`);
-  }
-  if (!Object.hasOwn(ON_ERROR, onError))
-    throw new MillraceError(
-      'EINVAL',
-      `cannot stream: onError is report, stop, ignore or enospc, not '${onError}'`,
-    );
-  if (allocate !== 'sparse' && allocate !== 'full')
-    throw new MillraceError(
-      'EINVAL',
-      `cannot stream: allocate is sparse or full, not '${allocate}'`,
-    );
-  if (compressed !== 'inflate' && compressed !== 'keep')
-    throw new MillraceError(
-      'EINVAL',
-      `cannot stream: compressed is inflate or keep, not '${compressed}'`,
-    );
-  if (compressed === 'keep' && allocate === 'full')
-    throw new MillraceError(
-      'EINVAL',
-      `cannot stream: compressed 'keep' saves the space that allocate 'full' is to take`,
-    );
-}
-
-function checkedSpeed(speed: number): number {
-  if (!Number.isFinite(speed) || speed < 0)
-    throw new MillraceError('EINVAL', `a speed of ${speed} bytes a second cannot be`);
-  return Math.min(Math.ceil(speed), Number.MAX_SAFE_INTEGER);
 }

@@ -1,5 +1,5 @@
 /** The range of a job that was noted down, on a disk that may have shrunk since. */
-import type { StreamOptions } from '../api/job.ts';
+import type { StreamOptions } from '../../api/job.ts';
 
 /**
  * The job on what of its range lies in a disk of `size` bytes; undefined for one that lies behind

@@ -1,7 +1,7 @@
 /** `millrace profile`: what a boot profile says, and one of several boots. */
 import type { Command } from 'commander';
 import { MillraceError } from '../../api/errors.ts';
-import { readProfile } from '../../disk/profiles.ts';
+import { readProfile } from '../../disk/profile-file.ts';
 import { isSameBase } from '../../disk/recorded.ts';
 import type { Profile } from '../../profiles/format.ts';
 import { bytesOf } from '../../profiles/format.ts';
