@@ -44,11 +44,9 @@ import {
   REPAIR_LEAKS,
   REPAIR_NOTHING,
 } from '../protocol';
-import { countBlocks, refer } from './count';
 import { beginMend, mayMend, mendSnapshots } from './mend';
-import { planRebuild, switchTable, writeBlocks, writeTable } from './rebuild';
-import { compareWindow, freeBehindEnd } from './refcounts';
-import { countBitmaps, countSnapshots } from './snapshots';
+import { planRebuild, switchTable, writeTable } from './rebuild';
+import { freeBehindEnd } from './refcounts';
 import {
   beginLook,
   beginTable,
@@ -60,7 +58,8 @@ import {
   REBUILD,
   REPAIR,
 } from './state';
-import { COMPARE_FLAGS, COUNT_ACTIVE, walkTables } from './walk';
+import { COMPARE_FLAGS, walkTables } from './walk';
+import { allWindows, startWindows } from './windows';
 
 const REPORT_BYTES: u32 = CHECK_NUMBERS * 8;
 
@@ -152,16 +151,9 @@ function startLook(t: Task, c: Check, image: Qcow2): void {
   t.state = LOOKING;
 }
 
-function startWindows(c: Check, image: Qcow2): void {
-  if (c.round != REBUILD)
-    c.clusters = (image.fileSize + clusterBytes(image) - 1) >> image.clusterBits;
-  c.windowFirst = 0;
-  c.part = START;
-}
-
 function look(t: CheckTask, c: Check, image: Qcow2): i32 {
   if (t.state == LOOKING) {
-    const next = allWindows(t, c, image);
+    const next = allWindows(t, c, image, t.mayRepair != REPAIR_LEAKS);
     if (next != DONE) return next;
     beginTable(c);
     t.state = LOOKING_AT_FLAGS;
@@ -252,7 +244,7 @@ function mend(t: Task, c: Check, image: Qcow2): i32 {
 function repair(t: CheckTask, c: Check, image: Qcow2): i32 {
   assert(c.repairs > 0 || t.state >= BEHIND_END);
   if (t.state == REPAIRING) {
-    const next = allWindows(t, c, image);
+    const next = allWindows(t, c, image, t.mayRepair != REPAIR_LEAKS);
     if (next != DONE) return next;
     c.cursor = 0;
     t.state = c.round == REBUILD ? REBUILDING : REPAIRED;
@@ -319,77 +311,6 @@ function markSound(t: CheckTask, c: Check, image: Qcow2): i32 {
   if (!settled() && !settle(t)) return WAIT;
   t.state = END;
   return DONE;
-}
-
-/** Parts of what is done with one window. */
-const START: u32 = 0;
-const ACTIVE: u32 = 1;
-const SNAPSHOTS: u32 = 2;
-const BITMAPS: u32 = 3;
-const BLOCKS: u32 = 4;
-const COMPARE: u32 = 5;
-
-/**
- * Counts the references to all clusters of the file, window by window, and does with each window
- * what the round is for.
- */
-function allWindows(t: CheckTask, c: Check, image: Qcow2): i32 {
-  while (true) {
-    if (c.part != COMPARE) {
-      const next = countReferences(t, c, image);
-      if (next != DONE) return next;
-      c.cursor = c.windowFirst;
-      c.part = COMPARE;
-    }
-    const next =
-      c.round == REBUILD
-        ? writeBlocks(t, c, image)
-        : compareWindow(t, c, image, t.mayRepair != REPAIR_LEAKS);
-    if (next != DONE) return next;
-    c.windowFirst += c.windowClusters;
-    c.part = START;
-    if (c.windowFirst >= c.clusters) return DONE;
-  }
-}
-
-/**
- * Counts all references to the clusters of the window. The refcount blocks come last: see
- * countBlocks.
- */
-function countReferences(t: Task, c: Check, image: Qcow2): i32 {
-  if (c.part == START) {
-    memory.fill(c.window, 0, t.bufferBytes);
-    refer(c, image, 0, clusterBytes(image), true);
-    refer(c, image, image.l1Offset, (<u64>image.l1Size) << 3, true);
-    beginTable(c);
-    c.part = ACTIVE;
-  }
-  if (c.part == ACTIVE) {
-    const next = walkTables(t, c, image, image.l1Offset, image.l1Size, COUNT_ACTIVE);
-    if (next != DONE) return next;
-    c.item = 0;
-    c.itemAt = image.snapshotsOffset;
-    c.itemRead = false;
-    c.part = SNAPSHOTS;
-  }
-  if (c.part == SNAPSHOTS) {
-    const next = countSnapshots(t, c, image);
-    if (next != DONE) return next;
-    c.item = 0;
-    c.itemAt = image.bitmapsOffset;
-    c.itemRead = false;
-    c.part = BITMAPS;
-  }
-  if (c.part == BITMAPS) {
-    const next = countBitmaps(t, c, image);
-    if (next != DONE) return next;
-    // A rebuild makes a new refcount table, with new blocks.
-    if (c.round == REBUILD) return DONE;
-    refer(c, image, image.refcountTableOffset, image.refcountTableBytes, true);
-    c.cursor = 0;
-    c.part = BLOCKS;
-  }
-  return countBlocks(t, c, image);
 }
 
 function report(t: Task, c: Check): void {
