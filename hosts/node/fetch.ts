@@ -10,8 +10,9 @@ import type { FetchInit } from '../bases/http/fetch.ts';
 import { ORIGIN_HEADERS } from '../bases/http/mirrors.ts';
 import type { ProxyServer } from '../bases/http/proxy.ts';
 import { proxyFor, throughProxy } from '../bases/http/proxy.ts';
-import type { Answer, AnswerBody, PieceReader } from '../bases/http/response.ts';
+import type { Answer } from '../bases/http/response.ts';
 import { Failure } from '../bases/retry.ts';
+import { Body } from './body.ts';
 import { proxyHeaders, proxyPlace, TunnelAgent } from './tunnel.ts';
 
 /** As in the Fetch standard. */
@@ -30,10 +31,6 @@ const CONNECTION_HEADERS = [
 ];
 /** Some servers refuse requests without one. */
 const USER_AGENT = 'millrace';
-/** Of a body, so much is kept that nobody has read yet; then the connection is told to wait. */
-const UNREAD_BYTES_MAX = 1024 * 1024;
-/** And no more pieces than this: each takes room of its own, however small it is. */
-const UNREAD_PIECES_MAX = 1024;
 /**
  * An idle connection is kept no longer: most servers close theirs later, and one that the network
  * has forgotten costs a timeout.
@@ -200,71 +197,4 @@ function answerOf(response: http.IncomingMessage, body: Body): Answer {
     return Array.isArray(value) ? value.join(', ') : (value ?? null);
   };
   return { status: statusCode, statusText: statusMessage, type: 'default', headers: { get }, body };
-}
-
-/**
- * The pieces as the parser gives them: reading from the stream would join them, at the cost of a
- * copy.
- */
-class Body implements AnswerBody {
-  readonly #response: http.IncomingMessage;
-  readonly #signal: AbortSignal;
-  #pieces: Uint8Array[] = [];
-  #unread = 0;
-  #over = false;
-  #error: Error | undefined;
-  #wake: () => void = () => {};
-
-  constructor(response: http.IncomingMessage, signal: AbortSignal) {
-    this.#response = response;
-    this.#signal = signal;
-    // The request tells of a better reason than this, if there is one, and tells it before.
-    const cut = (): void => this.fail(new Error('the server closed it in the midst of its answer'));
-    response.on('end', () => this.#end());
-    response.on('error', cut);
-    response.on('close', cut);
-  }
-
-  getReader(): PieceReader {
-    this.#response.on('data', (piece: Uint8Array) => {
-      this.#pieces.push(piece);
-      this.#unread += piece.length;
-      if (this.#unread >= UNREAD_BYTES_MAX || this.#pieces.length >= UNREAD_PIECES_MAX)
-        this.#response.pause();
-      this.#wake();
-    });
-    return { read: () => this.#read(), cancel: () => this.cancel() };
-  }
-
-  async cancel(): Promise<void> {
-    this.#pieces = [];
-    this.#end();
-    this.#response.destroy();
-  }
-
-  /** Nothing more comes, and not because the body has ended; the first reason counts. */
-  fail(error: Error): void {
-    if (!this.#over) this.#end(error);
-  }
-
-  #end(error?: Error): void {
-    this.#over = true;
-    this.#error ??= error;
-    this.#wake();
-  }
-
-  async #read(): Promise<{ done: boolean; value?: Uint8Array }> {
-    while (true) {
-      this.#signal.throwIfAborted();
-      const value = this.#pieces.shift();
-      if (value !== undefined) {
-        this.#unread -= value.length;
-        if (this.#unread === 0) this.#response.resume();
-        return { done: false, value };
-      }
-      if (this.#error !== undefined) throw this.#error;
-      if (this.#over) return { done: true };
-      await new Promise<void>((resolve) => (this.#wake = resolve));
-    }
-  }
 }
