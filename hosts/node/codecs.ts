@@ -127,8 +127,9 @@ export class ThreadedCodec implements Codec {
     return new Promise((resolve, reject) => {
       this.queue.push({ method, from: stream, into, resolve, reject });
       this.queuedBytes += into.length;
-      // Calls come many at once: what is asked for together is looked at together.
-      this.schedule(queueMicrotask);
+      // Calls come many at once, and over HTTP piece by piece: what one turn of the event loop brings
+      // is shared among the threads together.
+      this.schedule(this.threads.length > 0 ? setImmediate : queueMicrotask);
     });
   }
 
