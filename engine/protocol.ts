@@ -58,6 +58,8 @@ export const KIND_REFER = 14;
 export const KIND_SNAPSHOTS = 15;
 /** What the overlay lacks of a range is brought into it, before anyone reads it. */
 export const KIND_POPULATE = 16;
+/** Clusters that the host has compressed are written as they are. */
+export const KIND_PACK = 17;
 
 // Arguments of requests
 
@@ -67,11 +69,17 @@ export const OPEN_WRITABLE = 1;
 export const OPEN_TO_CHECK = 2;
 /** Open: the image is only going to be described: one is taken whose data cannot be read. */
 export const OPEN_TO_DESCRIBE = 4;
-/** Create: cluster bits in the lowest byte, from these bits on the refcount order, extended L2. */
+/**
+ * Create: cluster bits in the lowest byte, from these bits on the refcount order, extended L2, and
+ * the method of compression.
+ */
 export const CREATE_REFCOUNT_ORDER_SHIFT = 8;
 export const CREATE_EXTENDED_L2_SHIFT = 16;
+export const CREATE_COMPRESSION_SHIFT = 17;
 /** Write: there is no data, all is zeros. */
 export const WRITE_ZEROES = 1;
+/** Pack: bytes of the length of a stream, at the beginning of what is taken. */
+export const PACK_LENGTH_BYTES = 4;
 /** Discard: the base holds what the overlay holds (after a commit): the clusters become absent. */
 export const DISCARD_TO_BASE = 1;
 /** Check: what it may repair. The last is for opening: what a crash leaves behind, and no more. */

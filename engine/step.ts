@@ -43,6 +43,7 @@ import {
   KIND_FLUSH,
   KIND_MAP,
   KIND_OPEN,
+  KIND_PACK,
   KIND_POPULATE,
   KIND_READ,
   KIND_REFER,
@@ -61,6 +62,7 @@ import { runCreate } from './requests/create';
 import { closeEnded, runClose, runFlush } from './requests/flush';
 import { runMap } from './requests/map';
 import { runOpen } from './requests/open';
+import { runPack } from './requests/pack';
 import { runPopulate } from './requests/populate';
 import { runRead } from './requests/read';
 import { runRefer } from './requests/refer';
@@ -121,7 +123,7 @@ function run(t: Task): i32 {
   if (t.kind == KIND_WRITEBACK) return runWriteback(t);
   if (t.kind == KIND_STREAM) return runStream(t);
   if (t.error && t.kind != KIND_READ) return WAIT;
-  if (t.kind == KIND_READ || t.kind == KIND_WRITE) noteGuest();
+  if (t.kind == KIND_READ || t.kind == KIND_WRITE || t.kind == KIND_PACK) noteGuest();
   if (t.kind == KIND_READ) return runRead(t);
   if (t.kind == KIND_WRITE) return runWrite(t);
   if (t.kind == KIND_COPY) return runCopy(t);
@@ -138,6 +140,7 @@ function run(t: Task): i32 {
   if (t.kind == KIND_REFER) return runRefer(t);
   if (t.kind == KIND_SNAPSHOTS) return runSnapshots(t);
   if (t.kind == KIND_POPULATE) return runPopulate(t);
+  if (t.kind == KIND_PACK) return runPack(t);
   assert(t.kind == KIND_CLOSE);
   return runClose(t);
 }

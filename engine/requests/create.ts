@@ -12,6 +12,7 @@ import {
   AT_BACKING_BYTES,
   AT_BACKING_OFFSET,
   AT_CLUSTER_BITS,
+  AT_COMPRESSION,
   AT_HEADER_LENGTH,
   AT_INCOMPATIBLE,
   AT_L1_OFFSET,
@@ -28,6 +29,7 @@ import {
   FORMAT_BYTES_MAX,
   HEADER_BYTES,
   headerRoom,
+  INCOMPATIBLE_COMPRESSION,
   INCOMPATIBLE_EXTENDED_L2,
   MAGIC,
   parseHeader,
@@ -39,16 +41,19 @@ import { flushed } from '../overlay/flush';
 import { putRefcount, refcountsPerBlock } from '../overlay/refcounts';
 import { backingTexts } from '../overlay/texts';
 import {
+  CREATE_COMPRESSION_SHIFT,
   CREATE_EXTENDED_L2_SHIFT,
   CREATE_REFCOUNT_ORDER_SHIFT,
   EINVAL,
   FORMAT_QCOW2,
   IDENTITY_BYTES_MAX,
   KIND_CREATE,
+  METHOD_ZSTD,
   OK,
   OP_TRUNCATE,
   OVERLAY,
   R_CLUSTER_BITS,
+  R_COMPRESSION_TYPE,
   R_HEADER_FULL,
   R_REFCOUNT_ORDER,
   R_TOO_LARGE,
@@ -88,7 +93,11 @@ class CreateTask extends Task {
   }
 
   get extendedL2(): bool {
-    return this.argument >> CREATE_EXTENDED_L2_SHIFT != 0;
+    return ((this.argument >> CREATE_EXTENDED_L2_SHIFT) & 1) != 0;
+  }
+
+  get compression(): u32 {
+    return <u32>(this.argument >> CREATE_COMPRESSION_SHIFT);
   }
 }
 
@@ -153,10 +162,12 @@ function plan(t: CreateTask, image: Qcow2): i32 {
   image.clusterBits = t.clusterBits;
   image.refcountOrder = t.refcountOrder;
   image.extendedL2 = t.extendedL2;
+  image.compression = t.compression;
   image.size = t.size;
   if (image.clusterBits < 9 || image.clusterBits > 21) return R_CLUSTER_BITS;
   if (image.extendedL2 && image.clusterBits < 14) return R_CLUSTER_BITS;
   if (image.refcountOrder > REFCOUNT_ORDER_MAX) return R_REFCOUNT_ORDER;
+  if (image.compression > <u32>METHOD_ZSTD) return R_COMPRESSION_TYPE;
   image.l2EntryBits = image.extendedL2 ? 4 : 3;
   image.l2Bits = image.clusterBits - image.l2EntryBits;
   const span = image.clusterBits + image.l2Bits;
@@ -223,7 +234,12 @@ function writeHeader(at: usize, image: Qcow2): u32 {
   putBe64(at + AT_L1_OFFSET, image.l1Offset);
   putBe64(at + AT_REFCOUNT_TABLE_OFFSET, image.refcountTableOffset);
   putBe32(at + AT_REFCOUNT_TABLE_CLUSTERS, image.refcountTableBytes >> image.clusterBits);
-  putBe64(at + AT_INCOMPATIBLE, image.extendedL2 ? INCOMPATIBLE_EXTENDED_L2 : 0);
+  putBe64(
+    at + AT_INCOMPATIBLE,
+    (image.extendedL2 ? INCOMPATIBLE_EXTENDED_L2 : 0) |
+      (image.compression ? INCOMPATIBLE_COMPRESSION : 0),
+  );
+  store<u8>(at + AT_COMPRESSION, <u8>image.compression);
   putBe32(at + AT_REFCOUNT_ORDER, image.refcountOrder);
   putBe32(at + AT_HEADER_LENGTH, HEADER_BYTES);
   const texts = backingTexts();

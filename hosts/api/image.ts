@@ -1,5 +1,6 @@
 /** What an image file is, and what its metadata tells. */
 import type { ContainerInfo } from './block.ts';
+import type { Compression } from './codec.ts';
 
 /**
  * Formats that an image can have, by QEMU's names (`vpc` is VHD). An overlay is qcow2; the others
@@ -29,7 +30,7 @@ export interface ImageInfo {
   /** The rest only for qcow2. */
   version?: number;
   /** How compressed clusters are compressed. */
-  compressionType?: 'zlib' | 'zstd';
+  compressionType?: Compression;
   /** Bits a refcount entry takes. */
   refcountBits?: number;
   /** Refcounts may be behind after a crash. */

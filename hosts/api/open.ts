@@ -1,5 +1,6 @@
 /** What a disk is made and opened with. */
 import type { BlockFile, BlockSource } from './block.ts';
+import type { Compression } from './codec.ts';
 import type { ImageFormat } from './image.ts';
 import type { ProfileChoice, RecordOptions } from './profile.ts';
 
@@ -41,6 +42,8 @@ export interface CreateOptions {
   refcountBits?: number;
   /** 32 subclusters a cluster; clusters of 16 KiB or more. */
   extendedL2?: boolean;
+  /** How its compressed clusters are compressed, if it comes to have some; default zlib. */
+  compressionType?: Compression;
   /**
    * Follow the backing references of the base itself, and open the other files of an image that
    * lies in several; default false.

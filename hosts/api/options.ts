@@ -21,6 +21,7 @@ export const CREATE_OPTIONS: OptionNames<CreateOptions> = {
   clusterSize: true,
   refcountBits: true,
   extendedL2: true,
+  compressionType: true,
   followChain: true,
   recordBase: true,
   copyOnRead: true,

@@ -10,8 +10,8 @@ import { portableDecompressors } from '../bases/containers/portable.ts';
 import type { NodeZlib, UnpackTools } from '../bases/containers/unpack.ts';
 import { nodeDecompressors, ROOM_DEFAULT, unpackWith } from '../bases/containers/unpack.ts';
 import { isNbdUri } from '../bases/nbd/uri.ts';
-import type { ZlibFunction } from '../disk/codecs/codecs.ts';
-import { codecOf, zlibDecoder } from '../disk/codecs/codecs.ts';
+import type { ZlibCompression, ZlibFunction } from '../disk/codecs/codecs.ts';
+import { codecOf, DEFLATE_OPTIONS, zlibDecoder, zlibEncoder } from '../disk/codecs/codecs.ts';
 import type { Paths } from '../files/location.ts';
 import { isHttpUrl, isRemote, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
 import { scratchFile } from '../files/scratch.ts';
@@ -47,6 +47,10 @@ const { inflateRawSync, zstdDecompressSync } = zlib as unknown as Record<
   'inflateRawSync' | 'zstdDecompressSync',
   ZlibFunction
 >;
+const { deflateRawSync, zstdCompressSync } = zlib as unknown as Record<
+  'deflateRawSync' | 'zstdCompressSync',
+  ZlibCompression
+>;
 
 const unpackTools: UnpackTools = {
   decompressors: nodeDecompressors(zlib as unknown as NodeZlib, portableDecompressors),
@@ -60,10 +64,17 @@ const unpackTools: UnpackTools = {
 
 export const denoRuntime: Runtime = {
   engine: () => Promise.resolve(engine),
-  codec: codecOf({
-    zlib: () => zlibDecoder(inflateRawSync),
-    zstd: () => zlibDecoder(zstdDecompressSync),
-  }),
+  // The asynchronous functions of node:zlib use this thread, too.
+  codec: codecOf(
+    {
+      zlib: () => zlibDecoder(inflateRawSync),
+      zstd: () => zlibDecoder(zstdDecompressSync),
+    },
+    {
+      zlib: () => zlibEncoder(deflateRawSync, DEFLATE_OPTIONS),
+      zstd: () => zlibEncoder(zstdCompressSync),
+    },
+  ),
   openOverlay: async (path, { create, ...mode }) =>
     create ? denoFiles.makeFile(localPath(path), mode) : denoFiles.openFile(localPath(path), mode),
   async openSource(location, as, how) {

@@ -1,11 +1,15 @@
 /**
- * A copy of all that a disk shows, as an image that stands alone: an overlay over it that has been
- * streamed whole. It is there under its name only once it is whole.
+ * A copy of all that a disk shows, as an image that stands alone. It is there under its name only
+ * once it is whole.
  */
+import type { Disk } from '../api/disk.ts';
 import type { StreamInfo, StreamOptions } from '../api/job.ts';
 import type { CreateOptions } from '../api/open.ts';
 import type { Runtime } from '../api/runtime.ts';
+import { inLanes, piecesOf, split } from './copy-pieces.ts';
+import type { EngineDisk } from './disk.ts';
 import { createDiskWith } from './open.ts';
+import { SECTOR_BYTES } from './options.ts';
 
 /** What is copied, as the base of an overlay. */
 export interface CopySource extends CreateOptions {
@@ -19,17 +23,64 @@ export interface CopyOptions {
   signal?: AbortSignal;
   /** `full`: zeros take space too. */
   allocate?: StreamOptions['allocate'];
-  /** Told the size first; what it returns then hears of the job. */
-  begin?: (size: number) => (info: StreamInfo) => void;
 }
 
-/** Makes the copy, and gives its size in bytes. What does not get finished leaves nothing. */
+/**
+ * Makes the copy, as an overlay over what is copied that is streamed whole, and gives its size in
+ * bytes. What does not get finished leaves nothing. `begin` is told the size first; what it returns
+ * then hears of the job.
+ */
 export async function copyWith(
   runtime: Runtime,
   source: CopySource,
-  { signal, allocate, begin }: CopyOptions,
+  options: CopyOptions & { begin?: (size: number) => (info: StreamInfo) => void },
 ): Promise<number> {
-  const { overlay, cache, ...options } = source;
+  const { signal, allocate, begin } = options;
+  return made(runtime, source, async (disk) => {
+    const progress = begin?.(disk.size);
+    if (progress) disk.addEventListener('progress', (event) => progress(event.detail));
+    await disk.stream({ signal, allocate });
+  });
+}
+
+/**
+ * Makes a copy of what `disk` shows with its clusters compressed, where that makes them smaller; as
+ * copyWith, else. `progress` is told how far it is.
+ */
+export async function compressedCopyWith(
+  runtime: Runtime,
+  disk: Disk,
+  shape: CopySource,
+  options: CopyOptions & { progress?: (done: number) => void },
+): Promise<number> {
+  const { signal, allocate, progress } = options;
+  const full = allocate === 'full';
+  const size = Math.ceil(disk.size / SECTOR_BYTES) * SECTOR_BYTES;
+  return made(runtime, { ...shape, size }, async (image) => {
+    const pieces = full ? split(0, disk.size) : piecesOf(disk.map(), disk.size, image.clusterSize);
+    await inLanes(pieces, signal, async ({ offset, length }) => {
+      const data = await disk.read(offset, length);
+      const isLast = offset + length === disk.size;
+      await image.writeCompressed(offset, isLast ? padded(data, size - offset) : data, { full });
+      progress?.(offset + length);
+    });
+  });
+}
+
+/** The last sector of a raw image may be cut. */
+function padded(data: Uint8Array, bytes: number): Uint8Array {
+  if (data.length === bytes) return data;
+  const whole = new Uint8Array(bytes);
+  whole.set(data);
+  return whole;
+}
+
+/** An image that is made, filled and published, or leaves nothing. */
+async function made(
+  runtime: Runtime,
+  { overlay, cache, ...options }: CopySource,
+  fill: (disk: EngineDisk) => Promise<void>,
+): Promise<number> {
   const file = await runtime.openOverlay(overlay, { create: true, cache });
   const disk = await createDiskWith(runtime, { ...options, overlay: file }).catch(async (error) => {
     await Promise.resolve(file.close()).catch(() => {});
@@ -37,9 +88,7 @@ export async function copyWith(
   });
   const { size } = disk;
   try {
-    const progress = begin?.(size);
-    if (progress) disk.addEventListener('progress', (event) => progress(event.detail));
-    await disk.stream({ signal, allocate });
+    await fill(disk);
     await disk.settle();
     await file.publish?.();
   } catch (error) {

@@ -152,6 +152,11 @@ export class EngineDisk extends DiskViews implements Disk {
     return this.#io.write(offset, data);
   }
 
+  /** As `GuestIo.writeCompressed`. */
+  writeCompressed(offset: number, data: Uint8Array, options?: { full?: boolean }): Promise<void> {
+    return this.#io.writeCompressed(offset, data, options);
+  }
+
   writeZeroes(offset: number, length: number): Promise<void> {
     return this.#io.writeZeroes(offset, length);
   }

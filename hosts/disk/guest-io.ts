@@ -21,6 +21,8 @@ import type { ContentId } from './content-id.ts';
 import type { Engine } from './driver/engine.ts';
 import { imageOf } from './driver/images.ts';
 import { reasonText } from './driver/reasons.ts';
+import type { PackTarget } from './pack.ts';
+import { pack } from './pack.ts';
 import { inPieces } from './pieces.ts';
 import type { DiskProfiles } from './profiles.ts';
 import { ResizeGate } from './resize-gate.ts';
@@ -90,6 +92,35 @@ export class GuestIo {
         this.#engine.request(KIND_WRITE, at, size, 0, {
           data: data.subarray(at - offset, at - offset + size),
         }),
+      ),
+    );
+  }
+
+  /**
+   * As `write`, of whole clusters, each of which is compressed where that makes it smaller; the
+   * last one may be cut by the end of the disk. Zeros take no space unless it is `full`.
+   */
+  async writeCompressed(
+    offset: number,
+    data: Uint8Array,
+    { full = false }: { full?: boolean } = {},
+  ): Promise<void> {
+    const { access, clusterSize, content, profiles } = this.#owner;
+    access.mustBeWritable('write');
+    access.mustBeInside('write', offset, data.length);
+    const { compressionType: method = 'zlib' } = imageOf(this.#engine, OVERLAY);
+    const target: PackTarget = {
+      engine: this.#engine,
+      method,
+      clusterSize,
+      full,
+      write: (at, bytes) => this.write(at, bytes),
+      writeZeroes: (at, length) => this.writeZeroes(at, length),
+    };
+    profiles.wrote(offset, data.length);
+    await content.changing(() =>
+      this.#pieces(offset, data.length, (at, size) =>
+        pack(target, at, data.subarray(at - offset, at - offset + size)),
       ),
     );
   }

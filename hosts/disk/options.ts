@@ -3,12 +3,16 @@
  * handed on as the engine takes it.
  */
 import {
+  CREATE_COMPRESSION_SHIFT,
   CREATE_EXTENDED_L2_SHIFT,
   CREATE_REFCOUNT_ORDER_SHIFT,
   MEMORY_BYTES_MAX,
   MEMORY_BYTES_MIN,
+  METHOD_DEFLATE,
+  METHOD_ZSTD,
 } from '../../engine/protocol.ts';
 import type { BlockFile, BlockSource } from '../api/block.ts';
+import type { Compression } from '../api/codec.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { ImageFormat } from '../api/image.ts';
 import type { CacheMode, CreateOptions, OpenOptions } from '../api/open.ts';
@@ -106,7 +110,9 @@ export function checkedSize(size: number | undefined): number | undefined {
   return size;
 }
 
-/** Cluster size, refcount width and kind of L2 entries, as the engine takes them in one number. */
+const METHODS = { zlib: METHOD_DEFLATE, zstd: METHOD_ZSTD } as const;
+
+/** Cluster size, refcount width, kind of L2 entries and method of compression, as the engine takes them in one number. */
 export function checkedShape(options: CreateOptions): number {
   const clusterBits = powerOfTwo(
     'cluster size',
@@ -125,8 +131,18 @@ export function checkedShape(options: CreateOptions): number {
   return (
     clusterBits +
     (refcountOrder << CREATE_REFCOUNT_ORDER_SHIFT) +
-    (Number(options.extendedL2 ?? false) << CREATE_EXTENDED_L2_SHIFT)
+    (Number(options.extendedL2 ?? false) << CREATE_EXTENDED_L2_SHIFT) +
+    (checkedMethod(options.compressionType) << CREATE_COMPRESSION_SHIFT)
   );
+}
+
+function checkedMethod(name: Compression = 'zlib'): number {
+  if (!Object.hasOwn(METHODS, name))
+    throw new MillraceError(
+      'EINVAL',
+      `a compression type of ${name}: it is ${Object.keys(METHODS).join(' or ')}`,
+    );
+  return METHODS[name];
 }
 
 function powerOfTwo(what: string, value: number, least: number, most: number): number {

@@ -11,6 +11,7 @@ export type {
 } from '../api/block.ts';
 export * from '../api/chain.ts';
 export * from '../api/check.ts';
+export type { Compression } from '../api/codec.ts';
 export * from '../api/disk.ts';
 export type { ErrorCode, ErrorReason } from '../api/errors.ts';
 export { MillraceError } from '../api/errors.ts';

@@ -1,6 +1,6 @@
 /**
- * Compressed clusters under Node: many at once are decoded by a small pool of threads, few by the
- * calling thread itself. The pool is shared by all disks of the process and never keeps it alive by
+ * Compressed clusters under Node: many at once are decoded, or encoded, by a small pool of threads,
+ * few by the calling thread itself. The pool is shared by all disks of the process and never keeps it alive by
  * itself.
  *
  * Threads of our own, because the asynchronous functions of node:zlib cost the main thread almost
@@ -11,18 +11,20 @@ import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import * as zlib from 'node:zlib';
-import type { Codec, Compression } from '../api/codec.ts';
-import type { Decoder, ZlibFunction } from '../disk/codecs/codecs.ts';
+import type { Codec, Compression, Stream } from '../api/codec.ts';
+import type { Decoder, Encoder, ZlibCompression, ZlibFunction } from '../disk/codecs/codecs.ts';
 import {
   badStream,
   checkCount,
   codecOf,
+  DEFLATE_OPTIONS,
   portableDecoders,
   zlibDecoder,
+  zlibEncoder,
 } from '../disk/codecs/codecs.ts';
 import { zstdFrame } from '../disk/codecs/zstd.ts';
-import type { Batch, BatchDone, WorkerSetup } from './codec-worker.ts';
-import { CLOSED, codecWorkerProgram, DECODING, FREE } from './codec-worker.ts';
+import type { Act, Batch, BatchDone, WorkerSetup } from './codec-worker.ts';
+import { AT_WORK, CLOSED, codecWorkerProgram, FREE } from './codec-worker.ts';
 
 /**
  * As many as QEMU gives one image to decompress (QCOW2_MAX_THREADS); each takes about 15 MB, a few
@@ -46,26 +48,32 @@ const START_BYTES = 1024 * 1024;
 const CLOSE_MS_MAX = 250;
 
 /** node:zlib has zstd from version 22.15 on. */
-const { zstdDecompressSync } = zlib as { zstdDecompressSync?: ZlibFunction };
+const { zstdDecompressSync, zstdCompressSync } = zlib as {
+  zstdDecompressSync?: ZlibFunction;
+  zstdCompressSync?: ZlibCompression;
+};
 
-/** A codec that decodes in this thread, as quickly as this version of Node can. */
+/** A codec that works in this thread, as quickly as this version of Node can. */
 export function inlineCodec(): Codec {
-  return codecOf({
-    zlib: () => zlibDecoder(zlib.inflateRawSync as ZlibFunction),
-    zstd: () => (zstdDecompressSync === undefined ? wasmZstd() : zlibDecoder(zstdDecompressSync)),
-  });
+  return codecOf(
+    {
+      zlib: () => zlibDecoder(zlib.inflateRawSync as ZlibFunction),
+      zstd: () => (zstdDecompressSync ? zlibDecoder(zstdDecompressSync) : wasmDecoder()),
+    },
+    {
+      zlib: () => zlibEncoder(zlib.deflateRawSync as ZlibCompression, DEFLATE_OPTIONS),
+      zstd: () => (zstdCompressSync ? zlibEncoder(zstdCompressSync) : wasmEncoder()),
+    },
+  );
 }
 
 /**
  * Twice as quick as what runs everywhere, which has to do in a bundle: this comes with a file that
  * bundlers do not know what to do with.
  */
-async function wasmZstd(): Promise<Decoder> {
+async function wasmDecoder(): Promise<Decoder> {
   try {
-    const { decompress, isLoaded } = createRequire(import.meta.url)(
-      wasmZstdPath(),
-    ) as typeof import('@foxglove/wasm-zstd');
-    await isLoaded;
+    const { decompress } = await wasmZstd();
     return (from, into) => {
       const out = decompress(from, into.length);
       into.set(out);
@@ -76,12 +84,33 @@ async function wasmZstd(): Promise<Decoder> {
   }
 }
 
+async function wasmEncoder(): Promise<Encoder> {
+  const { compress } = await wasmZstd();
+  return (from) => compress(from);
+}
+
+async function wasmZstd(): Promise<typeof import('@foxglove/wasm-zstd')> {
+  const module = createRequire(import.meta.url)(
+    wasmZstdPath(),
+  ) as typeof import('@foxglove/wasm-zstd');
+  await module.isLoaded;
+  return module;
+}
+
 interface Job {
+  act: Act;
   method: Compression;
-  /** The stream: of zlib with what follows it, of zstd without. */
+  /** The stream, of zlib with what follows it, of zstd without; or the cluster. */
   from: Uint8Array;
-  into: Uint8Array;
-  resolve: () => void;
+  /** Bytes of the cluster. */
+  size: number;
+  /** Does it in the calling thread. */
+  doHere: () => void | Promise<void>;
+  /**
+   * Takes what a thread made, the first bytes of `out`: how many, or more than `out` holds; or the
+   * reason why it failed.
+   */
+  take: (result: number | string, out: Uint8Array) => void;
   reject: (reason: unknown) => void;
 }
 
@@ -125,16 +154,44 @@ export class ThreadedCodec implements Codec {
     const stream = method === 'zstd' ? soleFrame(from, into.length) : from;
     if (stream === undefined) return this.here.inflate(method, from, into);
     return new Promise((resolve, reject) => {
-      this.queue.push({ method, from: stream, into, resolve, reject });
-      this.queuedBytes += into.length;
-      // Calls come many at once, and over HTTP piece by piece: what one turn of the event loop brings
-      // is shared among the threads together.
-      this.schedule(this.threads.length > 0 ? setImmediate : queueMicrotask);
+      this.enqueue({
+        act: 'inflate',
+        method,
+        from: stream,
+        size: into.length,
+        reject,
+        doHere: async () => resolve(await this.here.inflate(method, stream, into)),
+        take(result, out) {
+          if (typeof result === 'string') throw badStream(method, result);
+          checkCount(method, result, into.length);
+          into.set(out);
+          resolve();
+        },
+      });
+    });
+  }
+
+  async deflate(method: Compression, from: Uint8Array): Promise<Stream> {
+    return new Promise((resolve, reject) => {
+      const doHere = async (): Promise<void> => resolve(await this.here.deflate!(method, from));
+      this.enqueue({
+        act: 'deflate',
+        method,
+        from,
+        size: from.length,
+        reject,
+        doHere,
+        take(result, out) {
+          // Whatever keeps a thread from it, this one tells of.
+          if (typeof result === 'string') doHere().catch(reject);
+          else resolve(result < from.length ? out.slice(0, result) : undefined);
+        },
+      });
     });
   }
 
   /**
-   * Ends the threads. What they had is decoded by the calling thread; later calls may start them
+   * Ends the threads. What they had is done by the calling thread; later calls may start them
    * again.
    */
   async close(): Promise<void> {
@@ -151,6 +208,14 @@ export class ThreadedCodec implements Codec {
     );
   }
 
+  private enqueue(job: Job): void {
+    this.queue.push(job);
+    this.queuedBytes += job.size;
+    // Calls come many at once, and over HTTP piece by piece: what one turn of the event loop brings
+    // is shared among the threads together.
+    this.schedule(this.threads.length > 0 ? setImmediate : queueMicrotask);
+  }
+
   private schedule(when: (run: () => void) => void): void {
     if (this.scheduled) return;
     this.scheduled = true;
@@ -165,26 +230,25 @@ export class ThreadedCodec implements Codec {
     if (this.queuedBytes > FEW_BYTES || this.busy.size > 0) this.handOut();
     if (this.queue.length === 0 || this.busy.size > 0) return;
     // Few, or no thread has started yet: one at a time, with the event loop's turn between two.
-    void this.decodeHere(this.take());
+    void this.doHere(this.take());
     if (this.queue.length > 0) this.schedule(setImmediate);
   }
 
   private take(): Job {
     const job = this.queue.shift()!;
-    this.queuedBytes -= job.into.length;
+    this.queuedBytes -= job.size;
     return job;
   }
 
   private enqueueAgain(job: Job): void {
     this.queue.push(job);
-    this.queuedBytes += job.into.length;
+    this.queuedBytes += job.size;
     this.schedule(setImmediate);
   }
 
-  private async decodeHere({ method, from, into, resolve, reject }: Job): Promise<void> {
+  private async doHere({ doHere, reject }: Job): Promise<void> {
     try {
-      await this.here.inflate(method, from, into);
-      resolve();
+      await doHere();
     } catch (error) {
       reject(error);
     }
@@ -233,7 +297,7 @@ export class ThreadedCodec implements Codec {
       const slot = this.idle.shift()!;
       for (let bytes = 0; this.queue.length > 0 && bytes < share; ) {
         const job = this.take();
-        bytes += job.into.length;
+        bytes += job.size;
         slot.jobs.push(job);
       }
       this.send(slot);
@@ -249,14 +313,14 @@ export class ThreadedCodec implements Codec {
     );
     slot.output = withRoom(
       slot.output,
-      slot.jobs.reduce((sum, { into }) => sum + into.length, 0),
+      slot.jobs.reduce((sum, { size }) => sum + size, 0),
     );
     const input = new Uint8Array(slot.input);
     let at = 0;
-    for (const { method, from, into } of slot.jobs) {
+    for (const { act, method, from, size } of slot.jobs) {
       input.set(from, at);
       at += from.length;
-      streams.push({ method, length: from.length, size: into.length });
+      streams.push({ act, method, length: from.length, size });
     }
     this.busy.set(id, slot);
     // While it has something to do, the process must not end.
@@ -273,8 +337,8 @@ export class ThreadedCodec implements Codec {
     const jobs = slot.jobs;
     let at = 0;
     for (let i = 0; i < jobs.length; i++) {
-      settle(jobs[i], results[i], new Uint8Array(output, at, jobs[i].into.length));
-      at += jobs[i].into.length;
+      settle(jobs[i], results[i], new Uint8Array(output, at, jobs[i].size));
+      at += jobs[i].size;
     }
     if (--slot.thread.busy === 0) slot.thread.worker.unref();
     this.idle.push({ thread: slot.thread, input, output, jobs: [] });
@@ -284,10 +348,7 @@ export class ThreadedCodec implements Codec {
 
 function settle(job: Job, result: number | string, out: Uint8Array): void {
   try {
-    if (typeof result === 'string') throw badStream(job.method, result);
-    checkCount(job.method, result, job.into.length);
-    job.into.set(out);
-    job.resolve();
+    job.take(result, out);
   } catch (error) {
     job.reject(error);
   }
@@ -341,11 +402,11 @@ function closeGatesAtExit(): void {
   process.once('exit', () => openGates.forEach(closeGate));
 }
 
-/** Returns when the thread decodes nothing; from now on it never does. */
+/** Returns when the thread does nothing; from now on it never does. */
 function closeGate(gate: Int32Array): void {
   const deadline = Date.now() + CLOSE_MS_MAX;
-  while (Atomics.compareExchange(gate, 0, FREE, CLOSED) === DECODING && Date.now() < deadline) {
-    Atomics.wait(gate, 0, DECODING, CLOSE_MS_MAX);
+  while (Atomics.compareExchange(gate, 0, FREE, CLOSED) === AT_WORK && Date.now() < deadline) {
+    Atomics.wait(gate, 0, AT_WORK, CLOSE_MS_MAX);
   }
 }
 

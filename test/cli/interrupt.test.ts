@@ -209,10 +209,10 @@ describe('an interrupted copy', () => {
     () =>
       withFolder(async (cwd) => {
         const content = makeContent('random', 3, SIZE);
-        for (const format of ['raw', 'qcow2']) {
+        for (const format of ['raw', 'qcow2', 'qcow2 -c']) {
           const { exitCode, stderr } = await interrupted(
             cwd,
-            ['-O', format],
+            ['-O', ...format.split(' ')],
             await serveAndStall(content, 4),
           );
           expect({ format, exitCode, stderr, left: readdirSync(cwd) }).toEqual({

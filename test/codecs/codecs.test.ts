@@ -1,12 +1,12 @@
 /**
- * Every codec against what qemu-img compresses, and against streams that are damaged, cut off, too
+ * Every codec against what qemu-img compresses, what it compresses itself, and against streams that are damaged, cut off, too
  * long or too short.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { deflateRawSync } from 'node:zlib';
+import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Codec, Compression } from '../../hosts/api/codec.ts';
 import { codecOf, portableDecoders } from '../../hosts/disk/codecs/codecs.ts';
@@ -233,6 +233,27 @@ describeWithPeer(['zstd'], 'a stream', () => {
       stream[stream.length - 1] ^= 1;
       await refusal(codec, 'zstd', stream, content.length);
     });
+  });
+});
+
+describe.each(CODECS.slice(1))('%s', (_, codec) => {
+  it.each(METHODS)('compresses (%s) what gets smaller by it, and that alone', async (method) => {
+    for (const size of [512, 4 * KIB, 64 * KIB, 2048 * KIB]) {
+      const contents = Array.from({ length: Math.ceil((4096 * KIB) / size / 8) }, (_, i) =>
+        makeContent(i % 3 ? 'text' : 'random', i + 1, size),
+      );
+      const streams = await Promise.all(contents.map((content) => codec.deflate!(method, content)));
+      for (const [i, stream] of streams.entries()) {
+        expect(stream === undefined, `${size}: ${i}`).toBe(i % 3 === 0);
+        if (stream === undefined) continue;
+        expect(stream.length).toBeLessThan(size);
+        const plain =
+          method === 'zlib'
+            ? inflateRawSync(stream, { windowBits: 12 })
+            : await inflated(CODECS[0][1], method, stream, size);
+        expect(Buffer.compare(plain, contents[i]), `${size}: ${i}`).toBe(0);
+      }
+    }
   });
 });
 

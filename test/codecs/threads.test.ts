@@ -1,5 +1,5 @@
 /**
- * The pool of decoding threads: when it starts them, that none is lost when they end, and that it
+ * The pool of threads that decode and encode: when it starts them, that none is lost when they end, and that it
  * keeps no process alive.
  */
 import { execFile } from 'node:child_process';
@@ -11,7 +11,7 @@ import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
 import type { Worker } from 'node:worker_threads';
-import { deflateRawSync } from 'node:zlib';
+import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { build } from 'esbuild';
 import { afterEach, describe, expect, it } from 'vitest';
 import { ThreadedCodec } from '../../hosts/node/codecs.ts';
@@ -79,6 +79,20 @@ describe('a pool of threads', () => {
     );
     expect(byThread[0] + byThread[1]).toBe(COUNT);
     expect(Math.min(...byThread)).toBeGreaterThan(0);
+  });
+
+  it('has them encode, too, and loses nothing when it is closed meanwhile', async () => {
+    const codec = makeCodec(2);
+    await decode(codec, COUNT);
+    await Promise.all(online);
+    const messages = started.map(answers);
+    const encoded = contents.map((content) => codec.deflate('zlib', content));
+    const [streams] = await Promise.all([Promise.all(encoded), decode(codec, COUNT)]);
+    const more = contents.map((content) => codec.deflate('zlib', content));
+    await codec.close();
+    expect(messages.every((list) => list.length > 0)).toBe(true);
+    for (const [i, stream] of [...streams, ...(await Promise.all(more))].entries())
+      expect(inflateRawSync(stream!).equals(contents[i % contents.length])).toBe(true);
   });
 
   it('of none decodes all the same', async () => {

@@ -2,7 +2,7 @@
  * A guest and its operator: requests of every kind at any moment and place, several at once, and
  * jobs that are started, paused, throttled and aborted. Every answer is held against the truth.
  */
-
+import { deflateRawSync } from 'node:zlib';
 import {
   ABORTED,
   EINVAL,
@@ -12,6 +12,7 @@ import {
   KIND_DISCARD,
   KIND_FLUSH,
   KIND_MAP,
+  KIND_PACK,
   KIND_POPULATE,
   KIND_READ,
   KIND_REMAINING,
@@ -20,6 +21,7 @@ import {
   KIND_WRITE,
   KIND_ZERO,
   OK,
+  PACK_LENGTH_BYTES,
   WRITE_ZEROES,
 } from '../../engine/protocol.ts';
 import type { Random } from '../fixtures/content.ts';
@@ -257,6 +259,7 @@ export class Guest {
   }
 
   write(): void {
+    if (this.#disk.plan.packs && this.#random.between(0, 2) === 0) return this.#pack();
     const [offset, length] = this.#range();
     if (this.#random.between(0, 9) === 0)
       return this.#change(KIND_WRITE, offset, length, WRITE_ZEROES);
@@ -267,6 +270,31 @@ export class Guest {
       data.fill(0, from, this.#random.between(from, length));
     }
     this.#change(KIND_WRITE, offset, length, 0, data);
+  }
+
+  /** Writes whole clusters that have been compressed; some between them stay as they are. */
+  #pack(): void {
+    const cluster = this.#machine.exports.clusterSize();
+    const [from, to] = this.#clusters();
+    const most = this.#machine.exports.requestBytesMax();
+    const length = Math.min(to - from, most - (most % cluster));
+    const data = poolBytes(this.#random, length).slice();
+    const streams: Uint8Array[] = [];
+    for (let at = 0; at < length; at += cluster) {
+      const whole = Buffer.alloc(cluster);
+      data.fill(0, at + this.#random.between(0, cluster >> 1), at + cluster);
+      whole.set(data.subarray(at, at + cluster));
+      const stream = deflateRawSync(whole);
+      if (stream.length >= cluster) break;
+      streams.push(stream);
+    }
+    if (streams.length === 0) return this.read();
+    const lengths = Buffer.alloc(streams.length * PACK_LENGTH_BYTES);
+    for (const [i, { byteLength }] of streams.entries())
+      lengths.writeUInt32LE(byteLength, i * PACK_LENGTH_BYTES);
+    const sent = Buffer.concat([lengths, ...streams]);
+    const bytes = Math.min(length, streams.length * cluster);
+    this.#change(KIND_PACK, from, bytes, sent.length, data.subarray(0, bytes), sent);
   }
 
   zero(): void {
@@ -306,9 +334,17 @@ export class Guest {
     return [from, Math.min(from + count * cluster, size)];
   }
 
-  #change(kind: number, offset: number, length: number, argument: number, data?: Uint8Array): void {
+  /** `sent`: what the engine takes, where that is not the data. */
+  #change(
+    kind: number,
+    offset: number,
+    length: number,
+    argument: number,
+    data?: Uint8Array,
+    sent: Uint8Array | undefined = data,
+  ): void {
     const holder: { change?: ReturnType<Truth['change']> } = {};
-    const started = this.#ask(kind, offset, length, argument, { data }, ({ code }) => {
+    const started = this.#ask(kind, offset, length, argument, { data: sent }, ({ code }) => {
       this.#changes--;
       this.#truth.ended(holder.change!, code !== OK);
     });

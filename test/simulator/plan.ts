@@ -47,6 +47,8 @@ export interface Plan {
   readAhead: boolean;
   /** What is fetched ahead: places that the guest asks for, others, or what no disk has. */
   profile?: 'right' | 'wrong' | 'hostile';
+  /** Some writes are of clusters that have been compressed. */
+  packs?: boolean;
   trims: boolean;
   flushesDear: boolean;
   /** The host tells the holes of raw bases. */
@@ -92,6 +94,7 @@ export function planOf(seed: number): Plan {
     withOddities(anyPlan(seed), new Random(seed ^ 0x1b873593)),
     new Random(seed ^ 0x2545f491),
   );
+  plan.packs = new Random(seed ^ 0x27d4eb2f).between(0, 3) === 0;
   let kind = new Random(seed ^ 0x6c078965).between(1, 100);
   for (const [perCent, special] of SPECIAL) {
     if (kind <= perCent) return special(plan);

@@ -1,10 +1,10 @@
 /**
  * Compressed clusters (qcow2 specification, "Compressed Clusters Descriptor"): one stream back into
- * the bytes of its cluster, all of them and nothing more. Each runtime brings its quickest
+ * the bytes of its cluster, all of them and nothing more; and a cluster into one stream. Each runtime brings its quickest
  * decoders; those that run everywhere are here. No stream, whatever it claims, makes them allocate
  * more than a few times the cluster.
  */
-import type { Codec, Compression } from '../../api/codec.ts';
+import type { Codec, Compression, Stream } from '../../api/codec.ts';
 import { MillraceError, messageOf } from '../../api/errors.ts';
 import { zstdFrame } from './zstd.ts';
 
@@ -18,28 +18,59 @@ export type Decoder = (from: Uint8Array, into: Uint8Array) => number;
 /** How to get the decoder of each method; asked when the first stream of its kind comes. */
 export type Decoders = Record<Compression, () => Decoder | Promise<Decoder>>;
 
-/** A codec that decodes in the calling thread: at once, when its decoder has been loaded. */
-export function codecOf(decoders: Decoders): Codec {
-  const loaded: Partial<Record<Compression, Decoder>> = {};
+/** Compresses all of `from` into one stream. */
+export type Encoder = (from: Uint8Array) => Uint8Array;
+
+/** How to get the encoder of each method; asked when the first cluster is to be compressed. */
+export type Encoders = Record<Compression, () => Encoder | Promise<Encoder>>;
+
+/**
+ * A codec that works in the calling thread: at once, when its decoder or encoder has been loaded.
+ */
+export function codecOf(decoders: Decoders, encoders?: Encoders): Codec {
+  const decode = onceLoaded('a decoder', decoders);
+  const inflate: Codec['inflate'] = (method, from, into) =>
+    decode(method, (decoder) => inflateWith(decoder, method, from, into));
+  if (encoders === undefined) return { inflate };
+  const encode = onceLoaded('an encoder', encoders);
   return {
-    inflate(method, from, into) {
-      const decoder = loaded[method];
-      if (decoder !== undefined) return inflateWith(decoder, method, from, into);
-      return load(decoders, method).then((decoder) => {
-        loaded[method] = decoder;
-        inflateWith(decoder, method, from, into);
-      });
-    },
+    inflate,
+    deflate: (method, from) => encode(method, (encoder) => smaller(encoder(from), from)),
   };
 }
 
-async function load(decoders: Decoders, method: Compression): Promise<Decoder> {
+/** Has a tool of a method used: at once, when it has been loaded. */
+function onceLoaded<Tool>(
+  what: string,
+  tools: Record<Compression, () => Tool | Promise<Tool>>,
+): <T>(method: Compression, use: (tool: Tool) => T) => T | Promise<T> {
+  const loaded: Partial<Record<Compression, Tool>> = {};
+  return (method, use) => {
+    const tool = loaded[method];
+    if (tool !== undefined) return use(tool);
+    return load(what, tools, method).then((tool) => {
+      loaded[method] = tool;
+      return use(tool);
+    });
+  };
+}
+
+async function load<Tool>(
+  what: string,
+  tools: Record<Compression, () => Tool | Promise<Tool>>,
+  method: Compression,
+): Promise<Tool> {
   try {
-    return await decoders[method]();
+    return await tools[method]();
   } catch (cause) {
-    const message = `cannot load a decoder for compressed data (${method}): ${messageOf(cause)}`;
+    const message = `cannot load ${what} for compressed data (${method}): ${messageOf(cause)}`;
     throw new MillraceError('EUNSUPPORTED', message, { cause });
   }
+}
+
+/** A stream, if it is smaller than the cluster. */
+function smaller(stream: Uint8Array, cluster: Uint8Array): Stream {
+  return stream.length < cluster.length ? stream : undefined;
 }
 
 function inflateWith(
@@ -147,6 +178,20 @@ export function zlibDecoder(decompress: ZlibFunction): Decoder {
       throw error;
     }
   };
+}
+
+/** `deflateRawSync` or `zstdCompressSync` of node:zlib. */
+export type ZlibCompression = (
+  from: Uint8Array,
+  options: { chunkSize: number; windowBits?: number; memLevel?: number },
+) => Uint8Array;
+
+/** As QEMU deflates; its inflating takes no larger window than one of 12 bits. */
+export const DEFLATE_OPTIONS = { windowBits: 12, memLevel: 9 } as const;
+
+/** An encoder over node:zlib, which takes one pass for a stream that is worth having. */
+export function zlibEncoder(compress: ZlibCompression, options: object = {}): Encoder {
+  return (from) => compress(from, { ...options, chunkSize: from.length });
 }
 
 /**

@@ -50,6 +50,7 @@ export class Engine {
   readonly #errors: ErrorLedger;
   /** What headers say of bases. */
   readonly texts: HeaderTexts;
+  readonly codec: Codec;
   readonly clock: Clock;
   readonly #requests = new Requests();
   readonly #operations: Operations;
@@ -67,6 +68,7 @@ export class Engine {
     clock: Clock = systemClock,
   ) {
     this.#instance = instantiate(module, memoryBytes, (broken) => (this.#broken = broken));
+    this.codec = codec;
     this.clock = clock;
     this.texts = new HeaderTexts(
       () => this.#running,

@@ -10,6 +10,7 @@ import {
   KIND_FLUSH,
   KIND_MAP,
   KIND_OPEN,
+  KIND_PACK,
   KIND_POPULATE,
   KIND_READ,
   KIND_REFER,
@@ -96,6 +97,7 @@ const ACTIONS: Record<number, string> = {
   [KIND_READ]: 'read',
   [KIND_POPULATE]: 'fetch ahead',
   [KIND_WRITE]: 'write',
+  [KIND_PACK]: 'write compressed',
   [KIND_ZERO]: 'write zeroes',
   [KIND_DISCARD]: 'discard',
   [KIND_FLUSH]: 'flush',
@@ -113,6 +115,6 @@ const ACTIONS: Record<number, string> = {
 export function actionOf(request: Request): string {
   if (request.kind === KIND_CHECK && request.argument === REPAIR_CRASH) return ACTIONS[KIND_OPEN];
   const action = ACTIONS[request.kind] ?? 'do that';
-  const ranged = [KIND_READ, KIND_WRITE, KIND_POPULATE].includes(request.kind);
+  const ranged = [KIND_READ, KIND_WRITE, KIND_PACK, KIND_POPULATE].includes(request.kind);
   return ranged ? `${action} ${request.length} bytes at ${request.offset}` : action;
 }

@@ -7,13 +7,17 @@
 import type { Command } from 'commander';
 import { Option } from 'commander';
 import type { BlockFile } from '../../api/block.ts';
-import type { Disk, Extent } from '../../api/disk.ts';
+import type { Compression } from '../../api/codec.ts';
+import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { ImageFormat } from '../../api/image.ts';
 import type { StreamInfo } from '../../api/job.ts';
 import type { CacheMode } from '../../api/open.ts';
 import type { Runtime } from '../../api/runtime.ts';
-import { copyWith } from '../../disk/copy.ts';
+import type { CopySource } from '../../disk/copy.ts';
+import { compressedCopyWith, copyWith } from '../../disk/copy.ts';
+import { inLanes, piecesOf, split } from '../../disk/copy-pieces.ts';
+import { runsOf } from '../../disk/zeros.ts';
 import { creationOptions } from './creation.ts';
 import { besideWriters, changedMeanwhile, openImage, withDisk } from './image.ts';
 import { writeOntoQcow2 } from './onto-qcow2.ts';
@@ -31,11 +35,7 @@ import type { Platform } from './platform.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import { ProgressBar } from './progress.ts';
 import { formatElapsed, formatSize } from './sizes.ts';
-import { runsOf } from './zeros.ts';
 
-/** Bytes of one read, and reads in flight: together what a disk takes at once. */
-const PIECE_BYTES = 4 * 1024 * 1024;
-const LANES = 3;
 /** Zeros of so many bytes are left out of a raw copy. */
 const HOLE_BYTES = 65536;
 const SECTOR_BYTES = 512;
@@ -47,6 +47,8 @@ export interface ConvertCommandOptions {
   clusterSize?: number;
   refcountBits?: number;
   extendedL2?: boolean;
+  compress?: boolean;
+  compressionType?: Compression;
   /** Bytes; 0 leaves nothing out. */
   sparseSize?: number;
   /** Tell how far it is where there is no terminal for a bar. */
@@ -77,6 +79,10 @@ export function declareConvert(program: Command, platform: Platform, ended: Ende
       'write over an image that is there, which keeps its size and its backing file',
     )
     .option('-p, --progress', 'tell how far it is, also where that is no terminal')
+    .option(
+      '-c, --compress',
+      'compress the clusters of a qcow2 target, where that makes them smaller',
+    )
     .option('--cluster-size <size>', 'of a qcow2 target, from 512 to 2M (default: 64K)', size)
     .addOption(creation())
     .option(
@@ -92,10 +98,13 @@ export function declareConvert(program: Command, platform: Platform, ended: Ende
     .action(async (source, target, { W: _, m: __, ...options }) =>
       ended(await convert(platform, source, target, withCreation(options))),
     );
-  refusing(command, '-c', "what is written is not compressed; use 'qemu-img convert -c'");
   refusing(command, '-B <base>', "make an overlay over the base: 'millrace create --base'");
   refusing(command, '-l <snapshot>', "snapshots cannot be read; use 'qemu-img convert -l'");
-  addExample(command, 'millrace convert vm.qcow2 vm.raw -O raw');
+  addExample(
+    command,
+    'millrace convert vm.qcow2 vm.raw -O raw',
+    'millrace convert vm.qcow2 small.qcow2 -O qcow2 -c -o compression_type=zstd',
+  );
 }
 
 function mustBeSectors(sparseSize = 0): void {
@@ -106,12 +115,23 @@ function mustBeSectors(sparseSize = 0): void {
     );
 }
 
+function mustSuitFormat({ outputFormat, clusterSize, compress }: ConvertCommandOptions): void {
+  if (outputFormat !== 'raw') return;
+  if (clusterSize !== undefined)
+    throw new MillraceError(
+      'EINVAL',
+      'a raw image has no clusters: --cluster-size is for -O qcow2',
+    );
+  if (compress)
+    throw new MillraceError('EINVAL', 'a raw image is not compressed: -c is for -O qcow2');
+}
+
 /** What `-o` says, among the options. */
 function withCreation({
   o,
   ...options
 }: ConvertCommandOptions & { o: string[] }): ConvertCommandOptions {
-  const { clusterSize, refcountBits, extendedL2, ...others } = creationOptions(o);
+  const { clusterSize, refcountBits, extendedL2, compressionType, ...others } = creationOptions(o);
   const [other] = Object.keys(others);
   if (other !== undefined)
     throw new MillraceError(
@@ -120,19 +140,24 @@ function withCreation({
     );
   if (o.length > 0 && options.outputFormat === 'raw')
     throw new MillraceError('EINVAL', '-o is for a qcow2 target (-O qcow2)');
-  return { clusterSize, refcountBits, extendedL2, ...options };
+  return { clusterSize, refcountBits, extendedL2, compressionType, ...options };
 }
 
 /** What may be said of an image that is written over as it is. */
 function mustFit(path: string, options: ConvertCommandOptions): void {
-  const { create, outputFormat, clusterSize, refcountBits, extendedL2 } = options;
+  const { create, outputFormat, clusterSize, refcountBits, extendedL2, compressionType } = options;
   if (outputFormat === 'raw') return;
   if (create !== false)
     throw new MillraceError(
       'EUNSUPPORTED',
       `${path} is a block device, which takes raw copies only (-O raw)`,
     );
-  if (clusterSize !== undefined || refcountBits !== undefined || extendedL2 !== undefined)
+  if (options.compress)
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      `${path} would be written over uncompressed: -c makes a new image, without -n`,
+    );
+  if ([clusterSize, refcountBits, extendedL2, compressionType].some((one) => one !== undefined))
     throw new MillraceError(
       'EINVAL',
       `${path} keeps the clusters that it has: --cluster-size and -o do not go with -n`,
@@ -145,11 +170,7 @@ export async function convert(
   path: string,
   options: ConvertCommandOptions,
 ): Promise<number> {
-  if (options.outputFormat === 'raw' && options.clusterSize !== undefined)
-    throw new MillraceError(
-      'EINVAL',
-      'a raw image has no clusters: --cluster-size is for -O qcow2',
-    );
+  mustSuitFormat(options);
   mustBeSectors(options.sparseSize);
   const existing =
     options.create === false || ((await platform.runtime.isBlockDevice?.(path)) ?? false);
@@ -308,6 +329,14 @@ async function copy(
       await target.beforeEnd();
       return disk.size;
     });
+  if (options.compress)
+    return withDisk(disk, () =>
+      compressedCopyWith(runtimeOf(platform, target), disk, shapeOf(target, options), {
+        signal,
+        allocate: options.sparseSize === 0 ? 'full' : 'sparse',
+        progress: begin(disk.size),
+      }),
+    );
   // What could be opened here is the chain that may be followed below, as the base of the copy.
   await disk.close();
   return copyToQcow2(platform, source, target, options, signal, begin);
@@ -321,22 +350,13 @@ async function copyToQcow2(
   signal: AbortSignal,
   begin: (total: number) => OnProgress,
 ): Promise<number> {
-  const { format, clusterSize, refcountBits, extendedL2, cacheMode: cache } = options;
-  const runtime: Runtime = {
-    ...platform.runtime,
-    openOverlay: (_, mode) => target.make(mode.cache),
-  };
   return copyWith(
-    runtime,
+    runtimeOf(platform, target),
     {
-      overlay: target.path,
+      ...shapeOf(target, options),
       base: source,
-      baseFormat: format,
+      baseFormat: options.format,
       followChain: true,
-      clusterSize,
-      refcountBits,
-      extendedL2,
-      cache,
     },
     {
       signal,
@@ -347,6 +367,23 @@ async function copyToQcow2(
       },
     },
   );
+}
+
+/** The runtime that makes the target where an overlay is asked for. */
+function runtimeOf(platform: Platform, target: Target): Runtime {
+  return { ...platform.runtime, openOverlay: (_, mode) => target.make(mode.cache) };
+}
+
+function shapeOf(target: Target, options: ConvertCommandOptions): CopySource {
+  const { clusterSize, refcountBits, extendedL2, compressionType, cacheMode: cache } = options;
+  return {
+    overlay: target.path,
+    clusterSize,
+    refcountBits,
+    extendedL2,
+    compressionType,
+    cache,
+  };
 }
 
 async function copyToRaw(
@@ -364,15 +401,10 @@ async function copyToRaw(
     const isWhole = target.existing || sparseSize === 0;
     const pieces = isWhole ? split(0, disk.size) : piecesOf(disk.map(), disk.size);
     const write = isWhole ? writeAll : writeData;
-    const lane = async (): Promise<void> => {
-      for await (const { offset, length } of pieces) {
-        signal.throwIfAborted();
-        await write(file, offset, await disk.read(offset, length), sparseSize);
-        progress(offset + length);
-      }
-    };
-    // Each lane takes the next piece; generators hand out one at a time.
-    await Promise.all(Array.from({ length: LANES }, lane));
+    await inLanes(pieces, signal, async ({ offset, length }) => {
+      await write(file, offset, await disk.read(offset, length), sparseSize);
+      progress(offset + length);
+    });
     await file.flush();
     await file.publish?.();
   } catch (error) {
@@ -381,39 +413,6 @@ async function copyToRaw(
   }
   await file.close();
   return disk.size;
-}
-
-/**
- * What is not known to be zero, in pieces that begin and end at multiples of a piece where they
- * can.
- */
-async function* piecesOf(
-  extents: AsyncIterable<Extent>,
-  size: number,
-): AsyncGenerator<{ offset: number; length: number }> {
-  let start = 0;
-  let end = 0;
-  for await (const { offset, length, state } of extents) {
-    if (state === 'zero' || state === 'absent') continue;
-    // Data that goes on is one run, however its image keeps it.
-    if (offset > end) {
-      yield* split(start, end);
-      start = offset;
-    }
-    end = offset + length;
-    for (; end - start >= 2 * PIECE_BYTES; start = nextBoundary(start))
-      yield { offset: start, length: nextBoundary(start) - start };
-  }
-  yield* split(start, Math.min(end, size));
-}
-
-function* split(start: number, end: number): Generator<{ offset: number; length: number }> {
-  for (let at = start; at < end; at = nextBoundary(at))
-    yield { offset: at, length: Math.min(nextBoundary(at), end) - at };
-}
-
-function nextBoundary(offset: number): number {
-  return (Math.floor(offset / PIECE_BYTES) + 1) * PIECE_BYTES;
 }
 
 function mustHaveRoom(path: string, file: BlockFile, bytes: number): void {

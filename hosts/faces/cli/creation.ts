@@ -1,4 +1,5 @@
 /** What `-o` takes of a new qcow2 image, in the words of `qemu-img create`. */
+import type { Compression } from '../../api/codec.ts';
 import { MillraceError } from '../../api/errors.ts';
 import { parseSize } from './sizes.ts';
 
@@ -8,6 +9,7 @@ export interface CreationOptions {
   clusterSize?: number;
   refcountBits?: number;
   extendedL2?: boolean;
+  compressionType?: Compression;
   base?: string;
   baseFormat?: string;
 }
@@ -20,7 +22,6 @@ const ONLY: Readonly<Record<string, { values: readonly string[]; advice: string 
     values: ['off'],
     advice: "space is taken as it is needed; 'millrace stream --allocate full' takes all of it",
   },
-  compression_type: { values: ['zlib'], advice: 'what is written is not compressed' },
   encryption: { values: ['off'], advice: 'encryption is not supported' },
 };
 
@@ -59,12 +60,13 @@ function take(found: CreationOptions, name: string, value: string): void {
   else if (name === 'cluster_size') found.clusterSize = sizeOf(name, value);
   else if (name === 'refcount_bits') found.refcountBits = Number(value);
   else if (name === 'extended_l2') found.extendedL2 = isOn(name, value);
+  else if (name === 'compression_type') found.compressionType = value as Compression;
   else if (name === 'backing_file') found.base = value;
   else if (name === 'backing_fmt') found.baseFormat = value;
   else
     throw new MillraceError(
       'EINVAL',
-      `there is no -o ${name}: must be size, cluster_size, refcount_bits, extended_l2, backing_file, backing_fmt, ${Object.keys(ONLY).join(', ')}`,
+      `there is no -o ${name}: must be size, cluster_size, refcount_bits, extended_l2, compression_type, backing_file, backing_fmt, ${Object.keys(ONLY).join(', ')}`,
     );
 }
 

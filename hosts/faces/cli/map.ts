@@ -9,6 +9,7 @@ import type { Disk, Extent } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { ImageFormat, ImageInfo } from '../../api/image.ts';
 import { closeAll } from '../../disk/close-all.ts';
+import { runsOf } from '../../disk/zeros.ts';
 import { isRemote } from '../../files/location.ts';
 import { besideWriters, openImage, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
@@ -16,7 +17,6 @@ import { addExample, followChain, imageFormat, outputFormat, size, wantsJson } f
 import type { Platform } from './platform.ts';
 import { EXIT_OK, printable } from './platform.ts';
 import { holesOfPreallocated, rowsWithHoles } from './preallocated.ts';
-import { runsOf } from './zeros.ts';
 
 /** Blocks of the usual file systems: a hole is not smaller. */
 const BLOCK_BYTES = 4096;

@@ -6,20 +6,17 @@ import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { CacheMode } from '../../api/open.ts';
 import type { Runtime } from '../../api/runtime.ts';
+import type { Piece } from '../../disk/copy-pieces.ts';
+import { inLanes, split } from '../../disk/copy-pieces.ts';
 import { openDiskWith } from '../../disk/open.ts';
+import { runsOf } from '../../disk/zeros.ts';
 import { withDisk } from './image.ts';
-import { runsOf } from './zeros.ts';
 
-/** Bytes of one read, and reads in flight: together what a disk takes at once. */
-const PIECE_BYTES = 4 * 1024 * 1024;
-const LANES = 3;
 /** Zeros of so many bytes take no space. */
 const HOLE_BYTES = 65536;
 
 /** A part of the disk; what is zero need not be read. */
-interface Piece {
-  offset: number;
-  length: number;
+interface Part extends Piece {
   zero: boolean;
 }
 
@@ -55,21 +52,15 @@ export async function writeOntoQcow2(
         'ENOSPC',
         `${path} is a disk of ${image.size} bytes, and ${disk.size} are to be written: make it larger first (millrace resize)`,
       );
-    const pieces = piecesOf(disk);
-    const lane = async (): Promise<void> => {
-      for await (const piece of pieces) {
-        signal.throwIfAborted();
-        await writePiece(disk, image, piece);
-        progress(piece.offset + piece.length);
-      }
-    };
-    // Each lane takes the next piece; a generator hands out one at a time.
-    await Promise.all(Array.from({ length: LANES }, lane));
+    await inLanes(partsOf(disk), signal, async (part) => {
+      await writePart(disk, image, part);
+      progress(part.offset + part.length);
+    });
     await image.flush();
   });
 }
 
-async function writePiece(disk: Disk, image: Disk, { offset, length, zero }: Piece): Promise<void> {
+async function writePart(disk: Disk, image: Disk, { offset, length, zero }: Part): Promise<void> {
   if (zero) return image.writeZeroes(offset, length);
   const bytes = await disk.read(offset, length);
   for (const run of runsOf(bytes, HOLE_BYTES)) {
@@ -79,13 +70,9 @@ async function writePiece(disk: Disk, image: Disk, { offset, length, zero }: Pie
   }
 }
 
-async function* piecesOf(disk: Disk): AsyncGenerator<Piece> {
+async function* partsOf(disk: Disk): AsyncGenerator<Part> {
   for await (const { offset, length, state } of disk.map()) {
     const zero = state === 'zero' || state === 'absent';
-    const end = offset + length;
-    for (let at = offset, next = at; at < end; at = next) {
-      next = Math.min(end, (Math.floor(at / PIECE_BYTES) + 1) * PIECE_BYTES);
-      yield { offset: at, length: next - at, zero };
-    }
+    for (const piece of split(offset, offset + length)) yield { ...piece, zero };
   }
 }

@@ -26,7 +26,8 @@ export function* runsOf(bytes: Uint8Array, blockBytes: number): Generator<Run> {
   if (run) yield run;
 }
 
-function isZero(bytes: Uint8Array): boolean {
+/** Whether all bytes are zero, which lie at a multiple of 4. */
+export function isZero(bytes: Uint8Array): boolean {
   const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length >>> 2);
   for (let at = 0; at < words.length; at++) if (words[at]) return false;
   for (let at = words.length * 4; at < bytes.length; at++) if (bytes[at]) return false;
