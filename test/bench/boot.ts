@@ -20,7 +20,8 @@ import { startNginx } from '../support/nginx.ts';
 import { peerPath } from '../support/peer.ts';
 import { run } from '../support/run.ts';
 import { startSlowLinkProcess } from '../support/slow-link.ts';
-import { drawBoots } from './boot-picture.ts';
+import type { Bar } from './bars.ts';
+import { drawBars } from './bars.ts';
 import type { BenchRow } from './table.ts';
 
 const LINES = [
@@ -149,7 +150,7 @@ const OURS: readonly [name: string, serve: Serve][] = [
 /** `npm run bench -- boot`. */
 export async function boots(): Promise<BenchRow[]> {
   const rows: BenchRow[] = [];
-  const drawn: { line: string; name: string; ratio: number }[] = [];
+  const bars: Bar[] = [];
   for (const format of FORMATS) {
     const folder = await mkdtemp(join(tmpdir(), 'millrace-boot-'));
     try {
@@ -159,7 +160,8 @@ export async function boots(): Promise<BenchRow[]> {
         const local = figures.get(LOCAL)!;
         for (const [name, boot] of figures) {
           const ratio = boot.prompt / local.prompt;
-          if (format === 'raw') drawn.push({ line: line.name, name, ratio });
+          if (format === 'raw')
+            bars.push({ group: line.name, name, ratio, isOurs: name.startsWith('Millrace') });
           rows.push(...rowsOf(`${format}, ${line.name}: ${name}`, boot, local, read, line.goal));
         }
       }
@@ -168,7 +170,7 @@ export async function boots(): Promise<BenchRow[]> {
     }
   }
   await mkdir(join(PICTURE, '..'), { recursive: true });
-  await writeFile(PICTURE, drawBoots(drawn));
+  await writeFile(PICTURE, drawBars('Time to the prompt, by that of a local file', bars));
   console.error(`the picture is in ${PICTURE}`);
   return rows;
 }

@@ -51,9 +51,9 @@ export async function browserStreams(): Promise<BenchRow[]> {
       const { ours, loop } = await resultOf(name, `${nginx.url}/page/index.html`);
       rows.push({
         case: `stream into OPFS in ${name}, 256 MiB`,
-        ourSeconds: ours,
+        ours: ours,
         peer: 'fetch-and-write loop',
-        peerSeconds: loop,
+        theirs: loop,
         goalRatio: GOAL_RATIO,
       });
     }

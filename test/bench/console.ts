@@ -125,9 +125,9 @@ function rows(figures: Map<DiskKind, Figures>): BenchRow[] {
     goalRatio?: number,
   ): BenchRow => ({
     case: `${name}: ${kind} visit`,
-    ourSeconds: of(kind).seconds,
+    ours: [of(kind).seconds],
     peer: label,
-    peerSeconds: of(peer).seconds,
+    theirs: [of(peer).seconds],
     goalRatio,
   });
   const costs = KINDS.flatMap((kind): BenchRow[] => [

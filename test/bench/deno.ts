@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { startNginx } from '../support/nginx.ts';
 import { run } from '../support/run.ts';
 import { linkRaw, localRaw } from './data.ts';
-import { warm } from './peers.ts';
+import { runsInTurn, warm } from './peers.ts';
 import type { BenchRow } from './table.ts';
 
 const RUNS = 3;
@@ -18,6 +18,7 @@ const GOAL_RATIO = 0.95;
 const at = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
 const PROGRAM = at('stream-program.mjs');
 const DENO = at('../../node_modules/.bin/deno');
+const DENO_RUN = [DENO, 'run', '--no-config', '--quiet', '-A', PROGRAM];
 
 /** A local base of 2 GiB, and one of 256 MiB by HTTP on loopback. */
 export async function denoStreams(): Promise<BenchRow[]> {
@@ -31,26 +32,15 @@ export async function denoStreams(): Promise<BenchRow[]> {
     ] as const;
     for (const [name, base] of cases) {
       await warm(base === local ? local : remote);
-      const best = { deno: Infinity, node: Infinity };
-      for (let count = 0; count < RUNS; count++) {
-        best.node = Math.min(
-          best.node,
-          await timed([process.execPath, PROGRAM], at('../../dist/node/index.js'), base),
-        );
-        best.deno = Math.min(
-          best.deno,
-          await timed(
-            [DENO, 'run', '--no-config', '--quiet', '-A', PROGRAM],
-            at('../../dist/deno/index.js'),
-            base,
-          ),
-        );
-      }
+      const [node, deno] = await runsInTurn(RUNS, [
+        () => timed([process.execPath, PROGRAM], at('../../dist/node/index.js'), base),
+        () => timed(DENO_RUN, at('../../dist/deno/index.js'), base),
+      ]);
       rows.push({
         case: `Deno: ${name}`,
-        ourSeconds: best.deno,
+        ours: deno,
         peer: 'Node',
-        peerSeconds: best.node,
+        theirs: node,
         goalRatio: GOAL_RATIO,
       });
     }
@@ -63,9 +53,8 @@ export async function denoStreams(): Promise<BenchRow[]> {
 async function timed([program, ...args]: string[], library: string, base: string): Promise<number> {
   const dir = await mkdtemp(join(tmpdir(), 'millrace-bench-'));
   try {
-    await run('sync', []);
     const { stdout } = await run(program, [...args, library, join(dir, 'overlay.qcow2'), base]);
-    return Number(stdout);
+    return (JSON.parse(stdout) as { seconds: number }).seconds;
   } finally {
     await rm(dir, { recursive: true });
   }

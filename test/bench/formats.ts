@@ -7,12 +7,14 @@ import type { QemuFormat } from '../support/qemu.ts';
 import { run } from '../support/run.ts';
 import type { Packing } from './data.ts';
 import { binariesAs, binariesPacked, PACKINGS } from './data.ts';
+import { overLine, QUICK } from './lines.ts';
 import { firstRead, timeStream } from './ours.ts';
-import { bestInTurn, bestOf, seconds, timeConvert, timeCurl, warm } from './peers.ts';
+import { runsInTurn, runsOf, seconds, timeConvert, timeCurl, warm } from './peers.ts';
 import type { BenchRow } from './table.ts';
+import { best } from './table.ts';
 
 const RUNS = 3;
-const LINK_RUNS = 2;
+const LINE_RUNS = 2;
 const GOAL = 0.8;
 const MIB = 1024 * 1024;
 
@@ -44,24 +46,22 @@ const FORMATS: [QemuFormat & ('vmdk' | 'vpc' | 'vhdx' | 'vdi' | 'qed'), string?]
   ['qed'],
 ];
 
-/** Serves the folder of fixtures behind a link, and hands out the URLs of its files. */
-type OverLink = (work: (url: (file: string) => string) => Promise<void>) => Promise<void>;
-
-export async function publishedImages(link: string, overLink: OverLink): Promise<BenchRow[]> {
+export async function publishedImages(): Promise<BenchRow[]> {
   const rows: BenchRow[] = [];
   for (const packing of PACKINGS) {
     const path = await binariesPacked(packing);
     await warm(path);
-    const decoder = await bestOf(LINK_RUNS, () => timeShell(DECODERS[packing], path));
-    await overLink(async (url) => {
+    const decoder = await runsOf(LINE_RUNS, () => timeShell(DECODERS[packing], path));
+    await overLine(QUICK, async (url) => {
       const base = url(basename(path));
-      const ourSeconds = await bestOf(LINK_RUNS, async () => (await timeStream(base)).seconds);
-      const curl = await bestOf(LINK_RUNS, () => timeCurl(base));
+      const ours = await runsOf(LINE_RUNS, async () => (await timeStream(base)).seconds);
+      const curl = await runsOf(LINE_RUNS, () => timeCurl(base));
       rows.push({
-        case: `512 MiB as ${packing} over ${link}`,
-        ourSeconds,
-        peer: curl > decoder ? 'curl' : 'the decoder',
-        peerSeconds: Math.max(curl, decoder),
+        case: `512 MiB as ${packing} over ${QUICK.name}`,
+        ours,
+        ...(best(curl) > best(decoder)
+          ? { peer: 'curl', theirs: curl }
+          : { peer: 'the decoder', theirs: decoder }),
         goalRatio: GOAL,
       });
       if (packing === 'raw.xz') rows.push(...(await firstReadRows(base)));
@@ -82,15 +82,15 @@ async function firstReadRows(base: string): Promise<BenchRow[]> {
 }
 
 async function besideNbdkit(packing: Packing, path: string, command: string): Promise<BenchRow> {
-  const [ours, nbdkit] = await bestInTurn(RUNS, [
+  const [ours, nbdkit] = await runsInTurn(RUNS, [
     async () => (await timeStream(path, 'unsafe')).seconds,
     () => timeShell(command, path),
   ]);
   return {
     case: `512 MiB as ${packing}, local, left in the page cache`,
-    ourSeconds: ours,
+    ours: ours,
     peer: 'nbdkit, its filter, and nbdcopy',
-    peerSeconds: nbdkit,
+    theirs: nbdkit,
     goalRatio: GOAL,
   };
 }
@@ -101,15 +101,15 @@ async function besideConvert(
 ): Promise<BenchRow> {
   const path = await binariesAs(format, subformat);
   await warm(path);
-  const [ours, convert] = await bestInTurn(RUNS, [
+  const [ours, convert] = await runsInTurn(RUNS, [
     async () => (await timeStream(path, 'unsafe')).seconds,
     () => timeConvert({ location: path, format }, 8),
   ]);
   return {
     case: `512 MiB as ${subformat ? `${subformat} ` : ''}${format}, local, left in the page cache`,
-    ourSeconds: ours,
+    ours: ours,
     peer: 'qemu-img convert -W -m 8',
-    peerSeconds: convert,
+    theirs: convert,
     goalRatio: GOAL,
   };
 }

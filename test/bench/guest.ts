@@ -7,13 +7,37 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { Random } from '../fixtures/content.ts';
+import { linkRaw } from './data.ts';
+import { overLine, QUICK } from './lines.ts';
 import { library } from './ours.ts';
+import type { BenchRow } from './table.ts';
 
 const REQUESTS = 600;
 const LANES = 4;
 const BYTES = 4096;
 
-export interface Latency {
+/**
+ * Random 4 KiB requests of a guest while the base streams over a link, beside the same without the
+ * stream.
+ */
+export async function guestRequests(): Promise<BenchRow[]> {
+  const rows: BenchRow[] = [];
+  await linkRaw();
+  await overLine(QUICK, async (url) => {
+    const idle = await guestLatency(url('bench-1-link.raw'), false);
+    const busy = await guestLatency(url('bench-1-link.raw'), true);
+    rows.push({
+      case: `guest 4 KiB requests over ${QUICK.name}: p99 with stream / without`,
+      value: busy.p99Ms / idle.p99Ms,
+      unit: '',
+      goalMax: 1.3,
+    });
+    rows.push({ case: '  p50 with stream / without', value: busy.p50Ms / idle.p50Ms, unit: '' });
+  });
+  return rows;
+}
+
+interface Latency {
   p50Ms: number;
   p99Ms: number;
 }
@@ -22,7 +46,7 @@ export interface Latency {
  * Half reads, half writes, spread over a fresh overlay on `base`; with `streaming`, while its whole
  * base is streamed.
  */
-export async function guestLatency(base: string, streaming: boolean): Promise<Latency> {
+async function guestLatency(base: string, streaming: boolean): Promise<Latency> {
   const { createDisk } = await library();
   const dir = await mkdtemp(join(tmpdir(), 'millrace-bench-'));
   const disk = await createDisk({ overlay: join(dir, 'overlay.qcow2'), base });

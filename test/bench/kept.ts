@@ -10,7 +10,7 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { ReadableStream } from 'node:stream/web';
 import { library } from './ours.ts';
-import { bestInTurn, seconds, timeCurlToFile } from './peers.ts';
+import { runsInTurn, seconds, timeCurlToFile } from './peers.ts';
 import type { BenchRow } from './table.ts';
 
 const RUNS = 3;
@@ -28,7 +28,7 @@ export async function keptRows(name: string, url: string, path: string): Promise
   const fileBytes = (await stat(path)).size;
   const least = { seconds: Infinity, cpuSeconds: Infinity, share: 0 };
   const loop = { cpuSeconds: Infinity };
-  const [ours, curl] = await bestInTurn(RUNS, [
+  const [ours, curl] = await runsInTurn(RUNS, [
     async () => {
       const figures = await keep(url, fileBytes);
       least.cpuSeconds = Math.min(least.cpuSeconds, figures.cpuSeconds);
@@ -45,9 +45,9 @@ export async function keptRows(name: string, url: string, path: string): Promise
   return [
     {
       case: `${name}, clusters kept compressed`,
-      ourSeconds: ours,
+      ours: ours,
       peer: 'curl',
-      peerSeconds: curl,
+      theirs: curl,
       goalRatio: 0.97,
     },
     {

@@ -14,8 +14,8 @@ import { peerPath } from '../support/peer.ts';
 import { run } from '../support/run.ts';
 import { linkRaw } from './data.ts';
 import { library, timeStream } from './ours.ts';
-import { bestInTurn, seconds, warm } from './peers.ts';
-import type { BenchRow } from './table.ts';
+import { runsInTurn, seconds, warm } from './peers.ts';
+import type { BenchRow, Runs } from './table.ts';
 
 const RUNS = 3;
 const SECONDS = 3;
@@ -48,17 +48,15 @@ export async function nbdRequests(): Promise<BenchRow[]> {
     const disk = await createDisk({ overlay, base, baseFormat: 'raw' });
     await disk.stream();
     await disk.close();
-    const best = servers.map(() => JOBS.map(() => 0));
+    const rates = servers.map(() => JOBS.map((): number[] => []));
     for (let count = 0; count < RUNS; count++)
       for (const [index, command] of servers.entries()) {
         await warm(overlay);
         await run('sync', []);
         const figures = await served(command, socket, () => requestsOfAll(socket));
-        figures.forEach((figure, job) => {
-          best[index][job] = Math.max(best[index][job], figure);
-        });
+        for (const [job, figure] of figures.entries()) rates[index][job].push(figure);
       }
-    return JOBS.map((job, index) => rowOf(job, best[0][index], best[1][index]));
+    return JOBS.map((job, index) => rowOf(job, rates[0][index], rates[1][index]));
   } finally {
     await rm(dir, { recursive: true });
   }
@@ -73,16 +71,16 @@ export async function nbdBases(): Promise<BenchRow[]> {
   const uri = `nbd+unix:///?socket=${socket}`;
   try {
     return await served([peerPath('nbdkit'), '-f', '-U', socket, 'file', raw], socket, async () => {
-      const [ours, nbdcopy] = await bestInTurn(RUNS, [
+      const [ours, nbdcopy] = await runsInTurn(RUNS, [
         async () => (await timeStream(uri, 'unsafe')).seconds,
         () => seconds(() => run(peerPath('nbdcopy'), [uri, join(dir, 'copy')])),
       ]);
       return [
         {
           case: 'a base by NBD, 256 MiB, left in the page cache',
-          ourSeconds: ours,
+          ours: ours,
           peer: 'nbdcopy into a file',
-          peerSeconds: nbdcopy,
+          theirs: nbdcopy,
         },
       ];
     });
@@ -91,12 +89,12 @@ export async function nbdBases(): Promise<BenchRow[]> {
   }
 }
 
-function rowOf({ work, bytes, depth, goal }: Job, ours: number, peer: number): BenchRow {
+function rowOf({ work, bytes, depth, goal }: Job, ours: Runs, peer: Runs): BenchRow {
   return {
     case: `NBD, ${REQUESTS} × ${work} of ${bytes / 1024} KiB, depth ${depth}`,
-    ourSeconds: REQUESTS / ours,
+    ours: ours.map((rate) => REQUESTS / rate),
     peer: 'qemu-nbd',
-    peerSeconds: REQUESTS / peer,
+    theirs: peer.map((rate) => REQUESTS / rate),
     goalRatio: goal,
   };
 }

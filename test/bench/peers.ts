@@ -12,6 +12,7 @@ import { performance } from 'node:perf_hooks';
 import type { BlockStreamResult, QemuFormat } from '../support/qemu.ts';
 import { blockStreamJob, convertImage, createImage } from '../support/qemu.ts';
 import { run } from '../support/run.ts';
+import type { Runs } from './table.ts';
 
 /** What is streamed: a path or URL, and its format. */
 export interface BenchBase {
@@ -74,12 +75,14 @@ export async function timeCurl(url: string): Promise<number> {
   );
 }
 
-/** `curl` into a file. */
-export function timeCurlToFile(url: string): Promise<number> {
+/** `curl` into a file, left to the page cache unless it is to be flushed. */
+export function timeCurlToFile(url: string, flush = false): Promise<number> {
   return inScratchFolder((dir) =>
-    seconds(() =>
-      run('curl', ['--silent', '--show-error', '--fail', '--output', join(dir, 'fetched'), url]),
-    ),
+    seconds(async () => {
+      const file = join(dir, 'fetched');
+      await run('curl', ['--silent', '--show-error', '--fail', '--output', file, url]);
+      if (flush) await run('sync', ['--data', file]);
+    }),
   );
 }
 
@@ -143,30 +146,24 @@ export async function seconds(work: () => Promise<unknown>): Promise<number> {
   return (performance.now() - startMs) / 1000;
 }
 
-/**
- * The least of so many runs: what the work takes when nothing else disturbs it. What earlier runs
- * left unwritten is written first.
- */
-export async function bestOf(runs: number, time: () => Promise<number>): Promise<number> {
-  return (await bestInTurn(runs, [time]))[0];
+/** Times a work so often. What earlier runs left unwritten is written first. */
+export async function runsOf(count: number, time: () => Promise<number>): Promise<Runs> {
+  return (await runsInTurn(count, [time]))[0];
 }
 
 /**
  * The same of several works that take turns: a virtual machine's memory and disk are not as quick
  * at one time as at another.
  */
-export async function bestInTurn(
-  runs: number,
-  times: (() => Promise<number>)[],
-): Promise<number[]> {
-  const best = times.map(() => Infinity);
-  for (let count = 0; count < runs; count++) {
+export async function runsInTurn(count: number, times: (() => Promise<number>)[]): Promise<Runs[]> {
+  const runs = times.map((): number[] => []);
+  for (let turn = 0; turn < count; turn++) {
     for (const [index, time] of times.entries()) {
       await run('sync', []);
-      best[index] = Math.min(best[index], await time());
+      runs[index].push(await time());
     }
   }
-  return best;
+  return runs;
 }
 
 /** Reads a file once, so that it is in the page cache for everyone. */

@@ -3,12 +3,15 @@
  * and what is aimed at.
  */
 
+/** Seconds of each run of one work: the least is what it takes when nothing else disturbs it. */
+export type Runs = readonly number[];
+
 /** A time of ours against a peer's for the same work. */
 export interface Comparison {
   case: string;
-  ourSeconds: number;
+  ours: Runs;
   peer: string;
-  peerSeconds: number;
+  theirs: Runs;
   /**
    * The least that the peer's time divided by ours is to be; left out where nothing is promised.
    */
@@ -18,7 +21,7 @@ export interface Comparison {
 /** A quantity of ours with an upper limit. */
 export interface Limit {
   case: string;
-  value: number;
+  value: number | Runs;
   /** Such as `requests` or `MiB`. */
   unit: string;
   goalMax?: number;
@@ -28,13 +31,30 @@ export type BenchRow = Comparison | Limit;
 
 /** How a row stands to its goal; undefined where it has none. */
 export function meetsGoal(row: BenchRow): boolean | undefined {
-  if ('value' in row) return row.goalMax === undefined ? undefined : row.value <= row.goalMax;
-  return row.goalRatio === undefined
-    ? undefined
-    : row.peerSeconds / row.ourSeconds >= row.goalRatio;
+  if ('value' in row)
+    return row.goalMax === undefined ? undefined : best(valuesOf(row)) <= row.goalMax;
+  return row.goalRatio === undefined ? undefined : ratioOf(row) >= row.goalRatio;
 }
 
-const HEAD = ['case', 'ours', 'peer', 'ratio', 'goal', ''];
+/** The peer's time by ours: more than 1 means quicker. */
+export function ratioOf({ ours, theirs }: Comparison): number {
+  return best(theirs) / best(ours);
+}
+
+function valuesOf({ value }: Limit): Runs {
+  return typeof value === 'number' ? [value] : value;
+}
+
+export function best(runs: Runs): number {
+  return Math.min(...runs);
+}
+
+/** By how much the slowest of several runs was over the quickest. */
+function spread(runs: Runs): string {
+  return runs.length < 2 ? '' : `+${((Math.max(...runs) / best(runs) - 1) * 100).toFixed(0)} %`;
+}
+
+export const HEAD: readonly string[] = ['case', 'ours', 'peer', 'ratio', 'slowest run', 'goal', ''];
 
 /** The table as text, a line each. */
 export function formatTable(rows: readonly BenchRow[]): string {
@@ -56,20 +76,23 @@ export function formatTable(rows: readonly BenchRow[]): string {
   ].join('\n');
 }
 
-function cells(row: BenchRow): string[] {
+/** What a row has in each column of HEAD. */
+export function cells(row: BenchRow): string[] {
   const met = meetsGoal(row);
   const verdict = met === undefined ? '' : met ? 'met' : 'missed';
   if ('value' in row) {
     const goal = row.goalMax === undefined ? '' : `at most ${round(row.goalMax)}`;
-    return [row.case, `${round(row.value)} ${row.unit}`, '', '', goal, verdict];
+    const values = valuesOf(row);
+    const value = `${round(best(values))} ${row.unit}`.trimEnd();
+    return [row.case, value, '', '', spread(values), goal, verdict];
   }
   const goal = row.goalRatio === undefined ? '' : `at least ${round(row.goalRatio)}`;
-  const peer = `${row.peer}: ${round(row.peerSeconds)} s`;
   return [
     row.case,
-    `${round(row.ourSeconds)} s`,
-    peer,
-    (row.peerSeconds / row.ourSeconds).toFixed(2),
+    `${round(best(row.ours))} s`,
+    `${row.peer}: ${round(best(row.theirs))} s`,
+    ratioOf(row).toFixed(2),
+    [spread(row.ours), spread(row.theirs)].filter((text) => text !== '').join(', '),
     goal,
     verdict,
   ];
