@@ -18,13 +18,16 @@ import { openBlob } from '../bases/blob.ts';
 import type { HttpStats } from '../bases/http/http.ts';
 import type { EngineDisk } from '../disk/disk.ts';
 import { checkDiskWith, createDiskWith, openDiskWith } from '../disk/open.ts';
-import { describeState, readState, removeState, writeState } from './beside.ts';
 import type { RememberedJob } from './catalog.ts';
-import { forgetDisk, rememberDisk } from './catalog.ts';
+import { forgetDisk } from './catalog.ts';
+import { DiskEntry } from './disk-entry.ts';
+import { copyOf } from './export-copy.ts';
 import { importFile } from './import-file.ts';
+import { JobRecord } from './job-record.ts';
 import type { Holder } from './lock.ts';
 import { hold } from './lock.ts';
-import { diskExists, hasMark, storageMark } from './opfs.ts';
+import { MachineState } from './machine-state.ts';
+import { diskExists, storageMark } from './opfs.ts';
 import { BrowserRuntime } from './runtime.ts';
 import type { SentEngine } from './start.ts';
 import type { DiskShape, Order, Report, SentBase, SentEvent, SentSource } from './wire.ts';
@@ -32,42 +35,20 @@ import { handOver, receiveSource, sendErrorsWhole } from './wire.ts';
 
 /** So long after a change everything is flushed, unless somebody does it before. */
 const WRITE_BACK_MS = 1000;
-/** How often the catalogue is told how far a job is: pages end without a word. */
-const REMEMBER_MS = 3000;
 /** Extents that one answer holds at most. */
 const EXTENTS_MAX = 4096;
-const COPY_BYTES = 4 * 1024 * 1024;
-const QCOW2_TYPE = 'application/x-qemu-disk';
-
-/** A job that is under way, until its end is told. */
-interface Job {
-  /** The page's. */
-  number: number;
-  options: RememberedJob;
-  cancel: AbortController;
-  over: (() => void)[];
-}
-
 export class DiskService {
   /** Given by the first call. */
   #engine!: SentEngine;
   #runtime: BrowserRuntime | undefined;
   #disk: EngineDisk | undefined;
-  /** Under which the catalogue has the disk, if it does. */
-  #name: string | undefined;
-  /** Of the storage that has the disk. */
-  #mark: string | undefined;
-  /** There is a state of its machine, which the first write takes away. */
-  #hasState = false;
-  /** Of the nearest base. */
-  #identity: string | undefined;
-  #job: Job | undefined;
+  /** Given by `open`, as what follows. */
+  #entry!: DiskEntry;
+  #state!: MachineState;
+  readonly #job = new JobRecord();
   #missing = 0;
-  #rememberedAt = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #closing = false;
-  /** The disk's file has been taken away. */
-  #lost: MillraceError | undefined;
 
   /**
    * Holds a lock of this name as long as the worker lives, by which the page learns of its end.
@@ -82,7 +63,7 @@ export class DiskService {
 
   async open(order: Order): Promise<DiskShape> {
     const runtime = new BrowserRuntime(this.#engine, order.holder, order.wait);
-    if (typeof order.overlay === 'string') this.#mark = await storageMark();
+    const mark = typeof order.overlay === 'string' ? await storageMark() : undefined;
     const bases = order.bases?.map(receiveBase) ?? null;
     const overlay =
       typeof order.overlay === 'string' ? order.overlay : receiveSource(order.overlay);
@@ -90,8 +71,8 @@ export class DiskService {
       ...order.make.options,
       base: order.make.base && receiveBase(order.make.base),
     };
-    const name = typeof overlay === 'string' ? overlay : undefined;
-    const isNew = order.create || (make && name !== undefined && !(await diskExists(name)));
+    const place = typeof overlay === 'string' ? overlay : undefined;
+    const isNew = order.create || (make && place !== undefined && !(await diskExists(place)));
     const open = order.create
       ? createDiskWith(runtime, { ...order.options, overlay, base: bases?.[0] } as Parameters<
           typeof createDiskWith
@@ -106,18 +87,17 @@ export class DiskService {
     this.#runtime = runtime;
     this.#disk = disk;
     runtime.missing = () => this.#missing;
-    if (runtime.persistent && typeof overlay === 'string') this.#name = overlay;
+    const name = runtime.persistent ? place : undefined;
+    const given = [...(bases ?? []), make?.base].find((base) => typeof base === 'object');
+    const identity = given?.identity ?? runtime.identity;
+    this.#entry = new DiskEntry(disk, { name, mark, identity });
+    this.#state = new MachineState(disk, runtime.overlay && name);
     for (const type of DISK_EVENTS)
       disk.addEventListener(type, (event) => this.#heard(type, event.detail));
-    const given = [...(bases ?? []), make?.base].find((base) => typeof base === 'object');
-    this.#identity = given?.identity ?? runtime.identity;
     // Of a disk of this name whose file is gone, something may still be remembered.
-    if (isNew && this.#name) await forgetDisk(this.#name);
-    this.#hasState =
-      this.#name !== undefined &&
-      runtime.overlay !== undefined &&
-      (await describeState(this.#name)) !== undefined;
-    await this.#remember();
+    if (isNew && name) await forgetDisk(name);
+    await this.#state.look();
+    await this.#entry.remember();
     return { size: disk.size, clusterSize: disk.clusterSize, persistent: runtime.persistent };
   }
 
@@ -127,22 +107,16 @@ export class DiskService {
   }
 
   async write(offset: number, data: Uint8Array): Promise<void> {
-    this.#writeBackSoon();
-    if (this.#lost) throw this.#lost;
-    this.#outdateState();
-    await this.#open.write(offset, data);
+    this.#entry.mustHaveFile();
+    await this.#toWrite().write(offset, data);
   }
 
   writeZeroes(offset: number, length: number): Promise<void> {
-    this.#writeBackSoon();
-    this.#outdateState();
-    return this.#open.writeZeroes(offset, length);
+    return this.#toWrite().writeZeroes(offset, length);
   }
 
   discard(offset: number, length: number): Promise<void> {
-    this.#writeBackSoon();
-    this.#outdateState();
-    return this.#open.discard(offset, length);
+    return this.#toWrite().discard(offset, length);
   }
 
   /** Brings everything to storage, and looks whether the storage is still there. */
@@ -151,20 +125,20 @@ export class DiskService {
       () => undefined,
       (error: unknown) => ({ error }),
     );
-    await this.#checkStored();
+    await this.#entry.lookForFile();
     if (failure) throw failure.error;
   }
 
   /** The page is hidden, or goes: it may never come back. */
   async leave(): Promise<void> {
     await this.flush();
-    await this.#remember();
+    await this.#entry.remember();
   }
 
   async resize(size: number, options?: { shrink?: boolean }): Promise<void> {
-    this.#outdateState();
+    this.#state.outdate();
     await this.#open.resize(size, options);
-    await this.#remember();
+    await this.#entry.remember();
   }
 
   /**
@@ -172,24 +146,22 @@ export class DiskService {
    * catalogue knows of the job as long as it is not done.
    */
   async stream(options: StreamOptions & RememberedJob, number: number): Promise<StreamInfo> {
-    const before = this.#job;
+    const before = this.#job.current;
     // It may have ended without having told so yet.
-    if (before && !(await this.#isActive()) && this.#job === before)
-      await new Promise<void>((resolve) => before.over.push(resolve));
+    if (before && !(await this.#isActive()) && this.#job.current === before)
+      await this.#job.whenOver();
     const { nonblock: _, ...remembered } = options;
-    const job: Job = { number, options: remembered, cancel: new AbortController(), over: [] };
-    const first = this.#job === undefined;
-    if (first) this.#job = job;
+    const job = this.#job.begin(number, remembered);
+    const first = this.#job.current === job;
     const ended = this.#open.stream({ ...options, signal: job.cancel.signal });
     // One that is refused has no end that is told.
-    ended.catch(() => this.#jobIsOver(job));
-    if (first && (await this.#isActive()) && this.#job === job) await this.#rememberJob();
+    ended.catch(() => this.#job.end(job));
+    if (first && (await this.#isActive()) && this.#job.current === job) await this.#rememberJob();
     return ended;
   }
 
-  /** Does nothing when that job has ended. */
   cancelStream(number: number): void {
-    if (this.#job?.number === number) this.#job.cancel.abort();
+    this.#job.cancel(number);
   }
 
   abort(): Promise<void> {
@@ -243,40 +215,13 @@ export class DiskService {
   }
 
   /** As BrowserDisk has it. */
-  async saveState(state: Blob): Promise<void> {
-    const name = this.#mayHaveState();
-    await this.flush();
-    const content = await this.#open.contentId();
-    await writeState(name, content, state);
-    this.#hasState = true;
-    if ((await this.#open.contentId()) === content) return;
-    this.#outdateState();
-    throw new MillraceError(
-      'ECHANGED',
-      `disk '${name}' was written to while the state of its machine was saved: stop the machine first`,
-    );
+  saveState(state: Blob): Promise<void> {
+    return this.#state.save(state, () => this.flush());
   }
 
   /** As BrowserDisk has it. */
-  async savedState(): Promise<Blob | undefined> {
-    return this.#hasState
-      ? readState(this.#mayHaveState(), await this.#open.contentId())
-      : undefined;
-  }
-
-  #mayHaveState(): string {
-    if (this.#name !== undefined && this.#runtime?.overlay) return this.#name;
-    throw new MillraceError(
-      'EUNSUPPORTED',
-      "the state of a machine is kept beside a disk that is open for writing in the browser's storage only",
-    );
-  }
-
-  /** It is of no use any more. That it fits no other content does not hang on this. */
-  #outdateState(): void {
-    if (!this.#hasState || this.#name === undefined) return;
-    this.#hasState = false;
-    void removeState(this.#name);
+  savedState(): Promise<Blob | undefined> {
+    return this.#state.read();
   }
 
   profile(options: { wait?: boolean }): Promise<RecordedProfile> {
@@ -293,10 +238,10 @@ export class DiskService {
     clearTimeout(this.#timer);
     // What remains can only be asked before; a job that closing ends is still the one to be taken
     // up again.
-    await this.#remember().catch(() => {});
+    await this.#entry.remember().catch(() => {});
     // Chromium never comes back from closing a file that it has thrown away; the page ends the
     // worker, and with it the file.
-    await this.#checkStored();
+    await this.#entry.lookForFile();
     await disk.close();
   }
 
@@ -315,17 +260,7 @@ export class DiskService {
         'EUNSUPPORTED',
         "only a writable disk in the browser's storage is exported from here: a closed one by exportDisk",
       );
-    return overlay.unchanged(async (file) => {
-      const parts: Blob[] = [];
-      for (let at = 0; at < overlay.size; at += COPY_BYTES) {
-        const bytes = new Uint8Array(Math.min(COPY_BYTES, overlay.size - at));
-        file.read(at, bytes);
-        parts.push(new Blob([bytes]));
-        // Reads of the guest get their turn meanwhile.
-        await report(Math.min(1, (at + COPY_BYTES) / overlay.size));
-      }
-      return new Blob(parts, { type: QCOW2_TYPE });
-    });
+    return copyOf(overlay, report);
   }
 
   /**
@@ -358,12 +293,6 @@ export class DiskService {
     return this.#disk;
   }
 
-  #jobIsOver(job = this.#job): void {
-    if (!job || this.#job !== job) return;
-    this.#job = undefined;
-    for (const goOn of job.over) goOn();
-  }
-
   async #isActive(): Promise<boolean> {
     return this.#open.info().then(
       ({ status }) => status === JobStatus.ACTIVE,
@@ -372,46 +301,33 @@ export class DiskService {
   }
 
   async #changeJob(change: RememberedJob): Promise<void> {
-    if (!this.#job) return;
-    this.#job.options = { ...this.#job.options, ...change };
+    if (!this.#job.current) return;
+    this.#job.change(change);
     await this.#rememberJob();
   }
 
-  async #rememberJob(): Promise<void> {
-    if (this.#name && !this.#lost) await rememberDisk(this.#name, { job: this.#job?.options });
+  #rememberJob(): Promise<void> {
+    return this.#entry.rememberJob(this.#job.current?.options);
   }
 
   #heard(type: DiskEvent, detail: StreamInfo): void {
     const ended = type === 'completed' || type === 'failed';
-    if (ended) this.#jobIsOver();
+    if (ended) this.#job.end();
     this.#missing = detail.status === JobStatus.ACTIVE ? detail.remaining : 0;
     postToPage({ millraceEvent: type, detail });
-    if (performance.now() - this.#rememberedAt > REMEMBER_MS && !this.#closing)
-      void this.#remember().catch(() => {});
-    if (!ended || this.#closing || !this.#name) return;
+    if (this.#entry.isOld && !this.#closing) void this.#entry.remember().catch(() => {});
+    if (!ended || this.#closing || !this.#entry.isKept) return;
     // Ordered after the record of its start, which the catalogue was given before.
     void this.#rememberJob()
-      .then(() => this.#remember())
+      .then(() => this.#entry.remember())
       .catch(() => {});
   }
 
-  /** Brings the disk's record up to date. */
-  async #remember(): Promise<void> {
-    const disk = this.#open;
-    if (!this.#name) return;
-    this.#rememberedAt = performance.now();
-    // What is remembered by this name may be another's by now.
-    await this.#checkStored();
-    const [overlay, base] = await disk.images();
-    // Opened without its base, it still refers to it: what is remembered of that stays.
-    const unopened = base === undefined && overlay.backingFile !== undefined;
-    const remaining = base || unopened ? await disk.remaining() : 0;
-    await rememberDisk(this.#name, {
-      size: disk.size,
-      remaining,
-      lastUsed: Date.now(),
-      ...(unopened ? {} : { base: base && { name: base.name, identity: this.#identity } }),
-    });
+  /** The disk, which is about to be written to. */
+  #toWrite(): EngineDisk {
+    this.#writeBackSoon();
+    this.#state.outdate();
+    return this.#open;
   }
 
   #writeBackSoon(): void {
@@ -421,22 +337,6 @@ export class DiskService {
       // What fails here stays in memory, and is told by the next flush that somebody waits for.
       if (!this.#closing) this.flush().catch(() => {});
     }, WRITE_BACK_MS);
-  }
-
-  /**
-   * When a site's data are cleared, Chromium lets an open file be written on, and throws it away
-   * when it is closed; Firefox does so at once.
-   */
-  async #checkStored(): Promise<void> {
-    if (!this.#name) return;
-    if (
-      !this.#lost &&
-      (await diskExists(this.#name)) &&
-      (this.#mark === undefined || (await hasMark(this.#mark, this.#name)))
-    )
-      return;
-    const message = `disk '${this.#name}' is in storage no more: the data of this site were cleared while it was open; before you close it, export what the browser still has of it`;
-    throw (this.#lost = new MillraceError('EIO', message, { reason: 'storage-cleared' }));
   }
 }
 

@@ -11,27 +11,15 @@ import { MillraceError } from '../../api/errors.ts';
 import { ReadCache } from './cache.ts';
 import type { Emulator } from './pace.ts';
 import { Pace } from './pace.ts';
+import { Retries } from './retries.ts';
+import { SavedStates } from './saved-states.ts';
+import { WriteBack } from './write-back.ts';
 
 export type { Emulator } from './pace.ts';
 
 const SECTOR_BYTES = 512;
-/** A write is made to last when the guest has written nothing for so long ... */
-const FLUSH_QUIET_MS = 250;
-/**
- * ... or at the latest after this, however busy it is: v86 tells no disk of the guest's own
- * flushes.
- */
-const FLUSH_LATEST_MS = 2000;
-/** Between two attempts at a request that failed. */
-const RETRY_MS = 2000;
 /** Of writes on their way, where nothing stops the machine: no more are taken then. */
 const BACKLOG_BYTES_MAX = 256 * 1024 * 1024;
-/**
- * What is kept for going back to a saved state; when the guest has overwritten more than this,
- * older states cannot be restored.
- */
-const UNDO_BYTES_MAX = 256 * 1024 * 1024;
-
 /** Detail of `read` and `write` events. */
 export interface GuestAccess {
   /** Bytes, positions in the disk. */
@@ -40,20 +28,6 @@ export interface GuestAccess {
   length: number;
   /** How long the guest waited for it. */
   milliseconds: number;
-}
-
-/** A write that is on its way. */
-interface Pending {
-  offset: number;
-  end: number;
-  done: Promise<void>;
-}
-
-/** What a write has replaced, since a state was saved. */
-interface Undo {
-  offset: number;
-  length: number;
-  bytes?: Uint8Array;
 }
 
 /**
@@ -83,36 +57,27 @@ export class V86Disk extends EventTarget {
   readonly url: string = 'millrace:';
   /** Set by v86, and called by `load`. */
   onload: ((event: object) => void) | undefined;
-  readonly #disk: Disk;
   readonly #cache: ReadCache;
   readonly #pace = new Pace();
-  readonly #pending = new Set<Pending>();
+  readonly #retries: Retries;
+  readonly #writes: WriteBack;
+  readonly #states = new SavedStates();
   readonly #reads = new Set<Promise<void>>();
-  readonly #undo: Undo[] = [];
-  /** States that were saved, and how long `#undo` was then. */
-  readonly #states = new Map<string, number>();
-  #undoBytes = 0;
-  #written = false;
-  /** When the first write was taken that no flush has been asked for. */
-  #unsavedSince: number | undefined;
-  #flushes = 0;
-  #flushing = false;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #failing = 0;
-  /** Ends the waiting of each request that is to be tried again. */
-  readonly #waiting = new Set<() => void>();
-  #closed = false;
-  /** What the first write failed of that was given up. */
-  #lost: MillraceError | undefined;
   /** The guest has written more than could be kept: it gets no answer any more. */
   #overrun = false;
 
   /** Use `attachDisk`, which waits until it is ready. */
   constructor(disk: Disk) {
     super();
-    this.#disk = disk;
+    this.#retries = new Retries({
+      failed: (error) => this.dispatchEvent(new CustomEvent('error', { detail: error })),
+      recovered: () => this.dispatchEvent(new CustomEvent('recovered')),
+    });
+    this.#writes = new WriteBack(disk, this.#retries, (event) =>
+      this.dispatchEvent(new CustomEvent(event)),
+    );
     this.#cache = new ReadCache(disk.size, (offset, length) =>
-      this.#after(offset, offset + length).then(() => disk.read(offset, length)),
+      this.#writes.after(offset, offset + length).then(() => disk.read(offset, length)),
     );
     this.byteLength = disk.size;
   }
@@ -135,7 +100,7 @@ export class V86Disk extends EventTarget {
 
   /** True while something the guest has written would not survive a power cut. */
   get unsaved(): boolean {
-    return this.#unsavedSince !== undefined || this.#flushes > 0;
+    return this.#writes.isUnsaved;
   }
 
   /** v86 waits for `onload` before it starts the machine. */
@@ -160,7 +125,8 @@ export class V86Disk extends EventTarget {
       return;
     }
     const request = this.#pace.begin();
-    const read = this.#untilItSucceeds(() => this.#cache.get(start, length), options.signal)
+    const read = this.#retries
+      .untilItSucceeds(() => this.#cache.get(start, length), options.signal)
       .then(
         (bytes) => {
           done(bytes);
@@ -185,7 +151,7 @@ export class V86Disk extends EventTarget {
     const request = this.#pace.begin(data.length);
     const bytes = data.slice();
     this.#cache.wrote(start, bytes);
-    this.#write(start, bytes, this.#remember(start, bytes.length)).then(() => {
+    this.#writes.write(start, bytes, this.#states.wrote(start, bytes.length)).then(() => {
       this.#pace.end(request);
       done();
       this.#tell('write', start, bytes.length, from);
@@ -217,10 +183,7 @@ export class V86Disk extends EventTarget {
    * MiB). Later, or elsewhere, a state fits only the disk as it was left when the state was saved.
    */
   get_state(): [number, string] {
-    // Pages that are not secure contexts have no randomUUID.
-    const mark = crypto.getRandomValues(new Uint32Array(4)).join('-');
-    this.#states.set(mark, this.#undo.length);
-    return [this.byteLength, mark];
+    return [this.byteLength, this.#states.save()];
   }
 
   /**
@@ -234,19 +197,10 @@ export class V86Disk extends EventTarget {
         'EINVAL',
         `the saved state is of a disk of ${byteLength} bytes, and this one has ${this.byteLength}`,
       );
-    const kept = this.#states.get(mark);
-    if (kept === undefined) {
-      if (this.#written)
-        throw new MillraceError(
-          'ECHANGED',
-          'the disk has been written to since this state was saved, and cannot be taken back: restart the machine from the disk instead',
-        );
-      return;
-    }
-    for (const [other, length] of this.#states) if (length > kept) this.#states.delete(other);
-    const undone = this.#undo.splice(kept).reverse();
+    const undone = this.#states.goBack(mark);
+    if (undone === undefined) return;
     this.#cache.clear();
-    for (const undo of undone) this.#takeBack(undo);
+    for (const undo of undone) this.#writes.takeBack(undo);
   }
 
   /**
@@ -255,33 +209,8 @@ export class V86Disk extends EventTarget {
    * @throws MillraceError when it does not.
    */
   async flush(): Promise<void> {
-    await this.#save();
+    await this.#writes.save();
     await Promise.all(this.#reads);
-  }
-
-  /** Reads are not waited for: while a base cannot be reached, they do not end. */
-  async #save(): Promise<void> {
-    const since = this.#unsavedSince;
-    this.#unsavedSince = undefined;
-    clearTimeout(this.#timer);
-    this.#flushes++;
-    try {
-      // Those that come later may never come to an end.
-      await Promise.all([...this.#pending].map(({ done }) => done));
-      await this.#disk.flush();
-      if (this.#lost)
-        throw new MillraceError(
-          this.#lost.code,
-          `not all that the guest wrote has been stored: ${this.#lost.message}`,
-          { cause: this.#lost, reason: 'writes-lost' },
-        );
-    } catch (error) {
-      this.#unsavedSince = since ?? this.#unsavedSince;
-      throw error;
-    } finally {
-      this.#flushes--;
-    }
-    if (!this.unsaved) this.dispatchEvent(new CustomEvent('flushed'));
   }
 
   /**
@@ -290,10 +219,9 @@ export class V86Disk extends EventTarget {
    * @throws MillraceError when something that the guest wrote could not be stored.
    */
   async close(): Promise<void> {
-    this.#closed = true;
     this.#pace.of(undefined);
-    for (const goOn of [...this.#waiting]) goOn();
-    await this.#save();
+    this.#retries.giveUp();
+    await this.#writes.save();
   }
 
   /**
@@ -304,154 +232,12 @@ export class V86Disk extends EventTarget {
     if (this.#overrun) return;
     this.#overrun = true;
     const message = `the guest has written ${BACKLOG_BYTES_MAX} bytes that could not be stored yet, and gets no answer any more: see that 'pace' stops the machine meanwhile`;
-    this.#lost ??= new MillraceError('EIO', message, { offset });
-    this.dispatchEvent(new CustomEvent('error', { detail: this.#lost }));
-  }
-
-  #write(offset: number, bytes: Uint8Array, undo?: Undo): Promise<void> {
-    const before = this.#after(offset, offset + bytes.length);
-    const pending: Pending = { offset, end: offset + bytes.length, done: before };
-    pending.done = before
-      .then(async () => {
-        // Given up, it is the way back that is lost, and not what is written.
-        if (undo)
-          undo.bytes = await this.#untilItSucceeds(() =>
-            this.#disk.read(offset, bytes.length),
-          ).catch(() => undefined);
-        await this.#store(offset, bytes);
-      })
-      .finally(() => this.#pending.delete(pending));
-    this.#pending.add(pending);
-    this.#written = true;
-    this.#isUnsaved();
-    this.#flushLater();
-    return pending.done;
-  }
-
-  /**
-   * Every later flush fails when this is given up: v86 has been told long ago that it is written.
-   */
-  #store(offset: number, bytes: Uint8Array): Promise<void> {
-    return this.#untilItSucceeds(() => this.#disk.write(offset, bytes)).catch((error) => {
-      this.#lost ??= asMillraceError(error);
-    });
-  }
-
-  /** Settles when the writes before that touch this range have been taken. */
-  #after(offset: number, end: number): Promise<void> {
-    const before = [...this.#pending].filter((write) => write.offset < end && offset < write.end);
-    return before.length
-      ? Promise.all(before.map(({ done }) => done)).then(() => {})
-      : Promise.resolve();
-  }
-
-  /** @throws what the request failed of last, when nobody waits for the answer any more. */
-  async #untilItSucceeds<T>(request: () => Promise<T>, signal?: AbortSignal): Promise<T> {
-    let failed = false;
-    try {
-      while (true) {
-        try {
-          return await request();
-        } catch (error) {
-          if (!failed) this.#failed(error);
-          failed = true;
-          if (this.#closed) throw error;
-          await this.#wait();
-          if (signal?.aborted) throw error;
-        }
-      }
-    } finally {
-      if (failed) this.#recovered();
-    }
-  }
-
-  /** Until a request is tried again: at once when the disk is closed. */
-  #wait(): Promise<void> {
-    return new Promise((resolve) => {
-      const goOn = (): void => {
-        clearTimeout(timer);
-        this.#waiting.delete(goOn);
-        resolve();
-      };
-      const timer = setTimeout(goOn, RETRY_MS);
-      this.#waiting.add(goOn);
-    });
-  }
-
-  #failed(error: unknown): void {
-    this.#failing++;
-    if (!this.#closed)
-      this.dispatchEvent(new CustomEvent('error', { detail: asMillraceError(error) }));
-  }
-
-  #recovered(): void {
-    if (--this.#failing === 0 && !this.#closed) this.dispatchEvent(new CustomEvent('recovered'));
-  }
-
-  #isUnsaved(): void {
-    const before = this.unsaved;
-    this.#unsavedSince ??= performance.now();
-    if (!before) this.dispatchEvent(new CustomEvent('unsaved'));
-  }
-
-  /** Flushes when the guest has paused; one such flush at a time, which looks again at its end. */
-  #flushLater(): void {
-    if (this.#flushing || this.#unsavedSince === undefined) return;
-    clearTimeout(this.#timer);
-    const latest = this.#unsavedSince + FLUSH_LATEST_MS - performance.now();
-    this.#timer = setTimeout(
-      async () => {
-        this.#flushing = true;
-        // Given up, it is told by closing.
-        await this.#untilItSucceeds(() => this.#save()).catch(() => {});
-        this.#flushing = false;
-        if (!this.#closed) this.#flushLater();
-      },
-      Math.max(0, Math.min(FLUSH_QUIET_MS, latest)),
-    );
-  }
-
-  /** Makes room for what a write replaces, when there is a state to go back to. */
-  #remember(offset: number, length: number): Undo | undefined {
-    if (this.#states.size === 0) return undefined;
-    this.#undoBytes += length;
-    if (this.#undoBytes > UNDO_BYTES_MAX) {
-      this.#states.clear();
-      this.#undo.length = this.#undoBytes = 0;
-      return undefined;
-    }
-    const undo: Undo = { offset, length };
-    this.#undo.push(undo);
-    return undo;
-  }
-
-  /**
-   * Writes back what was replaced; later requests for the range wait, as they do for every write.
-   */
-  #takeBack(undo: Undo): void {
-    this.#undoBytes -= undo.length;
-    const { offset, length } = undo;
-    const before = this.#after(offset, offset + length);
-    const pending: Pending = { offset, end: offset + length, done: before };
-    pending.done = before
-      .then(async () => {
-        if (!undo.bytes) return;
-        await this.#store(offset, undo.bytes);
-      })
-      .finally(() => this.#pending.delete(pending));
-    this.#pending.add(pending);
-    this.#isUnsaved();
-    this.#flushLater();
+    const lost = this.#writes.lose(new MillraceError('EIO', message, { offset }));
+    this.dispatchEvent(new CustomEvent('error', { detail: lost }));
   }
 
   #tell(type: 'read' | 'write', offset: number, length: number, from: number): void {
     const detail: GuestAccess = { offset, length, milliseconds: performance.now() - from };
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
-}
-
-function asMillraceError(error: unknown): MillraceError {
-  return error instanceof MillraceError
-    ? error
-    : new MillraceError('EIO', `the disk failed: ${String(error)}`, { cause: error });
 }
