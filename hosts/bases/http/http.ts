@@ -130,7 +130,7 @@ export async function openHttp(url: UrlSource, options: HttpOptions = {}): Promi
   try {
     await object.fetch(page, new AbortController().signal);
   } catch (error) {
-    if (!sequential || object.whole === undefined) throw error;
+    if (!sequential || object.inOrder.whole === undefined) throw error;
     return new HttpInOrder(object, error);
   }
   return new HttpRanges(object, page.bytes(), depth, beside);
@@ -181,10 +181,10 @@ class HttpInOrder implements HttpSource {
 
   /** `reason` is why it cannot be read anywhere. */
   constructor(object: HttpObject, reason: unknown) {
-    const { version, size } = object.whole!;
+    const { version, size } = object.inOrder.whole!;
     this.size = size ?? Number.MAX_SAFE_INTEGER;
     this.identity = identityOf(version);
-    this.inOrder = (flow) => object.inOrder(flow);
+    this.inOrder = (flow) => object.inOrder.read(flow);
     this.#object = object;
     this.#reason = reason;
   }

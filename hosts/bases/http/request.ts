@@ -3,32 +3,26 @@
  * the bytes on as they arrive, and after a failure that may pass asks again from the first missing
  * byte. It keeps no bytes and knows nothing of who reads them.
  */
-import type { Flow } from '../../api/block.ts';
 import type { Transfer } from '../elevator.ts';
-import { Failure, PROGRESS_BYTES_MIN, RetryBudget, sleep } from '../retry.ts';
+import { Failure, PROGRESS_BYTES_MIN } from '../retry.ts';
 import { Trouble } from '../trouble.ts';
 import type { Address } from './address.ts';
 import type { HttpStats, RequestOptions } from './ask.ts';
-import { Asker, hidden } from './ask.ts';
+import { Asker } from './ask.ts';
 import { Attempt, discard } from './attempt.ts';
+import { InOrder } from './in-order.ts';
 import { Mirrors, serverOf } from './mirrors.ts';
 import { Proof } from './proof.ts';
 import { Queue } from './queue.ts';
-import type { Answer, Checked, Whole } from './response.ts';
-import {
-  checkInOrder,
-  checkResponse,
-  hidesSize,
-  sizeTold,
-  smallWhole,
-  versionOfHead,
-} from './response.ts';
+import type { ObjectParts } from './repetition.ts';
+import { Repetition } from './repetition.ts';
+import type { Answer, Checked } from './response.ts';
+import { checkResponse, hidesSize, sizeTold, smallWhole, versionOfHead } from './response.ts';
 import type { Version } from './version.ts';
 import { mayBeNodes, strongEtag, versionOf } from './version.ts';
 
 /** One object on one server. */
 export class HttpObject {
-  readonly #address: Address;
   readonly #asker: Asker;
   readonly #options: RequestOptions;
   readonly #queue = new Queue();
@@ -36,12 +30,12 @@ export class HttpObject {
   #sendsIfRange = true;
   readonly #mirrors = new Mirrors();
   readonly #proof: Proof;
-  /** Of a server that has sent all in answer to a range. */
-  #whole: Whole | undefined;
+  /** Of a server that heeds no ranges. */
+  readonly inOrder: InOrder;
   readonly #trouble: Trouble | undefined;
+  readonly #parts: ObjectParts;
 
   constructor(address: Address, options: RequestOptions) {
-    this.#address = address;
     this.#options = options;
     this.#asker = new Asker(address, options);
     this.#proof = new Proof(this.#asker, this.#mirrors, options.timeout);
@@ -51,6 +45,15 @@ export class HttpObject {
         (reason) => onTrouble(`${this.name}: ${reason}; asking again`),
         () => this.stats.bytes,
       );
+    this.inOrder = new InOrder(this.#asker, options);
+    this.#parts = {
+      address,
+      asker: this.#asker,
+      mirrors: this.#mirrors,
+      queue: this.#queue,
+      trouble: this.#trouble,
+      retries: options.retries,
+    };
   }
 
   get name(): string {
@@ -64,67 +67,6 @@ export class HttpObject {
   /** Undefined until the first answer. */
   get version(): Version | undefined {
     return this.#version;
-  }
-
-  /** What a server tells of the object that sends it from start to end only. */
-  get whole(): Whole | undefined {
-    return this.#whole;
-  }
-
-  /**
-   * All bytes in order, of a server that heeds no ranges. After a failure they are asked for once
-   * more, and what has come already is left out.
-   */
-  async *inOrder(flow: Flow): AsyncGenerator<Uint8Array> {
-    const { timeout, retries } = this.#options;
-    let budget = new RetryBudget(retries);
-    for (let position = 0, before = 0; ; before = position) {
-      const attempt = new Attempt(timeout, flow.signal);
-      try {
-        for await (const bytes of this.#pieces(attempt, position)) {
-          position += bytes.length;
-          attempt.finish();
-          yield bytes;
-          attempt.goOn();
-        }
-        attempt.finish();
-        return;
-      } catch (error) {
-        const failure = attempt.explain(error, true);
-        if (!(failure instanceof Failure)) throw failure;
-        const waitMs = failure.transient ? budget.next(failure, position - before) : undefined;
-        if (waitMs === undefined) {
-          await flow.failed(this.#asker.finalError(failure, 'the whole object', position, 1, 0));
-          budget = new RetryBudget(retries);
-        } else await sleep(waitMs, flow.signal);
-        this.stats.retries++;
-      } finally {
-        attempt.abandon();
-      }
-    }
-  }
-
-  /** The object from `position` on, in one answer. */
-  async *#pieces(attempt: Attempt, position: number): AsyncGenerator<Uint8Array> {
-    const { target, headers } = await this.#asker.destination();
-    attempt.target = target;
-    const response = await attempt.guard(this.#asker.ask(attempt, target.href, headers));
-    attempt.progress();
-    const { size } = (this.#whole = checkInOrder(response, this.#whole));
-    let at = 0;
-    for await (const bytes of attempt.pieces(response, size ?? Number.MAX_SAFE_INTEGER)) {
-      this.stats.bytes += bytes.length;
-      const known = Math.min(bytes.length, Math.max(0, position - at));
-      at += bytes.length;
-      if (size !== undefined && at > size)
-        throw new Failure('EIO', 'the server sent more bytes than it told');
-      // The buffer is used again for what comes next.
-      if (known < bytes.length) yield bytes.slice(known);
-    }
-    if (size !== undefined && at < size)
-      throw new Failure('EIO', `the server ended its answer ${size - at} bytes early`, {
-        transient: true,
-      });
   }
 
   /**
@@ -167,76 +109,23 @@ export class HttpObject {
   }
 
   async #fetch(transfer: Transfer, cancelled: AbortSignal): Promise<void> {
-    const started = performance.now();
-    const retries = transfer.once ? 0 : this.#options.retries;
-    const reached = this.#version !== undefined;
-    let budget = new RetryBudget(retries, undefined, reached);
-    let mayAskAnew = true;
-    const range = `bytes ${transfer.position}-${transfer.end - 1}`;
-    let renewable = this.#address.renewable;
-    let received = this.stats.bytes;
-    for (let attempts = 1; ; attempts++) {
-      const before = transfer.position;
+    const repetition = new Repetition(this.#parts, transfer, this.#version !== undefined);
+    while (true) {
+      repetition.begin();
       const attempt = new Attempt(this.#options.timeout, cancelled);
       try {
         await this.#try(attempt, transfer);
         attempt.finish();
         this.#queue.next();
-        mayAskAnew = true;
         if (transfer.position === transfer.end) return;
-        // The server has sent a good part of it: the next one at once.
-        budget = new RetryBudget(retries);
+        repetition.succeeded();
       } catch (error) {
         attempt.abandon();
         const failure = attempt.explain(error, this.#version !== undefined);
         if (!(failure instanceof Failure && failure.busy)) this.#queue.next();
         if (!(failure instanceof Failure)) throw failure;
-        // Twice, because the server may have come back in between.
-        if (
-          attempts > 1 &&
-          error instanceof TypeError &&
-          this.#version === undefined &&
-          (await this.#asker.isHidden(attempt.target))
-        ) {
-          throw this.#asker.finalError(
-            hidden(failure),
-            range,
-            before,
-            attempts,
-            performance.now() - started,
-          );
-        }
-        // A redirect that was kept: where it led to may have gone, or its signature have expired.
-        const { redirect } = attempt;
-        if (redirect !== undefined) this.#mirrors.forget(redirect);
-        if (
-          redirect !== undefined &&
-          mayAskAnew &&
-          (failure.expired || failure.code === 'ENOENT')
-        ) {
-          mayAskAnew = false;
-        } else if (failure.expired && renewable && attempt.target !== undefined) {
-          renewable = false;
-          this.#address.renew(attempt.target);
-        } else {
-          const waitMs = failure.transient
-            ? budget.next(failure, transfer.position - before, this.stats.bytes - received)
-            : undefined;
-          if (waitMs === undefined)
-            throw this.#asker.finalError(
-              failure,
-              range,
-              before,
-              attempts,
-              performance.now() - started,
-            );
-          received = this.stats.bytes;
-          this.#trouble?.note(failure.message);
-          // What the server asks for is not shortened.
-          if (failure.busy && failure.retryAfterMs === undefined)
-            await this.#queue.wait(waitMs, () => transfer.urgent ?? false, cancelled);
-          else await sleep(waitMs, cancelled);
-        }
+        const mayBeHidden = error instanceof TypeError && this.#version === undefined;
+        await repetition.next(attempt, failure, mayBeHidden, cancelled);
         this.stats.retries++;
       }
     }
@@ -264,8 +153,7 @@ export class HttpObject {
       if (whole !== undefined)
         return this.#receiveWhole(attempt, response, transfer, { ...whole, server });
     }
-    if (this.#version === undefined && response.status === 200)
-      this.#whole = checkInOrder(response);
+    if (this.#version === undefined && response.status === 200) this.inOrder.learn(response);
     const { version, end, unsure } = await this.#check(attempt, response, transfer, server);
     if (unsure) await this.#proof.compare(attempt, href, this.#version!.size);
     this.#version ??= { ...version, server };
