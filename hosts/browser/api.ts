@@ -83,8 +83,8 @@ export interface BrowserDisk extends Disk {
    * Keeps the state of the machine that has this disk beside it, in place of one that was kept
    * before. It belongs to what the disk holds now: the first write takes it away. The machine
    * stands still until this resolves. A job does not harm it, and the disk's name may change.
-   * @throws MillraceError `ENOSPC`; `ECHANGED` when the disk is written to meanwhile; `EUNSUPPORTED`
-   *   for a disk in memory.
+   * @throws MillraceError `ENOSPC`; `ECHANGED` when the disk is written to meanwhile;
+   *   `EUNSUPPORTED` for a disk in memory.
    */
   saveState(state: Blob): Promise<void>;
   /**

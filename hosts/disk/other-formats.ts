@@ -63,7 +63,9 @@ const BZIP2 = /^BZh[1-9]/;
 /** Of a block, and of the end, which alone makes an empty file. */
 const BZIP2_BLOCKS = ['1AY&SY', '\x17rE8P\x90'];
 const HTML = /^(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|body|\?xml)\b/i;
-/** What `xz --format=lzma` writes: properties, a dictionary's size, and a size that is not known. */
+/**
+ * What `xz --format=lzma` writes: properties, a dictionary's size, and a size that is not known.
+ */
 const LZMA = /^\x5d\0\0..\xff{8}/s;
 const JSON_START = /^(\xef\xbb\xbf)?\s*[[{]/;
 /** Whatever is looked at stands in so many bytes. */

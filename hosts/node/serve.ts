@@ -32,8 +32,8 @@ export function nodeListener(
 
 /**
  * Serves a fetch handler by `node:http`.
- * @throws MillraceError `EINVAL` for options that do not exist, `EBUSY` when another program has the
- *   port.
+ * @throws MillraceError `EINVAL` for options that do not exist, `EBUSY` when another program has
+ *   the port.
  */
 export async function listen(handler: Handler, options: ListenOptions = {}): Promise<Listening> {
   mustKnowOptions('listen', options, { hostname: true, port: true });

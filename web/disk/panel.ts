@@ -1,6 +1,7 @@
 /**
  * Everything a page shows of a disk at work: its map, its figures, its job and the job's buttons.
- * The console has one, whatever disk is at work; the page of a server has one for each of its disks.
+ * The console has one, whatever disk is at work; the page of a server has one for each of its
+ * disks.
  */
 import type { Disk, DiskEvent, Extent } from '../../hosts/api/disk.ts';
 import { DISK_EVENTS } from '../../hosts/api/disk-events.ts';

@@ -1,4 +1,6 @@
-/** What images and the disks made from them are called, and which disk was made from which image. */
+/**
+ * What images and the disks made from them are called, and which disk was made from which image.
+ */
 import { listDisks } from '../../hosts/browser/index.ts';
 import { notesOf } from './notes.ts';
 import type { Sample } from './samples.ts';

@@ -1,7 +1,7 @@
 /**
  * Files into the guest and out of it, by the shell on its serial line: as text in base64, line by
- * line, each asked for by the guest; compared by SHA-256 at the end. The shell is any of POSIX, with
- * `base64`, `head`, `wc`, `stty` and `sha256sum` (GNU coreutils and busybox have them).
+ * line, each asked for by the guest; compared by SHA-256 at the end. The shell is any of POSIX,
+ * with `base64`, `head`, `wc`, `stty` and `sha256sum` (GNU coreutils and busybox have them).
  */
 import type { CopyOptions } from '../../hosts/browser/index.ts';
 import { bytes } from '../page/format.ts';

@@ -1,4 +1,6 @@
-/** Keys that a phone's keyboard lacks, for whichever of the serial console and the screen is used. */
+/**
+ * Keys that a phone's keyboard lacks, for whichever of the serial console and the screen is used.
+ */
 import { make, part } from '../page/dom.ts';
 import type { Machine } from './machine.ts';
 

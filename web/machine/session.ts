@@ -168,8 +168,8 @@ export class Session {
   }
 
   /**
-   * Keeps the machine's state beside its disk; it stands still afterwards, and is to be ended. Given
-   * up or failed, it goes on.
+   * Keeps the machine's state beside its disk; it stands still afterwards, and is to be ended.
+   * Given up or failed, it goes on.
    * @throws MillraceError
    */
   async suspend(signal: AbortSignal): Promise<void> {

@@ -1,4 +1,6 @@
-/** What is told while a machine says nothing on its serial line: that it is at work, and how far. */
+/**
+ * What is told while a machine says nothing on its serial line: that it is at work, and how far.
+ */
 import { part } from '../page/dom.ts';
 import { bytes } from '../page/format.ts';
 

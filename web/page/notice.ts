@@ -1,4 +1,6 @@
-/** What a page tells its user at its top: what happened, what to do about it, and the exact words. */
+/**
+ * What a page tells its user at its top: what happened, what to do about it, and the exact words.
+ */
 import { make, part } from './dom.ts';
 
 /** An error as a person can act on it. */

@@ -1,8 +1,8 @@
 /**
  * One URL may lead to several servers: a mirror manager redirects each request where it likes. What
  * is kept here is where it led to, for a while, and what each of the servers said of the object; a
- * server that nothing is known of is told by its date, or by bytes. One server may stand for several
- * nodes, each with an ETag of its own.
+ * server that nothing is known of is told by its date, or by bytes. One server may stand for
+ * several nodes, each with an ETag of its own.
  */
 import type { Target } from './address.ts';
 import type { Version } from './version.ts';

@@ -67,7 +67,8 @@ export function versionOf(headers: Answer['headers'], size: number): Version {
 
 /**
  * Whether what another server tells is the known version: by an equal strong ETag, or by size and
- * Last-Modified. False where neither decides, as a date that was young when it was told. @throws Failure `ECHANGED` where it is another one.
+ * Last-Modified. False where neither decides, as a date that was young when it was told.
+ * @throws Failure `ECHANGED` where it is another one.
  */
 export function isSameElsewhere(version: Version, known: Version): boolean {
   if (version.size !== known.size) throw changed(sizeDifference(version.size, known.size));

@@ -54,8 +54,9 @@ export interface Instance {
 }
 
 /**
- * Makes an engine, with a memory of its own. Apart from what uses it: what is made in one function holds
- * all that the others made there need, so that a closed engine would go on holding its memory.
+ * Makes an engine, with a memory of its own. Apart from what uses it: what is made in one function
+ * holds all that the others made there need, so that a closed engine would go on holding its
+ * memory.
  */
 export function instantiate(
   module: WebAssembly.Module,

@@ -1,4 +1,6 @@
-/** The disks of `millrace serve`: their names, what options say of each, and how they are opened. */
+/**
+ * The disks of `millrace serve`: their names, what options say of each, and how they are opened.
+ */
 import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import { sharingBases } from '../../bases/shared.ts';

@@ -1,4 +1,6 @@
-/** `millrace serve`: disks over HTTP by the shared handler, or over NBD, until the user stops it. */
+/**
+ * `millrace serve`: disks over HTTP by the shared handler, or over NBD, until the user stops it.
+ */
 import type { Command } from 'commander';
 import { InvalidArgumentError } from 'commander';
 import { MillraceError } from '../../api/errors.ts';
