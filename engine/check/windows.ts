@@ -1,5 +1,6 @@
-// The windows of a check: as many clusters of the file as there is memory for numbers. All references
-// to them are counted, and then the numbers are compared with the refcounts, or written as new ones.
+// The windows of a check: as many clusters of the file as there is memory for numbers. All
+// references to them are counted, and then the numbers are compared with the refcounts, or written
+// as new ones.
 
 import { clusterBytes } from '../core/image';
 import { DONE, Task } from '../core/task';

@@ -1,6 +1,6 @@
-// Writes clusters that the host has compressed: streams of the overlay's method, one a cluster. They
-// get their places as those of a base do that are kept as they are (keep.ts), several in one cluster.
-// Nothing looks at what a stream holds.
+// Writes clusters that the host has compressed: streams of the overlay's method, one a cluster.
+// They get their places as those of a base do that are kept as they are (keep.ts), several in one
+// cluster. Nothing looks at what a stream holds.
 
 import { clusterBytes } from '../core/image';
 import { lock } from '../core/lock';

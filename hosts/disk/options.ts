@@ -112,7 +112,10 @@ export function checkedSize(size: number | undefined): number | undefined {
 
 const METHODS = { zlib: METHOD_DEFLATE, zstd: METHOD_ZSTD } as const;
 
-/** Cluster size, refcount width, kind of L2 entries and method of compression, as the engine takes them in one number. */
+/**
+ * Cluster size, refcount width, kind of L2 entries and method of compression, as the engine takes
+ * them in one number.
+ */
 export function checkedShape(options: CreateOptions): number {
   const clusterBits = powerOfTwo(
     'cluster size',

@@ -1,14 +1,14 @@
 /**
- * The program of a thread that decodes and encodes, as text. It is text because it has to start from wherever the
- * module that starts it is run: from TypeScript sources (Node 20 runs no .ts file in a worker),
- * from dist, or from a user's bundle (which has no file beside it). So it imports nothing of ours,
- * and only does the work: what a stream may claim has been checked before, how much it gave is
- * checked after.
+ * The program of a thread that decodes and encodes, as text. It is text because it has to start
+ * from wherever the module that starts it is run: from TypeScript sources (Node 20 runs no .ts file
+ * in a worker), from dist, or from a user's bundle (which has no file beside it). So it imports
+ * nothing of ours, and only does the work: what a stream may claim has been checked before, how
+ * much it gave is checked after.
  *
  * A message is a batch: `input` holds the streams to inflate and the clusters to deflate one after
  * another, `output` has room for a cluster of each; both are given back with a result for each, the
- * number of bytes it gave (if it is more than the cluster has, there are none of them) or the reason
- * why it failed.
+ * number of bytes it gave (if it is more than the cluster has, there are none of them) or the
+ * reason why it failed.
  */
 import { DEFLATE_OPTIONS } from '../disk/codecs/codecs.ts';
 

@@ -1,7 +1,7 @@
 /**
  * Compressed clusters under Node: many at once are decoded, or encoded, by a small pool of threads,
- * few by the calling thread itself. The pool is shared by all disks of the process and never keeps it alive by
- * itself.
+ * few by the calling thread itself. The pool is shared by all disks of the process and never keeps
+ * it alive by itself.
  *
  * Threads of our own, because the asynchronous functions of node:zlib cost the main thread almost
  * as much time as they save it: with clusters of 64 KiB on two cores they gave 430 to 510 MB/s, the

@@ -1,6 +1,6 @@
 /**
- * Every codec against what qemu-img compresses, what it compresses itself, and against streams that are damaged, cut off, too
- * long or too short.
+ * Every codec against what qemu-img compresses, what it compresses itself, and against streams that
+ * are damaged, cut off, too long or too short.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';

@@ -1,6 +1,6 @@
 /**
- * The pool of threads that decode and encode: when it starts them, that none is lost when they end, and that it
- * keeps no process alive.
+ * The pool of threads that decode and encode: when it starts them, that none is lost when they end,
+ * and that it keeps no process alive.
  */
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';

@@ -1,8 +1,8 @@
 /**
  * Compressed clusters (qcow2 specification, "Compressed Clusters Descriptor"): one stream back into
- * the bytes of its cluster, all of them and nothing more; and a cluster into one stream. Each runtime brings its quickest
- * decoders; those that run everywhere are here. No stream, whatever it claims, makes them allocate
- * more than a few times the cluster.
+ * the bytes of its cluster, all of them and nothing more; and a cluster into one stream. Each
+ * runtime brings its quickest decoders; those that run everywhere are here. No stream, whatever it
+ * claims, makes them allocate more than a few times the cluster.
  */
 import type { Codec, Compression, Stream } from '../../api/codec.ts';
 import { MillraceError, messageOf } from '../../api/errors.ts';
