@@ -24,6 +24,13 @@ import { formatOf, refuse } from './format';
 /** As other images without clusters. */
 const CLUSTER_BITS: u32 = 16;
 
+/** Whether the host has told a part of it. */
+export function hasParts(image: Image): bool {
+  for (let file: u32 = IMAGES_MAX; file < <u32>FILES_MAX; file++)
+    if (fileOf(file).partOf == image.index && fileOf(file).partBytes != 0) return true;
+  return false;
+}
+
 /** Puts the image together from its parts. False: it has none, or they do not fit. */
 export function openParts(t: Task, image: Image): bool {
   image.firstPart = IMAGES_MAX;

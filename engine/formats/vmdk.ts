@@ -31,7 +31,7 @@ import {
   ZERO_BLOCK,
 } from './blocks';
 import { hasMemory } from './format';
-import { lookupParts, openParts } from './parts';
+import { hasParts, lookupParts, openParts } from './parts';
 
 /** "KDMV" */
 const MAGIC: u32 = 0x564d444b;
@@ -102,7 +102,7 @@ export function openVmdk(t: Task, base: Image): bool {
   const image = blocksBegun(base);
   let header = pageGet(t, image.file, 0);
   if (!header) return false;
-  if (isText(header, image)) return openParts(t, image);
+  if (isText(header, image) || hasParts(image)) return openParts(t, image);
   if (!isSparse(header, image)) return refuseBlocks(t, image, R_FORMAT_HEADER);
   const textAt = le64(header + AT_DESCRIPTOR) * SECTOR_BYTES;
   const textBytes = le64(header + AT_DESCRIPTOR_SECTORS) * SECTOR_BYTES;

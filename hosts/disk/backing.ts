@@ -21,7 +21,7 @@ import { parseIdentity, textOf } from './recorded.ts';
 export interface Backing {
   name: string;
   format?: ImageFormat;
-  /** By its format, it is a raw disk in a container. */
+  /** By the word for its format, it is in a container. */
   isPacked: boolean;
   identity?: RecordedIdentity;
 }

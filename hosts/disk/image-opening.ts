@@ -29,6 +29,9 @@ import { startsVmdkText } from './vmdk-text.ts';
 export const RAW_IMAGE = "format: 'raw', -f raw";
 export const RAW_BASE = "baseFormat: 'raw', --base-format raw";
 
+/** One letter is a drive. */
+const ON_A_SERVER = /^[a-z][a-z0-9+.-]+:/i;
+
 /** What the caller says of all images of a chain. */
 export interface ImageChoice extends UnpackChoice {
   /** Open the other files of an image that lies in several. */
@@ -93,6 +96,9 @@ export class ImageOpener {
       return this.#engine.request(KIND_OPEN, image, FORMAT_VMDK, argument);
     if (asked) return opening;
     const isRaw = failed === undefined && (await opening) === FORMAT_RAW;
+    // Comments and empty lines may come first, which the engine does not look behind.
+    if (isRaw && (await this.#openParts(attached)))
+      return this.#engine.request(KIND_OPEN, image, FORMAT_VMDK, argument);
     const isUnknown = failed instanceof MillraceError && failed.code === 'EUNSUPPORTED';
     const found = isRaw || isUnknown ? await this.#otherFormat(image, isRaw) : undefined;
     if (found === undefined && isRaw && (await this.#isFixedVhd(image)))
@@ -130,25 +136,39 @@ export class ImageOpener {
   }
 
   async #otherFormat(image: number, isRaw: boolean): Promise<string | undefined> {
-    const found = otherFormat(this.#engine.firstBytes(image, PROBE_BYTES));
-    const end = found || !isRaw ? undefined : await this.#trailer(image, /\.dmg$/i);
-    return end ? otherTrailer(end) : found;
+    const { size = 0 } = this.#engine.file(image) ?? {};
+    const found = otherFormat(this.#engine.firstBytes(image, PROBE_BYTES), size);
+    if (found || !isRaw) return found;
+    const end = this.#isAtHand(image)
+      ? await this.#lastBytes(image)
+      : await this.#trailer(image, 'dmg');
+    return end && otherTrailer(end);
   }
 
   /** A VHD of fixed size is raw data with a footer behind it. */
   async #isFixedVhd(image: number): Promise<boolean> {
-    const end = await this.#trailer(image, /\.(vhd|vpc)$/i);
+    const end = await this.#trailer(image, 'vhd', 'vpc');
     return end !== undefined && isVhdFooter(end);
   }
 
+  /** Whether its end can be read at no cost. */
+  #isAtHand(image: number): boolean {
+    const isPlain = this.#engine.file(image)?.container === undefined;
+    return isPlain && !ON_A_SERVER.test(this.#engine.name(image));
+  }
+
   /**
-   * The last bytes of an image. They are looked at only where its name says what may be there, as
-   * QEMU does: of a remote image it costs a request.
+   * The last bytes of an image whose name ends in what may be there, as QEMU looks at them: of a
+   * remote image it costs a request.
    */
-  async #trailer(image: number, named: RegExp): Promise<Uint8Array | undefined> {
+  async #trailer(image: number, ...endings: string[]): Promise<Uint8Array | undefined> {
+    const ending = /\.(\w+)(?:[?#].*)?$/.exec(this.#engine.name(image))?.[1].toLowerCase() ?? '';
+    return endings.includes(ending) ? this.#lastBytes(image) : undefined;
+  }
+
+  async #lastBytes(image: number): Promise<Uint8Array | undefined> {
     const file = this.#engine.file(image);
-    if (!file || file.size < TRAILER_BYTES || !named.test(this.#engine.name(image)))
-      return undefined;
+    if (!file || file.size < TRAILER_BYTES) return undefined;
     const end = new Uint8Array(TRAILER_BYTES);
     await file.read(file.size - TRAILER_BYTES, end);
     return end;

@@ -19,7 +19,12 @@ export interface VmdkExtent {
 /** No program's is longer than 20 KiB; QEMU reads 1 MiB. */
 export const VMDK_TEXT_BYTES_MAX: number = 64 * 1024;
 
-const START = '# Disk DescriptorFile';
+/**
+ * The line that it begins with; QEMU takes it for one by the version alone. Other comments, and
+ * empty lines, may come before. A boot sector has neither.
+ */
+const START = /^(?:[ \t]*(?:#[^\n]*|\r)?\n)*?(?:# Disk DescriptorFile|version=[1-3]\r?\n)/;
+const START_BYTES_MAX = 4096;
 const SECTOR_BYTES = 512;
 /** Access, sectors, type, name, and of a flat one the sector at which it begins. */
 const EXTENT =
@@ -36,7 +41,7 @@ const NO_PARENT = 'ffffffff';
 
 /** Whether a file begins like such a text. */
 export function startsVmdkText(start: Uint8Array): boolean {
-  return new TextDecoder('latin1').decode(start.subarray(0, START.length)) === START;
+  return START.test(new TextDecoder('latin1').decode(start.subarray(0, START_BYTES_MAX)));
 }
 
 /**

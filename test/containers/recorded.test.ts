@@ -10,7 +10,7 @@ import type { Container } from '../fixtures/containers.ts';
 import { CONTAINER_PEERS, pack } from '../fixtures/containers.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
-import { createImage } from '../support/qemu.ts';
+import { convertImage, createImage } from '../support/qemu.ts';
 import { run } from '../support/run.ts';
 
 const SIZE = 1024 * 1024;
@@ -49,6 +49,26 @@ describeWithPeer(
         expect(Buffer.compare(await readFile(base), packed)).toBe(0);
       }),
     );
+
+    it('a Parallels disk, whose name has no room, is refused by QEMU and read by us', () =>
+      withFolder(async (cwd) => {
+        const content = makeContent('random', 3, SIZE);
+        const disk = join(cwd, 'base.hds');
+        await writeFile(join(cwd, 'base.raw'), content);
+        await convertImage(join(cwd, 'base.raw'), disk, { from: 'raw', to: 'parallels' });
+        const base = await pack(disk, 'gz');
+        for (const args of [
+          ['create', 'vm.qcow2', '--base', base],
+          ['rebase', 'vm.qcow2', '--base', base],
+        ]) {
+          expect(await millrace(args, { cwd })).toMatchObject({ exitCode: 0 });
+          const told = await run('qemu-img', ['map', join(cwd, 'vm.qcow2')], { exitCodes: [0, 1] });
+          expect(told.stderr).toMatch(/Unknown driver 'parallel'/);
+          const shown = await millrace(['convert', 'vm.qcow2', `${args[0]}.raw`], { cwd });
+          expect(shown).toMatchObject({ exitCode: 0 });
+          expect(Buffer.compare(await readFile(join(cwd, `${args[0]}.raw`)), content)).toBe(0);
+        }
+      }));
 
     it('that QEMU has recorded as raw is to us, too, what it is to QEMU: its bytes', () =>
       withFolder(async (cwd) => {

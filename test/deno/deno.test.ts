@@ -249,7 +249,7 @@ describe('the built package under Deno', () => {
       join(folder, 'vm.qcow2'),
       join(folder, 'base.raw'),
     ]);
-    expect(Number(stdout)).toBeGreaterThan(0);
+    expect(JSON.parse(stdout).seconds).toBeGreaterThan(0);
     const disk = await openDisk({ overlay: join(folder, 'vm.qcow2') });
     expect((await disk.images())[0].backingFile).toBeUndefined();
     await disk.close();

@@ -163,13 +163,17 @@ describeWithPeer(['qemu-img', 'nginx'], 'a VMDK in several files on a server', (
 const HEAD = '# Disk DescriptorFile\nversion=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\n';
 
 /** Opens a text as a base, beside files of 1 MiB (`flat`) and of one sector (`short`). */
-async function opened(lines: string, files: Record<string, Uint8Array> = {}): Promise<Uint8Array> {
+async function opened(
+  lines: string,
+  files: Record<string, Uint8Array> = {},
+  head = HEAD,
+): Promise<Uint8Array> {
   const runtime = new (class extends MemoryRuntime {
     override resolve(name: string): string {
       return name.replace(/^\.\//, '');
     }
   })();
-  runtime.add('base', new TextEncoder().encode(`${HEAD}${lines}`));
+  runtime.add('base', new TextEncoder().encode(`${head}${lines}`));
   runtime.add('flat', new Uint8Array(MIB).fill(7));
   runtime.add('short', new Uint8Array(512).fill(9));
   for (const [name, bytes] of Object.entries(files)) runtime.add(name, bytes);
@@ -189,6 +193,17 @@ it('reads extents one behind the other, zeros among them, from where each begins
   const bytes = [9, 0, 0, 7, 7, 3];
   expect(disk.length).toBe(bytes.length * 512);
   expect(disk.every((byte, at) => byte === bytes[Math.floor(at / 512)])).toBe(true);
+});
+
+it.each([
+  ['ends of lines of Windows', HEAD.replaceAll('\n', '\r\n')],
+  ['empty lines before it', `\n \n\r\n${HEAD}`],
+  ['comments before it', `# made by hand\n#\r\n${HEAD}`],
+  ['only a version, as QEMU takes it', HEAD.replace(/^.*\n/, '')],
+  ['comments and a version', HEAD.replace(/^.*\n/, '# a disk\n \n')],
+])('takes a text with %s', async (_, head) => {
+  const disk = await opened('RW 1 FLAT "short" 0\n', {}, head);
+  expect(disk.every((byte) => byte === 9) && disk.length).toBe(512);
 });
 
 const HOSTILE: [string, string, string, RegExp][] = [

@@ -29,6 +29,18 @@ function tar(): Uint8Array {
   return new Uint8Array(Buffer.concat([header], BYTES));
 }
 
+/** Its oldest form has no magic, but a checksum. */
+function oldTar(): Uint8Array {
+  const bytes = tar();
+  bytes.fill(0, 257, 265);
+  bytes.fill(0x20, 148, 156);
+  const sum = bytes.reduce((sum, byte) => sum + byte, 0);
+  bytes.set(Buffer.from(`${sum.toString(8).padStart(6, '0')}\0 `), 148);
+  return bytes;
+}
+
+const utf16 = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, 'utf16le'));
+
 function dmg(): Uint8Array {
   const bytes = Buffer.alloc(BYTES, 7);
   bytes.write('koly', BYTES - 512);
@@ -45,6 +57,44 @@ const OTHERS: [name: string, bytes: Uint8Array, told: RegExp][] = [
   ['a.tar', tar(), /it is tar, a format.*unpack/],
   ['a.html', padded('\n <!DOCTYPE html><html>'), /page of HTML/],
   ['short.html', new TextEncoder().encode('<html>Sign in</html>'), /page of HTML/],
+  ['wide.html', utf16('\ufeff<!DOCTYPE html><html>Sign in</html>'), /page of HTML/],
+  ['bare.html', utf16('<html>Sign in</html>'), /page of HTML/],
+  [
+    'wider.html',
+    new Uint8Array(utf16('\ufeff<html></html>').map((_, i, all) => all[i ^ 1])),
+    /of HTML/,
+  ],
+  ['late.html', new TextEncoder().encode(`${'\n'.repeat(5000)}<html></html>`), /page of HTML/],
+  ['comment.html', new TextEncoder().encode('<!-- 1 --><html></html>'), /page of HTML/],
+  ['snippet.html', new TextEncoder().encode('<h1>Not found</h1>'), /page of HTML/],
+  ['error.xml', new TextEncoder().encode('<?xml version="1.0"?><Error/>'), /HTML or XML/],
+  [
+    'DiskDescriptor.xml',
+    new TextEncoder().encode("<?xml version='1.0'?>\n<Parallels_disk_image Version='1.0'>"),
+    /a Parallels disk.*'\.hds'/,
+  ],
+  ['a.ovf', new TextEncoder().encode('<?xml version="1.0"?>\n<Envelope>'), /an OVF description/],
+  ['wide.json', utf16('\ufeff{"error": 1}'), /JSON.*no image/],
+  ['log.txt', new TextEncoder().encode('not found\n'.repeat(70)), /a text of 700 bytes/],
+  ['large.txt', new TextEncoder().encode('not found\n'.repeat(20_000)), /a text of 200000 bytes/],
+  ['wide.txt', utf16(`\ufeff${'not found\n'.repeat(70)}`), /a text of 1402 bytes/],
+  ['old.tar', oldTar(), /it is tar, a format.*unpack/],
+  ['a.cpio', padded('070701000002'), /it is cpio, a format.*unpack/],
+  [
+    'binary.cpio',
+    padded([0xc7, 0x71], Array<number>(24).fill(1), 'disk.raw\0'),
+    /it is cpio, a format.*unpack/,
+  ],
+  ['a.rpm', padded('\xed\xab\xee\xdb\x03'), /it is RPM .*unpack/],
+  ['a.xar', padded('xar!\0\x1c\0\x01'), /it is xar, a format.*unpack/],
+  ['a.lha', padded('\x22\x01-lh5-'), /it is LHA, a format.*unpack/],
+  ['old.lz4', padded('\x02\x21\x4c\x18'), /it is lz4 .*decompress/],
+  ['a.lrz', padded('LRZI\0\x06'), /it is lrzip, a format.*decompress/],
+  ['a.pdf', padded('%PDF-1.7\n'), /it is PDF, a format.*download/],
+  ['empty.zip', padded('PK\x05\x06'), /it is zip \(empty\)/],
+  ['se.vmdk', padded('\xbe\xba\xfe\xca\0\0\0\0'), /it is VMDK of ESXi/],
+  ['secret.dmg', padded('encrcdsa'), /it is an encrypted DMG.*hdiutil/],
+  ['disk.pcl', padded('partclone-image'), /it is a Partclone image.*restore/],
   ['a.json', new TextEncoder().encode('{"error": "not found"}'), /JSON.*no image/],
   ['a.vmdk', padded('COWD'), /it is VMDK of version 3 \(vmfsSparse\), a format/],
   ['a.bochs', padded('Bochs Virtual HD Image\0'), /it is Bochs, a format/],
@@ -77,6 +127,7 @@ const OTHERS: [name: string, bytes: Uint8Array, told: RegExp][] = [
     /it is a text of 19 bytes, and no image/,
   ],
   ['a.dmg', dmg(), /it is DMG, a format/],
+  ['renamed.img', dmg(), /it is DMG, a format/],
 ];
 
 it.each(OTHERS)(
@@ -105,7 +156,7 @@ it('a disk with a boot sector is a disk, whatever else stands in it; so is one o
     runtime.add('disk.raw', bytes);
     await (await runtime.create({ overlay: 'new.qcow2', base: 'disk.raw' })).close();
   }
-  for (const start of ['plain text\n', '{\0', '\x1f\x8b\0', 'PK', 'BZh9 is a name', '']) {
+  for (const start of ['plain text\n', '{\0', '\x1f\x8b\0', 'PK', 'BZh9 is a name', '<a', '']) {
     const runtime = new MemoryRuntime();
     runtime.add('disk.raw', padded(start));
     await (await runtime.create({ overlay: 'new.qcow2', base: 'disk.raw' })).close();

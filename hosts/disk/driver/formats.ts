@@ -31,21 +31,30 @@ export const FORMAT_NAMES = Object.keys(NUMBERS) as ImageFormat[];
 const CONTAINERS: readonly string[] = ['xz', 'gzip', 'zstd', 'bzip2', 'zip', 'tar'];
 
 /**
- * The word that an overlay records for its base's format. For a raw disk in a container it is the
- * container's, which QEMU does not know and refuses: by `raw` it would take the container's bytes
- * for the disk.
+ * `parallels` has more letters than the header has room for: without a word, QEMU tells such a base
+ * by its first bytes. In a container those are not the image's, and this stands for it.
+ */
+const PARALLELS_WORD = 'parallel';
+
+/**
+ * The word that an overlay records for its base's format. For what is in a container it is one that
+ * QEMU refuses, as it does not know it, or as the container's bytes are not of that format: by
+ * `raw`, or none, it would take them for the disk. Of a raw disk it is the container's.
  */
 export function recordedFormat(format: ImageFormat, container: string | undefined): string {
-  return format === 'raw' && container !== undefined ? container.split('+')[0] : format;
+  if (container === undefined) return format;
+  if (format === 'parallels') return PARALLELS_WORD;
+  return format === 'raw' ? container.split('+')[0] : format;
 }
 
-/** Whether a recorded word for a format says that the base is a raw disk in a container. */
+/** Whether a recorded word for a format says that the base is in a container. */
 export function isContainerWord(word: string): boolean {
-  return CONTAINERS.includes(word);
+  return CONTAINERS.includes(word) || word === PARALLELS_WORD;
 }
 
 /** The format that a recorded word stands for; undefined for none, and for an unknown one. */
 export function formatOfWord(word: string): ImageFormat | undefined {
+  if (word === PARALLELS_WORD) return 'parallels';
   if (isContainerWord(word)) return 'raw';
   return isFormat(word) ? word : undefined;
 }
