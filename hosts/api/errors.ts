@@ -117,13 +117,24 @@ const SYSTEM_CODES: Readonly<Record<string, ErrorCode>> = {
   ECHANGED: 'ECHANGED',
 };
 
-/** The code that an error counts as, whoever threw it: its own if that is known, else `EIO`. */
+/** Wrappers around wrappers; a chain of causes may also go round. */
+const CAUSES_MAX = 16;
+
+/**
+ * The code that an error counts as, whoever threw it: its own if that is known, else the first known
+ * one among what caused it, else `EIO`.
+ */
 export function codeOf(error: unknown): ErrorCode {
   if (error instanceof MillraceError) return error.code;
-  const { code, name } = (error ?? {}) as { code?: unknown; name?: unknown };
-  // A DOMException has a number there, and its name tells.
-  for (const known of [code, name])
-    if (typeof known === 'string' && Object.hasOwn(SYSTEM_CODES, known)) return SYSTEM_CODES[known];
+  let at = error;
+  for (let depth = 0; depth < CAUSES_MAX && typeof at === 'object' && at !== null; depth++) {
+    const { code, name, cause } = at as { code?: unknown; name?: unknown; cause?: unknown };
+    // A DOMException has a number there, and its name tells.
+    for (const known of [code, name])
+      if (typeof known === 'string' && Object.hasOwn(SYSTEM_CODES, known))
+        return SYSTEM_CODES[known];
+    at = cause;
+  }
   return 'EIO';
 }
 

@@ -123,8 +123,9 @@ const LETTERS_WRONG_MAX = 2;
 const NAME_CHARACTERS_MAX = 64;
 
 /**
- * Refuses what `call` has no option for. One that is undefined counts as left out, however it is
- * spelled.
+ * Refuses what `call` has no option for, and an option that is not the object's own, which copying
+ * would lose. One that is undefined counts as left out, unless its name is a slip of the pen: what
+ * was meant to be said is then lost.
  * @throws MillraceError `EINVAL`, with the name that was probably meant.
  */
 export function mustKnowOptions(
@@ -134,16 +135,36 @@ export function mustKnowOptions(
 ): void {
   if (typeof options !== 'object' || options === null)
     throw new MillraceError('EINVAL', `${call} takes an object of options`);
-  for (const [name, value] of Object.entries(options)) {
-    if (value === undefined || Object.hasOwn(known, name)) continue;
+  const inherited = inheritedNames(options);
+  for (const name of [...Object.keys(options), ...inherited]) {
+    if (Object.hasOwn(known, name) && inherited.has(name))
+      throw new MillraceError(
+        'EINVAL',
+        `${call} takes options as properties of the object itself: '${name}' is inherited`,
+      );
+    if (Object.hasOwn(known, name)) continue;
     const names = Object.keys(known);
     const meant = similar(name, names);
+    if ((options as Record<string, unknown>)[name] === undefined && !meant) continue;
     const advice = meant ? `did you mean '${meant}'?` : `it has ${names.join(', ')}`;
     throw new MillraceError(
       'EINVAL',
       `${call} has no option '${name.slice(0, NAME_CHARACTERS_MAX)}': ${advice}`,
     );
   }
+}
+
+/** What an object has by its prototypes that may be meant as an option: no methods of a class. */
+function inheritedNames(options: object): Set<string> {
+  const names = new Set<string>();
+  for (
+    let at = Object.getPrototypeOf(options) as object | null;
+    at !== null && !Object.hasOwn(at, 'hasOwnProperty');
+    at = Object.getPrototypeOf(at)
+  )
+    for (const [name, { get, enumerable }] of Object.entries(Object.getOwnPropertyDescriptors(at)))
+      if ((get !== undefined || enumerable) && !Object.hasOwn(options, name)) names.add(name);
+  return names;
 }
 
 /** The known name that is nearest to a wrong one, if any is near: by few letters. */

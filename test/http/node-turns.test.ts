@@ -6,7 +6,7 @@ import { mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { nodeFetch } from '../../hosts/node/fetch.ts';
+import { nodeFetch } from '../../hosts/node/http.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { startNginx } from '../support/nginx.ts';
 

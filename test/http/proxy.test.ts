@@ -43,6 +43,11 @@ describe('which proxy', () => {
     ['https://host/', { ALL_PROXY: proxy }, proxy],
     ['https://host/', { all_proxy: 'http://all', https_proxy: proxy }, proxy],
     ['http://host/', { http_proxy: '' }, undefined],
+    ['http://host/', { http_proxy: '', HTTP_PROXY: proxy }, proxy],
+    ['https://host/', { https_proxy: '', HTTPS_PROXY: proxy }, proxy],
+    ['http://host/', { http_proxy: '', all_proxy: '', ALL_PROXY: proxy }, proxy],
+    ['http://host/', { http_proxy: proxy, no_proxy: '', NO_PROXY: 'host' }, undefined],
+    ['http://host/', { http_proxy: proxy, no_proxy: 'other', NO_PROXY: 'host' }, proxy],
     ['http://host/', { http_proxy: 'proxy:3128' }, proxy],
     ['http://host/', { http_proxy: 'http://user:secret@proxy:3128/' }, proxy],
   ])('%s with %j', (url, variables, expected) => {
@@ -58,14 +63,25 @@ describe('which proxy', () => {
     ['http://ahost/', 'host', false],
     ['http://host/', 'a, b host', true],
     ['http://host/', 'other', false],
-    ['http://host:81/', 'host:81', true],
-    ['http://host/', 'host:81', false],
+    // None of these is what it seems to be: curl knows neither ports nor stars there.
+    ['http://host:81/', 'host:81', false],
+    ['http://a.host/', '*.host', false],
+    ['http://host/', 'a,*', false],
+    ['http://host/', ' * ', false],
+    ['http://a.host/', '..host', false],
+    ['http://10.1.2.3/', '10.1.2.3:80', false],
+    ['http://[fd00::1]:80/', '[fd00::1]', false],
+    ['http://a.host/', 'host.', true],
+    ['http://host/', 'a\thost', true],
     ['http://10.1.2.3/', '10.1.2.3', true],
     ['http://10.1.2.3/', '10.0.0.0/8', true],
+    ['http://10.1.2.3/', '10.1.2.3/33', false],
+    ['http://10.1.2.3/', '10.1.2.3/0', true],
+    ['http://11.1.2.3/', '10.0.0.0/0', false],
     ['http://11.1.2.3/', '10.0.0.0/8', false],
     ['http://10.1.2.3/', '2.3', false],
     ['http://[fd00::1]/', 'fd00::/8', true],
-    ['http://[fd00::1]:80/', '[fd00::1]', true],
+    ['http://[fd00::1]/', 'fd00::1', true],
     ['http://[fe00::1]/', 'fd00::/8', false],
   ])('%s with no_proxy %j: %s', (url, list, exempt) => {
     for (const name of ['no_proxy', 'NO_PROXY'])
@@ -210,6 +226,30 @@ describe('through a proxy', () => {
       expect(said).toEqual([SUM, SUM]);
       expect(proxy.asked).toContain(`GET http://images.test/disk.img ${USER}`);
       expect(proxy.asked).toContain(`CONNECT ${new URL(secureUrl).host} ${USER}`);
+    });
+
+    test('by the rules of curl, where those of the runtime are others', async () => {
+      proxy.asked.length = 0;
+      const at = `http://${authority}${proxy.host}`;
+      const variables = {
+        http_proxy: '',
+        HTTP_PROXY: at,
+        https_proxy: '',
+        HTTPS_PROXY: at,
+        ...trust(),
+      };
+      const urls = ['http://images.test/disk.img', secureUrl];
+      const port = new URL(secureUrl).port;
+      const [name, program, args] = runtime;
+      const permitted: typeof runtime =
+        name === 'Deno' ? [name, program, ['run', '--allow-sys=ca', ...args.slice(1)]] : runtime;
+      for (const no_proxy of ['', `*.test,localhost:${port}`, 'other,*'])
+        expect(await read(permitted, urls, { ...variables, no_proxy })).toEqual([SUM, SUM]);
+      expect(proxy.asked).toContain(`GET http://images.test/disk.img ${USER}`);
+      proxy.asked.length = 0;
+      const past = { ...variables, no_proxy: 'other 127.0.0.1 localhost.' };
+      expect(await read(permitted, [plain.url, secureUrl], past)).toEqual([SUM, SUM]);
+      expect(proxy.asked).toEqual([]);
     });
 
     test('goes past it where no_proxy says so', async () => {

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import type { BlockFile, BlockSource } from '../../hosts/api/block.ts';
+import { MillraceError } from '../../hosts/api/errors.ts';
 import type { ImageFormat } from '../../hosts/api/image.ts';
 import type { OnError } from '../../hosts/api/job.ts';
 import { openHttp } from '../../hosts/bases/http/http.ts';
@@ -330,6 +331,28 @@ it('options that do not exist are refused, with what was probably meant', async 
     refused(/did you mean 'shrink'/),
   );
   await expect(disk.check(wrong({ [INHERITED]: 'all' }))).rejects.toMatchObject(refused(/^check/));
+  // A getter of a class, or a default, would be lost where options are copied.
+  class Options {
+    readonly compressed = undefined;
+    describe(): string {
+      return 'a method';
+    }
+    get onError(): string {
+      return 'stop';
+    }
+  }
+  const inherited = refused(/^stream takes .* of the object itself: 'onError' is inherited$/);
+  await expect(disk.stream(wrong(new Options()))).rejects.toMatchObject(inherited);
+  await expect(disk.stream(wrong(Object.create({ onError: 'stop' })))).rejects.toMatchObject(
+    inherited,
+  );
+  await expect(disk.stream(wrong(Object.create({ onEror: 'stop' })))).rejects.toMatchObject(
+    refused(/no option 'onEror': did you mean 'onError'/),
+  );
+  // As it is with a variable that was misspelt, too.
+  await expect(disk.stream(wrong({ onerror: undefined }))).rejects.toMatchObject(
+    refused(/no option 'onerror': did you mean 'onError'/),
+  );
   // What is undefined is left out, as wrappers have it that hand on what they were given.
   expect(await disk.stream(wrong({ another: undefined }))).toMatchObject({ remaining: 0 });
   await disk.close();
@@ -362,6 +385,12 @@ it('options that do not exist are refused, with what was probably meant', async 
   ).rejects.toMatchObject(refused(/^tls of listenNbd has no option 'caa': did you mean 'ca'\?$/));
 });
 
+function circular(): Error {
+  const error = new Error('round and round');
+  error.cause = error;
+  return error;
+}
+
 it('a failure with a code that is known counts as that code', async () => {
   const quota = new DOMException('no room', 'QuotaExceededError');
   const failures: [unknown, string][] = [
@@ -374,6 +403,12 @@ it('a failure with a code that is known counts as that code', async () => {
     // Only the disk itself can know these.
     [Object.assign(new Error('lie'), { code: 'ABORTED' }), 'EIO'],
     [new Error('plain'), 'EIO'],
+    [new Error('put failed', { cause: { code: 'ENOSPC' } }), 'ENOSPC'],
+    [new Error('put failed', { cause: new Error('why', { cause: quota }) }), 'ENOSPC'],
+    [new Error('put failed', { cause: new MillraceError('EACCES', 'a mode') }), 'EACCES'],
+    [Object.assign(new Error('wrapped', { cause: quota }), { code: 'EROFS' }), 'EROFS'],
+    [new Error('put failed', { cause: new MillraceError('ABORTED', 'ended') }), 'EIO'],
+    [circular(), 'EIO'],
   ];
   for (const [thrown, code] of failures) {
     const bench = new Bench();

@@ -32,13 +32,13 @@ export function proxyFor(href: string, environment: Environment): ProxyServer | 
   return parseProxy(text);
 }
 
-/** An empty variable is one that is not set: it overrides nothing but its own capitals. */
+/** As for curl, an empty variable is one that is not set: then its capitals count. */
 function variable(name: string, environment: Environment): string | undefined {
-  const text = environment(name) ?? environment(name.toUpperCase());
-  return text === undefined || text.trim() === '' ? undefined : text.trim();
+  return environment(name) || environment(name.toUpperCase()) || undefined;
 }
 
-function parseProxy(text: string): ProxyServer {
+function parseProxy(given: string): ProxyServer {
+  const text = given.trim();
   const full = /^[a-z][a-z0-9+.-]*:\/\//i.test(text) ? text : `http://${text}`;
   if (!URL.canParse(full))
     throw new MillraceError('EINVAL', `the proxy ${redactUrl(full)} is not a URL`);
@@ -53,34 +53,29 @@ function parseProxy(text: string): ProxyServer {
 }
 
 /**
- * Names stand for themselves and all below them, with or without a dot in front; addresses for
- * themselves or, with a mask, for a network.
+ * As curl takes the list: names stand for themselves and all below them, with or without a dot in
+ * front; addresses for themselves or, with a mask, for a network; `*` for all, if it stands alone.
+ * It knows no ports there, and no other stars.
  */
-function isExempt({ hostname, port, protocol }: URL, list: string): boolean {
+function isExempt({ hostname }: URL, list: string): boolean {
+  if (list === '*') return true;
   const host = hostname.replace(/^\[(.*)\]$/, '$1').replace(/\.$/, '');
-  const at = port || (protocol === 'https:' ? '443' : '80');
-  return list
-    .toLowerCase()
-    .split(/[\s,]+/)
-    .filter((entry) => entry !== '')
-    .some((entry) => {
-      if (entry === '*') return true;
-      const [, name, only] = /^(\[.*\]|[^:]*):(\d+)$/.exec(entry) ?? [undefined, entry];
-      if (only !== undefined && only !== at) return false;
-      return covers(name!.replace(/^\[(.*)\](.*)$/, '$1$2'), host);
-    });
+  const entries = list.toLowerCase().split(/[ \t,]+/);
+  return entries.some((entry) => covers(entry, host));
 }
 
 function covers(entry: string, host: string): boolean {
   const bits = bitsOf(host);
-  const [address, mask] = entry.split('/');
-  const network = bitsOf(address);
-  if (network === undefined || bits === undefined) {
-    const name = entry.replace(/^\*?\./, '').replace(/\.$/, '');
-    return bits === undefined && (host === name || host.endsWith(`.${name}`));
+  if (bits === undefined) {
+    const name = entry.replace(/\.$/, '').replace(/^\./, '');
+    return name !== '' && (host === name || host.endsWith(`.${name}`));
   }
-  const length = mask === undefined ? network.length : Number(mask);
-  return bits.length === network.length && bits.slice(0, length) === network.slice(0, length);
+  const [address, mask = '0'] = entry.split('/');
+  const network = bitsOf(address);
+  // A mask of none counts as none.
+  const length = Number.parseInt(mask, 10) || bits.length;
+  if (network === undefined || network.length !== bits.length || length > bits.length) return false;
+  return bits.slice(0, length) === network.slice(0, length);
 }
 
 /** An IP address as a string of its bits, 32 or 128; undefined for a name. */
@@ -115,16 +110,25 @@ export function throughProxy(error: unknown, { name }: ProxyServer): unknown {
   return new Error(`${inner.message || code || inner.name}, by way of the proxy ${name}`);
 }
 
+const PROXIES = ['http_proxy', 'https_proxy', 'all_proxy'] as const;
+
 /**
- * A `fetch` that heeds these variables by itself, as Deno's and Bun's do, with the proxy named in
- * what goes wrong.
+ * A runtime's own `fetch` heeds these variables as it likes: where one of them is set, `byRules` is
+ * taken in its place, as far as it `may` be. Else errors name the proxy at least.
  */
-export function namingProxies(fetch: Fetch, environment: Environment): Fetch {
+export function heedingProxies(
+  own: Fetch,
+  byRules: Fetch,
+  environment: Environment,
+  may: (href: string) => boolean = () => true,
+): Fetch {
   return async (href, init) => {
+    if (PROXIES.every((name) => variable(name, environment) === undefined)) return own(href, init);
+    if (may(href)) return byRules(href, init);
     const proxy = proxyFor(href, environment);
-    if (proxy === undefined) return fetch(href, init);
+    if (proxy === undefined) return own(href, init);
     try {
-      return Object.assign(await fetch(href, init), { via: proxy.name }) as Answer;
+      return Object.assign(await own(href, init), { via: proxy.name }) as Answer;
     } catch (error) {
       throw init.signal.aborted ? error : throughProxy(error, proxy);
     }

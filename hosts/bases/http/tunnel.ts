@@ -2,12 +2,13 @@
  * How node:http and node:https get through a proxy: http: URLs are asked for whole (RFC 9112,
  * section 3.2.2), https: ones by CONNECT.
  */
+import { Buffer } from 'node:buffer';
 import * as http from 'node:http';
 import * as https from 'node:https';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import type { ProxyServer } from '../bases/http/proxy.ts';
-import { Failure } from '../bases/retry.ts';
+import { Failure } from '../retry.ts';
+import type { ProxyServer } from './proxy.ts';
 
 /** A proxy that has not answered a CONNECT by then does not. */
 const CONNECT_MS_MAX = 15_000;

@@ -1,18 +1,19 @@
 /**
- * What reading a base needs of `fetch`, over node:http and node:https: a request by GET or HEAD,
- * its proxy, its redirects, and a body piece by piece. Node's own `fetch` hands every piece through
+ * What reading a base needs of `fetch`, over node:http and node:https, in runtimes that have these:
+ * a request by GET or HEAD, its proxy, its redirects, and a body piece by piece. Node's own `fetch` hands every piece through
  * two kinds of streams: at 1 Gbit/s that took half of the main thread's time, and opened new
  * connections for requests that follow one another.
  */
+import { Buffer } from 'node:buffer';
 import * as http from 'node:http';
 import * as https from 'node:https';
-import type { FetchInit } from '../bases/http/fetch.ts';
-import { ORIGIN_HEADERS } from '../bases/http/mirrors.ts';
-import type { ProxyServer } from '../bases/http/proxy.ts';
-import { proxyFor, throughProxy } from '../bases/http/proxy.ts';
-import type { Answer } from '../bases/http/response.ts';
-import { Failure } from '../bases/retry.ts';
-import { Body } from './body.ts';
+import { Failure } from '../retry.ts';
+import type { Fetch, FetchInit } from './fetch.ts';
+import { ORIGIN_HEADERS } from './mirrors.ts';
+import { Body } from './node-body.ts';
+import type { Environment, ProxyServer } from './proxy.ts';
+import { proxyFor, throughProxy } from './proxy.ts';
+import type { Answer } from './response.ts';
 import { proxyHeaders, proxyPlace, TunnelAgent } from './tunnel.ts';
 
 /** As in the Fetch standard. */
@@ -41,19 +42,24 @@ const kept: http.AgentOptions = { keepAlive: true, timeout: IDLE_MS_MAX };
 const agents = { 'http:': new http.Agent(kept), 'https:': new https.Agent(kept) } as const;
 
 /**
- * @throws what node:http throws; the reason of the signal once that is aborted; Failure for a
- *   redirect that cannot be followed.
+ * A `fetch` that goes through the proxies of an environment. It throws what node:http throws; the
+ * reason of the signal once that is aborted; Failure for a redirect that cannot be followed.
  */
-export async function nodeFetch(
+export function nodeFetchWith(environment: Environment): Fetch {
+  return (href, init) => fetched(href, init, environment);
+}
+
+async function fetched(
   href: string,
   { headers, signal, method = 'GET' }: FetchInit,
+  environment: Environment,
 ): Promise<Answer> {
   const sent = new Headers(headers);
   for (const name of CONNECTION_HEADERS) sent.delete(name);
   if (!sent.has('User-Agent')) sent.set('User-Agent', USER_AGENT);
   let url = new URL(href);
   for (let redirects = 0; redirects <= REDIRECTS_MAX; redirects++) {
-    const proxy = proxyFor(url.href, (name) => process.env[name]);
+    const proxy = proxyFor(url.href, environment);
     const { response, body } = await get({ url, method, headers: sent, signal, proxy });
     const location = REDIRECT_STATUS.has(response.statusCode)
       ? response.headers.location
@@ -93,7 +99,7 @@ async function get(asked: Asked, agent?: false): Promise<Received> {
     return await received(request, signal);
   } catch (error) {
     if (signal.aborted) throw signal.reason;
-    const { code } = error as NodeJS.ErrnoException;
+    const { code } = error as { code?: string };
     if (request.reusedSocket && (code === 'ECONNRESET' || code === 'EPIPE'))
       return get(asked, false);
     throw proxy === undefined || error instanceof Failure ? error : throughProxy(error, proxy);

@@ -1,6 +1,7 @@
 /** The body of an answer of node:http, piece by piece, as quickly as it is read and no quicker. */
 import type { IncomingMessage } from 'node:http';
-import type { AnswerBody, PieceReader } from '../bases/http/response.ts';
+import { setImmediate } from 'node:timers';
+import type { AnswerBody, PieceReader } from './response.ts';
 
 /** Of a body, so much is kept that nobody has read yet; then the connection is told to wait. */
 const UNREAD_BYTES_MAX = 1024 * 1024;
