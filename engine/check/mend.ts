@@ -1,13 +1,14 @@
 // Mending the snapshot table: an entry needs extra data (the sizes of the VM's state and of the
 // disk, instructions counted) of a length that QEMU takes. The table is written anew at another
-// place, and one sector of the header then leaves the old one for the new.
+// place, and one sector of the header then leaves the old one for the new. Where the header counts
+// more entries than there are, that sector is all.
 
-import { be32, putBe64 } from '../core/bytes';
+import { be32, putBe32, putBe64 } from '../core/bytes';
 import { clusterBytes } from '../core/image';
 import { STAGE_REFCOUNTS, STAGE_ROOTS } from '../core/page';
 import { pageChanged, pageGet } from '../core/pages';
 import { AGAIN, DONE, fail, Task, WAIT } from '../core/task';
-import { AT_SNAPSHOTS_OFFSET } from '../formats/qcow2/header';
+import { AT_SNAPSHOT_COUNT, AT_SNAPSHOTS_OFFSET } from '../formats/qcow2/header';
 import { Qcow2 } from '../formats/qcow2/image';
 import { SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
 import { settle } from '../overlay/flush';
@@ -29,10 +30,11 @@ const EXTRA_DISK: u64 = 1;
 
 /**
  * Nothing else may be wrong: clusters are taken for the table. Behind a length that is out of
- * bounds no leak may show, for an entry that was missed would be one.
+ * bounds, or an entry without anything, no leak may show, for a snapshot that was missed would be
+ * one.
  */
 export function mayMend(c: Check): bool {
-  const isKnown = c.longSnapshots == 0 || c.leaks == 0;
+  const isKnown = (c.longSnapshots | c.emptySnapshots) == 0 || c.leaks == 0;
   return c.badSnapshots != 0 && c.unread == 0 && corruptions(c) == c.badSnapshots && isKnown;
 }
 
@@ -47,22 +49,35 @@ export function beginMend(t: Task, c: Check, image: Qcow2): void {
 
 /** DONE once the header refers to the new table; the old one is a leak then. */
 export function mendSnapshots(t: Task, c: Check, image: Qcow2): i32 {
+  const kept = image.snapshots - <u32>c.emptySnapshots;
+  if (c.badSnapshots != c.emptySnapshots) {
+    const next = copyTable(t, c, image, kept);
+    if (next != DONE) return next;
+  } else {
+    c.newTable = kept ? image.snapshotsOffset : 0;
+  }
+  const header = pageGet(t, image.file, 0);
+  if (!header) return WAIT;
+  image.snapshots = kept;
+  image.snapshotsOffset = c.newTable;
+  putBe32(header + AT_SNAPSHOT_COUNT, kept);
+  putBe64(header + AT_SNAPSHOTS_OFFSET, image.snapshotsOffset);
+  pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
+  c.corruptionsFixed += c.badSnapshots;
+  return DONE;
+}
+
+/** Writes the first `entries` to where the new table is. */
+function copyTable(t: Task, c: Check, image: Qcow2, entries: u32): i32 {
   if (c.newTable == 0 && !takePlace(t, c, image)) return WAIT;
   let copied: u64 = 0;
-  while (image.snapshots > <u32>c.item) {
+  while (entries > <u32>c.item) {
     if (copied >= SCAN_ENTRIES_MAX) return AGAIN;
     const bytes = copyEntry(t, c, image);
     if (bytes == 0) return WAIT;
     copied += bytes;
   }
-  if (!settle(t)) return WAIT;
-  const header = pageGet(t, image.file, 0);
-  if (!header) return WAIT;
-  image.snapshotsOffset = c.newTable;
-  putBe64(header + AT_SNAPSHOTS_OFFSET, image.snapshotsOffset);
-  pageChanged(header, SECTOR_BYTES, STAGE_ROOTS);
-  c.corruptionsFixed += c.badSnapshots;
-  return DONE;
+  return settle(t) ? DONE : WAIT;
 }
 
 function takePlace(t: Task, c: Check, image: Qcow2): bool {

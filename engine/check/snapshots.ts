@@ -20,6 +20,8 @@ const SNAPSHOT_L1_OFFSET: u64 = 0;
 const SNAPSHOT_SIZES: u64 = 8;
 const SNAPSHOT_EXTRA: u64 = 32;
 export const SNAPSHOT_BYTES: u64 = 40;
+/** In the extra data: bytes of the disk. */
+const SNAPSHOT_DISK: u64 = 48;
 /**
  * Version 3 wants the size of the VM state and of the disk there; QEMU takes no more than this, and
  * writes no less than that.
@@ -66,6 +68,7 @@ function word(t: Task, image: Qcow2, offset: u64): bool {
 
 /** Counts the snapshots' L1 tables and what they refer to, then the snapshot table itself. */
 export function countSnapshots(t: Task, c: Check, image: Qcow2): i32 {
+  if (c.item == 0 && !c.itemRead) c.snapshotsEnd = image.snapshotsOffset;
   while (image.snapshots > <u32>c.item) {
     if (!c.itemRead) {
       if (!readSnapshot(t, c, image)) return WAIT;
@@ -79,7 +82,7 @@ export function countSnapshots(t: Task, c: Check, image: Qcow2): i32 {
     c.item++;
   }
   if (image.snapshots)
-    refer(c, image, image.snapshotsOffset, c.itemAt - image.snapshotsOffset, true);
+    refer(c, image, image.snapshotsOffset, c.snapshotsEnd - image.snapshotsOffset, true);
   return DONE;
 }
 
@@ -89,6 +92,11 @@ export function countSnapshots(t: Task, c: Check, image: Qcow2): i32 {
  */
 function readSnapshot(t: Task, c: Check, image: Qcow2): bool {
   const at = (c.itemAt + 7) & ~7;
+  const empty = isEmptyEntry(t, image, at);
+  if (empty == UNKNOWN) return false;
+  if (empty == EMPTY) return takeEmpty(c, at);
+  // What was empty before is no end of the table.
+  if (c.emptySnapshots) unreadAt(c, at);
   if (at + SNAPSHOT_BYTES > image.fileSize) return skipList(c, image.snapshots);
   if (!word(t, image, at + SNAPSHOT_L1_OFFSET)) return false;
   const table = theWord;
@@ -101,18 +109,50 @@ function readSnapshot(t: Task, c: Check, image: Qcow2): bool {
   const tableBytes = c.itemNext - image.snapshotsOffset;
   if (c.itemNext > image.fileSize || tableBytes > SNAPSHOT_TABLE_BYTES_MAX)
     return skipList(c, image.snapshots);
+  // Without its size, a snapshot's disk is as large as the image was then.
+  theWord = 0;
+  if (extra >= SNAPSHOT_EXTRA_MIN && !word(t, image, at + SNAPSHOT_DISK)) return false;
+  const isShort = theWord > entries << (image.clusterBits + image.l2Bits);
   if (telling(c)) tellExtra(c, image, extra, texts);
   c.itemTable = table;
   c.itemEntries = entries;
   c.itemRead = true;
-  // No L1 table stands over the header, and none has been written only in part: its entry or the
-  // file has been spoiled.
-  if (table == 0 || table + (entries << 3) > image.fileSize) unreadAt(c, at);
+  c.snapshotsEnd = c.itemNext;
+  // No L1 table stands over the header, and none has been written only in part, or has fewer
+  // entries than its disk takes: its entry or the file has been spoiled.
+  if (table == 0 || table + (entries << 3) > image.fileSize || isShort) unreadAt(c, at);
   const wrong = (table & (clusterBytes(image) - 1)) != 0 || entries << 3 > L1_BYTES_MAX;
   if (wrong && telling(c)) c.wrongEntries++;
   if (wrong) unreadAt(c, at);
   if (wrong || table >= image.fileSize) c.itemEntries = 0;
   if (!wrong) refer(c, image, table, entries << 3, true);
+  return true;
+}
+
+const UNKNOWN: u32 = 0;
+const EMPTY: u32 = 1;
+const NOT_EMPTY: u32 = 2;
+
+/** Whether an entry holds nothing but zeros, as does what is behind the file. UNKNOWN: waits. */
+function isEmptyEntry(t: Task, image: Qcow2, at: u64): u32 {
+  const end = min(at + SNAPSHOT_BYTES, image.fileSize);
+  for (let offset = at; offset < end; offset += 8) {
+    if (!word(t, image, offset)) return UNKNOWN;
+    if (theWord) return NOT_EMPTY;
+  }
+  return EMPTY;
+}
+
+function takeEmpty(c: Check, at: u64): bool {
+  if (telling(c)) {
+    c.wrongEntries++;
+    c.badSnapshots++;
+    c.emptySnapshots++;
+  }
+  c.itemNext = at + SNAPSHOT_BYTES;
+  c.itemTable = 0;
+  c.itemEntries = 0;
+  c.itemRead = true;
   return true;
 }
 

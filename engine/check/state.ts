@@ -85,10 +85,13 @@ export class Check {
   unreadAt: u64;
   /**
    * Of the wrong entries: snapshots whose extra data is too short or too long, and of these the
-   * long ones.
+   * long ones; and those of nothing but zeros, as there are where the header counts too many.
    */
   badSnapshots: u64;
   longSnapshots: u64;
+  emptySnapshots: u64;
+  /** Where the last entry ends that is none of the empty ones. */
+  snapshotsEnd: u64;
   /** Bytes of a snapshot table in which each has extra data of a length that will do. */
   snapshotBytes: u64;
   /** References to what the file does not have. */
@@ -143,10 +146,11 @@ export function corruptions(c: Check): u64 {
 
 /**
  * Whether what nothing refers to may be given back: not where something may refer to it that is not
- * known, or that is found by way of a length that is out of bounds.
+ * known, or that is found by way of a length that is out of bounds; and
+ * where a snapshot's entry is empty, its clusters may be there still.
  */
 export function mayFree(c: Check, image: Qcow2): bool {
-  return !image.foreign && c.longSnapshots == 0;
+  return !image.foreign && c.longSnapshots == 0 && c.emptySnapshots == 0;
 }
 
 /** Takes note of an entry that is wrong. */
@@ -180,6 +184,7 @@ export function beginLook(c: Check, image: Qcow2): void {
   c.unread = 0;
   c.badSnapshots = 0;
   c.longSnapshots = 0;
+  c.emptySnapshots = 0;
   c.snapshotBytes = 0;
   c.outside = 0;
   c.wrongBlocks = 0;

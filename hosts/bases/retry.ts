@@ -166,6 +166,17 @@ export function sleep(
 }
 
 const CERTIFICATE = /certificate|UnknownIssuer|self.signed/i;
+/** Besides certificates, what goes wrong with a server that speaks TLS, or an old form of it. */
+const HANDSHAKE = /\balert\b|unsupported protocol|HandshakeFailure|ProtocolVersion/i;
+
+/** Whether an error is one that only servers that speak TLS are the cause of. */
+export function isOfTls(error: unknown): boolean {
+  const said = innermostMessage(error);
+  return CERTIFICATE.test(said) || HANDSHAKE.test(said);
+}
+
+/** In the words of Node, Deno and Bun. */
+const NO_HTTP = /Parse Error: Expected HTTP|invalid HTTP version|Malformed_HTTP_Response/i;
 
 /** Where the user names certificates to trust; nothing of the kind exists in browsers. */
 function trustHint(): string {
@@ -216,6 +227,11 @@ export function transportFailure(error: unknown, hint: string, reached: boolean)
     const help = CERTIFICATE.test(why) ? trustHint() : '';
     return new Failure('EIO', `${meaning} (${said})${help}`, { cause });
   }
+  if (!reached && NO_HTTP.test(why))
+    return new Failure('EIO', `what answers there does not speak HTTP (${said})`, {
+      lost: true,
+      cause,
+    });
   if (!reached && UNKNOWN_HOST.test(why))
     return new Failure('EIO', `there is no host of this name (${said})`, { cause });
   return new Failure('EIO', `the connection failed (${said})${hint}`, {

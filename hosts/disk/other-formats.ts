@@ -172,8 +172,9 @@ function noImage(start: Uint8Array, size: number): string | undefined {
   }
   if (!isText(text)) return undefined;
   if (JSON_START.test(text)) return `it is JSON, and no image: ${DOWNLOAD}`;
-  // A disk has whole sectors.
-  if (size > 0 && size % SECTOR_BYTES !== 0 && isText(textOf(start)))
+  // A disk has whole sectors, and a text of more than a few words has lines.
+  const isWhole = size % SECTOR_BYTES === 0;
+  if (!isWhole && (size < SECTOR_BYTES || text.includes('\n')) && isText(textOf(start)))
     return `it is a text of ${size} bytes, and no image: ${DOWNLOAD}`;
   return undefined;
 }

@@ -204,6 +204,7 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
       patient.put64(patient.snapshotsOffset, BigInt(patient.l1Offset + 512)),
     'an L1 table that is too large': (patient) =>
       patient.put32(patient.snapshotsOffset + 8, 0x7fffffff),
+    'an L1 table of no entries': (patient) => patient.put32(patient.snapshotsOffset + 8, 0),
     'nothing but zeros': (patient) =>
       patient.file.write(Buffer.alloc(40), 0, 40, patient.snapshotsOffset).then(() => {}),
     'an L1 entry that leads nowhere': async (patient) => {
@@ -312,6 +313,50 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'a repair', () => {
           expect(new Set(await readFile(copy))).toEqual(new Set([index + 1]));
         }
       });
+
+  const EXTRA_COUNTS = [
+    ['0.10', 2, 1],
+    ['1.1', 1, 1],
+    ['1.1', 2, 3000],
+  ] as const;
+  for (const [compat, snapshots, more] of EXTRA_COUNTS)
+    it(`mends a header that counts ${more} more than ${snapshots} snapshots, of compat ${compat}`, async () => {
+      const path = join(images.dir, 'counted.qcow2');
+      await createImage(path, { size: MIB, with: { compat } });
+      const names = ['a', 'second'].slice(0, snapshots);
+      for (const [index, name] of names.entries()) {
+        await qemuIo(path, [`write -q -P ${index + 1} 0 1M`]);
+        await qemuImg(['snapshot', '-c', name, path]);
+      }
+      await spoil(path, (patient) => patient.put32(60, snapshots + more), new Random(1));
+      expect((await checkDisk({ overlay: path }))!.corruptions).toBe(more);
+      const repaired = await checkDisk({ overlay: path, repair: 'all' });
+      expect(repaired).toMatchObject({ corruptions: 0, leaks: 0, corruptionsFixed: more });
+      expect((await check(path)).exitCode).toBe(0);
+      const told = (await qemuImg(['snapshot', '-l', path])).trim().split('\n');
+      expect(told).toHaveLength(snapshots + 2);
+      for (const [index, name] of names.entries()) {
+        const copy = join(images.dir, 'copy.raw');
+        await qemuImg(['convert', '-l', `snapshot.name=${name}`, '-O', 'raw', path, copy]);
+        expect(new Set(await readFile(copy))).toEqual(new Set([index + 1]));
+      }
+    });
+
+  it('gives nothing back beside an empty entry of a snapshot, whose clusters may be that', async () => {
+    for (const compat of ['0.10', '1.1'] as const) {
+      const path = await withSnapshots('empty.qcow2', compat);
+      await spoil(path, (patient) => patient.put32(60, 3), new Random(1));
+      const before = await digest(path);
+      for (const repair of ['leaks', 'all'] as const)
+        expect(await checkDisk({ overlay: path, repair })).toMatchObject({
+          leaks: 1,
+          leaksFixed: 0,
+          corruptions: 1,
+          corruptionsFixed: 0,
+        });
+      expect(await digest(path)).toBe(before);
+    }
+  });
 
   it('gives nothing back where a snapshot has too much extra data, for that may be what was missed', async () => {
     const path = await withSnapshots('long.qcow2', '1.1');

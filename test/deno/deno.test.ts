@@ -107,7 +107,7 @@ describe('the command line under Deno', () => {
   });
 
   it('opens overlays that Node made over a local base, whose identity both tell alike', async () => {
-    await writeFile(join(folder, 'base.raw'), makeContent('text', 6, 300_000));
+    await writeFile(join(folder, 'base.raw'), makeContent('text', 6, 300_032));
     await (
       await createDisk({ overlay: join(folder, 'vm.qcow2'), base: join(folder, 'base.raw') })
     ).close();
@@ -115,7 +115,7 @@ describe('the command line under Deno', () => {
   });
 
   it('tells why a copy failed whose target is gone again', async () => {
-    await writeFile(join(folder, 'base.raw'), makeContent('text', 6, 300_000));
+    await writeFile(join(folder, 'base.raw'), makeContent('text', 6, 300_032));
     const failed = await millraceUnderDeno(folder, [
       'convert',
       `${folder}${'/.'.repeat(600)}/base.raw`,

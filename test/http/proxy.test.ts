@@ -9,7 +9,7 @@ import type { IncomingMessage } from 'node:http';
 import { createServer, request as httpRequest } from 'node:http';
 import { createServer as createSecureServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
-import { connect } from 'node:net';
+import { connect, createServer as createTcpServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -165,7 +165,9 @@ describe('through a proxy', () => {
     secure = createSecureServer(
       { key: await readFile(key), cert: await readFile(cert) },
       (request, response) => {
-        const [, first, last] = /bytes=(\d+)-(\d+)/.exec(request.headers.range!)!.map(Number);
+        const [, first, last] = /bytes=(\d+)-(\d+)/
+          .exec(request.headers.range ?? 'bytes=0-0')!
+          .map(Number);
         const end = Math.min(last + 1, object.length);
         response
           .writeHead(206, { 'Content-Range': `bytes ${first}-${end - 1}/${object.length}` })
@@ -272,6 +274,23 @@ describe('through a proxy', () => {
       const variable = runtime[0] === 'Deno' ? 'DENO_CERT' : 'NODE_EXTRA_CA_CERTS';
       expect(said).toMatch(/^EIO .*the certificate of the server is not trusted/);
       expect(said).toContain(variable);
+    });
+
+    test('http: to a server of https: is told so, and what is no HTTP', async () => {
+      const other = createTcpServer((socket) => {
+        socket.on('error', () => {});
+        socket.write('NBDMAGICIHAVEOPT\0\x03');
+      });
+      other.listen(0, '127.0.0.1');
+      await once(other, 'listening');
+      const { port } = other.address() as AddressInfo;
+      const urls = [secureUrl.replace('https:', 'http:'), `http://127.0.0.1:${port}/`];
+      for (const variables of [{}, trust()]) {
+        const [tls, alien] = await read(runtime, urls, variables);
+        expect(tls).toMatch(/^EIO .*the server speaks TLS there: give the URL as https:/);
+        expect(alien).toMatch(/^EIO .*what answers there does not speak HTTP/);
+      }
+      other.close();
     });
 
     test('names it, without its password, where it does not answer or lets nobody in', async () => {

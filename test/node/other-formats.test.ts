@@ -156,6 +156,11 @@ it('a disk with a boot sector is a disk, whatever else stands in it; so is one o
     runtime.add('disk.raw', bytes);
     await (await runtime.create({ overlay: 'new.qcow2', base: 'disk.raw' })).close();
   }
+  for (const bytes of [Buffer.alloc(700, 'a'), Buffer.alloc(1024, 'a line\n')]) {
+    const runtime = new MemoryRuntime();
+    runtime.add('disk.raw', new Uint8Array(bytes));
+    await (await runtime.create({ overlay: 'new.qcow2', base: 'disk.raw' })).close();
+  }
   for (const start of ['plain text\n', '{\0', '\x1f\x8b\0', 'PK', 'BZh9 is a name', '<a', '']) {
     const runtime = new MemoryRuntime();
     runtime.add('disk.raw', padded(start));

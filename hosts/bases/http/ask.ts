@@ -1,6 +1,6 @@
 /** One request for an object: where it goes, with which headers, and what an error of it says. */
 import { MillraceError } from '../../api/errors.ts';
-import { callerFailure, Failure } from '../retry.ts';
+import { callerFailure, Failure, isOfTls } from '../retry.ts';
 import type { Address, Target } from './address.ts';
 import type { Attempt } from './attempt.ts';
 import { discard, isElsewhere } from './attempt.ts';
@@ -9,6 +9,11 @@ import { pastTheCache } from './fetch.ts';
 import { ORIGIN_HEADERS } from './mirrors.ts';
 import type { Answer } from './response.ts';
 import { sizeOfHead } from './response.ts';
+
+/** What servers of https: answer that understand http: (nginx). */
+const BAD_REQUEST = /\bthe server answered 400\b/;
+/** Whoever speaks TLS begins at once. */
+const TLS_MS_MAX = 500;
 
 /** What was sent and received so far. */
 export interface HttpStats {
@@ -100,6 +105,28 @@ export class Asker {
       );
   }
 
+  /**
+   * Whether a server that has given no answer to an http: URL, or called it a bad one, speaks TLS
+   * there: it is asked so, without what opens it. A page is not told.
+   */
+  async speaksTls(failure: Failure, target: Target | undefined): Promise<boolean> {
+    const url = new URL(target?.href ?? 'https:none');
+    if (url.protocol !== 'http:' || !(failure.lost || BAD_REQUEST.test(failure.message)))
+      return false;
+    const port = url.port || '80';
+    url.protocol = 'https:';
+    url.port = port;
+    const signal = AbortSignal.timeout(TLS_MS_MAX);
+    const init = { ...pastTheCache(), method: 'HEAD' as const, headers: new Headers(), signal };
+    const { fetch } = this.#options;
+    try {
+      discard(await fetch(url.href, init));
+      return true;
+    } catch (error) {
+      return !signal.aborted && isOfTls(error);
+    }
+  }
+
   /** Names the object, the range, and after retries their number. */
   finalError(
     failure: Failure,
@@ -116,6 +143,12 @@ export class Asker {
       cause: failure.cause,
     });
   }
+}
+
+/** What an http: URL is told of a server that wants https:. */
+export function needsTls({ message, cause }: Failure): Failure {
+  const words = `the server speaks TLS there: give the URL as https: (${message})`;
+  return new Failure('EIO', words, { cause });
 }
 
 /** What a page is told of a server whose answers it may not see. */

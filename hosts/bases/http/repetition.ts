@@ -8,7 +8,7 @@ import { RetryBudget, sleep } from '../retry.ts';
 import type { Trouble } from '../trouble.ts';
 import type { Address } from './address.ts';
 import type { Asker } from './ask.ts';
-import { hidden } from './ask.ts';
+import { hidden, needsTls } from './ask.ts';
 import type { Attempt } from './attempt.ts';
 import type { Mirrors } from './mirrors.ts';
 import type { Queue } from './queue.ts';
@@ -30,6 +30,7 @@ export class Repetition {
   readonly #range: string;
   readonly #started = performance.now();
   readonly #retries: number;
+  readonly #reached: boolean;
   #budget: RetryBudget;
   #attempts = 0;
   /** Where the attempt under way began. */
@@ -46,6 +47,7 @@ export class Repetition {
     this.#transfer = transfer;
     this.#range = `bytes ${transfer.position}-${transfer.end - 1}`;
     this.#retries = transfer.once ? 0 : parts.retries;
+    this.#reached = reached;
     this.#budget = new RetryBudget(this.#retries, undefined, reached);
     this.#before = transfer.position;
     this.#received = parts.asker.stats.bytes;
@@ -77,6 +79,9 @@ export class Repetition {
   ): Promise<void> {
     const { address, asker, mirrors } = this.#parts;
     const { redirect, target } = attempt;
+    const isFirst = !this.#reached && this.#attempts === 1;
+    if (isFirst && (await asker.speaksTls(failure, target)))
+      throw this.#finalError(needsTls(failure));
     // Twice, because the server may have come back in between.
     if (mayBeHidden && this.#attempts > 1 && (await asker.isHidden(target)))
       throw this.#finalError(hidden(failure));

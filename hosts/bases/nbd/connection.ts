@@ -10,7 +10,7 @@ import type { ByteReader, ByteWriter, NbdConnection } from './duplex.ts';
 import { ConnectionEnded } from './duplex.ts';
 import { viewOf } from './fields.ts';
 import type { Negotiated } from './handshake.ts';
-import { broken, negotiate } from './handshake.ts';
+import { broken, negotiate, otherProtocol } from './handshake.ts';
 import type { Descriptor, ReplyHeader } from './messages.ts';
 import {
   DATA_OFFSET_BYTES,
@@ -44,6 +44,8 @@ const TOO_LATE = new Failure('ETIMEDOUT', `no answer within ${HANDSHAKE_MS_MAX /
   transient: true,
   lost: true,
 });
+/** An NBD server greets at once. After so long, whoever is there is asked whether it is one. */
+const GREETING_MS = 1000;
 /** How long a server has to take the good-bye. */
 const CLOSE_MS_MAX = 1000;
 /** Requests of one connection under way, those too that nobody waits for any more. */
@@ -100,14 +102,24 @@ export class Connection {
   ): Promise<Connection> {
     const giveUp = new AbortController();
     const timer = setTimeout(() => giveUp.abort(TOO_LATE), HANDSHAKE_MS_MAX);
+    const doubt = setTimeout(() => {
+      void whatIsThere(place, connect, giveUp.signal).then((failure) => {
+        if (failure !== undefined) giveUp.abort(failure);
+      });
+    }, GREETING_MS);
     const forward = (): void => giveUp.abort(signal.reason);
     signal.addEventListener('abort', forward);
     try {
       signal.throwIfAborted();
       const connection = await connect(place, giveUp.signal);
-      const told = await negotiate(connection, place, (reader, writer) => {
-        giveUp.signal.addEventListener('abort', () => hangUp(reader, writer));
-      });
+      const told = await negotiate(
+        connection,
+        place,
+        (reader, writer) => {
+          giveUp.signal.addEventListener('abort', () => hangUp(reader, writer));
+        },
+        () => clearTimeout(doubt),
+      );
       return new Connection(told, timeoutMs, traffic);
     } catch (error) {
       const failure = giveUp.signal.aborted ? giveUp.signal.reason : error;
@@ -115,6 +127,7 @@ export class Connection {
       throw signal.aborted ? signal.reason : asFailure(failure);
     } finally {
       clearTimeout(timer);
+      clearTimeout(doubt);
       signal.removeEventListener('abort', forward);
     }
   }
@@ -319,6 +332,33 @@ export class Connection {
     this.#failure = failure;
     clearTimeout(this.#watch);
     for (const pending of [...this.#pending.values()]) pending.settle(failure);
+  }
+}
+
+/**
+ * Why nobody greets, by a connection of its own: what is sent there would put an NBD server that is
+ * only slow out of step. Undefined where it may be one.
+ */
+async function whatIsThere(
+  place: NbdPlace,
+  connect: NbdConnect,
+  signal: AbortSignal,
+): Promise<Failure | undefined> {
+  // A WebSocket has been agreed on already.
+  if (place.transport.kind === 'websocket') return undefined;
+  const asked = new AbortController();
+  const stop = (): void => asked.abort(signal.reason);
+  signal.addEventListener('abort', stop);
+  try {
+    const found = await otherProtocol(() => connect(place, asked.signal));
+    if (found === undefined) return undefined;
+    const help = found === 'HTTP' ? ': is it an http: URL?' : '';
+    return new Failure('EIO', `what answers there is no NBD server, it speaks ${found}${help}`);
+  } catch {
+    return undefined;
+  } finally {
+    signal.removeEventListener('abort', stop);
+    stop();
   }
 }
 

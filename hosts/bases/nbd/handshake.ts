@@ -16,6 +16,7 @@ import {
   parseExport,
   parseGreeting,
   parseOptionReply,
+  startsGreeting,
   textOf,
 } from './options.ts';
 import type { BlockSizes, HeaderStyle } from './protocol.ts';
@@ -25,6 +26,7 @@ import {
   GREETING_BYTES,
   HandshakeFlag,
   Info,
+  MAGIC_BYTES,
   OPTION_REPLY_HEADER_BYTES,
   Option,
   OptionReply,
@@ -64,17 +66,19 @@ interface Answer {
 
 /**
  * Comes to the export of a connection that has just been made; `use` is told what it is read and
- * written by, and once more where TLS has changed that.
+ * written by, and once more where TLS has changed that; `greeted`, that an NBD server is there.
  * @throws Failure where the server refuses, or is none
  */
 export async function negotiate(
   connection: NbdConnection,
   place: NbdPlace,
   use: (reader: ByteReader, writer: ByteWriter) => void,
+  greeted: () => void,
 ): Promise<Negotiated> {
   let talk = new Talk(connection);
   use(talk.reader, talk.writer);
   const noZeroes = await talk.greet();
+  greeted();
   if (place.tls !== undefined) {
     talk = new Talk(await talk.startTls(connection));
     use(talk.reader, talk.writer);
@@ -168,6 +172,40 @@ async function refusal(talk: Talk, name: string, { type, data }: Answer): Promis
   return new Failure('EIO', `the server refuses the export (error ${type & 0xffff}${words})`);
 }
 
+/** What servers of other protocols answer to, and what their answers begin with. */
+const QUESTIONS: readonly { name: string; asked: Uint8Array; answers: readonly string[] }[] = [
+  { name: 'HTTP', asked: new TextEncoder().encode('HEAD / HTTP/1.0\r\n\r\n'), answers: ['HTT'] },
+  {
+    name: 'TLS from the start',
+    // A record with a ClientHello that has nothing in it, to which there is an alert.
+    asked: new Uint8Array([0x16, 3, 1, 0, 4, 1, 0, 0, 0]),
+    answers: ['\x15\x03', '\x16\x03'],
+  },
+];
+const ANSWER_BYTES = 3;
+
+/**
+ * Which protocol a server speaks that has not greeted by itself, as NBD servers do: it is asked by
+ * those that it may be. Undefined where that is not known.
+ */
+export async function otherProtocol(
+  connect: () => Promise<NbdConnection>,
+): Promise<string | undefined> {
+  for (const { name, asked, answers } of QUESTIONS) {
+    const { readable, writable } = await connect();
+    const [reader, writer] = [new ByteReader(readable), new ByteWriter(writable)];
+    writer.push([asked]);
+    // One that hangs up may answer to another.
+    const bytes = await reader.take(ANSWER_BYTES).catch(() => new Uint8Array(0));
+    const reason = new Error('it has been asked');
+    writer.abort(reason);
+    reader.cancel(reason);
+    const said = String.fromCharCode(...bytes);
+    if (answers.some((answer) => said.startsWith(answer))) return name;
+  }
+  return undefined;
+}
+
 /** What no server would say that keeps to the protocol. */
 export function broken(what: string): Failure {
   return new Failure('EIO', `the server does not keep to the NBD protocol: ${what}`);
@@ -185,7 +223,7 @@ class Talk {
 
   /** Whether the server leaves out the zeroes behind its answer to NBD_OPT_EXPORT_NAME. */
   async greet(): Promise<boolean> {
-    const greeting = parseGreeting(await this.reader.take(GREETING_BYTES));
+    const greeting = parseGreeting(await this.#greeting());
     if (greeting === 'other') throw new Failure('EIO', 'what answers there is no NBD server');
     if (greeting === 'oldstyle' || !(greeting & HandshakeFlag.fixedNewstyle))
       throw new Failure(
@@ -195,6 +233,14 @@ class Talk {
     const noZeroes = greeting & HandshakeFlag.noZeroes;
     this.writer.push([emitClientFlags(HandshakeFlag.fixedNewstyle | noZeroes)]);
     return noZeroes !== 0;
+  }
+
+  /** Of another protocol, no more is waited for than tells that. */
+  async #greeting(): Promise<Uint8Array> {
+    const bytes = new Uint8Array(GREETING_BYTES);
+    bytes.set(await this.reader.take(MAGIC_BYTES));
+    if (startsGreeting(bytes)) await this.reader.fill(bytes.subarray(MAGIC_BYTES));
+    return bytes;
   }
 
   async startTls({ startTls }: NbdConnection): Promise<NbdConnection> {

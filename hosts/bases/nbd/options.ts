@@ -138,12 +138,19 @@ const OLDSTYLE_MAGIC: readonly [number, number] = [0x00004202, 0x81861253];
 
 /** The server's handshake flags; otherwise what greets there in its place. */
 export function parseGreeting(bytes: Uint8Array): number | 'oldstyle' | 'other' {
+  if (!startsGreeting(bytes)) return 'other';
+  if (hasWords(bytes, 8, OPTION_MAGIC)) return viewOf(bytes).getUint16(16);
+  return hasWords(bytes, 8, OLDSTYLE_MAGIC) ? 'oldstyle' : 'other';
+}
+
+/** By its first eight bytes. */
+export function startsGreeting(bytes: Uint8Array): boolean {
+  return hasWords(bytes, 0, INIT_MAGIC);
+}
+
+function hasWords(bytes: Uint8Array, at: number, [high, low]: readonly [number, number]): boolean {
   const view = viewOf(bytes);
-  const isWords = (at: number, [high, low]: readonly [number, number]): boolean =>
-    view.getUint32(at) === high && view.getUint32(at + 4) === low;
-  if (!isWords(0, INIT_MAGIC)) return 'other';
-  if (isWords(8, OPTION_MAGIC)) return view.getUint16(16);
-  return isWords(8, OLDSTYLE_MAGIC) ? 'oldstyle' : 'other';
+  return view.getUint32(at) === high && view.getUint32(at + 4) === low;
 }
 
 export function emitClientFlags(flags: number): Uint8Array {

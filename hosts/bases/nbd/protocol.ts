@@ -126,6 +126,8 @@ export const AllocationFlag = { hole: 1, zero: 2 } as const;
 /** "Conventions": no string may be longer. */
 export const STRING_BYTES_MAX = 4096;
 export const GREETING_BYTES = 18;
+/** Of it, those that tell that it is one. */
+export const MAGIC_BYTES = 8;
 export const CLIENT_FLAGS_BYTES = 4;
 export const OPTION_HEADER_BYTES = 16;
 export const OPTION_REPLY_HEADER_BYTES = 20;
