@@ -81,4 +81,9 @@ export interface RebaseReport {
   baseFormat: ImageFormat | null;
   /** Bytes that the overlay took over from its old base. */
   bytes: number;
+  /**
+   * The old base had another date than was recorded, and the same size: which, in words. It was
+   * taken for the one that the overlay was made on.
+   */
+  otherDate?: string;
 }

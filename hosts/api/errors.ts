@@ -121,8 +121,8 @@ const SYSTEM_CODES: Readonly<Record<string, ErrorCode>> = {
 const CAUSES_MAX = 16;
 
 /**
- * The code that an error counts as, whoever threw it: its own if that is known, else the first known
- * one among what caused it, else `EIO`.
+ * The code that an error counts as, whoever threw it: its own if that is known, else the first
+ * known one among what caused it, else `EIO`.
  */
 export function codeOf(error: unknown): ErrorCode {
   if (error instanceof MillraceError) return error.code;

@@ -154,13 +154,15 @@ async function unlessMissing<T>(operation: Promise<T>): Promise<T | undefined> {
 }
 
 const host: FileHost = {
-  paths: { basename, dirname, join },
+  paths: { basename, dirname, isAbsolute, join },
   async open(path, mode) {
     const file = await Deno.open(path, MODES[mode]);
     return new DenoFile(path, file, mode === 'read' ? await openLanes(path, file) : []);
   },
   stat: async (path) => told(await Deno.stat(path)),
   isTaken: async (path) => (await unlessMissing(Deno.lstat(path))) !== undefined,
+  readLink: async (path) =>
+    (await unlessMissing(Deno.lstat(path)))?.isSymlink ? Deno.readLink(path) : undefined,
   realPath: (path) => Deno.realPath(path),
   link: (path, name) => Deno.link(path, name),
   rename: (path, to) => Deno.rename(path, to),

@@ -23,6 +23,11 @@ export function shortIdentity(identity: string): string {
   return identity.startsWith('etag ') ? identity.replace(MIRROR_PART, '') : identity;
 }
 
+/** Whether an identity is a time of last change, and nothing else. */
+export function isDate(identity: string): boolean {
+  return FILE.test(identity) || DATED.test(identity);
+}
+
 /**
  * Two identities tell the same or another content where both are of one kind; else only the size,
  * which is known to both. Each server makes its own ETags: between two of them, the dates decide.

@@ -61,11 +61,23 @@ export async function createDiskWith(
   }
 }
 
+/** What callers within Millrace are told while a disk is opened. */
+interface Told {
+  /** The overlay itself is not there, whatever becomes of its base. */
+  missing?: () => void;
+  /** As `OpeningOptions` has it. */
+  onOtherDate?: (words: string) => void;
+}
+
 /** Opens an overlay with its chain; with `create`, one that is not there is made. */
-export async function openDiskWith(runtime: Runtime, options: OpenOptions): Promise<EngineDisk> {
+export async function openDiskWith(
+  runtime: Runtime,
+  options: OpenOptions,
+  told?: Told,
+): Promise<EngineDisk> {
   mustKnowOptions('openDisk', options, OPEN_OPTIONS);
   const { create, ...existing } = options;
-  if (create === undefined) return openExisting(runtime, existing);
+  if (create === undefined) return openExisting(runtime, existing, told);
   if (options.readOnly)
     throw new MillraceError('EINVAL', 'openDisk has create or readOnly, not both');
   const { overlay, copyOnRead, forceShare, cache, memory, profile, record } = existing;
@@ -74,7 +86,7 @@ export async function openDiskWith(runtime: Runtime, options: OpenOptions): Prom
   let isMissing = isObject(overlay) && overlay.size === 0;
   if (!isMissing)
     try {
-      return await openExisting(runtime, existing, () => (isMissing = true));
+      return await openExisting(runtime, existing, { missing: () => (isMissing = true) });
     } catch (error) {
       if (!isMissing) throw error;
     }
@@ -93,20 +105,19 @@ function isObject(location: BaseLocation | undefined): location is BlockSource {
   return typeof location === 'object' && !(location instanceof URL);
 }
 
-/** `missing` is told that the overlay itself is not there, whatever becomes of its base. */
 async function openExisting(
   runtime: Runtime,
   options: Omit<OpenOptions, 'create'>,
-  missing: () => void = () => {},
+  { missing, onOtherDate }: Told = {},
 ): Promise<EngineDisk> {
   const { readOnly = false, followChain = false } = options;
   mustBeLocation('overlay', options.overlay);
-  const opening = await Opening.start(runtime, options);
+  const opening = await Opening.start(runtime, { ...options, onOtherDate });
   try {
     await opening
       .openOverlay(options.overlay, { readOnly, cache: checkedCache(options) }, options.format)
       .catch((error) => {
-        if ((error as MillraceError).code === 'ENOENT') missing();
+        if ((error as MillraceError).code === 'ENOENT') missing?.();
         throw error;
       });
     if (options.base === null) return await opening.finishWithoutBase(readOnly);

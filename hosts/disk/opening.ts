@@ -46,7 +46,14 @@ import { loadProfile } from './profile-file.ts';
 import type { ProfiledBase } from './profiles.ts';
 import { checkedRecording } from './profiles.ts';
 import type { RecordedIdentity } from './recorded.ts';
-import { checkIdentity, checkParts, isMirrored, recordedName, recordOf } from './recorded.ts';
+import {
+  checkIdentity,
+  checkParts,
+  isMirrored,
+  otherDate,
+  recordedName,
+  recordOf,
+} from './recorded.ts';
 
 /** What the caller says of the disk and its bases. */
 export interface OpeningOptions extends UnpackChoice {
@@ -57,6 +64,8 @@ export interface OpeningOptions extends UnpackChoice {
   /** Open what an image names: the base of a base, and the other files of one in several. */
   followChain?: boolean;
   record?: boolean | RecordOptions;
+  /** Told of a base of which only the date is another one: it is taken then, not refused. */
+  onOtherDate?: (words: string) => void;
 }
 
 /**
@@ -82,6 +91,7 @@ export class Opening {
   #count = 0;
   readonly #baseUse: SourceUse;
   readonly #record: OpeningOptions['record'];
+  readonly #onOtherDate: OpeningOptions['onOtherDate'];
   #profile: { choice: ProfileChoice; given?: GivenProfile } | undefined;
   /** Opens what stands beside the nearest base. */
   #beside: BlockSource['beside'];
@@ -97,7 +107,7 @@ export class Opening {
   private constructor(
     runtime: Runtime,
     engine: Engine,
-    { forceShare, unpack, sequential, size, followChain, record }: OpeningOptions,
+    { forceShare, unpack, sequential, size, followChain, record, onOtherDate }: OpeningOptions,
   ) {
     this.#runtime = runtime;
     this.engine = engine;
@@ -111,6 +121,7 @@ export class Opening {
       baseUse: this.#baseUse,
     });
     this.#record = record;
+    this.#onOtherDate = onOtherDate;
   }
 
   /** Keeps number 0 for an overlay that is made after its base has been opened. */
@@ -306,7 +317,7 @@ export class Opening {
     // besides.
     const found = await recordOf(source);
     if (recorded && !(await isMirrored(recorded, found, outside)))
-      checkIdentity(this.engine.name(0), recorded, found, source.name);
+      this.#checkIdentity(recorded, found, source.name);
     await this.#opener.open({
       image,
       asked,
@@ -319,6 +330,12 @@ export class Opening {
     };
     if (recorded) checkParts(this.engine.name(0), recorded, this.#identities[image], source.name);
     this.engine.texts.keep(image);
+  }
+
+  #checkIdentity(recorded: RecordedIdentity, found: RecordedIdentity, name?: string): void {
+    const words = this.#onOtherDate && otherDate(recorded, found);
+    if (words === undefined) checkIdentity(this.engine.name(0), recorded, found, name);
+    else this.#onOtherDate!(words);
   }
 
   /** What an image records as its base, if it has one. */

@@ -7,6 +7,7 @@ import type { RebaseOptions, RebaseReport } from '../api/chain.ts';
 import type { Disk } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { ImageFormat, ImageInfo } from '../api/image.ts';
+import type { OpenOptions } from '../api/open.ts';
 import { mustKnowOptions, REBASE_OPTIONS } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { notFollowed } from './backing.ts';
@@ -34,7 +35,8 @@ export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Prom
       'EINVAL',
       `cannot rebase ${overlay}: the base is a path or a URL, or null for none`,
     );
-  const disk = await openDiskWith(runtime, {
+  let otherDate: string | undefined;
+  const existing: OpenOptions = {
     overlay,
     base: unsafe ? null : undefined,
     followChain,
@@ -42,6 +44,9 @@ export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Prom
     sequential: options.sequential,
     memory,
     copyOnRead: false,
+  };
+  const disk = await openDiskWith(runtime, existing, {
+    onOtherDate: (words) => (otherDate = words),
   });
   try {
     const [{ backingFile = '', backingFormat }] = await disk.images();
@@ -60,6 +65,7 @@ export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Prom
       await disk.flush();
       await disk.refer(...record);
       report = { base: next?.name ?? null, baseFormat: next?.format ?? null, bytes };
+      if (otherDate !== undefined) report.otherDate = otherDate;
     } finally {
       await next?.disk.close();
     }

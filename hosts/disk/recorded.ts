@@ -4,7 +4,7 @@ import type { BlockSource } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { hex } from './hex.ts';
-import { mayBeSame, shortIdentity } from './identity.ts';
+import { isDate, mayBeSame, shortIdentity } from './identity.ts';
 
 /** What an overlay records of its base beside name and format, so that another base is noticed. */
 export interface RecordedIdentity {
@@ -156,6 +156,18 @@ export function checkIdentity(
     'ECHANGED',
     `${base} is not the base that ${overlay} was made on (${detail}): ${help}`,
   );
+}
+
+/**
+ * What differs, in words, where nothing but the date does that a file system or a server told: the
+ * bytes may be the same. Undefined where more differs, or nothing.
+ */
+export function otherDate(recorded: RecordedIdentity, found: RecordedIdentity): string | undefined {
+  const { sameSize } = sizesOf(recorded, found);
+  const isDated = [recorded, found].every(({ identity }) => identity && isDate(identity));
+  if (!sameSize || !isDated || isSameBase(recorded, found)) return undefined;
+  if (recorded.parts !== found.parts) return undefined;
+  return `it was ${readable(recorded.identity)}, and is ${readable(found.identity)}`;
 }
 
 /**

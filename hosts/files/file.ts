@@ -9,7 +9,7 @@ import type { CacheMode } from '../api/open.ts';
 import type { OptionNames } from '../api/options.ts';
 import { mustKnowOptions } from '../api/options.ts';
 import type { FileKind } from './errors.ts';
-import { lockError, refuseKind } from './errors.ts';
+import { lockError, placeOf, refuseKind, systemError } from './errors.ts';
 import type { FileError, FileHost, OpenFile } from './host.ts';
 import { fileErrorsOf } from './host.ts';
 import type { KeptRecord, Use } from './local-file.ts';
@@ -18,6 +18,9 @@ import type { Lock } from './lock.ts';
 
 /** What a file is called while it is being made. */
 const NEW_SUFFIX = '.millrace-new';
+
+/** As Linux follows them. */
+const LINKS_MAX = 40;
 
 /** How a local file is opened. */
 export interface OpenFileOptions {
@@ -99,7 +102,7 @@ class LocalFiles implements Files {
     const lock = this.#lock(path, place, found !== undefined);
     try {
       const open = create
-        ? await this.#openOrMake(path, exclusive, cache)
+        ? await this.#openOrMake(path, place, exclusive, cache)
         : await this.#open(path, 'write');
       return await this.#wrap(path, open, { cache, fixed, lock, place, access: 'write' });
     } catch (error) {
@@ -151,10 +154,15 @@ class LocalFiles implements Files {
   }
 
   /** Opens the file, or makes it, and then sees to it that its name survives a power cut. */
-  async #openOrMake(path: string, exclusive: boolean, cache?: CacheMode): Promise<OpenFile> {
+  async #openOrMake(
+    path: string,
+    place: string,
+    exclusive: boolean,
+    cache?: CacheMode,
+  ): Promise<OpenFile> {
     try {
-      const open = await this.#host.open(path, 'make');
-      if (cache !== 'unsafe') await this.#syncFolderOf(path, open);
+      const open = await this.#host.open(place, 'make');
+      if (cache !== 'unsafe') await this.#syncFolderOf(place, open);
       return open;
     } catch (error) {
       if (exclusive || this.#host.wordsOf(error).code !== 'EEXIST')
@@ -226,13 +234,25 @@ class LocalFiles implements Files {
     }
   }
 
-  /** Where the file itself is, to which a symbolic link may lead. */
+  /**
+   * Where the file itself is, to which a symbolic link may lead; or is to be, where one leads to
+   * nothing yet.
+   */
   async #placeOf(path: string, exists: boolean): Promise<string> {
     if (exists) return this.#told('open', path, () => this.#host.realPath(path));
-    const { basename, dirname, join } = this.#host.paths;
-    const folder = dirname(path);
-    const real = await this.#told(`create '${path}' in`, folder, () => this.#host.realPath(folder));
-    return join(real, basename(path));
+    const { basename, dirname, isAbsolute, join } = this.#host.paths;
+    let at = path;
+    for (let links = 0; links <= LINKS_MAX; links++) {
+      const folder = dirname(at);
+      const real = await this.#told(`create '${at}' in`, folder, () => this.#host.realPath(folder));
+      const place = join(real, basename(at));
+      const link = await this.#told('create', path, () => this.#host.readLink(place));
+      if (link === undefined) return place;
+      // Joining would take `..` by the letters.
+      at = isAbsolute(link) ? link : `${real}/${link}`;
+    }
+    const reason = 'too many symbolic links';
+    throw systemError('create', placeOf(path), { code: 'ELOOP', reason, cause: undefined });
   }
 
   #lock(path: string, place: string, exists: boolean): Lock {

@@ -50,13 +50,15 @@ export interface OpenFile {
 
 /** What a runtime brings. Operations throw its own errors, which `wordsOf` tells of. */
 export interface FileHost {
-  paths: Pick<Paths, 'basename' | 'dirname' | 'join'>;
+  paths: Pick<Paths, 'basename' | 'dirname' | 'isAbsolute' | 'join'>;
   /** `make`: to read and write, a file that must not be there yet. */
   open(path: string, mode: 'read' | 'write' | 'make'): Promise<OpenFile>;
   /** Follows symbolic links. */
   stat(path: string): Promise<FileStat>;
   /** Whether the name is taken, be it by a symbolic link that leads nowhere. */
   isTaken(path: string): Promise<boolean>;
+  /** What a symbolic link says; undefined for what is none, or not there. */
+  readLink(path: string): Promise<string | undefined>;
   realPath(path: string): Promise<string>;
   /** Gives a file a second name, which must not be taken. */
   link(path: string, name: string): Promise<void>;

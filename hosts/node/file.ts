@@ -5,7 +5,7 @@
 import type { BigIntStats } from 'node:fs';
 import * as fs from 'node:fs';
 import * as files from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, isAbsolute, join } from 'node:path';
 import { getSystemErrorMap, promisify } from 'node:util';
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
@@ -143,8 +143,11 @@ function kindOf(stats: BigIntStats): FileKind {
   return stats.isSocket() ? 'socket' : 'character device';
 }
 
+/** What readlink(2) fails with for what is no symbolic link. */
+const NO_LINK: readonly string[] = ['EINVAL', 'ENOENT', 'UNKNOWN'];
+
 const host: FileHost = {
-  paths: { basename, dirname, join },
+  paths: { basename, dirname, isAbsolute, join },
   async open(path, mode) {
     const fd = await open(path, FLAGS[mode]);
     const isFile = fs.fstatSync(fd).isFile();
@@ -159,6 +162,11 @@ const host: FileHost = {
         throw error;
       },
     ),
+  readLink: (path) =>
+    files.readlink(path).catch((error: NodeJS.ErrnoException) => {
+      if (NO_LINK.includes(error.code ?? '')) return undefined;
+      throw error;
+    }),
   realPath: (path) => files.realpath(path),
   link: (path, name) => files.link(path, name),
   rename: (path, to) => files.rename(path, to),

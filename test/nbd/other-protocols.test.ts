@@ -10,8 +10,8 @@ import { openNbd } from '../../hosts/node/nbd-base.ts';
 function speakTls(socket: Socket): void {
   socket.on('error', () => {});
   socket.once('data', (said) => {
-    const isRecord = said[0] === 0x16;
-    socket.end(isRecord ? Buffer.from([0x15, 3, 1, 0, 2, 2, 50]) : undefined);
+    if (said[0] === 0x16) socket.write(Buffer.from([0x15, 3, 1, 0, 2, 2, 50]));
+    socket.end();
   });
 }
 

@@ -3,10 +3,12 @@
  * refused.
  */
 import {
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   realpathSync,
   rmSync,
   symlinkSync,
@@ -17,7 +19,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { commitDisk, createDisk, openDisk, rebaseDisk } from '../../hosts/node/index.ts';
+import { commitDisk, createDisk, openDisk, openFile, rebaseDisk } from '../../hosts/node/index.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { compare, info } from '../support/qemu.ts';
 import { run } from '../support/run.ts';
@@ -199,5 +201,39 @@ describeWithPeer(['qemu-img'], 'a reference behind a symbolic link', () => {
       recordBase: 'base.raw',
     });
     expect(await firstByte(join(folder, 'link.qcow2'))).toBe(seen);
+  });
+
+  it('an image is made where symbolic links lead that lead nowhere yet, as qemu-img makes it', async () => {
+    mkdirSync(join(folder, 'far/pool/sub'), { recursive: true });
+    symlinkSync('far/pool/sub', join(folder, 'cur'));
+    fill(join(folder, 'base.raw'), 0xaa);
+    symlinkSync('cur/../made', join(folder, 'first'));
+    const made = join(folder, 'far/pool/made');
+    for (const [name, link] of [
+      ['link.qcow2', 'first.qcow2'],
+      ['absolute.qcow2', join(folder, 'first.qcow2')],
+    ]) {
+      symlinkSync(link, join(folder, name));
+      rmSync(join(folder, 'first.qcow2'), { force: true });
+      rmSync(`${made}.qcow2`, { force: true });
+      symlinkSync('cur/../made.qcow2', join(folder, 'first.qcow2'));
+      const place = join(folder, name);
+      await run('qemu-img', ['create', '-q', '-f', 'qcow2', place, '1M']);
+      expect(existsSync(`${made}.qcow2`)).toBe(true);
+      rmSync(`${made}.qcow2`);
+      await (await createDisk({ overlay: place, base: join(folder, 'base.raw') })).close();
+      expect(existsSync(`${made}.qcow2`)).toBe(true);
+      expect(readlinkSync(place)).toBe(link);
+      expect(await firstByte(place)).toBe(0xaa);
+      await expect(
+        createDisk({ overlay: place, base: join(folder, 'base.raw') }),
+      ).rejects.toMatchObject({ code: 'EEXIST' });
+    }
+    await (await openFile(join(folder, 'first'), { create: true })).close();
+    expect(existsSync(made)).toBe(true);
+    symlinkSync('round', join(folder, 'round'));
+    await expect(createDisk({ overlay: join(folder, 'round'), size: 65536 })).rejects.toMatchObject(
+      { message: expect.stringMatching(/too many symbolic links.*ELOOP/) },
+    );
   });
 });

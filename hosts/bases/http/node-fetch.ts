@@ -1,8 +1,8 @@
 /**
  * What reading a base needs of `fetch`, over node:http and node:https, in runtimes that have these:
- * a request by GET or HEAD, its proxy, its redirects, and a body piece by piece. Node's own `fetch` hands every piece through
- * two kinds of streams: at 1 Gbit/s that took half of the main thread's time, and opened new
- * connections for requests that follow one another.
+ * a request by GET or HEAD, its proxy, its redirects, and a body piece by piece. Node's own `fetch`
+ * hands every piece through two kinds of streams: at 1 Gbit/s that took half of the main thread's
+ * time, and opened new connections for requests that follow one another.
  */
 import { Buffer } from 'node:buffer';
 import * as http from 'node:http';

@@ -6,7 +6,7 @@ import { rebaseWith } from '../../disk/rebase.ts';
 import type { Ended } from './options.ts';
 import { addExample, baseFormat, followChain } from './options.ts';
 import type { Platform } from './platform.ts';
-import { EXIT_OK } from './platform.ts';
+import { EXIT_OK, tell } from './platform.ts';
 import { withBar } from './progress.ts';
 import { formatSize } from './sizes.ts';
 
@@ -25,7 +25,7 @@ export function declareRebase(program: Command, platform: Platform, ended: Ended
   const command = program
     .command('rebase')
     .description(
-      'Give an overlay another base. The disk shows the same as before: where the two differ, the overlay takes over what the\nold base holds.',
+      'Give an overlay another base. The disk shows the same as before: where the two differ, the overlay takes over what the\nold base holds, which may have another date than it had (a copy), but not another size.',
     )
     .argument('<overlay>')
     .option('-b, --base <url|path>', "the new base; '' for none")
@@ -59,6 +59,11 @@ export async function rebase(
   const report = await withBar(platform.stderr, (onProgress) =>
     rebaseWith(platform.runtime, { overlay, base: base || null, ...how, onProgress }),
   );
+  if (report.otherDate !== undefined)
+    await tell(
+      platform,
+      `the old base of ${overlay} is taken for what it was made on, by its size: ${report.otherDate}`,
+    );
   await platform.stdout.write(
     json
       ? `${JSON.stringify({ filename: overlay, ...report })}\n`
