@@ -26,35 +26,8 @@ export type BaseLocation = string | URL | BlockSource;
  */
 export type CacheMode = 'writeback' | 'unsafe';
 
-/** What a new overlay is to be. */
-export interface CreateOptions {
-  /** A path or name; or an opened, empty file. */
-  overlay: string | BlockFile;
-  /** What is read where the overlay has nothing; without one, zeros. */
-  base?: BaseLocation;
-  /** Default told by the base's first bytes. */
-  baseFormat?: ImageFormat;
-  /** Bytes, a multiple of 512; default the base's size. */
-  size?: number;
-  /** Bytes, a power of two from 512 to 2 MiB; default 65536. */
-  clusterSize?: number;
-  /** Bits a refcount entry takes, a power of two from 1 to 64; default 16. */
-  refcountBits?: number;
-  /** 32 subclusters a cluster; clusters of 16 KiB or more. */
-  extendedL2?: boolean;
-  /** How its compressed clusters are compressed, if it comes to have some; default zlib. */
-  compressionType?: Compression;
-  /**
-   * Follow the backing references of the base itself, and open the other files of an image that
-   * lies in several; default false.
-   */
-  followChain?: boolean;
-  /**
-   * What the overlay records as its base; default where the base was given: a path (relative to the
-   * overlay, if it was given as a relative one), or a URL without user, password and query, which
-   * may hold credentials.
-   */
-  recordBase?: string;
+/** How an overlay is used once it is open. */
+export interface UseOptions {
   /** Store what reads fetch from the base; default true. */
   copyOnRead?: boolean;
   /**
@@ -88,8 +61,39 @@ export interface CreateOptions {
   memory?: number;
 }
 
+/** What a new overlay is to be. */
+export interface CreateOptions extends UseOptions {
+  /** A path or name; or an opened, empty file. */
+  overlay: string | BlockFile;
+  /** What is read where the overlay has nothing; without one, zeros. */
+  base?: BaseLocation;
+  /** Default told by the base's first bytes. */
+  baseFormat?: ImageFormat;
+  /** Bytes, a multiple of 512; default the base's size. */
+  size?: number;
+  /** Bytes, a power of two from 512 to 2 MiB; default 65536. */
+  clusterSize?: number;
+  /** Bits a refcount entry takes, a power of two from 1 to 64; default 16. */
+  refcountBits?: number;
+  /** 32 subclusters a cluster; clusters of 16 KiB or more. */
+  extendedL2?: boolean;
+  /** How its compressed clusters are compressed, if it comes to have some; default zlib. */
+  compressionType?: Compression;
+  /**
+   * Follow the backing references of the base itself, and open the other files of an image that
+   * lies in several; default false.
+   */
+  followChain?: boolean;
+  /**
+   * What the overlay records as its base; default where the base was given: a path (relative to the
+   * overlay, if it was given as a relative one), or a URL without user, password and query, which
+   * may hold credentials.
+   */
+  recordBase?: string;
+}
+
 /** What is to be opened, and how. */
-export interface OpenOptions {
+export interface OpenOptions extends UseOptions {
   /** A path or name; or an opened file, of which a source is enough to read. */
   overlay: string | BlockFile | BlockSource;
   /** The overlay's own format; default told by its first bytes. One that is written is qcow2. */
@@ -116,35 +120,4 @@ export interface OpenOptions {
    * another program writes may be wrong.
    */
   readOnly?: boolean;
-  /** Store what reads fetch from the base; default true. */
-  copyOnRead?: boolean;
-  /**
-   * Take local bases that another program (QEMU) has open for writing, too: what is read from one
-   * that is then written fails (`ECHANGED`).
-   */
-  forceShare?: boolean;
-  /**
-   * For an overlay given by path or name; default `writeback`. `unsafe` is quicker, for disks that
-   * can be made anew; not on edges.
-   */
-  cache?: CacheMode;
-  /**
-   * False: a base that is a compressed file or an archive is taken as it is. Default: what is in it
-   * is the base, where no overlay records it otherwise; `…#NAME` names a file of an archive.
-   */
-  unpack?: boolean;
-  /**
-   * Take also a base of a server without byte ranges, which comes from its start to its end only:
-   * what lies ahead is waited for, and the next opening begins anew.
-   */
-  sequential?: boolean;
-  /**
-   * A boot profile to fetch ahead as soon as the disk is open; default none. One that is given must
-   * be there; that of another base is left alone: see `Disk.replay`.
-   */
-  profile?: ProfileChoice;
-  /** Record which ranges of the base are read first, and in which order: see `Disk.profile`. */
-  record?: boolean | RecordOptions;
-  /** Bytes of WebAssembly memory for this disk, 8 MiB to 1 GiB; default 32 MiB. */
-  memory?: number;
 }

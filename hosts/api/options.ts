@@ -8,10 +8,21 @@ import type { CheckOptions } from './check.ts';
 import type { RangeOptions, ReadOptions } from './disk.ts';
 import { MillraceError } from './errors.ts';
 import type { StreamOptions } from './job.ts';
-import type { CreateOptions, OpenOptions } from './open.ts';
+import type { CreateOptions, OpenOptions, UseOptions } from './open.ts';
 
 /** Every name that the options of a call have. */
 export type OptionNames<Options> = Readonly<Record<keyof Options, true>>;
+
+const USE_OPTIONS: OptionNames<UseOptions> = {
+  copyOnRead: true,
+  forceShare: true,
+  cache: true,
+  unpack: true,
+  sequential: true,
+  profile: true,
+  record: true,
+  memory: true,
+};
 
 export const CREATE_OPTIONS: OptionNames<CreateOptions> = {
   overlay: true,
@@ -24,14 +35,7 @@ export const CREATE_OPTIONS: OptionNames<CreateOptions> = {
   compressionType: true,
   followChain: true,
   recordBase: true,
-  copyOnRead: true,
-  forceShare: true,
-  cache: true,
-  unpack: true,
-  sequential: true,
-  profile: true,
-  record: true,
-  memory: true,
+  ...USE_OPTIONS,
 };
 
 export const OPEN_OPTIONS: OptionNames<OpenOptions> = {
@@ -42,14 +46,7 @@ export const OPEN_OPTIONS: OptionNames<OpenOptions> = {
   followChain: true,
   create: true,
   readOnly: true,
-  copyOnRead: true,
-  forceShare: true,
-  cache: true,
-  unpack: true,
-  sequential: true,
-  profile: true,
-  record: true,
-  memory: true,
+  ...USE_OPTIONS,
 };
 
 export const CHECK_OPTIONS: OptionNames<CheckOptions> = {

@@ -6,15 +6,12 @@ import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:pat
 import { fileURLToPath } from 'node:url';
 import * as zlib from 'node:zlib';
 import type { Runtime } from '../api/runtime.ts';
-import { portableDecompressors } from '../bases/containers/portable.ts';
-import type { NodeZlib, UnpackTools } from '../bases/containers/unpack.ts';
-import { nodeDecompressors, ROOM_DEFAULT, unpackWith } from '../bases/containers/unpack.ts';
-import { isNbdUri } from '../bases/nbd/uri.ts';
+import type { NodeZlib } from '../bases/containers/unpack.ts';
 import type { ZlibCompression, ZlibFunction } from '../disk/codecs/codecs.ts';
 import { codecOf, DEFLATE_OPTIONS, zlibDecoder, zlibEncoder } from '../disk/codecs/codecs.ts';
+import { localRuntime } from '../files/local-runtime.ts';
 import type { Paths } from '../files/location.ts';
-import { isHttpUrl, isRemote, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
-import { scratchFile } from '../files/scratch.ts';
+import { pathOf } from '../files/location.ts';
 import engine from './engine.js';
 import { denoFiles } from './file.ts';
 import { openHttp } from './http.ts';
@@ -52,16 +49,6 @@ const { deflateRawSync, zstdCompressSync } = zlib as unknown as Record<
   ZlibCompression
 >;
 
-const unpackTools: UnpackTools = {
-  decompressors: nodeDecompressors(zlib as unknown as NodeZlib, portableDecompressors),
-  scratch: (beside) =>
-    scratchFile(denoFiles, {
-      beside: beside && localPath(beside),
-      temporary: Deno.env.get('TMPDIR') ?? '/tmp',
-    }),
-  room: ROOM_DEFAULT,
-};
-
 export const denoRuntime: Runtime = {
   engine: () => Promise.resolve(engine),
   // The asynchronous functions of node:zlib use this thread, too.
@@ -75,21 +62,14 @@ export const denoRuntime: Runtime = {
       zstd: () => zlibEncoder(zstdCompressSync),
     },
   ),
-  openOverlay: async (path, { create, ...mode }) =>
-    create ? denoFiles.makeFile(localPath(path), mode) : denoFiles.openFile(localPath(path), mode),
-  async openSource(location, as, how) {
-    if (isHttpUrl(String(location))) return openHttp(location, how);
-    if (isNbdUri(String(location))) return openNbd(location);
-    const path = localPath(String(location));
-    return as === undefined
-      ? denoFiles.openFile(path, { readOnly: true })
-      : denoFiles.openFileSource(path, { shared: as === 'shared' });
-  },
-  unpack: (source, options) => unpackWith(unpackTools, source, options),
-  resolve: (name, from) => resolveBacking(name, from, paths),
-  record: (base, overlay) => recordedBase(base, overlay, paths),
-  realName: async (location) =>
-    isRemote(location) ? location : Deno.realPath(localPath(location)),
-  isBlockDevice: (location) => denoFiles.isBlockDevice(localPath(location)),
-  writerOf: (location) => (isRemote(location) ? undefined : writerAt(localPath(location))),
+  ...localRuntime({
+    files: denoFiles,
+    paths,
+    realName: (path) => Deno.realPath(path),
+    writerAt,
+    openHttp,
+    openNbd,
+    zlib: zlib as unknown as NodeZlib,
+    temporary: () => Deno.env.get('TMPDIR') ?? '/tmp',
+  }),
 };

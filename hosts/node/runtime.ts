@@ -7,13 +7,10 @@ import { fileURLToPath } from 'node:url';
 import * as zlib from 'node:zlib';
 import { MillraceError } from '../api/errors.ts';
 import type { Runtime } from '../api/runtime.ts';
-import { portableDecompressors } from '../bases/containers/portable.ts';
-import type { NodeZlib, UnpackTools } from '../bases/containers/unpack.ts';
-import { nodeDecompressors, ROOM_DEFAULT, unpackWith } from '../bases/containers/unpack.ts';
-import { isNbdUri } from '../bases/nbd/uri.ts';
+import type { NodeZlib } from '../bases/containers/unpack.ts';
+import { localRuntime } from '../files/local-runtime.ts';
 import type { Paths } from '../files/location.ts';
-import { isHttpUrl, isRemote, pathOf, recordedBase, resolveBacking } from '../files/location.ts';
-import { scratchFile } from '../files/scratch.ts';
+import { pathOf } from '../files/location.ts';
 import { nodeCodec } from './codecs.ts';
 import { fileError, nodeFiles } from './file.ts';
 import { openHttp } from './http.ts';
@@ -58,32 +55,19 @@ async function readEngine(): Promise<Uint8Array<ArrayBuffer>> {
   }
 }
 
-const unpackTools: UnpackTools = {
-  decompressors: nodeDecompressors(zlib as unknown as NodeZlib, portableDecompressors),
-  scratch: (beside) =>
-    scratchFile(nodeFiles, { beside: beside && localPath(beside), temporary: tmpdir() }),
-  room: ROOM_DEFAULT,
-};
-
 export const nodeRuntime: Runtime = {
   // Compiled by this thread, which takes a millisecond: threads in the background may be busy with
   // what fetch is made of.
   engine: () => (engine ??= readEngine().then((bytes) => new WebAssembly.Module(bytes))),
   codec: nodeCodec,
-  openOverlay: async (path, { create, ...mode }) =>
-    create ? nodeFiles.makeFile(localPath(path), mode) : nodeFiles.openFile(localPath(path), mode),
-  async openSource(location, as, how) {
-    if (isHttpUrl(String(location))) return openHttp(location, how);
-    if (isNbdUri(String(location))) return (await import('./nbd-base.ts')).openNbd(location);
-    const path = localPath(String(location));
-    return as === undefined
-      ? nodeFiles.openFile(path, { readOnly: true })
-      : nodeFiles.openFileSource(path, { shared: as === 'shared' });
-  },
-  unpack: (source, options) => unpackWith(unpackTools, source, options),
-  resolve: (name, from) => resolveBacking(name, from, paths),
-  record: (base, overlay) => recordedBase(base, overlay, paths),
-  realName: async (location) => (isRemote(location) ? location : realpath(localPath(location))),
-  isBlockDevice: (location) => nodeFiles.isBlockDevice(localPath(location)),
-  writerOf: (location) => (isRemote(location) ? undefined : writerAt(localPath(location))),
+  ...localRuntime({
+    files: nodeFiles,
+    paths,
+    realName: (path) => realpath(path),
+    writerAt,
+    openHttp,
+    openNbd: async (location) => (await import('./nbd-base.ts')).openNbd(location),
+    zlib: zlib as unknown as NodeZlib,
+    temporary: tmpdir,
+  }),
 };

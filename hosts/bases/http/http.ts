@@ -9,6 +9,7 @@ import type { OptionNames } from '../../api/options.ts';
 import { mustKnowOptions } from '../../api/options.ts';
 import type { Transfer } from '../elevator.ts';
 import { Elevator, REQUEST_BYTES_MIN } from '../elevator.ts';
+import { checkedPatience, within } from '../patience.ts';
 import type { HeaderSource, UrlSource } from './address.ts';
 import { Address } from './address.ts';
 import type { HttpStats } from './ask.ts';
@@ -33,10 +34,6 @@ const DEPTH_DEFAULT = 6;
 const DEPTH_MIN = 2;
 const DEPTH_MAX = 64;
 const TIMEOUT_DEFAULT_MS = 15_000;
-/** The longest a timer can run. */
-const TIMEOUT_MAX_MS = 2 ** 31 - 1;
-const RETRIES_DEFAULT = 6;
-const RETRIES_MAX = 100;
 
 const HTTP_OPTIONS: OptionNames<HttpOptions> = {
   headers: true,
@@ -119,8 +116,7 @@ export async function openHttp(url: UrlSource, options: HttpOptions = {}): Promi
   mustKnowOptions('openHttp', options, HTTP_OPTIONS);
   const { headers = {}, fetch = globalThis.fetch, onTrouble, sequential = false } = options;
   const depth = within('depth', options.depth ?? DEPTH_DEFAULT, DEPTH_MIN, DEPTH_MAX);
-  const timeout = within('timeout', options.timeout ?? TIMEOUT_DEFAULT_MS, 1, TIMEOUT_MAX_MS);
-  const retries = within('retries', options.retries ?? RETRIES_DEFAULT, 0, RETRIES_MAX);
+  const { timeout, retries } = checkedPatience(options, TIMEOUT_DEFAULT_MS);
   const object = new HttpObject(new Address(url, headers), { fetch, timeout, retries, onTrouble });
   const beside = (ending: string): Promise<HttpSource> =>
     openHttp(besideUrl(url, ending), { headers, fetch, timeout, retries: 0 });
@@ -263,12 +259,4 @@ class HttpRanges implements HttpSource {
   #closedError(): MillraceError {
     return new MillraceError('ECLOSED', `${this.name}: the base has been closed`);
   }
-}
-
-function within(option: string, value: number, min: number, max: number): number {
-  if (Number.isInteger(value) && value >= min && value <= max) return value;
-  throw new MillraceError(
-    'EINVAL',
-    `${option} must be a whole number from ${min} to ${max}, not ${value}`,
-  );
 }
