@@ -9,7 +9,7 @@ import type { BlockSource } from '../../api/block.ts';
 import type { ImageInfo } from '../../api/image.ts';
 import { isRemote } from '../../files/location.ts';
 import { openImage, withDisk } from './image.ts';
-import type { MapRow } from './map.ts';
+import type { MapRow } from './map-rows.ts';
 import type { Platform } from './platform.ts';
 
 /** For each image whose holes are to be told, its file; the caller closes them. */

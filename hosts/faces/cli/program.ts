@@ -17,7 +17,8 @@ import {
   SIGNALS,
   tell,
 } from './platform.ts';
-import { declareReach, reachingRuntime } from './reach.ts';
+import { reachingRuntime } from './reach.ts';
+import { declareReach } from './reach-options.ts';
 
 /** What is said where nothing is asked for. */
 const FIRST_STEPS = `Usage: millrace COMMAND …   ('millrace help' lists the commands, 'millrace help COMMAND' explains one)

@@ -4,11 +4,11 @@
 import type { Command } from 'commander';
 import type { ImageFormat } from '../../api/image.ts';
 import { lookBesideWriters, openImage, withDisk } from './image.ts';
-import { snapshotList } from './info.ts';
 import type { Ended } from './options.ts';
 import { addExample, imageFormat, refusing } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, printable } from './platform.ts';
+import { snapshotList } from './snapshot-list.ts';
 
 /** Declares `millrace snapshot`. */
 export function declareSnapshot(program: Command, platform: Platform, ended: Ended): void {
