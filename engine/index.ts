@@ -1,6 +1,7 @@
 // Every export of the engine. README.md documents them for hosts in any language; nothing here does
 // more than hand on.
 
+import { checkedShare } from './check/check';
 import { arenaInit, arenaTableBytes } from './core/arena';
 import { fileOf, filesBytes, filesInit, PART_ZEROES } from './core/files';
 import { guestInit } from './core/guest';
@@ -347,6 +348,11 @@ export function stream(
  */
 export function streamNext(offset: f64, length: f64): bool {
   return jobTakesRange(<u64>offset, <u64>length);
+}
+
+/** How far the check under way is, from 0 to 1; a repair begins anew. */
+export function checked(): f64 {
+  return checkedShare();
 }
 
 /** Asks the job to end; false if there is none. */

@@ -10,10 +10,20 @@ import { takeMemory } from '../core/memory';
 import { STAGE_ROOTS } from '../core/page';
 import { pageChanged, pageGet } from '../core/pages';
 import { tell } from '../core/ring';
-import { DONE, EXCLUSIVE, fail, ON_REFCOUNTS, recordOf, Task, WAIT, wait } from '../core/task';
+import {
+  DONE,
+  EXCLUSIVE,
+  fail,
+  ON_REFCOUNTS,
+  recordOf,
+  Task,
+  taskAt,
+  WAIT,
+  wait,
+} from '../core/task';
 import { AT_INCOMPATIBLE, INCOMPATIBLE_CORRUPT } from '../formats/qcow2/header';
 import { inFixedMetadata, overlay, Qcow2 } from '../formats/qcow2/image';
-import { CHECK_REPAIRS_MAX, CHECK_WINDOW_BYTES_MIN, SECTOR_BYTES } from '../limits';
+import { CHECK_REPAIRS_MAX, CHECK_WINDOW_BYTES_MIN, SECTOR_BYTES, TASKS_MAX } from '../limits';
 import { settle } from '../overlay/flush';
 import { settled } from '../overlay/progress';
 import { refcountMax, refcountsGrowing } from '../overlay/refcounts';
@@ -58,8 +68,8 @@ import {
   REBUILD,
   REPAIR,
 } from './state';
-import { COMPARE_FLAGS, walkTables } from './walk';
-import { allWindows, startWindows } from './windows';
+import { COMPARE_FLAGS, shareWalked, walkTables } from './walk';
+import { allWindows, shareOfWindow, startWindows } from './windows';
 
 const REPORT_BYTES: u32 = CHECK_NUMBERS * 8;
 
@@ -119,6 +129,27 @@ export function runCheck(task: Task): i32 {
   }
   report(t, c);
   return DONE;
+}
+
+/**
+ * How far the check is that is under way: the share of its way through the tables, of which each
+ * window is one and the flags are another. A repair is followed by a look from the start. 0 where
+ * it has not begun.
+ */
+export function checkedShare(): f64 {
+  for (let i: u32 = 0; i < TASKS_MAX; i++) {
+    const t = taskAt(i);
+    if (t.kind == KIND_CHECK && t.state > BEGIN) return share(t, checkOf(t), overlay());
+  }
+  return 0;
+}
+
+function share(t: Task, c: Check, image: Qcow2): f64 {
+  if (t.state >= DECIDE) return 1;
+  const windows = max<u64>(1, (c.clusters + c.windowClusters - 1) / c.windowClusters);
+  const done = t.state == LOOKING_AT_FLAGS ? windows : c.windowFirst / c.windowClusters;
+  const walked = t.state == LOOKING_AT_FLAGS ? shareWalked(c, image) : shareOfWindow(c, image);
+  return (<f64>done + walked) / <f64>(windows + 1);
 }
 
 function mayCheck(t: CheckTask, image: Qcow2): bool {

@@ -19,6 +19,11 @@ export const COUNT: u32 = 0;
 export const COUNT_ACTIVE: u32 = 1;
 export const COMPARE_FLAGS: u32 = 2;
 
+/** How much of the disk's own tables has been walked: from 0 to 1. */
+export function shareWalked(c: Check, image: Qcow2): f64 {
+  return image.l1Size ? min<f64>(1, <f64>c.l1 / <f64>image.l1Size) : 1;
+}
+
 /** Goes on after what `c` says has been walked already. */
 export function walkTables(
   t: Task,

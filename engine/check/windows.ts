@@ -10,7 +10,7 @@ import { writeBlocks } from './rebuild';
 import { compareWindow } from './refcounts';
 import { countBitmaps, countSnapshots } from './snapshots';
 import { beginTable, Check, REBUILD } from './state';
-import { COUNT_ACTIVE, walkTables } from './walk';
+import { COUNT_ACTIVE, shareWalked, walkTables } from './walk';
 
 /** Parts of what is done with one window. */
 const START: u32 = 0;
@@ -46,6 +46,12 @@ export function allWindows(t: Task, c: Check, image: Qcow2, raises: bool): i32 {
     c.part = START;
     if (c.windowFirst >= c.clusters) return DONE;
   }
+}
+
+/** How much of this window has been done, by its longest part: from 0 to 1. */
+export function shareOfWindow(c: Check, image: Qcow2): f64 {
+  if (c.part == START) return 0;
+  return c.part == ACTIVE ? shareWalked(c, image) : 1;
 }
 
 /**

@@ -51,4 +51,9 @@ export interface CheckOptions {
   data?: boolean;
   /** Bytes of WebAssembly memory, 8 MiB to 1 GiB; default 32 MiB. */
   memory?: number;
+  /**
+   * Told now and then, of a check that takes a while, how many bytes of the disk have been looked
+   * at, of how many; with `data`, how many have been read. A repair begins anew.
+   */
+  onProgress?: (done: number, total: number) => void;
 }

@@ -55,6 +55,7 @@ export const CHECK_OPTIONS: OptionNames<CheckOptions> = {
   repair: true,
   data: true,
   memory: true,
+  onProgress: true,
 };
 
 export const COMMIT_OPTIONS: OptionNames<CommitOptions> = {

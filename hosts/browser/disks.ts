@@ -2,7 +2,7 @@
  * The disks in this browser, by name, while they are closed: list, check, rename, delete, and the
  * ways in and out as files.
  */
-import { transfer } from 'comlink';
+import { proxy, transfer } from 'comlink';
 import type { CheckOptions, CheckReport } from '../api/check.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { ImageFormat } from '../api/image.ts';
@@ -140,14 +140,15 @@ export async function checkDisk(
 ): Promise<CheckReport | undefined> {
   mustKnowOptions('checkDisk', checked, { ...CHECK_OPTIONS, ...PROGRAM_OPTIONS });
   const { program, rest } = programOf(checked);
-  const { overlay, ...options } = rest;
+  const { overlay, onProgress, ...options } = rest;
+  const report = onProgress && proxy(onProgress);
   if (typeof overlay === 'string')
     return inWorker(overlay, program, (service) =>
-      service.checkImage(overlay, options, thisPage()),
+      service.checkImage(overlay, options, thisPage(), report),
     );
   const sent = sendSource(overlay);
   return inWorker(overlay.name ?? 'image', program, (service) =>
-    service.checkImage(transfer(sent, [sent.port]), options, thisPage()),
+    service.checkImage(transfer(sent, [sent.port]), options, thisPage(), report),
   );
 }
 

@@ -281,11 +281,13 @@ export class DiskService {
   /** Checks an image that is not open. */
   checkImage(
     image: string | SentSource,
-    options: Omit<CheckOptions, 'overlay'>,
+    options: Omit<CheckOptions, 'overlay' | 'onProgress'>,
     holder: Holder,
+    onProgress?: CheckOptions['onProgress'],
   ): Promise<CheckReport | undefined> {
     const overlay = typeof image === 'string' ? image : receiveSource(image);
-    return checkDiskWith(new BrowserRuntime(this.#engine, holder, false), { ...options, overlay });
+    const runtime = new BrowserRuntime(this.#engine, holder, false);
+    return checkDiskWith(runtime, { ...options, overlay, onProgress });
   }
 
   get #open(): EngineDisk {

@@ -18,27 +18,31 @@ const DAMAGES_TOLD_MAX = 16;
 export async function check(
   engine: Engine,
   size: number,
-  { repair, data = false }: Pick<CheckOptions, 'repair' | 'data'>,
+  { repair, data = false, onProgress }: Pick<CheckOptions, 'repair' | 'data' | 'onProgress'>,
 ): Promise<CheckReport> {
   if (typeof data !== 'boolean')
     throw new MillraceError('EINVAL', 'cannot check: data is true or false');
-  const report = await checkWith(engine, size, repair);
+  const report = await checkWith(engine, size, {
+    repair,
+    onProgress: data ? undefined : onProgress,
+  });
   // What corrupt tables lead to says nothing.
-  return data && !report.corruptions ? { ...report, ...(await checkData(engine, size)) } : report;
+  if (!data || report.corruptions) return report;
+  return { ...report, ...(await checkData(engine, size, onProgress)) };
 }
 
 /** Reads image 0 of an engine, which shows `size` bytes, and tells where that does not work. */
 async function checkData(
   engine: Engine,
   size: number,
+  onProgress: CheckOptions['onProgress'],
 ): Promise<Required<Pick<CheckReport, 'damagedBytes' | 'damages'>>> {
   const found = { damagedBytes: 0, damages: [] as { offset: number; message: string }[] };
   const sizes = { most: engine.exports.requestBytesMax(), cluster: engine.exports.clusterSize() };
-  const read = (at: number, length: number) =>
-    engine.request(KIND_READ, at, length, 0, { into: new Uint8Array(length) });
+  let read = 0;
   const look = async (at: number, length: number): Promise<void> => {
     try {
-      await read(at, length);
+      await engine.request(KIND_READ, at, length, 0, { into: new Uint8Array(length) });
     } catch (error) {
       if (!(error instanceof MillraceError) || !isDamage(error)) throw error;
       const within = sizes.cluster - (at % sizes.cluster);
@@ -52,7 +56,12 @@ async function checkData(
     }
   };
   for await (const { offset, length, state } of extentsOf(engine, 0, size, 1)) {
-    if (state === 'data' || state === 'compressed') await inPieces(sizes, offset, length, look);
+    if (state !== 'data' && state !== 'compressed') continue;
+    await inPieces(sizes, offset, length, async (at, bytes) => {
+      await look(at, bytes);
+      read = Math.max(read, at + bytes);
+      onProgress?.(read, size);
+    });
   }
   found.damages.sort((one, other) => one.offset - other.offset);
   found.damages.splice(DAMAGES_TOLD_MAX);

@@ -170,12 +170,16 @@ export async function checkDiskWith(
   options: CheckOptions,
 ): Promise<CheckReport | undefined> {
   mustKnowOptions('checkDisk', options, CHECK_OPTIONS);
-  const { overlay, repair, data, format, memory } = options;
+  const { overlay, repair, data, format, memory, onProgress } = options;
   mustBeLocation('overlay', overlay);
   const opening = await Opening.start(runtime, { memory });
   try {
     if (!(await opening.openToCheck(overlay, repair !== undefined, format))) return undefined;
-    const report = await check(opening.engine, opening.virtualSize(0), { repair, data });
+    const report = await check(opening.engine, opening.virtualSize(0), {
+      repair,
+      data,
+      onProgress,
+    });
     // An image that is still wrong is not marked as sound.
     if (repair && !report.corruptions) await opening.engine.request(KIND_CLOSE);
     return report;

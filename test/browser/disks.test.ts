@@ -537,18 +537,24 @@ function disks(start: () => Promise<BrowserUnderTest>): void {
       await tools.importDisk('leaking', new Blob([grown]));
       const leaking = await tools.checkDisk({ overlay: 'leaking' });
       const mended = await tools.checkDisk({ overlay: 'leaking', repair: 'leaks' });
-      const after = await tools.checkDisk({ overlay: 'leaking' });
+      const parts: [number, number][] = [];
+      const after = await tools.checkDisk({
+        overlay: 'leaking',
+        data: true,
+        onProgress: (done, total) => parts.push([done, total]),
+      });
       const raw = await tools.checkDisk({
         overlay: tools.openBlob(new Blob([new Uint8Array(4096)])),
       });
       const gone = await tools.refusal(tools.checkDisk({ overlay: 'nowhere' }));
-      return { open, sound, leaking, mended, after, raw: raw === undefined, gone };
+      return { open, sound, leaking, mended, after, parts, raw: raw === undefined, gone };
     });
     expect(told.open).toMatchObject({ code: 'EBUSY' });
     expect(told.sound).toMatchObject({ corruptions: 0, leaks: 0 });
     expect(told.leaking).toMatchObject({ corruptions: 0, leaks: 1 });
     expect(told.mended).toMatchObject({ corruptions: 0 });
     expect(told.after).toMatchObject({ corruptions: 0, leaks: 0 });
+    expect(told.parts.at(-1)).toEqual([327_680, 1024 * 1024]);
     expect(told.raw).toBe(true);
     expect(told.gone).toMatchObject({ code: 'ENOENT' });
   });

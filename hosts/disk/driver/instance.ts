@@ -37,6 +37,7 @@ export interface Exports {
     ordered: boolean,
   ): number;
   streamNext(offset: number, length: number): number;
+  checked(): number;
   abort(): number;
   info(): number;
   pause(): number;

@@ -12,6 +12,7 @@ import type { Ended } from './options.ts';
 import { addExample, imageFormat, outputFormat, wantsJson } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, tell } from './platform.ts';
+import { withBar } from './progress.ts';
 
 /** As `qemu-img check` has them. */
 const EXIT_CORRUPT = 2;
@@ -62,7 +63,9 @@ export async function check(
   { format, repair, data = false, json }: CheckCommandOptions,
 ): Promise<number> {
   const look = (): Promise<CheckReport | undefined> =>
-    checkDiskWith(platform.runtime, { overlay: path, format, repair, data });
+    withBar(platform.stderr, (onProgress) =>
+      checkDiskWith(platform.runtime, { overlay: path, format, repair, data, onProgress }),
+    );
   // A repair locks the image, and is what changes it.
   const found = repair ? await look() : await whileUnchanged(platform, path, look);
   if (found === undefined) {
