@@ -9,9 +9,11 @@ import { mkdtemp, open, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
-import type { BlockStreamResult, QemuFormat } from '../support/qemu.ts';
-import { blockStreamJob, convertImage, createImage } from '../support/qemu.ts';
+import type { QemuFormat } from '../support/qemu.ts';
+import { convertImage, createImage } from '../support/qemu.ts';
 import { run } from '../support/run.ts';
+import type { BlockStreamResult } from '../support/storage-daemon.ts';
+import { blockStreamJob } from '../support/storage-daemon.ts';
 import type { Runs } from './table.ts';
 
 /** What is streamed: a path or URL, and its format. */
