@@ -8,15 +8,26 @@ import vgaBiosUrl from 'seabios/vgabios-stdvga.bin?url';
 import type { V86Options } from 'v86';
 import { V86 } from 'v86';
 import v86Url from 'v86/build/v86.wasm?url';
-import { createDisk, openDisk } from '../../../hosts/browser/index.ts';
+import { createDisk, deleteDisk, openDisk } from '../../../hosts/browser/index.ts';
 import { attachDisk } from '../../../hosts/faces/v86/index.ts';
 
 /**
  * `memory`: the whole image in memory before the start. `first`: a new Millrace disk, with its
- * stream behind. `second`: the same disk after the page was left. `async`: v86's own reader, which
+ * stream behind. `second`: the same disk after the page was left. `profile`: as `first`, with a boot
+ * profile. `async`: v86's own reader, which
  * asks for what the guest asks for. `chunks`: the same, a MiB at a time.
  */
-export type DiskKind = 'memory' | 'first' | 'second' | 'async' | 'chunks';
+export type DiskKind = 'memory' | 'first' | 'second' | 'profile' | 'async' | 'chunks';
+
+/** What is booted, and how. */
+export interface Image {
+  kind: DiskKind;
+  url: string;
+  /** Bytes. */
+  size: number;
+  /** The file of its boot profile. */
+  profile: readonly number[];
+}
 
 export interface BootFigures {
   /** From the start of the page to the guest's prompt, less the loading of an image into memory. */
@@ -27,26 +38,17 @@ export interface BootFigures {
 }
 
 const OVERLAY = 'bench';
+const RECORDED = 'recorded';
+const PROFILED = 'profiled';
 const CHUNK_BYTES = 1024 * 1024;
 const MEMORY_BYTES = 128 * 1024 * 1024;
 const PROMPT = /guest:[^\n]*# $/;
 
-async function bootMachine(kind: DiskKind, url: string, size: number): Promise<BootFigures> {
+async function bootMachine(image: Image): Promise<BootFigures> {
   const loadFrom = performance.now();
-  const hda = await diskOf(kind, url, size);
-  const loadMs = kind === 'memory' ? performance.now() - loadFrom : 0;
-  const emulator = new V86({
-    wasm_path: v86Url,
-    bios: { url: biosUrl },
-    vga_bios: { url: vgaBiosUrl },
-    memory_size: MEMORY_BYTES,
-    autostart: true,
-    disable_keyboard: true,
-    disable_mouse: true,
-    disable_speaker: true,
-    fastboot: true,
-    hda,
-  });
+  const hda = await diskOf(image);
+  const loadMs = image.kind === 'memory' ? performance.now() - loadFrom : 0;
+  const emulator = machineOf(hda);
   let [waitMs, reads, readFrom] = [0, 0, 0];
   emulator.add_listener('ide-read-start', () => (readFrom = performance.now()));
   emulator.add_listener('ide-read-end', () => {
@@ -58,12 +60,43 @@ async function bootMachine(kind: DiskKind, url: string, size: number): Promise<B
   return { seconds: (at - loadMs) / 1000, waitSeconds: waitMs / 1000, reads };
 }
 
-async function diskOf(kind: DiskKind, url: string, size: number): Promise<V86Options['hda']> {
+/** Boots once from a disk of its own, and gives the boot profile. */
+async function recordBoot(url: string): Promise<number[]> {
+  const disk = await createDisk({ overlay: RECORDED, base: url, record: true });
+  const emulator = machineOf(await attachDisk(disk));
+  await promptOf(emulator);
+  await emulator.stop();
+  const { data } = await disk.profile();
+  await disk.close();
+  await deleteDisk(RECORDED);
+  return [...data];
+}
+
+function machineOf(hda: V86Options['hda']): V86 {
+  return new V86({
+    wasm_path: v86Url,
+    bios: { url: biosUrl },
+    vga_bios: { url: vgaBiosUrl },
+    memory_size: MEMORY_BYTES,
+    autostart: true,
+    disable_keyboard: true,
+    disable_mouse: true,
+    disable_speaker: true,
+    fastboot: true,
+    hda,
+  });
+}
+
+async function diskOf({ kind, url, size, profile }: Image): Promise<V86Options['hda']> {
   if (kind === 'memory') return { buffer: await (await fetch(url)).arrayBuffer() };
   if (kind === 'async') return { url, size, async: true };
   if (kind === 'chunks') return { url, size, async: true, fixed_chunk_size: CHUNK_BYTES };
   if (kind === 'second') return attachDisk(await openDisk({ overlay: OVERLAY, resumeJob: true }));
-  const disk = await createDisk({ overlay: OVERLAY, base: url });
+  const disk = await createDisk({
+    overlay: kind === 'profile' ? PROFILED : OVERLAY,
+    base: url,
+    profile: kind === 'profile' ? new Uint8Array(profile) : 'none',
+  });
   const hda = await attachDisk(disk);
   await disk.stream({ nonblock: true });
   return hda;
@@ -80,6 +113,8 @@ function promptOf(emulator: V86): Promise<number> {
 }
 
 declare global {
-  var boot: (kind: DiskKind, url: string, size: number) => Promise<BootFigures>;
+  var boot: (image: Image) => Promise<BootFigures>;
+  var record: (url: string) => Promise<number[]>;
 }
+globalThis.record = recordBoot;
 globalThis.boot = bootMachine;
