@@ -11,14 +11,12 @@ import { MillraceError } from '../api/errors.ts';
 import type { ImageInfo } from '../api/image.ts';
 import { COMMIT_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
+import { inLanes, PIECE_BYTES, split } from './copy-pieces.ts';
 import type { EngineDisk } from './disk.ts';
 import { findImage, listed } from './find-image.ts';
 import { openDiskWith } from './open.ts';
 import { identityText } from './recorded.ts';
 
-/** Bytes of one read and write, and how many go on at once. */
-const PIECE_BYTES = 4 * 1024 * 1024;
-const LANES = 3;
 const URL_SCHEME = /^[a-z][a-z0-9+.-]+:\/\//i;
 
 /**
@@ -45,30 +43,9 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
   });
   try {
     const images = await disk.images();
-    if (images.length === 1)
-      throw new MillraceError('EINVAL', `cannot commit ${overlay}: it has no base`);
-    const depth = await findImage(runtime, images, base);
-    if (depth === undefined)
-      throw new MillraceError(
-        'EINVAL',
-        `cannot commit ${overlay} into '${base}': there is no such image in the chain below it, which has ${listed(images)}`,
-      );
-    const { name, format, virtualSize, container } = images[depth];
-    if (URL_SCHEME.test(name))
-      throw new MillraceError(
-        'EUNSUPPORTED',
-        `cannot commit ${overlay} into ${name}: only a local base can be written`,
-      );
-    if (container !== undefined)
-      throw new MillraceError(
-        'EUNSUPPORTED',
-        `cannot commit ${overlay} into ${name}: what is in a container (${container.formats.join(', ')}) is only read, never written`,
-      );
-    if (format !== 'raw' && format !== 'qcow2')
-      throw new MillraceError(
-        'EUNSUPPORTED',
-        `cannot commit ${overlay} into ${name}: images of the format ${format} are only read, never written`,
-      );
+    const depth = await depthOf(runtime, overlay, images, base);
+    const { name, virtualSize } = images[depth];
+    const format = writableFormat(overlay, images[depth]);
     const recorded = images[0].backingFile ?? name;
     const identity = disk.recordedIdentity();
     if (depth === 1) await disk.refer(recorded, format, BEING_WRITTEN);
@@ -92,6 +69,36 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
     await disk.close().catch(() => {});
     throw error;
   }
+}
+
+async function depthOf(
+  runtime: Runtime,
+  overlay: string,
+  images: readonly ImageInfo[],
+  base: string | number,
+): Promise<number> {
+  if (images.length === 1)
+    throw new MillraceError('EINVAL', `cannot commit ${overlay}: it has no base`);
+  const depth = await findImage(runtime, images, base);
+  if (depth !== undefined) return depth;
+  throw new MillraceError(
+    'EINVAL',
+    `cannot commit ${overlay} into '${base}': there is no such image in the chain below it, which has ${listed(images)}`,
+  );
+}
+
+/** The format of a base that can be written. */
+function writableFormat(overlay: string, { name, format, container }: ImageInfo): 'raw' | 'qcow2' {
+  const refused = (why: string): MillraceError =>
+    new MillraceError('EUNSUPPORTED', `cannot commit ${overlay} into ${name}: ${why}`);
+  if (URL_SCHEME.test(name)) throw refused('only a local base can be written');
+  if (container !== undefined)
+    throw refused(
+      `what is in a container (${container.formats.join(', ')}) is only read, never written`,
+    );
+  if (format !== 'raw' && format !== 'qcow2')
+    throw refused(`images of the format ${format} are only read, never written`);
+  return format;
 }
 
 /**
@@ -171,26 +178,21 @@ async function copyDown(
 ): Promise<number> {
   let bytes = 0;
   let done = 0;
-  const pieces = piecesOf(disk.map(0, disk.size, { depth }));
-  const lane = async (): Promise<void> => {
-    for await (const { offset, length, state } of pieces) {
-      if (state === 'zero') await target.writeZeroes(offset, length);
-      else await target.write(offset, await disk.read(offset, length));
-      bytes += length;
-      done = Math.max(done, offset + length);
-      onProgress?.(done, disk.size);
-    }
-  };
-  // Each lane takes the next piece; a generator hands out one at a time.
-  await Promise.all(Array.from({ length: LANES }, lane));
+  const pieces = piecesIn(disk.map(0, disk.size, { depth }));
+  await inLanes(pieces, undefined, async ({ offset, length, state }) => {
+    if (state === 'zero') await target.writeZeroes(offset, length);
+    else await target.write(offset, await disk.read(offset, length));
+    bytes += length;
+    done = Math.max(done, offset + length);
+    onProgress?.(done, disk.size);
+  });
   return bytes;
 }
 
-async function* piecesOf(extents: AsyncIterable<Extent>): AsyncGenerator<Extent> {
+async function* piecesIn(extents: AsyncIterable<Extent>): AsyncGenerator<Extent> {
   for await (const extent of extents) {
     if (extent.state === 'absent') continue;
-    const end = extent.offset + extent.length;
-    for (let at = extent.offset; at < end; at += PIECE_BYTES)
-      yield { ...extent, offset: at, length: Math.min(PIECE_BYTES, end - at) };
+    for (const piece of split(extent.offset, extent.offset + extent.length))
+      yield { ...extent, ...piece };
   }
 }

@@ -2,7 +2,7 @@
 import type { Extent } from '../api/disk.ts';
 
 /** Bytes of one read, and reads in flight: together what a disk takes at once. */
-const PIECE_BYTES = 4 * 1024 * 1024;
+export const PIECE_BYTES: number = 4 * 1024 * 1024;
 const LANES = 3;
 
 export interface Piece {

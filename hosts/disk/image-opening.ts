@@ -12,8 +12,8 @@ import {
 } from '../../engine/protocol.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { Runtime, SourceUse } from '../api/runtime.ts';
-import type { UnpackChoice } from './contents.ts';
 import type { Engine } from './driver/engine.ts';
+import type { UnpackChoice } from './image-source.ts';
 import {
   isVhdFooter,
   otherFormat,

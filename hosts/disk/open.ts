@@ -12,6 +12,7 @@ import type { ImageFormat, ImageInfo } from '../api/image.ts';
 import type { BaseLocation, CreateOptions, OpenOptions } from '../api/open.ts';
 import { CHECK_OPTIONS, CREATE_OPTIONS, mustKnowOptions, OPEN_OPTIONS } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
+import { backingOf } from './backing.ts';
 import { check } from './check.ts';
 import type { EngineDisk } from './disk.ts';
 import { Opening } from './opening.ts';
@@ -40,12 +41,12 @@ export async function createDiskWith(
     // The base first: what is wrong with it shows before anything is made.
     opening.reserve(overlayName(options.overlay));
     if (options.base !== undefined)
-      await opening.openChain([options.base], [options.baseFormat], options.followChain ?? false);
+      await opening.chain.open([options.base], [options.baseFormat], options.followChain ?? false);
     await opening.loadProfile(options.profile);
     await opening.createOverlay(options.overlay, checkedCache(options));
     const { base, recordBase } = options;
     if (base !== undefined)
-      opening.recordBase(
+      opening.chain.recordBase(
         1,
         typeof base === 'string' || base instanceof URL ? String(base) : base.name,
         recordBase,
@@ -124,9 +125,9 @@ async function openExisting(
     const bases =
       options.base === undefined ? [] : Array.isArray(options.base) ? options.base : [options.base];
     const formats = Array.isArray(options.baseFormat) ? options.baseFormat : [options.baseFormat];
-    const recorded = opening.backingOf(0);
-    if (bases.length) await opening.openChain(bases, formats, followChain, recorded?.identity);
-    else if (recorded) await opening.openRecorded(recorded, formats[0], followChain);
+    const recorded = backingOf(opening.engine, 0);
+    if (bases.length) await opening.chain.open(bases, formats, followChain, recorded?.identity);
+    else if (recorded) await opening.chain.openRecorded(recorded, formats[0], followChain);
     if (!readOnly) await opening.recover();
     await opening.loadProfile(options.profile);
     return opening.finish(readOnly, options.copyOnRead ?? true);

@@ -1,15 +1,12 @@
 /**
- * A disk on its way to being open: its engine, its chain of images, and what undoes it all if it
- * does not get there.
+ * A disk on its way to being open: its engine, its overlay and the chain below (chain-opening.ts),
+ * and what undoes it all if it does not get there.
  */
 import {
   FORMAT_QCOW2,
-  FORMAT_RAW,
   IMAGE_NAME_BYTES,
   IMAGE_SIZE,
-  IMAGES_MAX,
   KIND_CHECK,
-  KIND_OPEN,
   OPEN_TO_CHECK,
   OPEN_TO_DESCRIBE,
   OPEN_WRITABLE,
@@ -18,42 +15,24 @@ import {
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { ImageFormat } from '../api/image.ts';
-import type { BaseLocation, CacheMode } from '../api/open.ts';
+import type { CacheMode } from '../api/open.ts';
 import type { ProfileChoice, RecordOptions } from '../api/profile.ts';
-import type { OverlayMode, Runtime, SourceUse } from '../api/runtime.ts';
-import type { Backing } from './backing.ts';
-import { backingOf, NAMELESS, notFollowed, ofRecorded, placeOf, recordBacking } from './backing.ts';
+import type { OverlayMode, Runtime } from '../api/runtime.ts';
+import { ChainOpening } from './chain-opening.ts';
 import { closeAll } from './close-all.ts';
 import { ContentId } from './content-id.ts';
-import type { Expected, UnpackChoice } from './contents.ts';
-import { contentsOf, openPlace } from './contents.ts';
 import { EngineDisk } from './disk.ts';
 import { Engine } from './driver/engine.ts';
 import { formatName } from './driver/formats.ts';
 import { findImage } from './find-image.ts';
+import type { ImageChoice } from './image-opening.ts';
 import { ImageOpener } from './image-opening.ts';
-import {
-  checkedFormat,
-  checkedMemory,
-  checkedRecord,
-  mustBeLocation,
-  mustBeWritable,
-  overlayName,
-} from './options.ts';
-import type { PartedSource } from './parts.ts';
+import type { UnpackChoice } from './image-source.ts';
+import { contentsOf, openPlace } from './image-source.ts';
+import { checkedFormat, checkedMemory, mustBeWritable, overlayName } from './options.ts';
 import type { GivenProfile } from './profile-file.ts';
 import { loadProfile } from './profile-file.ts';
-import type { ProfiledBase } from './profiles.ts';
 import { checkedRecording } from './profiles.ts';
-import type { RecordedIdentity } from './recorded.ts';
-import {
-  checkIdentity,
-  checkParts,
-  isMirrored,
-  otherDate,
-  recordedName,
-  recordOf,
-} from './recorded.ts';
 
 /** What the caller says of the disk and its bases. */
 export interface OpeningOptions extends UnpackChoice {
@@ -73,28 +52,17 @@ export interface OpeningOptions extends UnpackChoice {
  */
 export class Opening {
   readonly engine: Engine;
+  /** The images below the overlay. */
+  readonly chain: ChainOpening;
   readonly #runtime: Runtime;
   /** An overlay that was made here, and is not under its name yet. */
   #made: BlockFile | undefined;
-  /** What would be recorded of each base, kept for when a job makes it the overlay's own. */
-  readonly #identities: RecordedIdentity[] = [];
-  /** The base that is being opened is one that an image records. */
-  #isRecorded = false;
-  /** By which places the bases go, and the members of archives that they are (`#NAME`). */
-  readonly #places: { place: string; suffix: string }[] = [];
   /** Where the overlay was opened, as it was given. */
   #given: string | undefined;
   readonly #choice: UnpackChoice;
   readonly #opener: ImageOpener;
-  /** Bytes of the disk, where they are told. */
-  #size: number | undefined;
-  #count = 0;
-  readonly #baseUse: SourceUse;
   readonly #record: OpeningOptions['record'];
-  readonly #onOtherDate: OpeningOptions['onOtherDate'];
   #profile: { choice: ProfileChoice; given?: GivenProfile } | undefined;
-  /** Opens what stands beside the nearest base. */
-  #beside: BlockSource['beside'];
 
   /** `forceShare` takes bases that another program has open for writing, too. */
   static async start(runtime: Runtime, options: OpeningOptions = {}): Promise<Opening> {
@@ -111,23 +79,27 @@ export class Opening {
   ) {
     this.#runtime = runtime;
     this.engine = engine;
-    this.#baseUse = forceShare ? 'shared' : 'base';
     this.#choice = { unpack, sequential };
-    this.#size = size;
-    const follow = followChain ?? false;
-    this.#opener = new ImageOpener(runtime, engine, {
+    const choice: ImageChoice = {
       ...this.#choice,
-      follow,
-      baseUse: this.#baseUse,
+      follow: followChain ?? false,
+      baseUse: forceShare ? 'shared' : 'base',
+    };
+    this.#opener = new ImageOpener(runtime, engine, choice);
+    this.chain = new ChainOpening({
+      runtime,
+      engine,
+      opener: this.#opener,
+      choice,
+      size,
+      onOtherDate,
     });
     this.#record = record;
-    this.#onOtherDate = onOtherDate;
   }
 
   /** Keeps number 0 for an overlay that is made after its base has been opened. */
   reserve(name: string): void {
     this.engine.attach(0, nowhere, name);
-    this.#count = 1;
   }
 
   async createOverlay(overlay: string | BlockFile, cache?: CacheMode): Promise<void> {
@@ -202,7 +174,6 @@ export class Opening {
       : await this.#toWrite(overlay, mode);
     this.#given = typeof overlay === 'string' ? overlay : overlay.name;
     this.engine.attach(0, file, overlayName(overlay));
-    this.#count = 1;
   }
 
   async #toWrite(
@@ -224,139 +195,11 @@ export class Opening {
     return contentsOf(this.#runtime, source, { ...this.#choice, member });
   }
 
-  /**
-   * Opens the images below, from the nearest down, which must be the one that was `recorded`. A
-   * base's own base is followed only if the caller said so.
-   */
-  async openChain(
-    bases: BaseLocation[],
-    formats: (ImageFormat | undefined)[],
-    follow: boolean,
-    recorded?: RecordedIdentity,
-  ): Promise<void> {
-    for (let i = 0; i < bases.length; i++)
-      await this.#openBase(bases[i], formats[i], i === 0 ? { recorded, size: this.#size } : {});
-    for (;;) {
-      const last = this.#count - 1;
-      const below = this.backingOf(last);
-      if (!below) return;
-      if (!follow) throw notFollowed(this.engine.name(last), below.name);
-      if (this.#count >= IMAGES_MAX)
-        throw new MillraceError(
-          'EUNSUPPORTED',
-          `${this.engine.name(0)}: the chain has more than ${IMAGES_MAX} images, or goes round in a circle`,
-        );
-      await this.#openBelow(below, last, below.format);
-    }
-  }
-
-  /** Opens the chain that starts with the base which the overlay records. */
-  async openRecorded(
-    recorded: Backing,
-    format: ImageFormat | undefined,
-    follow: boolean,
-  ): Promise<void> {
-    await this.#openBelow(recorded, 0, format ?? recorded.format, recorded.identity);
-    await this.openChain([], [], follow);
-  }
-
   /** Loads the boot profile that the disk is to replay: one that cannot be had shows here. */
   async loadProfile(choice: ProfileChoice | undefined): Promise<void> {
     if (choice === undefined) return;
     const given = await loadProfile(choice, (location) => this.#runtime.openSource(location));
     this.#profile = { choice, given };
-  }
-
-  /** Opens the base that an image records. */
-  async #openBelow(
-    backing: Backing,
-    image: number,
-    format: ImageFormat | undefined,
-    recorded?: RecordedIdentity,
-  ): Promise<void> {
-    const base = placeOf(this.#runtime, this.engine, backing, image);
-    const isForeign =
-      backing.identity === undefined && backing.format !== undefined && !backing.isPacked;
-    this.#isRecorded = true;
-    try {
-      await this.#openBase(base, format, { recorded, isForeign });
-      this.#isRecorded = false;
-    } catch (error) {
-      throw ofRecorded(error);
-    }
-  }
-
-  async #openBase(
-    location: BaseLocation,
-    format: ImageFormat | undefined,
-    expected: Pick<Expected, 'recorded' | 'isForeign' | 'size'>,
-  ): Promise<void> {
-    const asked = checkedFormat(format);
-    const isPlace = typeof location === 'string' || location instanceof URL;
-    if (!isPlace) mustBeLocation('base', location);
-    const opened = isPlace
-      ? await openPlace(this.#runtime, location, this.#baseUse, this.#choice)
-      : undefined;
-    const outside = opened?.source ?? (location as BlockSource);
-    if (this.#count === 1) this.#beside = outside.beside;
-    const source = await contentsOf(this.#runtime, outside, {
-      ...this.#choice,
-      ...expected,
-      member: opened?.member,
-      beside: this.engine.name(0),
-    });
-    const { recorded } = expected;
-    const image = this.#count++;
-    if (opened !== undefined) this.#places[image] = opened;
-    this.engine.attach(
-      image,
-      source,
-      source.name ?? (isPlace ? String(location) : `base ${image}`),
-    );
-    // Before it is looked into: another base is to be called that, whatever is wrong with it
-    // besides.
-    const found = await recordOf(source);
-    if (recorded && !(await isMirrored(recorded, found, outside)))
-      this.#checkIdentity(recorded, found, source.name);
-    await this.#opener.open({
-      image,
-      asked,
-      place: opened?.place ?? source.name,
-      isRecorded: this.#isRecorded,
-    });
-    this.#identities[image] = {
-      ...(await recordOf(this.engine.file(image) as PartedSource)),
-      sample: recorded ? recorded.sample : await outside.mirrors?.sample(),
-    };
-    if (recorded) checkParts(this.engine.name(0), recorded, this.#identities[image], source.name);
-    this.engine.texts.keep(image);
-  }
-
-  #checkIdentity(recorded: RecordedIdentity, found: RecordedIdentity, name?: string): void {
-    const words = this.#onOtherDate && otherDate(recorded, found);
-    if (words === undefined) checkIdentity(this.engine.name(0), recorded, found, name);
-    else this.#onOtherDate!(words);
-  }
-
-  /** What an image records as its base, if it has one. */
-  backingOf(image: number): Backing | undefined {
-    return backingOf(this.engine, image);
-  }
-
-  /**
-   * Hands over what the overlay's header is to say of its base, which was opened from `place`, or
-   * is to be named `as`.
-   */
-  recordBase(image: number, place?: string, as?: string): void {
-    const name = checkedRecord(as) ?? this.#recordedName(image, place);
-    recordBacking(this.engine, image, name, this.#identities[image]);
-  }
-
-  #recordedName(image: number, given: string | undefined): string {
-    const { place = given, suffix = '' } = this.#places[image] ?? {};
-    const bare = given === undefined ? this.engine.file(image)!.name : place;
-    if (!bare) return NAMELESS;
-    return recordedName(this.#runtime, bare, this.engine.name(0)) + suffix;
   }
 
   virtualSize(image: number): number {
@@ -385,25 +228,16 @@ export class Opening {
 
   finish(readOnly: boolean, copyOnRead: boolean): EngineDisk {
     const remote = this.engine.file(1)?.preferred !== undefined;
-    const isStored = copyOnRead && !readOnly && this.#count > 1;
+    const isStored = copyOnRead && !readOnly && this.chain.sources().length > 0;
     this.#setUse(isStored, remote && !readOnly && copyOnRead);
     const disk = this.#disk(readOnly, false, isStored);
     if (this.#profile) disk.beginReplay(this.#profile.choice, this.#profile.given);
     return disk;
   }
 
-  /**
-   * In the base's place stands one as large as the disk that cannot be read: nothing absent is ever
-   * taken for zeros.
-   */
+  /** As finish, with the base left unopened. */
   async finishWithoutBase(readOnly: boolean): Promise<EngineDisk> {
-    const overlay = this.engine.imageReport(0);
-    if (overlay[IMAGE_NAME_BYTES] > 0) {
-      const name = `the base of ${this.engine.name(0)}`;
-      this.engine.attach(1, unopened(name, overlay[IMAGE_SIZE]), name);
-      this.#count = 2;
-      await this.engine.request(KIND_OPEN, 1, FORMAT_RAW);
-    }
+    if (this.engine.imageReport(0)[IMAGE_NAME_BYTES] > 0) await this.chain.leaveUnopened();
     if (!readOnly) await this.recover();
     this.#setUse(false, false);
     return this.#disk(readOnly, true, false);
@@ -413,32 +247,16 @@ export class Opening {
     return new EngineDisk(this.engine, {
       readOnly,
       baseless,
-      content: new ContentId(this.engine.file(0)!, baseless ? [] : this.#bases(), readOnly),
+      content: new ContentId(this.engine.file(0)!, baseless ? [] : this.chain.sources(), readOnly),
       release: () => this.#closeFiles(),
-      recordBase: (image) => this.recordBase(image),
+      recordBase: (image) => this.chain.recordBase(image),
       findImage: (images, wanted) => findImage(this.#runtime, images, wanted),
       profiles: {
-        base: baseless || this.#count < 2 ? undefined : this.#profiledBase(isStored),
+        base: baseless ? undefined : this.chain.profiledBase(isStored),
         open: (location) => this.#runtime.openSource(location),
         record: this.#record,
       },
     });
-  }
-
-  #profiledBase(isStored: boolean): ProfiledBase {
-    const { preferred, inOrder, container } = this.engine.file(1)!;
-    const isInOrder = inOrder !== undefined || container?.access === 'sequential';
-    return {
-      record: this.#identities[1],
-      virtualSize: this.virtualSize(1),
-      isStored: isStored && !isInOrder,
-      preferred,
-      beside: this.#beside,
-    };
-  }
-
-  #bases(): BlockSource[] {
-    return Array.from({ length: this.#count - 1 }, (_, above) => this.engine.file(above + 1)!);
   }
 
   #setUse(copyOnRead: boolean, readAhead: boolean): void {
@@ -453,7 +271,8 @@ export class Opening {
   }
 
   async #closeFiles(): Promise<void> {
-    await closeAll(Array.from({ length: this.#count }, (_, image) => this.engine.detach(image)));
+    const images = this.chain.count + 1;
+    await closeAll(Array.from({ length: images }, (_, image) => this.engine.detach(image)));
   }
 }
 
@@ -465,15 +284,3 @@ const nowhere: BlockSource = {
   },
   close() {},
 };
-
-/** Stands for a base that is not to be opened. */
-function unopened(name: string, size: number): BlockSource {
-  return {
-    name,
-    size,
-    read() {
-      throw new MillraceError('ENOENT', `cannot read from ${name}: the disk was opened without it`);
-    },
-    close() {},
-  };
-}

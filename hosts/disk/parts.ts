@@ -14,10 +14,10 @@ import type { BlockSource } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { Runtime, SourceUse } from '../api/runtime.ts';
 import { closeAll } from './close-all.ts';
-import type { UnpackChoice } from './contents.ts';
-import { contentsOf } from './contents.ts';
 import type { Engine } from './driver/engine.ts';
 import { hex } from './hex.ts';
+import type { UnpackChoice } from './image-source.ts';
+import { contentsOf } from './image-source.ts';
 import type { VmdkExtent } from './vmdk-text.ts';
 import { VMDK_TEXT_BYTES_MAX, vmdkExtents } from './vmdk-text.ts';
 

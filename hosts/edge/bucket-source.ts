@@ -1,7 +1,7 @@
 /** Objects of an R2 bucket as bases: they are read by ranges. */
 import type { BlockSource } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
-import { bytesOf, patiently } from './patiently.ts';
+import { bytesOf, patiently } from './bucket-retries.ts';
 import type { Bucket } from './platform.ts';
 
 const PART_BYTES = 1024 * 1024;

@@ -5,7 +5,7 @@
  */
 import type { BlockFile } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
-import { bytesOf, patiently } from './patiently.ts';
+import { bytesOf, patiently } from './bucket-retries.ts';
 import type { Bucket, BucketBody } from './platform.ts';
 import { enterWriter } from './writers.ts';
 

@@ -17,9 +17,9 @@ import { jobWithin } from '../disk/job/range.ts';
 import { createDiskWith, openDiskWith } from '../disk/open.ts';
 import type { HandlerOptions } from '../faces/http/handler.ts';
 import { createHandler, HANDLER_OPTIONS, placeOf } from '../faces/http/handler.ts';
+import { untilJobRests } from './job-rest.ts';
 import type { Bucket, ObjectStorage } from './platform.ts';
 import { edgeRuntime, inLittleMemory } from './runtime.ts';
-import { untilStill } from './still.ts';
 
 /** How long an alarm stays with its jobs: the platform ends it after 15 minutes. */
 const ALARM_MS = 60_000;
@@ -293,7 +293,7 @@ class DiskTable {
     this.#storage.sql.exec('UPDATE millrace_jobs SET tries = 0 WHERE device = ?', device);
     if (disk) {
       await this.#takeUp(device, disk);
-      await untilStill(disk, enough);
+      await untilJobRests(disk, enough);
       const info = await infoOf(disk);
       if (info?.status === JobStatus.ACTIVE) return info.paused ? PAUSED_LOOK_MS : PAUSE_MS;
     }

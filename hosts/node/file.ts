@@ -15,10 +15,10 @@ import { filesOf } from '../files/file.ts';
 import type { FileError, FileHost, FileStat, OpenFile } from '../files/host.ts';
 import { fileErrorsOf, STAT_BLOCK_BYTES } from '../files/host.ts';
 import type { Access, Guarded } from '../files/qemu-locks.ts';
-import type { ReadCached } from './cached.ts';
-import { cachedReadsOf } from './cached.ts';
 import { holesOf } from './holes.ts';
 import { lockImage } from './lock.ts';
+import type { ReadCached } from './page-cache.ts';
+import { cachedReadsOf } from './page-cache.ts';
 import { guardOpenImage } from './qemu-locks.ts';
 
 const open = promisify(fs.open);

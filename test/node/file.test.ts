@@ -8,8 +8,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { MillraceError } from '../../hosts/api/errors.ts';
-import { CACHED_READ_BYTES_MAX } from '../../hosts/node/cached.ts';
 import { fileError, openFile, openFileSource } from '../../hosts/node/file.ts';
+import { CACHED_READ_BYTES_MAX } from '../../hosts/node/page-cache.ts';
 import { peer } from '../support/peer.ts';
 
 const MIB = 1024 * 1024;

@@ -2,7 +2,7 @@
 import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { ImageFormat } from '../../api/image.ts';
-import { contentsOf, openPlace } from '../../disk/contents.ts';
+import { contentsOf, openPlace } from '../../disk/image-source.ts';
 import { openDiskWith } from '../../disk/open.ts';
 import { isRemote } from '../../files/location.ts';
 import type { Platform } from './platform.ts';

@@ -5,7 +5,7 @@
 import { getEventListeners } from 'node:events';
 import { expect, it } from 'vitest';
 import type { Disk } from '../../hosts/api/disk.ts';
-import { untilStill } from '../../hosts/edge/still.ts';
+import { untilJobRests } from '../../hosts/edge/job-rest.ts';
 
 function diskWith(info: { status: number; paused: boolean } | undefined): Disk {
   return Object.assign(new EventTarget(), {
@@ -23,7 +23,7 @@ function listenersOf(target: EventTarget): number {
 it.each(['completed', 'failed', 'paused'])('waits for a job until it has %s', async (type) => {
   const disk = diskWith({ status: 1, paused: false });
   const { signal } = new AbortController();
-  const still = untilStill(disk, signal);
+  const still = untilJobRests(disk, signal);
   expect(listenersOf(disk)).toBeGreaterThan(0);
   disk.dispatchEvent(new Event(type));
   await still;
@@ -33,10 +33,10 @@ it.each(['completed', 'failed', 'paused'])('waits for a job until it has %s', as
 it('waits no longer than it is let', async () => {
   const disk = diskWith({ status: 1, paused: false });
   const enough = new AbortController();
-  const still = untilStill(disk, enough.signal);
+  const still = untilJobRests(disk, enough.signal);
   enough.abort();
   await still;
-  await untilStill(disk, enough.signal);
+  await untilJobRests(disk, enough.signal);
   expect([listenersOf(disk), listenersOf(enough.signal)]).toEqual([0, 0]);
 });
 
@@ -44,7 +44,7 @@ it.each([[undefined], [{ status: 0, paused: false }], [{ status: 1, paused: true
   'does not wait for %o',
   async (info) => {
     const disk = diskWith(info);
-    await untilStill(disk, new AbortController().signal);
+    await untilJobRests(disk, new AbortController().signal);
     expect(listenersOf(disk)).toBe(0);
   },
 );

@@ -2,22 +2,22 @@
 import type { Disk } from '../api/disk.ts';
 import { JobStatus } from '../api/job.ts';
 
-const STILL = ['completed', 'failed', 'paused'] as const;
+const AT_REST = ['completed', 'failed', 'paused'] as const;
 
 /**
  * Resolves when no job of the disk is running (it has ended, or pauses), or by `enough` at the
  * latest; and leaves no listener behind.
  */
-export async function untilStill(disk: Disk, enough: AbortSignal): Promise<void> {
+export async function untilJobRests(disk: Disk, enough: AbortSignal): Promise<void> {
   const leave = new AbortController();
-  const still = new Promise<void>((resolve) => {
-    for (const type of STILL)
+  const rest = new Promise<void>((resolve) => {
+    for (const type of AT_REST)
       disk.addEventListener(type, () => resolve(), { signal: leave.signal });
     enough.addEventListener('abort', () => resolve(), { signal: leave.signal });
   });
   try {
     const info = await disk.info().catch(() => undefined);
-    if (info?.status === JobStatus.ACTIVE && !info.paused && !enough.aborted) await still;
+    if (info?.status === JobStatus.ACTIVE && !info.paused && !enough.aborted) await rest;
   } finally {
     leave.abort();
   }
