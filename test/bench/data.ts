@@ -9,7 +9,8 @@ import { mkdir, open, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ova } from '../fixtures/containers.ts';
 import { Random } from '../fixtures/content.ts';
-import { fixturesFolder, makeRealBase } from '../fixtures/real-base.ts';
+import { fixturesFolder } from '../fixtures/made-by-script.ts';
+import { makeRealBase } from '../fixtures/real-base.ts';
 import { convertImage } from '../support/qemu.ts';
 import { run } from '../support/run.ts';
 

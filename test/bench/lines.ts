@@ -1,5 +1,5 @@
 /** Lines between us and a server, as the benchmarks have them. */
-import { fixturesFolder } from '../fixtures/real-base.ts';
+import { fixturesFolder } from '../fixtures/made-by-script.ts';
 import { startNginx } from '../support/nginx.ts';
 import { startSlowLinkProcess } from '../support/slow-link.ts';
 

@@ -9,7 +9,7 @@ import { commitWith } from '../../hosts/disk/commit.ts';
 import { commitDisk, createDisk, openDisk, rebaseDisk } from '../../hosts/node/index.ts';
 import { nodeRuntime } from '../../hosts/node/runtime.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
-import { check, compare, createImage, info, qemuImg, qemuIo } from '../support/qemu.ts';
+import { check, compare, createImage, info, qemuImg, qemuIo, recordBase } from '../support/qemu.ts';
 
 const MIB = 1024 * 1024;
 const SIZE = 16 * MIB;
@@ -67,17 +67,7 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'commit', () => {
   it.each(shapes)('makes of $name what qemu-img makes of it', async (shape) => {
     await makePair(shape);
     for (const name of ['base', 'overlay']) await copyFile(at(name), at(`${name}.qemu`));
-    await qemuImg([
-      'rebase',
-      '-u',
-      '-f',
-      'qcow2',
-      '-b',
-      at('base.qemu'),
-      '-F',
-      shape.baseFormat,
-      at('overlay.qemu'),
-    ]);
+    await recordBase(at('overlay.qemu'), at('base.qemu'), shape.baseFormat);
     await qemuImg(['convert', '-O', 'raw', at('overlay'), at('expected')]);
     await qemuImg(['commit', '-q', '-f', 'qcow2', at('overlay.qemu')]);
     const report = await commitDisk({ overlay: at('overlay') });

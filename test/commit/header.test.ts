@@ -13,7 +13,7 @@ import { rebaseWith } from '../../hosts/disk/rebase.ts';
 import { commitDisk, createDisk, openDisk, rebaseDisk } from '../../hosts/node/index.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { MemoryRuntime } from '../support/memory-runtime.ts';
-import { check, createImage, info, qemuImg } from '../support/qemu.ts';
+import { check, createImage, info, qemuImg, recordBase } from '../support/qemu.ts';
 
 const MIB = 1 << 20;
 const SECTOR = 512;
@@ -113,7 +113,7 @@ describeWithPeer(['qemu-img'], 'the header', () => {
     await commitDisk({ overlay: at('overlay') });
     await standsOn('raw', 'raw');
     // QEMU writes all of the header anew, and puts what it does not know behind what it does.
-    await qemuImg(['rebase', '-u', '-f', 'qcow2', '-b', at('first'), '-F', 'qcow2', at('overlay')]);
+    await recordBase(at('overlay'), at('first'));
     await rebaseDisk({ overlay: at('overlay'), base: at('second'), unsafe: true });
     await standsOn('second', 'qcow2');
     const disk = await openDisk({ overlay: at('overlay') });
@@ -137,7 +137,7 @@ describeWithPeer(['qemu-img'], 'the header', () => {
     await standsOn('first', 'qcow2');
     await qemuImg(['rebase', '-f', 'qcow2', '-b', at('second'), '-F', 'qcow2', at('overlay')]);
     await openAndClose();
-    await qemuImg(['rebase', '-u', '-f', 'qcow2', '-b', at('first'), '-F', 'qcow2', at('overlay')]);
+    await recordBase(at('overlay'), at('first'));
     await standsOn('first', 'qcow2');
   });
 
@@ -165,17 +165,7 @@ describeWithPeer(['qemu-img'], 'the header', () => {
       // Once as it was made, and once with an identity that QEMU has moved.
       for (const round of ['raw', 'moved', 'raw']) {
         if (round === 'moved') {
-          await qemuImg([
-            'rebase',
-            '-u',
-            '-f',
-            'qcow2',
-            '-b',
-            at('first'),
-            '-F',
-            'qcow2',
-            at('overlay'),
-          ]);
+          await recordBase(at('overlay'), at('first'));
           continue;
         }
         await everyCut();

@@ -4,8 +4,9 @@
  */
 import { copyFile, open, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Container } from '../fixtures/containers.ts';
-import { CONTAINER_PEERS, CONTAINERS, ova, pack } from '../fixtures/containers.ts';
+import type { Container } from '../fixtures/container-names.ts';
+import { CONTAINERS } from '../fixtures/container-names.ts';
+import { CONTAINER_PEERS, ova, pack } from '../fixtures/containers.ts';
 import { writeQcow2, writeRaw } from '../fixtures/layout.ts';
 import type { PeerName } from '../support/peer.ts';
 import { peerPath } from '../support/peer.ts';

@@ -6,7 +6,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { millrace, withFolder } from '../cli/program.ts';
-import type { Container } from '../fixtures/containers.ts';
+import type { Container } from '../fixtures/container-names.ts';
 import { CONTAINER_PEERS, pack } from '../fixtures/containers.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';

@@ -11,8 +11,9 @@ import { MillraceError } from '../../hosts/api/errors.ts';
 import { crc32 } from '../../hosts/bases/containers/crc32.ts';
 import { portableDecompressors } from '../../hosts/bases/containers/portable.ts';
 import { unpackWith } from '../../hosts/bases/containers/unpack.ts';
-import type { Container } from '../fixtures/containers.ts';
-import { CONTAINERS, pack } from '../fixtures/containers.ts';
+import type { Container } from '../fixtures/container-names.ts';
+import { CONTAINERS } from '../fixtures/container-names.ts';
+import { pack } from '../fixtures/containers.ts';
 import { makeContent, Random } from '../fixtures/content.ts';
 import { MemoryFile } from '../support/memory-file.ts';
 

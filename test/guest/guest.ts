@@ -3,15 +3,10 @@
  * serial port. It is made once, by build.sh beside this file, and kept in the folder of fixtures,
  * which may be deleted at any time. Run as a program, it prints where the image is.
  */
-import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
-import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { fixturesFolder } from '../fixtures/real-base.ts';
+import { madeByScript } from '../fixtures/made-by-script.ts';
 import type { PeerName } from '../support/peer.ts';
-import { missingPeers } from '../support/peer.ts';
-import { run } from '../support/run.ts';
 
 /** What must be here to make it; network access to Debian packages besides. */
 export const guestPeers: readonly PeerName[] = ['apt-get', 'dpkg-deb', 'mke2fs', 'flock'];
@@ -38,25 +33,7 @@ const MEBIBYTE = 1024 * 1024;
  * Processes that ask at once wait for the one that makes it.
  */
 export async function makeGuest(): Promise<Guest> {
-  // A changed recipe is another guest.
-  const recipe = createHash('sha256')
-    .update(await readFile(SCRIPT))
-    .digest('hex')
-    .slice(0, 12);
-  const dir = join(fixturesFolder(), `guest-${recipe}`);
-  if (!existsSync(dir)) {
-    const missing = missingPeers(guestPeers);
-    if (missing !== undefined) throw new Error(`the guest cannot be made: ${missing}`);
-    await mkdir(fixturesFolder(), { recursive: true });
-    await run('flock', [
-      `${dir}.lock`,
-      'bash',
-      '-c',
-      'test -e "$1" || exec bash "$0" "$1"',
-      SCRIPT,
-      dir,
-    ]);
-  }
+  const dir = await madeByScript('guest', SCRIPT, guestPeers);
   const file = 'guest.raw';
   return {
     dir,

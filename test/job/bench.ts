@@ -134,3 +134,10 @@ export function touches(
     offset < operation.offset + operation.length
   );
 }
+
+/** A new bench with a raw base of so many bytes, and a disk over it. */
+export async function diskOver(length: number): Promise<{ bench: Bench; disk: Disk }> {
+  const bench = new Bench();
+  bench.addBase(length);
+  return { bench, disk: await bench.create() };
+}

@@ -7,7 +7,7 @@ import type { Disk } from '../../hosts/api/disk.ts';
 import { JobStatus } from '../../hosts/api/job.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { writeImage } from '../simulator/writer.ts';
-import { Bench, CLUSTER, KIB, MIB } from './bench.ts';
+import { Bench, CLUSTER, diskOver, KIB, MIB } from './bench.ts';
 
 /** Bytes of the whole disk that are populated. */
 async function copied(disk: Disk): Promise<number> {
@@ -16,9 +16,7 @@ async function copied(disk: Disk): Promise<number> {
 
 describe('pause', () => {
   it('means no I/O of the job at all, until it is resumed', async () => {
-    const bench = new Bench();
-    bench.addBase(64 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(64 * MIB);
     bench.holds = ({ file }) => file === 'base.raw';
     await disk.stream({ nonblock: true });
     await bench.settle();
@@ -54,9 +52,7 @@ describe('pause', () => {
   });
 
   it('holds when everything has been handed out already', async () => {
-    const bench = new Bench();
-    bench.addBase(2 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(2 * MIB);
     bench.holds = ({ file }) => file === 'base.raw';
     await disk.stream({ nonblock: true });
     await bench.settle();
@@ -77,9 +73,7 @@ describe('pause', () => {
   });
 
   it('needs a job, as resume and setSpeed do', async () => {
-    const bench = new Bench();
-    bench.addBase(MIB);
-    const disk = await bench.create();
+    const { disk } = await diskOver(MIB);
     for (const call of [disk.pause(), disk.resume(), disk.setSpeed(1)])
       await expect(call).rejects.toMatchObject({ code: 'ENOENT' });
     await disk.close();
@@ -88,9 +82,7 @@ describe('pause', () => {
 
 describe('speed', () => {
   it('holds over every second, from the start', async () => {
-    const bench = new Bench();
-    bench.addBase(8 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(8 * MIB);
     await disk.stream({ nonblock: true, speed: MIB });
     expect(await disk.info()).toMatchObject({ speed: MIB });
     let before = 0;
@@ -105,9 +97,7 @@ describe('speed', () => {
   });
 
   it('may be less than a cluster a second', async () => {
-    const bench = new Bench();
-    bench.addBase(MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(MIB);
     await disk.stream({ nonblock: true, speed: CLUSTER / 8 });
     await bench.pass(7000, 100);
     expect(await copied(disk)).toBe(0);
@@ -119,9 +109,7 @@ describe('speed', () => {
   });
 
   it('can be set while the job runs, up and down, and lifted', async () => {
-    const bench = new Bench();
-    bench.addBase(32 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(32 * MIB);
     await disk.stream({ nonblock: true, speed: 4 * MIB });
     await bench.pass(1000);
     const first = await copied(disk);
@@ -136,9 +124,7 @@ describe('speed', () => {
   });
 
   it('counts from when it is set: what was copied without a limit is not held against the job', async () => {
-    const bench = new Bench();
-    bench.addBase(64 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(64 * MIB);
     bench.holds = ({ file, offset }) => file === 'base.raw' && offset >= 16 * MIB;
     await disk.stream({ nonblock: true });
     await bench.settle();
@@ -155,9 +141,7 @@ describe('speed', () => {
   });
 
   it('is refused when it cannot be', async () => {
-    const bench = new Bench();
-    bench.addBase(MIB);
-    const disk = await bench.create();
+    const { disk } = await diskOver(MIB);
     const impossible = [-1, NaN, Infinity];
     for (const speed of impossible)
       await expect(disk.stream({ speed })).rejects.toMatchObject({ code: 'EINVAL' });
@@ -171,9 +155,7 @@ describe('speed', () => {
 
 describe('abort', () => {
   it('cancels what is in flight, keeps what was copied, and tells exactly what remains', async () => {
-    const bench = new Bench();
-    bench.addBase(64 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(64 * MIB);
     bench.holds = ({ file, offset }) => file === 'base.raw' && offset >= 4 * MIB;
     await disk.stream({ nonblock: true });
     await bench.settle();
@@ -190,9 +172,7 @@ describe('abort', () => {
   });
 
   it('works while the job is paused', async () => {
-    const bench = new Bench();
-    bench.addBase(8 * MIB);
-    const disk = await bench.create();
+    const { disk } = await diskOver(8 * MIB);
     await disk.stream({ nonblock: true, speed: 1 });
     await disk.pause();
     await disk.abort();
@@ -205,9 +185,7 @@ describe('abort', () => {
   });
 
   it('works while the speed holds the job back', async () => {
-    const bench = new Bench();
-    bench.addBase(8 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(8 * MIB);
     await disk.stream({ nonblock: true, speed: 1 });
     await bench.pass(1000, 100);
     await disk.abort();
@@ -220,9 +198,7 @@ describe('abort', () => {
   });
 
   it('is an error without a job, and for one that its caller waits for', async () => {
-    const bench = new Bench();
-    bench.addBase(8 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(8 * MIB);
     await expect(disk.abort()).rejects.toMatchObject({ code: 'ENOENT' });
     bench.holds = ({ file }) => file === 'base.raw';
     const aborter = new AbortController();
@@ -352,9 +328,7 @@ describe('abort', () => {
   it.each([1, 2, 3, 4])(
     'comes to rest while a flush of the job is under way and another has failed (flush %i)',
     async (when) => {
-      const bench = new Bench();
-      bench.addBase(MIB);
-      const disk = await bench.create();
+      const { bench, disk } = await diskOver(MIB);
       bench.holds = ({ kind, file }) => kind === 'flush' && file === 'overlay.qcow2';
       await disk.stream({ nonblock: true });
       for (let flush = 1; flush < when; flush++) {
@@ -379,9 +353,7 @@ describe('abort', () => {
   );
 
   it('by a signal that was aborted before starts nothing', async () => {
-    const bench = new Bench();
-    bench.addBase(MIB);
-    const disk = await bench.create();
+    const { disk } = await diskOver(MIB);
     await expect(disk.stream({ signal: AbortSignal.abort() })).rejects.toMatchObject({
       code: 'ABORTED',
     });
@@ -408,9 +380,7 @@ describe('abort', () => {
   });
 
   it('is what closing the disk does to its job', async () => {
-    const bench = new Bench();
-    bench.addBase(8 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(8 * MIB);
     await disk.stream({ nonblock: true, speed: 1 });
     await disk.close();
     expect(bench.told).toEqual(['failed']);
@@ -423,9 +393,7 @@ describe('abort', () => {
 
 describe('progress', () => {
   it('is told at most ten times a second, goes one way, and ends exact', async () => {
-    const bench = new Bench();
-    bench.addBase(16 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(16 * MIB);
     await disk.stream({ nonblock: true, speed: 4 * MIB });
     for (let second = 0; second < 3; second++) {
       const before = bench.events.length;
@@ -442,9 +410,7 @@ describe('progress', () => {
 });
 
 it('a job that is asked for while the disk shrinks is of what is left of it', async () => {
-  const bench = new Bench();
-  bench.addBase(8 * MIB);
-  const disk = await bench.create();
+  const { bench, disk } = await diskOver(8 * MIB);
   // The end of the last cluster is read before it becomes zeros.
   bench.holds = ({ kind, file }) => kind === 'read' && file === 'base.raw';
   const resizing = disk.resize(4 * MIB + 512, { shrink: true });

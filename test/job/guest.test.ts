@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { MillraceError } from '../../hosts/api/errors.ts';
 import { JobStatus } from '../../hosts/api/job.ts';
-import { Bench, CLUSTER, KIB, MIB } from './bench.ts';
+import { Bench, CLUSTER, diskOver, KIB, MIB } from './bench.ts';
 
 describe('a guest beside the job', () => {
   it('never makes a cluster be fetched twice, whoever wants it: reads, their read-ahead, the job', async () => {
@@ -30,9 +30,7 @@ describe('a guest beside the job', () => {
   });
 
   it('keeps what it wrote against data of the base that comes later', async () => {
-    const bench = new Bench();
-    bench.addBase(4 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(4 * MIB);
     bench.holds = ({ file }) => file === 'base.raw';
     await disk.stream({ nonblock: true });
     await bench.settle();
@@ -149,9 +147,7 @@ describe('a write of many pieces', () => {
 
 describe('discard', () => {
   it('frees clusters: their space goes back to the storage, and they are taken again', async () => {
-    const bench = new Bench();
-    bench.addBase(4 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(4 * MIB);
     await disk.stream();
     await disk.flush();
     const file = bench.runtime.file('overlay.qcow2');
@@ -167,9 +163,7 @@ describe('discard', () => {
   });
 
   it('does not hit who takes the cluster next, however late the storage is with it', async () => {
-    const bench = new Bench();
-    bench.addBase(MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(MIB);
     await disk.stream();
     bench.holds = ({ kind }) => kind === 'discard';
     await disk.discard(0, MIB);

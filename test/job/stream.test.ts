@@ -5,7 +5,7 @@
 import { describe, expect, it } from 'vitest';
 import { JobStatus } from '../../hosts/api/job.ts';
 import { Domain } from '../../hosts/disk/domain.ts';
-import { Bench, CLUSTER, MIB } from './bench.ts';
+import { Bench, CLUSTER, diskOver, MIB } from './bench.ts';
 
 describe('a stream of the whole disk', () => {
   it('copies the base, takes the reference to it away, and tells once that it has ended', async () => {
@@ -54,9 +54,7 @@ describe('a stream of the whole disk', () => {
   });
 
   it('moves no data the second time, and is no error', async () => {
-    const bench = new Bench();
-    bench.addBase(2 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(2 * MIB);
     await disk.stream({ keepBase: true });
     expect(await disk.images()).toHaveLength(2);
     bench.operations.length = 0;
@@ -99,9 +97,7 @@ describe('a stream of the whole disk', () => {
 
 describe('a stream of a range', () => {
   it('goes to the end of the disk without a length, and nowhere with none', async () => {
-    const bench = new Bench();
-    bench.addBase(4 * MIB);
-    const disk = await bench.create();
+    const { disk } = await diskOver(4 * MIB);
     expect(await disk.stream({ offset: 4 * MIB })).toMatchObject({
       status: JobStatus.COMPLETED,
       length: 0,
@@ -126,9 +122,7 @@ describe('a stream of a range', () => {
   });
 
   it('populates the clusters of the range and nothing else', async () => {
-    const bench = new Bench();
-    bench.addBase(2 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(2 * MIB);
     const info = await disk.stream({ offset: CLUSTER + 1, length: 2 * CLUSTER });
     expect(info).toMatchObject({
       status: JobStatus.COMPLETED,
@@ -146,9 +140,7 @@ describe('a stream of a range', () => {
   });
 
   it('takes the base away when it was the last that was missing', async () => {
-    const bench = new Bench();
-    bench.addBase(2 * MIB);
-    const disk = await bench.create();
+    const { disk } = await diskOver(2 * MIB);
     await disk.stream({ offset: 0, length: MIB });
     expect(await disk.images()).toHaveLength(2);
     await disk.stream({ offset: MIB, length: MIB });
@@ -163,9 +155,7 @@ describe('a stream of a range', () => {
     [0.5, 512],
     [0, Number.MAX_SAFE_INTEGER + 2],
   ])('is refused outside the disk (%d + %d), and nothing is changed', async (offset, length) => {
-    const bench = new Bench();
-    bench.addBase(2 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(2 * MIB);
     await expect(disk.stream({ offset, length })).rejects.toMatchObject({ code: 'EINVAL' });
     await expect(disk.info()).rejects.toMatchObject({ code: 'ENOENT' });
     expect(bench.events).toEqual([]);
@@ -282,9 +272,7 @@ describe('a process that is killed', () => {
   });
 
   it('costs a guest that writes no flush it has not asked for', async () => {
-    const bench = new Bench();
-    bench.addBase(8 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(8 * MIB);
     for (let i = 0; i < 16; i++) await disk.write(i * CLUSTER, new Uint8Array(CLUSTER).fill(1));
     await bench.pass(1000);
     expect(bench.of('flush', 'overlay.qcow2')).toHaveLength(0);
@@ -294,17 +282,13 @@ describe('a process that is killed', () => {
 
 describe('info', () => {
   it('is an error before the first job', async () => {
-    const bench = new Bench();
-    bench.addBase(MIB);
-    const disk = await bench.create();
+    const { disk } = await diskOver(MIB);
     await expect(disk.info()).rejects.toMatchObject({ code: 'ENOENT' });
     await disk.close();
   });
 
   it('tells of the last job until the next one starts', async () => {
-    const bench = new Bench();
-    bench.addBase(2 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(2 * MIB);
     await disk.stream({ offset: 0, length: MIB });
     expect(await disk.info()).toMatchObject({ status: JobStatus.COMPLETED, length: MIB });
     bench.holds = ({ kind, file }) => kind === 'read' && file === 'base.raw';
@@ -326,9 +310,7 @@ describe('info', () => {
   });
 
   it('is not needed for what remains: the overlay tells that itself, after a restart too', async () => {
-    const bench = new Bench();
-    bench.addBase(4 * MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(4 * MIB);
     await disk.stream({ offset: 0, length: MIB });
     await disk.close();
     bench.operations.length = 0;

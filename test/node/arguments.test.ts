@@ -15,7 +15,7 @@ import { createHandler } from '../../hosts/faces/http/handler.ts';
 import { NbdServer, serveNbd } from '../../hosts/faces/nbd/server.ts';
 import { openFile } from '../../hosts/node/file.ts';
 import { listenNbd } from '../../hosts/node/nbd.ts';
-import { Bench, MIB } from '../job/bench.ts';
+import { Bench, diskOver, MIB } from '../job/bench.ts';
 import { MemoryFile } from '../support/memory-file.ts';
 
 /** What every object has, and no option is. */
@@ -411,9 +411,7 @@ it('a failure with a code that is known counts as that code', async () => {
     [circular(), 'EIO'],
   ];
   for (const [thrown, code] of failures) {
-    const bench = new Bench();
-    bench.addBase(MIB);
-    const disk = await bench.create();
+    const { bench, disk } = await diskOver(MIB);
     bench.fails = ({ kind, file }) =>
       kind === 'write' && file === 'overlay.qcow2' ? (thrown as Error) : undefined;
     const error = await disk.stream().catch((error) => error);
@@ -444,9 +442,7 @@ it('a flush that fails is told with its code, whenever it is told', async () => 
 });
 
 it("onError: 'enospc' pauses when a file of the caller's own is full", async () => {
-  const bench = new Bench();
-  bench.addBase(MIB);
-  const disk = await bench.create();
+  const { bench, disk } = await diskOver(MIB);
   bench.fails = ({ kind, file }) =>
     kind === 'write' && file === 'overlay.qcow2'
       ? new DOMException('no room', 'QuotaExceededError')

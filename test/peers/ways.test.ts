@@ -13,7 +13,7 @@ import { Random } from '../fixtures/content.ts';
 import type { MadeImage } from '../fixtures/images.ts';
 import { baseKind, overlayKind } from '../fixtures/images.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
-import { createImage, info, map, qemuImg, qemuIo } from '../support/qemu.ts';
+import { createImage, info, map, qemuImg, qemuIo, recordBase } from '../support/qemu.ts';
 import { expectReads, expectShows, expectSound, guestWrites, Model } from './model.ts';
 
 const KIB = 1024;
@@ -123,17 +123,7 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'ways of use', () => {
 
   it('names a new base by its name, and records it relative to an overlay that was opened by a relative path', async () => {
     const { base, overlay, model } = await made('chain-of-three', 'overlay-v3-64k');
-    await qemuImg([
-      'rebase',
-      '-u',
-      '-f',
-      'qcow2',
-      '-b',
-      basename(base.path),
-      '-F',
-      'qcow2',
-      overlay.path,
-    ]);
+    await recordBase(overlay.path, basename(base.path));
     const disk = await openDisk({
       overlay: relative(process.cwd(), overlay.path),
       followChain: true,
@@ -167,17 +157,7 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'ways of use', () => {
 
   it('takes images passed by the caller, whatever is recorded', async () => {
     const { base, overlay, model } = await made('chain-of-three', 'overlay-v3-64k');
-    await qemuImg([
-      'rebase',
-      '-u',
-      '-f',
-      'qcow2',
-      '-b',
-      'elsewhere.qcow2',
-      '-F',
-      'qcow2',
-      overlay.path,
-    ]);
+    await recordBase(overlay.path, 'elsewhere.qcow2');
     const images = [base.path, ...base.chain!];
     const disk = await openDisk({
       overlay: overlay.path,
@@ -334,7 +314,7 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'ways of use', () => {
     const long = join(dir, 'long-'.repeat(40), `${'long-'.repeat(40)}.raw`);
     await mkdir(dirname(long));
     await rename(base.chain![0], long);
-    await qemuImg(['rebase', '-u', '-f', 'qcow2', '-b', long, '-F', 'raw', base.path]);
+    await recordBase(base.path, long, 'raw');
     await createImage(overlay, { base: 'b', with: { cluster_size: 512 } });
     const disk = await openDisk({ overlay, followChain: true });
     const missing = await disk.remaining();

@@ -37,6 +37,15 @@ export async function createImage(path: string, options: CreateImageOptions): Pr
   await qemuImg(args);
 }
 
+/** `qemu-img rebase -u`: records another base in a qcow2 image, and touches nothing else. */
+export async function recordBase(
+  path: string,
+  base: string,
+  baseFormat: QemuFormat = 'qcow2',
+): Promise<void> {
+  await qemuImg(['rebase', '-u', '-f', 'qcow2', '-b', base, '-F', baseFormat, path]);
+}
+
 export interface ConvertOptions {
   from?: QemuFormat;
   to?: QemuFormat;

@@ -1,29 +1,13 @@
 /** Bases in compressed files and archives: what is in them is the disk. */
+import { CONTAINERS } from '../../fixtures/container-names.ts';
 import type { Case } from '../adapter.ts';
 import { equal, ok, rejects, sameBytes } from '../assert.ts';
 import { baseContent, KIB, MIB } from '../content.ts';
 import { diskOver, newOverlay, reads, standsAlone, using } from '../support.ts';
 
-/** Of each, the fixtures base.raw.NAME and base.qcow2.NAME. */
-const PACKED = [
-  'xz',
-  'one.xz',
-  'gz',
-  'bz2',
-  'zst',
-  'seek.zst',
-  'zip',
-  'stored.zip',
-  'tar',
-  'sparse.tar',
-  'gnu.tar',
-  'tar.gz',
-  'tar.xz',
-];
-
 export const containerCases: readonly Case[] = [
   ...['base.raw', 'base.qcow2'].flatMap((image) =>
-    PACKED.map(
+    CONTAINERS.map(
       (container): Case => ({
         name: `${image}.${container}: read in front, then streamed, then read without it`,
         run: (host) =>
