@@ -139,8 +139,9 @@ export class ImageOpener {
     const { size = 0 } = this.#engine.file(image) ?? {};
     const found = otherFormat(this.#engine.firstBytes(image, PROBE_BYTES), size);
     if (found || !isRaw) return found;
+    // An end that cannot be read tells nothing, and may never be asked for.
     const end = this.#isAtHand(image)
-      ? await this.#lastBytes(image)
+      ? await this.#lastBytes(image).catch(() => undefined)
       : await this.#trailer(image, 'dmg');
     return end && otherTrailer(end);
   }
