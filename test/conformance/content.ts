@@ -32,7 +32,7 @@ export const UPPER_RUNS: readonly Run[] = [
   { offset: 128 * KIB, length: 64 * KIB, kind: 'random', seed: 5 },
   { offset: 704 * KIB, length: 192 * KIB, kind: 'text', seed: 6 },
 ];
-/** Bytes of `tail.raw`: not even a whole number of sectors. */
+/** Bytes of `tail.raw`: not even a whole number of sectors, and no text, which is no image. */
 export const TAIL_SIZE: number = 192 * KIB + 1003;
 
 /** The whole base, as a guest sees it. */
@@ -46,7 +46,7 @@ export function upperContent(): Uint8Array {
 }
 
 export function tailContent(): Uint8Array {
-  return makeContent('text', 7, TAIL_SIZE);
+  return makeContent('random', 7, TAIL_SIZE);
 }
 
 /** Bytes for a guest's own write. */

@@ -1,4 +1,6 @@
-/** QEMU's own daemon, qemu-storage-daemon: its block-stream job, and disks by NBD that it streams. */
+/**
+ * QEMU's own daemon, qemu-storage-daemon: its block-stream job, and disks by NBD that it streams.
+ */
 import { spawn } from 'node:child_process';
 import { performance } from 'node:perf_hooks';
 import { createInterface } from 'node:readline';

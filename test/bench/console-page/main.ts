@@ -13,9 +13,9 @@ import { attachDisk } from '../../../hosts/faces/v86/index.ts';
 
 /**
  * `memory`: the whole image in memory before the start. `first`: a new Millrace disk, with its
- * stream behind. `second`: the same disk after the page was left. `profile`: as `first`, with a boot
- * profile. `async`: v86's own reader, which
- * asks for what the guest asks for. `chunks`: the same, a MiB at a time.
+ * stream behind. `second`: the same disk after the page was left. `profile`: as `first`, with a
+ * boot profile. `async`: v86's own reader, which asks for what the guest asks for. `chunks`: the
+ * same, a MiB at a time.
  */
 export type DiskKind = 'memory' | 'first' | 'second' | 'profile' | 'async' | 'chunks';
 
