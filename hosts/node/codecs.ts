@@ -7,35 +7,20 @@
  * as much time as they save it: with clusters of 64 KiB on two cores they gave 430 to 510 MB/s, the
  * main thread alone 440, two threads 590 with batches of 8 clusters, 650 of 16, 700 of 32.
  */
-import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
-import { Worker } from 'node:worker_threads';
-import * as zlib from 'node:zlib';
+import type { Worker } from 'node:worker_threads';
 import type { Codec, Compression, Stream } from '../api/codec.ts';
-import type { Decoder, Encoder, ZlibCompression, ZlibFunction } from '../disk/codecs/codecs.ts';
-import {
-  badStream,
-  checkCount,
-  codecOf,
-  DEFLATE_OPTIONS,
-  portableDecoders,
-  zlibDecoder,
-  zlibEncoder,
-} from '../disk/codecs/codecs.ts';
+import { badStream, checkCount } from '../disk/codecs/codecs.ts';
 import { zstdFrame } from '../disk/codecs/zstd.ts';
-import type { Act, Batch, BatchDone, WorkerSetup } from './codec-worker.ts';
-import { AT_WORK, CLOSED, codecWorkerProgram, FREE } from './codec-worker.ts';
+import { closeGate, startWorker } from './codec-thread.ts';
+import type { Act, Batch, BatchDone } from './codec-worker.ts';
+import { inlineCodec } from './inline-codec.ts';
 
 /**
  * As many as QEMU gives one image to decompress (QCOW2_MAX_THREADS); each takes about 15 MB, a few
  * more where it needs zstd in wasm.
  */
 const THREADS_MAX = 4;
-/**
- * They hold hardly anything but buffers: with less room for young objects, each takes 5 to 12 MB
- * less and is as quick.
- */
-const YOUNG_GENERATION_MB = 2;
 /** One in work and one that waits, so that a thread never waits for the main one. */
 const BATCHES_PER_THREAD = 2;
 /** Decoded bytes a batch: larger ones are hardly quicker, and take memory. */
@@ -44,59 +29,6 @@ const BATCH_BYTES = 1024 * 1024;
 const FEW_BYTES = 128 * 1024;
 /** Decoded bytes that wait when the threads are started: below it is a guest, above it a stream. */
 const START_BYTES = 1024 * 1024;
-/** A cluster takes a few milliseconds at most: a thread that takes longer has died in it. */
-const CLOSE_MS_MAX = 250;
-
-/** node:zlib has zstd from version 22.15 on. */
-const { zstdDecompressSync, zstdCompressSync } = zlib as {
-  zstdDecompressSync?: ZlibFunction;
-  zstdCompressSync?: ZlibCompression;
-};
-
-/** A codec that works in this thread, as quickly as this version of Node can. */
-export function inlineCodec(): Codec {
-  return codecOf(
-    {
-      zlib: () => zlibDecoder(zlib.inflateRawSync as ZlibFunction),
-      zstd: () => (zstdDecompressSync ? zlibDecoder(zstdDecompressSync) : wasmDecoder()),
-    },
-    {
-      zlib: () => zlibEncoder(zlib.deflateRawSync as ZlibCompression, DEFLATE_OPTIONS),
-      zstd: () => (zstdCompressSync ? zlibEncoder(zstdCompressSync) : wasmEncoder()),
-    },
-  );
-}
-
-/**
- * Twice as quick as what runs everywhere, which has to do in a bundle: this comes with a file that
- * bundlers do not know what to do with.
- */
-async function wasmDecoder(): Promise<Decoder> {
-  try {
-    const { decompress } = await wasmZstd();
-    return (from, into) => {
-      const out = decompress(from, into.length);
-      into.set(out);
-      return out.length;
-    };
-  } catch {
-    return portableDecoders.zstd();
-  }
-}
-
-async function wasmEncoder(): Promise<Encoder> {
-  const { compress } = await wasmZstd();
-  return (from) => compress(from);
-}
-
-async function wasmZstd(): Promise<typeof import('@foxglove/wasm-zstd')> {
-  const module = createRequire(import.meta.url)(
-    wasmZstdPath(),
-  ) as typeof import('@foxglove/wasm-zstd');
-  await module.isLoaded;
-  return module;
-}
-
 interface Job {
   act: Act;
   method: Compression;
@@ -269,7 +201,6 @@ export class ThreadedCodec implements Codec {
       worker.on('online', () => this.addSlots(thread));
       worker.on('message', (done: BatchDone) => this.finish(done));
       worker.on('error', () => this.doWithout());
-      worker.on('exit', () => openGates.delete(gate));
       // After the listeners: whoever listens to a thread's messages waits for them.
       worker.unref();
     }
@@ -373,51 +304,6 @@ function withRoom(buffer: ArrayBuffer, bytes: number): ArrayBuffer {
 function defaultThreads(): number {
   const cores = availableParallelism();
   return cores === 1 ? 0 : Math.min(cores, THREADS_MAX);
-}
-
-function startWorker(gate: Int32Array): Worker {
-  const workerData: WorkerSetup = { gate, zstd: wasmZstdPath() };
-  const resourceLimits = { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB };
-  // Without the flags of the process: its loaders are not for this program.
-  const worker = new Worker(codecWorkerProgram, {
-    eval: true,
-    name: 'millrace codec',
-    workerData,
-    resourceLimits,
-    execArgv: [],
-  });
-  closeGatesAtExit();
-  openGates.add(gate);
-  return worker;
-}
-
-/** Of the threads that live. */
-const openGates = new Set<Int32Array>();
-
-/** The end of the process ends its threads, too. */
-let closesGatesAtExit = false;
-function closeGatesAtExit(): void {
-  if (closesGatesAtExit) return;
-  closesGatesAtExit = true;
-  process.once('exit', () => openGates.forEach(closeGate));
-}
-
-/** Returns when the thread does nothing; from now on it never does. */
-function closeGate(gate: Int32Array): void {
-  const deadline = Date.now() + CLOSE_MS_MAX;
-  while (Atomics.compareExchange(gate, 0, FREE, CLOSED) === AT_WORK && Date.now() < deadline) {
-    Atomics.wait(gate, 0, AT_WORK, CLOSE_MS_MAX);
-  }
-}
-
-function wasmZstdPath(): string {
-  try {
-    return createRequire(import.meta.url).resolve('@foxglove/wasm-zstd');
-  } catch {
-    // In a bundle it is not to be found by name; a thread that needs it ends, and the main thread
-    // decodes.
-    return '';
-  }
 }
 
 /** The pool of this process. */

@@ -10,7 +10,7 @@ import { MillraceError } from '../../hosts/api/errors.ts';
 import type { CreateOptions, OpenOptions } from '../../hosts/api/open.ts';
 import type { OverlayMode, Runtime } from '../../hosts/api/runtime.ts';
 import { createDiskWith, openDiskWith } from '../../hosts/disk/open.ts';
-import { inlineCodec } from '../../hosts/node/codecs.ts';
+import { inlineCodec } from '../../hosts/node/inline-codec.ts';
 import type { Plan } from './faulty.ts';
 import { FaultyFile, FaultySource } from './faulty.ts';
 import { MemoryFile } from './memory-file.ts';

@@ -3,14 +3,12 @@
  * Every reply is checked against its request before a byte of it is kept; a server that breaks the
  * protocol loses the connection, and all that was asked for by it fails.
  */
-import type { ErrorCode } from '../../api/errors.ts';
-import { MillraceError } from '../../api/errors.ts';
-import { Failure, transportFailure } from '../retry.ts';
-import type { ByteReader, ByteWriter, NbdConnection } from './duplex.ts';
-import { ConnectionEnded } from './duplex.ts';
+import { Failure } from '../retry.ts';
+import { hangUp } from './duplex.ts';
+import { asFailure, failureOf, lost } from './failures.ts';
 import { viewOf } from './fields.ts';
 import type { Negotiated } from './handshake.ts';
-import { broken, negotiate, otherProtocol } from './handshake.ts';
+import { broken } from './handshake.ts';
 import type { Descriptor, ReplyHeader } from './messages.ts';
 import {
   DATA_OFFSET_BYTES,
@@ -23,53 +21,18 @@ import {
   parseReply,
   replyHeaderBytes,
 } from './messages.ts';
-import {
-  Command,
-  NbdError,
-  REPLY_TYPE_ERROR_BIT,
-  ReplyType,
-  SIMPLE_REPLY_BYTES,
-} from './protocol.ts';
-import type { NbdPlace } from './uri.ts';
+import type { Pending } from './pending.ts';
+import { claim, isWhole } from './pending.ts';
+import { Command, REPLY_TYPE_ERROR_BIT, ReplyType, SIMPLE_REPLY_BYTES } from './protocol.ts';
 
-/**
- * How a runtime connects: a socket, or a WebSocket. When `signal` is aborted, which is until the
- * export has been come to, the connection ends.
- */
-export type NbdConnect = (place: NbdPlace, signal: AbortSignal) => Promise<NbdConnection>;
-
-/** From the first packet to the export, TLS included. */
-const HANDSHAKE_MS_MAX = 15_000;
-const TOO_LATE = new Failure('ETIMEDOUT', `no answer within ${HANDSHAKE_MS_MAX / 1000} s`, {
-  transient: true,
-  lost: true,
-});
-/** An NBD server greets at once. After so long, whoever is there is asked whether it is one. */
-const GREETING_MS = 1000;
 /** How long a server has to take the good-bye. */
 const CLOSE_MS_MAX = 1000;
 /** Requests of one connection under way, those too that nobody waits for any more. */
 const REQUESTS_MAX = 256;
-/** Runs of content in the reply to one read: as many as there are sectors in the largest. */
-const RUNS_MAX = 4096;
 /** A chunk that holds no content: descriptors, or an error with its words. */
 const PAYLOAD_BYTES_MAX: number = 1024 * 1024;
 /** So much within the timeout, or the end of a reply, is progress. */
 const PROGRESS_BYTES_MIN = 1024;
-
-/** A request that has not been answered whole. */
-interface Pending {
-  readonly type: number;
-  readonly offset: number;
-  readonly length: number;
-  /** Where a read's content goes. */
-  readonly into: Uint8Array;
-  /** What of it has come: runs that do not touch, in order. */
-  readonly runs: { start: number; end: number }[];
-  descriptors: Descriptor[];
-  failure: Failure | undefined;
-  settle(failure?: Failure): void;
-}
 
 /** What became of all connections of a base. */
 export interface Traffic {
@@ -89,50 +52,8 @@ export class Connection {
   #watch: ReturnType<typeof setTimeout> | undefined;
   #progress = 0;
 
-  /**
-   * Connects and comes to the export.
-   * @throws Failure
-   */
-  static async open(
-    place: NbdPlace,
-    connect: NbdConnect,
-    timeoutMs: number,
-    traffic: Traffic,
-    signal: AbortSignal,
-  ): Promise<Connection> {
-    const giveUp = new AbortController();
-    const timer = setTimeout(() => giveUp.abort(TOO_LATE), HANDSHAKE_MS_MAX);
-    const doubt = setTimeout(() => {
-      void whatIsThere(place, connect, giveUp.signal).then((failure) => {
-        if (failure !== undefined) giveUp.abort(failure);
-      });
-    }, GREETING_MS);
-    const forward = (): void => giveUp.abort(signal.reason);
-    signal.addEventListener('abort', forward);
-    try {
-      signal.throwIfAborted();
-      const connection = await connect(place, giveUp.signal);
-      const told = await negotiate(
-        connection,
-        place,
-        (reader, writer) => {
-          giveUp.signal.addEventListener('abort', () => hangUp(reader, writer));
-        },
-        () => clearTimeout(doubt),
-      );
-      return new Connection(told, timeoutMs, traffic);
-    } catch (error) {
-      const failure = giveUp.signal.aborted ? giveUp.signal.reason : error;
-      giveUp.abort(failure);
-      throw signal.aborted ? signal.reason : asFailure(failure);
-    } finally {
-      clearTimeout(timer);
-      clearTimeout(doubt);
-      signal.removeEventListener('abort', forward);
-    }
-  }
-
-  private constructor(told: Negotiated, timeoutMs: number, traffic: Traffic) {
+  /** Over a connection that has come to the export: see connect.ts. */
+  constructor(told: Negotiated, timeoutMs: number, traffic: Traffic) {
     this.told = told;
     this.#timeoutMs = timeoutMs;
     this.#traffic = traffic;
@@ -333,108 +254,4 @@ export class Connection {
     clearTimeout(this.#watch);
     for (const pending of [...this.#pending.values()]) pending.settle(failure);
   }
-}
-
-/**
- * Why nobody greets, by a connection of its own: what is sent there would put an NBD server that is
- * only slow out of step. Undefined where it may be one.
- */
-async function whatIsThere(
-  place: NbdPlace,
-  connect: NbdConnect,
-  signal: AbortSignal,
-): Promise<Failure | undefined> {
-  // A WebSocket has been agreed on already.
-  if (place.transport.kind === 'websocket') return undefined;
-  const asked = new AbortController();
-  const stop = (): void => asked.abort(signal.reason);
-  signal.addEventListener('abort', stop);
-  try {
-    const found = await otherProtocol(() => connect(place, asked.signal));
-    if (found === undefined) return undefined;
-    const help = found === 'HTTP' ? ': is it an http: URL?' : '';
-    return new Failure('EIO', `what answers there is no NBD server, it speaks ${found}${help}`);
-  } catch {
-    return undefined;
-  } finally {
-    signal.removeEventListener('abort', stop);
-    stop();
-  }
-}
-
-/**
- * The part of a read's buffer that a chunk fills, which must be inside it, and where no other chunk
- * was.
- */
-function claim(pending: Pending, offset: number, length: number): Uint8Array {
-  const { runs, into } = pending;
-  const start = offset - pending.offset;
-  const end = start + length;
-  if (length === 0 || start < 0 || end > pending.length)
-    throw broken(`it sends ${length} bytes at ${offset}, which were not asked for`);
-  let at = runs.length;
-  while (at > 0 && runs[at - 1].start >= start) at--;
-  const [below, above] = [runs[at - 1], runs[at]];
-  if ((below !== undefined && below.end > start) || (above !== undefined && above.start < end))
-    throw broken(`it sends bytes at ${offset} twice`);
-  const [joinsBelow, joinsAbove] = [below?.end === start, above?.start === end];
-  if (joinsBelow && joinsAbove) {
-    below.end = above.end;
-    runs.splice(at, 1);
-  } else if (joinsBelow) below.end = end;
-  else if (joinsAbove) above.start = start;
-  else if (runs.length === RUNS_MAX) throw broken(`a reply is in more than ${RUNS_MAX} pieces`);
-  else runs.splice(at, 0, { start, end });
-  return into.subarray(start, end);
-}
-
-function isWhole({ type, runs, length, descriptors }: Pending): boolean {
-  if (type !== Command.read) return descriptors.length > 0;
-  return runs.length === 1 && runs[0].start === 0 && runs[0].end === length;
-}
-
-function hangUp(reader: ByteReader, writer: ByteWriter): void {
-  const reason = new ConnectionEnded('the connection was given up');
-  writer.abort(reason);
-  reader.cancel(reason);
-}
-
-/** What the error of a server means, and whether asking again may help. */
-const MEANINGS: ReadonlyMap<number, [ErrorCode, string, boolean]> = new Map([
-  [NbdError.EPERM, ['EACCES', 'the server does not allow it', false]],
-  [NbdError.EIO, ['EIO', 'the server failed to read', true]],
-  [NbdError.ENOMEM, ['EIO', 'the server has no memory', true]],
-  [NbdError.EINVAL, ['EIO', 'the server takes the request for invalid', false]],
-  [NbdError.EOVERFLOW, ['EIO', 'the server takes the request for too long', false]],
-  [NbdError.ENOTSUP, ['EUNSUPPORTED', 'the server does not support it', false]],
-  [NbdError.ESHUTDOWN, ['EIO', 'the server is shutting down', true]],
-]);
-
-function failureOf(error: number, message: string): Failure {
-  const words = message === '' ? '' : `: ${message}`;
-  const [code, meaning, transient] = MEANINGS.get(error) ?? ['EIO', `error ${error}`, true];
-  return new Failure(code, `${meaning}${words}`, { transient });
-}
-
-function lost(message: string, cause?: unknown): Failure {
-  return new Failure('EIO', message, { transient: true, lost: true, cause });
-}
-
-/** What a connection failed of; what the runtime's sockets say is told as it is. */
-function asFailure(error: unknown): Failure {
-  if (error instanceof Failure) return error;
-  if (error instanceof MillraceError)
-    return new Failure(error.code, error.message, {
-      transient: error.code === 'EIO' || error.code === 'ETIMEDOUT',
-      lost: true,
-      cause: error,
-    });
-  return error instanceof ConnectionEnded
-    ? lost(ended(error), error)
-    : transportFailure(error, '', true);
-}
-
-function ended({ message, cause }: ConnectionEnded): string {
-  const why = cause instanceof Error && !(cause instanceof ConnectionEnded) ? cause.message : '';
-  return why === '' ? message : `${message} (${why})`;
 }

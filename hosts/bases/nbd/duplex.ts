@@ -365,3 +365,10 @@ export function* batches(parts: readonly Uint8Array[]): Generator<Uint8Array> {
     from = to;
   }
 }
+
+/** Ends a connection without a word: who reads or writes hears of it. */
+export function hangUp(reader: ByteReader, writer: ByteWriter): void {
+  const reason = new ConnectionEnded('the connection was given up');
+  writer.abort(reason);
+  reader.cancel(reason);
+}

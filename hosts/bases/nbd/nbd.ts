@@ -12,14 +12,15 @@ import { Elevator, REQUEST_BYTES_MIN } from '../elevator.ts';
 import { checkedPatience, within } from '../patience.ts';
 import type { NbdStats } from './caller.ts';
 import { Caller } from './caller.ts';
-import type { Connection, NbdConnect } from './connection.ts';
+import type { NbdConnect } from './connect.ts';
+import type { Connection } from './connection.ts';
 import { Holes } from './holes.ts';
 import { Pieces } from './pieces.ts';
 import { Pool } from './pool.ts';
 import { parseNbdUri } from './uri.ts';
 
 export type { NbdStats } from './caller.ts';
-export type { NbdConnect } from './connection.ts';
+export type { NbdConnect } from './connect.ts';
 
 /** Ranges under way, one of them for the foreground, over several connections or over one. */
 const LANES = 8;

@@ -3,7 +3,9 @@
  * free for the foreground. One that has ended is made again when it is needed.
  */
 import { Failure } from '../retry.ts';
-import type { NbdConnect, Traffic } from './connection.ts';
+import type { NbdConnect } from './connect.ts';
+import { connectTo } from './connect.ts';
+import type { Traffic } from './connection.ts';
 import { Connection } from './connection.ts';
 import { ExportFlag } from './protocol.ts';
 import type { NbdPlace } from './uri.ts';
@@ -82,7 +84,7 @@ export class Pool {
 
   async #make(): Promise<Connection> {
     try {
-      const connection = await Connection.open(
+      const connection = await connectTo(
         this.#place,
         this.#connect,
         this.#timeoutMs,

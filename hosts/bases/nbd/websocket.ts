@@ -4,7 +4,7 @@
  * Node fit, and knows nothing of the protocol.
  */
 import { MillraceError } from '../../api/errors.ts';
-import type { NbdConnect } from './connection.ts';
+import type { NbdConnect } from './connect.ts';
 import type { StreamConnection } from './duplex.ts';
 import { ConnectionEnded } from './duplex.ts';
 
