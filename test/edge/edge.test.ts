@@ -6,8 +6,9 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Miniflare } from 'miniflare';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { StreamInfo } from '../../hosts/api/job.ts';
+import { encodeProfile } from '../../hosts/profiles/format.ts';
 import { makeContent } from '../fixtures/content.ts';
 import type { ObjectServer } from '../http/object-server.ts';
 import { serveObject } from '../http/object-server.ts';
@@ -122,6 +123,48 @@ describe('a disk in a Durable Object', () => {
       'vdb/manifest',
     );
   });
+});
+
+describe('a disk with a boot profile beside its base', () => {
+  it(
+    'is warmed by the first request: what the boot reads next is there',
+    async () => {
+      const place = 4 * MIB;
+      const boot = [{ offset: place, length: 128 * KIB, ms: 0 }];
+      const of = { base: { size: CONTENT.length }, diskSize: CONTENT.length };
+      const profile = await encodeProfile({ ...of, seconds: 1, boots: 1, ranges: boot });
+      const last = profile.length - 1;
+      const asked: string[] = [];
+      const server = await serveObject(CONTENT, (ask) => {
+        asked.push(`${ask.request.url} ${ask.first}`);
+        if (ask.request.url !== '/disk.img.profile') return ask.answer();
+        const range = `bytes 0-${last}/${profile.length}`;
+        ask.answer({ 'Content-Range': range, 'Content-Length': profile.length }, profile);
+      });
+      const machine = await startWorker(new URL('machine.ts', import.meta.url), {
+        object: 'Machine',
+        bindings: { BASE: server.url, TOKEN },
+      });
+      try {
+        const read = async (range: string): Promise<Uint8Array> => {
+          const headers = { Authorization: `Bearer ${TOKEN}`, Range: `bytes=${range}` };
+          const answer = await machine.dispatchFetch('http://edge/disks/vdc/data', { headers });
+          return new Uint8Array(await answer.arrayBuffer());
+        };
+        await read('0-511');
+        await vi.waitFor(() => expect(asked).toContain(`/disk.img ${place}`), START_MS_MAX);
+        const bytes = await read(`${place}-${place + 128 * KIB - 1}`);
+        expect(Buffer.from(bytes).equals(CONTENT.subarray(place, place + 128 * KIB))).toBe(true);
+        const about = asked.filter((ask) => Number(ask.split(' ')[1]) >= place);
+        expect(about).toEqual([`/disk.img ${place}`]);
+        expect(asked.filter((ask) => ask.includes('.profile'))).toHaveLength(1);
+      } finally {
+        await machine.dispose();
+        await server.stop();
+      }
+    },
+    START_MS_MAX,
+  );
 });
 
 describe('a job whose object is gone', () => {

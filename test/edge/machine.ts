@@ -27,6 +27,7 @@ export class Machine {
     const disks = {
       vda: { overlay: 'vda', base: env.BASE },
       vdb: { overlay: 'r2:vdb', base: 'r2:base.raw' },
+      vdc: { overlay: 'vdc', base: env.BASE, profile: 'auto' as const },
       lost: { overlay: 'lost', base: `${env.BASE}.missing` },
     };
     this.#served = serveDisks(state, {
