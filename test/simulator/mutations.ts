@@ -125,6 +125,12 @@ export const MUTATIONS: Mutation[] = [
     to: '',
   },
   {
+    name: 'a job with an order ends with it, and leaves the rest out',
+    path: 'engine/job/handout.ts',
+    from: 'return next == DONE ? copyFromCursor(t, j) : next;',
+    to: 'return next;',
+  },
+  {
     name: 'a disk that grows shows what its base has there',
     path: 'engine/requests/resize.ts',
     from: 'image.l1Size ? TABLE : HIDE;',
