@@ -6,7 +6,7 @@ const TIMEOUT_MAX_MS = 2 ** 31 - 1;
 const RETRIES_DEFAULT = 6;
 const RETRIES_MAX = 100;
 
-/** @throws MillraceError `EINVAL` for what cannot be. */
+/** @throws MillraceError `EINVAL` for an invalid option. */
 export function checkedPatience(
   options: { timeout?: number; retries?: number },
   timeoutDefaultMs: number,

@@ -178,7 +178,7 @@ export class GuestIo {
     if (!Number.isSafeInteger(size) || size < 0 || size % SECTOR_BYTES)
       throw new MillraceError(
         'EINVAL',
-        `a disk of ${size} bytes cannot be: a size is a multiple of ${SECTOR_BYTES}`,
+        `invalid size ${size}: must be a multiple of ${SECTOR_BYTES} bytes`,
       );
     return content.changing(() => this.#gate.resize(() => this.#resize(size, options)));
   }

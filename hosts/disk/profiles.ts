@@ -272,7 +272,7 @@ function infoOf(
   return { outcome, source, ...(message && { message }), asked, fetched, requests };
 }
 
-/** @throws MillraceError `EINVAL` for what cannot be. */
+/** @throws MillraceError `EINVAL` for an invalid option. */
 export function checkedRecording(
   record: boolean | RecordOptions,
 ): { mostMs?: number; quietMs?: number } | undefined {

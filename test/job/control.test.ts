@@ -148,6 +148,9 @@ describe('speed', () => {
     await disk.stream({ speed: 1000, nonblock: true });
     for (const speed of impossible)
       await expect(disk.setSpeed(speed)).rejects.toMatchObject({ code: 'EINVAL' });
+    await expect(disk.setSpeed(-1)).rejects.toThrow(
+      'invalid speed -1: must be 0 or more bytes per second',
+    );
     expect(await disk.info()).toMatchObject({ status: JobStatus.ACTIVE, speed: 1000 });
     await disk.close();
   });

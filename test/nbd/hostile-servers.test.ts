@@ -279,7 +279,7 @@ const OPENING_CASES: [string, Habits, RegExp][] = [
   [
     'tells of blocks of 3',
     { options: { 7: () => info(SIZE, [3, 4096, 8192]) } },
-    /block sizes of 3, 4096 and 8192/,
+    /invalid block sizes: 3, 4096 and 8192/,
   ],
   [
     'tells of no largest block',

@@ -89,7 +89,7 @@ function sizeOf(header: Uint8Array, pax: Map<string, string>, name: string | und
   const told = isFile ? pax.get('size') : undefined;
   const size = told === undefined ? number(header, 124, 12) : Number(told);
   if (!Number.isSafeInteger(size) || size < 0)
-    throw corrupt(name, 'tar', 'a file has a size that cannot be');
+    throw corrupt(name, 'tar', 'a file has an invalid size');
   return size;
 }
 

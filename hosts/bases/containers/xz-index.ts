@@ -157,7 +157,7 @@ function recordsOf(
       value += (bits & 0x7f) * 2 ** (7 * byte);
       if (bits < 0x80 && value <= Number.MAX_SAFE_INTEGER) return value;
     }
-    throw bad('its index holds a number that cannot be');
+    throw bad('its index holds an invalid number');
   };
   const count = next();
   // Each takes two bytes at least.

@@ -151,7 +151,7 @@ function checked(
     maximum < preferred ||
     (maximum % minimum !== 0 && maximum !== 0xffffffff)
   )
-    throw broken(`block sizes of ${minimum}, ${preferred} and ${maximum} bytes cannot be`);
+    throw broken(`invalid block sizes: ${minimum}, ${preferred} and ${maximum} bytes`);
   return told;
 }
 

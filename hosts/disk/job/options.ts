@@ -34,7 +34,7 @@ export interface CheckedJob {
   keepsCompressed: boolean;
 }
 
-/** @throws MillraceError `EINVAL` for what cannot be. */
+/** @throws MillraceError `EINVAL` for an invalid option. */
 export function checkedJob(options: JobStart, diskSize: number): CheckedJob {
   const { offset = 0, onError = 'report', allocate = 'sparse', compressed = 'inflate' } = options;
   // What no length was given for goes on to the end of the disk; a length of 0 is one, but for
@@ -91,6 +91,6 @@ function checkStream({
 
 export function checkedSpeed(speed: number): number {
   if (!Number.isFinite(speed) || speed < 0)
-    throw new MillraceError('EINVAL', `a speed of ${speed} bytes a second cannot be`);
+    throw new MillraceError('EINVAL', `invalid speed ${speed}: must be 0 or more bytes per second`);
   return Math.min(Math.ceil(speed), Number.MAX_SAFE_INTEGER);
 }
