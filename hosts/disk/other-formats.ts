@@ -94,6 +94,7 @@ const FORMATS: readonly OtherFormat[] = [
   { name: 'PDF', magic: '%PDF-', advice: DOWNLOAD },
   { name: 'PNG', magic: '\x89PNG\r\n\x1a\n', advice: DOWNLOAD },
   { name: 'GIF', magic: 'GIF89a', advice: DOWNLOAD },
+  { name: 'JPEG', magic: '\xff\xd8\xff', advice: DOWNLOAD },
   { name: 'a program (ELF)', magic: '\x7fELF', advice: 'it may unpack to the image: run it' },
 ];
 const BZIP2 = /^BZh[1-9]/;
@@ -110,6 +111,8 @@ const CPIO_BINARY = /^(?:\xc7\x71|\x71\xc7).{24}[\x21-\x7e][\x20-\x7e]*\0/s;
 const TAGS =
   '!doctype\\s+html|html|head|script|iframe|h1|div|font|table|a|style|title|b|body|br|p|\\?xml';
 const MARKUP = new RegExp(`^[\\t\\n\\f\\r ]*<(?:(?:${TAGS})(?=[\\s>])|!--)`, 'i');
+/** Of what is a text all through, any element is the beginning of one. */
+const ELEMENT = /^\s*<[a-z]/i;
 /** Of XML, what tells of a disk that is elsewhere. */
 const DESCRIPTIONS: readonly [RegExp, string][] = [
   [
@@ -118,7 +121,11 @@ const DESCRIPTIONS: readonly [RegExp, string][] = [
   ],
   [/<(?:\w+:)?Envelope\b/, 'it is an OVF description, and no image: give the disk that it names'],
 ];
-/** A byte order mark of UTF-16, or what it makes of the first character of a page or of JSON. */
+/**
+ * Byte order marks of UTF-32 and UTF-16, or what the latter makes of the first character of a page
+ * or of JSON.
+ */
+const UTF_32 = /^(?:\xff\xfe\0\0|\0\0\xfe\xff)/;
 const UTF_16 = /^(?:\xff\xfe|\xfe\xff|[\t-\r <{[]\0|\0[\t-\r <{[])/;
 /**
  * What `xz --format=lzma` writes: properties, a dictionary's size, and a size that is not known.
@@ -166,15 +173,15 @@ function unsupported(name: string, advice: string): string {
 function noImage(start: Uint8Array, size: number): string | undefined {
   const head = textOf(start.subarray(0, SECTOR_BYTES));
   const text = isText(head) ? textOf(start.subarray(0, TEXT_BYTES_MAX)) : head;
-  if (MARKUP.test(text)) {
+  if (MARKUP.test(text) || (ELEMENT.test(text) && isText(text))) {
     const described = DESCRIPTIONS.find(([root]) => root.test(text))?.[1];
     return described ?? `it is a page of HTML or XML, and no image: ${DOWNLOAD}`;
   }
   if (!isText(text)) return undefined;
   if (JSON_START.test(text)) return `it is JSON, and no image: ${DOWNLOAD}`;
-  // A disk has whole sectors, and a text of more than a few words has lines.
+  // A disk has whole sectors, and a text of more than a few words has spaces or lines.
   const isWhole = size % SECTOR_BYTES === 0;
-  if (!isWhole && (size < SECTOR_BYTES || text.includes('\n')) && isText(textOf(start)))
+  if (!isWhole && (size < SECTOR_BYTES || /\s/.test(text)) && isText(textOf(start)))
     return `it is a text of ${size} bytes, and no image: ${DOWNLOAD}`;
   return undefined;
 }
@@ -198,6 +205,7 @@ function charactersOf(bytes: Uint8Array): string {
 /** In UTF-8 byte by byte, in UTF-16 by its characters; without a byte order mark. */
 function textOf(start: Uint8Array): string {
   const characters = charactersOf(start);
+  if (UTF_32.test(characters)) return characters.slice(4).replaceAll('\0', '');
   if (!UTF_16.test(characters)) return characters.replace(/^\xef\xbb\xbf/, '');
   const isBigEndian = /^(?:\xfe\xff|\0)/.test(characters);
   return new TextDecoder(isBigEndian ? 'utf-16be' : 'utf-16le').decode(start);

@@ -23,7 +23,8 @@ export const VMDK_TEXT_BYTES_MAX: number = 64 * 1024;
  * The line that it begins with; QEMU takes it for one by the version alone. Other comments, and
  * empty lines, may come before. A boot sector has neither.
  */
-const START = /^(?:[ \t]*(?:#[^\n]*|\r)?\n)*?(?:# Disk DescriptorFile|version=[1-3]\r?\n)/;
+const START =
+  /^(?:\xef\xbb\xbf)?(?:[ \t]*(?:#[^\n]*|\r)?\n)*?(?:# ?Disk DescriptorFile|version=[1-3]\r?\n)/i;
 const START_BYTES_MAX = 4096;
 const SECTOR_BYTES = 512;
 /** Access, sectors, type, name, and of a flat one the sector at which it begins. */

@@ -200,6 +200,8 @@ it.each([
   ['empty lines before it', `\n \n\r\n${HEAD}`],
   ['comments before it', `# made by hand\n#\r\n${HEAD}`],
   ['only a version, as QEMU takes it', HEAD.replace(/^.*\n/, '')],
+  ['a byte order mark', `\ufeff${HEAD}`],
+  ['its first line in small letters', HEAD.toLowerCase().replace('parentcid', 'parentCID')],
   ['comments and a version', HEAD.replace(/^.*\n/, '# a disk\n \n')],
 ])('takes a text with %s', async (_, head) => {
   const disk = await opened('RW 1 FLAT "short" 0\n', {}, head);

@@ -67,6 +67,20 @@ const OTHERS: [name: string, bytes: Uint8Array, told: RegExp][] = [
   ['late.html', new TextEncoder().encode(`${'\n'.repeat(5000)}<html></html>`), /page of HTML/],
   ['comment.html', new TextEncoder().encode('<!-- 1 --><html></html>'), /page of HTML/],
   ['snippet.html', new TextEncoder().encode('<h1>Not found</h1>'), /page of HTML/],
+  ['error.html', new TextEncoder().encode(`<Error>none</Error>${' '.repeat(600)}`), /of HTML/],
+  [
+    'widest.html',
+    new Uint8Array(
+      [...'\ufeff<html>x</html>'].flatMap((c) => [
+        c.charCodeAt(0) & 255,
+        c.charCodeAt(0) >> 8,
+        0,
+        0,
+      ]),
+    ),
+    /page of HTML/,
+  ],
+  ['string.txt', new TextEncoder().encode(`"not found"${' '.repeat(600)}`), /a text of 611 bytes/],
   ['error.xml', new TextEncoder().encode('<?xml version="1.0"?><Error/>'), /HTML or XML/],
   [
     'DiskDescriptor.xml',
