@@ -26,8 +26,8 @@ export interface Backing {
   identity?: RecordedIdentity;
 }
 
-/** What the HTTP bases say of a 401 or 403. */
-const LACKS_CREDENTIALS = /^https?:.*the server answered 40[13]\b/;
+/** What the HTTP bases say of a 401 or 403, of a URL that was asked for without a query. */
+const LACKS_CREDENTIALS = /^https?:[^?]*the server answered 40[13]\b/;
 
 /**
  * Recorded of a base that is an object without a name. By its scheme, no other program takes it for
@@ -76,7 +76,8 @@ export function placeOf(runtime: Runtime, engine: Engine, { name }: Backing, fro
 
 /**
  * An error of opening what an image records: a server that wants credentials was given none, as a
- * record holds no user, password or query of a URL.
+ * record holds no user, password or query of a URL. One with a query, which was recorded or given
+ * anew, has others that are wrong.
  */
 export function ofRecorded(error: unknown): unknown {
   if (!(error instanceof MillraceError) || !LACKS_CREDENTIALS.test(error.message)) return error;

@@ -50,6 +50,9 @@ describe('a base whose URL needs a query', () => {
         expect(bare.stderr).toMatch(
           /answered 403 .*records its base's URL without user, password and query: .*--from/,
         );
+        const wrong = await millraceHere(...line(overlay, folder), '--from', `${url}x`);
+        expect(wrong.stderr).toMatch(/answered 403/);
+        expect(wrong.stderr).not.toContain('records');
       }
       const { exitCode, stdout, stderr } = await millraceHere(
         ...line(overlay, folder),
