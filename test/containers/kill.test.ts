@@ -50,7 +50,8 @@ describeWithPeer([...CONTAINER_PEERS, 'nginx', 'qemu-img'], 'a stream that is ki
       await first.until('stdout', /"remaining":\s*[1-5]\d{6}\b/);
       first.child.kill('SIGKILL');
       await first.ended;
-      expect([0, 3]).toContain((await check(overlay)).exitCode);
+      // QEMU knows no containers.
+      expect([0, 3]).toContain((await check(overlay, { withoutBase: true })).exitCode);
       expect(await millrace(['stream', overlay], run)).toMatchObject({ exitCode: 0 });
       expect((await check(overlay)).exitCode).toBe(0);
       expect(await compare(raw(), overlay)).toMatchObject({ identical: true });

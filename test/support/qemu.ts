@@ -111,10 +111,15 @@ export interface QemuCheck {
 /** `qemu-img check`. */
 export async function check(
   path: string,
-  options: { format?: QemuFormat; repair?: 'leaks' | 'all' } = {},
+  options: { format?: QemuFormat; repair?: 'leaks' | 'all'; withoutBase?: boolean } = {},
 ): Promise<QemuCheck> {
+  const { format = 'qcow2', withoutBase = false } = options;
   const repair = options.repair === undefined ? [] : ['-r', options.repair];
-  const args = ['check', '-f', options.format ?? 'qcow2', '--output=json', ...repair, path];
+  const file = { driver: 'file', filename: path };
+  const image = withoutBase
+    ? [`json:${JSON.stringify({ driver: format, file, backing: null })}`]
+    : ['-f', format, path];
+  const args = ['check', '--output=json', ...repair, ...image];
   const { exitCode, stdout, stderr } = await run('qemu-img', args, { exitCodes: [0, 1, 2, 3, 63] });
   // Errors that are found come before the report on the same output.
   const start = stdout.indexOf('{\n');
