@@ -179,9 +179,10 @@ function noImage(start: Uint8Array, size: number): string | undefined {
   }
   if (!isText(text)) return undefined;
   if (JSON_START.test(text)) return `it is JSON, and no image: ${DOWNLOAD}`;
-  // A disk has whole sectors, and a text of more than a few words has spaces or lines.
-  const isWhole = size % SECTOR_BYTES === 0;
-  if (!isWhole && (size < SECTOR_BYTES || /\s/.test(text)) && isText(textOf(start)))
+  // A disk has whole sectors, and a text of more than a few words has spaces or lines; that it is
+  // one to its end has to be seen.
+  const mayBeText = size % SECTOR_BYTES !== 0 && size === start.length;
+  if (mayBeText && (size < SECTOR_BYTES || /\s/.test(text)) && isText(textOf(start)))
     return `it is a text of ${size} bytes, and no image: ${DOWNLOAD}`;
   return undefined;
 }
