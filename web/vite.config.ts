@@ -64,7 +64,6 @@ const config: UserConfig = defineConfig({
     rolldownOptions: {
       input: {
         index: here('index.html'),
-        example: here('example.html'),
         help: here('help.html'),
         sw: here('sw.ts'),
       },

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { Miniflare } from 'miniflare';
+import type { Browser } from 'playwright-core';
 import { chromium } from 'playwright-core';
 import { build as viteBuild } from 'vite';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -21,8 +22,18 @@ import { isBuilt, makeProject, ROOT } from '../package/project.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { peerPath } from '../support/peer.ts';
 import { run } from '../support/run.ts';
+import { haltedImage } from '../web/site.ts';
 
 const EXAMPLES = fileURLToPath(new URL('.', import.meta.url));
+const BOOT_MS_MAX = 120_000;
+/** Says READY on the first serial port, and answers each letter with the same in the other case. */
+const ECHO = [
+  [0xba, 0xf8, 0x03], // mov dx, 0x3f8
+  ...[...'READY'].map((letter) => [0xb0, letter.charCodeAt(0), 0xee]), // mov al, LETTER; out dx, al
+  [0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xfb], // wait until a byte has come
+  [0xba, 0xf8, 0x03, 0xec, 0x34, 0x20, 0xee], // in al, dx; xor al, 32; out dx, al
+  [0xeb, 0xef], // again
+].flat();
 const CONTENT = makeContent('random', 3, 2 * 1024 * 1024);
 
 let project: Project;
@@ -34,7 +45,7 @@ beforeAll(async () => {
   expect(isBuilt, 'npm run build').toBe(true);
   project = await makeProject();
   await cp(EXAMPLES, at('examples'), { recursive: true });
-  await project.link('@types/deno');
+  for (const name of ['@types/deno', 'v86', 'vite']) await project.link(name);
   await writeFile(at('base.raw'), CONTENT);
   base = await serveFile(at('base.raw'));
 });
@@ -77,6 +88,17 @@ async function withServer(
   expect(child.exitCode).toBe(0);
 }
 
+/** How Deno runs an example, with an overlay. */
+function underDeno(name: string, overlay: string): [program: string, ...args: string[]] {
+  const { folder } = project;
+  const may = [`read=${folder},${ROOT}`, `write=${folder}`, 'net=127.0.0.1'];
+  return [
+    join(ROOT, 'node_modules/deno/deno'),
+    ...['run', '--node-modules-dir=manual', '--no-prompt', ...may.map((one) => `--allow-${one}`)],
+    ...[`examples/${name}`, overlay, baseUrl()],
+  ];
+}
+
 /** A disk that is served shows the base. */
 async function showsBase(url: string): Promise<void> {
   const headers = { Authorization: 'Bearer secret', Range: 'bytes=1048576-1052671' };
@@ -88,10 +110,15 @@ async function showsBase(url: string): Promise<void> {
 
 describe('the examples', () => {
   it.each([
-    ['Node', ['script.ts', 'fetch-node.ts', 'nbd.ts'], { types: ['node'], lib: ['es2023'] }],
-    ['Deno', ['fetch-deno.ts'], { types: ['deno'], lib: ['es2023', 'dom'] }],
+    [
+      'Node',
+      ['script.ts', 'source.ts', 'fetch-node.ts', 'nbd.ts'],
+      { types: ['node'], lib: ['es2023'] },
+    ],
+    ['Deno', ['script-deno.ts', 'fetch-deno.ts'], { types: ['deno'], lib: ['es2023', 'dom'] }],
     ['the edge', ['edge/worker.ts'], { types: [], lib: ['es2023', 'dom'] }],
     ['pages', ['vite/main.ts'], { types: [], lib: ['es2023', 'dom'] }],
+    ['v86', ['v86/main.ts'], { types: ['vite/client'], lib: ['es2023', 'dom'] }],
   ])('for %s are what strict TypeScript accepts', async (name, files, options) => {
     const config = at(`examples/tsconfig.${name.replaceAll(' ', '-')}.json`);
     const compilerOptions = {
@@ -101,7 +128,7 @@ describe('the examples', () => {
       strict: true,
       noUncheckedIndexedAccess: true,
       exactOptionalPropertyTypes: true,
-      skipLibCheck: name === 'Deno',
+      skipLibCheck: name === 'Deno' || name === 'v86',
       noEmit: true,
       ...options,
     };
@@ -120,29 +147,28 @@ describe('the examples', () => {
     expect(told.stderr).toMatch(/0 bytes left\n$/);
   });
 
+  it('source.ts', async () => {
+    const args = [await compiled('source'), 'source.qcow2'];
+    const told = await run(process.execPath, args, { cwd: project.folder });
+    expect(told.stdout).toBe('1048576 bytes, of which one is 7\n');
+  });
+
   it('fetch-node.ts', async () => {
     const server = await compiled('fetch-node');
     await withServer(process.execPath, [server, 'node.qcow2', baseUrl()], showsBase);
   });
 
+  it('script-deno.ts', async () => {
+    const [deno, ...args] = underDeno('script-deno.ts', 'script-deno.qcow2');
+    expect(await run(deno, args, { cwd: project.folder })).toMatchObject({
+      stdout: `${CONTENT.length} bytes, 0 of them elsewhere\n`,
+      stderr: '',
+    });
+  });
+
   it('fetch-deno.ts', async () => {
-    const deno = join(ROOT, 'node_modules/deno/deno');
-    const folder = project.folder;
-    await withServer(
-      deno,
-      [
-        'run',
-        '--node-modules-dir=manual',
-        '--no-prompt',
-        `--allow-read=${folder},${ROOT}`,
-        `--allow-write=${folder}`,
-        '--allow-net=127.0.0.1',
-        'examples/fetch-deno.ts',
-        'deno.qcow2',
-        baseUrl(),
-      ],
-      showsBase,
-    );
+    const [deno, ...args] = underDeno('fetch-deno.ts', 'deno.qcow2');
+    await withServer(deno, args, showsBase);
   });
 
   it('edge/', async () => {
@@ -209,37 +235,68 @@ describeWithPeer(['qemu-img'], 'the example for NBD', () => {
   });
 });
 
-describeWithPeer(['chromium'], 'the examples for pages', () => {
-  it('page/ and vite/', async () => {
+describeWithPeer(['chromium', 'seabios'], 'the examples for pages', () => {
+  let site: Awaited<ReturnType<typeof serveSite>>;
+  let browser: Browser;
+
+  beforeAll(async () => {
     await mkdir(at('site'));
-    await Promise.all([
-      cp(at('examples/page'), at('site/page'), { recursive: true }),
-      cp(project.installed('dist'), at('site/millrace'), { recursive: true }),
-      writeFile(at('site/base.raw'), CONTENT),
-      viteBuild({
-        root: at('examples/vite'),
+    await cp(at('examples/page'), at('site/page'), { recursive: true });
+    await cp(project.installed('dist'), at('site/millrace'), { recursive: true });
+    await writeFile(at('site/base.raw'), CONTENT);
+    await writeFile(at('site/guest.raw'), haltedImage(ECHO));
+    for (const name of ['bios.bin', 'vgabios-stdvga.bin'])
+      await cp(join(process.env.SEABIOS ?? '/usr/share/seabios', name), at(`site/${name}`));
+    for (const name of ['vite', 'v86'])
+      await viteBuild({
+        root: at(`examples/${name}`),
         base: './',
         configFile: false,
         logLevel: 'silent',
-        build: { outDir: at('site/vite') },
-      }),
-    ]);
-    const site = await serveSite(at('site'));
-    const browser = await chromium.launch({
+        build: { outDir: at(`site/${name}`), target: 'es2022' },
+      });
+    site = await serveSite(at('site'));
+    browser = await chromium.launch({
       executablePath: peerPath('chromium'),
       args: [...CHROMIUM_FLAGS],
       chromiumSandbox: false,
     });
-    try {
-      for (const name of ['page', 'vite']) {
-        const page = await browser.newPage();
-        await page.goto(`${site.origin}/${name}/index.html`);
-        await page.waitForFunction(`document.title === '${CONTENT.length} bytes, complete'`);
-        await page.close();
-      }
-    } finally {
-      await browser.close();
-      await site.stop();
-    }
+  }, BOOT_MS_MAX);
+  afterAll(async () => {
+    await browser?.close();
+    await site?.stop();
   });
+
+  it.each(['page', 'vite'])('%s/', async (name) => {
+    const page = await browser.newPage();
+    await page.goto(`${site.origin}/${name}/index.html`);
+    const complete = `document.title.startsWith('${CONTENT.length} bytes, complete')`;
+    await page.waitForFunction(complete);
+    await page.close();
+  });
+
+  it(
+    'v86/ boots the image beside it, takes keys to its serial port, and keeps the disk',
+    async () => {
+      const page = await browser.newPage();
+      const complaints: string[] = [];
+      page.on('pageerror', (error) => complaints.push(String(error.stack)));
+      const shows = (text: string): Promise<unknown> =>
+        page.waitForFunction((text) => document.body.textContent!.includes(text), text, {
+          timeout: BOOT_MS_MAX,
+        });
+      await page.goto(`${site.origin}/v86/index.html`);
+      await shows('READY');
+      await page.keyboard.type('typed');
+      await shows('TYPED');
+      const kept = await page.evaluate(async () => {
+        const root = await navigator.storage.getDirectory();
+        const disks = await root.getDirectoryHandle('millrace');
+        return (await disks.getFileHandle('vm.qcow2')).kind;
+      });
+      expect(kept).toBe('file');
+      expect(complaints).toEqual([]);
+    },
+    BOOT_MS_MAX,
+  );
 });
