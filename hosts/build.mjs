@@ -224,7 +224,7 @@ async function reachedFrom(entries, link) {
 
 /**
  * Leaves out the declarations that nothing leads to from what package.json exports, and the
- * comments of those that no user sees.
+ * comments that no user sees, and indents by tabs: so they are a tenth smaller.
  */
 async function keepPublicDeclarations() {
   const { exports } = JSON.parse(await readFile(join(DIST, '../package.json'), 'utf8'));
@@ -235,13 +235,25 @@ async function keepPublicDeclarations() {
   for (const name of await readdir(join(DIST, 'types'), { recursive: true })) {
     const path = join(DIST, 'types', name);
     if (!name.endsWith('.ts')) continue;
-    if (!reached.has(path)) await rm(path);
-    else if (!seen.has(path))
-      await writeFile(
-        path,
-        (await readFile(path, 'utf8')).replace(/^\s*\/\*\*[\s\S]*?\*\/\n/gm, ''),
-      );
+    if (!reached.has(path)) {
+      await rm(path);
+      continue;
+    }
+    const text = await readFile(path, 'utf8');
+    const told = seen.has(path) ? text : text.replace(/^\s*\/\*\*[\s\S]*?\*\/\n/gm, '');
+    const bare = basename(path) === 'index.d.ts' ? told : told.replace(HEADER, '');
+    await writeFile(path, bare.replace(INDENTED, tabs));
   }
+}
+
+/** What is said of a file, and not of what it declares first: no editor shows it. */
+const HEADER = /^\/\*\*[\s\S]*?\*\/\n(?=import |\/\*\*)/;
+/** As the compiler indents. */
+const INDENTED = /^(?: {4})+/gm;
+
+/** @param {string} spaces */
+function tabs(spaces) {
+  return '\t'.repeat(spaces.length / 4);
 }
 
 // It lies where the sources look for it, too.
