@@ -4,6 +4,7 @@
  * credential into a message.
  */
 import { MillraceError } from '../../api/errors.ts';
+import { Fields } from './fields.ts';
 
 /**
  * A URL, or a function that returns a fresh one: it is asked at open, and again when the server
@@ -108,13 +109,12 @@ export class Address {
    * The caller's headers for one request, with the URL's credentials unless the caller brings an
    * Authorization of its own.
    */
-  async headers(target: Target): Promise<Headers> {
+  async headers(target: Target): Promise<Fields> {
     const given = typeof this.#headers === 'function' ? await this.#headers() : this.#headers;
-    let headers: Headers;
+    let headers: Fields;
     try {
-      headers = new Headers(given);
+      headers = new Fields(given);
     } catch {
-      // The runtime's own message quotes the offending value, which may be a secret.
       throw new MillraceError(
         'EINVAL',
         `${this.#name}: the headers given for it hold a name or value that HTTP does not allow`,

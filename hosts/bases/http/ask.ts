@@ -5,7 +5,8 @@ import type { Address, Target } from './address.ts';
 import type { Attempt } from './attempt.ts';
 import { discard, isElsewhere } from './attempt.ts';
 import type { Fetch } from './fetch.ts';
-import { pastTheCache } from './fetch.ts';
+import { pastTheCache, sendBy } from './fetch.ts';
+import { Fields } from './fields.ts';
 import { ORIGIN_HEADERS } from './mirrors.ts';
 import type { Answer } from './response.ts';
 import { sizeOfHead } from './response.ts';
@@ -51,7 +52,7 @@ export class Asker {
   }
 
   /** @throws what the functions that tell address and headers throw, as an error of the caller. */
-  async destination(): Promise<{ target: Target; headers: Headers }> {
+  async destination(): Promise<{ target: Target; headers: Fields }> {
     try {
       const target = await this.#address.target();
       return { target, headers: await this.#address.headers(target) };
@@ -64,18 +65,15 @@ export class Asker {
    * One request to the URL itself, or to where it has led: what is meant for its origin stays
    * there.
    */
-  ask(attempt: Attempt, href: string, headers: Headers, method?: 'HEAD'): Promise<Answer> {
+  ask(attempt: Attempt, href: string, headers: Fields, method?: 'HEAD'): Promise<Answer> {
     attempt.href = href;
     headers.set('Accept-Encoding', 'identity');
     if (new URL(href).origin !== new URL(attempt.target!.href).origin)
       for (const name of ORIGIN_HEADERS) headers.delete(name);
     attempt.signal.throwIfAborted();
     this.stats.requests++;
-    const init = { ...pastTheCache(), headers, signal: attempt.signal };
-    // Not as a method: workers and pages refuse their own `fetch` on any other object than the
-    // global one.
-    const { fetch } = this.#options;
-    return fetch(href, method === undefined ? init : { ...init, method });
+    const init = { headers, signal: attempt.signal };
+    return sendBy(this.#options.fetch, href, method === undefined ? init : { ...init, method });
   }
 
   /**
@@ -117,10 +115,9 @@ export class Asker {
     url.protocol = 'https:';
     url.port = port;
     const signal = AbortSignal.timeout(TLS_MS_MAX);
-    const init = { ...pastTheCache(), method: 'HEAD' as const, headers: new Headers(), signal };
-    const { fetch } = this.#options;
+    const init = { method: 'HEAD' as const, headers: new Fields(), signal };
     try {
-      discard(await fetch(url.href, init));
+      discard(await sendBy(this.#options.fetch, url.href, init));
       return true;
     } catch (error) {
       return !signal.aborted && isOfTls(error);

@@ -16,6 +16,25 @@ export interface FetchInit {
   method?: 'GET' | 'HEAD';
 }
 
+/** A fetch of our own, which takes header fields in any form. */
+export interface PlainFetch {
+  (href: string, init: PlainInit): Promise<Answer>;
+  readonly isPlain: true;
+}
+
+export interface PlainInit extends Pick<FetchInit, 'signal' | 'method'> {
+  headers: Iterable<readonly [name: string, value: string]>;
+}
+
+/** Sends a request; by any other fetch, with the runtime's own class of headers. */
+export function sendBy(fetch: Fetch | PlainFetch, href: string, init: PlainInit): Promise<Answer> {
+  if ('isPlain' in fetch) return fetch(href, init);
+  // Not as a method: workers and pages refuse their own `fetch` on any other object than the global
+  // one.
+  const headers = new Headers(Array.from(init.headers, ([name, value]) => [name, value]));
+  return fetch(href, { ...pastTheCache(), ...init, headers });
+}
+
 let cacheInit: { cache?: 'no-store' } | undefined;
 
 /**

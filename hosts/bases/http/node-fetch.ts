@@ -8,7 +8,8 @@ import { Buffer } from 'node:buffer';
 import * as http from 'node:http';
 import * as https from 'node:https';
 import { Failure } from '../retry.ts';
-import type { Fetch, FetchInit } from './fetch.ts';
+import type { PlainFetch, PlainInit } from './fetch.ts';
+import { Fields } from './fields.ts';
 import { ORIGIN_HEADERS } from './mirrors.ts';
 import { Body } from './node-body.ts';
 import type { Environment, ProxyServer } from './proxy.ts';
@@ -45,16 +46,17 @@ const agents = { 'http:': new http.Agent(kept), 'https:': new https.Agent(kept) 
  * A `fetch` that goes through the proxies of an environment. It throws what node:http throws; the
  * reason of the signal once that is aborted; Failure for a redirect that cannot be followed.
  */
-export function nodeFetchWith(environment: Environment): Fetch {
-  return (href, init) => fetched(href, init, environment);
+export function nodeFetchWith(environment: Environment): PlainFetch {
+  const fetch = (href: string, init: PlainInit) => fetched(href, init, environment);
+  return Object.assign(fetch, { isPlain: true as const });
 }
 
 async function fetched(
   href: string,
-  { headers, signal, method = 'GET' }: FetchInit,
+  { headers, signal, method = 'GET' }: PlainInit,
   environment: Environment,
 ): Promise<Answer> {
-  const sent = new Headers(headers);
+  const sent = new Fields(headers);
   for (const name of CONNECTION_HEADERS) sent.delete(name);
   if (!sent.has('User-Agent')) sent.set('User-Agent', USER_AGENT);
   let url = new URL(href);
@@ -82,7 +84,7 @@ interface Received {
 interface Asked {
   url: URL;
   method: 'GET' | 'HEAD';
-  headers: Headers;
+  headers: Fields;
   signal: AbortSignal;
   proxy: ProxyServer | undefined;
 }
