@@ -16,6 +16,7 @@ import { guestRequests } from './guest.ts';
 import { nbdBases, nbdRequests } from './nbd.ts';
 import { keepResults } from './results.ts';
 import { firstRead, sizes } from './small.ts';
+import { startups } from './startup.ts';
 import { compressed, links, local } from './streams.ts';
 import type { BenchRow } from './table.ts';
 import { formatTable } from './table.ts';
@@ -36,6 +37,7 @@ const CASES: Record<string, () => Promise<BenchRow[]>> = {
   'nbd-bases': nbdBases,
   boot: boots,
   size: sizes,
+  startup: startups,
 };
 
 const names = Object.keys(CASES);
