@@ -9,6 +9,8 @@ import { info, qemuIo } from '../support/qemu.ts';
 import { run } from '../support/run.ts';
 import { millraceHere, withFolder } from './program.ts';
 
+/** As `qemu-img convert -p` tells them. */
+const PERCENTS = /^( {4}\(\d+\.00\/100%\)\r)+ {4}\(100\.00\/100%\)\n$/;
 const MIB = 1024 * 1024;
 
 /** Ours and QEMU's answers to the same command line; `ours` is what only we need. */
@@ -175,7 +177,7 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'as qemu-img', () => {
     }));
 
   it(
-    'convert takes -W, -m, -S and -o, commit -b and -d, rebase -b and -F',
+    'convert takes -W, -m, -S and -o, commit -b, -d and -p, rebase -b, -F and -p',
     () =>
       inScene(async (folder) => {
         const follow = '--follow-chain';
@@ -205,11 +207,13 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'as qemu-img', () => {
           expect(await millraceHere('compare', follow, 'p.qcow2', copy)).toMatchObject({
             exitCode: 0,
           });
-        await millraceHere(...'commit -b o.qcow2 -d --follow-chain p.qcow2'.split(' '));
+        const committed = 'commit -b o.qcow2 -d -p --follow-chain p.qcow2';
+        expect((await millraceHere(...committed.split(' '))).stderr).toMatch(PERCENTS);
         expect(await millraceHere('compare', follow, 'o.qcow2', 'c.qcow2')).toMatchObject({
           exitCode: 0,
         });
-        await millraceHere(...'rebase -b b.raw -F raw --follow-chain p.qcow2'.split(' '));
+        const rebased = 'rebase -b b.raw -F raw -p --follow-chain p.qcow2';
+        expect((await millraceHere(...rebased.split(' '))).stderr).toMatch(PERCENTS);
         expect((await info(join(folder, 'p.qcow2')))['backing-filename']).toBe('b.raw');
         expect(await millraceHere('compare', follow, 'p.qcow2', 'c.qcow2')).toMatchObject({
           exitCode: 0,

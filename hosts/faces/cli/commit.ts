@@ -5,7 +5,7 @@
 import type { Command } from 'commander';
 import { commitWith } from '../../disk/commit.ts';
 import type { Ended } from './options.ts';
-import { addExample, followChain } from './options.ts';
+import { addExample, followChain, progressAnywhere } from './options.ts';
 import { warnOfOverlays } from './overlays.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK } from './platform.ts';
@@ -16,6 +16,8 @@ export interface CommitCommandOptions {
   base?: string;
   keep?: boolean;
   followChain?: boolean;
+  /** Tell how far it is where there is no terminal for a bar. */
+  progress?: boolean;
   json?: boolean;
 }
 
@@ -33,6 +35,7 @@ export function declareCommit(program: Command, platform: Platform, ended: Ended
     )
     .option('-d, --keep', "keep the overlay's data")
     .addOption(followChain())
+    .addOption(progressAnywhere())
     .option('--json', 'tell the result as JSON')
     .action(async (overlay, options) => ended(await commit(platform, overlay, options)));
   addExample(command, 'millrace commit vm.qcow2');
@@ -41,10 +44,12 @@ export function declareCommit(program: Command, platform: Platform, ended: Ended
 export async function commit(
   platform: Platform,
   overlay: string,
-  { json, ...options }: CommitCommandOptions,
+  { json, progress, ...options }: CommitCommandOptions,
 ): Promise<number> {
-  const report = await withBar(platform.stderr, (onProgress) =>
-    commitWith(platform.runtime, { overlay, ...options, onProgress }),
+  const report = await withBar(
+    platform.stderr,
+    (onProgress) => commitWith(platform.runtime, { overlay, ...options, onProgress }),
+    { anywhere: progress },
   );
   const { base, bytes, emptied } = report;
   if (bytes > 0) await warnOfOverlays(platform, base, { but: overlay, isOther: true });

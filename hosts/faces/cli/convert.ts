@@ -28,12 +28,13 @@ import {
   creation,
   followChain,
   imageFormat,
+  progressAnywhere,
   refusing,
   size,
 } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
-import { ProgressBar } from './progress.ts';
+import { ALL_PERCENTS, ProgressBar, percentsOn } from './progress.ts';
 import { formatElapsed, formatSize } from './sizes.ts';
 
 /** Zeros of so many bytes are left out of a raw copy. */
@@ -78,7 +79,7 @@ export function declareConvert(program: Command, platform: Platform, ended: Ende
       '-n, --no-create',
       'write over an image that is there, which keeps its size and its backing file',
     )
-    .option('-p, --progress', 'tell how far it is, also where that is no terminal')
+    .addOption(progressAnywhere())
     .option(
       '-c, --compress',
       'compress the clusters of a qcow2 target, where that makes them smaller',
@@ -187,7 +188,7 @@ export async function convert(
     bar =
       platform.stderr.isTTY && !stop.signal.aborted ? new ProgressBar(platform.stderr) : undefined;
     bar?.start(asInfo(0, total));
-    if (options.progress && !platform.stderr.isTTY) return percents(platform, total);
+    if (options.progress && !platform.stderr.isTTY) return percentsOn(platform.stderr, total);
     return (done) => {
       if (!stop.signal.aborted) bar?.update(asInfo(done, total));
     };
@@ -201,8 +202,7 @@ export async function convert(
     });
     const size = await unlessStopped(copying, stop.signal);
     bar?.stop();
-    if (options.progress && !platform.stderr.isTTY)
-      await platform.stderr.write('    (100.00/100%)\n');
+    if (options.progress && !platform.stderr.isTTY) await platform.stderr.write(ALL_PERCENTS);
     const seconds = (performance.now() - before) / 1000;
     await platform.stdout.write(
       options.json
@@ -226,20 +226,6 @@ export async function convert(
   } finally {
     release();
   }
-}
-
-/**
- * Tells each whole percent once, as `qemu-img convert -p` does: no bar, which only a terminal can
- * draw over.
- */
-function percents(platform: Platform, total: number): OnProgress {
-  let told = -1;
-  return (done) => {
-    const percent = total > 0 ? Math.floor((done / total) * 100) : 100;
-    if (percent <= told) return;
-    told = percent;
-    void platform.stderr.write(`    (${percent.toFixed(2)}/100%)\r`);
-  };
 }
 
 /**

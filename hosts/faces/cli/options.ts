@@ -43,6 +43,11 @@ export function followChain(): Option {
   );
 }
 
+/** `-p` of qemu-img. */
+export function progressAnywhere(): Option {
+  return new Option('-p, --progress', 'tell how far it is, also where that is no terminal');
+}
+
 /** `-o` of qemu-img: see creationOptions. */
 export function creation(): Option {
   return new Option(

@@ -36,23 +36,46 @@ export class Rate {
 /** Bytes in all, and those that are not done. */
 type Progress = Pick<StreamInfo, 'length' | 'remaining'>;
 
+/** What is told at the end by whoever tells percents. */
+export const ALL_PERCENTS = '    (100.00/100%)\n';
+
 /**
- * Shows on a terminal how far an act is, from when it first tells it on; nothing where `output` is
- * no terminal.
+ * Tells each whole percent once, as `qemu-img convert -p` does: no bar, which only a terminal can
+ * draw over.
+ */
+export function percentsOn(output: Output, total: number): (done: number) => void {
+  let told = -1;
+  return (done) => {
+    const percent = total > 0 ? Math.floor((done / total) * 100) : 100;
+    if (percent <= told) return;
+    told = percent;
+    void output.write(`    (${percent.toFixed(2)}/100%)\r`);
+  };
+}
+
+/**
+ * Shows on a terminal how far an act is, from when it first tells it on; where `output` is none,
+ * percents if it is to be told `anywhere`.
  */
 export async function withBar<T>(
   output: Output,
   act: (onProgress: (done: number, total: number) => void) => Promise<T>,
+  { anywhere = false }: { anywhere?: boolean } = {},
 ): Promise<T> {
+  const percents = anywhere && !output.isTTY;
   let bar: ProgressBar | undefined;
+  let percent: ((done: number) => void) | undefined;
   try {
-    return await act((done, total) => {
+    const result = await act((done, total) => {
+      if (percents) (percent ??= percentsOn(output, total))(done);
       if (!output.isTTY) return;
       const info = { length: total, remaining: total - done };
       if (bar) return bar.update(info);
       bar = new ProgressBar(output);
       bar.start(info);
     });
+    if (percents) await output.write(ALL_PERCENTS);
+    return result;
   } finally {
     bar?.stop();
   }

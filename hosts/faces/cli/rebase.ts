@@ -4,7 +4,7 @@ import { MillraceError } from '../../api/errors.ts';
 import type { ImageFormat } from '../../api/image.ts';
 import { rebaseWith } from '../../disk/rebase.ts';
 import type { Ended } from './options.ts';
-import { addExample, baseFormat, followChain } from './options.ts';
+import { addExample, baseFormat, followChain, progressAnywhere } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, tell } from './platform.ts';
 import { withBar } from './progress.ts';
@@ -17,6 +17,8 @@ export interface RebaseCommandOptions {
   unsafe?: boolean;
   followChain?: boolean;
   recordBase?: string;
+  /** Tell how far it is where there is no terminal for a bar. */
+  progress?: boolean;
   json?: boolean;
 }
 
@@ -40,6 +42,7 @@ export function declareRebase(program: Command, platform: Platform, ended: Ended
       '--record-base <name>',
       "what the overlay records as its base's place (default: where it is, without user, password and query of a URL)",
     )
+    .addOption(progressAnywhere())
     .option('--json', 'tell the result as JSON')
     .action(async (overlay, options) => ended(await rebase(platform, overlay, options)));
   addExample(command, 'millrace rebase vm.qcow2 --base /images/debian-13.qcow2');
@@ -50,14 +53,17 @@ export async function rebase(
   overlay: string,
   options: RebaseCommandOptions,
 ): Promise<number> {
-  const { base, json, ...how } = options;
+  const { base, json, progress, ...how } = options;
   if (base === undefined)
     throw new MillraceError(
       'EINVAL',
       'say what the new base is: --base <url|path>, or --no-base for none',
     );
-  const report = await withBar(platform.stderr, (onProgress) =>
-    rebaseWith(platform.runtime, { overlay, base: base || null, ...how, onProgress }),
+  const report = await withBar(
+    platform.stderr,
+    (onProgress) =>
+      rebaseWith(platform.runtime, { overlay, base: base || null, ...how, onProgress }),
+    { anywhere: progress },
   );
   if (report.otherDate !== undefined)
     await tell(
