@@ -1,6 +1,8 @@
 /** One request for an object: where it goes, with which headers, and what an error of it says. */
+
 import { MillraceError } from '../../api/errors.ts';
 import { callerFailure, Failure, isOfTls } from '../retry.ts';
+import type { HttpStats } from '../traffic.ts';
 import type { Address, Target } from './address.ts';
 import type { Attempt } from './attempt.ts';
 import { discard, isElsewhere } from './attempt.ts';
@@ -15,16 +17,6 @@ import { sizeOfHead } from './response.ts';
 const BAD_REQUEST = /\bthe server answered 400\b/;
 /** Whoever speaks TLS begins at once. */
 const TLS_MS_MAX = 500;
-
-/** What was sent and received so far. */
-export interface HttpStats {
-  /** Requests sent, repeated ones included. */
-  requests: number;
-  /** Body bytes received, used or not. */
-  bytes: number;
-  /** Requests that had to be repeated. */
-  retries: number;
-}
 
 export interface RequestOptions {
   fetch: Fetch;

@@ -10,17 +10,17 @@ import { mustKnowOptions } from '../../api/options.ts';
 import type { Transfer } from '../elevator.ts';
 import { Elevator, REQUEST_BYTES_MIN } from '../elevator.ts';
 import { checkedPatience, within } from '../patience.ts';
+import type { HttpStats } from '../traffic.ts';
 import type { HeaderSource, UrlSource } from './address.ts';
 import { Address } from './address.ts';
-import type { HttpStats } from './ask.ts';
 import type { Fetch } from './fetch.ts';
 import { KeptSample } from './kept-sample.ts';
 import { HttpObject } from './request.ts';
 import { identityOf } from './version.ts';
 
+export type { HttpStats } from '../traffic.ts';
 export type { HeaderSource, UrlSource } from './address.ts';
 export { redactUrl } from './address.ts';
-export type { HttpStats } from './ask.ts';
 export type { Fetch, FetchInit } from './fetch.ts';
 export type { Answer, AnswerBody, PieceReader } from './response.ts';
 

@@ -5,9 +5,10 @@
  */
 import type { Transfer } from '../elevator.ts';
 import { Failure, PROGRESS_BYTES_MIN } from '../retry.ts';
+import type { HttpStats } from '../traffic.ts';
 import { Trouble } from '../trouble.ts';
 import type { Address } from './address.ts';
-import type { HttpStats, RequestOptions } from './ask.ts';
+import type { RequestOptions } from './ask.ts';
 import { Asker } from './ask.ts';
 import { Attempt, discard } from './attempt.ts';
 import { InOrder } from './in-order.ts';

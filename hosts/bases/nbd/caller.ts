@@ -1,18 +1,9 @@
 /** Asks a server again what failed in a way that may pass, and puts a name to what did not. */
 import { MillraceError } from '../../api/errors.ts';
 import { Failure, RetryBudget, sleep } from '../retry.ts';
+import type { NbdStats } from '../traffic.ts';
 import { Trouble } from '../trouble.ts';
 import type { Pool } from './pool.ts';
-
-/** What was sent and received so far. */
-export interface NbdStats {
-  /** Requests sent, repeated ones included. */
-  requests: number;
-  /** Bytes of content received; holes have none. */
-  bytes: number;
-  /** Ranges that had to be asked for again. */
-  retries: number;
-}
 
 export class Caller {
   readonly stats: NbdStats;

@@ -2,17 +2,10 @@
 import { Failure } from '../retry.ts';
 import type { Traffic } from './connection.ts';
 import { Connection } from './connection.ts';
-import type { NbdConnection } from './duplex.ts';
 import { hangUp } from './duplex.ts';
 import { asFailure } from './failures.ts';
 import { negotiate, otherProtocol } from './handshake.ts';
-import type { NbdPlace } from './uri.ts';
-
-/**
- * How a runtime connects: a socket, or a WebSocket. When `signal` is aborted, which is until the
- * export has been come to, the connection ends.
- */
-export type NbdConnect = (place: NbdPlace, signal: AbortSignal) => Promise<NbdConnection>;
+import type { NbdConnect, NbdPlace } from './uri.ts';
 
 /** From the first packet to the export, TLS included. */
 const HANDSHAKE_MS_MAX = 15_000;

@@ -10,17 +10,17 @@ import { mustKnowOptions } from '../../api/options.ts';
 import type { Transfer } from '../elevator.ts';
 import { Elevator, REQUEST_BYTES_MIN } from '../elevator.ts';
 import { checkedPatience, within } from '../patience.ts';
-import type { NbdStats } from './caller.ts';
+import type { NbdStats } from '../traffic.ts';
 import { Caller } from './caller.ts';
-import type { NbdConnect } from './connect.ts';
 import type { Connection } from './connection.ts';
 import { Holes } from './holes.ts';
 import { Pieces } from './pieces.ts';
 import { Pool } from './pool.ts';
+import type { NbdConnect } from './uri.ts';
 import { parseNbdUri } from './uri.ts';
 
-export type { NbdStats } from './caller.ts';
-export type { NbdConnect } from './connect.ts';
+export type { NbdStats } from '../traffic.ts';
+export type { NbdConnect } from './uri.ts';
 
 /** Ranges under way, one of them for the foreground, over several connections or over one. */
 const LANES = 8;

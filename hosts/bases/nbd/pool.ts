@@ -3,12 +3,11 @@
  * free for the foreground. One that has ended is made again when it is needed.
  */
 import { Failure } from '../retry.ts';
-import type { NbdConnect } from './connect.ts';
 import { connectTo } from './connect.ts';
 import type { Traffic } from './connection.ts';
 import { Connection } from './connection.ts';
 import { ExportFlag } from './protocol.ts';
-import type { NbdPlace } from './uri.ts';
+import type { NbdConnect, NbdPlace } from './uri.ts';
 
 /** After a further connection could not be made, no other is tried for so long. */
 const GROW_AGAIN_MS = 30_000;

@@ -4,6 +4,7 @@
  * export's name.
  */
 import { MillraceError } from '../../api/errors.ts';
+import type { NbdConnection } from './duplex.ts';
 import { STRING_BYTES_MAX } from './protocol.ts';
 
 const PORT_DEFAULT = 10809;
@@ -45,6 +46,12 @@ export interface NbdPlace {
   /** With `nbds:`, by NBD_OPT_STARTTLS; a `wss:` URL has TLS of its own. */
   readonly tls?: NbdTlsOptions;
 }
+
+/**
+ * How a runtime connects: a socket, or a WebSocket. When `signal` is aborted, which is until the
+ * export has been come to, the connection ends.
+ */
+export type NbdConnect = (place: NbdPlace, signal: AbortSignal) => Promise<NbdConnection>;
 
 /** Whether a location is one by NBD. */
 export function isNbdUri(text: string): boolean {

@@ -3,10 +3,11 @@
  * wherever they are cut. It uses what the standard has, so that browsers, workerd, Deno, Bun and
  * Node fit, and knows nothing of the protocol.
  */
+
 import { MillraceError } from '../../api/errors.ts';
-import type { NbdConnect } from './connect.ts';
 import type { StreamConnection } from './duplex.ts';
 import { ConnectionEnded } from './duplex.ts';
+import type { NbdConnect } from './uri.ts';
 
 /**
  * Bytes that have come and were not read. A WebSocket cannot be told to wait: one whose other side
