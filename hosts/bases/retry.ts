@@ -175,8 +175,9 @@ export function isOfTls(error: unknown): boolean {
   return CERTIFICATE.test(said) || HANDSHAKE.test(said);
 }
 
-/** In the words of Node, Deno and Bun. */
-const NO_HTTP = /Parse Error: Expected HTTP|invalid HTTP version|Malformed_HTTP_Response/i;
+/** In the words of Node, Deno (two: the server may speak first) and Bun. */
+const NO_HTTP =
+  /Parse Error: Expected HTTP|invalid HTTP version|unexpected message|Malformed_HTTP_Response/i;
 
 /** Where the user names certificates to trust; nothing of the kind exists in browsers. */
 function trustHint(): string {
