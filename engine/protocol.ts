@@ -313,7 +313,6 @@ export const R_COMPRESSED = 25;
 export const R_SUBCLUSTERS = 26;
 export const R_REFCOUNT_BLOCK = 27;
 export const R_REFCOUNT = 28;
-export const R_SHARED_CLUSTER = 29;
 export const R_RANGE = 30;
 export const R_READ_ONLY = 31;
 export const R_JOB_ACTIVE = 32;

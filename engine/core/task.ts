@@ -151,8 +151,8 @@ export class Task {
   spareTableIndex: u64;
   /** Images from this one down are left where they are: see populate.ts. */
   bottom: u32;
-  /** What it populates is also to replace compressed clusters. */
-  fillsCompressed: bool;
+  /** What it populates is also to replace clusters that cannot be changed in their place. */
+  fillsUnwritable: bool;
   /** Step of populating, which several kinds of task do; 0: it does not. See populate.ts. */
   populating: u32;
   /** What it populates it also wants to have, all of [offset, offset + length). */

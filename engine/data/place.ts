@@ -4,6 +4,7 @@
 // before its data is written, so that a failure or a crash in between only wastes space.
 
 import { be64, putBe64 } from '../core/bytes';
+import { Extent } from '../core/extent';
 import { clusterBytes } from '../core/image';
 import { jobPopulated } from '../core/job';
 import { STAGE_L1, STAGE_L2 } from '../core/page';
@@ -11,6 +12,7 @@ import { pageChanged, pageGet, pageMake, pagesForget } from '../core/pages';
 import { ioBegin } from '../core/ring';
 import {
   clusterMap,
+  fail,
   KIND_NONE,
   ON_SLOT,
   ON_TABLE,
@@ -41,9 +43,9 @@ import {
   writebackStalled,
   writebackWanted,
 } from '../overlay/progress';
-import { allocate } from '../overlay/refcounts';
+import { allocate, refcountOf } from '../overlay/refcounts';
 import { zeroOnDisk } from '../overlay/zeropage';
-import { OP_WRITE, OVERLAY } from '../protocol';
+import { ECORRUPT, OP_WRITE, OVERLAY, R_REFCOUNT } from '../protocol';
 import { entryAt } from './gather';
 import { isZero } from './zero';
 
@@ -320,7 +322,26 @@ function dropSpareTable(t: Task): void {
   leaveSpareTable(t);
 }
 
-/** Gives back what the old entry of a cluster refers to and the new one does not. */
+/**
+ * Whether the overlay has the cluster of an extent to itself: 1 if so; 0 if something else may
+ * refer to it, which the entry tells by having no COPIED flag: then it must not be written, and
+ * what is to stand there goes into another. -1: the task waits or has failed.
+ */
+export function isSole(t: Task, image: Qcow2, extent: Extent): i32 {
+  assert(extent.host != 0);
+  if (extent.copied) return 1;
+  const host = extent.host;
+  const refcount = refcountOf(t, image, host >> image.clusterBits);
+  if (refcount < 0) return -1;
+  if (refcount > 0) return refcount == 1 ? 1 : 0;
+  fail(t, ECORRUPT, R_REFCOUNT, OVERLAY, host);
+  return -1;
+}
+
+/**
+ * Gives back what the old entry of a cluster refers to and the new one does not. What may have
+ * another reference stays as it is.
+ */
 function freeOld(image: Qcow2, old: u64, entry: u64): void {
   const after = nextWriteback();
   if (old & COMPRESSED) {
@@ -329,7 +350,7 @@ function freeOld(image: Qcow2, old: u64, entry: u64): void {
   }
   const was = old & OFFSET_MASK;
   const is = entry & COMPRESSED ? 0 : entry & OFFSET_MASK;
-  if (was && was != is) freeLater(was, 1, after);
+  if (was && was != is) freeLater(was, 1, after, !(old & COPIED));
 }
 
 /** Gives back the reference that a stream has to every cluster it lies in. */

@@ -2,13 +2,14 @@
 // and the job's copies are this one sequence; a range lock makes sure that no cluster is fetched
 // twice.
 
+import { Extent } from '../core/extent';
 import { clusterBytes, imageAt, imageCount } from '../core/image';
 import { jobAllocatesFull } from '../core/job';
 import { lock } from '../core/lock';
 import { releaseMemory, takeMemory } from '../core/memory';
 import { clusterMap, EXCLUSIVE, ON_IO, setClusterMap, Task } from '../core/task';
 import { lookup, lookupChain } from '../formats/chain';
-import { overlay } from '../formats/qcow2/image';
+import { overlay, Qcow2 } from '../formats/qcow2/image';
 import { CHUNK_BYTES, CHUNK_CLUSTERS_MAX } from '../limits';
 import { noteFetched } from '../overlay/progress';
 import { ABSENT, COMPRESSED_DATA } from '../protocol';
@@ -32,7 +33,7 @@ import {
   placeKept,
   storeKept,
 } from './keep';
-import { FILL, KEEP, link, OWNED, place, storeClusters, WANTED, ZEROED } from './place';
+import { FILL, isSole, KEEP, link, OWNED, place, storeClusters, WANTED, ZEROED } from './place';
 import {
   anyStreams,
   fetchStreams,
@@ -183,7 +184,9 @@ function classify(t: Task): bool {
     const extent = lookup(t, image, offset, length);
     if (extent === null) return false;
     if (extent.partial) {
-      setClusterMap(t, t.clusterAt++, extent.host ? extent.host | OWNED : FILL);
+      const sole = extent.host ? isSole(t, image, extent) : 0;
+      if (sole < 0) return false;
+      setClusterMap(t, t.clusterAt++, sole ? extent.host | OWNED : FILL);
     } else if (extent.state == ABSENT && t.bottom < imageCount()) {
       const held = heldAbove(t, offset, min(length, clusterBytes(image)));
       if (held < 0) return false;
@@ -192,10 +195,9 @@ function classify(t: Task): bool {
       const alike: u32 = image.extendedL2
         ? 1
         : <u32>((extent.length + clusterBytes(image) - 1) >> image.clusterBits);
-      // A disk that grows needs zeros behind its old end: what a compressed cluster has there
-      // cannot be changed in its place.
-      const filled =
-        extent.state == ABSENT || (t.fillsCompressed && extent.state == COMPRESSED_DATA);
+      const refilled = t.fillsUnwritable ? isUnwritable(t, image, extent) : 0;
+      if (refilled < 0) return false;
+      const filled = extent.state == ABSENT || refilled != 0;
       for (let i: u32 = 0; i < alike; i++) setClusterMap(t, t.clusterAt + i, filled ? FILL : KEEP);
       t.clusterAt += alike;
     }
@@ -203,6 +205,17 @@ function classify(t: Task): bool {
   if (t.wantsAll) wantRequested(t);
   trim(t);
   return true;
+}
+
+/**
+ * Whether what stands in the cluster cannot be changed in its place: it is compressed, or shared.
+ * -1: the task waits or has failed.
+ */
+function isUnwritable(t: Task, image: Qcow2, extent: Extent): i32 {
+  if (extent.state == COMPRESSED_DATA) return 1;
+  if (!extent.host) return 0;
+  const sole = isSole(t, image, extent);
+  return sole < 0 ? sole : 1 - sole;
 }
 
 /** Where anything is filled, what is there of the request is brought into the buffer too. */

@@ -78,9 +78,9 @@ export function runResize(task: Task): i32 {
   const cluster = clusterBytes(image);
   const grows = t.size > image.size;
   if (t.state == EDGE) {
-    // The cluster that the old end cuts must show no more of the base, nor of what it has
-    // compressed: it is populated, which fills its rest with zeros.
-    t.fillsCompressed = true;
+    // The cluster that the old end cuts must show no more of the base, nor of what cannot be
+    // changed in its place: it is populated, which fills its rest with zeros.
+    t.fillsUnwritable = true;
     if (grows && image.size & (cluster - 1))
       populateBegin(t, image.size & ~(cluster - 1), image.size, imageCount());
     t.state = LOCK;

@@ -27,20 +27,27 @@ import {
   NEEDS_SCRATCH,
   scratchFor,
 } from '../data/gather';
-import { ACTION, FILL, IN_PLACE, KEEP, link, OWNED, place, storeClusters } from '../data/place';
+import {
+  ACTION,
+  FILL,
+  IN_PLACE,
+  isSole,
+  KEEP,
+  link,
+  OWNED,
+  place,
+  storeClusters,
+} from '../data/place';
 import { requestBytes } from '../data/populate';
 import { lookup } from '../formats/chain';
 import { overlay } from '../formats/qcow2/image';
-import { refcountOf } from '../overlay/refcounts';
 import {
   COMPRESSED_DATA,
-  ECORRUPT,
   EINVAL,
   KIND_WRITE,
   OP_TAKE,
   OVERLAY,
   R_RANGE,
-  R_SHARED_CLUSTER,
   WRITE_ZEROES,
   ZEROES,
 } from '../protocol';
@@ -149,23 +156,13 @@ function classify(t: WriteTask): bool {
     if (extent.state == ZEROES && t.isZeroes && !image.extendedL2) {
       entry = KEEP;
     } else if (extent.host && extent.state != COMPRESSED_DATA) {
-      entry = extent.host | (extent.whole ? IN_PLACE : OWNED);
-      if (!extent.copied && !isSole(t, extent.host)) return false;
+      const sole = isSole(t, image, extent);
+      if (sole < 0) return false;
+      if (sole) entry = extent.host | (extent.whole ? IN_PLACE : OWNED);
     }
     setClusterMap(t, t.clusterAt++, entry);
   }
   return true;
-}
-
-/** An entry without the COPIED flag may share its cluster, which must not be written then. */
-function isSole(t: Task, host: u64): bool {
-  assert(host != 0);
-  const image = overlay();
-  const refcount = refcountOf(t, image, host >> image.clusterBits);
-  if (refcount < 0) return false;
-  if (refcount == 1) return true;
-  fail(t, ECORRUPT, R_SHARED_CLUSTER, OVERLAY, host);
-  return false;
 }
 
 function needsContent(t: Task, index: u32): bool {

@@ -55,7 +55,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: 'what an L2 entry pointed to before is never freed',
     path: 'engine/data/place.ts',
-    from: 'if (was && was != is) freeLater(was, 1, after);',
+    from: 'if (was && was != is) freeLater(was, 1, after, !(old & COPIED));',
     to: '',
   },
   {

@@ -60,8 +60,6 @@ const REASONS: Readonly<Record<number, string>> = {
   [protocol.R_SUBCLUSTERS]: 'the subcluster bitmap of an extended L2 entry contradicts itself',
   [protocol.R_REFCOUNT_BLOCK]: 'the refcount table points to an invalid place',
   [protocol.R_REFCOUNT]: 'a cluster in use has refcount 0',
-  [protocol.R_SHARED_CLUSTER]:
-    'a cluster of the overlay is shared (its refcount is not 1), so it cannot be written in place',
   [protocol.R_RANGE]: 'the range does not lie inside the disk',
   [protocol.R_READ_ONLY]: 'the disk was opened read-only',
   [protocol.R_JOB_ACTIVE]: 'a job is active on this disk already',
