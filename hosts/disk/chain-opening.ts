@@ -34,6 +34,8 @@ export interface ChainTools {
   size: number | undefined;
   /** Told of a base of which only the date is another one: it is taken then, not refused. */
   onOtherDate: ((words: string) => void) | undefined;
+  /** The images below the nearest base are taken as they are, whatever those over them record. */
+  takesLower: boolean;
 }
 
 export class ChainOpening {
@@ -92,7 +94,8 @@ export class ChainOpening {
           'EUNSUPPORTED',
           `${this.#engine.name(0)}: the chain has more than ${IMAGES_MAX} images, or goes round in a circle`,
         );
-      await this.#openBelow(below, last, below.format);
+      const identity = this.#tools.takesLower ? undefined : below.identity;
+      await this.#openBelow(below, last, below.format, identity);
     }
   }
 
@@ -129,17 +132,19 @@ export class ChainOpening {
       backing.identity === undefined && backing.format !== undefined && !backing.isPacked;
     this.#isRecorded = true;
     try {
-      await this.#openBase(base, format, { recorded, isForeign });
+      await this.#openBase(base, format, { recorded, isForeign }, image);
       this.#isRecorded = false;
     } catch (error) {
       throw ofRecorded(error);
     }
   }
 
+  /** `above` is the image that records it. */
   async #openBase(
     location: BaseLocation,
     format: ImageFormat | undefined,
     expected: Pick<Expected, 'recorded' | 'isForeign' | 'size'>,
+    above = 0,
   ): Promise<void> {
     const { baseUse, follow: _, ...containers } = this.#tools.choice;
     const asked = checkedFormat(format);
@@ -168,7 +173,7 @@ export class ChainOpening {
     // besides.
     const found = await recordOf(source);
     if (recorded && !(await isMirrored(recorded, found, outside)))
-      this.#checkIdentity(recorded, found, source.name);
+      this.#checkIdentity(above, recorded, found, source.name);
     await this.#tools.opener.open({
       image,
       asked,
@@ -179,14 +184,20 @@ export class ChainOpening {
       ...(await recordOf(this.#engine.file(image) as PartedSource)),
       sample: recorded ? recorded.sample : await outside.mirrors?.sample(),
     };
-    if (recorded) checkParts(this.#engine.name(0), recorded, this.#identities[image], source.name);
+    if (recorded)
+      checkParts(this.#engine.name(above), recorded, this.#identities[image], source.name);
     this.#engine.texts.keep(image);
   }
 
-  #checkIdentity(recorded: RecordedIdentity, found: RecordedIdentity, name?: string): void {
+  #checkIdentity(
+    above: number,
+    recorded: RecordedIdentity,
+    found: RecordedIdentity,
+    name?: string,
+  ): void {
     const { onOtherDate } = this.#tools;
     const words = onOtherDate && otherDate(recorded, found);
-    if (words === undefined) checkIdentity(this.#engine.name(0), recorded, found, name);
+    if (words === undefined) checkIdentity(this.#engine.name(above), recorded, found, name);
     else onOtherDate!(words);
   }
 

@@ -35,12 +35,10 @@ type Target = Pick<Disk, 'resize' | 'write' | 'writeZeroes' | 'flush' | 'close'>
 export async function commitWith(runtime: Runtime, options: CommitOptions): Promise<CommitReport> {
   mustKnowOptions('commitDisk', options, COMMIT_OPTIONS);
   const { overlay, followChain, memory, base = 1, keep = options.base !== undefined } = options;
-  const disk = await openDiskWith(runtime, {
-    overlay,
-    followChain,
-    memory,
-    copyOnRead: false,
-  });
+  // An interrupted commit has written into an image that another one records: it is to be run again
+  // all the same.
+  const existing = { overlay, followChain, memory, copyOnRead: false };
+  const disk = await openDiskWith(runtime, existing, { takesLower: true });
   try {
     const images = await disk.images();
     const depth = await depthOf(runtime, overlay, images, base);

@@ -66,8 +66,9 @@ export async function createDiskWith(
 interface Told {
   /** The overlay itself is not there, whatever becomes of its base. */
   missing?: () => void;
-  /** As `OpeningOptions` has it. */
+  /** As `OpeningOptions` has them. */
   onOtherDate?: (words: string) => void;
+  takesLower?: boolean;
 }
 
 /** Opens an overlay with its chain; with `create`, one that is not there is made. */
@@ -109,11 +110,11 @@ function isObject(location: BaseLocation | undefined): location is BlockSource {
 async function openExisting(
   runtime: Runtime,
   options: Omit<OpenOptions, 'create'>,
-  { missing, onOtherDate }: Told = {},
+  { missing, ...taken }: Told = {},
 ): Promise<EngineDisk> {
   const { readOnly = false, followChain = false } = options;
   mustBeLocation('overlay', options.overlay);
-  const opening = await Opening.start(runtime, { ...options, onOtherDate });
+  const opening = await Opening.start(runtime, { ...options, ...taken });
   try {
     await opening
       .openOverlay(options.overlay, { readOnly, cache: checkedCache(options) }, options.format)

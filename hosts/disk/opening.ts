@@ -45,6 +45,8 @@ export interface OpeningOptions extends UnpackChoice {
   record?: boolean | RecordOptions;
   /** Told of a base of which only the date is another one: it is taken then, not refused. */
   onOtherDate?: (words: string) => void;
+  /** The images below the nearest base are taken as they are, whatever those over them record. */
+  takesLower?: boolean;
 }
 
 /**
@@ -75,7 +77,7 @@ export class Opening {
   private constructor(
     runtime: Runtime,
     engine: Engine,
-    { forceShare, unpack, sequential, size, followChain, record, onOtherDate }: OpeningOptions,
+    { forceShare, unpack, sequential, followChain, record, ...told }: OpeningOptions,
   ) {
     this.#runtime = runtime;
     this.engine = engine;
@@ -91,8 +93,9 @@ export class Opening {
       engine,
       opener: this.#opener,
       choice,
-      size,
-      onOtherDate,
+      size: told.size,
+      onOtherDate: told.onOtherDate,
+      takesLower: told.takesLower ?? false,
     });
     this.#record = record;
   }

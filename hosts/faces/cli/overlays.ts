@@ -30,7 +30,7 @@ export async function warnOfOverlays(
     await tell(
       platform,
       isOther
-        ? `'${overlay}' is made over ${image}, which shows something else now: what it has from there has changed, too`
+        ? `'${overlay}' is made over ${image}, which shows something else now: what it has from there has changed, too; it takes it up by '${rebaseCommand(overlay, image)}'`
         : `'${overlay}' is made over ${image}, which has been written: it takes it up again by '${rebaseCommand(overlay, image)}'`,
     );
 }
