@@ -207,12 +207,11 @@ function parseTables(at: usize, image: Qcow2): i32 {
   let refcountBytes = (<u64>be32(at + AT_REFCOUNT_TABLE_CLUSTERS)) << image.clusterBits;
   if (refcountBytes > REFCOUNT_TABLE_BYTES_MAX) return R_REFCOUNT_TABLE;
   image.refcountTableOffset = be64(at + AT_REFCOUNT_TABLE_OFFSET);
-  // A table in the header is no table.
-  if (image.refcountTableOffset == 0) refcountBytes = 0;
-  // The table's own last cluster may not be written to its end, so only its start must lie in the
-  // file. Where there is none, see open.ts.
-  if (refcountBytes && misplaced(image, image.refcountTableOffset, 1, mask))
-    return R_REFCOUNT_TABLE;
+  if (refcountBytes && image.refcountTableOffset & mask) return R_REFCOUNT_TABLE;
+  // A table in the header is no table, and neither is one behind the end of the file: see
+  // qcow2.ts. Its own last cluster may not be written to its end, so that only its start counts.
+  if (image.refcountTableOffset == 0 || image.refcountTableOffset >= image.fileSize)
+    refcountBytes = 0;
   image.refcountTableBytes = <u32>refcountBytes;
   image.snapshots = be32(at + AT_SNAPSHOT_COUNT);
   image.snapshotsOffset = be64(at + AT_SNAPSHOTS_OFFSET);
