@@ -58,15 +58,16 @@ describeWithPeer(['python3'], 'a terminal that goes away', () => {
     'ends each command that waits for a server',
     () =>
       withFolder(async (cwd) => {
-        await millrace(['create', 'o.qcow2', '--size', '1M'], { cwd });
+        await writeFile(join(cwd, 'base.raw'), new Uint8Array(MIB));
+        await millrace(['create', 'o.qcow2', '--base', 'base.raw'], { cwd });
         for (const args of WAITING) {
           const server = await serveAndStall(new Uint8Array(0), 0);
           const where = args[0] === 'convert' ? [server.url, 'copy'] : [server.url];
           const code = await exitCodeOf(cwd, server, 'own', underNode([...args, ...where]));
-          expect({ args, code, left: readdirSync(cwd) }).toEqual({
+          expect({ args, code, left: readdirSync(cwd).sort() }).toEqual({
             args,
             code: 129,
-            left: ['o.qcow2'],
+            left: ['base.raw', 'o.qcow2'],
           });
         }
       }),
