@@ -51,8 +51,17 @@ export function backingOf(engine: Engine, image: number): Backing | undefined {
     name,
     format: formatOfWord(format),
     isPacked: isContainerWord(format),
-    identity: parseIdentity(text(IMAGE_IDENTITY_AT, IMAGE_IDENTITY_BYTES), name),
+    identity: identityOfBase(engine, image),
   };
+}
+
+/** What an image records that tells its base from others. */
+export function identityOfBase(engine: Engine, image: number): RecordedIdentity | undefined {
+  const n = engine.imageReport(image);
+  if (n[IMAGE_FORMAT] !== FORMAT_QCOW2) return undefined;
+  const name = engine.texts.text(image, n[IMAGE_NAME_AT], n[IMAGE_NAME_BYTES]);
+  const text = engine.texts.text(image, n[IMAGE_IDENTITY_AT], n[IMAGE_IDENTITY_BYTES]);
+  return parseIdentity(text, name);
 }
 
 /** Where the base is that the image `from` records. */

@@ -6,7 +6,15 @@ import type { ImageFormat } from '../api/image.ts';
 import type { BaseLocation } from '../api/open.ts';
 import type { Runtime } from '../api/runtime.ts';
 import type { Backing } from './backing.ts';
-import { backingOf, NAMELESS, notFollowed, ofRecorded, placeOf, recordBacking } from './backing.ts';
+import {
+  backingOf,
+  identityOfBase,
+  NAMELESS,
+  notFollowed,
+  ofRecorded,
+  placeOf,
+  recordBacking,
+} from './backing.ts';
 import type { Engine } from './driver/engine.ts';
 import type { ImageChoice, ImageOpener } from './image-opening.ts';
 import type { Expected } from './image-source.ts';
@@ -82,7 +90,8 @@ export class ChainOpening {
       await this.#openBase(
         bases[i],
         formats[i],
-        i === 0 ? { recorded, size: this.#tools.size } : {},
+        i === 0 ? { recorded, size: this.#tools.size } : { recorded: this.#lowerIdentity(i) },
+        i,
       );
     for (;;) {
       const last = this.#count;
@@ -94,8 +103,7 @@ export class ChainOpening {
           'EUNSUPPORTED',
           `${this.#engine.name(0)}: the chain has more than ${IMAGES_MAX} images, or goes round in a circle`,
         );
-      const identity = this.#tools.takesLower ? undefined : below.identity;
-      await this.#openBelow(below, last, below.format, identity);
+      await this.#openBelow(below, last, below.format, this.#lowerIdentity(last));
     }
   }
 
@@ -118,6 +126,11 @@ export class ChainOpening {
     this.#engine.attach(1, unopened(name, this.#engine.imageReport(0)[IMAGE_SIZE]), name);
     this.#count = 1;
     await this.#engine.request(KIND_OPEN, 1, FORMAT_RAW);
+  }
+
+  /** Of the base that the image has which is below the overlay. */
+  #lowerIdentity(image: number): RecordedIdentity | undefined {
+    return this.#tools.takesLower ? undefined : identityOfBase(this.#engine, image);
   }
 
   /** Opens the base that an image records. */

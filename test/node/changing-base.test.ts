@@ -49,10 +49,11 @@ async function changedBelow(): Promise<{ lower: string; middle: string; top: str
 
 it('is refused further down a chain, too, by the name of the image that records it', async () => {
   const { lower, middle, top } = await changedBelow();
-  await expect(openDisk({ overlay: top, followChain: true })).rejects.toMatchObject({
-    code: 'ECHANGED',
-    message: expect.stringContaining(`${lower} is not the base that ${middle} was made on`),
-  });
+  for (const chain of [{ followChain: true }, { base: [middle, lower] }])
+    await expect(openDisk({ overlay: top, ...chain })).rejects.toMatchObject({
+      code: 'ECHANGED',
+      message: expect.stringContaining(`${lower} is not the base that ${middle} was made on`),
+    });
   await rebaseDisk({ overlay: middle, base: lower, unsafe: true });
   await rebaseDisk({ overlay: top, base: middle, unsafe: true, followChain: true });
   const disk = await openDisk({ overlay: top, followChain: true });
