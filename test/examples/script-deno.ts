@@ -7,8 +7,6 @@ import { openDisk } from 'millrace/deno';
 const [overlay = 'vm.qcow2', base = 'https://images.example/debian.qcow2'] = Deno.args;
 
 await using disk = await openDisk({ overlay, create: { base } });
-const sector = await disk.read(0, 512); // fetched now, kept in the overlay
-await disk.write(4096, sector);
-await disk.flush();
+await disk.read(0, 512); // fetched now, kept in the overlay
 const { remaining } = await disk.stream(); // Ctrl-C, and go on later
 console.log(`${disk.size} bytes, ${remaining} of them elsewhere`);

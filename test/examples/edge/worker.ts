@@ -3,12 +3,12 @@ import type { ObjectState, ServedDisks } from 'millrace/edge';
 import { serveDisks } from 'millrace/edge';
 
 interface Env {
+  BASE: string;
+  TOKEN: string;
   MACHINE: {
     idFromName(name: string): unknown;
     get(id: unknown): { fetch(request: Request): Promise<Response> };
   };
-  BASE: string;
-  TOKEN: string;
 }
 
 export class Machine {
