@@ -48,6 +48,7 @@ const FORMATS: readonly OtherFormat[] = [
   { name: 'ACE', magic: '**ACE**', at: 7, advice: UNPACK },
   { name: 'StuffIt', magic: 'StuffIt (c)', advice: UNPACK },
   { name: 'StuffIt', magic: 'SIT!', advice: UNPACK },
+  { name: 'VMA (a Proxmox backup)', magic: 'VMA\0', advice: "unpack it first ('vma extract')" },
   { name: 'WIM', magic: 'MSWIM\0\0\0', advice: UNPACK },
   { name: 'VMDK of version 3 (vmfsSparse)', magic: 'COWD' },
   { name: 'VMDK of ESXi (seSparse)', magic: '\xbe\xba\xfe\xca\0\0\0\0' },

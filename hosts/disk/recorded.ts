@@ -151,7 +151,7 @@ export function checkIdentity(
   const command = rebaseCommand(overlay, base);
   const help = sameSize
     ? `give the right base; if it holds the same bytes as before (it was copied, restored or unpacked): ${command}`
-    : 'give the right base';
+    : `give the right base; if it shows the same disk as before (its own base was streamed into it, say): ${command}`;
   throw new MillraceError(
     'ECHANGED',
     `${base} is not the base that ${overlay} was made on (${detail}): ${help}`,

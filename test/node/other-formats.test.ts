@@ -100,6 +100,7 @@ const OTHERS: [name: string, bytes: Uint8Array, told: RegExp][] = [
     /it is cpio, a format.*unpack/,
   ],
   ['a.rpm', padded('\xed\xab\xee\xdb\x03'), /it is RPM .*unpack/],
+  ['a.vma', padded('VMA\0\0\0\0\x01'), /it is VMA .a Proxmox backup., a format.*vma extract/],
   ['a.xar', padded('xar!\0\x1c\0\x01'), /it is xar, a format.*unpack/],
   ['a.lha', padded('\x22\x01-lh5-'), /it is LHA, a format.*unpack/],
   ['old.lz4', padded('\x02\x21\x4c\x18'), /it is lz4 .*decompress/],

@@ -84,7 +84,7 @@ const REASONS: Readonly<Record<number, string>> = {
   [protocol.R_DAMAGED]:
     "its refcount table or blocks are damaged: repair it with 'millrace check --repair all'",
   [protocol.R_UNREAD]:
-    "part of its metadata cannot be followed, so what that uses is not known, and nothing was freed or rewritten: copy what can still be read into a new image with 'millrace convert'",
+    "part of its metadata cannot be followed, so what that uses is not known, and nothing is freed or rewritten: copy what can still be read into a new image with 'millrace convert'",
   [protocol.R_RAW_DATA]:
     'the header says that its external data file is raw (an autoclear bit), but has none',
   [protocol.R_FORMAT_HEADER]: 'its header is not one of this format, or is damaged',
