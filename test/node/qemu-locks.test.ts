@@ -51,7 +51,7 @@ async function leaveToUs(): Promise<void> {
 
 /** Whether QEMU may write an image; else the error says that its lock could not be had. */
 async function qemuMayWrite(image: string, format: string): Promise<boolean> {
-  const { exitCode, stderr } = await run('qemu-io', ['-f', format, '-c', 'write -q 0 512', image], {
+  const { exitCode, stderr } = await run('qemu-io', ['-f', format, '-c', 'length', image], {
     exitCodes: [0, 1],
   });
   if (exitCode) expect(stderr).toMatch(/Failed to get .*"write" lock/);

@@ -92,10 +92,12 @@ describeWithPeer(
     );
 
     it('refuses what is not an image, and keeps nothing of it', async () => {
-      // A page is told by its form; a script has none, and does not boot.
+      await writeFile(join(site.images, 'noise.raw'), makeContent('random', 5, 1024 * 1024));
+      // A page and a script are told by their form; what has none does not boot.
       for (const [file, title] of [
         ['samples.json', 'This cannot be used as it is'],
-        ['sw.js', 'not a disk image that boots'],
+        ['sw.js', 'This cannot be used as it is'],
+        ['images/noise.raw', 'not a disk image that boots'],
       ]) {
         await page.goto(`${site.origin}/`);
         await boot(page, `${site.origin}/${file}`);

@@ -31,7 +31,9 @@ export function sendBy(fetch: Fetch | PlainFetch, href: string, init: PlainInit)
   if ('isPlain' in fetch) return fetch(href, init);
   // Not as a method: workers and pages refuse their own `fetch` on any other object than the global
   // one.
-  const headers = new Headers(Array.from(init.headers, ([name, value]) => [name, value]));
+  const headers = new Headers(
+    Array.from(init.headers, ([name, value]): [string, string] => [name, value]),
+  );
   return fetch(href, { ...pastTheCache(), ...init, headers });
 }
 
