@@ -136,15 +136,20 @@ function follow(folder: string, name: string, paths: Paths): string {
 
 function walk(from: string, parts: readonly string[], paths: Paths): string {
   let at = from;
-  for (const part of parts) at = part === '..' ? above(at, paths) : paths.join(at, part);
+  for (const part of parts)
+    if (part === '..') at = above(at, paths);
+    else at = at.endsWith('/..') ? `${at}/${part}` : paths.join(at, part);
   return at;
 }
 
-/** By the letters where they say the same; they are what people know. */
+/**
+ * By the letters where they say the same; they are what people know. Behind a folder that is not
+ * there, or may not be looked at, the system decides: joining would leave such a folder out.
+ */
 function above(folder: string, paths: Paths): string {
   const byLetters = paths.join(folder, '..');
   const real = paths.realPath(folder);
-  if (real === undefined) return byLetters;
+  if (real === undefined) return `${folder}/..`;
   const holder = paths.dirname(real);
   return paths.realPath(byLetters) === holder ? byLetters : holder;
 }

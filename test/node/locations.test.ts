@@ -176,6 +176,19 @@ describeWithPeer(['qemu-img'], 'a reference behind a symbolic link', () => {
     expect(await compare(overlay, base, { formatB: 'raw' })).toMatchObject({ identical: true });
   });
 
+  it('leads nowhere behind a folder that is not there, as for QEMU', async () => {
+    writeFileSync(join(folder, 'base.raw'), new Uint8Array(BYTES).fill(7));
+    const name = 'nothere/../base.raw';
+    const made = ['create', '-q', '-u', '-f', 'qcow2', '-F', 'raw', '-b', name];
+    await run('qemu-img', [...made, overlay, String(BYTES)]);
+    const chain = await run('qemu-img', ['info', '--backing-chain', overlay], { exitCodes: [1] });
+    expect(chain.stderr).toContain('No such file or directory');
+    await expect(openDisk({ overlay })).rejects.toMatchObject({ code: 'ENOENT' });
+    await expect(commitDisk({ overlay })).rejects.toMatchObject({ code: 'ENOENT' });
+    mkdirSync(join(folder, 'nothere'));
+    await (await openDisk({ overlay })).close();
+  });
+
   it('of an image that is a symbolic link itself is relative to the link, as QEMU has it', async () => {
     mkdirSync(join(folder, 'deep'));
     fill(join(folder, 'deep/base.raw'), 0xaa);
