@@ -4,8 +4,9 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { MillraceError } from '../../hosts/api/errors.ts';
-import type { Transfer } from '../../hosts/bases/elevator.ts';
-import { Elevator, REQUEST_BYTES_MAX, REQUEST_BYTES_MIN } from '../../hosts/bases/elevator.ts';
+import { Elevator } from '../../hosts/bases/elevator.ts';
+import type { Transfer } from '../../hosts/bases/flight.ts';
+import { REQUEST_BYTES_MAX, REQUEST_BYTES_MIN } from '../../hosts/bases/neighbours.ts';
 import { pattern } from './object-server.ts';
 
 const MIB = 1024 * 1024;

@@ -6,8 +6,8 @@ import { appendFile, mkdir, mkdtemp, rename, rm, utimes, writeFile } from 'node:
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { REQUEST_BYTES_MAX } from '../../hosts/bases/elevator.ts';
 import { FIRST_PAGE_BYTES } from '../../hosts/bases/http/http.ts';
+import { REQUEST_BYTES_MAX } from '../../hosts/bases/neighbours.ts';
 import type { NginxServer } from '../support/nginx.ts';
 import { startNginx } from '../support/nginx.ts';
 import { pattern } from './object-server.ts';

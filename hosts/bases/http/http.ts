@@ -7,8 +7,9 @@ import type { BlockSource, Flow, MirroredContent, ReadHint } from '../../api/blo
 import { MillraceError } from '../../api/errors.ts';
 import type { OptionNames } from '../../api/options.ts';
 import { mustKnowOptions } from '../../api/options.ts';
-import type { Transfer } from '../elevator.ts';
-import { Elevator, REQUEST_BYTES_MIN } from '../elevator.ts';
+import { Elevator } from '../elevator.ts';
+import type { Transfer } from '../flight.ts';
+import { REQUEST_BYTES_MIN } from '../neighbours.ts';
 import { checkedPatience, within } from '../patience.ts';
 import type { HttpStats } from '../traffic.ts';
 import type { HeaderSource, UrlSource } from './address.ts';

@@ -2,7 +2,7 @@
  * What is done about a request for a range that failed: it is asked for again, by another redirect
  * or a fresh URL, or after a while; or it is given up.
  */
-import type { Transfer } from '../elevator.ts';
+import type { Transfer } from '../flight.ts';
 import type { Failure } from '../retry.ts';
 import { RetryBudget, sleep } from '../retry.ts';
 import type { Trouble } from '../trouble.ts';

@@ -3,7 +3,7 @@
  * the bytes on as they arrive, and after a failure that may pass asks again from the first missing
  * byte. It keeps no bytes and knows nothing of who reads them.
  */
-import type { Transfer } from '../elevator.ts';
+import type { Transfer } from '../flight.ts';
 import { Failure, PROGRESS_BYTES_MIN } from '../retry.ts';
 import type { HttpStats } from '../traffic.ts';
 import { Trouble } from '../trouble.ts';

@@ -1,5 +1,5 @@
 /** Brings ranges in requests that suit the server, a few of them under way. */
-import type { Transfer } from '../elevator.ts';
+import type { Transfer } from '../flight.ts';
 import type { Connection } from './connection.ts';
 
 /** What one request asks for, at most: a guest's read does not wait behind a longer one. */
