@@ -6,20 +6,20 @@
  */
 
 import type { Disk } from '../api/disk.ts';
-import { MillraceError } from '../api/errors.ts';
 import type { StreamInfo, StreamOptions } from '../api/job.ts';
 import { JobStatus } from '../api/job.ts';
-import type { CreateOptions, OpenOptions } from '../api/open.ts';
+import type { CreateOptions } from '../api/open.ts';
 import type { OptionNames } from '../api/options.ts';
 import { CREATE_OPTIONS, mustKnowOptions } from '../api/options.ts';
-import type { Runtime } from '../api/runtime.ts';
 import { jobWithin } from '../disk/job/range.ts';
-import { createDiskWith, openDiskWith } from '../disk/open.ts';
 import type { HandlerOptions } from '../faces/http/handler.ts';
 import { createHandler, HANDLER_OPTIONS, placeOf } from '../faces/http/handler.ts';
 import { untilJobRests } from './job-rest.ts';
+import type { KeptJob } from './kept-jobs.ts';
+import { KeptJobs } from './kept-jobs.ts';
+import { openOrCreate } from './open-or-create.ts';
 import type { Bucket, ObjectStorage } from './platform.ts';
-import { edgeRuntime, inLittleMemory } from './runtime.ts';
+import { edgeRuntime } from './runtime.ts';
 
 /** How long an alarm stays with its jobs: the platform ends it after 15 minutes. */
 const ALARM_MS = 60_000;
@@ -35,13 +35,6 @@ const PAUSED_LOOK_MS = 3_600_000;
  * that doubles each time: most of a day in all.
  */
 const TRIES_MAX = 17;
-/** Jobs that go on, and what became of the last ones. */
-const SCHEMA = `
-  CREATE TABLE IF NOT EXISTS millrace_jobs (
-    device TEXT PRIMARY KEY, options TEXT NOT NULL, tries INTEGER NOT NULL
-  );
-  CREATE TABLE IF NOT EXISTS millrace_ends (device TEXT PRIMARY KEY, info TEXT NOT NULL);
-`;
 
 /** The part of a Durable Object's state that is used. */
 export interface ObjectState {
@@ -71,13 +64,6 @@ export interface ServedDisks {
   fetch(request: Request): Promise<Response>;
   /** The object's own `alarm`. */
   alarm(): Promise<void>;
-}
-
-/** A job as it is kept, without its options. */
-interface KeptJob {
-  device: string;
-  /** How often it could not be taken up again, one time after another. */
-  tries: number;
 }
 
 /** Serves disks from a Durable Object; jobs go on by its alarms. */
@@ -119,6 +105,7 @@ export function serveDisks(state: ObjectState, options: ServeDisksOptions): Serv
 class DiskTable {
   readonly #storage: ObjectStorage;
   readonly #options: ServeDisksOptions;
+  readonly #jobs: KeptJobs;
   readonly #open = new Map<string, Promise<Disk>>();
   /** Before these times alarms, which come for other jobs too, leave a job alone. */
   readonly #pausedUntil = new Map<string, number>();
@@ -126,7 +113,7 @@ class DiskTable {
   constructor(storage: ObjectStorage, options: ServeDisksOptions) {
     this.#storage = storage;
     this.#options = options;
-    storage.sql.exec(SCHEMA);
+    this.#jobs = new KeptJobs(storage);
   }
 
   get(device: string): Promise<Disk> | undefined {
@@ -146,7 +133,7 @@ class DiskTable {
   async #opened(device: string): Promise<Disk> {
     const options = this.#options.disks[device];
     const runtime = edgeRuntime({ storage: this.#storage, bucket: this.#options.bucket });
-    const disk = await this.#openOrCreate(runtime, options);
+    const disk = await openOrCreate(runtime, options);
     // What is wrong with the job is no reason to refuse the disk; alarms try it again.
     await this.#takeUp(device, disk).catch(() => {});
     return disk;
@@ -154,35 +141,16 @@ class DiskTable {
 
   /** A disk that knows of no job has lost it with the object: this is a new one. */
   async #takeUp(device: string, disk: Disk): Promise<void> {
-    const [job] = this.#storage.sql
-      .exec('SELECT options FROM millrace_jobs WHERE device = ?', device)
-      .toArray() as { options: string }[];
-    if (!job || (await infoOf(disk)) !== undefined) return;
-    const options = jobWithin(JSON.parse(job.options || '{}') as StreamOptions, disk.size);
+    const asked = this.#jobs.optionsOf(device);
+    if (asked === undefined || (await infoOf(disk)) !== undefined) return;
+    const options = jobWithin(JSON.parse(asked) as StreamOptions, disk.size);
     if (!options) return;
     await disk.stream({ ...options, nonblock: true });
     await this.lookAfter(device);
   }
 
-  async #openOrCreate(
-    runtime: Runtime,
-    options: CreateOptions & { overlay: string },
-  ): Promise<Disk> {
-    try {
-      return await openAgain(runtime, options);
-    } catch (error) {
-      if (!isMissing(error) || (await exists(runtime, options.overlay))) throw error;
-      return createDiskWith(runtime, inLittleMemory(options));
-    }
-  }
-
   async keep(device: string, options: string): Promise<void> {
-    this.#storage.sql.exec('DELETE FROM millrace_ends WHERE device = ?', device);
-    this.#storage.sql.exec(
-      'INSERT OR REPLACE INTO millrace_jobs (device, options, tries) VALUES (?, ?, 0)',
-      device,
-      options,
-    );
+    this.#jobs.begin(device, options);
     await this.lookAfter(device);
   }
 
@@ -190,18 +158,12 @@ class DiskTable {
   async noteJob(device: string): Promise<void> {
     const disk = await this.#open.get(device);
     const info = disk && (await infoOf(disk));
-    const [job] = this.#storage.sql
-      .exec('SELECT options FROM millrace_jobs WHERE device = ?', device)
-      .toArray() as { options: string }[];
-    if (!info || !job) return;
+    const asked = this.#jobs.optionsOf(device);
+    if (!info || asked === undefined) return;
     // Paused by an error, it is tried again when it is taken up.
     const paused = info.paused && info.error === undefined;
-    const options = { ...JSON.parse(job.options || '{}'), speed: info.speed, paused };
-    this.#storage.sql.exec(
-      'UPDATE millrace_jobs SET options = ? WHERE device = ?',
-      JSON.stringify(options),
-      device,
-    );
+    const options = { ...JSON.parse(asked), speed: info.speed, paused };
+    this.#jobs.setOptions(device, JSON.stringify(options));
     await this.lookAfter(device);
   }
 
@@ -213,7 +175,7 @@ class DiskTable {
 
   async forget(device: string): Promise<void> {
     this.#pausedUntil.delete(device);
-    this.#storage.sql.exec('DELETE FROM millrace_jobs WHERE device = ?', device);
+    this.#jobs.remove(device);
     await this.noteEnd(device);
   }
 
@@ -222,19 +184,12 @@ class DiskTable {
     const disk = await this.#open.get(device)?.catch(() => undefined);
     const info = disk && (await infoOf(disk));
     if (!info || info.status === JobStatus.ACTIVE) return;
-    this.#storage.sql.exec(
-      'INSERT OR REPLACE INTO millrace_ends (device, info) VALUES (?, ?)',
-      device,
-      JSON.stringify(info),
-    );
+    this.#jobs.keepEnd(device, info);
   }
 
   /** As JSON. */
   lastEnd(device: string): string | undefined {
-    const [end] = this.#storage.sql
-      .exec('SELECT info FROM millrace_ends WHERE device = ?', device)
-      .toArray() as { info: string }[];
-    return end?.info;
+    return this.#jobs.endOf(device);
   }
 
   /**
@@ -242,20 +197,14 @@ class DiskTable {
    * back for what is left, or has come meanwhile.
    */
   async goOn(): Promise<void> {
-    const due = this.#kept().filter(
-      ({ device }) => (this.#pausedUntil.get(device) ?? 0) <= Date.now(),
-    );
+    const due = this.#jobs
+      .all()
+      .filter(({ device }) => (this.#pausedUntil.get(device) ?? 0) <= Date.now());
     await Promise.all(due.map((job) => this.#stayWith(job)));
-    const times = this.#kept().map(
-      ({ device }) => this.#pausedUntil.get(device) ?? Date.now() + PAUSE_MS,
-    );
+    const times = this.#jobs
+      .all()
+      .map(({ device }) => this.#pausedUntil.get(device) ?? Date.now() + PAUSE_MS);
     if (times.length > 0) await this.#storage.setAlarm(Math.min(...times));
-  }
-
-  #kept(): KeptJob[] {
-    return this.#storage.sql
-      .exec('SELECT device, tries FROM millrace_jobs')
-      .toArray() as unknown as KeptJob[];
   }
 
   /**
@@ -275,11 +224,7 @@ class DiskTable {
     } catch {
       // Requests for the disk are told why it cannot be opened.
       if (tries + 1 === TRIES_MAX) return this.forget(device);
-      this.#storage.sql.exec(
-        'UPDATE millrace_jobs SET tries = ? WHERE device = ?',
-        tries + 1,
-        device,
-      );
+      this.#jobs.setTries(device, tries + 1);
       this.#pausedUntil.set(device, Date.now() + PAUSE_MS * 2 ** tries);
     } finally {
       clearTimeout(timer);
@@ -290,7 +235,7 @@ class DiskTable {
   async #seeThrough(device: string, enough: AbortSignal): Promise<number | undefined> {
     const disk = await this.get(device);
     if (enough.aborted) return PAUSE_MS;
-    this.#storage.sql.exec('UPDATE millrace_jobs SET tries = 0 WHERE device = ?', device);
+    this.#jobs.setTries(device, 0);
     if (disk) {
       await this.#takeUp(device, disk);
       await untilJobRests(disk, enough);
@@ -299,57 +244,6 @@ class DiskTable {
     }
     await this.forget(device);
     return undefined;
-  }
-}
-
-/**
- * Opens a disk whose overlay is there. As long as that records a base, the base comes from where
- * the options say, as it did at first: what is recorded of a URL has no user, password or query,
- * which may be what opens it.
- */
-async function openAgain(
-  runtime: Runtime,
-  options: CreateOptions & { overlay: string },
-): Promise<Disk> {
-  const { overlay, base, baseFormat, followChain, copyOnRead, profile, record, memory } = options;
-  const kept = { overlay, followChain, copyOnRead, profile, record, memory };
-  const asRecorded = inLittleMemory(kept);
-  if (base === undefined || !(await recordsBase(runtime, asRecorded)))
-    return openDiskWith(runtime, asRecorded);
-  try {
-    return await openDiskWith(runtime, { ...asRecorded, base, baseFormat });
-  } catch (error) {
-    if (!(error instanceof MillraceError) || error.code !== 'ECHANGED') throw error;
-    // A job may have made an image further down the chain the base: then only what is recorded
-    // leads there.
-    return openDiskWith(runtime, asRecorded).catch(() => {
-      throw error;
-    });
-  }
-}
-
-function isMissing(error: unknown): boolean {
-  return error instanceof MillraceError && error.code === 'ENOENT';
-}
-
-/**
- * The overlay may be there, and its base not. One that cannot be looked at is taken to be there.
- */
-async function exists(runtime: Runtime, overlay: string): Promise<boolean> {
-  try {
-    await (await runtime.openOverlay(overlay, { readOnly: true })).close();
-    return true;
-  } catch (error) {
-    return !isMissing(error);
-  }
-}
-
-async function recordsBase(runtime: Runtime, { overlay, memory }: OpenOptions): Promise<boolean> {
-  const disk = await openDiskWith(runtime, { overlay, memory, base: null, readOnly: true });
-  try {
-    return (await disk.images())[0].backingFile !== undefined;
-  } finally {
-    await disk.close();
   }
 }
 
