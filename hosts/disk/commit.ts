@@ -45,8 +45,8 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
     const { name, virtualSize } = images[depth];
     const format = writableFormat(overlay, images[depth]);
     const recorded = images[0].backingFile ?? name;
-    const identity = disk.recordedIdentity();
-    if (depth === 1) await disk.refer(recorded, format, BEING_WRITTEN);
+    const identity = disk.baseRecord.identity();
+    if (depth === 1) await disk.baseRecord.refer(recorded, format, BEING_WRITTEN);
     let target: Target;
     // A base that cannot be opened has not been written: it is to be noticed when it changes, as
     // before.
@@ -54,7 +54,7 @@ export async function commitWith(runtime: Runtime, options: CommitOptions): Prom
       disk.unguard(depth);
       target = await openTarget(runtime, images[depth], options);
     } catch (error) {
-      if (depth === 1) await disk.refer(recorded, format, identity).catch(() => {});
+      if (depth === 1) await disk.baseRecord.refer(recorded, format, identity).catch(() => {});
       throw error;
     }
     const bytes = await writeDown(disk, target, depth, virtualSize, options.onProgress);
@@ -133,7 +133,7 @@ async function recordAnew(
 ): Promise<void> {
   const source = await runtime.openSource(location);
   try {
-    await disk.refer(name, format, await identityText(source, name));
+    await disk.baseRecord.refer(name, format, await identityText(source, name));
   } finally {
     await source.close();
   }

@@ -7,15 +7,11 @@ import {
   CLOSE_GOES_ON,
   CLOSE_READ_ONLY,
   IMAGE_BITMAPS,
-  IMAGE_IDENTITY_AT,
-  IMAGE_IDENTITY_BYTES,
   IMAGE_SNAPSHOTS,
   KIND_CLOSE,
   KIND_FLUSH,
-  KIND_REFER,
   KIND_REMAINING,
   OVERLAY,
-  R_HEADER_FULL,
 } from '../../engine/protocol.ts';
 import type { CheckOptions, CheckReport } from '../api/check.ts';
 import type { Disk, Extent } from '../api/disk.ts';
@@ -25,13 +21,13 @@ import type { StreamInfo, StreamOptions } from '../api/job.ts';
 import { JOB_OPTIONS, mustKnowOptions } from '../api/options.ts';
 import type { ProfileChoice, RecordedProfile, ReplayInfo } from '../api/profile.ts';
 import { DiskAccess } from './access.ts';
+import { BaseRecord } from './base-record.ts';
 import { check } from './check.ts';
 import type { ContentId } from './content-id.ts';
 import { DiskViews } from './disk-views.ts';
 import type { Engine } from './driver/engine.ts';
 import { extentsOf } from './driver/extents.ts';
-import { imageOf } from './driver/images.ts';
-import { reasonText } from './driver/reasons.ts';
+import { chainOf, imageOf } from './driver/images.ts';
 import { bitmapsOf, snapshotsOf } from './driver/snapshots.ts';
 import { encryptionOf } from './encryption.ts';
 import type { Named } from './find-image.ts';
@@ -49,6 +45,8 @@ const REQUEST_UNIT = 65536;
 
 export class EngineDisk extends DiskViews implements Disk {
   readonly #engine: Engine;
+  /** What the overlay's header says of its base. */
+  readonly baseRecord: BaseRecord;
   readonly #access: DiskAccess;
   readonly #io: GuestIo;
   readonly #release: () => Promise<void>;
@@ -91,6 +89,7 @@ export class EngineDisk extends DiskViews implements Disk {
       isReadOnly: options.readOnly,
       name: overlay.name,
     });
+    this.baseRecord = new BaseRecord(engine, this.#access);
     this.#clusterSize = format === 'qcow2' ? clusterSize : REQUEST_UNIT;
     this.#profiles = new DiskProfiles({
       ...options.profiles,
@@ -284,10 +283,7 @@ export class EngineDisk extends DiskViews implements Disk {
   }
 
   #chain(): ImageInfo[] {
-    const images = [imageOf(this.#engine, 0)];
-    for (let depth = 1; !this.#baseless && this.#engine.exports.imageAtDepth(depth) >= 0; depth++)
-      images.push(imageOf(this.#engine, this.#engine.exports.imageAtDepth(depth)));
-    return images;
+    return chainOf(this.#engine, { baseless: this.#baseless });
   }
 
   /**
@@ -310,39 +306,6 @@ export class EngineDisk extends DiskViews implements Disk {
    */
   empty(): Promise<void> {
     return this.#io.empty();
-  }
-
-  /** What the header says that identifies the base, as `refer` takes it. */
-  recordedIdentity(): string {
-    const image = this.#engine.imageReport(0);
-    return this.#engine.texts
-      .text(0, image[IMAGE_IDENTITY_AT], image[IMAGE_IDENTITY_BYTES])
-      .replace(/\0+$/, '');
-  }
-
-  /** Refuses what `refer` could not record, before work is put into it. */
-  mustHaveRoom(name: string, format: string, identity: string): void {
-    this.#access.mustBeWritable('record another base');
-    if (!this.#engine.texts.setBacking(name, format, identity))
-      throw new MillraceError(
-        'EINVAL',
-        `the name of the base is too long to be recorded: '${name}'`,
-      );
-    if (!this.#engine.exports.backingHasRoom())
-      throw new MillraceError(
-        'EUNSUPPORTED',
-        `${this.#engine.name(0)}: ${reasonText(R_HEADER_FULL)}`,
-      );
-  }
-
-  /**
-   * Records another base, or none by an empty name. The images of this disk stay as they are: close
-   * it, and open it anew.
-   */
-  async refer(name: string, format: string, identity: string): Promise<void> {
-    this.mustHaveRoom(name, format, identity);
-    await this.#engine.request(KIND_REFER);
-    this.#engine.texts.keep(0);
   }
 
   /** Ends a job, writes everything, and closes the files. A second call waits for the first. */

@@ -53,17 +53,17 @@ export async function rebaseWith(runtime: Runtime, options: RebaseOptions): Prom
     const recorded = {
       name: backingFile,
       format: formatOfWord(backingFormat ?? ''),
-      identity: disk.recordedIdentity(),
+      identity: disk.baseRecord.identity(),
     };
     const next = base === null ? undefined : await openNext(runtime, base, options, recorded);
     let bytes = 0;
     let report: RebaseReport;
     try {
       const record = [next?.name ?? '', next?.word ?? '', next?.identity ?? ''] as const;
-      disk.mustHaveRoom(...record);
+      disk.baseRecord.mustHaveRoom(...record);
       if (!unsafe) bytes = await takeOver(disk, next?.disk, options.onProgress);
       await disk.flush();
-      await disk.refer(...record);
+      await disk.baseRecord.refer(...record);
       report = { base: next?.name ?? null, baseFormat: next?.format ?? null, bytes };
       if (otherDate !== undefined) report.otherDate = otherDate;
     } finally {

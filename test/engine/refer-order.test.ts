@@ -69,7 +69,7 @@ async function run(
   let unsafe = new Map<number, Uint8Array>();
   runtime.plan = async ({ kind, offset, length }, perform) => {
     if (kind === 'read') return perform();
-    if (++operations === at) referred = disk.refer('other', 'raw', '');
+    if (++operations === at) referred = disk.baseRecord.refer('other', 'raw', '');
     // Writes end before flushes and discards: so there is something between them.
     if (kind !== 'write') await new Promise((resolve) => setImmediate(resolve));
     await perform();

@@ -19,10 +19,22 @@ import {
   IMAGE_REFCOUNT_BITS,
   IMAGE_SIZE,
   IMAGE_VERSION,
+  OVERLAY,
 } from '../../../engine/protocol.ts';
 import type { DataFileInfo, ImageInfo } from '../../api/image.ts';
 import type { Engine } from './engine.ts';
 import { formatName } from './formats.ts';
+
+/**
+ * The images of the chain, from the overlay down; `baseless`: what lies below the overlay only
+ * stands for a base that was left unopened.
+ */
+export function chainOf(engine: Engine, { baseless }: { baseless: boolean }): ImageInfo[] {
+  const images = [imageOf(engine, OVERLAY)];
+  for (let depth = 1; !baseless && engine.exports.imageAtDepth(depth) >= 0; depth++)
+    images.push(imageOf(engine, engine.exports.imageAtDepth(depth)));
+  return images;
+}
 
 /** An image of the chain, by its number in the engine. */
 export function imageOf(engine: Engine, index: number): ImageInfo {
