@@ -1,8 +1,12 @@
 /** What the user is told of other programs that have an image open for writing. */
+import type { BlockFile } from '../../api/block.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import type { Platform } from './platform.ts';
 import { tell } from './platform.ts';
+
+/** Tells the user what has not been said about this before. */
+type TellOnce = (about: string, message: string) => Promise<void>;
 
 /**
  * Says once of each image that is only looked at that another program has it open for writing, or
@@ -14,12 +18,7 @@ export function tellingOfWriters(
   { forceShare, isReading }: { forceShare: boolean; isReading: boolean },
 ): Runtime {
   const { runtime } = platform;
-  const told = new Set<string>();
-  const once = async (about: string, message: string): Promise<void> => {
-    if (told.has(about)) return;
-    told.add(about);
-    await tell(platform, message);
-  };
+  const once = tellingOnce(platform);
   const look = async (location: string): Promise<void> => {
     const writer = forceShare ? undefined : runtime.writerOf?.(location);
     if (writer !== undefined)
@@ -35,16 +34,7 @@ export function tellingOfWriters(
       const file = await runtime
         .openOverlay(location, mode)
         .catch(mode.readOnly ? meaningUrl(location) : asItIs);
-      if (!mode.readOnly && !mode.create && file.guard === 'blind')
-        await once(
-          '',
-          'the locks of other programs cannot be seen here: make sure that none has the image open',
-        );
-      if (!mode.readOnly && !mode.create && file.guard === 'looked')
-        await once(
-          '',
-          `QEMU is not told that the image is being written: do not open it there meanwhile (${platform.lockAdvice})`,
-        );
+      if (!mode.readOnly && !mode.create) await tellOfGuard(file, once, platform.lockAdvice);
       return file;
     },
     async openSource(location, as) {
@@ -62,6 +52,33 @@ export function tellingOfWriters(
       }
     },
   };
+}
+
+function tellingOnce(platform: Platform): TellOnce {
+  const told = new Set<string>();
+  return async (about, message) => {
+    if (told.has(about)) return;
+    told.add(about);
+    await tell(platform, message);
+  };
+}
+
+/** What other programs do not see of a file that is written here, or we of them. */
+async function tellOfGuard(
+  { guard }: BlockFile,
+  once: TellOnce,
+  lockAdvice: string,
+): Promise<void> {
+  if (guard === 'blind')
+    await once(
+      '',
+      'the locks of other programs cannot be seen here: make sure that none has the image open',
+    );
+  if (guard === 'looked')
+    await once(
+      '',
+      `QEMU is not told that the image is being written: do not open it there meanwhile (${lockAdvice})`,
+    );
 }
 
 /** What is not there as a file, and looks like a URL without its scheme. */
