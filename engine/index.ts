@@ -2,104 +2,34 @@
 // more than hand on.
 
 import { checkedShare } from './check/check';
-import { arenaInit, arenaTableBytes } from './core/arena';
-import { fileOf, filesBytes, filesInit, PART_ZEROES } from './core/files';
-import { guestInit } from './core/guest';
-import {
-  clusterBytes,
-  imageAt,
-  imageCount,
-  imageOf,
-  imagesBytes,
-  imagesInit,
-  setImageCount,
-} from './core/image';
-import { alarmTime, jobActive, jobBytes, jobInit, theJob } from './core/job';
-import { pageCached, pagesInit, pagesTableBytes } from './core/pages';
-import { completionsAt, ringBytes, ringInit, submissionCount, submissionsAt } from './core/ring';
-import {
-  KIND_NONE,
-  KIND_REQUEST_LAST,
-  taskAt,
-  taskBegin,
-  tasksBytes,
-  tasksInit,
-} from './core/task';
-import { requestBytes } from './data/populate';
-import { formatsInit } from './formats/formats';
-import { overlay, Qcow2, qcow2Of } from './formats/qcow2/image';
+import { fileOf, PART_ZEROES } from './core/files';
+import { clusterBytes, imageAt, imageCount, setImageCount } from './core/image';
+import { alarmTime, jobActive, theJob } from './core/job';
+import { pageCached } from './core/pages';
+import { completionsAt, submissionCount, submissionsAt } from './core/ring';
+import { KIND_NONE, KIND_REQUEST_LAST, taskAt, taskBegin } from './core/task';
+import { requestBytes } from './data/chunk';
+import { overlay } from './formats/qcow2/image';
 import { jobAbort, jobBegin, jobResume, jobSetSpeed } from './job/control';
 import { jobTakesRange } from './job/order';
 import { readaheadInit } from './job/readahead';
-import { BLOCK_BYTES, PAGE_BYTES, PAGES_MAX, PAGES_MIN, REQUESTS_MAX, TASKS_MAX } from './limits';
-import { freesBytes, freesInit } from './overlay/frees';
-import { packingInit } from './overlay/packing';
+import { layOut } from './layout';
+import { REQUESTS_MAX, TASKS_MAX } from './limits';
 import { backingFits } from './overlay/places';
-import { refcountsInit } from './overlay/refcounts';
-import { setBackingTexts, textsInit } from './overlay/texts';
+import { setSparing, setTrimming } from './overlay/progress';
+import { backingTexts, setBackingTexts } from './overlay/texts';
 import {
   FILES_MAX,
-  FORMAT_PROBE,
-  FORMAT_QCOW2,
-  IMAGE_BITMAPS,
-  IMAGE_CLUSTER_SIZE,
-  IMAGE_COMPRESSION,
-  IMAGE_CORRUPT,
-  IMAGE_CRYPTO_AT,
-  IMAGE_DATA_FILE_AT,
-  IMAGE_DATA_FILE_BYTES,
-  IMAGE_DIRTY,
-  IMAGE_ENCRYPTION,
-  IMAGE_EXTENDED_L2,
-  IMAGE_EXTERNAL_DATA,
-  IMAGE_FEATURE_NAMES_AT,
-  IMAGE_FILE_SIZE,
-  IMAGE_FORMAT,
-  IMAGE_FORMAT_AT,
-  IMAGE_FORMAT_BYTES,
-  IMAGE_IDENTITY_AT,
-  IMAGE_IDENTITY_BYTES,
-  IMAGE_LAZY_REFCOUNTS,
-  IMAGE_NAME_AT,
-  IMAGE_NAME_BYTES,
-  IMAGE_RAW_DATA,
-  IMAGE_REFCOUNT_BITS,
-  IMAGE_SIZE,
-  IMAGE_SNAPSHOTS,
-  IMAGE_VERSION,
   IMAGES_MAX,
   INTERFACE_VERSION,
-  JOB_ABORTED,
-  JOB_COPIES,
-  JOB_DETAIL,
-  JOB_ERROR,
-  JOB_ERROR_IMAGE,
-  JOB_ERROR_OFFSET,
-  JOB_FROM,
-  JOB_KEPT,
-  JOB_PAUSED,
-  JOB_REASON,
-  JOB_REMAINING,
-  JOB_SPEED,
-  JOB_STATUS,
-  JOB_STOPS,
-  JOB_TO,
   KIND_POPULATE,
   KIND_STREAM,
-  MEMORY_BYTES_MIN,
   OVERLAY,
-  REPORT_NUMBERS,
-  TEXT_BYTES,
 } from './protocol';
+import { imageReport, jobReport } from './reports';
 import { setCopyOnRead } from './requests/read';
 import { step as runStep } from './step';
 import './core/trap';
-import { setSparing, setTrimming, writebacksInit } from './overlay/progress';
-import { stagingBytes, stagingInit } from './overlay/staging';
-import { zeroPageInit } from './overlay/zeropage';
-
-let textAt: usize = 0;
-let reportAt: usize = 0;
 
 export function version(): u32 {
   return INTERFACE_VERSION;
@@ -107,47 +37,7 @@ export function version(): u32 {
 
 /** Lays out `bytes` bytes of memory; called once, before all else. False if that is too little. */
 export function init(bytes: f64): bool {
-  if (bytes < <f64>MEMORY_BYTES_MIN) return false;
-  const end = <usize>(bytes > 4294901760 ? 4294901760 : bytes);
-  const pages = max(PAGES_MIN, min(PAGES_MAX, <u32>(end / 8 / PAGE_BYTES)));
-  let at = align(__heap_base, 16);
-  ringInit(at);
-  at = align(at + ringBytes(), 16);
-  const taskTable = at;
-  at = align(at + tasksBytes(), 16);
-  tasksInit(taskTable);
-  imagesInit(at);
-  at = align(at + imagesBytes(), 16);
-  filesInit(at);
-  at = align(at + filesBytes(), 16);
-  formatsInit();
-  jobInit(at);
-  at = align(at + jobBytes(), 16);
-  freesInit(at);
-  at = align(at + freesBytes(), 16);
-  textAt = at;
-  textsInit(at);
-  at = align(at + TEXT_BYTES, 16);
-  reportAt = at;
-  at = align(at + REPORT_NUMBERS * 8, 16);
-  const pageTable = at;
-  at = align(at + pagesTableBytes(pages), 16);
-  const arenaTable = at;
-  at = align(at + arenaTableBytes(), BLOCK_BYTES);
-  zeroPageInit(at);
-  at += PAGE_BYTES;
-  pagesInit(pageTable, at, pages);
-  at += pages * PAGE_BYTES;
-  stagingInit(at);
-  at = align(at + stagingBytes(), BLOCK_BYTES);
-  writebacksInit();
-  refcountsInit();
-  packingInit();
-  readaheadInit(false);
-  guestInit();
-  if (at >= end) return false;
-  arenaInit(arenaTable, at, end);
-  return true;
+  return layOut(bytes);
 }
 
 export function submissions(): u32 {
@@ -198,7 +88,7 @@ export function setUse(copyOnRead: bool, readAhead: bool, trims: bool, flushesDe
 
 /** Address where texts are exchanged. */
 export function text(): u32 {
-  return <u32>textAt;
+  return <u32>backingTexts().at;
 }
 
 /**
@@ -217,42 +107,7 @@ export function backingHasRoom(): bool {
 
 /** Address of a report on an image: IMAGE_FORMAT and the following of protocol.ts. */
 export function image(index: u32): u32 {
-  const i = imageOf(index);
-  memory.fill(reportAt, 0, REPORT_NUMBERS * 8);
-  put(IMAGE_FORMAT, i.format);
-  put(IMAGE_SIZE, <f64>i.size);
-  put(IMAGE_FILE_SIZE, <f64>i.fileSize);
-  put(IMAGE_COMPRESSION, i.compression);
-  put(IMAGE_NAME_AT, i.backingNameAt);
-  put(IMAGE_NAME_BYTES, i.backingNameBytes);
-  put(IMAGE_FORMAT_AT, i.backingFormatAt);
-  put(IMAGE_FORMAT_BYTES, i.backingFormatBytes);
-  put(IMAGE_IDENTITY_AT, i.identityAt);
-  put(IMAGE_IDENTITY_BYTES, i.identityBytes);
-  put(IMAGE_CLUSTER_SIZE, <f64>(i.format == FORMAT_QCOW2 ? clusterBytes(i) : i.unitBytes));
-  if (i.format == FORMAT_QCOW2) putQcow2(qcow2Of(i));
-  // Of one that was refused as well.
-  if (i.format == FORMAT_QCOW2 || i.format == FORMAT_PROBE)
-    put(IMAGE_FEATURE_NAMES_AT, qcow2Of(i).featureNamesAt);
-  return <u32>reportAt;
-}
-
-/** What only qcow2 images tell. */
-function putQcow2(i: Qcow2): void {
-  put(IMAGE_VERSION, i.version);
-  put(IMAGE_REFCOUNT_BITS, <f64>((<u32>1) << i.refcountOrder));
-  put(IMAGE_LAZY_REFCOUNTS, i.lazyRefcounts ? 1 : 0);
-  put(IMAGE_EXTENDED_L2, i.extendedL2 ? 1 : 0);
-  put(IMAGE_CORRUPT, i.corrupt ? 1 : 0);
-  put(IMAGE_DIRTY, i.dirty ? 1 : 0);
-  put(IMAGE_SNAPSHOTS, i.snapshots);
-  put(IMAGE_BITMAPS, i.bitmapCount);
-  put(IMAGE_ENCRYPTION, i.encryption);
-  put(IMAGE_CRYPTO_AT, i.cryptoAt);
-  put(IMAGE_EXTERNAL_DATA, i.externalData ? 1 : 0);
-  put(IMAGE_RAW_DATA, i.rawData ? 1 : 0);
-  put(IMAGE_DATA_FILE_AT, i.dataFileAt);
-  put(IMAGE_DATA_FILE_BYTES, i.dataFileBytes);
+  return <u32>imageReport(index);
 }
 
 /** Number of the image at a depth of the chain, or -1 below its end. */
@@ -362,28 +217,7 @@ export function abort(): bool {
 
 /** Address of a report on the job: JOB_STATUS and the following of protocol.ts. */
 export function info(): u32 {
-  const j = theJob();
-  put(JOB_STATUS, j.status);
-  put(JOB_PAUSED, j.paused);
-  put(JOB_ABORTED, j.aborted);
-  put(JOB_ERROR, j.error);
-  put(JOB_REASON, j.reason);
-  put(JOB_ERROR_IMAGE, j.errorImage);
-  put(JOB_ERROR_OFFSET, <f64>j.errorOffset);
-  put(JOB_DETAIL, j.detail);
-  put(JOB_STOPS, j.stops);
-  put(JOB_FROM, <f64>j.from);
-  put(JOB_TO, <f64>j.to);
-  put(JOB_REMAINING, <f64>j.remaining);
-  put(JOB_SPEED, <f64>j.speed);
-  put(JOB_COPIES, j.copies);
-  put(JOB_KEPT, <f64>j.kept);
-  return <u32>reportAt;
-}
-
-function put(index: u32, value: f64): void {
-  assert(index < <u32>REPORT_NUMBERS);
-  store<f64>(reportAt + index * 8, value);
+  return <u32>jobReport();
 }
 
 export function pause(): bool {
@@ -408,8 +242,4 @@ export function setSpeed(bytesPerSecond: f64): bool {
 /** Cluster size of the overlay in bytes. */
 export function clusterSize(): u32 {
   return <u32>clusterBytes(overlay());
-}
-
-function align(at: usize, unit: usize): usize {
-  return (at + unit - 1) & ~(unit - 1);
 }

@@ -3,7 +3,7 @@
 import { ORDER_RANGES_MAX, STATUS_ACTIVE, STATUS_NONE } from '../protocol';
 import { imageCount } from './image';
 
-/** The job as the engine has it; `info` in index.ts makes the host's report of it. */
+/** The job as the engine has it; reports.ts makes the host's report of it. */
 @unmanaged
 export class Job {
   status: u32;

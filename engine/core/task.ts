@@ -229,7 +229,7 @@ export function recordOf<T>(t: Task, kind: u32): T {
   return changetype<T>(t);
 }
 
-/** The map entry of a task's cluster: see place.ts. */
+/** The map entry of a task's cluster: see actions.ts. */
 export function clusterMap(t: Task, index: u32): u64 {
   return load<u64>(mapAddress(t, index));
 }

@@ -15,8 +15,9 @@ import { SECTOR_BYTES } from '../limits';
 import { pack, packedTo } from '../overlay/packing';
 import { noteUnwritten } from '../overlay/progress';
 import { COMPRESSED_DATA, FORMAT_QCOW2, OP_WRITE, OVERLAY } from '../protocol';
+import { ACTION, ACTION_BITS, FILL, KEEP, PACKED } from './actions';
 import { entryAt, Inflation } from './gather';
-import { ACTION, ACTION_BITS, FILL, KEEP, linkEntry, PACKED } from './place';
+import { linkEntry } from './link';
 
 /** What a task keeps as it is: nothing, what suits of all that it fetches, or only that for now. */
 export const KEEP_NOTHING: u32 = 0;

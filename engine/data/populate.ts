@@ -2,17 +2,16 @@
 // and the job's copies are this one sequence; a range lock makes sure that no cluster is fetched
 // twice.
 
-import { Extent } from '../core/extent';
-import { clusterBytes, imageAt, imageCount } from '../core/image';
+import { clusterBytes, imageCount } from '../core/image';
 import { jobAllocatesFull } from '../core/job';
 import { lock } from '../core/lock';
 import { releaseMemory, takeMemory } from '../core/memory';
-import { clusterMap, EXCLUSIVE, ON_IO, setClusterMap, Task } from '../core/task';
-import { lookup, lookupChain } from '../formats/chain';
-import { overlay, Qcow2 } from '../formats/qcow2/image';
-import { CHUNK_BYTES, CHUNK_CLUSTERS_MAX } from '../limits';
+import { clusterMap, EXCLUSIVE, ON_IO, Task } from '../core/task';
+import { overlay } from '../formats/qcow2/image';
+import { CHUNK_CLUSTERS_MAX } from '../limits';
 import { noteFetched } from '../overlay/progress';
-import { ABSENT, COMPRESSED_DATA } from '../protocol';
+import { KEEP } from './actions';
+import { classify, onlyZeroes } from './classify';
 import {
   GATHERED,
   gather,
@@ -33,7 +32,8 @@ import {
   placeKept,
   storeKept,
 } from './keep';
-import { FILL, isSole, KEEP, link, OWNED, place, storeClusters, WANTED, ZEROED } from './place';
+import { link } from './link';
+import { place, storeClusters } from './place';
 import {
   anyStreams,
   fetchStreams,
@@ -59,37 +59,6 @@ const GATHER: u32 = 11;
 const PLACE: u32 = 12;
 const STORE: u32 = 13;
 const STORED: u32 = 14;
-
-/** Bytes that one populating task takes on: a multiple of every cluster size that matters. */
-export function chunkBytes(): u64 {
-  const cluster = clusterBytes(overlay());
-  return min(max<u64>(CHUNK_BYTES, max(cluster, grain())), cluster * CHUNK_CLUSTERS_MAX);
-}
-
-/**
- * The most that has been allowed so far: what a guest has been told stays true when the base goes
- * that called for it.
- */
-let mostAllowed: u64 = 0;
-
-/**
- * Most that one read or write of a guest may ask for, so that with the clusters around its ends it
- * is a chunk at most.
- */
-export function requestBytes(): u64 {
-  mostAllowed = max(mostAllowed, max(chunkBytes() / 2, clusterBytes(overlay())));
-  return mostAllowed;
-}
-
-/** Least that is worth populating: a compressed cluster of a base is inflated whole anyway. */
-export function grain(): u64 {
-  let bytes = clusterBytes(overlay());
-  for (let i: u32 = 1; i < imageCount(); i++) {
-    const image = imageAt(i);
-    if (image.compressedSeen) bytes = max(bytes, clusterBytes(image));
-  }
-  return min(bytes, clusterBytes(overlay()) * CHUNK_CLUSTERS_MAX);
-}
 
 /**
  * Starts populating what is absent of [from, to), which is cut to whole clusters of the disk and to
@@ -170,77 +139,6 @@ export function populate(t: Task): bool {
   if (t.error || !link(t)) return false;
   if (t.buffer || t.kept) noteFetched();
   return true;
-}
-
-/** Finds out which clusters are absent, and cuts the range to the first and last of them. */
-function classify(t: Task): bool {
-  const image = overlay();
-  while (t.clusterAt < t.clusterCount) {
-    const offset = (t.clusterFirst + t.clusterAt) << image.clusterBits;
-    const length = min(
-      (<u64>(t.clusterCount - t.clusterAt)) << image.clusterBits,
-      image.size - offset,
-    );
-    const extent = lookup(t, image, offset, length);
-    if (extent === null) return false;
-    if (extent.partial) {
-      const sole = extent.host ? isSole(t, image, extent) : 0;
-      if (sole < 0) return false;
-      setClusterMap(t, t.clusterAt++, sole ? extent.host | OWNED : FILL);
-    } else if (extent.state == ABSENT && t.bottom < imageCount()) {
-      const held = heldAbove(t, offset, min(length, clusterBytes(image)));
-      if (held < 0) return false;
-      setClusterMap(t, t.clusterAt++, held ? FILL : KEEP);
-    } else {
-      const alike: u32 = image.extendedL2
-        ? 1
-        : <u32>((extent.length + clusterBytes(image) - 1) >> image.clusterBits);
-      const refilled = t.fillsUnwritable ? isUnwritable(t, image, extent) : 0;
-      if (refilled < 0) return false;
-      const filled = extent.state == ABSENT || refilled != 0;
-      for (let i: u32 = 0; i < alike; i++) setClusterMap(t, t.clusterAt + i, filled ? FILL : KEEP);
-      t.clusterAt += alike;
-    }
-  }
-  if (t.wantsAll) wantRequested(t);
-  trim(t);
-  return true;
-}
-
-/**
- * Whether what stands in the cluster cannot be changed in its place: it is compressed, or shared.
- * -1: the task waits or has failed.
- */
-function isUnwritable(t: Task, image: Qcow2, extent: Extent): i32 {
-  if (extent.state == COMPRESSED_DATA) return 1;
-  if (!extent.host) return 0;
-  const sole = isSole(t, image, extent);
-  return sole < 0 ? sole : 1 - sole;
-}
-
-/** Where anything is filled, what is there of the request is brought into the buffer too. */
-function wantRequested(t: Task): void {
-  assert(t.length > 0);
-  let fills = false;
-  for (let i: u32 = 0; i < t.clusterCount; i++) if (clusterMap(t, i) != KEEP) fills = true;
-  if (!fills) return;
-  const bits = overlay().clusterBits;
-  const end = min(((t.offset + t.length - 1) >> bits) + 1, t.clusterFirst + t.clusterCount);
-  for (let cluster = max(t.offset >> bits, t.clusterFirst); cluster < end; cluster++) {
-    const i = <u32>(cluster - t.clusterFirst);
-    if (clusterMap(t, i) == KEEP) setClusterMap(t, i, WANTED);
-  }
-}
-
-/**
- * When streaming down to an image of the chain: 1 if an image above it has any of the cluster, 0 if
- * none, -1 to wait.
- */
-function heldAbove(t: Task, offset: u64, length: u64): i32 {
-  assert(length > 0);
-  const extent = lookupChain(t, 1, t.bottom, offset, length);
-  if (extent === null) return -1;
-  return extent.state != ABSENT || extent.length < length ? 1 : 0;
 }
 
 /** Turns to the next run of clusters that need content; false after the last. */
@@ -359,27 +257,4 @@ function gatherClusters(t: Task): bool {
   releaseMemory(t);
   t.populating = MEMORY;
   return populate(t);
-}
-
-/**
- * Makes zero clusters of all that is to be filled, unless some cluster holds data already beside
- * what it lacks.
- */
-function onlyZeroes(t: Task): bool {
-  assert(t.clusterCount > 0);
-  for (let i: u32 = 0; i < t.clusterCount; i++)
-    if (clusterMap(t, i) != KEEP && clusterMap(t, i) != FILL) return false;
-  for (let i: u32 = 0; i < t.clusterCount; i++)
-    if (clusterMap(t, i) == FILL) setClusterMap(t, i, ZEROED);
-  return true;
-}
-
-function trim(t: Task): void {
-  let first: u32 = 0;
-  while (first < t.clusterCount && clusterMap(t, first) == KEEP) first++;
-  let end = t.clusterCount;
-  while (end > first && clusterMap(t, end - 1) == KEEP) end--;
-  for (let i = first; i < end; i++) setClusterMap(t, i - first, clusterMap(t, i));
-  t.clusterFirst += first;
-  t.clusterCount = end - first;
 }

@@ -14,6 +14,7 @@ import { ON_IO, setClusterMap, Task } from '../core/task';
 import { lookupChain } from '../formats/chain';
 import { overlay } from '../formats/qcow2/image';
 import { COMPRESSED_DATA, DATA, OVERLAY } from '../protocol';
+import { ACTION_BITS, PACKED } from './actions';
 import {
   addEntry,
   addToRun,
@@ -26,7 +27,6 @@ import {
   STORED,
 } from './gather';
 import { isKeepable, isPacked, KEEP_ALONE, KEEP_AMONG_ALL, sectorsFrom } from './keep';
-import { ACTION_BITS, PACKED } from './place';
 
 /** Begins to measure; the ranges follow one by one. */
 export function streamsBegin(t: Task): void {

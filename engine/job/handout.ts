@@ -7,9 +7,9 @@ import { guestAtWork } from '../core/guest';
 import { clusterBytes, imageCount } from '../core/image';
 import { Job, setAlarm } from '../core/job';
 import { AGAIN, DONE, fetchesAhead, ON_JOB, ON_MEMORY, Task, WAIT, wait } from '../core/task';
+import { chunkBytes } from '../data/chunk';
 import { scratchFor } from '../data/gather';
 import { KEEP_AMONG_ALL, KEEP_NOTHING } from '../data/keep';
-import { chunkBytes } from '../data/populate';
 import { lookupChain } from '../formats/chain';
 import { l2Span, overlay } from '../formats/qcow2/image';
 import {

@@ -3,7 +3,7 @@
 // and halves when they do not.
 
 import { clusterBytes, imageCount } from '../core/image';
-import { chunkBytes } from '../data/populate';
+import { chunkBytes } from '../data/chunk';
 import { overlay } from '../formats/qcow2/image';
 import { beginCopy } from './copy';
 

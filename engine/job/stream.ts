@@ -6,7 +6,7 @@ import { imageCount, imagesDropped } from '../core/image';
 import { Job, setAlarm, theJob } from '../core/job';
 import { lock, unlock } from '../core/lock';
 import { AGAIN, DONE, EXCLUSIVE, ON_IO, ON_JOB, Task, WAIT, wait } from '../core/task';
-import { chunkBytes } from '../data/populate';
+import { chunkBytes } from '../data/chunk';
 import { HOLE_BLOCKS_MIN } from '../limits';
 import { referToBacking, writeBackingAhead } from '../overlay/backing';
 import { flushed } from '../overlay/flush';

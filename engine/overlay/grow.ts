@@ -73,27 +73,7 @@ export function runGrow(task: Task): i32 {
     return DONE;
   }
   const newTable = (t.first + t.blocks) << image.clusterBits;
-  if (t.state == COPY) {
-    if (
-      !moveTable(
-        t,
-        image.refcountTableOffset,
-        image.refcountTableBytes,
-        newTable,
-        t.tableClusters << image.clusterBits,
-      )
-    )
-      return WAIT;
-    t.state = ENTER;
-  }
-  if (t.state == ENTER) {
-    while (t.block < t.blocks) {
-      if (!enterBlock(t, newTable, t.block, STAGE_REFCOUNTS)) return WAIT;
-      t.block++;
-    }
-    image.fileSize = max(image.fileSize, newTable + (t.tableClusters << image.clusterBits));
-    t.state = SETTLE;
-  }
+  if (t.state < SETTLE && !fillTable(t, newTable)) return WAIT;
   if (t.state == SETTLE) {
     // The header's first sector must not be on its way for another reason, or it would tell of the
     // new table too early.
@@ -160,6 +140,25 @@ function enterBlock(t: GrowTask, table: u64, index: u64, stage: u32): bool {
   if (!at) return false;
   putBe64(at, (t.first + index) << image.clusterBits);
   pageChanged(at, 8, stage);
+  return true;
+}
+
+/** Fills a new table: with what the old one has, and the new blocks. */
+function fillTable(t: GrowTask, newTable: u64): bool {
+  assert(t.state == COPY || t.state == ENTER);
+  const image = overlay();
+  const bytes = t.tableClusters << image.clusterBits;
+  if (t.state == COPY) {
+    if (!moveTable(t, image.refcountTableOffset, image.refcountTableBytes, newTable, bytes))
+      return false;
+    t.state = ENTER;
+  }
+  while (t.block < t.blocks) {
+    if (!enterBlock(t, newTable, t.block, STAGE_REFCOUNTS)) return false;
+    t.block++;
+  }
+  image.fileSize = max(image.fileSize, newTable + bytes);
+  t.state = SETTLE;
   return true;
 }
 

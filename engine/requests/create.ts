@@ -220,7 +220,7 @@ function fillPart(t: CreateTask, image: Qcow2): bool {
 
 /**
  * Writes header, extensions and the base's name; returns the bytes used, or 0 if they do not fit
- * into the first cluster. The extensions have room for what another base may need.
+ * into the first cluster.
  */
 function writeHeader(at: usize, image: Qcow2): u32 {
   assert(image.l1Offset != 0 && image.refcountTableOffset != 0);
@@ -242,6 +242,11 @@ function writeHeader(at: usize, image: Qcow2): u32 {
   store<u8>(at + AT_COMPRESSION, <u8>image.compression);
   putBe32(at + AT_REFCOUNT_ORDER, image.refcountOrder);
   putBe32(at + AT_HEADER_LENGTH, HEADER_BYTES);
+  return writeBacking(at, room);
+}
+
+/** The extensions have room for what another base may need. */
+function writeBacking(at: usize, room: u32): u32 {
   const texts = backingTexts();
   const name = texts.nameBytes;
   const formatAt = HEADER_BYTES + EXTENSION_HEAD_BYTES;

@@ -18,10 +18,10 @@ import {
   WAIT,
   wait,
 } from '../core/task';
+import { ACTION_BITS, KEEP, PACKED } from '../data/actions';
+import { requestBytes } from '../data/chunk';
 import { ENTRY_BYTES, entryAt, KEPT } from '../data/gather';
 import { linkKept, placeKept, sectorsFrom, storeKept } from '../data/keep';
-import { ACTION_BITS, KEEP, PACKED } from '../data/place';
-import { requestBytes } from '../data/populate';
 import { overlay } from '../formats/qcow2/image';
 import { compressedReaches } from '../formats/qcow2/l2';
 import { CHUNK_CLUSTERS_MAX } from '../limits';

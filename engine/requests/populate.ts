@@ -4,7 +4,8 @@
 
 import { clusterBytes, imageCount } from '../core/image';
 import { DONE, fail, Task, WAIT } from '../core/task';
-import { populate, populateBegin, requestBytes } from '../data/populate';
+import { requestBytes } from '../data/chunk';
+import { populate, populateBegin } from '../data/populate';
 import { overlay } from '../formats/qcow2/image';
 import { HOLE_BLOCKS_MIN } from '../limits';
 import { EINVAL, OVERLAY, R_RANGE } from '../protocol';

@@ -7,6 +7,7 @@ import { lock, unlock } from '../core/lock';
 import { releaseMemory, takeMemory } from '../core/memory';
 import { tell } from '../core/ring';
 import { DONE, fail, ON_IO, recordOf, SHARED, Task, WAIT, wait } from '../core/task';
+import { chunkBytes, grain, requestBytes } from '../data/chunk';
 import {
   GATHERED,
   gather,
@@ -17,7 +18,7 @@ import {
   scratchFor,
 } from '../data/gather';
 import { unplace } from '../data/place';
-import { chunkBytes, grain, populate, populateBegin, requestBytes } from '../data/populate';
+import { populate, populateBegin } from '../data/populate';
 import { lookup } from '../formats/chain';
 import { noteGuestRead } from '../job/readahead';
 import {

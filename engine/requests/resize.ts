@@ -23,7 +23,8 @@ import {
   WAIT,
   wait,
 } from '../core/task';
-import { ACTION, linkCluster, NEW } from '../data/place';
+import { ACTION, NEW } from '../data/actions';
+import { linkCluster } from '../data/link';
 import { populate, populateBegin } from '../data/populate';
 import { lookup } from '../formats/chain';
 import { AT_L1_OFFSET, AT_L1_SIZE, AT_SIZE } from '../formats/qcow2/header';
@@ -106,20 +107,9 @@ export function runResize(task: Task): i32 {
   }
   if (t.state < HIDE && !growTable(t, image)) return WAIT;
   if (t.state == HIDE) {
-    for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
-      const at = (t.hiddenTo + cluster - 1) & ~(cluster - 1);
-      if (at >= t.size) {
-        t.state = SETTLE;
-        break;
-      }
-      if (at >= basesEnd()) {
-        if (!forget(t, image, at)) return WAIT;
-      } else {
-        if (!hide(t, image, at)) return WAIT;
-        t.hiddenTo = at + cluster;
-      }
-    }
-    if (t.state == HIDE) return AGAIN;
+    const next = hideGain(t, image);
+    if (next != DONE) return next;
+    t.state = SETTLE;
   }
   if (t.state == SETTLE) {
     if (!flushed(t)) return WAIT;
@@ -140,6 +130,22 @@ export function runResize(task: Task): i32 {
   const next = cut(t, image);
   if (next == DONE) image.size = t.size;
   return next;
+}
+
+/** Has what a larger disk gains show zeros. */
+function hideGain(t: ResizeTask, image: Qcow2): i32 {
+  const cluster = clusterBytes(image);
+  for (let i: u32 = 0; i < SCAN_ENTRIES_MAX; i++) {
+    const at = (t.hiddenTo + cluster - 1) & ~(cluster - 1);
+    if (at >= t.size) return DONE;
+    if (at >= basesEnd()) {
+      if (!forget(t, image, at)) return WAIT;
+    } else {
+      if (!hide(t, image, at)) return WAIT;
+      t.hiddenTo = at + cluster;
+    }
+  }
+  return AGAIN;
 }
 
 /** Frees what lies behind the new end, once the header tells of that. */

@@ -18,6 +18,9 @@ import {
   WAIT,
   wait,
 } from '../core/task';
+import { ACTION, FILL, IN_PLACE, KEEP, OWNED } from '../data/actions';
+import { requestBytes } from '../data/chunk';
+import { isSole } from '../data/classify';
 import {
   GATHERED,
   gather,
@@ -27,18 +30,8 @@ import {
   NEEDS_SCRATCH,
   scratchFor,
 } from '../data/gather';
-import {
-  ACTION,
-  FILL,
-  IN_PLACE,
-  isSole,
-  KEEP,
-  link,
-  OWNED,
-  place,
-  storeClusters,
-} from '../data/place';
-import { requestBytes } from '../data/populate';
+import { link } from '../data/link';
+import { place, storeClusters } from '../data/place';
 import { lookup } from '../formats/chain';
 import { overlay } from '../formats/qcow2/image';
 import {
@@ -94,21 +87,11 @@ export function runWrite(task: Task): i32 {
     t.state = MEMORY;
   }
   if (t.state == MEMORY) {
-    const lastFrom = (t.clusterFirst + t.clusterCount - 1) << bits;
-    t.bufferFrom = needsContent(t, 0) ? t.clusterFirst << bits : t.offset;
-    const to = needsContent(t, t.clusterCount - 1) ? lastFrom + clusterBytes(image) : end;
-    const bytes = <u32>(to - t.bufferFrom);
-    if (!takeMemory(t, bytes, hasEdges(t) ? scratchFor(bytes) : 0)) return WAIT;
+    if (!takeRoom(t)) return WAIT;
     t.state = TAKE;
   }
   if (t.state == TAKE) {
-    const at = t.buffer + <usize>(t.offset - t.bufferFrom);
-    if (t.isZeroes) memory.fill(at, 0, <usize>t.length);
-    else {
-      const take = ioBegin(t, OP_TAKE, OVERLAY, 0, <u32>t.length, at);
-      if (take === null) return wait(t, ON_SLOT);
-      take.request = t.request;
-    }
+    if (!takeData(t)) return wait(t, ON_SLOT);
     gatherBegin(t);
     gatherRange(t, t.bufferFrom, t.offset);
     t.state = HEAD;
@@ -162,6 +145,30 @@ function classify(t: WriteTask): bool {
     }
     setClusterMap(t, t.clusterAt++, entry);
   }
+  return true;
+}
+
+/** Takes memory for what is written, and for what must be filled up around it. */
+function takeRoom(t: Task): bool {
+  const bits = overlay().clusterBits;
+  const end = t.offset + t.length;
+  const lastEnd = (t.clusterFirst + t.clusterCount) << bits;
+  t.bufferFrom = needsContent(t, 0) ? t.clusterFirst << bits : t.offset;
+  const to = needsContent(t, t.clusterCount - 1) ? lastEnd : end;
+  const bytes = <u32>(to - t.bufferFrom);
+  return takeMemory(t, bytes, hasEdges(t) ? scratchFor(bytes) : 0);
+}
+
+/** Has the requester's bytes come into the buffer; false when slots have run out. */
+function takeData(t: WriteTask): bool {
+  const at = t.buffer + <usize>(t.offset - t.bufferFrom);
+  if (t.isZeroes) {
+    memory.fill(at, 0, <usize>t.length);
+    return true;
+  }
+  const take = ioBegin(t, OP_TAKE, OVERLAY, 0, <u32>t.length, at);
+  if (take === null) return false;
+  take.request = t.request;
   return true;
 }
 

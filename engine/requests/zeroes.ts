@@ -6,7 +6,7 @@
 import { clusterBytes, imageCount } from '../core/image';
 import { lock } from '../core/lock';
 import { AGAIN, DONE, EXCLUSIVE, fail, recordOf, Task, WAIT } from '../core/task';
-import { linkCluster } from '../data/place';
+import { linkCluster } from '../data/link';
 import { lookup } from '../formats/chain';
 import { overlay } from '../formats/qcow2/image';
 import { SCAN_ENTRIES_MAX } from '../limits';

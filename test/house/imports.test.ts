@@ -120,7 +120,9 @@ const ENGINE_FLOORS: Record<string, number> = {
   'engine/check': 5,
   'engine/requests': 6,
   'engine/step': 7,
-  'engine/index': 8,
+  'engine/reports': 7,
+  'engine/layout': 8,
+  'engine/index': 9,
 };
 
 function engineRoomOf(path: string): string {

@@ -42,7 +42,7 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'freed clusters are taken again at once',
-    path: 'engine/data/place.ts',
+    path: 'engine/data/link.ts',
     from: 'const after = nextWriteback();',
     to: 'const after: u32 = 0;',
   },
@@ -54,7 +54,7 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'what an L2 entry pointed to before is never freed',
-    path: 'engine/data/place.ts',
+    path: 'engine/data/link.ts',
     from: 'if (was && was != is) freeLater(was, 1, after, !(old & COPIED));',
     to: '',
   },
@@ -114,7 +114,7 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'new L2 entries lack the COPIED flag',
-    path: 'engine/data/place.ts',
+    path: 'engine/data/link.ts',
     from: 'host ? host | COPIED : zero',
     to: 'host ? host : zero',
   },
@@ -162,7 +162,7 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'a job counts what a guest populates twice',
-    path: 'engine/data/place.ts',
+    path: 'engine/data/link.ts',
     from: 't.isJobs);',
     to: 'false);\n  if (entry & OFFSET_MASK && !old) jobPopulated(offset, clusterBytes(image), false);',
   },
@@ -222,7 +222,7 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'what the overlay has of a request that misses is not read for it',
-    path: 'engine/data/populate.ts',
+    path: 'engine/data/classify.ts',
     from: 'if (t.wantsAll) wantRequested(t);',
     to: '',
   },
@@ -252,7 +252,7 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     name: 'a stream that has been written over keeps its clusters',
-    path: 'engine/data/place.ts',
+    path: 'engine/data/link.ts',
     from: 'freeStream(image, compressedOffset(image, old), compressedBytes(image, old), after);',
     to: '',
   },
