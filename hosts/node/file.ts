@@ -20,6 +20,7 @@ import { lockImage } from './lock.ts';
 import type { ReadCached } from './page-cache.ts';
 import { cachedReadsOf } from './page-cache.ts';
 import { guardOpenImage } from './qemu-locks.ts';
+import { ShortWrites } from './short-writes.ts';
 
 const open = promisify(fs.open);
 const close = promisify(fs.close);
@@ -47,42 +48,52 @@ class NodeFile implements OpenFile {
   readonly #path: string;
   readonly #fd: number;
   readonly #readCached?: ReadCached;
+  readonly #shortWrites?: ShortWrites;
+  /** Operations that a thread performs. */
+  #underWay = 0;
 
-  constructor(path: string, fd: number, readCached: ReadCached | undefined) {
+  constructor(
+    path: string,
+    fd: number,
+    { readCached, shortWrites }: { readCached?: ReadCached; shortWrites?: ShortWrites },
+  ) {
     this.#path = path;
     this.#fd = fd;
     this.#readCached = readCached;
+    this.#shortWrites = shortWrites;
   }
 
   /** What the page cache holds is read at once. */
   read(offset: number, into: Uint8Array): number | Promise<number> {
     if (this.#readCached?.(offset, into)) return into.length;
     const length = Math.min(into.length, TRANSFER_BYTES_MAX);
-    return new Promise((resolve, reject) =>
-      fs.read(this.#fd, into, 0, length, offset, (error, count) =>
-        error ? reject(error) : resolve(count),
-      ),
-    );
+    return this.#byThread((done) => fs.read(this.#fd, into, 0, length, offset, done));
   }
 
-  write(offset: number, from: Uint8Array): Promise<number> {
+  /** A short one goes into the page cache at once, unless it might wait for something there. */
+  write(offset: number, from: Uint8Array): number | Promise<number> {
+    if (this.#underWay === 0 && this.#shortWrites?.takes(from))
+      return this.#shortWrites.write(offset, from);
     const length = Math.min(from.length, TRANSFER_BYTES_MAX);
-    return new Promise((resolve, reject) =>
-      fs.write(this.#fd, from, 0, length, offset, (error, count) =>
-        error ? reject(error) : resolve(count),
-      ),
-    );
+    return this.#byThread((done) => fs.write(this.#fd, from, 0, length, offset, done));
   }
 
   truncate(size: number): Promise<void> {
-    return new Promise((resolve, reject) =>
-      fs.ftruncate(this.#fd, size, (error) => (error ? reject(error) : resolve())),
-    );
+    return this.#byThread((done) => fs.ftruncate(this.#fd, size, done));
   }
 
   flush(): Promise<void> {
+    return this.#byThread((done) => fs.fdatasync(this.#fd, done));
+  }
+
+  #byThread<T>(start: (done: (error: Error | null, result: T) => void) => void): Promise<T> {
+    this.#underWay++;
     return new Promise((resolve, reject) =>
-      fs.fdatasync(this.#fd, (error) => (error ? reject(error) : resolve())),
+      start((error, result) => {
+        this.#underWay--;
+        if (error) reject(error);
+        else resolve(result);
+      }),
     );
   }
 
@@ -150,8 +161,9 @@ const host: FileHost = {
   paths: { basename, dirname, isAbsolute, join },
   async open(path, mode) {
     const fd = await open(path, FLAGS[mode]);
-    const isFile = fs.fstatSync(fd).isFile();
-    return new NodeFile(path, fd, isFile ? await cachedReadsOf(fd) : undefined);
+    if (!fs.fstatSync(fd).isFile()) return new NodeFile(path, fd, {});
+    const readCached = await cachedReadsOf(fd);
+    return new NodeFile(path, fd, { readCached, shortWrites: new ShortWrites(fd) });
   },
   stat: async (path) => told(await files.stat(path, { bigint: true })),
   isTaken: (path) =>

@@ -10,6 +10,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { MillraceError } from '../../hosts/api/errors.ts';
 import { fileError, openFile, openFileSource } from '../../hosts/node/file.ts';
 import { CACHED_READ_BYTES_MAX } from '../../hosts/node/page-cache.ts';
+import { SHORT_WRITE_BYTES_MAX } from '../../hosts/node/short-writes.ts';
 import { peer } from '../support/peer.ts';
 
 const MIB = 1024 * 1024;
@@ -135,6 +136,36 @@ describe('a file', () => {
     spawnSync('sync', [path]);
     spawnSync('dd', [`if=${path}`, 'iflag=nocache', 'count=0']);
     for (let offset = 0; offset < bytes.length - 5000; offset += 300_001) await read(offset, 5000);
+    await file.close();
+  });
+
+  it('takes a short write at once, unless another operation is under way', async () => {
+    const file = await openFile(path, { create: true });
+    expect(file.write(0, pattern(4096, 1))).toBeUndefined();
+    expect(file.size).toBe(4096);
+    expect(fs.readFileSync(path)).toEqual(Buffer.from(pattern(4096, 1)));
+    const long = file.write(4096, pattern(SHORT_WRITE_BYTES_MAX + 1, 2));
+    expect(long).toBeInstanceOf(Promise);
+    const beside = file.write(0, pattern(4096, 3));
+    expect(beside).toBeInstanceOf(Promise);
+    await Promise.all([long, beside]);
+    expect(file.write(0, pattern(4096, 4))).toBeUndefined();
+    await file.close();
+  });
+
+  it('leaves writes to threads for a while when one had to wait', async () => {
+    const file = await openFile(path, { create: true });
+    const now = vi.spyOn(performance, 'now');
+    // As long as the storage takes 100 ms for one.
+    for (const ms of [0, 0, 100]) now.mockReturnValueOnce(ms);
+    expect(file.write(0, pattern(4096, 1))).toBeUndefined();
+    now.mockReturnValue(2099);
+    const later = file.write(0, pattern(4096, 2));
+    expect(later).toBeInstanceOf(Promise);
+    await later;
+    now.mockReturnValue(2100);
+    expect(file.write(0, pattern(4096, 3))).toBeUndefined();
+    now.mockRestore();
     await file.close();
   });
 
