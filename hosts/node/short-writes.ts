@@ -1,7 +1,7 @@
 /**
  * Short writes into the page cache, at once: handing one to a thread of node:fs costs several times
- * what the copy does. A write may have to wait there (too much is dirty, the journal is full, a file
- * system on a network): who took long is followed by a time in which threads do the waiting.
+ * what the copy does. A write may have to wait there (too much is dirty, the journal is full, the
+ * file system is on a network): one that took long is followed by a time in which threads wait.
  */
 import * as fs from 'node:fs';
 import { performance } from 'node:perf_hooks';
