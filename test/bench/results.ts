@@ -1,5 +1,5 @@
 /**
- * A run kept: its rows as a table, and their ratios as a picture, in `results/`, each replaced by
+ * A run kept: its rows as a table, and their ratios as pictures, in `results/`, each replaced by
  * the next run that is kept.
  */
 import { mkdir, writeFile } from 'node:fs/promises';
@@ -24,6 +24,11 @@ export async function keepResults(results: Results): Promise<string> {
   await writeFile(join(FOLDER, 'figures.md'), tableOf(results, where));
   const label = "The peers' times by ours: more than 1 means that Millrace is quicker";
   await writeFile(join(FOLDER, 'figures.svg'), drawBars(label, barsOf(results)));
+  for (const [name, rows] of results) {
+    const bars = barsOfCase(rows);
+    if (bars.length > 0)
+      await writeFile(join(FOLDER, `${name}.svg`), drawBars('Times: less is quicker', bars));
+  }
   return FOLDER;
 }
 
@@ -39,7 +44,8 @@ export function tableOf(results: Results, where: string): string {
   const parts = [...results].map(([name, rows]) => {
     const lines = [HEAD, HEAD.map(() => '---'), ...rows.map(cells)];
     const table = lines.map((line) => `| ${line.map(escaped).join(' | ')} |`).join('\n');
-    return `## \`npm run bench -- ${name}\`\n\n${table}\n`;
+    const picture = barsOfCase(rows).length > 0 ? `![As a picture](${name}.svg)\n\n` : '';
+    return `## \`npm run bench -- ${name}\`\n\n${picture}${table}\n`;
   });
   const asked = [...results.keys()].join(' ');
   const head = `# Figures of one run\n\nWritten by \`npm run bench -- --keep ${asked}\`. ${where}\n`;
@@ -58,4 +64,9 @@ export function barsOf(results: Results): Bar[] {
     const note = meetsGoal(row) === false ? '(goal missed)' : undefined;
     return [{ group: row.case, name: row.peer, ratio: ratioOf(row), isOurs: true, note }];
   });
+}
+
+/** What a case's rows show in a picture of their own. */
+function barsOfCase(rows: readonly BenchRow[]): Bar[] {
+  return rows.flatMap((row) => ('bar' in row && row.bar ? [row.bar] : []));
 }

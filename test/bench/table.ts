@@ -3,6 +3,8 @@
  * and what is aimed at.
  */
 
+import type { Bar } from './bars.ts';
+
 /** Seconds of each run of one work: the least is what it takes when nothing else disturbs it. */
 export type Runs = readonly number[];
 
@@ -25,6 +27,8 @@ export interface Limit {
   /** Such as `requests` or `MiB`. */
   unit: string;
   goalMax?: number;
+  /** What shows it in a picture of its own case's rows. */
+  bar?: Bar;
 }
 
 export type BenchRow = Comparison | Limit;

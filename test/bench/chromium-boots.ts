@@ -1,0 +1,85 @@
+/** What a user of v86 in Chromium waits for, over lines of different lengths. */
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Guest } from '../guest/guest.ts';
+import { run } from '../support/run.ts';
+import type { Figures } from './chromium.ts';
+import { inChromium } from './chromium.ts';
+import type { DiskKind } from './console-page/main.ts';
+import type { Line } from './lines.ts';
+import type { BenchRow } from './table.ts';
+
+/** What v86's own readers can boot from, and ours; a disk in memory is what all are measured by. */
+const RAW: readonly DiskKind[] = ['memory', 'async', 'chunks', 'first', 'second', 'profile'];
+const COMPRESSED: readonly DiskKind[] = ['first', 'second', 'profile'];
+const COMPRESSED_FILE = 'bench-boot.qcow2';
+const NAMES: Readonly<Record<DiskKind, string>> = {
+  memory: 'a disk in memory',
+  async: "v86's own reader",
+  chunks: "v86's own reader, by the MiB",
+  first: 'Millrace, streaming',
+  second: 'Millrace, second visit',
+  profile: 'Millrace with a profile, streaming',
+};
+
+/** The longest that a boot may take, by one from memory: without a profile, and with one. */
+export interface Goals {
+  first?: number;
+  profile: number;
+}
+
+/** Boots of each kind over each line, raw and as compressed qcow2. */
+export async function chromiumBoots(
+  guest: Guest,
+  lines: readonly (Line & { goals: Goals })[],
+): Promise<BenchRow[]> {
+  const compressed = join(guest.dir, COMPRESSED_FILE);
+  await run('qemu-img', ['convert', '-c', '-O', 'qcow2', guest.path, compressed]);
+  const rows: BenchRow[] = [];
+  try {
+    for (const line of lines)
+      await inChromium(guest, line, async (bootEach) => {
+        const raw = await bootEach(guest.file, RAW);
+        const memory = raw.get('memory')!;
+        const packed = await bootEach(COMPRESSED_FILE, COMPRESSED);
+        rows.push(...rowsOf(`${line.name}, raw, v86`, raw, memory, line.goals));
+        rows.push(...rowsOf(`${line.name}, qcow2, v86`, packed, memory, line.goals));
+      });
+  } finally {
+    await rm(compressed);
+  }
+  return rows;
+}
+
+function rowsOf(
+  group: string,
+  boots: ReadonlyMap<DiskKind, Figures>,
+  memory: Figures,
+  goals: Goals,
+): BenchRow[] {
+  return [...boots].flatMap(([kind, figures]): BenchRow[] => {
+    const name = NAMES[kind];
+    const { firstSeconds, seconds, workSeconds, aloneSeconds, requests, bytes } = figures;
+    const ratio = seconds / memory.seconds;
+    const isOurs = kind === 'first' || kind === 'second' || kind === 'profile';
+    const rows: BenchRow[] = [
+      { case: `${group}: ${name}, to the prompt`, value: seconds, unit: 's' },
+      {
+        case: '  by that of a disk in memory',
+        value: ratio,
+        unit: '',
+        goalMax: kind === 'second' ? goals.profile : goals[kind as keyof Goals],
+        bar: { group, name, ratio, isOurs },
+      },
+      { case: '  to its first word', value: firstSeconds, unit: 's' },
+      { case: '  to its first work', value: workSeconds, unit: 's' },
+    ];
+    if (aloneSeconds !== undefined)
+      rows.push({ case: '  to standing alone', value: aloneSeconds, unit: 's' });
+    return [
+      ...rows,
+      { case: '  requests', value: requests, unit: '' },
+      { case: '  fetched', value: bytes / 1024 ** 2, unit: 'MiB' },
+    ];
+  });
+}
