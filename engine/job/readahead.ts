@@ -67,6 +67,11 @@ export function readaheadInit(yes: bool): void {
   r.wasted = 0;
 }
 
+/** Whether a request of a base costs a round trip. */
+export function basesAreFar(): bool {
+  return readAhead().enabled;
+}
+
 /** A guest read has been answered; `missed` if the base was needed for it. */
 export function noteGuestRead(offset: u64, length: u64, missed: bool): void {
   const r = readAhead();

@@ -7,7 +7,7 @@ import * as fs from 'node:fs';
 import { performance } from 'node:perf_hooks';
 
 /** Longer writes are better done by another thread, which copies while this one goes on. */
-export const SHORT_WRITE_BYTES_MAX: number = 64 * 1024;
+export const SHORT_WRITE_BYTES_MAX: number = 16 * 1024;
 /** What a write takes at most that did not wait; it is two orders more than the copy. */
 const WAITED_MS = 2;
 /** Then none is done here for so many times what it took: a twentieth of the time at most. */

@@ -29,6 +29,28 @@ describe('a guest beside the job', () => {
     await disk.close();
   });
 
+  it("finds the line to a far base free at first, which then is the job's", async () => {
+    const bench = new Bench();
+    bench.runtime.remote = { chunk: MIB, depth: 8 };
+    bench.addBase(64 * MIB);
+    const disk = await bench.create();
+    const bytesUnderWay = (): number =>
+      bench.held.reduce((sum, { operation }) => sum + operation.length, 0);
+    bench.holds = ({ kind, file }) => kind === 'read' && file === 'base.raw';
+    await disk.stream({ nonblock: true });
+    await bench.settle();
+    expect(bytesUnderWay()).toBe(4 * MIB);
+    await bench.pass(300);
+    await bench.held[0].release();
+    await bench.settle();
+    expect(bytesUnderWay()).toBeGreaterThan(16 * MIB);
+    bench.holds = () => false;
+    await bench.holding.releaseAll();
+    await bench.settle();
+    expect(await disk.info()).toMatchObject({ status: JobStatus.COMPLETED });
+    await disk.close();
+  });
+
   it('keeps what it wrote against data of the base that comes later', async () => {
     const { bench, disk } = await diskOver(4 * MIB);
     bench.holds = ({ file }) => file === 'base.raw';
