@@ -5,10 +5,17 @@
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
 import type { Runtime } from '../api/runtime.ts';
+import { bunzip2 } from '../bases/containers/bzip2.ts';
 import { portableGzip } from '../bases/containers/gzip.ts';
-import type { Decompressors, NodeZlib, UnpackTools } from '../bases/containers/unpack.ts';
+import type {
+  Decompress,
+  Decompressors,
+  NodeZlib,
+  UnpackTools,
+} from '../bases/containers/unpack.ts';
 import { nodeDecompressors, unpackWith } from '../bases/containers/unpack.ts';
 import type { XzExports } from '../bases/containers/xz-decoder.ts';
+import { xzDecompressor } from '../bases/containers/xz-decoder.ts';
 import { redactUrl } from '../bases/http/address.ts';
 import { openHttp } from '../bases/http/http.ts';
 import { openNbdWith } from '../bases/nbd/nbd.ts';
@@ -87,7 +94,7 @@ const ROOM = { block: 4 * 1024 * 1024, all: 16 * 1024 * 1024 };
 function unpackToolsOf(storage: ObjectStorage | undefined): UnpackTools {
   return {
     decompressors: {
-      gzip: portableGzip,
+      ...ALONE,
       gzipMember: async () => (await platformDecompressors()).gzipMember(),
       zstd: async () => (await platformDecompressors()).zstd(),
     },
@@ -96,16 +103,15 @@ function unpackToolsOf(storage: ObjectStorage | undefined): UnpackTools {
         storage ?? missing('storage', "what has passed is kept in a Durable Object's storage"),
       ),
     room: ROOM,
-    loadXz,
   };
 }
 
 let decoder: XzExports | undefined;
 
 /** Not from its package, which would compile it now. */
-async function loadXz(): Promise<XzExports> {
+async function loadXz(): Promise<Decompress> {
   decoder ??= new WebAssembly.Instance(xz).exports as unknown as XzExports;
-  return decoder;
+  return xzDecompressor(decoder);
 }
 
 async function platformDecompressors(): Promise<Decompressors> {
@@ -117,6 +123,8 @@ async function platformDecompressors(): Promise<Decompressors> {
 const ALONE: Decompressors = {
   gzip: portableGzip,
   gzipMember: portableGzip,
+  xz: loadXz,
+  bzip2: async () => bunzip2,
   zstd() {
     throw new MillraceError(
       'EUNSUPPORTED',

@@ -3,13 +3,24 @@
  * here, those that run everywhere in portable.ts. All check what the format has to check by.
  */
 import { MillraceError, messageOf } from '../../api/errors.ts';
-import { corrupt } from './bytes.ts';
+import { corrupt, unsupported } from './bytes.ts';
 
 /**
  * Gives what `input` decompresses to, in pieces that stay as they are; throws where it is damaged
  * or cut off.
  */
 export type Decompress = (input: AsyncIterable<Uint8Array>) => AsyncIterable<Uint8Array>;
+
+/** Why a decoder gives up. */
+export class Undecodable extends Error {
+  /** Whether it is no damage. */
+  readonly isUnsupported: boolean;
+
+  constructor(message: string, isUnsupported = false) {
+    super(message);
+    this.isUnsupported = isUnsupported;
+  }
+}
 
 /** How to get each; asked when it is first needed. */
 export interface Decompressors {
@@ -19,6 +30,10 @@ export interface Decompressors {
   gzipMember(): Promise<Decompress>;
   /** One frame, with nothing behind it. */
   zstd(): Promise<Decompress>;
+  /** All streams, with what pads them. Their SHA-256 is not compared. */
+  xz(): Promise<Decompress>;
+  /** All streams; what follows them and is none is left out, as bzip2 does. */
+  bzip2(): Promise<Decompress>;
 }
 
 const OUTPUT_BYTES = 64 * 1024;
@@ -44,8 +59,8 @@ export function nodeDecompressors(zlib: NodeZlib, others: Decompressors): Decomp
   const { createZstdDecompress } = zlib;
   const options = { chunkSize: OUTPUT_BYTES };
   return {
-    // node:zlib takes what follows the last member for a damaged one.
-    gzip: others.gzip,
+    // Its gzip too: node:zlib takes what follows the last member for a damaged one.
+    ...others,
     gzipMember: async () => (input) => through(zlib.createGunzip(options), input),
     zstd:
       createZstdDecompress === undefined
@@ -94,6 +109,20 @@ function drained(transform: NodeTransform): Promise<void> {
   });
 }
 
+/** A decoder's failure by name; `where` it stands, where that is not all of it. */
+export function asDamage(
+  error: unknown,
+  format: string,
+  name: string | undefined,
+  where?: string,
+): MillraceError {
+  if (error instanceof MillraceError) return error;
+  const reason = where === undefined ? messageOf(error) : `${messageOf(error)} (${where})`;
+  if (error instanceof Undecodable && error.isUnsupported)
+    return unsupported(name, format, `cannot be read: ${reason}`);
+  return corrupt(name, format, reason, error);
+}
+
 /**
  * Runs a decompressor, and calls its failures by name: what is wrong with the input itself stays as
  * it is.
@@ -117,7 +146,6 @@ export async function* decompressed(
     yield* decompress(guarded);
   } catch (error) {
     if (failure !== undefined) throw failure.error;
-    if (error instanceof MillraceError) throw error;
-    throw corrupt(name, format, messageOf(error), error);
+    throw asDamage(error, format, name);
   }
 }

@@ -1,52 +1,71 @@
 /** Decompressors that run everywhere but where WebAssembly cannot be compiled at run time. */
+import { bunzip2 } from './bzip2.ts';
 import type { Decompress, Decompressors } from './decompress.ts';
 import { portableGzip } from './gzip.ts';
 import { nextTurn } from './turn.ts';
+import { loadXz, xzDecompressor } from './xz-decoder.ts';
 
 export const portableDecompressors: Decompressors = {
   gzip: portableGzip,
   gzipMember: portableGzip,
-  zstd: portableZstd,
+  zstd: withCheckSum(bareZstd),
+  xz: async () => xzDecompressor(await loadXz()),
+  bzip2: async () => bunzip2,
 };
 
-async function portableZstd(): Promise<Decompress> {
-  const [{ Decompress }, { default: xxhash }] = await Promise.all([
-    import('fzstd'),
-    import('xxhash-wasm'),
-  ]);
-  const hashes = await xxhash();
-  return (input) => unzstd(Decompress, hashes, input);
+/** A frame by fzstd, which leaves out the check sum that may stand behind it. */
+export async function bareZstd(): Promise<Decompress> {
+  const { Decompress } = await import('fzstd');
+  return (input) => unzstd(Decompress, input);
 }
 
 type FzstdDecompress = typeof import('fzstd')['Decompress'];
-type Hashes = Awaited<ReturnType<typeof import('xxhash-wasm')['default']>>;
 
-/**
- * fzstd leaves out the check sum that may stand behind the frame: the low half of XXH64 (RFC 8878,
- * section 3.1.1).
- */
 async function* unzstd(
   FrameDecoder: FzstdDecompress,
-  hashes: Hashes,
   input: AsyncIterable<Uint8Array>,
 ): AsyncGenerator<Uint8Array> {
   const out: Uint8Array[] = [];
   const decoder = new FrameDecoder((piece) => void out.push(piece.slice()));
-  const hash = hashes.create64();
-  let last = new Uint8Array(0);
-  let hasChecksum: boolean | undefined;
   for await (const bytes of input) {
-    hasChecksum ??= (bytes[4] & 4) !== 0;
-    last = lastFour(last, bytes);
     decoder.push(bytes);
-    for (const piece of out.splice(0)) {
-      hash.update(piece);
-      yield piece;
-    }
+    yield* out.splice(0);
     await nextTurn();
   }
   decoder.push(new Uint8Array(0), true);
-  for (const piece of out.splice(0)) {
+  yield* out.splice(0);
+}
+
+/**
+ * Compares a frame's check sum, where there is one: the low half of XXH64 (RFC 8878, section
+ * 3.1.1).
+ */
+export function withCheckSum(load: () => Promise<Decompress>): () => Promise<Decompress> {
+  return async () => {
+    const [decompress, { default: xxhash }] = await Promise.all([load(), import('xxhash-wasm')]);
+    const hashes = await xxhash();
+    return (input) => checked(hashes, decompress, input);
+  };
+}
+
+type Hashes = Awaited<ReturnType<typeof import('xxhash-wasm')['default']>>;
+
+async function* checked(
+  hashes: Hashes,
+  decompress: Decompress,
+  input: AsyncIterable<Uint8Array>,
+): AsyncGenerator<Uint8Array> {
+  const hash = hashes.create64();
+  let last = new Uint8Array(0);
+  let hasChecksum: boolean | undefined;
+  const noted = async function* (): AsyncGenerator<Uint8Array> {
+    for await (const bytes of input) {
+      hasChecksum ??= (bytes[4] & 4) !== 0;
+      last = lastFour(last, bytes);
+      yield bytes;
+    }
+  };
+  for await (const piece of decompress(noted())) {
     hash.update(piece);
     yield piece;
   }
@@ -56,6 +75,5 @@ async function* unzstd(
 }
 
 function lastFour(before: Uint8Array, bytes: Uint8Array): Uint8Array<ArrayBuffer> {
-  const both = new Uint8Array([...before.subarray(-4), ...bytes.subarray(-4)].slice(-4));
-  return both;
+  return new Uint8Array([...before.subarray(-4), ...bytes.subarray(-4)].slice(-4));
 }

@@ -73,6 +73,11 @@ function joined(pieces: readonly Uint8Array[], length: number): Uint8Array {
   return bytes;
 }
 
+/** What comes as one piece. */
+export async function* alone(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield bytes;
+}
+
 /** The source's own bytes `[start, end)` in order, a few requests ahead. */
 export async function* inOrder(
   source: BlockSource,

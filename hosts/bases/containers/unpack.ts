@@ -7,7 +7,6 @@ import type { BlockFile, BlockSource, ContainerInfo } from '../../api/block.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { UnpackOptions } from '../../api/runtime.ts';
 import { bytesAt, hasAt } from './bytes.ts';
-import { bunzip2 } from './bzip2.ts';
 import type { Decompress, Decompressors } from './decompress.ts';
 import { decompressed } from './decompress.ts';
 import { Pass, PassFlow } from './pass.ts';
@@ -16,14 +15,12 @@ import { ByteStream, inOrder } from './stream.ts';
 import { openTar, streamTar } from './tar.ts';
 import { startsTar } from './tar-header.ts';
 import type { BlockRoom } from './xz.ts';
-import { decodeXz, openXz } from './xz.ts';
-import type { XzExports } from './xz-decoder.ts';
-import { loadXz } from './xz-decoder.ts';
+import { openXz } from './xz.ts';
 import { XZ_MAGIC } from './xz-index.ts';
 import { openZip } from './zip.ts';
 import { contentSizeOf, decodeZstd, openZstd, startsZstd } from './zstd.ts';
 
-export type { Decompressors, NodeZlib } from './decompress.ts';
+export type { Decompress, Decompressors, NodeZlib } from './decompress.ts';
 export { nodeDecompressors } from './decompress.ts';
 
 /** What a runtime brings. */
@@ -35,8 +32,6 @@ export interface UnpackTools {
    */
   scratch(beside: string | undefined): Promise<BlockFile>;
   readonly room: BlockRoom;
-  /** The decoder of xz, where it is not to be compiled from its package. */
-  readonly loadXz?: () => Promise<XzExports>;
 }
 
 /** On hosts with some memory to spare. */
@@ -147,7 +142,7 @@ class Unpacking {
       case 'gzip':
         return this.#inOrder(await this.#tools.decompressors.gzip(), 'gzip');
       case 'bzip2':
-        return this.#inOrder(bunzip2, 'bzip2');
+        return this.#inOrder(await this.#tools.decompressors.bzip2(), 'bzip2');
       case 'tar':
         return this.#tar();
       case 'zip':
@@ -157,13 +152,13 @@ class Unpacking {
 
   async #xz(): Promise<Layer> {
     const { name } = this.#source;
-    const load = this.#tools.loadXz ?? loadXz;
+    const decompress = await this.#tools.decompressors.xz();
     const file =
       this.#layer instanceof ByteStream
         ? undefined
-        : await openXz(this.#layer, this.#tools.room, load);
+        : await openXz(this.#layer, this.#tools.room, decompress);
     if (file?.source !== undefined) return file.source;
-    return this.#stream(decodeXz(this.#ordered(), name, load), file?.size);
+    return this.#stream(decompressed(decompress, this.#ordered(), 'xz', name), file?.size);
   }
 
   async #zstd(start: Uint8Array): Promise<Layer> {

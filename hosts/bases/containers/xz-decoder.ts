@@ -4,6 +4,9 @@
  */
 
 import { MillraceError } from '../../api/errors.ts';
+import type { Decompress } from './decompress.ts';
+import { Undecodable } from './decompress.ts';
+import { nextTurn } from './turn.ts';
 
 /** What the module exports. A context is a record of 32-bit words, followed by its two buffers. */
 export interface XzExports {
@@ -24,6 +27,9 @@ const Word = {
   outputEnd: 5,
 } as const;
 const STREAM_END = 1;
+/** Decoded between two turns of the event loop: some 10 ms. */
+const SLICE_BYTES = 512 * 1024;
+export const WRONG = 'the data or its check sum is wrong';
 const CUT_OFF = 8;
 /** By the result's number (`enum xz_ret` of XZ Embedded). */
 const FAILURES: Readonly<Record<number, string>> = {
@@ -32,21 +38,15 @@ const FAILURES: Readonly<Record<number, string>> = {
   4: 'it needs a dictionary of more than 64 MiB',
   5: 'it does not begin like xz',
   6: 'it uses a filter or check that is not supported (only LZMA2, with CRC-32, CRC-64 or SHA-256)',
-  7: 'the data or its check sum is wrong',
+  7: WRONG,
   8: 'it is cut off or damaged',
 };
 /** What is no damage. */
 const UNSUPPORTED: readonly number[] = [2, 4, 6];
 
-/** Why a stream does not decode. */
-export class XzFailure extends Error {
-  /** Whether it is no damage. */
-  readonly isUnsupported: boolean;
-
-  constructor(result: number) {
-    super(FAILURES[result] ?? `the decoder failed (${result})`);
-    this.isUnsupported = UNSUPPORTED.includes(result);
-  }
+function failure(result: number): Undecodable {
+  const message = FAILURES[result] ?? `the decoder failed (${result})`;
+  return new Undecodable(message, UNSUPPORTED.includes(result));
 }
 
 let loading: Promise<XzExports> | undefined;
@@ -83,8 +83,34 @@ async function compile(): Promise<XzExports> {
   return stream._moduleInstance.exports as unknown as XzExports;
 }
 
-/** Decodes a file of xz: one stream, or several with padding between them. */
-export class XzContext {
+/** Decodes by these exports: one stream, or several with padding between them. */
+export function xzDecompressor(exports: XzExports): Decompress {
+  return (input) => unxz(exports, input);
+}
+
+async function* unxz(
+  exports: XzExports,
+  input: AsyncIterable<Uint8Array>,
+): AsyncGenerator<Uint8Array> {
+  const context = new XzContext(exports);
+  try {
+    for await (const bytes of input) {
+      let slice = 0;
+      for (const piece of context.decode(bytes)) {
+        yield piece.slice();
+        slice += piece.length;
+        if (slice < SLICE_BYTES) continue;
+        slice = 0;
+        await nextTurn();
+      }
+    }
+    context.end();
+  } finally {
+    context.close();
+  }
+}
+
+class XzContext {
   readonly #exports: XzExports;
   readonly #context: number;
   #words = new Uint32Array(0);
@@ -97,7 +123,7 @@ export class XzContext {
   /**
    * What `input` decodes to, in pieces that are good until the next one is asked for. It ends when
    * more is needed.
-   * @throws XzFailure
+   * @throws Undecodable
    */
   *decode(input: Uint8Array): Generator<Uint8Array> {
     const size = this.#word(Word.bufferBytes);
@@ -120,10 +146,10 @@ export class XzContext {
     }
   }
 
-  /** No more comes. @throws XzFailure where more would have to, or a check sum is wrong. */
+  /** No more comes. @throws Undecodable where more would have to, or a check sum is wrong. */
   end(): void {
     this.#exports.supply_input(this.#context, 0);
-    if (this.#next() !== STREAM_END) throw new XzFailure(CUT_OFF);
+    if (this.#next() !== STREAM_END) throw failure(CUT_OFF);
   }
 
   /** Gives the context's memory back. */
@@ -133,7 +159,7 @@ export class XzContext {
 
   #next(): number {
     const result = this.#exports.get_next_output(this.#context);
-    if (result > STREAM_END) throw new XzFailure(result);
+    if (result > STREAM_END) throw failure(result);
     return result;
   }
 

@@ -3,22 +3,18 @@
  * large for that, or that has only one, from its start to its end.
  */
 import type { BlockSource } from '../../api/block.ts';
-import { MillraceError, messageOf } from '../../api/errors.ts';
+import { MillraceError } from '../../api/errors.ts';
 import type { BlockTable } from './blocks.ts';
 import { sourceOfBlocks } from './blocks.ts';
-import { corrupt, unsupported } from './bytes.ts';
-import { nextTurn } from './turn.ts';
-import type { XzExports } from './xz-decoder.ts';
-import { XzContext, XzFailure } from './xz-decoder.ts';
+import { corrupt } from './bytes.ts';
+import type { Decompress } from './decompress.ts';
+import { asDamage, Undecodable } from './decompress.ts';
+import { alone } from './stream.ts';
+import { WRONG } from './xz-decoder.ts';
 import type { XzBlocks } from './xz-index.ts';
 import { Check, padded, readXzIndex, wrapBlock } from './xz-index.ts';
 
-/** Gives the decoder, when it is first needed. */
-export type LoadXz = () => Promise<XzExports>;
-
 const SHA256_BYTES = 32;
-/** Decoded between two turns of the event loop: some 10 ms. */
-const SLICE_BYTES = 512 * 1024;
 
 /** How much memory reading by blocks may take. */
 export interface BlockRoom {
@@ -40,7 +36,7 @@ export interface XzFile {
 export async function openXz(
   source: BlockSource,
   room: BlockRoom,
-  load: LoadXz,
+  decompress: Decompress,
 ): Promise<XzFile | undefined> {
   const blocks = await readXzIndex(source);
   if (blocks === undefined) return undefined;
@@ -53,10 +49,13 @@ export async function openXz(
   const isSmall =
     largest <= room.block && blocks.unpadded.every((bytes) => bytes <= 2 * room.block);
   if (!isSmall || (blocks.count === 1 && size > room.block / 4)) return { size };
-  return { size, source: sourceOfBlocks(source, tableOf(blocks, source.name, load), room.all) };
+  return {
+    size,
+    source: sourceOfBlocks(source, tableOf(blocks, source.name, decompress), room.all),
+  };
 }
 
-function tableOf(blocks: XzBlocks, name: string | undefined, load: LoadXz): BlockTable {
+function tableOf(blocks: XzBlocks, name: string | undefined, decompress: Decompress): BlockTable {
   return {
     count: blocks.count,
     size: blocks.starts[blocks.count],
@@ -66,9 +65,9 @@ function tableOf(blocks: XzBlocks, name: string | undefined, load: LoadXz): Bloc
       const size = blocks.starts[index + 1] - blocks.starts[index];
       const block = { unpadded: blocks.unpadded[index], size, check: blocks.check[index] };
       try {
-        return await decodeBlock(packed, block, load);
+        return await decodeBlock(packed, block, decompress);
       } catch (error) {
-        throw xzError(name, `block ${index} (at ${blocks.at[index]})`, error);
+        throw asDamage(error, 'xz', name, `block ${index} (at ${blocks.at[index]})`);
       }
     },
   };
@@ -80,20 +79,24 @@ function tableOf(blocks: XzBlocks, name: string | undefined, load: LoadXz): Bloc
 async function decodeBlock(
   packed: Uint8Array,
   { unpadded, size, check }: { unpadded: number; size: number; check: number },
-  load: LoadXz,
+  decompress: Decompress,
 ): Promise<Uint8Array> {
   if (check !== Check.sha256)
-    return decodeFile(wrapBlock(packed, { unpadded, size, check }), size, load);
+    return decodeFile(wrapBlock(packed, { unpadded, size, check }), size, decompress);
   if (crypto.subtle === undefined)
     throw new MillraceError(
       'EUNSUPPORTED',
       'its SHA-256 cannot be checked in a page without a secure context',
     );
   const bare = { unpadded: unpadded - SHA256_BYTES, size, check: Check.none };
-  const block = await decodeFile(wrapBlock(packed.subarray(0, -SHA256_BYTES), bare), size, load);
+  const block = await decodeFile(
+    wrapBlock(packed.subarray(0, -SHA256_BYTES), bare),
+    size,
+    decompress,
+  );
   const sum = new Uint8Array(await crypto.subtle.digest('SHA-256', block));
   if (!sum.every((byte, at) => byte === packed[packed.length - SHA256_BYTES + at]))
-    throw new XzFailure(7);
+    throw new Undecodable(WRONG);
   return block;
 }
 
@@ -101,64 +104,16 @@ async function decodeBlock(
 async function decodeFile(
   file: Uint8Array,
   size: number,
-  load: LoadXz,
+  decompress: Decompress,
 ): Promise<Uint8Array<ArrayBuffer>> {
-  const context = new XzContext(await load());
   const block = new Uint8Array(size);
   let filled = 0;
-  let slice = 0;
-  try {
-    for (const piece of context.decode(file)) {
-      if (piece.length > size - filled)
-        throw new Error(`it gives more than the ${size} bytes it claims`);
-      block.set(piece, filled);
-      filled += piece.length;
-      slice += piece.length;
-      if (slice < SLICE_BYTES) continue;
-      slice = 0;
-      await nextTurn();
-    }
-    context.end();
-    if (filled !== size) throw new Error(`it gives ${filled} of the ${size} bytes it claims`);
-  } finally {
-    context.close();
+  for await (const piece of decompress(alone(file))) {
+    if (piece.length > size - filled)
+      throw new Error(`it gives more than the ${size} bytes it claims`);
+    block.set(piece, filled);
+    filled += piece.length;
   }
+  if (filled !== size) throw new Error(`it gives ${filled} of the ${size} bytes it claims`);
   return block;
-}
-
-/**
- * All streams of a file, one after another, as they come.
- * @throws MillraceError `ECORRUPT`, `EUNSUPPORTED`
- */
-export async function* decodeXz(
-  input: AsyncIterable<Uint8Array>,
-  name: string | undefined,
-  load: LoadXz,
-): AsyncGenerator<Uint8Array> {
-  const context = new XzContext(await load());
-  try {
-    for await (const bytes of input) {
-      let slice = 0;
-      for (const piece of context.decode(bytes)) {
-        yield piece.slice();
-        slice += piece.length;
-        if (slice < SLICE_BYTES) continue;
-        slice = 0;
-        await nextTurn();
-      }
-    }
-    context.end();
-  } catch (error) {
-    throw xzError(name, 'the data', error);
-  } finally {
-    context.close();
-  }
-}
-
-function xzError(name: string | undefined, where: string, error: unknown): unknown {
-  if (error instanceof MillraceError) return error;
-  const reason = messageOf(error);
-  if (error instanceof XzFailure && error.isUnsupported)
-    return unsupported(name, 'xz', `cannot be read: ${reason} (${where})`);
-  return corrupt(name, 'xz', `${reason} (${where})`, error);
 }

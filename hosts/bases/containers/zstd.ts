@@ -7,7 +7,7 @@ import type { BlockTable } from './blocks.ts';
 import { sourceOfBlocks } from './blocks.ts';
 import { bytesAt, corrupt, u64, unsupported, viewOf } from './bytes.ts';
 import type { Decompress } from './decompress.ts';
-import { Reader } from './stream.ts';
+import { alone, Reader } from './stream.ts';
 import type { BlockRoom } from './xz.ts';
 
 const MAGIC = 0xfd2fb528;
@@ -171,12 +171,9 @@ export async function openZstd(
       const size = table.starts[index + 1] - table.starts[index];
       const block = new Uint8Array(size);
       let filled = 0;
-      const input = (async function* () {
-        yield packed;
-      })();
       const where = `frame ${index} (at ${table.at[index]})`;
       try {
-        for await (const piece of decodeZstd(decompress, input, source.name)) {
+        for await (const piece of decodeZstd(decompress, alone(packed), source.name)) {
           if (piece.length > size - filled)
             throw new Error(`it gives more than the ${size} bytes that the seek table claims`);
           block.set(piece, filled);
