@@ -6,12 +6,12 @@ import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:pat
 import { fileURLToPath } from 'node:url';
 import * as zlib from 'node:zlib';
 import type { Runtime } from '../api/runtime.ts';
-import type { NodeZlib } from '../bases/containers/unpack.ts';
 import type { ZlibCompression, ZlibFunction } from '../disk/codecs/codecs.ts';
 import { codecOf, DEFLATE_OPTIONS, zlibDecoder, zlibEncoder } from '../disk/codecs/codecs.ts';
 import { localRuntime } from '../files/local-runtime.ts';
 import type { Paths } from '../files/location.ts';
 import { pathOf } from '../files/location.ts';
+import { threadedTools } from '../threads/runtime-tools.ts';
 import engine from './engine.js';
 import { denoFiles } from './file.ts';
 import { openHttp } from './http.ts';
@@ -49,19 +49,23 @@ const { deflateRawSync, zstdCompressSync } = zlib as unknown as Record<
   ZlibCompression
 >;
 
+/** The asynchronous functions of node:zlib use this thread, too. */
+const inlineCodec = codecOf(
+  {
+    zlib: () => zlibDecoder(inflateRawSync),
+    zstd: () => zlibDecoder(zstdDecompressSync),
+  },
+  {
+    zlib: () => zlibEncoder(deflateRawSync, DEFLATE_OPTIONS),
+    zstd: () => zlibEncoder(zstdCompressSync),
+  },
+);
+
+const { codec, decompressors } = threadedTools(inlineCodec);
+
 export const denoRuntime: Runtime = {
   engine: () => Promise.resolve(engine),
-  // The asynchronous functions of node:zlib use this thread, too.
-  codec: codecOf(
-    {
-      zlib: () => zlibDecoder(inflateRawSync),
-      zstd: () => zlibDecoder(zstdDecompressSync),
-    },
-    {
-      zlib: () => zlibEncoder(deflateRawSync, DEFLATE_OPTIONS),
-      zstd: () => zlibEncoder(zstdCompressSync),
-    },
-  ),
+  codec,
   ...localRuntime({
     files: denoFiles,
     paths,
@@ -69,7 +73,7 @@ export const denoRuntime: Runtime = {
     writerAt,
     openHttp,
     openNbd,
-    zlib: zlib as unknown as NodeZlib,
+    decompressors,
     temporary: () => Deno.env.get('TMPDIR') ?? '/tmp',
   }),
 };

@@ -1,9 +1,8 @@
 /** What all runtimes with local files share: how they open a place, and what they call it. */
 import type { BlockSource } from '../api/block.ts';
 import type { Runtime } from '../api/runtime.ts';
-import { portableDecompressors } from '../bases/containers/portable.ts';
-import type { NodeZlib, UnpackTools } from '../bases/containers/unpack.ts';
-import { nodeDecompressors, ROOM_DEFAULT, unpackWith } from '../bases/containers/unpack.ts';
+import type { Decompressors, UnpackTools } from '../bases/containers/unpack.ts';
+import { ROOM_DEFAULT, unpackWith } from '../bases/containers/unpack.ts';
 import { isNbdUri } from '../bases/nbd/uri.ts';
 import type { Files } from './file.ts';
 import type { Paths } from './location.ts';
@@ -20,8 +19,7 @@ export interface LocalTools {
   writerAt(path: string): string | undefined;
   openHttp(location: string | URL, how?: { sequential?: boolean }): Promise<BlockSource>;
   openNbd(location: string | URL): Promise<BlockSource>;
-  /** `node:zlib`. */
-  zlib: NodeZlib;
+  decompressors: Decompressors;
   /** The folder for files that nobody keeps. */
   temporary(): string;
 }
@@ -33,7 +31,7 @@ export function localRuntime(tools: LocalTools): LocalRuntime {
   const { files, paths } = tools;
   const localPath = (location: string): string => pathOf(location, paths);
   const unpackTools: UnpackTools = {
-    decompressors: nodeDecompressors(tools.zlib, portableDecompressors),
+    decompressors: tools.decompressors,
     scratch: (beside) =>
       scratchFile(files, { beside: beside && localPath(beside), temporary: tools.temporary() }),
     room: ROOM_DEFAULT,

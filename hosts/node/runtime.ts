@@ -4,16 +4,15 @@ import { readFile, realpath } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import * as zlib from 'node:zlib';
 import { MillraceError } from '../api/errors.ts';
 import type { Runtime } from '../api/runtime.ts';
-import type { NodeZlib } from '../bases/containers/unpack.ts';
 import { localRuntime } from '../files/local-runtime.ts';
 import type { Paths } from '../files/location.ts';
 import { pathOf } from '../files/location.ts';
-import { nodeCodec } from './codecs.ts';
+import { threadedTools } from '../threads/runtime-tools.ts';
 import { fileError, nodeFiles } from './file.ts';
 import { openHttp } from './http.ts';
+import { inlineCodec, wasmZstdPath } from './inline-codec.ts';
 import { writerAt } from './qemu-locks.ts';
 
 const paths: Paths = {
@@ -55,11 +54,13 @@ async function readEngine(): Promise<Uint8Array<ArrayBuffer>> {
   }
 }
 
+const { codec, decompressors } = threadedTools(inlineCodec(), wasmZstdPath);
+
 export const nodeRuntime: Runtime = {
   // Compiled by this thread, which takes a millisecond: threads in the background may be busy with
   // what fetch is made of.
   engine: () => (engine ??= readEngine().then((bytes) => new WebAssembly.Module(bytes))),
-  codec: nodeCodec,
+  codec,
   ...localRuntime({
     files: nodeFiles,
     paths,
@@ -67,7 +68,7 @@ export const nodeRuntime: Runtime = {
     writerAt,
     openHttp,
     openNbd: async (location) => (await import('./nbd-base.ts')).openNbd(location),
-    zlib: zlib as unknown as NodeZlib,
+    decompressors,
     temporary: tmpdir,
   }),
 };

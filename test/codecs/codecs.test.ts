@@ -10,8 +10,9 @@ import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Codec, Compression } from '../../hosts/api/codec.ts';
 import { codecOf, portableDecoders } from '../../hosts/disk/codecs/codecs.ts';
-import { ThreadedCodec } from '../../hosts/node/codecs.ts';
-import { inlineCodec } from '../../hosts/node/inline-codec.ts';
+import { inlineCodec, wasmZstdPath } from '../../hosts/node/inline-codec.ts';
+import { ThreadedCodec } from '../../hosts/threads/codec.ts';
+import { Threads } from '../../hosts/threads/threads.ts';
 import { makeContent, Random } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
 import { convertImage } from '../support/qemu.ts';
@@ -20,8 +21,9 @@ import { readCompressed } from './clusters.ts';
 const METHODS: readonly Compression[] = ['zlib', 'zstd'];
 const KIB = 1024;
 
-const pool: ThreadedCodec = new ThreadedCodec(2);
-afterAll(() => pool.close());
+const threads = new Threads(2, wasmZstdPath);
+const pool = new ThreadedCodec(threads, inlineCodec());
+afterAll(() => threads.close());
 
 const CODECS: readonly [string, Codec][] = [
   ['the portable decoders', codecOf(portableDecoders)],

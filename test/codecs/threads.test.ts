@@ -14,7 +14,9 @@ import type { Worker } from 'node:worker_threads';
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { build } from 'esbuild';
 import { afterEach, describe, expect, it } from 'vitest';
-import { ThreadedCodec } from '../../hosts/node/codecs.ts';
+import { inlineCodec } from '../../hosts/node/inline-codec.ts';
+import { ThreadedCodec } from '../../hosts/threads/codec.ts';
+import { Threads } from '../../hosts/threads/threads.ts';
 import { makeContent } from '../fixtures/content.ts';
 
 const CLUSTER = 64 * 1024;
@@ -31,14 +33,17 @@ process.on('worker', (worker: Worker) => {
   online.push(once(worker, 'online'));
 });
 
-const codecs: ThreadedCodec[] = [];
-function makeCodec(threads?: number): ThreadedCodec {
-  codecs.push(new ThreadedCodec(threads));
-  return codecs.at(-1)!;
+const pools: Threads[] = [];
+function makePool(count?: number): Threads {
+  pools.push(new Threads(count));
+  return pools.at(-1)!;
+}
+function makeCodec(count?: number): ThreadedCodec {
+  return new ThreadedCodec(makePool(count), inlineCodec());
 }
 
 afterEach(async () => {
-  await Promise.all(codecs.splice(0).map((codec) => codec.close()));
+  await Promise.all(pools.splice(0).map((pool) => pool.close()));
   started.length = online.length = 0;
 });
 
@@ -89,7 +94,7 @@ describe('a pool of threads', () => {
     const encoded = contents.map((content) => codec.deflate('zlib', content));
     const [streams] = await Promise.all([Promise.all(encoded), decode(codec, COUNT)]);
     const more = contents.map((content) => codec.deflate('zlib', content));
-    await codec.close();
+    await pools[0].close();
     expect(messages.every((list) => list.length > 0)).toBe(true);
     for (const [i, stream] of [...streams, ...(await Promise.all(more))].entries())
       expect(inflateRawSync(stream!).equals(contents[i % contents.length])).toBe(true);
@@ -128,7 +133,7 @@ describe('a pool of threads', () => {
     await Promise.all(online);
     const decoded = decode(codec, COUNT);
     await new Promise(setImmediate);
-    await codec.close();
+    await pools[0].close();
     await decoded;
     await decode(codec, COUNT);
     await decode(codec, COUNT);
@@ -155,10 +160,13 @@ describe('a process', () => {
    */
   const prelude = `
     import { deflateRawSync } from 'node:zlib';
-    import { ThreadedCodec } from '../../hosts/node/codecs.ts';
+    import { inlineCodec } from '../../hosts/node/inline-codec.ts';
+    import { ThreadedCodec } from '../../hosts/threads/codec.ts';
+    import { Threads } from '../../hosts/threads/threads.ts';
     let [begun, online] = [0, 0];
     process.on('worker', (worker) => { begun++; worker.once('online', () => online++); });
-    const codec = new ThreadedCodec(2);
+    const pool = new Threads(2);
+    const codec = new ThreadedCodec(pool, inlineCodec());
     const stream = deflateRawSync(new Uint8Array(${CLUSTER}).fill(7));
     const decode = async (count) => (await Promise.all(Array.from({ length: count }, async () => {
       const into = new Uint8Array(${CLUSTER});
@@ -209,7 +217,7 @@ describe('a process', () => {
   // Node aborts when a thread is ended while it makes a zlib stream, and of tiny streams the making
   // is most of the work: without the gate, one process in five that ended itself was lost here.
   it.each([
-    ['its pool is closed', 'await codec.close(); await decoded;'],
+    ['its pool is closed', 'await pool.close(); await decoded;'],
     ['it ends itself', 'process.exit(0);'],
   ])('lives on when %s while threads decode', async (_, end) => {
     const program = `

@@ -19,6 +19,7 @@ const FLOORS: Record<string, number> = {
   'hosts/disk': 2,
   'hosts/bases': 2,
   'hosts/files': 3,
+  'hosts/threads': 3,
   'hosts/faces': 4,
   'hosts/node': 5,
   'hosts/deno': 5,
@@ -37,10 +38,10 @@ const DATA = ['hosts/engine.wasm', 'hosts/xz.wasm', 'deno.json'];
 const LOOSE_FILES = [
   'README.md',
   'build.mjs',
+  'decoders.mjs',
   'engine.wasm',
   'served.html.gz',
   'tsconfig.build.json',
-  'xz.mjs',
   'xz.wasm',
 ];
 

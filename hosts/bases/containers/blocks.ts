@@ -13,8 +13,8 @@ export interface BlockTable {
   start(index: number): number;
   /** Of block `index`: the bytes that it takes in the container. */
   packed(index: number): { at: number; length: number };
-  /** Gives exactly the bytes of the block, or throws. */
-  decode(index: number, packed: Uint8Array): Promise<Uint8Array>;
+  /** Gives exactly the bytes of the block, or throws. Aborted, nobody wants them any more. */
+  decode(index: number, packed: Uint8Array, signal: AbortSignal): Promise<Uint8Array>;
 }
 
 /** A block on its way, or there. */
@@ -179,12 +179,10 @@ class Blocks {
     try {
       const { at, length } = this.#table.packed(entry.index);
       const packed = new Uint8Array(length);
-      await this.#source.read(at, packed, {
-        signal: entry.controller.signal,
-        background: !entry.isUrgent,
-      });
-      entry.controller.signal.throwIfAborted();
-      const block = await this.#table.decode(entry.index, packed);
+      const { signal } = entry.controller;
+      await this.#source.read(at, packed, { signal, background: !entry.isUrgent });
+      signal.throwIfAborted();
+      const block = await this.#table.decode(entry.index, packed, signal);
       entry.state = 'there';
       entry.resolve(block);
     } catch (error) {

@@ -2,7 +2,7 @@
 import { bunzip2 } from './bzip2.ts';
 import type { Decompress, Decompressors } from './decompress.ts';
 import { portableGzip } from './gzip.ts';
-import { nextTurn } from './turn.ts';
+import { bareZstd } from './portable-zstd.ts';
 import { loadXz, xzDecompressor } from './xz-decoder.ts';
 
 export const portableDecompressors: Decompressors = {
@@ -12,29 +12,6 @@ export const portableDecompressors: Decompressors = {
   xz: async () => xzDecompressor(await loadXz()),
   bzip2: async () => bunzip2,
 };
-
-/** A frame by fzstd, which leaves out the check sum that may stand behind it. */
-export async function bareZstd(): Promise<Decompress> {
-  const { Decompress } = await import('fzstd');
-  return (input) => unzstd(Decompress, input);
-}
-
-type FzstdDecompress = typeof import('fzstd')['Decompress'];
-
-async function* unzstd(
-  FrameDecoder: FzstdDecompress,
-  input: AsyncIterable<Uint8Array>,
-): AsyncGenerator<Uint8Array> {
-  const out: Uint8Array[] = [];
-  const decoder = new FrameDecoder((piece) => void out.push(piece.slice()));
-  for await (const bytes of input) {
-    decoder.push(bytes);
-    yield* out.splice(0);
-    await nextTurn();
-  }
-  decoder.push(new Uint8Array(0), true);
-  yield* out.splice(0);
-}
 
 /**
  * Compares a frame's check sum, where there is one: the low half of XXH64 (RFC 8878, section

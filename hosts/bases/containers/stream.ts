@@ -78,6 +78,25 @@ export async function* alone(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
   yield bytes;
 }
 
+/** All of it: exactly `size` bytes, or it throws. Aborted, nobody wants them any more. */
+export async function whole(
+  pieces: AsyncIterable<Uint8Array>,
+  size: number,
+  signal: AbortSignal,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const bytes = new Uint8Array(size);
+  let filled = 0;
+  for await (const piece of pieces) {
+    signal.throwIfAborted();
+    if (piece.length > size - filled)
+      throw new Error(`it gives more than the ${size} bytes it claims`);
+    bytes.set(piece, filled);
+    filled += piece.length;
+  }
+  if (filled !== size) throw new Error(`it gives ${filled} of the ${size} bytes it claims`);
+  return bytes;
+}
+
 /** The source's own bytes `[start, end)` in order, a few requests ahead. */
 export async function* inOrder(
   source: BlockSource,

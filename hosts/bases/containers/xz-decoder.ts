@@ -1,9 +1,10 @@
 /**
  * Drives the xz decoder of the package `xz-decompress` (XZ Embedded as WebAssembly). The package's
  * own stream decodes one file at a time, and all others wait: here each has a context of its own.
+ * Of the package, the module alone is taken (hosts/decoders.mjs).
  */
 
-import { MillraceError } from '../../api/errors.ts';
+import { MillraceError, messageOf } from '../../api/errors.ts';
 import type { Decompress } from './decompress.ts';
 import { Undecodable } from './decompress.ts';
 import { nextTurn } from './turn.ts';
@@ -49,38 +50,35 @@ function failure(result: number): Undecodable {
   return new Undecodable(message, UNSUPPORTED.includes(result));
 }
 
-let loading: Promise<XzExports> | undefined;
+let compiling: Promise<WebAssembly.Module> | undefined;
+let exports: XzExports | undefined;
 
-/** The decoder of this thread, compiled when it is first needed. */
-export function loadXz(): Promise<XzExports> {
-  return (loading ??= compile().catch((error) => {
-    loading = undefined;
-    throw error;
+/** The decoder, compiled when it is first needed. @throws MillraceError `EUNSUPPORTED` */
+export function compileXz(): Promise<WebAssembly.Module> {
+  return (compiling ??= compile().catch((cause) => {
+    compiling = undefined;
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      `xz cannot be read here: its decoder is WebAssembly, which this runtime does not compile (${messageOf(cause)})`,
+      { cause },
+    );
   }));
 }
 
-/** The package keeps its module to itself, but for these. */
-interface PackageStream {
-  _getModuleInstance(): Promise<void>;
-  _moduleInstance: WebAssembly.Instance;
+/** The decoder of this thread. */
+export async function loadXz(): Promise<XzExports> {
+  return (exports ??= instanceOf(await compileXz()));
 }
 
-async function compile(): Promise<XzExports> {
-  const library = (await import('xz-decompress')) as unknown as {
-    XzReadableStream?: PackageStream;
-    default?: { XzReadableStream: PackageStream };
-  };
-  const stream = library.XzReadableStream ?? library.default!.XzReadableStream;
-  try {
-    await stream._getModuleInstance();
-  } catch (cause) {
-    throw new MillraceError(
-      'EUNSUPPORTED',
-      `xz cannot be read here: its decoder is WebAssembly, which this runtime does not compile (${(cause as Error).message})`,
-      { cause },
-    );
-  }
-  return stream._moduleInstance.exports as unknown as XzExports;
+export function instanceOf(module: WebAssembly.Module): XzExports {
+  return new WebAssembly.Instance(module).exports as unknown as XzExports;
+}
+
+async function compile(): Promise<WebAssembly.Module> {
+  const { default: packed } = await import('./xz-wasm.js');
+  const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
+  const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'));
+  return WebAssembly.compile(await new Response(unpacked).arrayBuffer());
 }
 
 /** Decodes by these exports: one stream, or several with padding between them. */

@@ -9,7 +9,7 @@ import { sourceOfBlocks } from './blocks.ts';
 import { corrupt } from './bytes.ts';
 import type { Decompress } from './decompress.ts';
 import { asDamage, Undecodable } from './decompress.ts';
-import { alone } from './stream.ts';
+import { alone, whole } from './stream.ts';
 import { WRONG } from './xz-decoder.ts';
 import type { XzBlocks } from './xz-index.ts';
 import { Check, padded, readXzIndex, wrapBlock } from './xz-index.ts';
@@ -61,11 +61,13 @@ function tableOf(blocks: XzBlocks, name: string | undefined, decompress: Decompr
     size: blocks.starts[blocks.count],
     start: (index) => blocks.starts[index],
     packed: (index) => ({ at: blocks.at[index], length: padded(blocks.unpadded[index]) }),
-    async decode(index, packed) {
+    async decode(index, packed, signal) {
       const size = blocks.starts[index + 1] - blocks.starts[index];
       const block = { unpadded: blocks.unpadded[index], size, check: blocks.check[index] };
       try {
-        return await decodeBlock(packed, block, decompress);
+        return await decodeBlock(packed, block, (file) =>
+          whole(decompress(alone(file)), size, signal),
+        );
       } catch (error) {
         throw asDamage(error, 'xz', name, `block ${index} (at ${blocks.at[index]})`);
       }
@@ -79,41 +81,18 @@ function tableOf(blocks: XzBlocks, name: string | undefined, decompress: Decompr
 async function decodeBlock(
   packed: Uint8Array,
   { unpadded, size, check }: { unpadded: number; size: number; check: number },
-  decompress: Decompress,
+  decode: (file: Uint8Array) => Promise<Uint8Array<ArrayBuffer>>,
 ): Promise<Uint8Array> {
-  if (check !== Check.sha256)
-    return decodeFile(wrapBlock(packed, { unpadded, size, check }), size, decompress);
+  if (check !== Check.sha256) return decode(wrapBlock(packed, { unpadded, size, check }));
   if (crypto.subtle === undefined)
     throw new MillraceError(
       'EUNSUPPORTED',
       'its SHA-256 cannot be checked in a page without a secure context',
     );
   const bare = { unpadded: unpadded - SHA256_BYTES, size, check: Check.none };
-  const block = await decodeFile(
-    wrapBlock(packed.subarray(0, -SHA256_BYTES), bare),
-    size,
-    decompress,
-  );
+  const block = await decode(wrapBlock(packed.subarray(0, -SHA256_BYTES), bare));
   const sum = new Uint8Array(await crypto.subtle.digest('SHA-256', block));
   if (!sum.every((byte, at) => byte === packed[packed.length - SHA256_BYTES + at]))
     throw new Undecodable(WRONG);
-  return block;
-}
-
-/** A file of one stream that gives exactly `size` bytes. */
-async function decodeFile(
-  file: Uint8Array,
-  size: number,
-  decompress: Decompress,
-): Promise<Uint8Array<ArrayBuffer>> {
-  const block = new Uint8Array(size);
-  let filled = 0;
-  for await (const piece of decompress(alone(file))) {
-    if (piece.length > size - filled)
-      throw new Error(`it gives more than the ${size} bytes it claims`);
-    block.set(piece, filled);
-    filled += piece.length;
-  }
-  if (filled !== size) throw new Error(`it gives ${filled} of the ${size} bytes it claims`);
   return block;
 }

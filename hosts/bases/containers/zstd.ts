@@ -7,7 +7,8 @@ import type { BlockTable } from './blocks.ts';
 import { sourceOfBlocks } from './blocks.ts';
 import { bytesAt, corrupt, u64, unsupported, viewOf } from './bytes.ts';
 import type { Decompress } from './decompress.ts';
-import { alone, Reader } from './stream.ts';
+import { asDamage } from './decompress.ts';
+import { alone, Reader, whole } from './stream.ts';
 import type { BlockRoom } from './xz.ts';
 
 const MAGIC = 0xfd2fb528;
@@ -167,24 +168,14 @@ export async function openZstd(
     size: table.starts[table.starts.length - 1],
     start: (index) => table.starts[index],
     packed: (index) => ({ at: table.at[index], length: table.at[index + 1] - table.at[index] }),
-    async decode(index, packed) {
+    async decode(index, packed, signal) {
       const size = table.starts[index + 1] - table.starts[index];
-      const block = new Uint8Array(size);
-      let filled = 0;
-      const where = `frame ${index} (at ${table.at[index]})`;
+      const { name } = source;
       try {
-        for await (const piece of decodeZstd(decompress, alone(packed), source.name)) {
-          if (piece.length > size - filled)
-            throw new Error(`it gives more than the ${size} bytes that the seek table claims`);
-          block.set(piece, filled);
-          filled += piece.length;
-        }
-        if (filled !== size)
-          throw new Error(`it gives ${filled} of the ${size} bytes that the seek table claims`);
+        return await whole(decodeZstd(decompress, alone(packed), name), size, signal);
       } catch (error) {
-        throw corrupt(source.name, 'zstd', `${(error as Error).message}, ${where}`, error);
+        throw asDamage(error, 'zstd', name, `frame ${index} (at ${table.at[index]})`);
       }
-      return block;
     },
   };
   return sourceOfBlocks(source, blocks, room.all);

@@ -1,8 +1,10 @@
-/** One thread of the pool: how it is started, and how it is ended without being cut off in work. */
+/** How a thread is started, and how it is ended without being cut off in work. */
+import process from 'node:process';
 import { Worker } from 'node:worker_threads';
-import type { WorkerSetup } from './codec-worker.ts';
-import { AT_WORK, CLOSED, codecWorkerProgram, FREE } from './codec-worker.ts';
-import { wasmZstdPath } from './inline-codec.ts';
+import { brotliDecompressSync } from 'node:zlib';
+import type { ThreadSetup } from './messages.ts';
+import { AT_WORK, CLOSED, FREE } from './messages.ts';
+import packed from './program.js';
 
 /**
  * They hold hardly anything but buffers: with less room for young objects, each takes 5 to 12 MB
@@ -12,12 +14,15 @@ const YOUNG_GENERATION_MB = 2;
 /** A cluster takes a few milliseconds at most: a thread that takes longer has died in it. */
 const CLOSE_MS_MAX = 250;
 
+let program: string | undefined;
+
 /** Starts one; `gate` tells whether it is at work, and keeps it from beginning. */
-export function startWorker(gate: Int32Array): Worker {
-  const workerData: WorkerSetup = { gate, zstd: wasmZstdPath() };
+export function startWorker(workerData: ThreadSetup): Worker {
+  const { gate } = workerData;
   const resourceLimits = { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB };
+  program ??= brotliDecompressSync(Buffer.from(packed, 'base64')).toString();
   // Without the flags of the process: its loaders are not for this program.
-  const worker = new Worker(codecWorkerProgram, {
+  const worker = new Worker(program, {
     eval: true,
     name: 'millrace codec',
     workerData,
