@@ -5,13 +5,14 @@ import type { EngineDisk } from './disk.ts';
 
 /**
  * The base on its server, below its image: counts what is fetched, and tells whose reads they are.
+ * It does not say how it likes to be read: the disks above read ahead, the image below them would
+ * do it once more.
  */
 export class RemoteBase implements BlockSource {
   readonly size: number;
   readonly name?: string;
   readonly identity?: string;
   readonly mirrors?: BlockSource['mirrors'];
-  readonly preferred?: { chunk: number; depth: number };
   readonly beside?: BlockSource['beside'];
   fetched = 0;
   readonly #source: BlockSource;
@@ -24,7 +25,6 @@ export class RemoteBase implements BlockSource {
     this.name = source.name;
     this.identity = source.identity;
     this.mirrors = source.mirrors;
-    this.preferred = source.preferred;
     this.beside = source.beside && ((ending) => source.beside!(ending));
   }
 
@@ -59,6 +59,11 @@ export class RemoteBase implements BlockSource {
   /** The image's disk closes what it has; the server's end comes after it. */
   close(): void {}
 
+  /** How the server likes to be read, for the disks above. */
+  get preferredAbove(): BlockSource['preferred'] {
+    return this.#source.preferred;
+  }
+
   closeSource(): void | Promise<void> {
     return this.#source.close();
   }
@@ -90,7 +95,7 @@ export class CachedBase {
   /** The base for one user of it. */
   seat(leave: () => Promise<void>): BlockSource {
     let left: Promise<void> | undefined;
-    const { size, name, identity, mirrors, preferred, beside } = this.#remote;
+    const { size, name, identity, mirrors, preferredAbove: preferred, beside } = this.#remote;
     return {
       size,
       name,

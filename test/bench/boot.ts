@@ -113,12 +113,13 @@ async function overLine(guest: Guest, scene: Omit<Scene, 'url'>, line: Line): Pr
   const nginx = await startNginx({ root: scene.folder });
   const target = { host: '127.0.0.1', port: nginx.port };
   const link = await startSlowLinkProcess({ ...line, target });
+  const path = `/guest.${scene.format}`;
   const sent = async (): Promise<Sent> => {
-    const log = await nginx.log();
+    const log = (await nginx.log()).filter(({ uri }) => uri === path);
     return { requests: log.length, bytes: log.reduce((sum, { bytes }) => sum + bytes, 0) };
   };
   try {
-    const url = link.url(`/guest.${scene.format}`);
+    const url = link.url(path);
     for (let count = 0; count < RUNS; count++) {
       for (const [index, way] of ways.entries()) {
         const figures = await boot(guest, { ...scene, url }, way, `sock-${index}`, sent);
@@ -141,7 +142,7 @@ async function removeMade(folder: string): Promise<void> {
       await rm(join(folder, name), { recursive: true });
 }
 
-/** What has gone over a line so far, without the heads of answers. */
+/** What has gone over a line so far of the image itself. */
 interface Sent {
   bytes: number;
   requests: number;

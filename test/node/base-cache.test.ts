@@ -7,6 +7,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { createDisk, openDisk } from '../../hosts/node/index.ts';
@@ -105,6 +106,22 @@ it('a second disk fetches nothing, in this process, in another, and under Deno',
     expect(digest(await disk.read(0, SIZE))).toBe(digest(content));
     await disk.close();
   }
+});
+
+it('its image reads no further ahead than the disk above it', async () => {
+  content = makeContent('random', 1, 32 * MIB);
+  const fetched: number[] = [];
+  for (const baseCache of [undefined, { directory: cache }]) {
+    sent.bytes = 0;
+    const path = overlay(baseCache ? 'cached' : 'not');
+    const disk = await createDisk({ overlay: path, base: url, baseFormat: 'raw', baseCache });
+    for (let at = 0; at < 2 * MIB; at += 64 * 1024) await disk.read(at, 64 * 1024);
+    for (const at of [20, 12, 29]) await disk.read(at * MIB, 4096);
+    for (let before = -1; before < sent.bytes; await delay(200)) before = sent.bytes;
+    await disk.close();
+    fetched.push(sent.bytes);
+  }
+  expect(fetched[1]).toBeLessThanOrEqual(fetched[0]);
 });
 
 it('what is fetched ahead is kept too: the next disk with that profile fetches nothing', async () => {
