@@ -4,6 +4,8 @@
  */
 import { MillraceError, messageOf } from '../../api/errors.ts';
 import { corrupt, unsupported } from './bytes.ts';
+import type { NodeInflate } from './node-gzip.ts';
+import { gunzip } from './node-gzip.ts';
 
 /**
  * Gives what `input` decompresses to, in pieces that stay as they are; throws where it is damaged
@@ -39,8 +41,8 @@ export interface Decompressors {
 const OUTPUT_BYTES = 64 * 1024;
 
 /** As much of a stream of node:zlib as is needed here. */
-interface NodeTransform extends AsyncIterable<Uint8Array> {
-  write(bytes: Uint8Array): boolean;
+export interface NodeTransform extends AsyncIterable<Uint8Array> {
+  write(bytes: Uint8Array, done?: () => void): boolean;
   end(): void;
   destroy(error?: Error): unknown;
   once(event: 'drain' | 'close', listener: () => void): unknown;
@@ -48,19 +50,22 @@ interface NodeTransform extends AsyncIterable<Uint8Array> {
   readonly destroyed: boolean;
 }
 
-/** What runtimes with node:zlib have; zstd from Node 22.15 on. */
-export interface NodeZlib {
+/** What runtimes with node:zlib have; zstd from Node 22.15 on, and not all of the rest before. */
+export interface NodeZlib extends Partial<NodeInflate> {
   createGunzip(options: { chunkSize: number }): NodeTransform;
   createZstdDecompress?(options: { chunkSize: number }): NodeTransform;
 }
 
 /** Decompressors of node:zlib, where it has them, and the others. */
 export function nodeDecompressors(zlib: NodeZlib, others: Decompressors): Decompressors {
-  const { createZstdDecompress } = zlib;
+  const { createZstdDecompress, createInflateRaw, crc32 } = zlib;
   const options = { chunkSize: OUTPUT_BYTES };
   return {
-    // Its gzip too: node:zlib takes what follows the last member for a damaged one.
     ...others,
+    gzip:
+      createInflateRaw === undefined || crc32 === undefined
+        ? others.gzip
+        : async () => (input) => gunzip({ createInflateRaw, crc32 }, input),
     gzipMember: async () => (input) => through(zlib.createGunzip(options), input),
     zstd:
       createZstdDecompress === undefined
