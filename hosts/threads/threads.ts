@@ -92,9 +92,8 @@ export class Threads {
   /** The least busy one, or another one where all decode; undefined where there are none. */
   forDecoding(): Thread | undefined {
     const least = this.#leastBusy();
-    if (least !== undefined && (least.decodings === 0 || this.#list.length >= this.#wanted))
-      return least;
-    return this.#wanted > 0 && this.#start() ? this.#list[this.#list.length - 1] : least;
+    if (least?.decodings === 0 || this.#list.length >= this.#wanted) return least;
+    return this.#start() ? this.#list[this.#list.length - 1] : least;
   }
 
   /** Ends them; later work may start them again. */
@@ -121,7 +120,7 @@ export class Threads {
       worker = startWorker({ gate, zstd: this.#zstdPath() });
     } catch {
       // Not permitted (--permission without --allow-worker), or the system has no more threads.
-      this.#doWithout();
+      this.#wanted = this.#list.length;
       return false;
     }
     const thread = new Thread(worker, gate);

@@ -6,7 +6,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Worker } from 'node:worker_threads';
-import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest';
 import type { Decompress } from '../../hosts/bases/containers/decompress.ts';
 import { Undecodable } from '../../hosts/bases/containers/decompress.ts';
 import { portableDecompressors, withCheckSum } from '../../hosts/bases/containers/portable.ts';
@@ -19,6 +19,17 @@ import { Threads } from '../../hosts/threads/threads.ts';
 import { CONTAINER_PEERS, pack } from '../fixtures/containers.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
+
+/** How many threads the system has yet to give. */
+const system = vi.hoisted(() => ({ threads: Number.POSITIVE_INFINITY }));
+vi.mock('../../hosts/threads/worker.ts', async (importOriginal) => {
+  const real = await importOriginal<typeof import('../../hosts/threads/worker.ts')>();
+  const startWorker: typeof real.startWorker = (setup) => {
+    if (system.threads-- <= 0) throw new Error('the system has no more threads');
+    return real.startWorker(setup);
+  };
+  return { ...real, startWorker };
+});
 
 const MIB = 1024 * 1024;
 const SIZE = 3 * MIB;
@@ -71,6 +82,7 @@ describeWithPeer(CONTAINER_PEERS, 'decoders in threads', () => {
   const closePools = async () => {
     await Promise.all(pools.splice(0).map((pool) => pool.close()));
     started.length = answers.length = 0;
+    system.threads = Number.POSITIVE_INFINITY;
   };
   afterEach(closePools);
   afterAll(closePools);
@@ -178,6 +190,18 @@ describeWithPeer(CONTAINER_PEERS, 'decoders in threads', () => {
     const decompress = await decoder('xz', { threads: 0, here: () => here('xz') });
     expect((await gathered(decompress(inPieces(packed.xz!)))).equals(content)).toBe(true);
     expect(started).toEqual([]);
+  });
+
+  it('go on in those there are where the system has no more', async () => {
+    system.threads = 1;
+    const decompress = await decoder('xz');
+    const all = await Promise.all([0, 1, 2].map(() => gathered(decompress(inPieces(packed.xz!)))));
+    for (const one of all) expect(one.equals(content)).toBe(true);
+    expect(answers).toHaveLength(1);
+    system.threads = 0;
+    const alone = await decoder('xz', { here: () => here('xz') });
+    expect((await gathered(alone(inPieces(packed.xz!)))).equals(content)).toBe(true);
+    expect(started).toHaveLength(1);
   });
 
   it('decode here what a thread did not begin, and tell what it left in the midst', async () => {
