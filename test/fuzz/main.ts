@@ -5,12 +5,14 @@ import { loadEngine } from '../simulator/simulate.ts';
 import { tool, whole } from '../support/tool.ts';
 import { runCase } from './case.ts';
 import { makeContainerFixtures, runContainerCase } from './container-case.ts';
+import { foreignImages, runFormatCase } from './format-case.ts';
 import { runServerCases } from './server-case.ts';
 
 const IMAGES_DEFAULT = 100_000;
 const SERVERS_DEFAULT = 1000;
 const NBD_DEFAULT = 1000;
 const CONTAINERS_DEFAULT = 10_000;
+const FORMATS_DEFAULT = 10_000;
 /** How often a run says how far it is. */
 const PROGRESS_MS = 10_000;
 /** Cases of servers mostly wait. */
@@ -22,13 +24,14 @@ interface Options {
   servers?: boolean;
   nbd?: boolean;
   containers?: boolean;
+  formats?: boolean;
   keep?: boolean;
   engine?: string;
 }
 
 const options = tool(
   'fuzz',
-  'Opens and uses images that were damaged, or made to do harm; with --servers, reads from servers that lie, stall and reset; with --nbd, serves clients that do harm, and loses power under others; with --containers, reads compressed files and archives that were damaged.',
+  'Opens and uses images that were damaged, or made to do harm; with --servers, reads from servers that lie, stall and reset; with --nbd, serves clients that do harm, and loses power under others; with --containers, reads compressed files and archives that were damaged; with --formats, images of other programs.',
 )
   .option(
     '--seed <n>',
@@ -37,12 +40,13 @@ const options = tool(
   )
   .option(
     '--cases <n>',
-    `how many (default: ${IMAGES_DEFAULT} images, ${SERVERS_DEFAULT} servers, ${NBD_DEFAULT} of NBD, ${CONTAINERS_DEFAULT} containers)`,
+    `how many (default: ${IMAGES_DEFAULT} images, ${SERVERS_DEFAULT} servers, ${NBD_DEFAULT} of NBD, ${CONTAINERS_DEFAULT} containers, ${FORMATS_DEFAULT} formats)`,
     whole,
   )
   .option('--servers', 'servers in place of images')
   .option('--nbd', 'clients of the NBD server in place of images')
   .option('--containers', 'compressed files and archives in place of images')
+  .option('--formats', 'VMDK, VHD, VHDX, VDI, QED and Parallels in place of qcow2')
   .option('--keep', 'go on after a failure')
   .option('--engine <path>', 'another engine.wasm, for images')
   .parse()
@@ -54,8 +58,10 @@ const KINDS = {
   servers: { fallback: SERVERS_DEFAULT, fuzz: fuzzServers },
   nbd: { fallback: NBD_DEFAULT, fuzz: fuzzNbd },
   containers: { fallback: CONTAINERS_DEFAULT, fuzz: fuzzContainers },
+  formats: { fallback: FORMATS_DEFAULT, fuzz: fuzzFormats },
 } as const;
-const kind = (['servers', 'nbd', 'containers'] as const).find((name) => options[name]) ?? 'images';
+const kind =
+  (['servers', 'nbd', 'containers', 'formats'] as const).find((name) => options[name]) ?? 'images';
 const { fallback, fuzz } = KINDS[kind];
 const cases = options.cases ?? (options.seed !== undefined ? 1 : fallback);
 const started = performance.now();
@@ -121,19 +127,35 @@ async function fuzzNbd(): Promise<{ cases: number; failed: number }> {
   return { cases: Math.min(seed - first + 1, cases), failed };
 }
 
-async function fuzzContainers(): Promise<{
+/** What came of cases that end by bytes or by an error's code. */
+interface Counts {
   cases: number;
   errors: Record<string, number>;
   whole: number;
   failed: number;
-}> {
+}
+
+async function fuzzContainers(): Promise<Counts> {
   const fixtures = await makeContainerFixtures();
+  return countCases((seed) => runContainerCase(fixtures, seed));
+}
+
+async function fuzzFormats(): Promise<Counts> {
+  const images = await foreignImages();
+  return countCases((seed) => runFormatCase(images, seed));
+}
+
+async function countCases(
+  run: (
+    seed: number,
+  ) => Promise<{ isWhole: boolean; code?: string; error?: Error; mutations: string[] }>,
+): Promise<Counts> {
   const errors: Record<string, number> = {};
   let whole = 0;
   let failed = 0;
   let seed = first;
   for (; seed < first + cases; seed++) {
-    const { error, code, isWhole, mutations } = await runContainerCase(fixtures, seed);
+    const { error, code, isWhole, mutations } = await run(seed);
     if (code !== undefined) errors[code] = (errors[code] ?? 0) + 1;
     if (isWhole) whole++;
     if (!error) continue;
