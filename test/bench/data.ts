@@ -5,12 +5,13 @@
 import { createCipheriv } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
-import { mkdir, open, rename } from 'node:fs/promises';
+import { mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ova } from '../fixtures/containers.ts';
-import { Random } from '../fixtures/content.ts';
+import { ova, pack } from '../fixtures/containers.ts';
+import { makeContent, Random } from '../fixtures/content.ts';
 import { fixturesFolder } from '../fixtures/made-by-script.ts';
 import { makeRealBase } from '../fixtures/real-base.ts';
+import { RepeatedXz } from '../fixtures/repeated-xz.ts';
 import { convertImage } from '../support/qemu.ts';
 import { run } from '../support/run.ts';
 
@@ -27,6 +28,7 @@ const BINARIES_BYTES = 512 * MIB;
 /** The unit that file systems allocate in. */
 const BLOCK_BYTES = 4 * KIB;
 const PIECE_BYTES = 1 * MIB;
+const LARGE_PIECE_BYTES = 64 * MIB;
 
 /**
  * A raw base of 2 GiB, 56% of it data that does not compress, in runs and holes as a file system in
@@ -81,6 +83,24 @@ export function binariesPacked(packing: Packing): Promise<string> {
     if (packing === 'raw.zip') await shell('zip -q -1 -j "$1.zip" "$0"; mv "$1.zip" "$1"');
     if (packing === 'raw.tar') await shell('tar -cf "$1" -C "$(dirname "$0")" "$(basename "$0")"');
     if (packing === 'ova') await ova(await binariesAs('vmdk', 'streamOptimized'), path);
+  });
+}
+
+/** Blocks of 1 MiB in `large.raw.xz`: 4 GiB. */
+const LARGE_BLOCKS = 4096;
+
+/** A disk of 4 GiB, in blocks of 1 MiB, which are all the same. */
+export function largeXz(): Promise<string> {
+  return made('large.raw.xz', async (path) => {
+    const block = `${path}.block`;
+    await writeFile(block, makeContent('text', 1, MIB));
+    const packed = await readFile(await pack(block, 'one.xz'));
+    await Promise.all([block, `${block}.one.xz`].map((name) => rm(name)));
+    const object = new RepeatedXz(packed, LARGE_BLOCKS);
+    await withNewFile(path, async (file) => {
+      for (let at = 0; at < object.size; at += LARGE_PIECE_BYTES)
+        await file.write(object.bytes(at, Math.min(object.size, at + LARGE_PIECE_BYTES)));
+    });
   });
 }
 

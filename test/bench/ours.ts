@@ -43,10 +43,8 @@ export async function timeStream(base: string, cache?: CacheMode): Promise<Strea
   });
 }
 
-/**
- * Opens an overlay over a base and reads its first bytes at a place in the middle: what that costs.
- */
-export async function firstRead(base: string): Promise<StreamFigures> {
+/** Opens an overlay over a base and reads so many bytes in the middle of it: what that costs. */
+export async function firstRead(base: string, length = 512): Promise<StreamFigures> {
   const { createDisk, openDisk, openHttp } = await library();
   return inScratchFolder(async (dir) => {
     const overlay = join(dir, 'overlay.qcow2');
@@ -54,7 +52,7 @@ export async function firstRead(base: string): Promise<StreamFigures> {
     const startMs = performance.now();
     const source = await openHttp(base);
     const disk = await openDisk({ overlay, base: source });
-    await disk.read(disk.size / 2, 512);
+    await disk.read(disk.size / 2, length);
     const seconds = (performance.now() - startMs) / 1000;
     const { requests, bytes } = source.stats;
     await disk.close();
