@@ -51,6 +51,9 @@ export class Job {
   /** How far the first count has come; what is populated behind it is not counted yet. */
   counted: u64;
   copies: u32;
+  /** How many more than beside a guest there may be, and what the quickest took: see pace.ts. */
+  copiesMore: u32;
+  copyMsLeast: f64;
   /** How often it has been resumed. */
   resumes: u32;
   /**

@@ -1,7 +1,6 @@
 // What others do to the job: make it, end it, go on with it, change its speed.
 
 import { now } from '../core/clock';
-import { noteGuest } from '../core/guest';
 import { clusterBytes, imageCount } from '../core/image';
 import { Job, jobActive, theJob } from '../core/job';
 import { ON_JOB, taskAt } from '../core/task';
@@ -17,7 +16,6 @@ import {
   STATUS_ACTIVE,
 } from '../protocol';
 import { earn } from './handout';
-import { basesAreFar } from './readahead';
 
 /**
  * Makes the job, or says why there cannot be one. One that was made before and never run is
@@ -58,9 +56,6 @@ export function jobBegin(
   j.bottom = bottom ? bottom : imageCount();
   j.allowanceAt = now();
   j.ordered = ordered;
-  // A machine often starts with its stream: all that the line takes would be ahead of its first
-  // read.
-  if (basesAreFar()) noteGuest();
   return 0;
 }
 

@@ -6,6 +6,7 @@ import { ON_JOB, Task } from '../core/task';
 import { wake } from '../core/wake';
 import { overlay } from '../formats/qcow2/image';
 import { ENOSPC, ON_ERROR_ENOSPC, ON_ERROR_IGNORE, ON_ERROR_STOP } from '../protocol';
+import { noteCopyTime } from './pace';
 import { CopyTask, copyTaskOf } from './tasks';
 
 export function pausesOn(j: Job, error: i32): bool {
@@ -33,6 +34,7 @@ export function copyEnded(task: Task): void {
   if (!task.isJobs) return;
   theJob().copies--;
   if (task.error) copyFailed(copyTaskOf(task));
+  else noteCopyTime(theJob(), copyTaskOf(task));
   wake(ON_JOB);
 }
 

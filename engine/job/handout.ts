@@ -3,7 +3,6 @@
 
 import { arenaBytes, arenaFreeBytes } from '../core/arena';
 import { now } from '../core/clock';
-import { guestAtWork } from '../core/guest';
 import { clusterBytes, imageCount } from '../core/image';
 import { Job, setAlarm } from '../core/job';
 import { AGAIN, DONE, fetchesAhead, ON_JOB, ON_MEMORY, Task, WAIT, wait } from '../core/task';
@@ -12,18 +11,12 @@ import { scratchFor } from '../data/gather';
 import { KEEP_AMONG_ALL, KEEP_NOTHING } from '../data/keep';
 import { lookupChain } from '../formats/chain';
 import { l2Span, overlay } from '../formats/qcow2/image';
-import {
-  BLOCK_BYTES,
-  CHUNK_CLUSTERS_MAX,
-  COPIES_MAX,
-  COPIES_WITH_GUEST_MAX,
-  GUEST_MEMORY_SHARE,
-  SCAN_ENTRIES_MAX,
-} from '../limits';
+import { BLOCK_BYTES, CHUNK_CLUSTERS_MAX, GUEST_MEMORY_SHARE, SCAN_ENTRIES_MAX } from '../limits';
 import { COMPRESSED_DATA, DATA } from '../protocol';
 import { beginCopy } from './copy';
 import { dropsAll, missingAt } from './missing';
 import { hasRange } from './order';
+import { copiesAllowed } from './pace';
 
 /** How far ahead of the copies the tables of the base are asked for. */
 const TABLES_AHEAD_BYTES: u64 = 64 << 20;
@@ -157,8 +150,7 @@ function handOut(t: Task, j: Job, at: u64, limit: u64, absent: u64, zeroes: u64)
   }
   // What guests are expected to want soon has the line to itself.
   if (fetchesAhead()) return wait(t, ON_JOB);
-  const most = guestAtWork() ? COPIES_WITH_GUEST_MAX : COPIES_MAX;
-  const full = j.copies >= most || (!linkOnly && isMemoryShort());
+  const full = j.copies >= copiesAllowed(j) || (!linkOnly && isMemoryShort());
   if (full && j.copies) return wait(t, ON_JOB | ON_MEMORY);
   const copy = beginCopy(at, end);
   if (copy === null) return wait(t, ON_JOB | ON_MEMORY);
@@ -166,6 +158,7 @@ function handOut(t: Task, j: Job, at: u64, limit: u64, absent: u64, zeroes: u64)
   copy.zeroes = linkOnly;
   copy.keeping = j.keeps ? KEEP_AMONG_ALL : KEEP_NOTHING;
   copy.resumes = j.resumes;
+  copy.begunAt = now();
   j.copies++;
   if (j.speed) j.allowance -= <f64>(end - at);
   j.handedTo = end;

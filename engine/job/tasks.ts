@@ -22,6 +22,7 @@ export class StreamTask extends Task {
 export class CopyTask extends Task {
   /** Of the job's: how often that had been resumed when it began. */
   resumes: u32;
+  begunAt: f64;
 }
 
 export function streamTaskOf(t: Task): StreamTask {
