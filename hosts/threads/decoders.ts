@@ -102,8 +102,10 @@ export class ThreadedDecoders implements ThreadUser {
       for (;;) {
         const { output, state, failure } = await asked;
         // Where it needs nothing that would have to come first, it goes on meanwhile.
-        const goesOn = state === 'more' || (state === 'hungry' && parts.hasSome);
+        const goesOn = state === 'more' || (state === 'hungry' && parts.hasNext);
         if (goesOn) asked = decoding.ask(state === 'more' ? {} : { part: await parts.next() });
+        // Whoever only looks at the first bytes causes no further reading.
+        if (parts.hasGoneOn) parts.fetch();
         // Whoever holds back the last piece until the end is known to be good holds back little.
         if (state === 'over') yield* slicesOf(output, SLICE_BYTES);
         else if (output.length > 0) yield output;
@@ -173,15 +175,18 @@ class Decoding {
 class Parts {
   readonly #pieces: AsyncIterator<Uint8Array>;
   #rest: Uint8Array = new Uint8Array(0);
+  #fetching: Promise<void> | undefined;
+  #isOver = false;
+  #failure: { error: unknown } | undefined;
   #count = 0;
 
   constructor(pieces: AsyncIterable<Uint8Array>) {
     this.#pieces = pieces[Symbol.asyncIterator]();
   }
 
-  /** Whether the next part is at hand. */
-  get hasSome(): boolean {
-    return this.#rest.length >= PART_BYTES_MIN;
+  /** Whether the next part is at hand, or it is known that there is none. */
+  get hasNext(): boolean {
+    return this.#isFull && this.#fetching === undefined && this.#failure === undefined;
   }
 
   /** Whether more than the first one has been taken. */
@@ -192,16 +197,36 @@ class Parts {
   /** Null at the end. */
   async next(): Promise<Uint8Array | null> {
     this.#count++;
-    while (this.#rest.length < PART_BYTES_MIN) {
-      const { done, value } = await this.#pieces.next();
-      if (done) break;
-      this.#rest = this.#rest.length === 0 ? value : joined(this.#rest, value);
-    }
+    await this.fetch();
+    if (this.#failure !== undefined) throw this.#failure.error;
     if (this.#rest.length === 0) return null;
     // A copy, also of a Buffer: of a view, the whole buffer would be sent.
     const part = new Uint8Array(this.#rest.subarray(0, PART_BYTES_MAX));
     this.#rest = this.#rest.subarray(part.length);
     return part;
+  }
+
+  /** Makes the next part be at hand; what goes wrong is told when that is taken. */
+  fetch(): Promise<void> {
+    return (this.#fetching ??= this.#fill().finally(() => {
+      this.#fetching = undefined;
+    }));
+  }
+
+  get #isFull(): boolean {
+    return this.#isOver || this.#rest.length >= PART_BYTES_MIN;
+  }
+
+  async #fill(): Promise<void> {
+    try {
+      while (!this.#isFull) {
+        const { done, value } = await this.#pieces.next();
+        if (done) this.#isOver = true;
+        else this.#rest = this.#rest.length === 0 ? value : joined(this.#rest, value);
+      }
+    } catch (error) {
+      this.#failure = { error };
+    }
   }
 
   /** All of it, of which `first` has been taken. */
