@@ -101,9 +101,9 @@ export function setImageCount(count: u32): void {
   imageTotal = count;
 }
 
-/** The disk's own image, whatever its format. */
+/** The disk's own image, whatever its format: nothing is ever put above it. */
 export function topImage(): Image {
-  return imageAt(OVERLAY);
+  return imageOf(OVERLAY);
 }
 
 export function clusterBytes(image: Image): u64 {

@@ -1,7 +1,6 @@
 // A qcow2 image as the engine has it in memory, once its header has been read.
 
-import { clusterBytes, IMAGE_BYTES, Image, imageAt } from '../../core/image';
-import { OVERLAY } from '../../protocol';
+import { clusterBytes, IMAGE_BYTES, Image, topImage } from '../../core/image';
 
 @unmanaged
 export class Qcow2 extends Image {
@@ -71,7 +70,7 @@ export function qcow2Of(image: Image): Qcow2 {
 
 /** The overlay, which is a qcow2 image wherever it is written. */
 export function overlay(): Qcow2 {
-  return qcow2Of(imageAt(OVERLAY));
+  return qcow2Of(topImage());
 }
 
 /** Bytes of the disk that one L2 table maps. */
