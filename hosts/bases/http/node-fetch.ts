@@ -6,16 +6,16 @@
  */
 import { Buffer } from 'node:buffer';
 import * as http from 'node:http';
-import * as https from 'node:https';
 import { Failure } from '../retry.ts';
 import type { PlainFetch, PlainInit } from './fetch.ts';
 import { Fields } from './fields.ts';
 import { ORIGIN_HEADERS } from './mirrors.ts';
 import { Body } from './node-body.ts';
+import type { SecureRequests } from './node-https.ts';
 import type { Environment, ProxyServer } from './proxy.ts';
 import { proxyFor, throughProxy } from './proxy.ts';
+import { proxyHeaders, proxyPlace } from './proxy-place.ts';
 import type { Answer } from './response.ts';
-import { proxyHeaders, proxyPlace, TunnelAgent } from './tunnel.ts';
 
 /** As in the Fetch standard. */
 const REDIRECTS_MAX = 20;
@@ -40,7 +40,14 @@ const USER_AGENT = 'millrace';
 const IDLE_MS_MAX = 15_000;
 
 const kept: http.AgentOptions = { keepAlive: true, timeout: IDLE_MS_MAX };
-const agents = { 'http:': new http.Agent(kept), 'https:': new https.Agent(kept) } as const;
+const ownAgent = new http.Agent(kept);
+
+/** Loaded with the first request that needs it: that takes longer than many a request. */
+let secure: Promise<SecureRequests> | undefined;
+
+function loadSecure(): Promise<SecureRequests> {
+  return (secure ??= import('./node-https.ts').then((module) => new module.SecureRequests(kept)));
+}
 
 /**
  * A `fetch` that goes through the proxies of an environment. It throws what node:http throws; the
@@ -94,9 +101,11 @@ interface Asked {
  * goes over one of its own (`agent` false), at once, and no third time.
  */
 async function get(asked: Asked, agent?: false): Promise<Received> {
-  const { signal, proxy } = asked;
+  const { url, signal, proxy } = asked;
+  const needsTls = [url, proxy?.url].some((place) => place?.protocol === 'https:');
+  const tls = needsTls ? await loadSecure() : undefined;
   signal.throwIfAborted();
-  const request = open(asked, agent);
+  const request = open(asked, tls, agent);
   try {
     return await received(request, signal);
   } catch (error) {
@@ -108,42 +117,29 @@ async function get(asked: Asked, agent?: false): Promise<Received> {
   }
 }
 
-function open({ url, method, headers, signal, proxy }: Asked, agent?: false): http.ClientRequest {
+/** An http: URL is asked for whole from a proxy (RFC 9112, section 3.2.2). */
+function open(
+  { url, method, headers, signal, proxy }: Asked,
+  tls: SecureRequests | undefined,
+  agent?: false,
+): http.ClientRequest {
   const sent = Object.fromEntries(headers);
-  if (proxy === undefined) {
-    const protocol = url.protocol as keyof typeof agents;
-    const { request } = protocol === 'https:' ? https : http;
-    return request(url, { agent: agent ?? agents[protocol], method, headers: sent, signal });
+  const way = (protocol: string): { agent: http.Agent; request: typeof http.request } =>
+    protocol === 'https:' ? tls! : { request: http.request, agent: ownAgent };
+  if (proxy === undefined || url.protocol === 'https:') {
+    const { request, agent: own } = way(url.protocol);
+    const used = proxy ? tls!.tunnelThrough(proxy, agent !== false) : (agent ?? own);
+    return request(url, { agent: used, method, headers: sent, signal });
   }
-  if (url.protocol === 'https:') {
-    const tunnel = agent === false ? new TunnelAgent(proxy, {}) : tunnelThrough(proxy);
-    return https.request(url, { agent: tunnel, method, headers: sent, signal });
-  }
-  const protocol = proxy.url.protocol as keyof typeof agents;
-  const { request } = protocol === 'https:' ? https : http;
+  const { request, agent: own } = way(proxy.url.protocol);
   return request({
     ...proxyPlace(proxy),
     path: `${url.origin}${url.pathname}${url.search}`,
-    agent: agent ?? agents[protocol],
+    agent: agent ?? own,
     method,
     headers: { Host: url.host, ...sent, ...proxyHeaders(proxy) },
     signal,
   });
-}
-
-/**
- * By the proxy's URL: the environment of a process has one for https:, or changes it hardly ever.
- */
-const tunnels = new Map<string, TunnelAgent>();
-
-function tunnelThrough(proxy: ProxyServer): TunnelAgent {
-  const { href } = proxy.url;
-  let tunnel = tunnels.get(href);
-  if (tunnel === undefined) {
-    tunnels.clear();
-    tunnels.set(href, (tunnel = new TunnelAgent(proxy, kept)));
-  }
-  return tunnel;
 }
 
 /**

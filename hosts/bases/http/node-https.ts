@@ -1,40 +1,24 @@
 /**
- * How node:http and node:https get through a proxy: http: URLs are asked for whole (RFC 9112,
- * section 3.2.2), https: ones by CONNECT.
+ * What node-fetch.ts needs for TLS: node:https, whose connections to servers behind a proxy go
+ * through a CONNECT to that.
  */
-import { Buffer } from 'node:buffer';
 import * as http from 'node:http';
 import * as https from 'node:https';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { Failure } from '../retry.ts';
 import type { ProxyServer } from './proxy.ts';
+import { proxyHeaders, proxyPlace } from './proxy-place.ts';
 
 /** A proxy that has not answered a CONNECT by then does not. */
 const CONNECT_MS_MAX = 15_000;
-
-/** The headers that a proxy itself is sent. */
-export function proxyHeaders({ url }: ProxyServer): Record<string, string> {
-  if (url.username === '' && url.password === '') return {};
-  const user = `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`;
-  return { 'Proxy-Authorization': `Basic ${Buffer.from(user).toString('base64')}` };
-}
-
-/** Host and port as node:http takes them. */
-export function proxyPlace({ url }: ProxyServer): { hostname: string; port: number } {
-  const { hostname, port, protocol } = url;
-  return {
-    hostname: hostname.replace(/^\[(.*)\]$/, '$1'),
-    port: Number(port || (protocol === 'https:' ? 443 : 80)),
-  };
-}
 
 type Connected = (error: Error | null, socket?: Duplex) => void;
 /** What node:https itself has, and calls: it makes TLS over a socket that is there. */
 type WithConnection = { createConnection(options: object, connected: Connected): Socket };
 
 /** Connections to https: servers through one proxy. */
-export class TunnelAgent extends https.Agent {
+class TunnelAgent extends https.Agent {
   readonly #proxy: ProxyServer;
 
   constructor(proxy: ProxyServer, options: http.AgentOptions) {
@@ -93,4 +77,28 @@ function refusal(status: number, authority: string, { name }: ProxyServer): Fail
       lost: true,
     },
   );
+}
+
+/** Requests over TLS. */
+export class SecureRequests {
+  readonly request: typeof https.request = https.request;
+  readonly agent: https.Agent;
+  readonly #kept: http.AgentOptions;
+  /** By the proxy's URL: a process has one for https:, or changes it hardly ever. */
+  #tunnel: { href: string; agent: TunnelAgent } | undefined;
+
+  /** `kept`: how connections are kept for the next request. */
+  constructor(kept: http.AgentOptions) {
+    this.agent = new https.Agent(kept);
+    this.#kept = kept;
+  }
+
+  /** For servers behind a proxy; one that is not `kept` serves one request. */
+  tunnelThrough(proxy: ProxyServer, isKept: boolean): https.Agent {
+    if (!isKept) return new TunnelAgent(proxy, {});
+    const { href } = proxy.url;
+    if (this.#tunnel?.href !== href)
+      this.#tunnel = { href, agent: new TunnelAgent(proxy, this.#kept) };
+    return this.#tunnel.agent;
+  }
 }
