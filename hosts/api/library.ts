@@ -1,6 +1,7 @@
 /** The calls that open disks, as a runtime with local files has them. */
 import type { CommitOptions, CommitReport, RebaseOptions, RebaseReport } from './chain.ts';
 import type { CheckOptions, CheckReport } from './check.ts';
+import type { ConvertOptions, ConvertReport } from './convert.ts';
 import type { Disk } from './disk.ts';
 import type { BaseCacheOptions, CreateOptions, OpenOptions } from './open.ts';
 import type { EngineModule } from './runtime.ts';
@@ -28,6 +29,8 @@ export interface Library {
   commitDisk(options: CommitOptions & WithEngine): Promise<CommitReport>;
   /** Gives an overlay another base; the disk shows the same as before. */
   rebaseDisk(options: RebaseOptions & WithEngine): Promise<RebaseReport>;
+  /** Copies all that a disk shows, its base included, into a file that stands alone. */
+  convertDisk(options: ConvertOptions & WithEngine): Promise<ConvertReport>;
 }
 
 /** What disks over bases on servers may have besides. */

@@ -5,6 +5,7 @@
  */
 import type { CommitOptions, RebaseOptions } from './chain.ts';
 import type { CheckOptions } from './check.ts';
+import type { ConvertOptions } from './convert.ts';
 import type { RangeOptions, ReadOptions } from './disk.ts';
 import { MillraceError } from './errors.ts';
 import type { StreamOptions } from './job.ts';
@@ -79,6 +80,28 @@ export const REBASE_OPTIONS: OptionNames<RebaseOptions> = {
   sequential: true,
   memory: true,
   onProgress: true,
+};
+
+export const CONVERT_OPTIONS: OptionNames<ConvertOptions> = {
+  source: true,
+  sourceFormat: true,
+  followChain: true,
+  forceShare: true,
+  unpack: true,
+  sequential: true,
+  target: true,
+  format: true,
+  existing: true,
+  compress: true,
+  clusterSize: true,
+  refcountBits: true,
+  extendedL2: true,
+  compressionType: true,
+  sparseSize: true,
+  cache: true,
+  memory: true,
+  onProgress: true,
+  signal: true,
 };
 
 /** A domain takes the range as arguments of their own. */

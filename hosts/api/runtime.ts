@@ -104,6 +104,8 @@ export interface Runtime {
    * for nobody.
    */
   writerOf?(location: string): string | undefined;
+  /** Whether a location is on a server; default false. */
+  isRemote?(location: string): boolean;
   /** Whether a path leads to a block device. */
   isBlockDevice?(location: string): Promise<boolean>;
 }

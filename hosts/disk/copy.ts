@@ -59,7 +59,7 @@ export async function compressedCopyWith(
   return made(runtime, { ...shape, size }, async (image) => {
     const pieces = full ? split(0, disk.size) : piecesOf(disk.map(), disk.size, image.clusterSize);
     await inLanes(pieces, signal, async ({ offset, length }) => {
-      const data = await disk.read(offset, length);
+      const data = await disk.read(offset, length, { signal });
       const isLast = offset + length === disk.size;
       await image.writeCompressed(offset, isLast ? padded(data, size - offset) : data, { full });
       progress?.(offset + length);

@@ -7,6 +7,7 @@ import type { Runtime } from '../api/runtime.ts';
 import type { CacheFolder } from '../disk/base-cache.ts';
 import { cachingBases } from '../disk/base-cache.ts';
 import { commitWith } from '../disk/commit.ts';
+import { convertWith } from '../disk/convert/convert.ts';
 import { checkDiskWith, createDiskWith, openDiskWith } from '../disk/open.ts';
 import { rebaseWith } from '../disk/rebase.ts';
 import { isHttpUrl } from '../files/location.ts';
@@ -25,6 +26,7 @@ export function libraryOf(runtime: Runtime): Library {
     checkDisk: over(checkDiskWith),
     commitDisk: over(commitWith),
     rebaseDisk: over(rebaseWith),
+    convertDisk: over(convertWith),
   };
 }
 

@@ -12,6 +12,7 @@ export type {
 export * from '../api/chain.ts';
 export * from '../api/check.ts';
 export type { Compression } from '../api/codec.ts';
+export type { ConvertOptions, ConvertReport } from '../api/convert.ts';
 export * from '../api/disk.ts';
 export type { ErrorCode, ErrorReason } from '../api/errors.ts';
 export { MillraceError } from '../api/errors.ts';

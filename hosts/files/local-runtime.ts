@@ -52,6 +52,7 @@ export function localRuntime(tools: LocalTools): LocalRuntime {
     record: (base, overlay) => recordedBase(base, overlay, paths),
     realName: async (location) =>
       isRemote(location) ? location : tools.realName(localPath(location)),
+    isRemote,
     isBlockDevice: (location) => files.isBlockDevice(localPath(location)),
     writerOf: (location) => (isRemote(location) ? undefined : tools.writerAt(localPath(location))),
   };

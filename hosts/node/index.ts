@@ -42,3 +42,5 @@ export const checkDisk: CachingLibrary['checkDisk'] = library.checkDisk;
 export const commitDisk: CachingLibrary['commitDisk'] = library.commitDisk;
 /** Gives an overlay another base; the disk shows the same as before. */
 export const rebaseDisk: CachingLibrary['rebaseDisk'] = library.rebaseDisk;
+/** Copies all that a disk shows, its base included, into a file that stands alone. */
+export const convertDisk: CachingLibrary['convertDisk'] = library.convertDisk;

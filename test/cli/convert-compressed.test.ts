@@ -146,8 +146,11 @@ describe('convert -c', () => {
       await makeSource(join(cwd, 'source.raw'));
       await millrace(['create', 'there.qcow2', String(SIZE)], { cwd });
       for (const [args, reason] of [
-        [['source.raw', 'copy'], /a raw image is not compressed: -c is for -O qcow2/],
-        [['-n', '-O', 'qcow2', 'source.raw', 'there.qcow2'], /-c makes a new image, without -n/],
+        [['source.raw', 'copy'], /a raw image is not compressed: only a qcow2 copy is/],
+        [
+          ['-n', '-O', 'qcow2', 'source.raw', 'there.qcow2'],
+          /a compressed copy is a new image, without 'existing' \(-n\)/,
+        ],
         [
           ['-O', 'qcow2', '-o', 'compression_type=lzma', 'source.raw', 'copy'],
           /a compression type of lzma: it is zlib or zstd/,

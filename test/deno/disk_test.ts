@@ -6,6 +6,7 @@ import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from '
 import { join } from '@std/path';
 import type { BlockFile } from '../../hosts/deno/index.ts';
 import {
+  convertDisk,
   createDisk,
   createHandler,
   MillraceError,
@@ -51,6 +52,23 @@ Deno.test('a disk over a local base needs the permissions of their folder', {
   await disk.stream();
   assertEquals([...(await disk.read(4, 5))], [content[4], 1, 2, 3, content[8]]);
   await disk.close();
+});
+
+Deno.test('a copy is made compressed, and tells how far it is', {
+  permissions: ofFolder,
+}, async () => {
+  for (const compressionType of ['zlib', 'zstd'] as const) {
+    const [source, target] = [at('base.raw'), at(`${compressionType}.qcow2`)];
+    let last: number[] = [];
+    const onProgress = (...told: number[]): void => void (last = told);
+    const how = { format: 'qcow2', compress: true, compressionType, onProgress } as const;
+    assertEquals(await convertDisk({ source, target, ...how }), { size: content.length });
+    assertEquals(last, [content.length, content.length]);
+    const disk = await openDisk({ overlay: target, readOnly: true });
+    assertEquals(await disk.read(0, disk.size), content);
+    assertEquals((await disk.map()[Symbol.asyncIterator]().next()).value.state, 'compressed');
+    await disk.close();
+  }
 });
 
 Deno.test('openFile refuses an option that does not exist, and makes nothing', {

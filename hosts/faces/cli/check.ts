@@ -6,8 +6,8 @@ import type { Command } from 'commander';
 import { Option } from 'commander';
 import type { CheckReport } from '../../api/check.ts';
 import type { ImageFormat } from '../../api/image.ts';
+import { whileUnchanged } from '../../disk/look.ts';
 import { checkDiskWith } from '../../disk/open.ts';
-import { whileUnchanged } from './image.ts';
 import type { Ended } from './options.ts';
 import { addExample, imageFormat, outputFormat, wantsJson } from './options.ts';
 import type { Platform } from './platform.ts';
@@ -67,7 +67,7 @@ export async function check(
       checkDiskWith(platform.runtime, { overlay: path, format, repair, data, onProgress }),
     );
   // A repair locks the image, and is what changes it.
-  const found = repair ? await look() : await whileUnchanged(platform, path, look);
+  const found = repair ? await look() : await whileUnchanged(platform.runtime, path, look);
   if (found === undefined) {
     await tell(platform, `${path} is no qcow2 image: there is nothing to check`);
     return EXIT_NOT_CHECKABLE;

@@ -8,7 +8,7 @@ import type { Disk, Extent } from '../../api/disk.ts';
 import { messageOf } from '../../api/errors.ts';
 import type { ImageFormat } from '../../api/image.ts';
 import { FORMAT_NAMES } from '../../disk/driver/formats.ts';
-import { openImage, whileUnchanged, withDisk } from './image.ts';
+import { openImage, whileUnchanged, withDisk } from '../../disk/look.ts';
 import type { Ended } from './options.ts';
 import { addExample, followChain, imageFormat, refusing } from './options.ts';
 import type { Platform } from './platform.ts';
@@ -65,7 +65,9 @@ export async function compare(
     });
   let at: number | undefined;
   try {
-    at = await whileUnchanged(platform, first, () => whileUnchanged(platform, second, look));
+    at = await whileUnchanged(platform.runtime, first, () =>
+      whileUnchanged(platform.runtime, second, look),
+    );
   } catch (error) {
     await tell(platform, messageOf(error));
     return EXIT_NOT_COMPARED;
@@ -84,7 +86,7 @@ async function openBoth<T>(
   use: (one: Disk, other: Disk) => Promise<T>,
 ): Promise<T> {
   const open = (location: string, format: ImageFormat | undefined): Promise<Disk> =>
-    openImage(platform, location, { followChain, format });
+    openImage(platform.runtime, location, { followChain, format });
   return withDisk(await open(first, formats[0]), async (one) =>
     withDisk(await open(second, formats[1]), (other) => use(one, other)),
   );

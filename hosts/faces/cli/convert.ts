@@ -1,18 +1,11 @@
-/**
- * `millrace convert`: a flat copy of what a disk shows, as a file of its own. It writes over what
- * is there only where that was asked for (`-n`, a block device), and never over an image that it
- * reads; a new file is there only once it is whole.
- */
-
+/** `millrace convert`: a flat copy of what a disk shows, as a file of its own. */
 import type { Command } from 'commander';
 import { Option } from 'commander';
-import type { StreamInfo } from '../../api/job.ts';
-import type { OnProgress } from './convert-copy.ts';
-import { copy } from './convert-copy.ts';
-import type { ConvertCommandOptions } from './convert-options.ts';
-import { mustBeSectors, mustFit, mustSuitFormat, withCreation } from './convert-options.ts';
-import { Target } from './convert-target.ts';
-import { besideWriters, changedMeanwhile } from './image.ts';
+import type { ConvertOptions } from '../../api/convert.ts';
+import { MillraceError, messageOf } from '../../api/errors.ts';
+import type { ImageFormat } from '../../api/image.ts';
+import { convertWith } from '../../disk/convert/convert.ts';
+import { creationOptions } from './creation.ts';
 import type { Ended } from './options.ts';
 import {
   addExample,
@@ -26,8 +19,30 @@ import {
 } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
-import { ALL_PERCENTS, ProgressBar, percentsOn } from './progress.ts';
+import { withBar } from './progress.ts';
 import { formatElapsed, formatSize } from './sizes.ts';
+
+interface ConvertCommandOptions
+  extends Pick<
+    ConvertOptions,
+    | 'clusterSize'
+    | 'refcountBits'
+    | 'extendedL2'
+    | 'compress'
+    | 'compressionType'
+    | 'sparseSize'
+    | 'followChain'
+  > {
+  /** The source's. */
+  format?: ImageFormat;
+  outputFormat: ConvertOptions['format'];
+  /** Tell how far it is where there is no terminal for a bar. */
+  progress?: boolean;
+  /** As commander has `-n`. */
+  create?: boolean;
+  cacheMode?: ConvertOptions['cache'];
+  json?: boolean;
+}
 
 /** Declares `millrace convert`. */
 export function declareConvert(program: Command, platform: Platform, ended: Ended): void {
@@ -73,104 +88,69 @@ export function declareConvert(program: Command, platform: Platform, ended: Ende
   );
 }
 
+/** What `-o` says, among the options. */
+function withCreation({
+  o,
+  ...options
+}: ConvertCommandOptions & { o: string[] }): ConvertCommandOptions {
+  const { clusterSize, refcountBits, extendedL2, compressionType, ...others } = creationOptions(o);
+  const [other] = Object.keys(others);
+  if (other !== undefined)
+    throw new MillraceError(
+      'EINVAL',
+      `a copy stands alone, and is as large as its source: no ${other} in -o`,
+    );
+  if (o.length > 0 && options.outputFormat === 'raw')
+    throw new MillraceError('EINVAL', '-o is for a qcow2 target (-O qcow2)');
+  return { clusterSize, refcountBits, extendedL2, compressionType, ...options };
+}
+
 async function convert(
   platform: Platform,
   source: string,
-  path: string,
+  target: string,
   options: ConvertCommandOptions,
 ): Promise<number> {
-  mustSuitFormat(options);
-  mustBeSectors(options.sparseSize);
-  const existing =
-    options.create === false || ((await platform.runtime.isBlockDevice?.(path)) ?? false);
-  if (existing) mustFit(path, options);
+  const {
+    format: sourceFormat,
+    outputFormat,
+    cacheMode,
+    create,
+    progress,
+    json,
+    ...rest
+  } = options;
   const stop = new AbortController();
-  const target = new Target(platform, path, existing, stop.signal);
-  const release = platform.onInterrupt(() => {
-    if (!stop.signal.aborted) stop.abort();
-    else void target.remove().finally(() => platform.exit(EXIT_INTERRUPTED));
-  });
+  const release = platform.onInterrupt(() => stop.abort());
+  const copied: ConvertOptions = {
+    ...rest,
+    source,
+    sourceFormat,
+    target,
+    format: outputFormat,
+    existing: create === false,
+    cache: cacheMode,
+    signal: stop.signal,
+  };
   const before = performance.now();
-  const display = new Display(platform, options.progress ?? false, stop.signal);
   try {
-    const copying = besideWriters(platform, source, async (changed) => {
-      target.beforeEnd = async () => {
-        if (await changed()) throw changedMeanwhile(source);
-      };
-      const begin = (total: number): OnProgress => display.begin(total);
-      return copy(platform, source, target, options, stop.signal, begin);
-    });
-    const size = await unlessStopped(copying, stop.signal);
-    await display.end();
+    const { size } = await withBar(
+      platform.stderr,
+      (onProgress) => convertWith(platform.runtime, { ...copied, onProgress }),
+      { anywhere: progress },
+    );
     const seconds = (performance.now() - before) / 1000;
     await platform.stdout.write(
-      options.json
-        ? `${JSON.stringify({ filename: path, format: options.outputFormat, 'virtual-size': size, seconds: Number(seconds.toFixed(3)) })}\n`
-        : `${path}: ${formatSize(size)} as ${options.outputFormat} in ${formatElapsed(seconds)}\n`,
+      json
+        ? `${JSON.stringify({ filename: target, format: outputFormat, 'virtual-size': size, seconds: Number(seconds.toFixed(3)) })}\n`
+        : `${target}: ${formatSize(size)} as ${outputFormat} in ${formatElapsed(seconds)}\n`,
     );
     return EXIT_OK;
   } catch (error) {
-    display.stop();
-    const removed = await target.remove();
     if (!stop.signal.aborted) throw error;
-    await tell(platform, stoppedText(target, removed));
+    await tell(platform, messageOf(error));
     return EXIT_INTERRUPTED;
   } finally {
     release();
   }
-}
-
-function stoppedText({ path, existing }: Target, removed: boolean): string {
-  if (existing) return `stopped: ${path} was not finished`;
-  return removed
-    ? `stopped: ${path} was not finished and is removed`
-    : 'stopped: nothing was written';
-}
-
-/** How far the copy is: a bar on a terminal; elsewhere, where it was asked for, per cent. */
-class Display {
-  readonly #platform: Platform;
-  readonly #percents: boolean;
-  readonly #signal: AbortSignal;
-  #bar: ProgressBar | undefined;
-
-  constructor(platform: Platform, progress: boolean, signal: AbortSignal) {
-    this.#platform = platform;
-    this.#percents = progress && !platform.stderr.isTTY;
-    this.#signal = signal;
-  }
-
-  begin(total: number): OnProgress {
-    const { stderr } = this.#platform;
-    if (this.#percents) return percentsOn(stderr, total);
-    if (stderr.isTTY && !this.#signal.aborted) this.#bar = new ProgressBar(stderr);
-    this.#bar?.start(asInfo(0, total));
-    return (done) => {
-      if (!this.#signal.aborted) this.#bar?.update(asInfo(done, total));
-    };
-  }
-
-  stop(): void {
-    this.#bar?.stop();
-  }
-
-  async end(): Promise<void> {
-    this.stop();
-    if (this.#percents) await this.#platform.stderr.write(ALL_PERCENTS);
-  }
-}
-
-/**
- * Does not wait for the end of work that is stopped: it may be one of a server that does not
- * answer, and the process ends anyway.
- */
-function unlessStopped<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  const stopped = new Promise<never>((_, reject) => {
-    signal.addEventListener('abort', () => reject(signal.reason));
-  });
-  return Promise.race([stopped, work]);
-}
-
-function asInfo(done: number, total: number): StreamInfo {
-  return { status: 1, offset: 0, length: total, remaining: total - done, speed: 0, paused: false };
 }

@@ -9,9 +9,9 @@ import type { ImageFormat, ImageInfo, SnapshotInfo } from '../../api/image.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import { ofRecorded } from '../../disk/backing.ts';
 import { formatOfWord } from '../../disk/driver/formats.ts';
+import { lookBesideWriters } from '../../disk/look.ts';
 import { describeImageWith } from '../../disk/open.ts';
 import { isRemote } from '../../files/location.ts';
-import { lookBesideWriters } from './image.ts';
 import type { InfoReport } from './info-report.ts';
 import { reportOf } from './info-report.ts';
 import { humanInfo } from './info-text.ts';
@@ -109,7 +109,7 @@ async function describe(
     const place = isRemote(location) ? await runtime.openSource(location) : location;
     return describeImageWith(runtime, place, how);
   };
-  const { image, remaining } = await lookBesideWriters(platform, location, look);
+  const { image, remaining } = await lookBesideWriters(platform.runtime, location, look);
   const allocated = isRemote(location)
     ? undefined
     : await allocatedBytes(platform, location, image);

@@ -8,8 +8,8 @@ import type { Command } from 'commander';
 import { MillraceError } from '../../api/errors.ts';
 import type { ImageFormat, ImageInfo } from '../../api/image.ts';
 import { closeAll } from '../../disk/close-all.ts';
+import { besideWriters, openImage, withDisk } from '../../disk/look.ts';
 import { isRemote } from '../../files/location.ts';
-import { besideWriters, openImage, withDisk } from './image.ts';
 import type { MapRow } from './map-rows.ts';
 import { merged, rowsOf } from './map-rows.ts';
 import type { Ended } from './options.ts';
@@ -59,9 +59,9 @@ export async function map(
     length?: number;
   },
 ): Promise<number> {
-  await besideWriters(platform, location, async () =>
+  await besideWriters(platform.runtime, location, async () =>
     withDisk(
-      await openImage(platform, location, {
+      await openImage(platform.runtime, location, {
         followChain: options.followChain,
         format: options.format,
       }),

@@ -7,8 +7,8 @@ import { Option } from 'commander';
 import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { ImageFormat, ImageInfo } from '../../api/image.ts';
+import { openImage, whileUnchanged, withDisk } from '../../disk/look.ts';
 import { creationOptions } from './creation.ts';
-import { openImage, whileUnchanged, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
 import {
   addExample,
@@ -85,12 +85,15 @@ export async function measure(
   const { bytes, data, bitmaps } =
     image === undefined
       ? { bytes: options.size!, data: 0 }
-      : await whileUnchanged(platform, image, async () =>
-          withDisk(await openImage(platform, image, { followChain, format }), async (disk) => ({
-            bytes: disk.size,
-            data: options.outputFormat === 'raw' ? 0 : await dataOf(disk, clusterSize),
-            bitmaps: bitmapBytes((await disk.images())[0], clusterSize),
-          })),
+      : await whileUnchanged(platform.runtime, image, async () =>
+          withDisk(
+            await openImage(platform.runtime, image, { followChain, format }),
+            async (disk) => ({
+              bytes: disk.size,
+              data: options.outputFormat === 'raw' ? 0 : await dataOf(disk, clusterSize),
+              bitmaps: bitmapBytes((await disk.images())[0], clusterSize),
+            }),
+          ),
         );
   const sectors = roundUp(bytes, SECTOR_BYTES);
   const measured: Measured =

@@ -7,8 +7,8 @@
  */
 import type { BlockSource } from '../../api/block.ts';
 import type { ImageInfo } from '../../api/image.ts';
+import { openImage, withDisk } from '../../disk/look.ts';
 import { isRemote } from '../../files/location.ts';
-import { openImage, withDisk } from './image.ts';
 import type { MapRow } from './map-rows.ts';
 import type { Platform } from './platform.ts';
 
@@ -41,7 +41,7 @@ async function isPreallocated(
   const threshold = Math.max(Math.floor((real * 10) / 9), real + 2);
   if (Math.ceil(fileSize / clusterSize) < threshold) return false;
   const options = { base: null, format: 'qcow2' } as const;
-  return withDisk(await openImage(platform, name, options), async (disk) => {
+  return withDisk(await openImage(platform.runtime, name, options), async (disk) => {
     let clusters = 0;
     for await (const { depth, length, hostOffset } of disk.map()) {
       if (depth === 0 && hostOffset !== undefined) clusters += Math.ceil(length / clusterSize);

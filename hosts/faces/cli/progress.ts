@@ -37,13 +37,13 @@ export class Rate {
 type Progress = Pick<StreamInfo, 'length' | 'remaining'>;
 
 /** What is told at the end by whoever tells percents. */
-export const ALL_PERCENTS = '    (100.00/100%)\n';
+const ALL_PERCENTS = '    (100.00/100%)\n';
 
 /**
  * Tells each whole percent once, as `qemu-img convert -p` does: no bar, which only a terminal can
  * draw over.
  */
-export function percentsOn(output: Output, total: number): (done: number) => void {
+function percentsOn(output: Output, total: number): (done: number) => void {
   let told = -1;
   return (done) => {
     const percent = total > 0 ? Math.floor((done / total) * 100) : 100;

@@ -6,8 +6,8 @@ import type { Command } from 'commander';
 import { InvalidArgumentError } from 'commander';
 import { MillraceError } from '../../api/errors.ts';
 import type { ImageFormat } from '../../api/image.ts';
+import { openImage, withDisk } from '../../disk/look.ts';
 import { openDiskWith } from '../../disk/open.ts';
-import { openImage, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
 import { addExample, followChain, imageFormat, size } from './options.ts';
 import type { Platform } from './platform.ts';
@@ -59,7 +59,7 @@ export async function resize(
   { json, ...options }: ResizeCommandOptions,
 ): Promise<number> {
   const { format, virtualSize } = await withDisk(
-    await openImage(platform, path, { base: null, format: options.format }),
+    await openImage(platform.runtime, path, { base: null, format: options.format }),
     async (disk) => (await disk.images())[0],
   );
   const exact = sign === 0 ? bytes : virtualSize + sign * bytes;

@@ -3,7 +3,7 @@
  */
 import type { Command } from 'commander';
 import type { ImageFormat } from '../../api/image.ts';
-import { lookBesideWriters, openImage, withDisk } from './image.ts';
+import { lookBesideWriters, openImage, withDisk } from '../../disk/look.ts';
 import type { Ended } from './options.ts';
 import { addExample, imageFormat, refusing } from './options.ts';
 import type { Platform } from './platform.ts';
@@ -34,9 +34,9 @@ export async function snapshot(
   location: string,
   format?: ImageFormat,
 ): Promise<number> {
-  const snapshots = await lookBesideWriters(platform, location, async () =>
+  const snapshots = await lookBesideWriters(platform.runtime, location, async () =>
     withDisk(
-      await openImage(platform, location, { base: null, format }),
+      await openImage(platform.runtime, location, { base: null, format }),
       async (disk) => (await disk.images())[0].snapshots ?? [],
     ),
   );

@@ -11,8 +11,8 @@ import type { StreamInfo, StreamOptions } from '../../api/job.ts';
 import { JobStatus } from '../../api/job.ts';
 import type { CacheMode } from '../../api/open.ts';
 import { findImage } from '../../disk/find-image.ts';
+import { openImage, withDisk } from '../../disk/look.ts';
 import { openDiskWith } from '../../disk/open.ts';
-import { openImage, withDisk } from './image.ts';
 import type { Ended } from './options.ts';
 import { addExample, baseFormat, cacheMode, followChain, size } from './options.ts';
 import { warnOfOverlays } from './overlays.ts';
@@ -199,7 +199,7 @@ async function missingOnDisk(
   overlay: string,
   { offset, length }: StreamInfo,
 ): Promise<number> {
-  return withDisk(await openImage(platform, overlay, { base: null }), (disk) =>
+  return withDisk(await openImage(platform.runtime, overlay, { base: null }), (disk) =>
     disk.remaining(offset, length),
   );
 }

@@ -1,16 +1,16 @@
 /**
- * Writing a disk over a qcow2 image that is there (`convert -n -O qcow2`): all that the disk shows,
- * zeros too. The image keeps its size and its backing file, and what lies behind the disk's end.
+ * Writing a disk over a qcow2 image that is there: all that the disk shows, zeros too. The image
+ * keeps its size and its backing file, and what lies behind the disk's end.
  */
 import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
-import type { CacheMode } from '../../api/open.ts';
+import type { OpenOptions } from '../../api/open.ts';
 import type { Runtime } from '../../api/runtime.ts';
-import type { Piece } from '../../disk/copy-pieces.ts';
-import { inLanes, split } from '../../disk/copy-pieces.ts';
-import { openDiskWith } from '../../disk/open.ts';
-import { runsOf } from '../../disk/zeros.ts';
-import { withDisk } from './image.ts';
+import type { Piece } from '../copy-pieces.ts';
+import { inLanes, split } from '../copy-pieces.ts';
+import { withDisk } from '../look.ts';
+import { openDiskWith } from '../open.ts';
+import { runsOf } from '../zeros.ts';
 
 /** Zeros of so many bytes take no space. */
 const HOLE_BYTES = 65536;
@@ -21,10 +21,8 @@ interface Part extends Piece {
 }
 
 /** How the image is opened, and what is told meanwhile. */
-export interface OntoOptions {
-  followChain?: boolean;
-  cache?: CacheMode;
-  signal: AbortSignal;
+export interface OntoOptions extends Pick<OpenOptions, 'cache' | 'followChain' | 'memory'> {
+  signal?: AbortSignal;
   progress: (done: number) => void;
 }
 
@@ -39,13 +37,8 @@ export async function writeOntoQcow2(
   path: string,
   options: OntoOptions,
 ): Promise<void> {
-  const { followChain, cache, signal, progress } = options;
-  const image = await openDiskWith(runtime, {
-    overlay: path,
-    followChain,
-    cache,
-    copyOnRead: false,
-  });
+  const { signal, progress, ...how } = options;
+  const image = await openDiskWith(runtime, { overlay: path, copyOnRead: false, ...how });
   await withDisk(image, async () => {
     if (image.size < disk.size)
       throw new MillraceError(
@@ -53,16 +46,21 @@ export async function writeOntoQcow2(
         `${path} is a disk of ${image.size} bytes, and ${disk.size} are to be written: make it larger first (millrace resize)`,
       );
     await inLanes(partsOf(disk), signal, async (part) => {
-      await writePart(disk, image, part);
+      await writePart(disk, image, part, signal);
       progress(part.offset + part.length);
     });
     await image.flush();
   });
 }
 
-async function writePart(disk: Disk, image: Disk, { offset, length, zero }: Part): Promise<void> {
+async function writePart(
+  disk: Disk,
+  image: Disk,
+  { offset, length, zero }: Part,
+  signal?: AbortSignal,
+): Promise<void> {
   if (zero) return image.writeZeroes(offset, length);
-  const bytes = await disk.read(offset, length);
+  const bytes = await disk.read(offset, length, { signal });
   for (const run of runsOf(bytes, HOLE_BYTES)) {
     const at = offset + run.start;
     if (run.zero) await image.writeZeroes(at, run.end - run.start);

@@ -1,14 +1,22 @@
-/** Opening disks for a command, and closing them however it ends. */
-import type { Disk } from '../../api/disk.ts';
-import { MillraceError } from '../../api/errors.ts';
-import type { ImageFormat } from '../../api/image.ts';
-import { contentsOf, openPlace } from '../../disk/image-source.ts';
-import { openDiskWith } from '../../disk/open.ts';
-import { isRemote } from '../../files/location.ts';
-import type { Platform } from './platform.ts';
+/** Images that are only read, which other programs may write meanwhile. */
+import type { Disk } from '../api/disk.ts';
+import { MillraceError } from '../api/errors.ts';
+import type { OpenOptions } from '../api/open.ts';
+import type { Runtime } from '../api/runtime.ts';
+import { contentsOf, openPlace } from './image-source.ts';
+import { openDiskWith } from './open.ts';
 
 /** How often an image is looked at that changes under the look. */
 const LOOKS_MAX = 10;
+
+/** How an image is looked at. */
+export interface LookOptions
+  extends Pick<
+    OpenOptions,
+    'followChain' | 'format' | 'forceShare' | 'memory' | 'sequential' | 'unpack'
+  > {
+  base?: null;
+}
 
 /**
  * Opens an image only to look at it: a path or a URL. The base that a local image records is opened
@@ -16,22 +24,17 @@ const LOOKS_MAX = 10;
  * from elsewhere must not make us open what its author chose.
  */
 export async function openImage(
-  platform: Platform,
+  runtime: Runtime,
   location: string,
-  how: { followChain?: boolean; base?: null; format?: ImageFormat },
+  how: LookOptions,
 ): Promise<Disk> {
-  if (!isRemote(location))
-    return openDiskWith(platform.runtime, { overlay: location, readOnly: true, ...how });
-  const { format } = how;
-  const { source, member } = await openPlace(platform.runtime, location);
-  const overlay = await contentsOf(platform.runtime, source, { member });
-  if (how.followChain) return openDiskWith(platform.runtime, { overlay, readOnly: true, ...how });
-  const disk = await openDiskWith(platform.runtime, {
-    overlay,
-    readOnly: true,
-    base: null,
-    format,
-  });
+  if (!isRemote(runtime, location))
+    return openDiskWith(runtime, { overlay: location, readOnly: true, ...how });
+  const { source, member } = await openPlace(runtime, location, undefined, how);
+  const { unpack, sequential } = how;
+  const overlay = await contentsOf(runtime, source, { member, unpack, sequential });
+  if (how.followChain) return openDiskWith(runtime, { overlay, readOnly: true, ...how });
+  const disk = await openDiskWith(runtime, { overlay, readOnly: true, ...how, base: null });
   const [{ backingFile }] = await disk.images();
   if (backingFile === undefined || how.base === null) return disk;
   await disk.close();
@@ -47,11 +50,11 @@ export async function openImage(
  * was. Locks do not decide that: whoever writes may have none that can be seen here.
  */
 export async function whileUnchanged<T>(
-  platform: Platform,
+  runtime: Runtime,
   location: string,
   read: () => Promise<T>,
 ): Promise<T> {
-  return besideWriters(platform, location, async (changed) => {
+  return besideWriters(runtime, location, async (changed) => {
     const result = await read();
     if (await changed()) throw changedMeanwhile(location);
     return result;
@@ -63,13 +66,13 @@ export async function whileUnchanged<T>(
  * moment: a file that was shorter when it was opened than when its tables were read looks cut off.
  */
 export async function lookBesideWriters<T>(
-  platform: Platform,
+  runtime: Runtime,
   location: string,
   look: () => Promise<T>,
 ): Promise<T> {
   for (let looks = 1; ; looks++) {
     try {
-      return await besideWriters(platform, location, look);
+      return await besideWriters(runtime, location, look);
     } catch (error) {
       if (looks === LOOKS_MAX || !(error instanceof MillraceError) || error.code !== 'ECHANGED')
         throw error;
@@ -79,14 +82,14 @@ export async function lookBesideWriters<T>(
 
 /** What is corrupt in an image that has changed since is not held against it. */
 export async function besideWriters<T>(
-  platform: Platform,
+  runtime: Runtime,
   location: string,
   read: (changed: () => Promise<boolean>) => Promise<T>,
 ): Promise<T> {
   // Every answer of a server is compared with the first one anyway.
-  if (isRemote(location)) return read(async () => false);
-  const before = await identityOf(platform, location);
-  const changed = async (): Promise<boolean> => (await identityOf(platform, location)) !== before;
+  if (isRemote(runtime, location)) return read(async () => false);
+  const before = await identityOf(runtime, location);
+  const changed = async (): Promise<boolean> => (await identityOf(runtime, location)) !== before;
   try {
     return await read(changed);
   } catch (error) {
@@ -103,8 +106,8 @@ export function changedMeanwhile(location: string): MillraceError {
   );
 }
 
-async function identityOf(platform: Platform, location: string): Promise<string | undefined> {
-  const { source } = await openPlace(platform.runtime, location);
+async function identityOf(runtime: Runtime, location: string): Promise<string | undefined> {
+  const { source } = await openPlace(runtime, location);
   await source.close();
   return source.identity;
 }
@@ -123,4 +126,8 @@ export async function withDisk<T>(disk: Disk, use: (disk: Disk) => Promise<T>): 
   }
   await disk.close();
   return result;
+}
+
+function isRemote(runtime: Runtime, location: string): boolean {
+  return runtime.isRemote?.(location) ?? false;
 }

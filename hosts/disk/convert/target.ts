@@ -1,10 +1,9 @@
-/** The file that `millrace convert` makes, or writes over. */
+/** The file that a copy is made in, or that it is written over. */
 import type { BlockFile } from '../../api/block.ts';
 import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
 import type { CacheMode } from '../../api/open.ts';
 import type { Runtime } from '../../api/runtime.ts';
-import type { Platform } from './platform.ts';
 
 /**
  * The file that is made. One that was there before is touched only where that was asked for, and
@@ -13,23 +12,27 @@ import type { Platform } from './platform.ts';
 export class Target {
   readonly path: string;
   readonly existing: boolean;
-  readonly #platform: Platform;
-  readonly #signal: AbortSignal;
+  readonly #runtime: Runtime;
+  readonly #signal: AbortSignal | undefined;
   #file: Promise<BlockFile> | undefined;
   /** Throws where what was made must not be kept. */
   beforeEnd: () => Promise<void> = async () => {};
 
-  constructor(platform: Platform, path: string, existing: boolean, signal: AbortSignal) {
-    this.#platform = platform;
+  constructor(
+    runtime: Runtime,
+    path: string,
+    { existing, signal }: { existing: boolean; signal?: AbortSignal },
+  ) {
+    this.#runtime = runtime;
     this.path = path;
     this.existing = existing;
     this.#signal = signal;
   }
 
   async make(cache: CacheMode | undefined): Promise<BlockFile> {
-    this.#signal.throwIfAborted();
+    this.#signal?.throwIfAborted();
     const mode = this.existing ? { fixed: true, cache } : { create: true, cache };
-    this.#file = this.#platform.runtime.openOverlay(this.path, mode);
+    this.#file = this.#runtime.openOverlay(this.path, mode);
     const file = await this.#file;
     const publish = file.publish?.bind(file);
     file.publish = async () => {

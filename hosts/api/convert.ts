@@ -1,0 +1,51 @@
+/** What a copy of an image takes and tells. */
+import type { ImageFormat } from './image.ts';
+import type { CreateOptions } from './open.ts';
+
+/** What is to be copied, and as what. */
+export interface ConvertOptions
+  extends Pick<
+    CreateOptions,
+    | 'cache'
+    | 'clusterSize'
+    | 'compressionType'
+    | 'extendedL2'
+    | 'forceShare'
+    | 'memory'
+    | 'refcountBits'
+    | 'sequential'
+    | 'unpack'
+  > {
+  /** A path or URL. */
+  source: string | URL;
+  /** Default told by the source's first bytes. */
+  sourceFormat?: ImageFormat;
+  /**
+   * Follow the backing references of the base itself, and open the other files of an image that
+   * lies in several; of an image on a server, also its own. Default false.
+   */
+  followChain?: boolean;
+  /** The file to make: a path where nothing is yet; or a block device, which is written over. */
+  target: string;
+  /** Default `raw`. */
+  format?: 'raw' | 'qcow2';
+  /** Write over an image that is there, which keeps its size and its backing file. */
+  existing?: boolean;
+  /** Compress the clusters of a qcow2 copy, where that makes them smaller. */
+  compress?: boolean;
+  /**
+   * Zeros of so many bytes, a multiple of 512, take no space in a raw copy: default 64 KiB. In a
+   * qcow2 copy it is whole clusters of them. 0: zeros take space, too.
+   */
+  sparseSize?: number;
+  /** Told now and then how many bytes of the disk are done, of how many. */
+  onProgress?: (done: number, total: number) => void;
+  /** Gives the copy up: it fails with `ABORTED`, and leaves nothing of a file that it made. */
+  signal?: AbortSignal;
+}
+
+/** What a copy is. */
+export interface ConvertReport {
+  /** Bytes of the disk. */
+  size: number;
+}
