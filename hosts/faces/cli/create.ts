@@ -21,6 +21,11 @@ export interface CreateCommandOptions
 }
 
 const SECTOR_BYTES = 512;
+/**
+ * The least that a disk has, which is plenty here: with 32 MiB, V8 looks for what it could collect,
+ * and a tenth of the time goes there.
+ */
+const MEMORY_BYTES = 8 * 1024 * 1024;
 /** An NBD URI holds none. */
 const MAY_HOLD_SECRETS = /^(https?|wss?):/i;
 
@@ -92,6 +97,7 @@ export async function create(
     base,
     recordBase,
     size: bytes,
+    memory: MEMORY_BYTES,
     ...rest,
   });
   const [image] = await withDisk(disk, () => disk.images());
