@@ -159,6 +159,7 @@ function handOut(t: Task, j: Job, at: u64, limit: u64, absent: u64, zeroes: u64)
   copy.keeping = j.keeps ? KEEP_AMONG_ALL : KEEP_NOTHING;
   copy.resumes = j.resumes;
   copy.begunAt = now();
+  copy.among = j.copies;
   j.copies++;
   if (j.speed) j.allowance -= <f64>(end - at);
   j.handedTo = end;

@@ -23,7 +23,9 @@ export function noteCopyTime(j: Job, copy: CopyTask): void {
   const ms = now() - copy.begunAt;
   if (j.copyMsLeast == 0 || ms < j.copyMsLeast) j.copyMsLeast = max<f64>(ms, 1);
   if (ms > j.copyMsLeast + QUEUE_MS_MAX) {
+    // With the fewest it is not they that wait for one another: the line has become longer.
     if (j.copiesMore) j.copiesMore--;
+    else if (copy.among < COPIES_WITH_GUEST_MAX) j.copyMsLeast = ms;
     return;
   }
   // What a guest or the job's speed held back says nothing about more of them.

@@ -23,6 +23,8 @@ export class CopyTask extends Task {
   /** Of the job's: how often that had been resumed when it began. */
   resumes: u32;
   begunAt: f64;
+  /** So many others were under way then. */
+  among: u32;
 }
 
 export function streamTaskOf(t: Task): StreamTask {

@@ -32,7 +32,7 @@ describe('a guest beside the job', () => {
   it('finds no more on the line to a far base than keeps it busy', async () => {
     const bench = new Bench();
     bench.runtime.remote = { chunk: MIB, depth: 8 };
-    bench.addBase(128 * MIB);
+    bench.addBase(256 * MIB);
     const disk = await bench.create();
     const bytesUnderWay = (): number =>
       bench.held.reduce((sum, { operation }) => sum + operation.length, 0);
@@ -56,6 +56,12 @@ describe('a guest beside the job', () => {
     // One of 50 Mbit/s: what takes so much longer was too much at once.
     for (let trip = 0; trip < 3; trip++) await releaseAll(160);
     expect(bytesUnderWay()).toBeLessThanOrEqual(8 * MIB);
+    // It has become longer, and is as quick as before.
+    for (let trip = 0; trip < 6; trip++) {
+      await bench.pass(900);
+      await releaseAll(0);
+    }
+    expect(bytesUnderWay()).toBeGreaterThan(12 * MIB);
     bench.holds = () => false;
     await bench.holding.releaseAll();
     await bench.settle();
