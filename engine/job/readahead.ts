@@ -35,6 +35,8 @@ class ReadAhead {
   frontier: u64;
   /** Bytes to ask for ahead of it; 0: it does not read on and on. */
   window: u64;
+  /** Where it reads on now, the base was needed: what is there already is not fetched ahead of. */
+  isNeeded: bool;
   enabled: bool;
   /** Reads that jumped to where the base was needed. */
   jumps: u32;
@@ -61,6 +63,7 @@ export function readaheadInit(yes: bool): void {
   r.expected = 0;
   r.frontier = 0;
   r.window = 0;
+  r.isNeeded = false;
   r.jumps = 0;
   r.fetched = 0;
   r.used = 0;
@@ -86,11 +89,15 @@ export function noteGuestRead(offset: u64, length: u64, missed: bool): void {
       if (!hasReturned) fetchAround(r, offset / NEIGHBOURHOOD_BYTES);
     }
     if (r.window < WINDOW_BYTES_MIN) r.window = 0;
+    r.isNeeded = missed || hasReturned;
     r.frontier = r.expected;
     return;
   }
-  if (missed) r.window = max(r.window, WINDOW_BYTES_MIN);
-  if (r.window == 0) return;
+  if (missed) {
+    r.window = max(r.window, WINDOW_BYTES_MIN);
+    r.isNeeded = true;
+  }
+  if (!r.isNeeded || r.window == 0) return;
   r.frontier = max(r.frontier, r.expected);
   // Ask for the next piece when half of the window has been used up; the one after that may be
   // larger.

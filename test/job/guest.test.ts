@@ -235,12 +235,16 @@ describe('discard', () => {
 });
 
 describe('read-ahead', () => {
-  /** Reads of the base that each of a row of guest reads brings about. */
-  async function fetched(offsets: number[], length: number): Promise<number[]> {
+  /** What else is in the overlay already. */
+  type Range = { offset: number; length: number };
+
+  /** Bytes of the base that each of a row of guest reads brings about. */
+  async function fetched(offsets: number[], length: number, there?: Range): Promise<number[]> {
     const bench = new Bench();
     bench.runtime.remote = { chunk: MIB, depth: 8 };
     bench.addBase(64 * MIB);
     const disk = await bench.create();
+    if (there) await disk.stream(there);
     const bytes: number[] = [];
     for (const offset of offsets) {
       const before = bench.of('read', 'base.raw').length;
@@ -280,6 +284,15 @@ describe('read-ahead', () => {
     expect(bytes.slice(0, 12)).toEqual(Array(12).fill(512 * KIB));
     const more = bytes.slice(12).filter((count) => count !== CLUSTER);
     expect(more).toEqual(Array(6).fill(512 * KIB));
+  });
+
+  it('fetches nothing ahead of what is there already, however far it went elsewhere', async () => {
+    const row = Array.from({ length: 128 }, (_, index) => index * CLUSTER);
+    const there = { offset: 40 * MIB, length: MIB };
+    const again = Array.from({ length: MIB / CLUSTER }, (_, index) => 40 * MIB + index * CLUSTER);
+    const bytes = await fetched([...row, ...again], CLUSTER, there);
+    expect(Math.max(...bytes.slice(0, row.length))).toBeGreaterThanOrEqual(MIB);
+    expect(bytes.slice(row.length)).toEqual(again.map(() => 0));
   });
 
   it('shrinks when a sequence ends', async () => {
