@@ -17,6 +17,7 @@ import type { Runtime } from '../api/runtime.ts';
 import { CachedBase, RemoteBase } from './cached-base.ts';
 import type { EngineDisk } from './disk.ts';
 import { hex } from './hex.ts';
+import { shortIdentity } from './identity.ts';
 import { createDiskWith, openDiskWith } from './open.ts';
 
 const CACHE_OPTIONS: OptionNames<BaseCacheOptions> = { directory: true, size: true };
@@ -209,9 +210,13 @@ class Cache {
   }
 }
 
-/** A base at one place, as it is now. */
+/**
+ * A base at one place, as it is now: without what a server's answer tells of it only once it is no
+ * longer new.
+ */
 async function keyOf({ size }: BlockSource, name: string, identity: string): Promise<string> {
-  const text = new TextEncoder().encode(JSON.stringify([name, size, identity]));
+  const key = JSON.stringify([name, size, shortIdentity(identity)]);
+  const text = new TextEncoder().encode(key);
   const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', text));
   return hex(digest.subarray(0, 16));
 }

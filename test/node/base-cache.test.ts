@@ -26,6 +26,7 @@ let url: string;
 let content: Uint8Array;
 let etag: string;
 let hasHead: boolean;
+let modified: Date | undefined;
 /** What the server has sent, by its own count. */
 let sent: { requests: number; bytes: number };
 
@@ -35,10 +36,12 @@ beforeEach(async () => {
   content = makeContent('random', 1, SIZE);
   etag = '"one"';
   hasHead = true;
+  modified = undefined;
   sent = { requests: 0, bytes: 0 };
   server = createServer((request, response) => {
     sent.requests++;
     if (etag !== '') response.setHeader('ETag', etag);
+    if (modified) response.setHeader('Last-Modified', modified.toUTCString());
     response.setHeader('Accept-Ranges', 'bytes');
     if (request.method === 'HEAD') {
       if (!hasHead) response.statusCode = 405;
@@ -189,6 +192,17 @@ it('disks at once share what is fetched, also where one has it in part', async (
     await disk.close();
   }
   expect(sent.bytes).toBeLessThan(1.3 * SIZE);
+  expect(await imagesIn()).toHaveLength(1);
+});
+
+it('a base that was new when it was fetched is the same when it has got older', async () => {
+  modified = new Date();
+  await streamed('a');
+  sent.bytes = 0;
+  const later = new Date(Date.now() + 600_000).toUTCString();
+  server.prependListener('request', (_, response) => response.setHeader('Date', later));
+  await streamed('b');
+  expect(sent.bytes).toBe(0);
   expect(await imagesIn()).toHaveLength(1);
 });
 
