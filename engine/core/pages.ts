@@ -19,6 +19,8 @@ import { wakePage, wakeTurns } from './wake';
  * it is set where data may stand.
  */
 const HOLES_AT: u64 = (<u64>1) << 62;
+/** Places that remember the page found last of those that fall to them. */
+const HINTS: u32 = 16;
 
 /** The cache: a table of pages, and what is counted of them. */
 @unmanaged
@@ -27,8 +29,6 @@ class Cache {
   pageCount: u32;
   /** Goes on with every use of a page. */
   clock: u32;
-  /** The page that was found last. */
-  last: Page | null;
   dirtyPages: u32;
   /** Tasks whose turn it is to load pages. */
   loaders: u32;
@@ -49,6 +49,7 @@ export function pagesInit(table: usize, frames: usize, pageCount: u32): void {
   assert((frames & <usize>PAGE_MASK) == 0);
   const c = cache();
   memory.fill(changetype<usize>(c), 0, offsetof<Cache>());
+  memory.fill(hintAt(0, 0), 0, HINTS * sizeof<usize>());
   c.pages = table;
   c.pageCount = pageCount;
   memory.fill(table, 0, pageCount * offsetof<Page>());
@@ -290,17 +291,26 @@ export function pagesRelieved(): void {
 }
 
 function find(file: u32, start: u64): Page | null {
-  const c = cache();
-  const last = c.last;
-  if (last !== null && last.state != EMPTY && last.file == file && last.offset == start)
-    return last;
-  for (let i: u32 = 0; i < c.pageCount; i++) {
+  const hint = hintAt(file, start);
+  const found = load<usize>(hint);
+  if (found != 0 && holds(changetype<Page>(found), file, start)) return changetype<Page>(found);
+  for (let i: u32 = 0; i < cache().pageCount; i++) {
     const page = pageAt(i);
-    if (page.state == EMPTY || page.file != file || page.offset != start) continue;
-    c.last = page;
+    if (!holds(page, file, start)) continue;
+    store<usize>(hint, changetype<usize>(page));
     return page;
   }
   return null;
+}
+
+function holds(page: Page, file: u32, start: u64): bool {
+  return page.offset == start && page.file == file && page.state != EMPTY;
+}
+
+/** Tables of several files are looked into by turns: one page for each is remembered. */
+function hintAt(file: u32, start: u64): usize {
+  const place = (<u32>(start / PAGE_BYTES) + file) % HINTS;
+  return memory.data(HINTS * sizeof<usize>(), 8) + place * sizeof<usize>();
 }
 
 function evict(): Page | null {
