@@ -48,11 +48,15 @@ const command = tool(
   .option('--keep', 'write the table and a picture of it to test/bench/results')
   .addArgument(new Argument('[case...]', 'which cases').choices(names).default(names, 'all'))
   .parse();
+const { keep } = command.opts<{ keep?: boolean }>();
 const results = new Map<string, BenchRow[]>();
+let folder: string | undefined;
 for (const name of command.processedArgs[0] as string[]) {
   console.error(`${name} …`);
   const rows = await CASES[name]();
   results.set(name, rows);
   console.log(formatTable(rows));
+  // What there is so far: a run of all takes more than an hour, and may be cut off.
+  if (keep) folder = await keepResults(results);
 }
-if (command.opts().keep) console.error(`kept in ${await keepResults(results)}`);
+if (folder !== undefined) console.error(`kept in ${folder}`);
