@@ -1,8 +1,8 @@
 /**
- * A run kept: its rows as a table, and their ratios as pictures, in `results/`, each replaced by
- * the next run that is kept.
+ * Runs kept: the rows of each case as a table, and their ratios as pictures, in `results/`; a case
+ * that is run again replaces its own.
  */
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -10,20 +10,24 @@ import { run } from '../support/run.ts';
 import type { Bar } from './bars.ts';
 import { drawBars } from './bars.ts';
 import type { BenchRow } from './table.ts';
-import { cells, HEAD, meetsGoal, ratioOf } from './table.ts';
+import { cells, HEAD } from './table.ts';
 
 const FOLDER = fileURLToPath(new URL('results/', import.meta.url));
+const TABLE = 'figures.md';
+/** Begins the part of a case. */
+const PART = /^(?=## `npm run bench -- )/m;
 
 /** The rows of each case that was run. */
 export type Results = ReadonlyMap<string, readonly BenchRow[]>;
 
-/** Writes the table and the picture, and returns their folder. */
+/** Writes the table and the pictures, and returns their folder. */
 export async function keepResults(results: Results): Promise<string> {
   await mkdir(FOLDER, { recursive: true });
-  const where = await machine();
-  await writeFile(join(FOLDER, 'figures.md'), tableOf(results, where));
+  const before = await readFile(join(FOLDER, TABLE), 'utf8').catch(() => '');
+  const table = tableOf(results, await machine(), before);
+  await writeFile(join(FOLDER, TABLE), table);
   const label = "The peers' times by ours: more than 1 means that Millrace is quicker";
-  await writeFile(join(FOLDER, 'figures.svg'), drawBars(label, barsOf(results)));
+  await writeFile(join(FOLDER, 'figures.svg'), drawBars(label, barsOf(table)));
   for (const [name, rows] of results) {
     const bars = barsOfCase(rows);
     if (bars.length > 0)
@@ -39,17 +43,20 @@ async function machine(): Promise<string> {
   return `Commit ${commit}, ${day}, ${cpus().length} cores, Node ${process.versions.node}, QEMU ${qemu}.`;
 }
 
-/** Markdown, a table for each case. */
-export function tableOf(results: Results, where: string): string {
-  const parts = [...results].map(([name, rows]) => {
+/** Markdown, a part for each case; those of cases that were not run stay as they are. */
+export function tableOf(results: Results, where: string, before = ''): string {
+  const parts = new Map(before.split(PART).map((part) => [part.split('\n')[0], part.trim()]));
+  for (const [name, rows] of results) {
+    const title = `## \`npm run bench -- ${name}\``;
     const lines = [HEAD, HEAD.map(() => '---'), ...rows.map(cells)];
     const table = lines.map((line) => `| ${line.map(escaped).join(' | ')} |`).join('\n');
     const picture = barsOfCase(rows).length > 0 ? `![As a picture](${name}.svg)\n\n` : '';
-    return `## \`npm run bench -- ${name}\`\n\n${picture}${table}\n`;
-  });
-  const asked = [...results.keys()].join(' ');
-  const head = `# Figures of one run\n\nWritten by \`npm run bench -- --keep ${asked}\`. ${where}\n`;
-  return `${head}\n![The ratios](figures.svg)\n\n${parts.join('\n')}`;
+    parts.set(title, `${title}\n\n${where}\n\n${picture}${table}`);
+  }
+  const kept = [...parts].filter(([title]) => title.startsWith('## ')).map(([, part]) => part);
+  const head =
+    '# Figures\n\nWritten by `npm run bench -- --keep`: of each case the last run that was kept.\n';
+  return `${head}\n![The ratios](figures.svg)\n\n${kept.join('\n\n')}\n`;
 }
 
 /** What is indented in the table on a terminal is of the row above. */
@@ -57,12 +64,14 @@ function escaped(text: string): string {
   return text.replace(/^ {2}/, '↳ ').trim().replaceAll('|', '\\|');
 }
 
-/** A bar for each peer. */
-export function barsOf(results: Results): Bar[] {
-  return [...results.values()].flat().flatMap((row): Bar[] => {
-    if ('value' in row) return [];
-    const note = meetsGoal(row) === false ? '(goal missed)' : undefined;
-    return [{ group: row.case, name: row.peer, ratio: ratioOf(row), isOurs: true, note }];
+/** A bar for each peer in the table. */
+export function barsOf(table: string): Bar[] {
+  const rows = table.split('\n').map((line) => line.split(/(?<!\\)\|/).map((cell) => cell.trim()));
+  return rows.flatMap(([, group, , peer, ratio, , , verdict]): Bar[] => {
+    if (!(Number(ratio) > 0)) return [];
+    const name = peer.slice(0, peer.lastIndexOf(':'));
+    const note = verdict === 'missed' ? '(goal missed)' : undefined;
+    return [{ group, name, ratio: Number(ratio), isOurs: true, note }];
   });
 }
 

@@ -35,22 +35,33 @@ it('prints a line a result', () => {
   );
 });
 
-it('keeps them as a table of Markdown and bars', () => {
-  const results = new Map([['local', rows]]);
-  expect(tableOf(results, 'Here.').split('\n').slice(0, 11)).toEqual([
-    '# Figures of one run',
+it('keeps them as a table of Markdown and bars, beside what was kept of other cases', () => {
+  const before = tableOf(new Map([['links', [rows[1]]]]), 'There.');
+  const table = tableOf(new Map([['local', rows]]), 'Here.', before);
+  expect(table.split('\n').slice(0, 19)).toEqual([
+    '# Figures',
     '',
-    'Written by `npm run bench -- --keep local`. Here.',
+    'Written by `npm run bench -- --keep`: of each case the last run that was kept.',
     '',
     '![The ratios](figures.svg)',
     '',
-    '## `npm run bench -- local`',
+    '## `npm run bench -- links`',
+    '',
+    'There.',
     '',
     '| case | ours | peer | ratio | slowest run | goal |  |',
     '| --- | --- | --- | --- | --- | --- | --- |',
-    '| local raw | 0.5 s | block-stream job: 2.5 s | 5.00 | +10 %, +20 % | at least 4 | met |',
+    '| local raw | 0.5 s | curl: 0.25 s | 0.50 |  | at least 0.952 | missed |',
+    '',
+    '## `npm run bench -- local`',
+    '',
+    'Here.',
+    '',
+    '| case | ours | peer | ratio | slowest run | goal |  |',
   ]);
-  expect(barsOf(results).map(({ name, ratio, note }) => [name, ratio.toFixed(1), note])).toEqual([
+  expect(tableOf(new Map([['local', rows]]), 'Here.', table)).toBe(table);
+  expect(barsOf(table).map(({ name, ratio, note }) => [name, ratio.toFixed(1), note])).toEqual([
+    ['curl', '0.5', '(goal missed)'],
     ['block-stream job', '5.0', undefined],
     ['curl', '0.5', '(goal missed)'],
     ['copy loop', '9999.5', undefined],
