@@ -4,8 +4,8 @@
  */
 import { MillraceError, messageOf } from '../../api/errors.ts';
 import { corrupt, unsupported } from './bytes.ts';
-import type { NodeInflate } from './node-gzip.ts';
-import { gunzip } from './node-gzip.ts';
+import type { InflateOptions, NodeInflate } from './node-gzip.ts';
+import { gunzip, INFLATE_OPTIONS } from './node-gzip.ts';
 
 /**
  * Gives what `input` decompresses to, in pieces that stay as they are; throws where it is damaged
@@ -38,8 +38,6 @@ export interface Decompressors {
   bzip2(): Promise<Decompress>;
 }
 
-const OUTPUT_BYTES = 64 * 1024;
-
 /** As much of a stream of node:zlib as is needed here. */
 export interface NodeTransform extends AsyncIterable<Uint8Array> {
   write(bytes: Uint8Array, done?: () => void): boolean;
@@ -52,25 +50,24 @@ export interface NodeTransform extends AsyncIterable<Uint8Array> {
 
 /** What runtimes with node:zlib have; zstd from Node 22.15 on, and not all of the rest before. */
 export interface NodeZlib extends Partial<NodeInflate> {
-  createGunzip(options: { chunkSize: number }): NodeTransform;
-  createZstdDecompress?(options: { chunkSize: number }): NodeTransform;
+  createGunzip(options: InflateOptions): NodeTransform;
+  createZstdDecompress?(options: InflateOptions): NodeTransform;
 }
 
 /** Decompressors of node:zlib, where it has them, and the others. */
 export function nodeDecompressors(zlib: NodeZlib, others: Decompressors): Decompressors {
   const { createZstdDecompress, createInflateRaw, crc32 } = zlib;
-  const options = { chunkSize: OUTPUT_BYTES };
   return {
     ...others,
     gzip:
       createInflateRaw === undefined || crc32 === undefined
         ? others.gzip
         : async () => (input) => gunzip({ createInflateRaw, crc32 }, input),
-    gzipMember: async () => (input) => through(zlib.createGunzip(options), input),
+    gzipMember: async () => (input) => through(zlib.createGunzip(INFLATE_OPTIONS), input),
     zstd:
       createZstdDecompress === undefined
         ? others.zstd
-        : async () => (input) => through(createZstdDecompress(options), input),
+        : async () => (input) => through(createZstdDecompress(INFLATE_OPTIONS), input),
   };
 }
 

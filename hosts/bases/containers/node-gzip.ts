@@ -4,9 +4,14 @@
  */
 import type { NodeTransform } from './decompress.ts';
 
+export interface InflateOptions {
+  chunkSize: number;
+  readableHighWaterMark: number;
+}
+
 /** What is used of node:zlib. */
 export interface NodeInflate {
-  createInflateRaw(options: { chunkSize: number }): NodeTransform & {
+  createInflateRaw(options: InflateOptions): NodeTransform & {
     /** Bytes of input that it has taken. */
     readonly bytesWritten: number;
   };
@@ -14,7 +19,16 @@ export interface NodeInflate {
   crc32(bytes: Uint8Array, before?: number): number;
 }
 
-const OUTPUT_BYTES = 64 * 1024;
+/**
+ * A piece, and what may wait to be taken while the next one is inflated: each costs a thread's turn
+ * and one of the event loop.
+ */
+const OUTPUT_BYTES = 256 * 1024;
+const WAITING_BYTES = 1024 * 1024;
+export const INFLATE_OPTIONS: InflateOptions = {
+  chunkSize: OUTPUT_BYTES,
+  readableHighWaterMark: WAITING_BYTES,
+};
 const MAGIC = [0x1f, 0x8b];
 const DEFLATED = 8;
 const Flag = { headerSum: 2, extra: 4, name: 8, comment: 16, reserved: 0xe0 } as const;
@@ -77,7 +91,7 @@ async function takeHeader(zlib: NodeInflate, bytes: Bytes): Promise<void> {
 
 /** The data of a member, and the check sum and size behind it. */
 async function* member(zlib: NodeInflate, bytes: Bytes): AsyncGenerator<Uint8Array> {
-  const inflate = zlib.createInflateRaw({ chunkSize: OUTPUT_BYTES });
+  const inflate = zlib.createInflateRaw(INFLATE_OPTIONS);
   const feeding = feed(inflate, bytes);
   let sum = 0;
   let size = 0;

@@ -16,7 +16,7 @@ import type { ByteStream } from './stream.ts';
 /**
  * How far the pass goes ahead of what was wanted, once more than the first bytes has been wanted.
  */
-const AHEAD_BYTES = 16 * 1024 * 1024;
+const AHEAD_BYTES = 6 * 1024 * 1024;
 const FIRST_BYTES = 1024 * 1024;
 /** Where a source ends that does not tell: not known before it has been measured. */
 export const SIZE_UNKNOWN: number = 2 ** 52;
