@@ -1,7 +1,8 @@
 /**
- * Writes what decodes, where it cannot be had from its package as it is: the decoder of xz, which
- * xz-decompress has within its script, as `xz.wasm` for runtimes that compile no WebAssembly at run
- * time (workerd) and as a module of text for all others; and the program of threads, as text.
+ * Writes what decodes, where it cannot be had from its package as it is: the decoders of xz and
+ * zstd, which xz-decompress and zstddec have within their scripts, as modules of text (that of xz
+ * also as `xz.wasm`, for runtimes that compile no WebAssembly at run time: workerd); and the program
+ * of threads, as text.
  */
 import { readFile, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
@@ -12,15 +13,28 @@ import { build } from 'esbuild';
 const HOSTS = fileURLToPath(new URL('.', import.meta.url));
 
 async function xz() {
-  const script = await readFile(createRequire(import.meta.url).resolve('xz-decompress'), 'latin1');
-  const found = [...script.matchAll(/data:application\/wasm;base64,([A-Za-z0-9+/]+=*)/g)];
+  const script = createRequire(import.meta.url).resolve('xz-decompress');
+  const bytes = await wasmIn(script, /data:application\/wasm;base64,([A-Za-z0-9+/]+=*)/g);
+  await writeFile(`${HOSTS}xz.wasm`, bytes);
+  await writeWasm('bases/containers/xz-wasm.js', bytes);
+}
+
+async function zstd() {
+  const script = fileURLToPath(import.meta.resolve('zstddec/stream'));
+  await writeWasm('decoders/zstd-wasm.js', await wasmIn(script, /"(AGFzbQ[A-Za-z0-9+/]+=*)"/g));
+}
+
+/**
+ * @param {string} script
+ * @param {RegExp} pattern
+ */
+async function wasmIn(script, pattern) {
+  const found = [...(await readFile(script, 'latin1')).matchAll(pattern)];
   if (found.length !== 1)
-    throw new Error(`xz-decompress has ${found.length} modules of WebAssembly: one is expected`);
+    throw new Error(`${script} has ${found.length} modules of WebAssembly: one is expected`);
   const bytes = Buffer.from(found[0][1], 'base64');
   await WebAssembly.compile(bytes);
-  await writeFile(`${HOSTS}xz.wasm`, bytes);
-  const packed = gzipSync(bytes, { level: constants.Z_BEST_COMPRESSION });
-  await writeText('bases/containers/xz-wasm.js', packed);
+  return bytes;
 }
 
 async function program() {
@@ -42,6 +56,14 @@ async function program() {
 
 /**
  * @param {string} path
+ * @param {Uint8Array} bytes
+ */
+function writeWasm(path, bytes) {
+  return writeText(path, gzipSync(bytes, { level: constants.Z_BEST_COMPRESSION }));
+}
+
+/**
+ * @param {string} path
  * @param {Uint8Array} packed
  */
 async function writeText(path, packed) {
@@ -50,4 +72,5 @@ async function writeText(path, packed) {
 }
 
 await xz();
+await zstd();
 await program();

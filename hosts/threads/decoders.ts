@@ -12,8 +12,8 @@ import type { Thread, Threads, ThreadUser } from './threads.ts';
  * Bytes of input that are sent at once. What comes in crumbs, as the blocks of zstd do, is
  * gathered; what comes as a whole file is sent as it is needed.
  */
-const PART_BYTES_MIN = 64 * 1024;
-const PART_BYTES_MAX = 256 * 1024;
+const PART_BYTES_MIN = 256 * 1024;
+const PART_BYTES_MAX = 1024 * 1024;
 /** Of what comes last. */
 const SLICE_BYTES = 64 * 1024;
 

@@ -47,7 +47,7 @@ export interface BatchDone {
 /** What a thread decodes from start to end, part by part. */
 export type DecodedFormat = 'xz' | 'bzip2' | 'zstd';
 
-/** How a decoding begins; of xz, `wasm` is the decoder. */
+/** How a decoding begins; of xz and zstd, `wasm` is the decoder. */
 export interface DecodingSetup {
   format: DecodedFormat;
   wasm?: WebAssembly.Module;

@@ -1,11 +1,11 @@
 /** What runtimes with `node:worker_threads` make of the threads of the process. */
 import * as zlib from 'node:zlib';
 import type { Codec } from '../api/codec.ts';
-import { portableDecompressors, withCheckSum } from '../bases/containers/portable.ts';
-import { bareZstd } from '../bases/containers/portable-zstd.ts';
+import { portableDecompressors } from '../bases/containers/portable.ts';
 import type { Decompressors, NodeZlib } from '../bases/containers/unpack.ts';
 import { nodeDecompressors } from '../bases/containers/unpack.ts';
 import { compileXz } from '../bases/containers/xz-decoder.ts';
+import { compileZstd } from '../decoders/zstd.ts';
 import { ThreadedCodec } from './codec.ts';
 import { ThreadedDecoders } from './decoders.ts';
 import { Threads } from './threads.ts';
@@ -29,7 +29,7 @@ export function threadedTools(here: Codec, zstdPath?: () => string): ThreadedToo
       ...portableDecompressors,
       xz: decoders.decompressor('xz', portableDecompressors.xz, compileXz),
       bzip2: decoders.decompressor('bzip2', portableDecompressors.bzip2),
-      zstd: withCheckSum(decoders.decompressor('zstd', bareZstd)),
+      zstd: decoders.decompressor('zstd', portableDecompressors.zstd, compileZstd),
     }),
   };
 }

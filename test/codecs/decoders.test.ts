@@ -2,17 +2,17 @@
  * What decodes containers in threads: the calling thread decodes nothing, blocks are decoded side
  * by side, no more is decoded than somebody takes, and whatever ends a thread is told or made good.
  */
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Worker } from 'node:worker_threads';
 import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest';
 import type { Decompress } from '../../hosts/bases/containers/decompress.ts';
 import { Undecodable } from '../../hosts/bases/containers/decompress.ts';
-import { portableDecompressors, withCheckSum } from '../../hosts/bases/containers/portable.ts';
-import { bareZstd } from '../../hosts/bases/containers/portable-zstd.ts';
+import { portableDecompressors } from '../../hosts/bases/containers/portable.ts';
 import { compileXz } from '../../hosts/bases/containers/xz-decoder.ts';
 import { decodeZstd } from '../../hosts/bases/containers/zstd.ts';
+import { compileZstd } from '../../hosts/decoders/zstd.ts';
 import { ThreadedDecoders } from '../../hosts/threads/decoders.ts';
 import type { FromThread } from '../../hosts/threads/messages.ts';
 import { Threads } from '../../hosts/threads/threads.ts';
@@ -62,6 +62,13 @@ async function gathered(pieces: AsyncIterable<Uint8Array>): Promise<Buffer> {
   return Buffer.concat(all);
 }
 
+/** Of each thread of this process (proc(5), stat, field 19). */
+async function nicenesses(): Promise<number[]> {
+  const threads = await readdir('/proc/self/task');
+  const stats = threads.map((id) => readFile(`/proc/self/task/${id}/stat`, 'utf8'));
+  return (await Promise.all(stats)).map((stat) => Number(stat.split(') ').at(-1)!.split(' ')[16]));
+}
+
 describeWithPeer(CONTAINER_PEERS, 'decoders in threads', () => {
   const content = makeContent('text', 1, SIZE);
   const packed: Partial<Record<Format, Uint8Array>> = {};
@@ -94,15 +101,14 @@ describeWithPeer(CONTAINER_PEERS, 'decoders in threads', () => {
   ): Promise<Decompress> {
     pools.push(new Threads(threads));
     const decoders = new ThreadedDecoders(pools.at(-1)!);
-    const wasm = format === 'xz' ? compileXz : undefined;
+    const wasm = { xz: compileXz, zstd: compileZstd, bzip2: undefined }[format];
     const load = decoders.decompressor(format, here, wasm);
     if (format !== 'zstd') return load();
-    const frames = await withCheckSum(load)();
+    const frames = await load();
     return (input) => decodeZstd(frames, input, 'disk');
   }
 
-  const here = (format: Format): Promise<Decompress> =>
-    format === 'zstd' ? bareZstd() : portableDecompressors[format]();
+  const here = (format: Format): Promise<Decompress> => portableDecompressors[format]();
 
   it.each(Object.keys(FORMATS) as Format[])(
     'give what %s holds, however it comes',
@@ -124,6 +130,17 @@ describeWithPeer(CONTAINER_PEERS, 'decoders in threads', () => {
     for (const one of all) expect(one.equals(content)).toBe(true);
     expect(answers).toHaveLength(2);
     for (const list of answers) expect(list.length).toBeGreaterThan(1);
+  });
+
+  it.runIf(process.platform === 'linux')('stand back behind the event loop', async () => {
+    const before = await nicenesses();
+    const decompress = await decoder('xz');
+    await gathered(decompress(inPieces(packed.xz!)));
+    const after = await nicenesses();
+    const added = (niceness: number): number =>
+      after.filter((value) => value === niceness).length -
+      before.filter((value) => value === niceness).length;
+    expect(added(10)).toBe(1);
   });
 
   it('decode no more than is taken, and forget what nobody wants', async () => {

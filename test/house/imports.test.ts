@@ -15,6 +15,7 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const FLOORS: Record<string, number> = {
   'hosts/api': 0,
   'engine/protocol.ts': 1,
+  'hosts/decoders': 1,
   'hosts/profiles': 1,
   'hosts/disk': 2,
   'hosts/bases': 2,

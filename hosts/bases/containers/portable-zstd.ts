@@ -1,26 +1,36 @@
-/** zstd by the package `fzstd`, which runs everywhere. */
+/** zstd by libzstd as WebAssembly, which compares the check sum behind a frame. */
+import { giveZstd, takeZstd, ZstdStream } from '../../decoders/zstd.ts';
 import type { Decompress } from './decompress.ts';
 import { nextTurn } from './turn.ts';
 
-/** A frame by fzstd, which leaves out the check sum that may stand behind it. */
-export async function bareZstd(): Promise<Decompress> {
-  const { Decompress } = await import('fzstd');
-  return (input) => unzstd(Decompress, input);
+/** Decoded between two turns of the event loop: some milliseconds. */
+const SLICE_BYTES = 1024 * 1024;
+
+/** A frame, by this module. */
+export function zstdDecompressor(module: WebAssembly.Module): Decompress {
+  return (input) => unzstd(module, input);
 }
 
-type FzstdDecompress = typeof import('fzstd')['Decompress'];
-
 async function* unzstd(
-  FrameDecoder: FzstdDecompress,
+  module: WebAssembly.Module,
   input: AsyncIterable<Uint8Array>,
 ): AsyncGenerator<Uint8Array> {
-  const out: Uint8Array[] = [];
-  const decoder = new FrameDecoder((piece) => void out.push(piece.slice()));
-  for await (const bytes of input) {
-    decoder.push(bytes);
-    yield* out.splice(0);
-    await nextTurn();
+  const exports = takeZstd(module);
+  const stream = new ZstdStream(exports);
+  try {
+    let slice = 0;
+    for await (const bytes of input) {
+      for (const piece of stream.decode(bytes)) {
+        yield piece.slice();
+        slice += piece.length;
+        if (slice < SLICE_BYTES) continue;
+        slice = 0;
+        await nextTurn();
+      }
+    }
+    stream.end();
+  } finally {
+    stream.close();
+    giveZstd(exports);
   }
-  decoder.push(new Uint8Array(0), true);
-  yield* out.splice(0);
 }

@@ -137,14 +137,9 @@ export const portableDecoders: Decoders = {
     };
   },
   async zstd() {
-    const { ZSTDDecoder } = await import('zstddec');
-    const decoder = new ZSTDDecoder();
-    await decoder.init();
-    return (from, into) => {
-      const out = decoder.decode(from, into.length);
-      into.set(out);
-      return out.length;
-    };
+    const { compileZstd, decompressAtOnce, takeZstd } = await import('../../decoders/zstd.ts');
+    const exports = takeZstd(await compileZstd());
+    return (from, into) => decompressAtOnce(exports, from, into);
   },
 };
 

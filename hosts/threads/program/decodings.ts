@@ -7,7 +7,7 @@ import { messageOf } from '../../api/errors.ts';
 import { bunzip2 } from '../../bases/containers/bzip2.ts';
 import type { Decompress } from '../../bases/containers/decompress.ts';
 import { Undecodable } from '../../bases/containers/decompress.ts';
-import { bareZstd } from '../../bases/containers/portable-zstd.ts';
+import { zstdDecompressor } from '../../bases/containers/portable-zstd.ts';
 import type { XzExports } from '../../bases/containers/xz-decoder.ts';
 import { instanceOf, xzDecompressor } from '../../bases/containers/xz-decoder.ts';
 import type { DecodeAnswer, DecodeEnd, DecodeRequest, DecodingSetup } from '../messages.ts';
@@ -133,7 +133,7 @@ async function decompressorOf({ format, wasm }: DecodingSetup): Promise<Decompre
     case 'bzip2':
       return bunzip2;
     case 'zstd':
-      return bareZstd();
+      return zstdDecompressor(wasm!);
   }
 }
 
