@@ -118,17 +118,15 @@ for (const [name, { browser: kind, args }] of Object.entries(BROWSERS))
     }
 
     async function shoot(state: string): Promise<void> {
+      const shots = process.env.MILLRACE_SCREENSHOTS;
       for (const scheme of ['dark', 'light'])
-        if (kind === 'chrome') {
+        for (const [width, size] of Object.entries({ phone: PHONE, desktop: DESKTOP })) {
+          if (kind !== 'chrome') continue;
           await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: scheme }]);
-          expect(await faults()).toEqual([]);
-          const shots = process.env.MILLRACE_SCREENSHOTS;
-          for (const [width, size] of Object.entries(
-            shots ? { desktop: DESKTOP, phone: PHONE } : {},
-          )) {
-            await page.setViewport(size);
+          await page.setViewport(size);
+          expect(await faults(), `${state}, ${width}, ${scheme}`).toEqual([]);
+          if (shots)
             await page.screenshot({ path: `${shots}/served-${state}-${width}-${scheme}.png` });
-          }
         }
       await page.setViewport(DESKTOP);
     }
