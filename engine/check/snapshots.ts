@@ -55,14 +55,11 @@ const BITMAP_CLUSTERS_BYTES_MAX: u64 = 512 << 20;
 const BITMAP_ALL_SET: u64 = 1;
 const BITMAP_RESERVED: u64 = 0xff000000000001fe;
 
-/** The answer of the last `word`. */
-let theWord: u64 = 0;
-
-/** Reads eight bytes at a multiple of eight. */
-function word(t: Task, image: Qcow2, offset: u64): bool {
+/** Reads eight bytes at a multiple of eight, into `c.word`. */
+function readWord(t: Task, c: Check, image: Qcow2, offset: u64): bool {
   const at = pageGet(t, image.file, offset);
   if (!at) return false;
-  theWord = be64(at);
+  c.word = be64(at);
   return true;
 }
 
@@ -92,27 +89,27 @@ export function countSnapshots(t: Task, c: Check, image: Qcow2): i32 {
  */
 function readSnapshot(t: Task, c: Check, image: Qcow2): bool {
   const at = (c.itemAt + 7) & ~7;
-  const empty = isEmptyEntry(t, image, at);
+  const empty = isEmptyEntry(t, c, image, at);
   if (empty == UNKNOWN) return false;
   if (empty == EMPTY) return takeEmpty(c, at);
   // What was empty before is no end of the table.
   if (c.emptySnapshots) unreadAt(c, at);
   if (at + SNAPSHOT_BYTES > image.fileSize) return skipList(c, image.snapshots);
-  if (!word(t, image, at + SNAPSHOT_L1_OFFSET)) return false;
-  const table = theWord;
-  if (!word(t, image, at + SNAPSHOT_SIZES)) return false;
-  const entries = theWord >> 32;
-  const texts = ((theWord >> 16) & 0xffff) + (theWord & 0xffff);
-  if (!word(t, image, at + SNAPSHOT_EXTRA)) return false;
-  const extra = theWord & 0xffffffff;
+  if (!readWord(t, c, image, at + SNAPSHOT_L1_OFFSET)) return false;
+  const table = c.word;
+  if (!readWord(t, c, image, at + SNAPSHOT_SIZES)) return false;
+  const entries = c.word >> 32;
+  const texts = ((c.word >> 16) & 0xffff) + (c.word & 0xffff);
+  if (!readWord(t, c, image, at + SNAPSHOT_EXTRA)) return false;
+  const extra = c.word & 0xffffffff;
   c.itemNext = at + SNAPSHOT_BYTES + extra + texts;
   const tableBytes = c.itemNext - image.snapshotsOffset;
   if (c.itemNext > image.fileSize || tableBytes > SNAPSHOT_TABLE_BYTES_MAX)
     return skipList(c, image.snapshots);
   // Without its size, a snapshot's disk is as large as the image was then.
-  theWord = 0;
-  if (extra >= SNAPSHOT_EXTRA_MIN && !word(t, image, at + SNAPSHOT_DISK)) return false;
-  const isShort = theWord > entries << (image.clusterBits + image.l2Bits);
+  c.word = 0;
+  if (extra >= SNAPSHOT_EXTRA_MIN && !readWord(t, c, image, at + SNAPSHOT_DISK)) return false;
+  const isShort = c.word > entries << (image.clusterBits + image.l2Bits);
   if (telling(c)) tellExtra(c, image, extra, texts);
   c.itemTable = table;
   c.itemEntries = entries;
@@ -134,11 +131,11 @@ const EMPTY: u32 = 1;
 const NOT_EMPTY: u32 = 2;
 
 /** Whether an entry holds nothing but zeros, as does what is behind the file. UNKNOWN: waits. */
-function isEmptyEntry(t: Task, image: Qcow2, at: u64): u32 {
+function isEmptyEntry(t: Task, c: Check, image: Qcow2, at: u64): u32 {
   const end = min(at + SNAPSHOT_BYTES, image.fileSize);
   for (let offset = at; offset < end; offset += 8) {
-    if (!word(t, image, offset)) return UNKNOWN;
-    if (theWord) return NOT_EMPTY;
+    if (!readWord(t, c, image, offset)) return UNKNOWN;
+    if (c.word) return NOT_EMPTY;
   }
   return EMPTY;
 }
@@ -201,13 +198,13 @@ export function countBitmaps(t: Task, c: Check, image: Qcow2): i32 {
 function readBitmap(t: Task, c: Check, image: Qcow2): bool {
   const end = image.bitmapsOffset + image.bitmapsBytes;
   if (c.itemAt + BITMAP_BYTES > min(end, image.fileSize)) return skipList(c, image.bitmapCount);
-  if (!word(t, image, c.itemAt + BITMAP_TABLE_OFFSET)) return false;
-  const table = theWord;
-  if (!word(t, image, c.itemAt + BITMAP_TABLE_SIZE)) return false;
-  const entries = theWord >> 32;
-  const flags = theWord & 0xffffffff;
-  if (!word(t, image, c.itemAt + BITMAP_KIND)) return false;
-  const kind = theWord;
+  if (!readWord(t, c, image, c.itemAt + BITMAP_TABLE_OFFSET)) return false;
+  const table = c.word;
+  if (!readWord(t, c, image, c.itemAt + BITMAP_TABLE_SIZE)) return false;
+  const entries = c.word >> 32;
+  const flags = c.word & 0xffffffff;
+  if (!readWord(t, c, image, c.itemAt + BITMAP_KIND)) return false;
+  const kind = c.word;
   const extra = kind & 0xffffffff;
   const name = (kind >> 32) & 0xffff;
   c.itemNext = (c.itemAt + BITMAP_BYTES + extra + name + 7) & ~7;

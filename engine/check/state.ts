@@ -65,6 +65,8 @@ export class Check {
   itemTable: u64;
   itemEntries: u64;
   itemNext: u64;
+  /** Eight bytes that were read of it last. */
+  word: u64;
 
   /**
    * Found by this look. Entries that are wrong; what is wrong with the first of them, and where in
