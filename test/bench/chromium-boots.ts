@@ -28,10 +28,16 @@ export interface Goals {
   profile: number;
 }
 
+export interface BootLine {
+  goals: Goals;
+  /** Whether a picture shows it: one of all lines would be too large for a first page. */
+  isPictured?: boolean;
+}
+
 /** Boots of each kind over each line, raw and as compressed qcow2. */
 export async function chromiumBoots(
   guest: Guest,
-  lines: readonly (Line & { goals: Goals })[],
+  lines: readonly (Line & BootLine)[],
 ): Promise<BenchRow[]> {
   const compressed = join(guest.dir, COMPRESSED_FILE);
   await run('qemu-img', ['convert', '-c', '-O', 'qcow2', guest.path, compressed]);
@@ -42,8 +48,8 @@ export async function chromiumBoots(
         const raw = await bootEach(guest.file, RAW);
         const memory = raw.get('memory')!;
         const packed = await bootEach(COMPRESSED_FILE, COMPRESSED);
-        rows.push(...rowsOf(`${line.name}, raw, v86`, raw, memory, line.goals));
-        rows.push(...rowsOf(`${line.name}, qcow2, v86`, packed, memory, line.goals));
+        rows.push(...rowsOf(`${line.name}, raw, v86`, raw, memory, line));
+        rows.push(...rowsOf(`${line.name}, qcow2, v86`, packed, memory, line));
       });
   } finally {
     await rm(compressed);
@@ -55,7 +61,7 @@ function rowsOf(
   group: string,
   boots: ReadonlyMap<DiskKind, Figures>,
   memory: Figures,
-  goals: Goals,
+  { goals, isPictured }: BootLine,
 ): BenchRow[] {
   return [...boots].flatMap(([kind, figures]): BenchRow[] => {
     const name = NAMES[kind];
@@ -69,7 +75,7 @@ function rowsOf(
         value: ratio,
         unit: '',
         goalMax: kind === 'second' ? goals.profile : goals[kind as keyof Goals],
-        bar: { group, name, ratio, isOurs },
+        bar: isPictured ? { group, name, ratio, isOurs } : undefined,
       },
       { case: '  to its first word', value: firstSeconds, unit: 's' },
       { case: '  to its first work', value: workSeconds, unit: 's' },
