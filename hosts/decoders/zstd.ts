@@ -35,14 +35,28 @@ const FAILURES: Readonly<Record<number, string>> = {
   70: 'it holds more than it should',
   72: 'it is cut off or damaged',
 };
-const ERROR_MAX = 120;
+/** What is no damage. */
+const UNSUPPORTED: readonly number[] = [14, 16, 30, 32, 64];
+const NO_MEMORY = 64;
+const CUT_OFF = 72;
+const CODE_MAX = 120;
 
-/** The result of a function, or what it says against the data. */
+/** Why libzstd gives up. */
+export class ZstdFailure extends Error {
+  /** Whether it is no damage. */
+  readonly isUnsupported: boolean;
+
+  constructor(code: number) {
+    super(FAILURES[code] ?? `the decoder failed (${code})`);
+    this.isUnsupported = UNSUPPORTED.includes(code);
+  }
+}
+
+/** The result of a function. @throws ZstdFailure */
 function checked(result: number): number {
   // As an unsigned number it would be more than there is memory.
   const code = -(result | 0);
-  if (code > 0 && code < ERROR_MAX)
-    throw new Error(FAILURES[code] ?? `the decoder failed (${code})`);
+  if (code > 0 && code < CODE_MAX) throw new ZstdFailure(code);
   return result >>> 0;
 }
 
@@ -91,7 +105,7 @@ function instanceOf(module: WebAssembly.Module): ZstdExports {
 
 /**
  * Decodes what is there as a whole; gives the number of bytes.
- * @throws Error where it is damaged, or is more than `into` has room for
+ * @throws ZstdFailure where it is damaged, or is more than `into` has room for
  */
 export function decompressAtOnce(
   { memory, malloc, free, ZSTD_decompress }: ZstdExports,
@@ -116,7 +130,7 @@ export function decompressAtOnce(
 
 function allocated(malloc: ZstdExports['malloc'], bytes: number): number {
   const address = malloc(bytes) >>> 0;
-  if (address === 0 && bytes > 0) throw new Error(FAILURES[64]);
+  if (address === 0 && bytes > 0) throw new ZstdFailure(NO_MEMORY);
   return address;
 }
 
@@ -145,7 +159,7 @@ export class ZstdStream {
 
   /**
    * What `input` decodes to, in pieces that are good until the next one is asked for.
-   * @throws Error where it is damaged
+   * @throws ZstdFailure
    */
   *decode(input: Uint8Array): Generator<Uint8Array> {
     for (let at = 0; at < input.length; at += this.#inputRoom) {
@@ -169,9 +183,9 @@ export class ZstdStream {
     }
   }
 
-  /** No more comes. @throws Error where more would have to */
+  /** No more comes. @throws ZstdFailure where more would have to */
   end(): void {
-    if (this.#isInFrame) throw new Error(FAILURES[72]);
+    if (this.#isInFrame) throw new ZstdFailure(CUT_OFF);
   }
 
   /** Gives its memory back. */

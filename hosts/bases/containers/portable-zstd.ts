@@ -1,6 +1,7 @@
 /** zstd by libzstd as WebAssembly, which compares the check sum behind a frame. */
-import { giveZstd, takeZstd, ZstdStream } from '../../decoders/zstd.ts';
+import { giveZstd, takeZstd, ZstdFailure, ZstdStream } from '../../decoders/zstd.ts';
 import type { Decompress } from './decompress.ts';
+import { Undecodable } from './decompress.ts';
 import { nextTurn } from './turn.ts';
 
 /** Decoded between two turns of the event loop: some milliseconds. */
@@ -29,6 +30,10 @@ async function* unzstd(
       }
     }
     stream.end();
+  } catch (error) {
+    throw error instanceof ZstdFailure
+      ? new Undecodable(error.message, error.isUnsupported)
+      : error;
   } finally {
     stream.close();
     giveZstd(exports);
