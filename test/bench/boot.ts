@@ -22,7 +22,7 @@ import type { BootLine } from './chromium-boots.ts';
 import { chromiumBoots } from './chromium-boots.ts';
 import type { Line } from './lines.ts';
 import type { BenchRow, Runs } from './table.ts';
-import { best } from './table.ts';
+import { best, middle } from './table.ts';
 
 /** With what is aimed at over each: the prompt, by that of a local file, or of a disk in memory. */
 const LINES: readonly (Line & BootLine)[] = [
@@ -190,10 +190,6 @@ async function boot(
     machine?.child.kill('SIGKILL');
     await server?.stop();
   }
-}
-
-function middle(runs: Runs): number {
-  return runs.toSorted((one, other) => one - other)[runs.length >> 1];
 }
 
 /** What is known of an image beside its boots. */

@@ -53,6 +53,11 @@ export function best(runs: Runs): number {
   return Math.min(...runs);
 }
 
+/** What is not the luckiest run, nor one that was disturbed. */
+export function middle(runs: Runs): number {
+  return runs.toSorted((one, other) => one - other)[runs.length >> 1];
+}
+
 /** By how much the slowest of several runs was over the quickest. */
 function spread(runs: Runs): string {
   return runs.length < 2 ? '' : `+${((Math.max(...runs) / best(runs) - 1) * 100).toFixed(0)} %`;
