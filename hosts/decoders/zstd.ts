@@ -3,7 +3,8 @@
  * any size as they come, which the package's own interface does not do piece by piece. Of the
  * package, the module alone is taken (hosts/decoders.mjs). Check sums of frames are compared.
  */
-import { MillraceError, messageOf } from '../api/errors.ts';
+import { Undecodable } from './undecodable.ts';
+import { compiledOnce } from './wasm.ts';
 
 /** What the module exports, of zstd.h. Addresses and sizes are numbers of 32 bits. */
 export interface ZstdExports {
@@ -41,45 +42,24 @@ const NO_MEMORY = 64;
 const CUT_OFF = 72;
 const CODE_MAX = 120;
 
-/** Why libzstd gives up. */
-export class ZstdFailure extends Error {
-  /** Whether it is no damage. */
-  readonly isUnsupported: boolean;
-
-  constructor(code: number) {
-    super(FAILURES[code] ?? `the decoder failed (${code})`);
-    this.isUnsupported = UNSUPPORTED.includes(code);
-  }
+function failure(code: number): Undecodable {
+  const message = FAILURES[code] ?? `the decoder failed (${code})`;
+  return new Undecodable(message, UNSUPPORTED.includes(code));
 }
 
-/** The result of a function. @throws ZstdFailure */
+/** The result of a function. @throws Undecodable */
 function checked(result: number): number {
   // As an unsigned number it would be more than there is memory.
   const code = -(result | 0);
-  if (code > 0 && code < CODE_MAX) throw new ZstdFailure(code);
+  if (code > 0 && code < CODE_MAX) throw failure(code);
   return result >>> 0;
 }
 
-let compiling: Promise<WebAssembly.Module> | undefined;
-
 /** The decoder, compiled when it is first needed. @throws MillraceError `EUNSUPPORTED` */
-export function compileZstd(): Promise<WebAssembly.Module> {
-  return (compiling ??= compile().catch((cause) => {
-    compiling = undefined;
-    throw new MillraceError(
-      'EUNSUPPORTED',
-      `zstd cannot be read here: its decoder is WebAssembly, which this runtime does not compile (${messageOf(cause)})`,
-      { cause },
-    );
-  }));
-}
-
-async function compile(): Promise<WebAssembly.Module> {
-  const { default: packed } = await import('./zstd-wasm.js');
-  const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
-  const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'));
-  return WebAssembly.compile(await new Response(unpacked).arrayBuffer());
-}
+export const compileZstd: () => Promise<WebAssembly.Module> = compiledOnce(
+  'zstd',
+  () => import('./zstd-wasm.js'),
+);
 
 /** Memory of WebAssembly never shrinks: what a large window took goes with its decoder. */
 const SPARE_BYTES_MAX = 16 * 1024 * 1024;
@@ -105,7 +85,7 @@ function instanceOf(module: WebAssembly.Module): ZstdExports {
 
 /**
  * Decodes what is there as a whole; gives the number of bytes.
- * @throws ZstdFailure where it is damaged, or is more than `into` has room for
+ * @throws Undecodable where it is damaged, or is more than `into` has room for
  */
 export function decompressAtOnce(
   { memory, malloc, free, ZSTD_decompress }: ZstdExports,
@@ -130,7 +110,7 @@ export function decompressAtOnce(
 
 function allocated(malloc: ZstdExports['malloc'], bytes: number): number {
   const address = malloc(bytes) >>> 0;
-  if (address === 0 && bytes > 0) throw new ZstdFailure(NO_MEMORY);
+  if (address === 0 && bytes > 0) throw failure(NO_MEMORY);
   return address;
 }
 
@@ -159,7 +139,7 @@ export class ZstdStream {
 
   /**
    * What `input` decodes to, in pieces that are good until the next one is asked for.
-   * @throws ZstdFailure
+   * @throws Undecodable
    */
   *decode(input: Uint8Array): Generator<Uint8Array> {
     for (let at = 0; at < input.length; at += this.#inputRoom) {
@@ -183,9 +163,9 @@ export class ZstdStream {
     }
   }
 
-  /** No more comes. @throws ZstdFailure where more would have to */
+  /** No more comes. @throws Undecodable where more would have to */
   end(): void {
-    if (this.#isInFrame) throw new ZstdFailure(CUT_OFF);
+    if (this.#isInFrame) throw failure(CUT_OFF);
   }
 
   /** Gives its memory back. */

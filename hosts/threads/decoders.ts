@@ -4,7 +4,7 @@
  */
 import { MillraceError } from '../api/errors.ts';
 import type { Decompress } from '../bases/containers/decompress.ts';
-import { Undecodable } from '../bases/containers/decompress.ts';
+import { Undecodable } from '../decoders/undecodable.ts';
 import type { DecodeAnswer, DecodeRequest, DecodingSetup, FromThread } from './messages.ts';
 import type { Thread, Threads, ThreadUser } from './threads.ts';
 

@@ -3,6 +3,7 @@
  * here, those that run everywhere in portable.ts. All check what the format has to check by.
  */
 import { MillraceError, messageOf } from '../../api/errors.ts';
+import { Undecodable } from '../../decoders/undecodable.ts';
 import { corrupt, unsupported } from './bytes.ts';
 import type { InflateOptions, NodeInflate } from './node-gzip.ts';
 import { gunzip, INFLATE_OPTIONS } from './node-gzip.ts';
@@ -12,17 +13,6 @@ import { gunzip, INFLATE_OPTIONS } from './node-gzip.ts';
  * or cut off.
  */
 export type Decompress = (input: AsyncIterable<Uint8Array>) => AsyncIterable<Uint8Array>;
-
-/** Why a decoder gives up. */
-export class Undecodable extends Error {
-  /** Whether it is no damage. */
-  readonly isUnsupported: boolean;
-
-  constructor(message: string, isUnsupported = false) {
-    super(message);
-    this.isUnsupported = isUnsupported;
-  }
-}
 
 /** How to get each; asked when it is first needed. */
 export interface Decompressors {

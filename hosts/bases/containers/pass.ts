@@ -14,7 +14,8 @@ import { Store } from './store.ts';
 import type { ByteStream } from './stream.ts';
 
 /**
- * How far the pass goes ahead of what was wanted, once more than the first bytes has been wanted.
+ * How far the pass goes ahead of what was wanted, once more than the first bytes has been wanted:
+ * no farther than what is wanted next is still in memory (store.ts).
  */
 const AHEAD_BYTES = 6 * 1024 * 1024;
 const FIRST_BYTES = 1024 * 1024;

@@ -8,3 +8,18 @@ export function nextTurn(): Promise<void> {
     else setImmediate(resolve);
   });
 }
+
+/** Copies of the pieces, with a turn for others after each so many bytes. */
+export async function* copiesInTurns(
+  pieces: Iterable<Uint8Array>,
+  bytesATurn: number,
+): AsyncGenerator<Uint8Array> {
+  let bytes = 0;
+  for (const piece of pieces) {
+    yield piece.slice();
+    bytes += piece.length;
+    if (bytes < bytesATurn) continue;
+    bytes = 0;
+    await nextTurn();
+  }
+}

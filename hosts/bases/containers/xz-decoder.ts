@@ -4,10 +4,10 @@
  * Of the package, the module alone is taken (hosts/decoders.mjs).
  */
 
-import { MillraceError, messageOf } from '../../api/errors.ts';
+import { Undecodable } from '../../decoders/undecodable.ts';
+import { compiledOnce } from '../../decoders/wasm.ts';
 import type { Decompress } from './decompress.ts';
-import { Undecodable } from './decompress.ts';
-import { nextTurn } from './turn.ts';
+import { copiesInTurns } from './turn.ts';
 
 /** What the module exports. A context is a record of 32-bit words, followed by its two buffers. */
 export interface XzExports {
@@ -50,20 +50,13 @@ function failure(result: number): Undecodable {
   return new Undecodable(message, UNSUPPORTED.includes(result));
 }
 
-let compiling: Promise<WebAssembly.Module> | undefined;
 let exports: XzExports | undefined;
 
 /** The decoder, compiled when it is first needed. @throws MillraceError `EUNSUPPORTED` */
-export function compileXz(): Promise<WebAssembly.Module> {
-  return (compiling ??= compile().catch((cause) => {
-    compiling = undefined;
-    throw new MillraceError(
-      'EUNSUPPORTED',
-      `xz cannot be read here: its decoder is WebAssembly, which this runtime does not compile (${messageOf(cause)})`,
-      { cause },
-    );
-  }));
-}
+export const compileXz: () => Promise<WebAssembly.Module> = compiledOnce(
+  'xz',
+  () => import('./xz-wasm.js'),
+);
 
 /** The decoder of this thread. */
 export async function loadXz(): Promise<XzExports> {
@@ -72,13 +65,6 @@ export async function loadXz(): Promise<XzExports> {
 
 export function instanceOf(module: WebAssembly.Module): XzExports {
   return new WebAssembly.Instance(module).exports as unknown as XzExports;
-}
-
-async function compile(): Promise<WebAssembly.Module> {
-  const { default: packed } = await import('./xz-wasm.js');
-  const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
-  const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'));
-  return WebAssembly.compile(await new Response(unpacked).arrayBuffer());
 }
 
 /** Decodes by these exports: one stream, or several with padding between them. */
@@ -92,16 +78,7 @@ async function* unxz(
 ): AsyncGenerator<Uint8Array> {
   const context = new XzContext(exports);
   try {
-    for await (const bytes of input) {
-      let slice = 0;
-      for (const piece of context.decode(bytes)) {
-        yield piece.slice();
-        slice += piece.length;
-        if (slice < SLICE_BYTES) continue;
-        slice = 0;
-        await nextTurn();
-      }
-    }
+    for await (const bytes of input) yield* copiesInTurns(context.decode(bytes), SLICE_BYTES);
     context.end();
   } finally {
     context.close();

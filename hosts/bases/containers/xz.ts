@@ -2,13 +2,15 @@
  * xz: a file of several blocks is read block by block through its index; one whose blocks are too
  * large for that, or that has only one, from its start to its end.
  */
+
 import type { BlockSource } from '../../api/block.ts';
 import { MillraceError } from '../../api/errors.ts';
+import { Undecodable } from '../../decoders/undecodable.ts';
 import type { BlockTable } from './blocks.ts';
 import { sourceOfBlocks } from './blocks.ts';
 import { corrupt } from './bytes.ts';
 import type { Decompress } from './decompress.ts';
-import { asDamage, Undecodable } from './decompress.ts';
+import { asDamage } from './decompress.ts';
 import { alone, whole } from './stream.ts';
 import { WRONG } from './xz-decoder.ts';
 import type { XzBlocks } from './xz-index.ts';

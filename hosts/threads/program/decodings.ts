@@ -6,10 +6,10 @@
 import { messageOf } from '../../api/errors.ts';
 import { bunzip2 } from '../../bases/containers/bzip2.ts';
 import type { Decompress } from '../../bases/containers/decompress.ts';
-import { Undecodable } from '../../bases/containers/decompress.ts';
 import { zstdDecompressor } from '../../bases/containers/portable-zstd.ts';
 import type { XzExports } from '../../bases/containers/xz-decoder.ts';
 import { instanceOf, xzDecompressor } from '../../bases/containers/xz-decoder.ts';
+import { Undecodable } from '../../decoders/undecodable.ts';
 import type { DecodeAnswer, DecodeEnd, DecodeRequest, DecodingSetup } from '../messages.ts';
 
 /** What one answer holds at most. */
