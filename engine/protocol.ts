@@ -70,12 +70,13 @@ export const OPEN_TO_CHECK = 2;
 /** Open: the image is only going to be described: one is taken whose data cannot be read. */
 export const OPEN_TO_DESCRIBE = 4;
 /**
- * Create: cluster bits in the lowest byte, from these bits on the refcount order, extended L2, and
- * the method of compression.
+ * Create: cluster bits in the lowest byte, from these bits on the refcount order, extended L2, the
+ * method of compression, and whether refcounts may be lazy.
  */
 export const CREATE_REFCOUNT_ORDER_SHIFT = 8;
 export const CREATE_EXTENDED_L2_SHIFT = 16;
 export const CREATE_COMPRESSION_SHIFT = 17;
+export const CREATE_LAZY_REFCOUNTS_SHIFT = 24;
 /** Write: there is no data, all is zeros. */
 export const WRITE_ZEROES = 1;
 /** Pack: bytes of the length of a stream, at the beginning of what is taken. */

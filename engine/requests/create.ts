@@ -12,6 +12,7 @@ import {
   AT_BACKING_BYTES,
   AT_BACKING_OFFSET,
   AT_CLUSTER_BITS,
+  AT_COMPATIBLE,
   AT_COMPRESSION,
   AT_HEADER_LENGTH,
   AT_INCOMPATIBLE,
@@ -23,6 +24,7 @@ import {
   AT_REFCOUNT_TABLE_OFFSET,
   AT_SIZE,
   AT_VERSION,
+  COMPATIBLE_LAZY_REFCOUNTS,
   EXTENSION_BACKING_FORMAT,
   EXTENSION_HEAD_BYTES,
   EXTENSION_IDENTITY,
@@ -43,6 +45,7 @@ import { backingTexts } from '../overlay/texts';
 import {
   CREATE_COMPRESSION_SHIFT,
   CREATE_EXTENDED_L2_SHIFT,
+  CREATE_LAZY_REFCOUNTS_SHIFT,
   CREATE_REFCOUNT_ORDER_SHIFT,
   EINVAL,
   FORMAT_QCOW2,
@@ -97,7 +100,15 @@ class CreateTask extends Task {
   }
 
   get compression(): u32 {
-    return <u32>(this.argument >> CREATE_COMPRESSION_SHIFT);
+    return <u32>((this.argument >> CREATE_COMPRESSION_SHIFT) & 127);
+  }
+
+  /**
+   * Others may write refcounts late while the header says that the image is in use; here they are
+   * always written before what needs them.
+   */
+  get lazyRefcounts(): bool {
+    return ((this.argument >> CREATE_LAZY_REFCOUNTS_SHIFT) & 1) != 0;
   }
 }
 
@@ -163,6 +174,7 @@ function plan(t: CreateTask, image: Qcow2): i32 {
   image.refcountOrder = t.refcountOrder;
   image.extendedL2 = t.extendedL2;
   image.compression = t.compression;
+  image.lazyRefcounts = t.lazyRefcounts;
   image.size = t.size;
   if (image.clusterBits < 9 || image.clusterBits > 21) return R_CLUSTER_BITS;
   if (image.extendedL2 && image.clusterBits < 14) return R_CLUSTER_BITS;
@@ -239,6 +251,7 @@ function writeHeader(at: usize, image: Qcow2): u32 {
     (image.extendedL2 ? INCOMPATIBLE_EXTENDED_L2 : 0) |
       (image.compression ? INCOMPATIBLE_COMPRESSION : 0),
   );
+  putBe64(at + AT_COMPATIBLE, image.lazyRefcounts ? COMPATIBLE_LAZY_REFCOUNTS : 0);
   store<u8>(at + AT_COMPRESSION, <u8>image.compression);
   putBe32(at + AT_REFCOUNT_ORDER, image.refcountOrder);
   putBe32(at + AT_HEADER_LENGTH, HEADER_BYTES);

@@ -11,6 +11,7 @@ export interface ConvertOptions
     | 'compressionType'
     | 'extendedL2'
     | 'forceShare'
+    | 'lazyRefcounts'
     | 'memory'
     | 'refcountBits'
     | 'sequential'

@@ -80,6 +80,11 @@ export interface CreateOptions extends UseOptions {
   /** How its compressed clusters are compressed, if it comes to have some; default zlib. */
   compressionType?: Compression;
   /**
+   * Let other programs (QEMU) write refcounts late while they use it: after a crash they look
+   * through it first, as is done here anyway. Default false.
+   */
+  lazyRefcounts?: boolean;
+  /**
    * Follow the backing references of the base itself, and open the other files of an image that
    * lies in several; default false.
    */

@@ -5,6 +5,7 @@
 import {
   CREATE_COMPRESSION_SHIFT,
   CREATE_EXTENDED_L2_SHIFT,
+  CREATE_LAZY_REFCOUNTS_SHIFT,
   CREATE_REFCOUNT_ORDER_SHIFT,
   MEMORY_BYTES_MAX,
   MEMORY_BYTES_MIN,
@@ -113,8 +114,8 @@ export function checkedSize(size: number | undefined): number | undefined {
 const METHODS = { zlib: METHOD_DEFLATE, zstd: METHOD_ZSTD } as const;
 
 /**
- * Cluster size, refcount width, kind of L2 entries and method of compression, as the engine takes
- * them in one number.
+ * Cluster size, refcount width, kind of L2 entries, method of compression and whether refcounts may
+ * be lazy, as the engine takes them in one number.
  */
 export function checkedShape(options: CreateOptions): number {
   const clusterBits = powerOfTwo(
@@ -135,7 +136,8 @@ export function checkedShape(options: CreateOptions): number {
     clusterBits +
     (refcountOrder << CREATE_REFCOUNT_ORDER_SHIFT) +
     (Number(options.extendedL2 ?? false) << CREATE_EXTENDED_L2_SHIFT) +
-    (checkedMethod(options.compressionType) << CREATE_COMPRESSION_SHIFT)
+    (checkedMethod(options.compressionType) << CREATE_COMPRESSION_SHIFT) +
+    (Number(options.lazyRefcounts ?? false) << CREATE_LAZY_REFCOUNTS_SHIFT)
   );
 }
 

@@ -1,6 +1,6 @@
 /** The words of `qemu-img`: the same options, output and exit codes. */
 import { existsSync } from 'node:fs';
-import { stat, writeFile } from 'node:fs/promises';
+import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { makeContent } from '../fixtures/content.ts';
@@ -11,6 +11,7 @@ import { millraceHere, withFolder } from './program.ts';
 
 /** As `qemu-img convert -p` tells them. */
 const PERCENTS = /^( {4}\(\d+\.00\/100%\)\r)+ {4}\(100\.00\/100%\)\n$/;
+const LAZY = /lazy refcounts: true/;
 const MIB = 1024 * 1024;
 
 /** Ours and QEMU's answers to the same command line; `ours` is what only we need. */
@@ -123,6 +124,72 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'as qemu-img', () => {
       }
     }));
 
+  it(
+    'create and convert take -o lazy_refcounts, and whatever writes the image keeps it',
+    () =>
+      inScene(async (folder) => {
+        const lazy = 'lazy_refcounts=on';
+        await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-o', lazy, 'theirs.qcow2', '5M']);
+        const bits = async (image: string): Promise<string> =>
+          (await readFile(join(folder, image))).toString('hex', 72, 96);
+        const expectLazy = async (image: string): Promise<void> => {
+          expect({ image, bits: await bits(image) }).toEqual({
+            image,
+            bits: await bits('theirs.qcow2'),
+          });
+          for (const told of await both(['info', image])) expect(told.stdout).toMatch(LAZY);
+          expect((await both(['check', image])).map(({ exitCode }) => exitCode)).toEqual([0, 0]);
+        };
+        const millraces = async (line: string): Promise<void> =>
+          expect({ line, ...(await millraceHere(...line.split(' '))) }).toMatchObject({
+            exitCode: 0,
+            stderr: '',
+          });
+        await millraces(`create -o ${lazy} -b b.raw -F raw l.qcow2`);
+        await expectLazy('l.qcow2');
+        await qemuIo(join(folder, 'l.qcow2'), ['write -P 5 0 200k']);
+        for (const line of [
+          'resize l.qcow2 5M',
+          'check -r all l.qcow2',
+          'rebase -b o.qcow2 -F qcow2 --follow-chain l.qcow2',
+          'stream --offset 0 --length 1M --follow-chain l.qcow2',
+        ]) {
+          await millraces(line);
+          await expectLazy('l.qcow2');
+        }
+        await millraces('create -b l.qcow2 -F qcow2 --follow-chain over.qcow2');
+        await qemuIo(join(folder, 'over.qcow2'), ['write -P 6 300k 90k']);
+        await millraces('commit --follow-chain over.qcow2');
+        await expectLazy('l.qcow2');
+        for (const how of ['', '-c ']) {
+          await millraces(
+            `convert --follow-chain -O qcow2 ${how}-o ${lazy} l.qcow2 copy${how.length}`,
+          );
+          await expectLazy(`copy${how.length}`);
+          await run('qemu-img', ['compare', 'l.qcow2', `copy${how.length}`]);
+        }
+        await millraces(`create -o lazy_refcounts=off no.qcow2 1M`);
+        expect((await millraceHere('info', 'no.qcow2')).stdout).toContain('lazy refcounts: false');
+      }),
+    60_000,
+  );
+
+  it('an image with lazy refcounts that QEMU was killed over is right again', () =>
+    inScene(async (folder) => {
+      await millraceHere('create', '-o', 'lazy_refcounts=on,cluster_size=4k', 'l.qcow2', '8M');
+      const killed = ['write -P 65 0 3M', 'flush', 'sigraise 9'].flatMap((step) => ['-c', step]);
+      await run('qemu-io', [...killed, 'l.qcow2'], { exitCodes: [137] }).catch((error: Error) =>
+        expect(error.message).toMatch(/SIGKILL/),
+      );
+      expect(await info(join(folder, 'l.qcow2'))).toMatchObject({ 'dirty-flag': true });
+      // QEMU did put them off, as the image lets it.
+      expect((await both(['check', 'l.qcow2']))[0].exitCode).toBe(2);
+      await millraceHere('resize', 'l.qcow2', '9M');
+      expect((await both(['check', 'l.qcow2'])).map(({ exitCode }) => exitCode)).toEqual([0, 0]);
+      await qemuIo(join(folder, 'l.qcow2'), ['read -P 65 0 3M', 'read -P 0 3M 6M']);
+      expect((await millraceHere('info', 'l.qcow2')).stdout).toMatch(LAZY);
+    }));
+
   it('info tells of the chain', () =>
     inScene(async () => {
       const [ours, theirs] = await both(['info', '--backing-chain', '--output=json', 'p.qcow2']);
@@ -230,6 +297,9 @@ describe('the command line', () => {
         ['create -f raw a 1G', /Allowed choices are qcow2/],
         ['create -u -b b a', /-u is not supported: a base is opened/],
         ['create -o compat=0.10 a 1G', /compat=0\.10 is not supported.*qemu-img create/],
+        ['create -o compat=0.10,lazy_refcounts=on a 1G', /compat=0\.10 is not supported/],
+        ['create -o lazy_refcounts=maybe a 1G', /invalid lazy_refcounts 'maybe'/],
+        ['convert -O raw -o lazy_refcounts=on b a', /-o is for a qcow2 target/],
         ['create -o preallocation=full a 1G', /stream --allocate full/],
         ['create -o clusters=1 a 1G', /there is no -o clusters/],
         ['create -o cluster_size=x a 1G', /invalid cluster_size 'x'/],

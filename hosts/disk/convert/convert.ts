@@ -144,13 +144,15 @@ function making(runtime: Runtime, target: Target): Runtime {
 }
 
 function shapeOf(options: ConvertOptions): CopySource {
-  const { target, clusterSize, refcountBits, extendedL2, compressionType, cache, memory } = options;
+  const { target, clusterSize, refcountBits, extendedL2, compressionType, lazyRefcounts } = options;
+  const { cache, memory } = options;
   return {
     overlay: target,
     clusterSize,
     refcountBits,
     extendedL2,
     compressionType,
+    lazyRefcounts,
     cache,
     memory,
   };

@@ -56,6 +56,8 @@ function hasShape({
   refcountBits,
   extendedL2,
   compressionType,
+  lazyRefcounts,
 }: ConvertOptions): boolean {
-  return [clusterSize, refcountBits, extendedL2, compressionType].some((one) => one !== undefined);
+  const shape = [clusterSize, refcountBits, extendedL2, compressionType, lazyRefcounts];
+  return shape.some((one) => one !== undefined);
 }

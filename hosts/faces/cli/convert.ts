@@ -30,6 +30,7 @@ interface ConvertCommandOptions
     | 'extendedL2'
     | 'compress'
     | 'compressionType'
+    | 'lazyRefcounts'
     | 'sparseSize'
     | 'followChain'
   > {
@@ -93,16 +94,18 @@ function withCreation({
   o,
   ...options
 }: ConvertCommandOptions & { o: string[] }): ConvertCommandOptions {
-  const { clusterSize, refcountBits, extendedL2, compressionType, ...others } = creationOptions(o);
-  const [other] = Object.keys(others);
+  const { size, base, baseFormat, ...shape } = creationOptions(o);
+  const [other] = Object.entries({ size, base, baseFormat }).filter(
+    ([, value]) => value !== undefined,
+  );
   if (other !== undefined)
     throw new MillraceError(
       'EINVAL',
-      `a copy stands alone, and is as large as its source: no ${other} in -o`,
+      `a copy stands alone, and is as large as its source: no ${other[0]} in -o`,
     );
   if (o.length > 0 && options.outputFormat === 'raw')
     throw new MillraceError('EINVAL', '-o is for a qcow2 target (-O qcow2)');
-  return { clusterSize, refcountBits, extendedL2, compressionType, ...options };
+  return { ...shape, ...options };
 }
 
 async function convert(

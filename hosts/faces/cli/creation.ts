@@ -10,6 +10,7 @@ export interface CreationOptions {
   refcountBits?: number;
   extendedL2?: boolean;
   compressionType?: Compression;
+  lazyRefcounts?: boolean;
   base?: string;
   baseFormat?: string;
 }
@@ -17,7 +18,6 @@ export interface CreationOptions {
 /** The values of an option that has only one way here, and what makes an image with another one. */
 const ONLY: Readonly<Record<string, { values: readonly string[]; advice: string }>> = {
   compat: { values: ['1.1', 'v3'], advice: 'overlays are of version 3' },
-  lazy_refcounts: { values: ['off', 'no', 'false'], advice: 'refcounts are written in order' },
   preallocation: {
     values: ['off'],
     advice: "space is taken as it is needed; 'millrace stream --allocate full' takes all of it",
@@ -61,12 +61,13 @@ function take(found: CreationOptions, name: string, value: string): void {
   else if (name === 'refcount_bits') found.refcountBits = Number(value);
   else if (name === 'extended_l2') found.extendedL2 = isOn(name, value);
   else if (name === 'compression_type') found.compressionType = value as Compression;
+  else if (name === 'lazy_refcounts') found.lazyRefcounts = isOn(name, value);
   else if (name === 'backing_file') found.base = value;
   else if (name === 'backing_fmt') found.baseFormat = value;
   else
     throw new MillraceError(
       'EINVAL',
-      `there is no -o ${name}: must be size, cluster_size, refcount_bits, extended_l2, compression_type, backing_file, backing_fmt, ${Object.keys(ONLY).join(', ')}`,
+      `there is no -o ${name}: must be size, cluster_size, refcount_bits, extended_l2, compression_type, lazy_refcounts, backing_file, backing_fmt, ${Object.keys(ONLY).join(', ')}`,
     );
 }
 
