@@ -70,6 +70,11 @@ export const OPEN_TO_CHECK = 2;
 /** Open: the image is only going to be described: one is taken whose data cannot be read. */
 export const OPEN_TO_DESCRIBE = 4;
 /**
+ * Open: these are the flags. What is above them is the place of a snapshot's entry in the file, a
+ * multiple of eight: an image that is only read is to show that.
+ */
+export const OPEN_FLAGS = 7;
+/**
  * Create: cluster bits in the lowest byte, from these bits on the refcount order, extended L2, the
  * method of compression, and whether refcounts may be lazy.
  */
@@ -192,10 +197,12 @@ export const SNAPSHOT_STATE_BYTES = 4;
 export const SNAPSHOT_ICOUNT = 5;
 export const SNAPSHOT_ID_BYTES = 6;
 export const SNAPSHOT_NAME_BYTES = 7;
+/** Where its entry stands in the file. */
+export const SNAPSHOT_AT = 8;
 export const BITMAP_FLAGS = 0;
 export const BITMAP_GRANULARITY_BITS = 1;
 export const BITMAP_NAME_BYTES = 2;
-export const SNAPSHOT_NUMBERS = 8;
+export const SNAPSHOT_NUMBERS = 9;
 export const SNAPSHOT_TEXT_BYTES = 131070;
 
 // Reports

@@ -10,11 +10,12 @@ import { pageChanged, pageGet } from '../core/pages';
 import { AGAIN, DONE, fail, Task, WAIT } from '../core/task';
 import { AT_SNAPSHOT_COUNT, AT_SNAPSHOTS_OFFSET } from '../formats/qcow2/header';
 import { Qcow2 } from '../formats/qcow2/image';
+import { SNAPSHOT_BYTES } from '../formats/qcow2/snapshot';
 import { SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
 import { settle } from '../overlay/flush';
 import { allocateWhole, refcountsPerPart } from '../overlay/refcounts';
 import { ENOSPC, OVERLAY, R_TOO_LARGE } from '../protocol';
-import { mendedExtra, SNAPSHOT_BYTES, SNAPSHOT_EXTRA_WRITTEN } from './snapshots';
+import { mendedExtra, SNAPSHOT_EXTRA_WRITTEN } from './snapshots';
 import { Check, corruptions } from './state';
 
 /**

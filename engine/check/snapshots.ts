@@ -8,25 +8,20 @@ import { pageGet } from '../core/pages';
 import { AGAIN, DONE, Task, WAIT } from '../core/task';
 import { Qcow2 } from '../formats/qcow2/image';
 import { OFFSET_MASK } from '../formats/qcow2/l2';
+import {
+  SNAPSHOT_BYTES,
+  SNAPSHOT_DISK,
+  SNAPSHOT_EXTRA,
+  SNAPSHOT_EXTRA_MIN,
+  SNAPSHOT_L1_OFFSET,
+  SNAPSHOT_SIZES,
+} from '../formats/qcow2/snapshot';
 import { BITMAP_ENTRIES_MAX, L1_BYTES_MAX, SCAN_ENTRIES_MAX, SECTOR_BYTES } from '../limits';
 import { entriesOfPage, refer } from './count';
 import { beginTable, Check, telling, unreadAt } from './state';
 import { COUNT, walkTables } from './walk';
 
-/**
- * An entry of the snapshot table: where the words stand that tell of its L1 table and its lengths.
- */
-const SNAPSHOT_L1_OFFSET: u64 = 0;
-const SNAPSHOT_SIZES: u64 = 8;
-const SNAPSHOT_EXTRA: u64 = 32;
-export const SNAPSHOT_BYTES: u64 = 40;
-/** In the extra data: bytes of the disk. */
-const SNAPSHOT_DISK: u64 = 48;
-/**
- * Version 3 wants the size of the VM state and of the disk there; QEMU takes no more than this, and
- * writes no less than that.
- */
-const SNAPSHOT_EXTRA_MIN: u64 = 16;
+/** QEMU takes no more extra data of a snapshot than this, and writes no less than that. */
 const SNAPSHOT_EXTRA_MAX: u64 = 1024;
 export const SNAPSHOT_EXTRA_WRITTEN: u64 = 24;
 /** All entries together. */

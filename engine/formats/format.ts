@@ -9,6 +9,7 @@ import { BLOCK_BYTES, CHUNK_BYTES } from '../limits';
 import {
   EINVAL,
   KIND_OPEN,
+  OPEN_FLAGS,
   OPEN_TO_CHECK,
   OPEN_TO_DESCRIBE,
   OPEN_WRITABLE,
@@ -40,6 +41,11 @@ export class OpenTask extends Task {
   /** Only what its header says is wanted. */
   get isToDescribe(): bool {
     return (this.argument & OPEN_TO_DESCRIBE) != 0;
+  }
+
+  /** Where the entry of the internal snapshot stands that is to be shown; 0: of none. */
+  get snapshotAt(): u64 {
+    return this.argument & ~(<u64>OPEN_FLAGS);
   }
 }
 

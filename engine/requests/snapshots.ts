@@ -1,6 +1,6 @@
 // snapshots: tells of the internal snapshots of image 0 (QEMU's docs/interop/qcow2.txt,
 // "Snapshots"), one a request: what they are called, and when they were made; or of its persistent
-// bitmaps ("Bitmaps extension"). What they hold is not shown.
+// bitmaps ("Bitmaps extension"). What a snapshot holds is shown by opening the image for it.
 
 import { be32, be64 } from '../core/bytes';
 import { takeMemory } from '../core/memory';
@@ -19,6 +19,7 @@ import {
   OVERLAY,
   R_SNAPSHOT_TABLE,
   R_UNREAD,
+  SNAPSHOT_AT,
   SNAPSHOT_CLOCK_NANOSECONDS,
   SNAPSHOT_CLOCK_SECONDS,
   SNAPSHOT_DATE_NANOSECONDS,
@@ -95,6 +96,7 @@ export function runSnapshots(task: Task): i32 {
   if (t.state == FIXED) {
     if (!copy(t, image, at, FIXED_BYTES + EXTRA_KNOWN, texts)) return WAIT;
     const extra = tellNumbers(t, texts);
+    put(t, SNAPSHOT_AT, <f64>at);
     t.textsAt = at + FIXED_BYTES + extra;
     if (extra > EXTRA_MAX || t.textsAt + t.textBytes > image.fileSize) return refuse(t, at);
     t.copied = 0;

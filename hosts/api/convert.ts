@@ -1,5 +1,5 @@
 /** What a copy of an image takes and tells. */
-import type { ImageFormat } from './image.ts';
+import type { ImageFormat, SnapshotChoice } from './image.ts';
 import type { CreateOptions } from './open.ts';
 
 /** What is to be copied, and as what. */
@@ -21,6 +21,11 @@ export interface ConvertOptions
   source: string | URL;
   /** Default told by the source's first bytes. */
   sourceFormat?: ImageFormat;
+  /**
+   * An internal snapshot of a qcow2 source, in place of its disk as it is now: by id or name. It is
+   * of the size that the disk had then.
+   */
+  snapshot?: SnapshotChoice;
   /**
    * Follow the backing references of the base itself, and open the other files of an image that
    * lies in several; of an image on a server, also its own. Default false.

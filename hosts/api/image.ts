@@ -61,6 +61,12 @@ export interface ImageInfo {
   bitmaps?: BitmapInfo[];
 }
 
+/**
+ * Which internal snapshot is meant: one of that id, else the first of that name; or by both, or one
+ * of the two alone.
+ */
+export type SnapshotChoice = string | { id?: string; name?: string };
+
 /** The encryption that QEMU has given up. */
 export interface AesInfo {
   /** By one password for all. */
@@ -112,7 +118,7 @@ export interface BitmapInfo {
   flags: ('in-use' | 'auto')[];
 }
 
-/** An internal snapshot of a qcow2 image. What it holds cannot be shown. */
+/** An internal snapshot of a qcow2 image. What it holds can be copied (convertDisk). */
 export interface SnapshotInfo {
   /** As the header has it. */
   id: string;

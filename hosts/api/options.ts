@@ -86,6 +86,7 @@ export const REBASE_OPTIONS: OptionNames<RebaseOptions> = {
 export const CONVERT_OPTIONS: OptionNames<ConvertOptions> = {
   source: true,
   sourceFormat: true,
+  snapshot: true,
   followChain: true,
   forceShare: true,
   unpack: true,

@@ -10,6 +10,7 @@ import { inLanes, piecesOf, split } from './copy-pieces.ts';
 import type { EngineDisk } from './disk.ts';
 import { createDiskWith } from './open.ts';
 import { SECTOR_BYTES } from './options.ts';
+import { runsOf } from './zeros.ts';
 
 /** What is copied, as the base of an overlay. */
 export interface CopySource extends CreateOptions {
@@ -43,28 +44,57 @@ export async function copyWith(
   });
 }
 
-/**
- * Makes a copy of what `disk` shows with its clusters compressed, where that makes them smaller; as
- * copyWith, else. `progress` is told how far it is.
- */
-export async function compressedCopyWith(
+/** How what an open disk shows is copied. */
+export interface DiskCopyOptions extends CopyOptions {
+  /** Compress clusters, where that makes them smaller. */
+  compress?: boolean;
+  /** Told how far it is. */
+  progress?: (done: number) => void;
+}
+
+/** As copyWith, of what `disk` shows. */
+export async function diskCopyWith(
   runtime: Runtime,
   disk: Disk,
   shape: CopySource,
-  options: CopyOptions & { progress?: (done: number) => void },
+  options: DiskCopyOptions,
 ): Promise<number> {
-  const { signal, allocate, progress } = options;
+  const { signal, allocate, compress, progress } = options;
   const full = allocate === 'full';
   const size = Math.ceil(disk.size / SECTOR_BYTES) * SECTOR_BYTES;
-  return made(runtime, { ...shape, size }, async (image) => {
+  const write = compress ? writeCompressed : writePlain;
+  return made(runtime, { ...shape, size, copyOnRead: false }, async (image) => {
     const pieces = full ? split(0, disk.size) : piecesOf(disk.map(), disk.size, image.clusterSize);
     await inLanes(pieces, signal, async ({ offset, length }) => {
       const data = await disk.read(offset, length, { signal });
       const isLast = offset + length === disk.size;
-      await image.writeCompressed(offset, isLast ? padded(data, size - offset) : data, { full });
+      await write(image, offset, isLast ? padded(data, size - offset) : data, full);
       progress?.(offset + length);
     });
   });
+}
+
+async function writeCompressed(
+  image: EngineDisk,
+  offset: number,
+  data: Uint8Array,
+  full: boolean,
+): Promise<void> {
+  await image.writeCompressed(offset, data, { full });
+}
+
+/** Writes whole clusters; those of zeros take no space, unless it is to be `full`. */
+async function writePlain(
+  image: EngineDisk,
+  offset: number,
+  data: Uint8Array,
+  full: boolean,
+): Promise<void> {
+  if (full) return image.write(offset, data);
+  for (const { start, end, zero } of runsOf(data, image.clusterSize)) {
+    if (zero) await image.writeZeroes(offset + start, end - start);
+    else await image.write(offset + start, data.subarray(start, end));
+  }
 }
 
 /** The last sector of a raw image may be cut. */

@@ -259,7 +259,10 @@ export class EngineDisk extends DiskViews implements Disk {
     const images = this.#chain();
     const report = this.#engine.imageReport(0);
     const snapshots = report[IMAGE_SNAPSHOTS];
-    if (snapshots) images[0].snapshots = await snapshotsOf(this.#engine, snapshots);
+    if (snapshots)
+      images[0].snapshots = (await snapshotsOf(this.#engine, snapshots)).map(
+        ({ snapshot }) => snapshot,
+      );
     const bitmaps = report[IMAGE_BITMAPS];
     if (bitmaps) images[0].bitmaps = await bitmapsOf(this.#engine, bitmaps);
     images[0].encryption = await encryptionOf(this.#engine);

@@ -1,6 +1,7 @@
 /** Images that are only read, which other programs may write meanwhile. */
 import type { Disk } from '../api/disk.ts';
 import { MillraceError } from '../api/errors.ts';
+import type { SnapshotChoice } from '../api/image.ts';
 import type { OpenOptions } from '../api/open.ts';
 import type { Runtime } from '../api/runtime.ts';
 import { contentsOf, openPlace } from './image-source.ts';
@@ -16,6 +17,8 @@ export interface LookOptions
     'followChain' | 'format' | 'forceShare' | 'memory' | 'sequential' | 'unpack'
   > {
   base?: null;
+  /** Show an internal snapshot in place of the disk as it is now. */
+  snapshot?: SnapshotChoice;
 }
 
 /**
@@ -26,15 +29,17 @@ export interface LookOptions
 export async function openImage(
   runtime: Runtime,
   location: string,
-  how: LookOptions,
+  { snapshot, ...how }: LookOptions,
 ): Promise<Disk> {
   if (!isRemote(runtime, location))
-    return openDiskWith(runtime, { overlay: location, readOnly: true, ...how });
+    return openDiskWith(runtime, { overlay: location, readOnly: true, ...how }, { snapshot });
   const { source, member } = await openPlace(runtime, location, undefined, how);
   const { unpack, sequential } = how;
   const overlay = await contentsOf(runtime, source, { member, unpack, sequential });
-  if (how.followChain) return openDiskWith(runtime, { overlay, readOnly: true, ...how });
-  const disk = await openDiskWith(runtime, { overlay, readOnly: true, ...how, base: null });
+  if (how.followChain)
+    return openDiskWith(runtime, { overlay, readOnly: true, ...how }, { snapshot });
+  const alone = { overlay, readOnly: true, ...how, base: null };
+  const disk = await openDiskWith(runtime, alone, { snapshot });
   const [{ backingFile }] = await disk.images();
   if (backingFile === undefined || how.base === null) return disk;
   await disk.close();

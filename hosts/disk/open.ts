@@ -8,7 +8,7 @@ import { KIND_CLOSE, KIND_CREATE } from '../../engine/protocol.ts';
 import type { BlockSource } from '../api/block.ts';
 import type { CheckOptions, CheckReport } from '../api/check.ts';
 import { MillraceError } from '../api/errors.ts';
-import type { ImageFormat, ImageInfo } from '../api/image.ts';
+import type { ImageFormat, ImageInfo, SnapshotChoice } from '../api/image.ts';
 import type { BaseLocation, CreateOptions, OpenOptions } from '../api/open.ts';
 import { CHECK_OPTIONS, CREATE_OPTIONS, mustKnowOptions, OPEN_OPTIONS } from '../api/options.ts';
 import type { Runtime } from '../api/runtime.ts';
@@ -62,13 +62,15 @@ export async function createDiskWith(
   }
 }
 
-/** What callers within Millrace are told while a disk is opened. */
+/** What callers within Millrace say, and are told, of a disk that is opened. */
 interface Told {
   /** The overlay itself is not there, whatever becomes of its base. */
   missing?: () => void;
   /** As `OpeningOptions` has them. */
   onOtherDate?: (words: string) => void;
   takesLower?: boolean;
+  /** What is shown in place of the disk as it is now; of one that is opened to be read. */
+  snapshot?: SnapshotChoice;
 }
 
 /** Opens an overlay with its chain; with `create`, one that is not there is made. */
@@ -110,7 +112,7 @@ function isObject(location: BaseLocation | undefined): location is BlockSource {
 async function openExisting(
   runtime: Runtime,
   options: Omit<OpenOptions, 'create'>,
-  { missing, ...taken }: Told = {},
+  { missing, snapshot, ...taken }: Told = {},
 ): Promise<EngineDisk> {
   const { readOnly = false, followChain = false } = options;
   mustBeLocation('overlay', options.overlay);
@@ -122,6 +124,7 @@ async function openExisting(
         if ((error as MillraceError).code === 'ENOENT') missing?.();
         throw error;
       });
+    if (snapshot !== undefined) await opening.showSnapshot(snapshot);
     if (options.base === null) return await opening.finishWithoutBase(readOnly);
     const bases =
       options.base === undefined ? [] : Array.isArray(options.base) ? options.base : [options.base];

@@ -7,14 +7,16 @@ import {
   IMAGE_NAME_BYTES,
   IMAGE_SIZE,
   KIND_CHECK,
+  KIND_OPEN,
   OPEN_TO_CHECK,
   OPEN_TO_DESCRIBE,
   OPEN_WRITABLE,
+  OVERLAY,
   REPAIR_CRASH,
 } from '../../engine/protocol.ts';
 import type { BlockFile, BlockSource } from '../api/block.ts';
 import { MillraceError } from '../api/errors.ts';
-import type { ImageFormat } from '../api/image.ts';
+import type { ImageFormat, SnapshotChoice } from '../api/image.ts';
 import type { CacheMode } from '../api/open.ts';
 import type { ProfileChoice, RecordOptions } from '../api/profile.ts';
 import type { OverlayMode, Runtime } from '../api/runtime.ts';
@@ -25,6 +27,7 @@ import { EngineDisk } from './disk.ts';
 import { Engine } from './driver/engine.ts';
 import { formatName } from './driver/formats.ts';
 import { findImage } from './find-image.ts';
+import { asOfSnapshot, findSnapshot } from './find-snapshot.ts';
 import type { ImageChoice } from './image-opening.ts';
 import { ImageOpener } from './image-opening.ts';
 import type { UnpackChoice } from './image-source.ts';
@@ -140,6 +143,18 @@ export class Opening {
         `${overlayName(overlay)}: an overlay is a qcow2 image, and this is ${formatName(format)} data; open it read-only, or create an overlay over it`,
       );
     }
+  }
+
+  /**
+   * Lets the image that was opened to be read show an internal snapshot, in its place.
+   * @throws MillraceError `ENOENT` for one that is not there, `EUNSUPPORTED` where there can be
+   *   none.
+   */
+  async showSnapshot(wanted: SnapshotChoice): Promise<void> {
+    const { at, label } = await findSnapshot(this.engine, wanted);
+    await this.engine.request(KIND_OPEN, OVERLAY, FORMAT_QCOW2, at).catch((error) => {
+      throw asOfSnapshot(error, label);
+    });
   }
 
   /** Opens an image for nothing but a description: one whose data cannot be read, too. */

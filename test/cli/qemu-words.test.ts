@@ -305,7 +305,6 @@ describe('the command line', () => {
         ['create -o cluster_size=x a 1G', /invalid cluster_size 'x'/],
         ['create --size 1G a 2G', /two sizes/],
         ['convert -c a b', /is not compressed: only a qcow2 copy is \(format, -O qcow2\)/],
-        ['convert -l one a b', /qemu-img convert -l/],
         ['convert -B base a b', /millrace create --base/],
         ['convert -S 100 a b', /invalid sparse size 100: must be a multiple of 512/],
         ['snapshot -c one a', /only listed/],

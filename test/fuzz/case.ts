@@ -20,6 +20,8 @@ import {
   KIND_STREAM,
   KIND_WRITE,
   KIND_ZERO,
+  SNAPSHOT_AT,
+  SNAPSHOT_NUMBERS,
 } from '../../engine/protocol.ts';
 import { Random } from '../fixtures/content.ts';
 import { checkImage } from '../simulator/checker.ts';
@@ -31,7 +33,7 @@ import { Storage } from '../simulator/storage.ts';
 import { hostileImage } from './mutate.ts';
 
 /** The largest answer on a snapshot. */
-const SNAPSHOT_BYTES = 64 + 2 * 65535;
+const SNAPSHOT_BYTES = SNAPSHOT_NUMBERS * 8 + 2 * 65535;
 const MEMORY_BYTES = 8 << 20;
 const RAW = 1;
 const QCOW2 = 2;
@@ -79,6 +81,7 @@ export function runCase(
 }
 
 class Case {
+  readonly #seed: number;
   readonly #random: Random;
   readonly #events = new Events();
   readonly #module: WebAssembly.Module;
@@ -97,6 +100,7 @@ class Case {
     tell?: (line: string) => void,
   ) {
     this.#module = module;
+    this.#seed = seed;
     this.#random = new Random(seed ^ 0x5bd1e995);
     this.#file = file;
     this.#clusterBits = clusterBits;
@@ -115,7 +119,7 @@ class Case {
   }
 
   #asOverlay(writable: boolean): boolean {
-    const storage = new Storage(this.#file);
+    const storage = new Storage(writable || this.#seed & 1 ? this.#file : this.#withSnapshot());
     const bases = this.#random.next() & 1 ? [{ bytes: this.#base }] : [];
     this.#machine = this.#newMachine(storage, bases);
     const { code } = this.#call(KIND_OPEN, 0, this.#pick(0, QCOW2), writable ? WRITABLE : 0);
@@ -143,9 +147,42 @@ class Case {
     );
     this.#readAll(storage.mark() === 0 ? (bases[0]?.bytes ?? new Uint8Array(0)) : undefined);
     for (let i = 0; i < 6; i++) this.#act(writable);
+    if (!writable) this.#showSnapshot();
     this.#call(KIND_CLOSE, 0, 0, writable ? 0 : 1);
     if (!writable) must(storage.mark() === 0, 'nothing is written to an overlay that is only read');
     return true;
+  }
+
+  /** The image with a snapshot behind its end, whose numbers are near those of its own disk. */
+  #withSnapshot(): Uint8Array {
+    const random = new Random(this.#seed ^ 0x2545f491);
+    const pick = (...choices: number[]): number => choices[random.between(0, choices.length - 1)];
+    const at = Math.ceil(this.#file.length / 65536) * 65536;
+    const file = new Uint8Array(at + 512);
+    file.set(this.#file);
+    const view = new DataView(file.buffer);
+    const put = (place: number, value: number): void =>
+      view.setBigUint64(place, BigInt.asUintN(64, BigInt(value)));
+    const own = (place: number): number => Number(view.getBigUint64(place));
+    view.setUint32(60, 1);
+    put(64, at);
+    put(at, pick(own(40), own(40), own(40), 512, at, 2 ** 40, own(40) + 8));
+    view.setUint32(at + 8, view.getUint32(36) + pick(0, 0, 0, 1, -1, 2 ** 20));
+    view.setUint32(at + 36, pick(0, 16, 24, 24, 24, 2 ** 31));
+    put(at + 48, own(24) + pick(0, 0, 512, 65536, -512, 2 ** 53));
+    return file;
+  }
+
+  /** What the first snapshot's entry leads to, or one that would stand somewhere else. */
+  #showSnapshot(): void {
+    const told = new Uint8Array(SNAPSHOT_BYTES);
+    this.#call(KIND_SNAPSHOTS, 0, 0, 0, told);
+    const [first] = new Float64Array(told.buffer, SNAPSHOT_AT * 8, 1);
+    const place = first || this.#random.between(1, this.#file.length >> 3) * 8;
+    if (this.#call(KIND_OPEN, 0, QCOW2, place).code !== 0) return;
+    this.#size = this.#machine.report(this.#machine.exports.image(0))[1];
+    this.#readAll(undefined);
+    for (let i = 0; i < 3; i++) this.#act(false);
   }
 
   #asBase(): boolean {

@@ -198,12 +198,9 @@ function parseVersion3(at: usize, image: Qcow2): i32 {
 function parseTables(at: usize, image: Qcow2): i32 {
   const mask = clusterBytes(image) - 1;
   image.l1Size = be32(at + AT_L1_SIZE);
-  const l1Bytes = (<u64>image.l1Size) << 3;
-  const span = image.clusterBits + image.l2Bits;
-  const needed = (image.size >> span) + (image.size & (((<u64>1) << span) - 1) ? 1 : 0);
-  if (l1Bytes > L1_BYTES_MAX || needed > image.l1Size) return R_L1_SIZE;
   image.l1Offset = be64(at + AT_L1_OFFSET);
-  if (image.l1Size && misplaced(image, image.l1Offset, l1Bytes, mask)) return R_L1_OFFSET;
+  const fault = l1Fault(image);
+  if (fault) return fault;
   let refcountBytes = (<u64>be32(at + AT_REFCOUNT_TABLE_CLUSTERS)) << image.clusterBits;
   if (refcountBytes > REFCOUNT_TABLE_BYTES_MAX) return R_REFCOUNT_TABLE;
   image.refcountTableOffset = be64(at + AT_REFCOUNT_TABLE_OFFSET);
@@ -224,6 +221,16 @@ function parseTables(at: usize, image: Qcow2): i32 {
   )
     return R_SNAPSHOT_TABLE;
   return OK;
+}
+
+/** What is wrong with the L1 table, by its place and the disk's size; 0: nothing. */
+export function l1Fault(image: Qcow2): i32 {
+  const bytes = (<u64>image.l1Size) << 3;
+  const span = image.clusterBits + image.l2Bits;
+  const needed = (image.size >> span) + (image.size & (((<u64>1) << span) - 1) ? 1 : 0);
+  if (bytes > L1_BYTES_MAX || needed > image.l1Size) return R_L1_SIZE;
+  const mask = clusterBytes(image) - 1;
+  return image.l1Size && misplaced(image, image.l1Offset, bytes, mask) ? R_L1_OFFSET : OK;
 }
 
 /** A table must be aligned to clusters, behind the header, and inside the file. */

@@ -23,6 +23,7 @@ import {
 import { hasMemory, openTaskOf, refuse } from '../format';
 import { AT_VERSION, HEADER_BYTES_V2, MAGIC, parseHeader } from './header';
 import { qcow2Of } from './image';
+import { showSnapshot } from './snapshot';
 
 export { lookupQcow2 } from './mapping';
 
@@ -49,7 +50,7 @@ export function openQcow2(task: Task, image: Image): bool {
     if (own.corrupt) return refuse(t, ECORRUPT, R_MARKED_CORRUPT, image);
     if (own.snapshots) return refuse(t, EUNSUPPORTED, R_SNAPSHOTS, image);
     if (own.bitmaps) return refuse(t, EUNSUPPORTED, R_BITMAPS, image);
-  }
+  } else if (t.snapshotAt && !showSnapshot(t, own, t.snapshotAt)) return false;
   return hasMemory(t, image);
 }
 

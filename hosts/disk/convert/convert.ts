@@ -10,7 +10,7 @@ import type { StreamInfo } from '../../api/job.ts';
 import { CONVERT_OPTIONS, mustKnowOptions } from '../../api/options.ts';
 import type { Runtime } from '../../api/runtime.ts';
 import type { CopyOptions, CopySource } from '../copy.ts';
-import { compressedCopyWith, copyWith } from '../copy.ts';
+import { copyWith, diskCopyWith } from '../copy.ts';
 import { besideWriters, changedMeanwhile, openImage, withDisk } from '../look.ts';
 import { writeOntoQcow2 } from './onto-qcow2.ts';
 import { mustSuitExisting, mustSuitFormat } from './options.ts';
@@ -83,9 +83,11 @@ async function copyFrom(
   options: ConvertOptions,
 ): Promise<number> {
   const { sourceFormat: format, followChain, forceShare, memory, unpack, sequential } = options;
-  const how = { followChain, format, forceShare, memory, unpack, sequential };
+  const { compress, snapshot } = options;
+  const how = { followChain, format, forceShare, memory, unpack, sequential, snapshot };
   const disk = await openImage(runtime, source, how);
-  if (options.format === 'qcow2' && !target.existing && !options.compress) {
+  const isStreamed = !target.existing && !compress && snapshot === undefined;
+  if (options.format === 'qcow2' && isStreamed) {
     // What could be opened here is the chain that may be followed below, as the base of the copy.
     await disk.close();
     return copyToQcow2(runtime, source, target, options);
@@ -112,8 +114,8 @@ async function copyDisk(
     await writeOntoQcow2(runtime, disk, target.path, how);
     await target.beforeEnd();
   } else {
-    const how = { ...howToCopy(options), progress };
-    await compressedCopyWith(making(runtime, target), disk, shapeOf(options), how);
+    const how = { ...howToCopy(options), compress: options.compress, progress };
+    await diskCopyWith(making(runtime, target), disk, shapeOf(options), how);
   }
   // Pieces end in any order, and zeros at the end are none.
   progress(disk.size);

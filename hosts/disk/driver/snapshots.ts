@@ -4,6 +4,7 @@ import {
   BITMAP_GRANULARITY_BITS,
   BITMAP_NAME_BYTES,
   KIND_SNAPSHOTS,
+  SNAPSHOT_AT,
   SNAPSHOT_CLOCK_NANOSECONDS,
   SNAPSHOT_CLOCK_SECONDS,
   SNAPSHOT_DATE_NANOSECONDS,
@@ -23,9 +24,15 @@ import type { Engine } from './engine.ts';
 const NUMBERS_BYTES = SNAPSHOT_NUMBERS * 8;
 const ANSWER_BYTES = NUMBERS_BYTES + SNAPSHOT_TEXT_BYTES;
 
+/** A snapshot, and where its entry stands in the image's file. */
+export interface SnapshotEntry {
+  snapshot: SnapshotInfo;
+  at: number;
+}
+
 /** The `count` snapshots of image 0. */
-export async function snapshotsOf(engine: Engine, count: number): Promise<SnapshotInfo[]> {
-  const snapshots: SnapshotInfo[] = [];
+export async function snapshotsOf(engine: Engine, count: number): Promise<SnapshotEntry[]> {
+  const snapshots: SnapshotEntry[] = [];
   const into = new Uint8Array(ANSWER_BYTES);
   for (let at = 0; snapshots.length < count; ) {
     at = await engine.request(KIND_SNAPSHOTS, at, 0, 0, { into });
@@ -34,7 +41,7 @@ export async function snapshotsOf(engine: Engine, count: number): Promise<Snapsh
     const icount = numbers[SNAPSHOT_ICOUNT];
     const text = (from: number, bytes: number): string =>
       new TextDecoder().decode(into.subarray(NUMBERS_BYTES + from, NUMBERS_BYTES + from + bytes));
-    snapshots.push({
+    const snapshot = {
       id: text(0, idBytes),
       name: text(idBytes, numbers[SNAPSHOT_NAME_BYTES]),
       dateSeconds: numbers[SNAPSHOT_DATE_SECONDS],
@@ -43,7 +50,8 @@ export async function snapshotsOf(engine: Engine, count: number): Promise<Snapsh
       clockNanoseconds: numbers[SNAPSHOT_CLOCK_NANOSECONDS],
       stateSize: numbers[SNAPSHOT_STATE_BYTES],
       icount: icount < 0 ? undefined : icount,
-    });
+    };
+    snapshots.push({ snapshot, at: numbers[SNAPSHOT_AT] });
   }
   return snapshots;
 }

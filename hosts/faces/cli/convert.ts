@@ -5,7 +5,7 @@ import type { ConvertOptions } from '../../api/convert.ts';
 import { MillraceError, messageOf } from '../../api/errors.ts';
 import type { ImageFormat } from '../../api/image.ts';
 import { convertWith } from '../../disk/convert/convert.ts';
-import { creationOptions } from './creation.ts';
+import { creationOptions, snapshotChoice } from './creation.ts';
 import type { Ended } from './options.ts';
 import {
   addExample,
@@ -31,6 +31,7 @@ interface ConvertCommandOptions
     | 'compress'
     | 'compressionType'
     | 'lazyRefcounts'
+    | 'snapshot'
     | 'sparseSize'
     | 'followChain'
   > {
@@ -65,6 +66,11 @@ export function declareConvert(program: Command, platform: Platform, ended: Ende
       '-c, --compress',
       'compress the clusters of a qcow2 target, where that makes them smaller',
     )
+    .option(
+      '-l, --snapshot <snapshot>',
+      "an internal snapshot of the source, by id or name, or 'snapshot.id=…,snapshot.name=…'",
+      snapshotChoice,
+    )
     .option('--cluster-size <size>', 'of a qcow2 target, from 512 to 2M (default: 64K)', size)
     .addOption(creation())
     .option(
@@ -81,7 +87,6 @@ export function declareConvert(program: Command, platform: Platform, ended: Ende
       ended(await convert(platform, source, target, withCreation(options))),
     );
   refusing(command, '-B <base>', "make an overlay over the base: 'millrace create --base'");
-  refusing(command, '-l <snapshot>', "snapshots cannot be read; use 'qemu-img convert -l'");
   addExample(
     command,
     'millrace convert vm.qcow2 vm.raw -O raw',

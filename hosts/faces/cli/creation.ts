@@ -1,6 +1,10 @@
-/** What `-o` takes of a new qcow2 image, in the words of `qemu-img create`. */
+/**
+ * What `-o` takes of a new qcow2 image, and `-l` of a snapshot, in the words of `qemu-img`.
+ */
+import { InvalidArgumentError } from 'commander';
 import type { Compression } from '../../api/codec.ts';
 import { MillraceError } from '../../api/errors.ts';
+import type { SnapshotChoice } from '../../api/image.ts';
 import { parseSize } from './sizes.ts';
 
 /** What is asked for by `-o`, as createDisk and the options of `create` have it. */
@@ -69,6 +73,23 @@ function take(found: CreationOptions, name: string, value: string): void {
       'EINVAL',
       `there is no -o ${name}: must be size, cluster_size, refcount_bits, extended_l2, compression_type, lazy_refcounts, backing_file, backing_fmt, ${Object.keys(ONLY).join(', ')}`,
     );
+}
+
+/**
+ * Which snapshot `-l` means: by id or name, or after `qemu-img` by `snapshot.id=…,snapshot.name=…`.
+ */
+export function snapshotChoice(text: string): SnapshotChoice {
+  if (!text.startsWith('snapshot.')) return text;
+  const found: { id?: string; name?: string } = {};
+  for (const part of partsOf(text)) {
+    const [, field, value] = /^snapshot\.(id|name)=(.*)$/s.exec(part) ?? [];
+    if (field === undefined)
+      throw new InvalidArgumentError(
+        "It is an id or a name, or 'snapshot.id=ID,snapshot.name=NAME', or one of the two.",
+      );
+    found[field as 'id' | 'name'] = value;
+  }
+  return found;
 }
 
 function sizeOf(name: string, value: string): number {
