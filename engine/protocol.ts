@@ -84,6 +84,8 @@ export const CREATE_COMPRESSION_SHIFT = 17;
 export const CREATE_LAZY_REFCOUNTS_SHIFT = 24;
 /** Write: there is no data, all is zeros. */
 export const WRITE_ZEROES = 1;
+/** Write: clusters of zeros take space, too. */
+export const WRITE_FULL = 2;
 /** Pack: bytes of the length of a stream, at the beginning of what is taken. */
 export const PACK_LENGTH_BYTES = 4;
 /** Discard: the base holds what the overlay holds (after a commit): the clusters become absent. */

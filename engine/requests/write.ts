@@ -41,6 +41,7 @@ import {
   OP_TAKE,
   OVERLAY,
   R_RANGE,
+  WRITE_FULL,
   WRITE_ZEROES,
   ZEROES,
 } from '../protocol';
@@ -62,6 +63,11 @@ class WriteTask extends Task {
   /** The data is zeros, for parts of clusters that cannot be zero clusters. */
   get isZeroes(): bool {
     return (this.argument & WRITE_ZEROES) != 0;
+  }
+
+  /** Clusters of zeros are no zero clusters. */
+  get isFull(): bool {
+    return (this.argument & WRITE_FULL) != 0;
   }
 }
 
@@ -114,7 +120,7 @@ export function runWrite(task: Task): i32 {
     t.state = PLACE;
   }
   if (t.state == PLACE) {
-    if (!place(t, true)) return WAIT;
+    if (!place(t, !t.isFull)) return WAIT;
     t.state = STORE;
   }
   if (t.state == STORE) {

@@ -147,8 +147,9 @@ export class EngineDisk extends DiskViews implements Disk {
     return `Disk { ${state}, size: ${this.size}, clusterSize: ${this.clusterSize}${isReadOnly ? ', readOnly' : ''} }`;
   }
 
-  write(offset: number, data: Uint8Array): Promise<void> {
-    return this.#io.write(offset, data);
+  /** With `full`, zeros take space, too, as in a job that allocates all. */
+  write(offset: number, data: Uint8Array, options?: { full?: boolean }): Promise<void> {
+    return this.#io.write(offset, data, options);
   }
 
   /** As `GuestIo.writeCompressed`. */

@@ -12,6 +12,7 @@ import {
   OVERLAY,
   R_SHRINK,
   READ_AT_ONCE,
+  WRITE_FULL,
   WRITE_ZEROES,
 } from '../../engine/protocol.ts';
 import { MillraceError } from '../api/errors.ts';
@@ -80,7 +81,12 @@ export class GuestIo {
     ended(worst);
   }
 
-  async write(offset: number, data: Uint8Array): Promise<void> {
+  /** Clusters of zeros take no space unless it is `full`. */
+  async write(
+    offset: number,
+    data: Uint8Array,
+    { full = false }: { full?: boolean } = {},
+  ): Promise<void> {
     const { access, content, profiles } = this.#owner;
     access.mustBeWritable('write');
     if (data?.[Symbol.toStringTag] !== 'Uint8Array')
@@ -89,7 +95,7 @@ export class GuestIo {
     profiles.wrote(offset, data.length);
     await content.changing(() =>
       this.#pieces(offset, data.length, (at, size) =>
-        this.#engine.request(KIND_WRITE, at, size, 0, {
+        this.#engine.request(KIND_WRITE, at, size, full ? WRITE_FULL : 0, {
           data: data.subarray(at - offset, at - offset + size),
         }),
       ),
