@@ -6,6 +6,7 @@ import type { CreateOptions } from './open.ts';
 export interface ConvertOptions
   extends Pick<
     CreateOptions,
+    | 'baseFormat'
     | 'cache'
     | 'clusterSize'
     | 'compressionType'
@@ -13,6 +14,7 @@ export interface ConvertOptions
     | 'forceShare'
     | 'lazyRefcounts'
     | 'memory'
+    | 'recordBase'
     | 'refcountBits'
     | 'sequential'
     | 'unpack'
@@ -35,6 +37,12 @@ export interface ConvertOptions
   target: string;
   /** Default `raw`. */
   format?: 'raw' | 'qcow2';
+  /**
+   * Make a qcow2 copy an overlay over this base: a path or URL. What the source's own first image
+   * does not hold is left to it; so it has to show the same as the source's own base. Whoever gives
+   * another one makes another disk.
+   */
+  base?: string | URL;
   /** Write over an image that is there, which keeps its size and its backing file. */
   existing?: boolean;
   /** Compress the clusters of a qcow2 copy, where that makes them smaller. */

@@ -6,7 +6,9 @@ import type { Disk } from '../api/disk.ts';
 import type { StreamInfo, StreamOptions } from '../api/job.ts';
 import type { CreateOptions } from '../api/open.ts';
 import type { Runtime } from '../api/runtime.ts';
-import { inLanes, piecesOf, split } from './copy-pieces.ts';
+import { runsOver } from './copy-over.ts';
+import type { Run } from './copy-pieces.ts';
+import { dataRuns, inLanes, piecesOf } from './copy-pieces.ts';
 import type { EngineDisk } from './disk.ts';
 import { createDiskWith } from './open.ts';
 import { SECTOR_BYTES } from './options.ts';
@@ -52,7 +54,10 @@ export interface DiskCopyOptions extends CopyOptions {
   progress?: (done: number) => void;
 }
 
-/** As copyWith, of what `disk` shows. */
+/**
+ * As copyWith, of what `disk` shows. Where the copy is to have a base, what the first image of the
+ * disk does not hold is left to that: see runsOver.
+ */
 export async function diskCopyWith(
   runtime: Runtime,
   disk: Disk,
@@ -64,14 +69,29 @@ export async function diskCopyWith(
   const size = Math.ceil(disk.size / SECTOR_BYTES) * SECTOR_BYTES;
   const write = compress ? writeCompressed : writePlain;
   return made(runtime, { ...shape, size, copyOnRead: false }, async (image) => {
-    const pieces = full ? split(0, disk.size) : piecesOf(disk.map(), disk.size, image.clusterSize);
-    await inLanes(pieces, signal, async ({ offset, length }) => {
-      const data = await disk.read(offset, length, { signal });
-      const isLast = offset + length === disk.size;
-      await write(image, offset, isLast ? padded(data, size - offset) : data, full);
+    const runs = await runsFor(disk, image, full);
+    const pieces = piecesOf(runs, disk.size, image.clusterSize);
+    await inLanes(pieces, signal, async ({ offset, length, zero }) => {
+      const bytes = offset + length === disk.size ? size - offset : length;
+      if (zero && !full) await image.writeZeroes(offset, bytes);
+      else {
+        const data = await disk.read(offset, length, { signal });
+        await write(image, offset, padded(data, bytes), full);
+      }
       progress?.(offset + length);
     });
   });
+}
+
+/** What of the disk goes into the image, which is new; with `full`, its zeros, too. */
+async function runsFor(disk: Disk, image: Disk, full: boolean): Promise<AsyncIterable<Run>> {
+  const [, base] = await image.images();
+  if (base !== undefined) return runsOver(disk, base.virtualSize);
+  return full ? wholly(disk.size) : dataRuns(disk.map());
+}
+
+async function* wholly(end: number): AsyncGenerator<Run> {
+  yield { end, fate: 'data' };
 }
 
 async function writeCompressed(
@@ -90,7 +110,7 @@ async function writePlain(
   data: Uint8Array,
   full: boolean,
 ): Promise<void> {
-  if (full) return image.write(offset, data);
+  if (full) return image.write(offset, data, { full });
   for (const { start, end, zero } of runsOf(data, image.clusterSize)) {
     if (zero) await image.writeZeroes(offset + start, end - start);
     else await image.write(offset + start, data.subarray(start, end));

@@ -6,7 +6,7 @@ import { expect, it } from 'vitest';
 import { convertDisk } from '../../hosts/node/index.ts';
 import { makeContent } from '../fixtures/content.ts';
 import { describeWithPeer } from '../support/describe-with-peer.ts';
-import { check, compare, createImage, info, qemuImg, qemuIo } from '../support/qemu.ts';
+import { check, compare, createImage, info, map, qemuImg, qemuIo } from '../support/qemu.ts';
 import { run } from '../support/run.ts';
 import { millraceHere, withFolder } from './program.ts';
 
@@ -66,6 +66,8 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'convert -l', () => {
               args.join(' '),
             ).toMatchObject({ identical: true });
             if (format === 'qcow2') expect((await check(at('ours'))).exitCode).toBe(0);
+            if (how.includes('-S'))
+              expect((await map(at('ours'))).every(({ data }) => data)).toBe(true);
             await rm(at('ours'));
           }
       }),

@@ -305,7 +305,10 @@ describe('the command line', () => {
         ['create -o cluster_size=x a 1G', /invalid cluster_size 'x'/],
         ['create --size 1G a 2G', /two sizes/],
         ['convert -c a b', /is not compressed: only a qcow2 copy is \(format, -O qcow2\)/],
-        ['convert -B base a b', /millrace create --base/],
+        [
+          'convert -B base a b',
+          /a raw image has no base: only a qcow2 copy has \(format, -O qcow2\)/,
+        ],
         ['convert -S 100 a b', /invalid sparse size 100: must be a multiple of 512/],
         ['snapshot -c one a', /only listed/],
         ['compare -s a b', /-s is not supported.*millrace map/],

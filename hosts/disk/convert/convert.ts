@@ -1,7 +1,7 @@
 /**
- * convert: a flat copy of what a disk shows, as a file of its own. It writes over what is there
- * only where that was asked for, or onto a block device, and never over an image that it reads; a
- * new file is there only once it is whole.
+ * convert: a copy of what a disk shows, as a file of its own, flat or over a base. It writes over
+ * what is there only where that was asked for, or onto a block device, and never over an image that
+ * it reads; a new file is there only once it is whole.
  */
 import type { ConvertOptions, ConvertReport } from '../../api/convert.ts';
 import type { Disk } from '../../api/disk.ts';
@@ -83,11 +83,11 @@ async function copyFrom(
   options: ConvertOptions,
 ): Promise<number> {
   const { sourceFormat: format, followChain, forceShare, memory, unpack, sequential } = options;
-  const { compress, snapshot } = options;
+  const { base, compress, snapshot } = options;
   const how = { followChain, format, forceShare, memory, unpack, sequential, snapshot };
   const disk = await openImage(runtime, source, how);
-  const isStreamed = !target.existing && !compress && snapshot === undefined;
-  if (options.format === 'qcow2' && isStreamed) {
+  const isPlain = base === undefined && snapshot === undefined && !compress;
+  if (options.format === 'qcow2' && isPlain && !target.existing) {
     // What could be opened here is the chain that may be followed below, as the base of the copy.
     await disk.close();
     return copyToQcow2(runtime, source, target, options);
@@ -115,7 +115,12 @@ async function copyDisk(
     await target.beforeEnd();
   } else {
     const how = { ...howToCopy(options), compress: options.compress, progress };
-    await diskCopyWith(making(runtime, target), disk, shapeOf(options), how);
+    await diskCopyWith(
+      making(runtime, target),
+      disk,
+      { ...shapeOf(options), ...baseOf(options) },
+      how,
+    );
   }
   // Pieces end in any order, and zeros at the end are none.
   progress(disk.size);
@@ -158,6 +163,12 @@ function shapeOf(options: ConvertOptions): CopySource {
     cache,
     memory,
   };
+}
+
+/** Where the copy has a base: how it is opened and recorded. */
+function baseOf(options: ConvertOptions): Omit<CopySource, 'overlay'> {
+  const { base, baseFormat, recordBase, followChain, forceShare, unpack, sequential } = options;
+  return { base, baseFormat, recordBase, followChain, forceShare, unpack, sequential };
 }
 
 function howToCopy({ signal, sparseSize }: ConvertOptions): CopyOptions {

@@ -6,7 +6,8 @@ import { SECTOR_BYTES } from '../options.ts';
 const FORMATS: readonly unknown[] = ['raw', 'qcow2', undefined];
 
 export function mustSuitFormat(options: ConvertOptions): void {
-  const { source, target, format, compress, sparseSize = 0 } = options;
+  const { source, target, base, baseFormat, recordBase, format, compress } = options;
+  const { sparseSize = 0 } = options;
   if (typeof source !== 'string' && !(source instanceof URL))
     throw new MillraceError('EINVAL', 'the source of a copy is a path or a URL');
   if (typeof target !== 'string') throw new MillraceError('EINVAL', 'a copy is made at a path');
@@ -17,7 +18,14 @@ export function mustSuitFormat(options: ConvertOptions): void {
       'EINVAL',
       `invalid sparse size ${sparseSize}: must be a multiple of ${SECTOR_BYTES}`,
     );
+  if (base === undefined && (baseFormat !== undefined || recordBase !== undefined))
+    throw new MillraceError('EINVAL', "what is said of the copy's base needs a base (base, -B)");
   if (format === 'qcow2') return;
+  if (base !== undefined)
+    throw new MillraceError(
+      'EINVAL',
+      'a raw image has no base: only a qcow2 copy has (format, -O qcow2)',
+    );
   if (hasShape(options))
     throw new MillraceError(
       'EINVAL',
@@ -32,7 +40,7 @@ export function mustSuitFormat(options: ConvertOptions): void {
 
 /** What may be said of an image that is written over as it is. */
 export function mustSuitExisting(options: ConvertOptions): void {
-  const { target, existing, format, compress } = options;
+  const { target, base, existing, format, compress } = options;
   if (format !== 'qcow2') return;
   if (!existing)
     throw new MillraceError(
@@ -43,6 +51,11 @@ export function mustSuitExisting(options: ConvertOptions): void {
     throw new MillraceError(
       'EUNSUPPORTED',
       `${target} would be written over uncompressed: a compressed copy is a new image, without 'existing' (-n)`,
+    );
+  if (base !== undefined)
+    throw new MillraceError(
+      'EUNSUPPORTED',
+      `${target} keeps the backing file that it has: a copy over a base is a new image, without 'existing' (-n)`,
     );
   if (hasShape(options))
     throw new MillraceError(

@@ -3,7 +3,7 @@ import type { BlockFile } from '../../api/block.ts';
 import type { ConvertOptions } from '../../api/convert.ts';
 import type { Disk } from '../../api/disk.ts';
 import { MillraceError } from '../../api/errors.ts';
-import { inLanes, piecesOf, split } from '../copy-pieces.ts';
+import { dataRuns, inLanes, piecesOf, split } from '../copy-pieces.ts';
 import { runsOf } from '../zeros.ts';
 import type { Target } from './target.ts';
 
@@ -26,7 +26,7 @@ export async function copyToRaw(
     else await file.truncate(disk.size);
     // What was there before shows no zeros by itself.
     const isWhole = target.existing || sparseSize === 0;
-    const pieces = isWhole ? split(0, disk.size) : piecesOf(disk.map(), disk.size);
+    const pieces = isWhole ? split(0, disk.size) : piecesOf(dataRuns(disk.map()), disk.size);
     const write = isWhole ? writeAll : writeData;
     await inLanes(pieces, signal, async ({ offset, length }) => {
       await write(file, offset, await disk.read(offset, length, { signal }), sparseSize);

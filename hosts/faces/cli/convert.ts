@@ -1,42 +1,47 @@
-/** `millrace convert`: a flat copy of what a disk shows, as a file of its own. */
+/** `millrace convert`: a copy of what a disk shows, as a file of its own. */
 import type { Command } from 'commander';
 import { Option } from 'commander';
 import type { ConvertOptions } from '../../api/convert.ts';
 import { MillraceError, messageOf } from '../../api/errors.ts';
 import type { ImageFormat } from '../../api/image.ts';
 import { convertWith } from '../../disk/convert/convert.ts';
-import { creationOptions, snapshotChoice } from './creation.ts';
+import { creationOptions, mustBeOneBase, snapshotChoice } from './creation.ts';
 import type { Ended } from './options.ts';
 import {
   addExample,
+  baseFormat,
   cacheMode,
   creation,
   followChain,
   imageFormat,
   progressAnywhere,
-  refusing,
+  recordBase,
   size,
 } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_INTERRUPTED, EXIT_OK, tell } from './platform.ts';
 import { withBar } from './progress.ts';
+import { tellOfSecrets } from './secrets.ts';
 import { formatElapsed, formatSize } from './sizes.ts';
 
 interface ConvertCommandOptions
   extends Pick<
     ConvertOptions,
+    | 'baseFormat'
     | 'clusterSize'
     | 'refcountBits'
     | 'extendedL2'
     | 'compress'
     | 'compressionType'
     | 'lazyRefcounts'
+    | 'recordBase'
     | 'snapshot'
     | 'sparseSize'
     | 'followChain'
   > {
   /** The source's. */
   format?: ImageFormat;
+  base?: string;
   outputFormat: ConvertOptions['format'];
   /** Tell how far it is where there is no terminal for a bar. */
   progress?: boolean;
@@ -51,7 +56,7 @@ export function declareConvert(program: Command, platform: Platform, ended: Ende
   const command = program
     .command('convert')
     .description(
-      'Copy all that a disk shows, its base included, into a new file that stands alone.',
+      'Copy all that a disk shows, its base included, into a new file that stands alone; with -B, an overlay.',
     )
     .argument('<source>', 'a path or URL')
     .argument('<target>', 'the file to make, which must not be there yet; or a block device')
@@ -66,6 +71,12 @@ export function declareConvert(program: Command, platform: Platform, ended: Ende
       '-c, --compress',
       'compress the clusters of a qcow2 target, where that makes them smaller',
     )
+    .option(
+      '-B, --base <url|path>',
+      "a base for a qcow2 target, which shows the same as the source's own: what the source itself does not hold is left to it",
+    )
+    .addOption(baseFormat())
+    .addOption(recordBase())
     .option(
       '-l, --snapshot <snapshot>',
       "an internal snapshot of the source, by id or name, or 'snapshot.id=…,snapshot.name=…'",
@@ -86,11 +97,11 @@ export function declareConvert(program: Command, platform: Platform, ended: Ende
     .action(async (source, target, { W: _, m: __, ...options }) =>
       ended(await convert(platform, source, target, withCreation(options))),
     );
-  refusing(command, '-B <base>', "make an overlay over the base: 'millrace create --base'");
   addExample(
     command,
     'millrace convert vm.qcow2 vm.raw -O raw',
     'millrace convert vm.qcow2 small.qcow2 -O qcow2 -c -o compression_type=zstd',
+    'millrace convert vm.qcow2 copy.qcow2 -O qcow2 -B debian.qcow2 -F qcow2',
   );
 }
 
@@ -100,17 +111,12 @@ function withCreation({
   ...options
 }: ConvertCommandOptions & { o: string[] }): ConvertCommandOptions {
   const { size, base, baseFormat, ...shape } = creationOptions(o);
-  const [other] = Object.entries({ size, base, baseFormat }).filter(
-    ([, value]) => value !== undefined,
-  );
-  if (other !== undefined)
-    throw new MillraceError(
-      'EINVAL',
-      `a copy stands alone, and is as large as its source: no ${other[0]} in -o`,
-    );
+  if (size !== undefined)
+    throw new MillraceError('EINVAL', 'a copy is as large as its source: no size in -o');
   if (o.length > 0 && options.outputFormat === 'raw')
     throw new MillraceError('EINVAL', '-o is for a qcow2 target (-O qcow2)');
-  return { ...shape, ...options };
+  mustBeOneBase(base, options.base);
+  return { base, baseFormat: baseFormat as ImageFormat | undefined, ...shape, ...options };
 }
 
 async function convert(
@@ -147,6 +153,7 @@ async function convert(
       (onProgress) => convertWith(platform.runtime, { ...copied, onProgress }),
       { anywhere: progress },
     );
+    await tellOfSecrets(platform, target, rest);
     const seconds = (performance.now() - before) / 1000;
     await platform.stdout.write(
       json

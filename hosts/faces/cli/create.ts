@@ -6,11 +6,21 @@ import type { ImageFormat } from '../../api/image.ts';
 import type { CreateOptions } from '../../api/open.ts';
 import { withDisk } from '../../disk/look.ts';
 import { createDiskWith } from '../../disk/open.ts';
-import { creationOptions } from './creation.ts';
+import { creationOptions, mustBeOneBase } from './creation.ts';
 import type { Ended } from './options.ts';
-import { addExample, baseFormat, count, creation, followChain, refusing, size } from './options.ts';
+import {
+  addExample,
+  baseFormat,
+  count,
+  creation,
+  followChain,
+  recordBase,
+  refusing,
+  size,
+} from './options.ts';
 import type { Platform } from './platform.ts';
-import { EXIT_OK, tell } from './platform.ts';
+import { EXIT_OK } from './platform.ts';
+import { tellOfSecrets } from './secrets.ts';
 import { formatSize } from './sizes.ts';
 
 export interface CreateCommandOptions
@@ -26,8 +36,6 @@ const SECTOR_BYTES = 512;
  * and a tenth of the time goes there.
  */
 const MEMORY_BYTES = 8 * 1024 * 1024;
-/** An NBD URI holds none. */
-const MAY_HOLD_SECRETS = /^(https?|wss?):/i;
 
 /** Declares `millrace create`. */
 export function declareCreate(program: Command, platform: Platform, ended: Ended): void {
@@ -50,10 +58,7 @@ export function declareCreate(program: Command, platform: Platform, ended: Ended
     .addOption(creation())
     .addOption(new Option('-f, --format <format>', 'the only one').choices(['qcow2']))
     .addOption(followChain())
-    .option(
-      '--record-base <name>',
-      "what the overlay records as its base's place (default: where it is, without user, password and query of a URL)",
-    )
+    .addOption(recordBase())
     .option('--json', 'tell the result as JSON')
     .action(async (overlay, size, { format: _, ...options }) =>
       ended(await create(platform, overlay, withCreation(size, options))),
@@ -73,8 +78,7 @@ function withCreation(
   const { base, baseFormat, size = sizeArgument, ...shape } = creationOptions(o);
   if (options.size !== undefined && size !== undefined && options.size !== size)
     throw new MillraceError('EINVAL', `there are two sizes, ${options.size} and ${size}: give one`);
-  if (base !== undefined && options.base !== undefined)
-    throw new MillraceError('EINVAL', 'there are two bases, by --base and by -o: give one');
+  mustBeOneBase(base, options.base);
   return {
     base,
     baseFormat: baseFormat as ImageFormat | undefined,
@@ -101,12 +105,7 @@ export async function create(
     ...rest,
   });
   const [image] = await withDisk(disk, () => disk.images());
-  if (base !== undefined && recordBase === undefined && holdsSecrets(base)) {
-    await tell(
-      platform,
-      `the user, password or query of the base's URL is not recorded in ${overlay}: give the URL again with --from, which every command takes, or record it with --record-base`,
-    );
-  }
+  await tellOfSecrets(platform, overlay, options);
   const { virtualSize, clusterSize, backingFile, backingFormat } = image;
   if (json) {
     const result = {
@@ -125,11 +124,4 @@ export async function create(
     await platform.stdout.write(`${overlay}: a disk of ${formatSize(virtualSize)}, ${over}\n`);
   }
   return EXIT_OK;
-}
-
-/** What createDisk leaves out of a URL that it records. */
-function holdsSecrets(base: string): boolean {
-  if (!MAY_HOLD_SECRETS.test(base) || !URL.canParse(base)) return false;
-  const { username, password, search } = new URL(base);
-  return username !== '' || password !== '' || search !== '';
 }

@@ -92,6 +92,12 @@ export function snapshotChoice(text: string): SnapshotChoice {
   return found;
 }
 
+/** A base is given by an option of its own, or by `-o`. */
+export function mustBeOneBase(byO: string | undefined, byOption: string | undefined): void {
+  if (byO !== undefined && byOption !== undefined)
+    throw new MillraceError('EINVAL', 'there are two bases, by --base and by -o: give one');
+}
+
 function sizeOf(name: string, value: string): number {
   const bytes = parseSize(value);
   if (bytes === undefined)

@@ -36,6 +36,13 @@ export function baseFormat(): Option {
   ).choices(FORMAT_NAMES);
 }
 
+export function recordBase(): Option {
+  return new Option(
+    '--record-base <name>',
+    "what the overlay records as its base's place (default: where it is, without user, password and query of a URL)",
+  );
+}
+
 export function followChain(): Option {
   return new Option(
     '--follow-chain',

@@ -4,7 +4,7 @@ import { MillraceError } from '../../api/errors.ts';
 import type { ImageFormat } from '../../api/image.ts';
 import { rebaseWith } from '../../disk/rebase.ts';
 import type { Ended } from './options.ts';
-import { addExample, baseFormat, followChain, progressAnywhere } from './options.ts';
+import { addExample, baseFormat, followChain, progressAnywhere, recordBase } from './options.ts';
 import type { Platform } from './platform.ts';
 import { EXIT_OK, tell } from './platform.ts';
 import { withBar } from './progress.ts';
@@ -38,10 +38,7 @@ export function declareRebase(program: Command, platform: Platform, ended: Ended
       'change only the reference, for a base that was moved; the old one need not be there, and the format stays as recorded',
     )
     .addOption(followChain())
-    .option(
-      '--record-base <name>',
-      "what the overlay records as its base's place (default: where it is, without user, password and query of a URL)",
-    )
+    .addOption(recordBase())
     .addOption(progressAnywhere())
     .option('--json', 'tell the result as JSON')
     .action(async (overlay, options) => ended(await rebase(platform, overlay, options)));
