@@ -6,8 +6,14 @@ import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:pat
 import { fileURLToPath } from 'node:url';
 import * as zlib from 'node:zlib';
 import type { Runtime } from '../api/runtime.ts';
-import type { ZlibCompression, ZlibFunction } from '../disk/codecs/codecs.ts';
-import { codecOf, DEFLATE_OPTIONS, zlibDecoder, zlibEncoder } from '../disk/codecs/codecs.ts';
+import { codecOf } from '../disk/codecs/codecs.ts';
+import type { InflatingZlib, ZlibCompression, ZlibFunction } from '../disk/codecs/node-zlib.ts';
+import {
+  DEFLATE_OPTIONS,
+  inflateDecoder,
+  zlibDecoder,
+  zlibEncoder,
+} from '../disk/codecs/node-zlib.ts';
 import { localRuntime } from '../files/local-runtime.ts';
 import type { Paths } from '../files/location.ts';
 import { pathOf } from '../files/location.ts';
@@ -40,10 +46,7 @@ export function localPath(location: string): string {
   return pathOf(location, paths);
 }
 
-const { inflateRawSync, zstdDecompressSync } = zlib as unknown as Record<
-  'inflateRawSync' | 'zstdDecompressSync',
-  ZlibFunction
->;
+const { zstdDecompressSync } = zlib as unknown as { zstdDecompressSync: ZlibFunction };
 const { deflateRawSync, zstdCompressSync } = zlib as unknown as Record<
   'deflateRawSync' | 'zstdCompressSync',
   ZlibCompression
@@ -52,7 +55,7 @@ const { deflateRawSync, zstdCompressSync } = zlib as unknown as Record<
 /** The asynchronous functions of node:zlib use this thread, too. */
 const inlineCodec = codecOf(
   {
-    zlib: () => zlibDecoder(inflateRawSync),
+    zlib: () => inflateDecoder(zlib as unknown as InflatingZlib),
     zstd: () => zlibDecoder(zstdDecompressSync),
   },
   {

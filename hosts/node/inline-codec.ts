@@ -2,14 +2,15 @@
 import { createRequire } from 'node:module';
 import * as zlib from 'node:zlib';
 import type { Codec } from '../api/codec.ts';
-import type { Decoder, Encoder, ZlibCompression, ZlibFunction } from '../disk/codecs/codecs.ts';
+import type { Decoder, Encoder } from '../disk/codecs/codecs.ts';
+import { codecOf, portableDecoders } from '../disk/codecs/codecs.ts';
+import type { InflatingZlib, ZlibCompression, ZlibFunction } from '../disk/codecs/node-zlib.ts';
 import {
-  codecOf,
   DEFLATE_OPTIONS,
-  portableDecoders,
+  inflateDecoder,
   zlibDecoder,
   zlibEncoder,
-} from '../disk/codecs/codecs.ts';
+} from '../disk/codecs/node-zlib.ts';
 
 /** node:zlib has zstd from version 22.15 on. */
 const { zstdDecompressSync, zstdCompressSync } = zlib as {
@@ -21,7 +22,7 @@ const { zstdDecompressSync, zstdCompressSync } = zlib as {
 export function inlineCodec(): Codec {
   return codecOf(
     {
-      zlib: () => zlibDecoder(zlib.inflateRawSync as ZlibFunction),
+      zlib: () => inflateDecoder(zlib as InflatingZlib),
       zstd: () => (zstdDecompressSync ? zlibDecoder(zstdDecompressSync) : wasmDecoder()),
     },
     {

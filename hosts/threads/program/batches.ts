@@ -6,36 +6,29 @@ import { createRequire } from 'node:module';
 import { MessageChannel } from 'node:worker_threads';
 import * as nodeZlib from 'node:zlib';
 import type { Compression } from '../../api/codec.ts';
-import type { ZlibCompression, ZlibFunction } from '../../disk/codecs/codecs.ts';
-import { DEFLATE_OPTIONS } from '../../disk/codecs/codecs.ts';
+import { messageOf } from '../../api/errors.ts';
+import type { Decoder, Encoder } from '../../disk/codecs/codecs.ts';
+import type { InflatingZlib, ZlibCompression, ZlibFunction } from '../../disk/codecs/node-zlib.ts';
+import {
+  DEFLATE_OPTIONS,
+  inflateDecoder,
+  zlibDecoder,
+  zlibEncoder,
+} from '../../disk/codecs/node-zlib.ts';
 import type { Act, Batch, BatchDone, ThreadSetup } from '../messages.ts';
 import { AT_WORK, FREE } from '../messages.ts';
 
 /** Node has zstd from version 22.15 on. */
-const zlib = nodeZlib as unknown as {
-  inflateRawSync: ZlibFunction;
+const zlib = nodeZlib as unknown as InflatingZlib & {
   deflateRawSync: ZlibCompression;
   zstdDecompressSync?: ZlibFunction;
   zstdCompressSync?: ZlibCompression;
 };
 
-/** Does one, with room for `size` bytes. */
-type Tool = (from: Uint8Array, size: number) => Uint8Array;
-
-const SPARE_BYTES = 64;
-
-function bounded(decompress: ZlibFunction): Tool {
-  return (from, size) => decompress(from, { chunkSize: size + SPARE_BYTES, maxOutputLength: size });
-}
-
-function onePass(compress: ZlibCompression, options: object = {}): Tool {
-  return (from, size) => compress(from, { ...options, chunkSize: size });
-}
-
 export class Batches {
   readonly #gate: Int32Array;
   readonly #zstdPath: string;
-  readonly #tools = new Map<string, Promise<Tool>>();
+  readonly #tools = new Map<string, Promise<Decoder>>();
 
   constructor({ gate, zstd }: ThreadSetup) {
     this.#gate = gate;
@@ -55,25 +48,20 @@ export class Batches {
     return { kind: 'batch', id, results, input, output };
   }
 
-  #do(tool: Tool, from: Uint8Array, into: Uint8Array): number | string {
+  #do(tool: Decoder, from: Uint8Array, into: Uint8Array): number | string {
     if (Atomics.compareExchange(this.#gate, 0, FREE, AT_WORK) !== FREE)
       return 'this thread is being ended';
     try {
-      const out = tool(from, into.length);
-      const count = out.length;
-      if (count <= into.length) into.set(out);
-      free(out, into.length);
-      return count;
+      return tool(from, into);
     } catch (error) {
-      const { code, message } = error as { code?: string; message: string };
-      return code === 'ERR_BUFFER_TOO_LARGE' ? into.length + 1 : message;
+      return messageOf(error);
     } finally {
       Atomics.store(this.#gate, 0, FREE);
       Atomics.notify(this.#gate, 0);
     }
   }
 
-  #tool(act: Act, method: Compression): Promise<Tool> {
+  #tool(act: Act, method: Compression): Promise<Decoder> {
     const key = `${act} ${method}`;
     let tool = this.#tools.get(key);
     if (tool === undefined)
@@ -84,15 +72,25 @@ export class Batches {
     return tool;
   }
 
-  async #inflater(method: Compression): Promise<Tool> {
-    if (method === 'zlib') return bounded(zlib.inflateRawSync);
-    if (zlib.zstdDecompressSync) return bounded(zlib.zstdDecompressSync);
-    return (await this.#wasmZstd()).decompress;
+  async #inflater(method: Compression): Promise<Decoder> {
+    if (method === 'zlib') {
+      let decoder: Decoder | undefined;
+      // Made where the gate is held, as a stream is made for it.
+      return (from, into) => (decoder ??= inflateDecoder(zlib))(from, into);
+    }
+    if (zlib.zstdDecompressSync) return zlibDecoder(zlib.zstdDecompressSync);
+    const { decompress } = await this.#wasmZstd();
+    return (from, into) => moved(decompress(from, into.length), into);
   }
 
-  async #deflater(method: Compression): Promise<Tool> {
-    if (method === 'zlib') return onePass(zlib.deflateRawSync, DEFLATE_OPTIONS);
-    if (zlib.zstdCompressSync) return onePass(zlib.zstdCompressSync);
+  async #deflater(method: Compression): Promise<Decoder> {
+    const encode = await this.#encoder(method);
+    return (from, into) => moved(encode(from), into);
+  }
+
+  async #encoder(method: Compression): Promise<Encoder> {
+    if (method === 'zlib') return zlibEncoder(zlib.deflateRawSync, DEFLATE_OPTIONS);
+    if (zlib.zstdCompressSync) return zlibEncoder(zlib.zstdCompressSync);
     const { compress } = await this.#wasmZstd();
     return (from) => compress(from);
   }
@@ -104,6 +102,14 @@ export class Batches {
     await module.isLoaded;
     return module;
   }
+}
+
+/** Into its place, if there is room; gives how many bytes it has. */
+function moved(out: Uint8Array, into: Uint8Array): number {
+  const count = out.length;
+  if (count <= into.length) into.set(out);
+  free(out, into.length);
+  return count;
 }
 
 /** Where nobody is. */
@@ -119,8 +125,7 @@ function free(out: Uint8Array, size: number): void {
   const buffer = out.buffer as ArrayBuffer & { transfer?(length: number): ArrayBuffer };
   const { byteLength } = buffer;
   // A stream is the beginning of a buffer as large as its cluster.
-  const isOwn =
-    byteLength - out.byteLength <= SPARE_BYTES || (byteLength === size && size > Buffer.poolSize);
+  const isOwn = byteLength === out.byteLength || (byteLength === size && size > Buffer.poolSize);
   if (!isOwn || out.byteLength === 0) return;
   if (buffer.transfer) buffer.transfer(0);
   else nobody.port1.postMessage(null, [buffer]);
