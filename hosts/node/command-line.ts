@@ -10,6 +10,7 @@ import { runCommandLine } from '../faces/cli/program.ts';
 import { cacheFolder } from './base-cache.ts';
 import { fileError } from './file.ts';
 import { openHttp } from './http.ts';
+import { openNbd } from './nbd-base.ts';
 import { localPath, nodeRuntime } from './runtime.ts';
 
 /** stat(2) counts in these, whatever the file system's own blocks are. */
@@ -40,7 +41,7 @@ const platform: Omit<Platform, 'version'> = {
   lockAdvice: 'with the package koffi beside this one, it is told: npm install koffi',
   openHttp,
   cacheFolder,
-  openNbd: async (uri, options) => (await import('./nbd-base.ts')).openNbd(uri, options),
+  openNbd,
   stdout: outputTo(process.stdout, 1),
   stderr: outputTo(process.stderr, 2),
   onInterrupt(handler) {

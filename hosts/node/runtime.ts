@@ -13,6 +13,7 @@ import { threadedTools } from '../threads/runtime-tools.ts';
 import { fileError, nodeFiles } from './file.ts';
 import { openHttp } from './http.ts';
 import { inlineCodec, wasmZstdPath } from './inline-codec.ts';
+import { openNbd } from './nbd-base.ts';
 import { writerAt } from './qemu-locks.ts';
 
 const paths: Paths = {
@@ -67,7 +68,7 @@ export const nodeRuntime: Runtime = {
     realName: (path) => realpath(path),
     writerAt,
     openHttp,
-    openNbd: async (location) => (await import('./nbd-base.ts')).openNbd(location),
+    openNbd,
     decompressors,
     temporary: tmpdir,
   }),

@@ -4,7 +4,6 @@
  * file system is on a network): one that took long is followed by a time in which threads wait.
  */
 import * as fs from 'node:fs';
-import { performance } from 'node:perf_hooks';
 
 /** Longer writes are better done by another thread, which copies while this one goes on. */
 export const SHORT_WRITE_BYTES_MAX: number = 16 * 1024;

@@ -1,5 +1,4 @@
 /** How a thread is started, and how it is ended without being cut off in work. */
-import process from 'node:process';
 import { Worker } from 'node:worker_threads';
 import { brotliDecompressSync } from 'node:zlib';
 import type { ThreadSetup } from './messages.ts';

@@ -115,10 +115,11 @@ export class Mirrors {
    */
   keep(offset: number, bytes: Uint8Array): void {
     if (offset === 0) {
-      this.#first ??= { offset, bytes: bytes.slice(0, FIRST_SAMPLE_BYTES) };
+      this.#first ??= { offset, bytes: new Uint8Array(bytes.subarray(0, FIRST_SAMPLE_BYTES)) };
       return;
     }
-    const sample = bytes.slice(-SAMPLE_BYTES);
+    // No slice: of Node's Buffer that is a view, which would keep all of what was received.
+    const sample = new Uint8Array(bytes.subarray(-SAMPLE_BYTES));
     if (!sample.some((byte) => byte !== 0)) return;
     if (this.#samples.length >= SAMPLES_MAX) this.#samples.shift();
     this.#samples.push({ offset: offset + bytes.length - sample.length, bytes: sample });
