@@ -64,7 +64,8 @@ export class RemoteDisk extends DiskViews implements BrowserDisk {
   async write(offset: number, data: Uint8Array): Promise<void> {
     if (data?.[Symbol.toStringTag] !== 'Uint8Array')
       throw new MillraceError('EINVAL', 'cannot write: data is a Uint8Array');
-    return this.#call((service) => service.write(offset, handOver(data.slice())));
+    // No slice: of a Buffer that is a view, and all that lies around it would be handed over.
+    return this.#call((service) => service.write(offset, handOver(new Uint8Array(data))));
   }
 
   writeZeroes(offset: number, length: number): Promise<void> {

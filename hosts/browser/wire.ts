@@ -221,7 +221,7 @@ export function receiveSource({ port, size, discards, ...about }: SentSource): B
       into.set(bytes);
     },
     async write(offset, from) {
-      await door.write(offset, handOver(from.slice()));
+      await door.write(offset, handOver(new Uint8Array(from)));
       end = Math.max(end, offset + from.length);
     },
     flush: () => door.flush(),

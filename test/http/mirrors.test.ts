@@ -9,7 +9,7 @@ import type { AddressInfo } from 'node:net';
 import { expect, test, vi } from 'vitest';
 import type { HttpOptions } from '../../hosts/bases/http/http.ts';
 import { FIRST_PAGE_BYTES } from '../../hosts/bases/http/http.ts';
-import { REDIRECT_KEPT_MS } from '../../hosts/bases/http/mirrors.ts';
+import { Mirrors, REDIRECT_KEPT_MS } from '../../hosts/bases/http/mirrors.ts';
 import { mayBeSame, shortIdentity } from '../../hosts/disk/identity.ts';
 import type { ObjectServer } from './object-server.ts';
 import { LAST_MODIFIED, pattern, serveObject } from './object-server.ts';
@@ -289,4 +289,14 @@ test.each([
 test('what tells mirrors by is left out first', () => {
   expect(shortIdentity('etag "a" modified D at 01234567')).toBe('etag "a"');
   expect(shortIdentity('modified D size 7')).toBe('modified D size 7');
+});
+
+test('of what has come, no more is kept than what mirrors are told by', () => {
+  const mirrors = new Mirrors();
+  const received = Buffer.alloc(1024 * 1024, 7);
+  for (const offset of [0, received.length]) mirrors.keep(offset, received);
+  const kept = mirrors.samples().map(({ bytes }) => bytes);
+  received.fill(0);
+  expect(kept.map(({ buffer }) => buffer.byteLength)).toEqual([64 * 1024, 4096]);
+  expect(kept.every((bytes) => bytes.every((byte) => byte === 7))).toBe(true);
 });

@@ -149,7 +149,7 @@ export class V86Disk extends EventTarget {
     if (this.#overrun) return;
     const from = performance.now();
     const request = this.#pace.begin(data.length);
-    const bytes = data.slice();
+    const bytes = new Uint8Array(data);
     this.#cache.wrote(start, bytes);
     this.#writes.write(start, bytes, this.#states.wrote(start, bytes.length)).then(() => {
       this.#pace.end(request);
