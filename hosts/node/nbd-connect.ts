@@ -1,6 +1,6 @@
 /** Connections to NBD servers under Node and Bun: over TCP, Unix sockets and TLS. */
 import { readFile } from 'node:fs/promises';
-import type { Socket } from 'node:net';
+import type { OnReadOpts, Socket } from 'node:net';
 import { connect as connectSocket, isIP } from 'node:net';
 import { join } from 'node:path';
 import type { ConnectionOptions, TLSSocket } from 'node:tls';
@@ -8,16 +8,19 @@ import { connect as connectTls } from 'node:tls';
 import type { NbdConnect } from '../bases/nbd/nbd.ts';
 import type { NbdTlsOptions, NbdTransport } from '../bases/nbd/uri.ts';
 import { connectWebSocket } from '../bases/nbd/websocket.ts';
-import { connectionOver } from '../faces/nbd/socket.ts';
+import type { Inlet } from '../faces/nbd/socket.ts';
+import { connectionOver, inletOfNode } from '../faces/nbd/socket.ts';
 import { fileError } from './file.ts';
 
 export const connect: NbdConnect = async ({ transport, tls }, signal) => {
   if (transport.kind === 'websocket') return connectWebSocket(transport.url, signal);
-  const options = tls === undefined ? undefined : await tlsOptions(tls);
-  const socket = await connected(transport, signal);
-  return connectionOver(
-    socket,
-    options && ((plain) => connected({ ...options, socket: plain }, signal)),
+  if (tls === undefined) {
+    const inlet = inletOfNode();
+    return connectionOver(await connected(transport, signal, inlet), undefined, inlet);
+  }
+  const options = await tlsOptions(tls);
+  return connectionOver(await connected(transport, signal), (plain) =>
+    connected({ ...options, socket: plain }, signal),
   );
 };
 
@@ -27,11 +30,12 @@ type Way = Exclude<NbdTransport, { kind: 'websocket' }> | (ConnectionOptions & {
 function connected<T extends Way>(
   way: T,
   signal: AbortSignal,
+  inlet?: Inlet,
 ): Promise<T extends { socket: Socket } ? TLSSocket : Socket>;
-function connected(way: Way, signal: AbortSignal): Promise<Socket> {
+function connected(way: Way, signal: AbortSignal, inlet?: Inlet): Promise<Socket> {
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();
-    const socket = begun(way);
+    const socket = begun(way, inlet?.onread);
     signal.addEventListener('abort', () => {
       socket.destroy();
       reject(signal.reason);
@@ -43,11 +47,11 @@ function connected(way: Way, signal: AbortSignal): Promise<Socket> {
   });
 }
 
-function begun(way: Way): Socket {
+function begun(way: Way, onread?: OnReadOpts): Socket {
   if ('socket' in way) return connectTls(way);
   return way.kind === 'unix'
-    ? connectSocket({ path: way.path })
-    : connectSocket({ host: way.hostname, port: way.port, noDelay: true });
+    ? connectSocket({ path: way.path, onread })
+    : connectSocket({ host: way.hostname, port: way.port, noDelay: true, onread });
 }
 
 /** @throws MillraceError for a folder of certificates that cannot be read */

@@ -14,7 +14,7 @@ import { mustKnowOptions } from '../../api/options.ts';
 import { placeOf, systemError } from '../../files/errors.ts';
 import type { NbdServer } from './server.ts';
 import type { Securing } from './socket.ts';
-import { connectionOver } from './socket.ts';
+import { connectionOfServer } from './socket.ts';
 
 /** Only the user that runs the server may connect. */
 const SOCKET_UMASK = 0o177;
@@ -61,9 +61,10 @@ export async function listenNbd(
   mustKnowOptions('listenNbd', options, { tls: true });
   mustKnowOptions('tls of listenNbd', options.tls ?? {}, { cert: true, key: true, ca: true });
   const secure = options.tls === undefined ? undefined : securing(options.tls);
-  const listener = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
+  const how = { allowHalfOpen: true, noDelay: true, pauseOnConnect: true };
+  const listener = createServer(how, (socket) => {
     socket.on('error', () => {});
-    void server.serve(connectionOver(socket, secure));
+    void server.serve(connectionOfServer(socket, secure));
   });
   if ('path' in address) await removeStale(address.path);
   await listenAt(listener, address);

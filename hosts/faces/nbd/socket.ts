@@ -2,7 +2,8 @@
  * A socket of node:net or node:tls as the two directions of a connection, without web streams
  * between: these cost more than all else that a small request takes.
  */
-import type { Socket } from 'node:net';
+import type { OnReadOpts } from 'node:net';
+import { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import type { ByteSink, ByteSource, NbdConnection } from '../../bases/nbd/duplex.ts';
 import { BATCH_BYTES, ConnectionEnded } from '../../bases/nbd/duplex.ts';
@@ -10,13 +11,81 @@ import { BATCH_BYTES, ConnectionEnded } from '../../bases/nbd/duplex.ts';
 /** Turns a connection into one by TLS. */
 export type Securing = (socket: Socket) => Promise<TLSSocket>;
 
-/** Both directions of a socket, which take no more from it than is asked for. */
-export function connectionOver(socket: Socket, secure?: Securing): NbdConnection {
+/**
+ * Both directions of a socket, which take no more from it than is asked for; `inlet` is what it was
+ * made to read with.
+ */
+export function connectionOver(socket: Socket, secure?: Securing, inlet?: Inlet): NbdConnection {
   return {
-    readable: new SocketSource(socket),
+    readable: new SocketSource(socket, inlet),
     writable: new SocketSink(socket),
     startTls: secure === undefined ? undefined : async () => connectionOver(await secure(socket)),
   };
+}
+
+/** A socket reads so much at once. */
+const READ_BYTES = 64 * 1024;
+/** Less than this is copied out of the buffer; with more in it, it goes and a new one comes. */
+const COPIED_BYTES_MAX = 16 * 1024;
+
+/**
+ * What a socket reads into (`onread` of node:net): one buffer again and again. By itself it takes
+ * one of 64 KiB for each message and cuts it to its length, a quarter of what a small request costs
+ * in all.
+ */
+export class Inlet {
+  #buffer = new Uint8Array(READ_BYTES);
+  /** What has come before anybody asked. */
+  readonly #early: Uint8Array[] = [];
+  #onData = (chunk: Uint8Array): void => void this.#early.push(chunk);
+
+  readonly onread: OnReadOpts = {
+    buffer: () => this.#buffer,
+    callback: (bytes) => {
+      this.#onData(this.#taken(bytes));
+      return true;
+    },
+  };
+
+  /** What comes is handed over as it comes. */
+  attach(onData: (chunk: Uint8Array) => void): void {
+    this.#onData = onData;
+    for (const chunk of this.#early.splice(0)) onData(chunk);
+  }
+
+  #taken(bytes: number): Uint8Array {
+    if (bytes <= COPIED_BYTES_MAX) return this.#buffer.slice(0, bytes);
+    const chunk = this.#buffer.subarray(0, bytes);
+    this.#buffer = new Uint8Array(READ_BYTES);
+    return chunk;
+  }
+}
+
+/** A socket that a server has made, with what Node's own are made of. */
+interface ServersSocket {
+  _handle?: unknown;
+}
+
+/**
+ * Both directions of a socket that a server of node:net has made, and which nothing has been read
+ * from. A server makes its sockets without asking how they are to read: under Node another one
+ * takes over what this one stands on.
+ */
+export function connectionOfServer(socket: Socket, secure?: Securing): NbdConnection {
+  const { _handle: handle } = socket as ServersSocket;
+  // TLS begins on the server's own.
+  const inlet = secure === undefined && handle ? inletOfNode() : undefined;
+  if (inlet === undefined) return connectionOver(socket, secure);
+  (socket as ServersSocket)._handle = null;
+  const options: object = { handle, onread: inlet.onread, allowHalfOpen: true };
+  const own = new Socket(options);
+  own.on('error', () => {});
+  return connectionOver(own, undefined, inlet);
+}
+
+/** Deno and Bun have sockets of another kind beneath the same interface. */
+export function inletOfNode(): Inlet | undefined {
+  return 'Deno' in globalThis || 'Bun' in globalThis ? undefined : new Inlet();
 }
 
 /**
@@ -35,10 +104,12 @@ export class SocketSource implements ByteSource {
   #isEnded = false;
   #wake: ((chunk: Uint8Array | undefined) => void) | undefined;
 
-  constructor(socket: Socket) {
+  constructor(socket: Socket, inlet?: Inlet) {
     this.#socket = socket;
-    socket.on('data', this.#onData);
+    if (inlet === undefined) socket.on('data', this.#onData);
+    else inlet.attach(this.#onData);
     for (const event of ENDS) socket.on(event, this.#onEnd);
+    socket.resume();
     this.#isEnded = socket.readableEnded || socket.destroyed;
   }
 
