@@ -42,6 +42,7 @@ let closesGatesAtExit = false;
 function closeGatesAtExit(): void {
   if (closesGatesAtExit) return;
   closesGatesAtExit = true;
+  // The global one: the module node:process would load the terminal's streams with it.
   process.once('exit', () => openGates.forEach(closeGate));
 }
 

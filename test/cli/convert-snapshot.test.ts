@@ -98,7 +98,7 @@ describeWithPeer(['qemu-img', 'qemu-io'], 'convert -l', () => {
       expect(existsSync(at('no'))).toBe(false);
     }));
 
-  it('has the size that the disk had then, which qemu-img gives to a snapshot that is applied', () =>
+  it('has the size of the disk then, which qemu-img gives to a snapshot that is applied', () =>
     withFolder(async (folder) => {
       const at = (name: string): string => join(folder, name);
       await createImage(at('image'), { size: 4 * MIB });

@@ -122,6 +122,15 @@ describe.skipIf(!isBuilt)('the package', () => {
     }
   });
 
+  it('loads neither TLS nor the streams of the terminal by itself', async () => {
+    const program = "await import('millrace'); console.log(process.moduleLoadList.join());";
+    const args = ['--input-type=module', '-e', program];
+    const loaded = (await run(process.execPath, args, { cwd: project })).stdout.split(',');
+    expect(loaded).toContain('NativeModule http');
+    for (const name of ['tls', 'process', 'perf_hooks'])
+      expect(loaded).not.toContain(`NativeModule ${name}`);
+  });
+
   it('does what the README shows of it', async () => {
     const readme = await readFile(installed('README.md'), 'utf8');
     const [, example] =

@@ -25,10 +25,13 @@ const zlib = nodeZlib as unknown as InflatingZlib & {
   zstdCompressSync?: ZlibCompression;
 };
 
+/** Does one of either act: gives how many bytes came of it; more than `into` has: too many. */
+type Tool = Decoder;
+
 export class Batches {
   readonly #gate: Int32Array;
   readonly #zstdPath: string;
-  readonly #tools = new Map<string, Promise<Decoder>>();
+  readonly #tools = new Map<string, Promise<Tool>>();
 
   constructor({ gate, zstd }: ThreadSetup) {
     this.#gate = gate;
@@ -48,7 +51,7 @@ export class Batches {
     return { kind: 'batch', id, results, input, output };
   }
 
-  #do(tool: Decoder, from: Uint8Array, into: Uint8Array): number | string {
+  #do(tool: Tool, from: Uint8Array, into: Uint8Array): number | string {
     if (Atomics.compareExchange(this.#gate, 0, FREE, AT_WORK) !== FREE)
       return 'this thread is being ended';
     try {
@@ -61,7 +64,7 @@ export class Batches {
     }
   }
 
-  #tool(act: Act, method: Compression): Promise<Decoder> {
+  #tool(act: Act, method: Compression): Promise<Tool> {
     const key = `${act} ${method}`;
     let tool = this.#tools.get(key);
     if (tool === undefined)
@@ -72,7 +75,7 @@ export class Batches {
     return tool;
   }
 
-  async #inflater(method: Compression): Promise<Decoder> {
+  async #inflater(method: Compression): Promise<Tool> {
     if (method === 'zlib') {
       let decoder: Decoder | undefined;
       // Made where the gate is held, as a stream is made for it.
@@ -83,7 +86,7 @@ export class Batches {
     return (from, into) => moved(decompress(from, into.length), into);
   }
 
-  async #deflater(method: Compression): Promise<Decoder> {
+  async #deflater(method: Compression): Promise<Tool> {
     const encode = await this.#encoder(method);
     return (from, into) => moved(encode(from), into);
   }
@@ -117,9 +120,9 @@ const nobody = new MessageChannel();
 nobody.port2.close();
 
 /**
- * What comes of each is a new buffer. Left to the garbage collector, they pile up to 40 MB a thread
- * and more, so each is detached as soon as it has been copied: by transfer (Node 21), or by sending
- * it where nobody is. Buffers out of Node's shared pool are let be.
+ * What comes of most tools is a new buffer. Left to the garbage collector, they pile up to 40 MB a
+ * thread and more, so each is detached as soon as it has been copied: by transfer (Node 21), or by
+ * sending it where nobody is. Buffers out of Node's shared pool are let be.
  */
 function free(out: Uint8Array, size: number): void {
   const buffer = out.buffer as ArrayBuffer & { transfer?(length: number): ArrayBuffer };
